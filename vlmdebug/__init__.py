@@ -1,0 +1,74 @@
+"""See how a multimodal batch splits into chunks, and which row, image and slice went wrong.
+
+    batch = vlmdebug.read_batch(processor(...), processor=processor)
+    report = vlmdebug.check(slicer, batch, chunk_size=2)
+
+Importing this package is light: torch, transformers and matplotlib load on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vlmdebug import slicers as slicers
+    from vlmdebug import tiny as tiny
+    from vlmdebug.batch import Ambiguity as Ambiguity
+    from vlmdebug.batch import Batch as Batch
+    from vlmdebug.errors import AmbiguousError as AmbiguousError
+    from vlmdebug.errors import BadInput as BadInput
+    from vlmdebug.errors import MismatchError as MismatchError
+    from vlmdebug.errors import VlmDebugError as VlmDebugError
+    from vlmdebug.export import Code as Code
+    from vlmdebug.export import export as export
+    from vlmdebug.families.read import read_batch as read_batch
+    from vlmdebug.layout import Axis as Axis
+    from vlmdebug.layout import Layout as Layout
+    from vlmdebug.mismatch import Mismatch as Mismatch
+    from vlmdebug.plan import Counts as Counts
+    from vlmdebug.plan import Rows as Rows
+    from vlmdebug.report import Report as Report
+    from vlmdebug.tracing.check import check as check
+    from vlmdebug.tracing.prove import Proof as Proof
+    from vlmdebug.tracing.prove import prove as prove
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Ambiguity": "batch",
+    "AmbiguousError": "errors",
+    "Axis": "layout",
+    "BadInput": "errors",
+    "Batch": "batch",
+    "Code": "export",
+    "Counts": "plan",
+    "Layout": "layout",
+    "Mismatch": "mismatch",
+    "MismatchError": "errors",
+    "Proof": "tracing.prove",
+    "Report": "report",
+    "Rows": "plan",
+    "VlmDebugError": "errors",
+    "check": "tracing.check",
+    "export": "export",
+    "prove": "tracing.prove",
+    "read_batch": "families.read",
+}
+_MODULES = ("slicers", "tiny")
+
+__all__ = [*_HOME, *_MODULES, "__version__"]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"vlmdebug.{name}")
+    if name not in _HOME:
+        raise AttributeError(f"module 'vlmdebug' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"vlmdebug.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

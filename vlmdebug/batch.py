@@ -1,0 +1,213 @@
+"""A batch that knows which rows of every tensor belong to which sample.
+
+`read_batch` makes one from what a processor returned. The tensors stay the user's own: they
+are sliced, never copied or changed, and pixel values are never looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
+from typing import Any, Literal
+
+from vlmdebug.errors import AmbiguousError
+from vlmdebug.layout import Layout
+from vlmdebug.plan import Counts, Rows, chunk_bounds, owners, rows_of
+
+Presence = Literal["required", "absent", "either"]
+
+BOOKKEEPING = ("num_images", "num_tiles")
+"""Per-sample lists that trainers carry beside the tensors; a model does not take them."""
+
+
+@dataclass(frozen=True)
+class Ambiguity:
+    """What cannot be known from the batch alone, and what would settle it.
+
+    `keys` cannot be cut until it is settled; `unit` is the count that is missing.
+    """
+
+    keys: tuple[str, ...]
+    unit: str | None
+    message: str
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The rows one chunk should get of one key, and whether the key must be there at all."""
+
+    rows: Rows
+    presence: Presence
+
+
+class CountsByUnit(dict[str, Counts]):
+    """Counts per unit; asking for one that could not be settled says what would settle it."""
+
+    def __init__(
+        self, counts: Mapping[str, Counts], ambiguities: Sequence[Ambiguity] = ()
+    ) -> None:
+        super().__init__(counts)
+        self._ambiguities = tuple(ambiguities)
+
+    def __missing__(self, unit: str) -> Counts:
+        for ambiguity in self._ambiguities:
+            if ambiguity.unit == unit:
+                raise AmbiguousError(ambiguity.message)
+        raise KeyError(f"{unit!r}: this batch counts {', '.join(self) or 'nothing'}")
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One multimodal batch and its layout.
+
+    Attributes:
+        inputs: The tensors as they were given, by key.
+        layout: What a row of each tensor counts.
+        counts: Rows per sample of every unit: `counts["image"]` is `(2, 0, 1)`.
+        features: Features that the model makes of each row of `layout.feature_key`.
+        placeholders: Placeholder tokens of each sample, as `input_ids` has them.
+        runs: Lengths of the unbroken runs of placeholder tokens of each sample.
+        per_image: Rows (by unit) and features (under `"feature"`) of each image, in order.
+        unpadded: Whether a sample's `attention_mask` hides nothing that a later token could
+            see; such a sample's mask may be left out.
+        ambiguities: What could not be settled.
+        image_token_id: Id of the placeholder token, where known.
+    """
+
+    inputs: Mapping[str, Any]
+    layout: Layout
+    counts: Mapping[str, Counts]
+    features: tuple[int, ...] | None = None
+    placeholders: tuple[int, ...] | None = None
+    runs: tuple[tuple[int, ...], ...] | None = None
+    per_image: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    unpadded: tuple[bool, ...] | None = None
+    ambiguities: tuple[Ambiguity, ...] = ()
+    image_token_id: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.counts["sample"])
+
+    def __repr__(self) -> str:
+        counts = ", ".join(
+            f"{unit}s per sample {list(count)}"
+            for unit, count in self.counts.items()
+            if unit != "sample"
+        )
+        unsettled = "; ambiguous, see .ambiguities" if self.ambiguities else ""
+        return f"Batch({self.layout.family}: {len(self)} samples; {counts or 'text'}{unsettled})"
+
+    def chunks(self, chunk_size: int) -> Iterator[dict[str, Any]]:
+        """Yield the model inputs of each chunk of `chunk_size` samples, in order.
+
+        A chunk owns its keys as well as its rows: one whose samples have no images is given
+        no image keys where the model cannot take empty ones. The slices are views.
+
+        Raises:
+            AmbiguousError: The batch fits several layouts or counts.
+            BadInput: `chunk_size` is not a whole number of 1 or more.
+        """
+        self._refuse_ambiguity()
+        bounds = chunk_bounds(len(self), chunk_size)
+        return self._cut(bounds)
+
+    def _cut(self, bounds: Sequence[tuple[int, int]]) -> Iterator[dict[str, Any]]:
+        whole, plain, counted = self._cuts
+        for start, stop in bounds:
+            chunk = {key: value[start:stop] for key, value in plain}
+            for key, value, dim, offsets, needed in counted:
+                if needed is None or needed[start] < needed[stop]:
+                    rows = slice(offsets[start], offsets[stop])
+                    chunk[key] = value[(slice(None),) * dim + (rows,)] if dim else value[rows]
+            yield {**chunk, **whole} if whole else chunk
+
+    @cached_property
+    def _cuts(self) -> tuple[dict[str, Any], list[Any], list[Any]]:
+        """Keys passed whole, keys with one row per sample on dim 0, and all others."""
+        whole: dict[str, Any] = {}
+        plain: list[Any] = []
+        counted: list[Any] = []
+        for key, axis in self.layout.items():
+            value, media = self.inputs[key], self.layout.media.get(key)
+            if axis.unit == "batch":
+                whole[key] = value
+            elif axis.unit == "sample" and axis.dim == 0 and media is None:
+                plain.append((key, value))
+            else:
+                needed = None
+                if media is not None and media.without != "keep":
+                    needed = self.counts[media.unit].offsets
+                counted.append((key, value, axis.dim, self.counts[axis.unit].offsets, needed))
+        return whole, plain, counted
+
+    def planned(self, key: str, samples: Sequence[int]) -> Planned:
+        """The rows of `key` that a chunk of `samples` should get, in their order."""
+        axis, media = self.layout[key], self.layout.media.get(key)
+        rows = rows_of(self.counts[axis.unit].offsets, samples)
+        presence: Presence = "required"
+        if media is not None and media.without != "keep":
+            counts = self.counts[media.unit]
+            if not any(counts[sample] for sample in samples):
+                presence = "absent" if media.without == "omit" else "either"
+                rows = rows if media.without == "either" else Rows()
+        elif key == "attention_mask" and self.unpadded is not None:
+            if all(self.unpadded[sample] for sample in samples):
+                presence = "either"
+        return Planned(rows, presence)
+
+    def for_slicer(self) -> dict[str, Any]:
+        """A fresh dict of the inputs as a slicer is given them.
+
+        It carries `num_images` and, where tiles are counted, `num_tiles` as lists per
+        sample, as TRL's own batches do.
+        """
+        inputs = dict(self.inputs)
+        for key, unit in zip(BOOKKEEPING, ("image", "tile"), strict=True):
+            if unit in self.counts and inputs.get(key) is None:
+                inputs[key] = list(self.counts[unit])
+        return inputs
+
+    def describe(self, key: str, rows: Iterable[int], *, most: int = 2) -> str:
+        """Whose rows these are: `image 1 of sample 0`."""
+        unit = self.layout[key].unit
+        if unit not in self.counts:
+            return ""
+        found = dict.fromkeys(self._owner(unit, rows))
+        names = [name for name in found if name]
+        more = f" and {len(names) - most} more" if len(names) > most else ""
+        return ", ".join(names[:most]) + more
+
+    def _owner(self, unit: str, rows: Iterable[int]) -> list[str]:
+        rows = list(rows)
+        samples = owners(self.counts[unit].offsets, rows)
+        if unit == "sample" or "image" not in self.counts:
+            return [f"sample {sample}" if sample >= 0 else "" for sample in samples]
+        per_image = (1,) * self.counts["image"].total if unit == "image" else self.per_image.get(unit)
+        if per_image is None:
+            return [f"sample {sample}" if sample >= 0 else "" for sample in samples]
+        first_image = self.counts["image"].offsets
+        images = owners((0, *accumulate(per_image)), rows)
+        return [
+            f"image {image - first_image[sample]} of sample {sample}" if sample >= 0 else ""
+            for image, sample in zip(images, samples, strict=True)
+        ]
+
+    def features_of(self, samples: Iterable[int]) -> int | None:
+        """Features that the media rows of `samples` become; None where that is not known."""
+        if self.features is None or self.layout.feature_key is None:
+            return None
+        rows = self.planned(self.layout.feature_key, list(samples)).rows
+        return sum(self.features[row] for row in rows)
+
+    def placeholders_of(self, samples: Iterable[int]) -> int | None:
+        """Placeholder tokens of `samples`; None where the placeholder id is not known."""
+        if self.placeholders is None:
+            return None
+        return sum(self.placeholders[sample] for sample in samples)
+
+    def _refuse_ambiguity(self) -> None:
+        blocking = [ambiguity for ambiguity in self.ambiguities if ambiguity.keys]
+        if blocking:
+            raise AmbiguousError("\n".join(ambiguity.message for ambiguity in blocking))

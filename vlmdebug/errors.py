@@ -1,0 +1,29 @@
+"""The exceptions a user of vlmdebug can meet.
+
+Each message says what was given, what belongs there, what will happen, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class VlmDebugError(Exception):
+    """Base class of every exception that vlmdebug raises on purpose."""
+
+
+class BadInput(VlmDebugError, ValueError):
+    """What was handed over cannot be read as a batch, a count, a layout or a family."""
+
+
+class AmbiguousError(VlmDebugError):
+    """The batch fits more than one layout or count; the message names what settles it."""
+
+
+class MismatchError(VlmDebugError, AssertionError):
+    """A slicer, or the batch itself, handed over other rows than it should have.
+
+    `report` holds every detail.
+    """
+
+    def __init__(self, message: str, report: object = None) -> None:
+        super().__init__(message)
+        self.report = report

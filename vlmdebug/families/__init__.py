@@ -1,0 +1,43 @@
+"""What is known of each layout family, and `read_batch`, which finds the one a batch has.
+
+Adding a family is one file here, one line in `FAMILIES`, one tiny model and its test.
+"""
+
+from __future__ import annotations
+
+from vlmdebug.errors import BadInput
+from vlmdebug.families.base import BatchSpec, Family
+from vlmdebug.families.gemma4 import Gemma4
+from vlmdebug.families.idefics3 import Idefics3
+from vlmdebug.families.internvl import InternVL
+from vlmdebug.families.llava_next import LlavaNext
+from vlmdebug.families.qwen2_5_vl import Qwen2_5VL
+
+FAMILIES: dict[str, Family] = {
+    family.name: family for family in (Gemma4(), Qwen2_5VL(), Idefics3(), InternVL(), LlavaNext())
+}
+
+
+def find_family(name: str) -> Family | None:
+    """The family of that name, or the one whose layout a model of that type shares."""
+    if name in FAMILIES:
+        return FAMILIES[name]
+    return next((family for family in FAMILIES.values() if name in family.models), None)
+
+
+def family_named(name: str) -> Family:
+    """As `find_family`, but an unknown name is a `BadInput` that lists the known ones."""
+    family = find_family(name)
+    if family is None:
+        from difflib import get_close_matches
+
+        known = sorted({*FAMILIES, *(model for f in FAMILIES.values() for model in f.models)})
+        near = get_close_matches(name, known, n=1)
+        raise BadInput(
+            f"{name!r} is not a layout family{f'; did you mean {near[0]!r}?' if near else '.'} "
+            f"Known are {', '.join(known)}. Or pass layout={{key: unit}} for your own."
+        )
+    return family
+
+
+__all__ = ["FAMILIES", "BatchSpec", "Family", "family_named", "find_family"]

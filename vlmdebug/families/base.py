@@ -1,0 +1,276 @@
+"""What every layout family answers: its axes, its counts, and batches made to its layout.
+
+A family is a layout, not a model: many models share one. Nothing here imports torch or
+transformers; tensors are used through the few methods that torch and numpy share.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
+from math import isqrt
+from typing import Any, ClassVar
+
+import numpy as np
+
+from vlmdebug.batch import Ambiguity
+from vlmdebug.errors import BadInput
+from vlmdebug.layout import Axis, Media
+from vlmdebug.plan import Counts
+
+
+def to_numpy(value: Any) -> np.ndarray:
+    """A small tensor as a numpy array; waits for the device, so for ids and grids only."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().numpy()
+    return np.asarray(value)
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What the processor and the config say of the counts; None where neither does.
+
+    `tokens_per_image` takes a list of `(height, width)` and gives placeholder tokens each.
+    """
+
+    model_type: str | None = None
+    image_token_id: int | None = None
+    image_end_id: int | None = None
+    global_image_id: int | None = None
+    features_per_tile: int | None = None
+    merge_size: int | None = None
+    pooling_size: int | None = None
+    tokens_per_image: Callable[[list[tuple[int, int]]], list[int]] | None = None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that `read_batch` was told, for a family to count from."""
+
+    inputs: Mapping[str, Any]
+    hints: Hints = Hints()
+    num_images: tuple[int, ...] | None = None
+    num_tiles: tuple[int, ...] | None = None
+
+    @property
+    def samples(self) -> int:
+        return len(self.inputs["input_ids"])
+
+    @cached_property
+    def ids(self) -> np.ndarray:
+        return to_numpy(self.inputs["input_ids"])  # (sample, seq)
+
+    @cached_property
+    def placeholder_mask(self) -> np.ndarray | None:
+        """Where the placeholder tokens are, `(sample, seq)`; None where nothing tells."""
+        if self.hints.image_token_id is not None:
+            return self.ids == self.hints.image_token_id
+        if self.inputs.get("mm_token_type_ids") is not None:
+            return to_numpy(self.inputs["mm_token_type_ids"]) == 1
+        return None
+
+    @property
+    def placeholder_source(self) -> str:
+        known = self.hints.image_token_id is not None
+        return "placeholder tokens in input_ids" if known else "mm_token_type_ids"
+
+    @cached_property
+    def placeholders(self) -> tuple[int, ...] | None:
+        mask = self.placeholder_mask
+        return None if mask is None else tuple(mask.sum(axis=1).tolist())
+
+    @cached_property
+    def runs(self) -> tuple[tuple[int, ...], ...] | None:
+        """Lengths of the unbroken runs of placeholder tokens of each sample."""
+        mask = self.placeholder_mask
+        if mask is None:
+            return None
+        edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+        return tuple(
+            tuple((np.flatnonzero(row == -1) - np.flatnonzero(row == 1)).tolist()) for row in edges
+        )
+
+    def rows(self, key: str) -> int:
+        return len(self.inputs[key])
+
+    def has(self, key: str) -> bool:
+        return self.inputs.get(key) is not None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a family counted. Fields as in `vlmdebug.batch.Batch`."""
+
+    counts: Mapping[str, Counts]
+    features: tuple[int, ...] | None = None
+    per_image: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    ambiguities: tuple[Ambiguity, ...] = ()
+
+
+@dataclass(frozen=True)
+class BatchSpec:
+    """A batch to be made: images per sample and one size number per image.
+
+    What a size means is the family's: grid side, tiles, soft tokens. The text is short.
+    """
+
+    family: str
+    images_per_sample: tuple[int, ...]
+    sizes: tuple[int, ...]
+
+    def __repr__(self) -> str:
+        sizes = f", sizes {list(self.sizes)}" if len(set(self.sizes)) > 1 else ""
+        return f"{self.family}: images per sample {list(self.images_per_sample)}{sizes}"
+
+
+class Family(ABC):
+    """One layout family.
+
+    Class attributes:
+        name: The family's name, that of its best-known model.
+        models: `config.model_type` of the models that share the layout.
+        axes: Axis of every media key.
+        media: When a chunk needs each media key.
+        feature_key: The key whose rows say how many features the model makes.
+        loud_drops, strict: As in `vlmdebug.layout.Layout`.
+        sizes: The size numbers that `synthesize` understands.
+    """
+
+    name: ClassVar[str]
+    models: ClassVar[tuple[str, ...]]
+    axes: ClassVar[Mapping[str, Axis]]
+    media: ClassVar[Mapping[str, Media]]
+    feature_key: ClassVar[str]
+    loud_drops: ClassVar[frozenset[str]] = frozenset()
+    strict: ClassVar[bool] = False
+    sizes: ClassVar[tuple[int, ...]] = (1, 2, 3)
+
+    @abstractmethod
+    def recognises(self, inputs: Mapping[str, Any]) -> bool:
+        """Whether the keys and dimensions of `inputs` can only be this layout."""
+
+    @abstractmethod
+    def read(self, facts: Facts) -> Reading:
+        """Count what each sample owns.
+
+        Raises:
+            BadInput: The tensors or the counts given contradict each other.
+        """
+
+    @abstractmethod
+    def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], Facts]:
+        """Numpy tensors in the family's layout without a processor, and the facts of them.
+
+        Every media row holds its own number, so that a copied row can be told apart.
+        """
+
+
+def agree(name: str, given: Sequence[int], key: str, rows: int, unit: str) -> None:
+    """Refuse counts whose sum is not the number of rows that `key` has."""
+    if sum(given) != rows:
+        raise BadInput(
+            f"{name} adds up to {sum(given)} {unit}s, but {key} has {rows} rows, one per {unit}. "
+            f"Every cut after the first wrong count would be shifted. "
+            f"Give {name} as the processor was given the {unit}s of each sample."
+        )
+
+
+def count_images(
+    facts: Facts, key: str, features: Sequence[int] | None
+) -> tuple[Counts | None, tuple[Ambiguity, ...]]:
+    """Images per sample, where `key` has one row per image.
+
+    Args:
+        facts: The batch.
+        key: A key with one row per image.
+        features: Placeholder tokens that each image asks for, where known.
+    """
+    images = facts.rows(key)
+    if facts.num_images is not None:
+        agree("num_images", facts.num_images, key, images, "image")
+        return Counts(facts.num_images, "num_images"), ()
+    if facts.samples == 1:
+        return Counts([images], "the batch has one sample"), ()
+    if facts.placeholders is not None and features is not None:
+        found = _align(features, facts.placeholders)
+        if found is not None:
+            return Counts(found, f"{facts.placeholder_source} against {key}"), ()
+    if facts.runs is not None and sum(map(len, facts.runs)) == images:
+        return Counts(map(len, facts.runs), f"runs of {facts.placeholder_source}"), ()
+    return None, (ambiguous_images(facts, key, images),)
+
+
+def _align(features: Sequence[int], placeholders: Sequence[int]) -> list[int] | None:
+    """Images per sample such that each sample's images ask for just its placeholders."""
+    ends = {total: index for index, total in enumerate((0, *accumulate(features)))}
+    stops = [ends.get(total) for total in accumulate(placeholders)]
+    if any(stop is None for stop in stops) or stops[-1] != len(features):
+        return None
+    if any(count == 0 for count in features):  # an image without features fits anywhere
+        return None
+    return [stop - start for start, stop in zip([0, *stops], stops, strict=False)]
+
+
+def ambiguous_images(facts: Facts, key: str, images: int) -> Ambiguity:
+    why = (
+        "nothing says which token is the placeholder"
+        if facts.placeholders is None
+        else f"its placeholder tokens per sample, {list(facts.placeholders)}, do not add up to them"
+    )
+    return Ambiguity(
+        keys=tuple(name for name in facts.inputs if name in (key, "pixel_values")),
+        unit="image",
+        message=(
+            f"{key} has {images} images for {facts.samples} samples, and {why}. "
+            f"Images per sample cannot be known, so no chunk was cut. "
+            f"Pass num_images=[…] (one number per sample) or processor=."
+        ),
+    )
+
+
+def text(per_image: Sequence[Sequence[int]], images_per_sample: Sequence[int]) -> np.ndarray:
+    """`input_ids` of samples whose images stand for the given token ids, padded right.
+
+    Every sample begins with its own text token, so that no two rows are equal.
+    """
+    images = iter(per_image)
+    rows: list[list[int]] = []
+    for sample, count in enumerate(images_per_sample):
+        row = [100 + sample, 5]
+        for _ in range(count):
+            row += [*next(images), 6]
+        rows.append(row)
+    width = max(map(len, rows))
+    return np.array([row + [0] * (width - len(row)) for row in rows], dtype=np.int64)
+
+
+def with_text(ids: np.ndarray, *, placeholder: int, types: bool) -> dict[str, Any]:
+    """The token keys that go with `ids`; 0 is padding."""
+    inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": (ids != 0).astype(np.int64)}
+    if types:
+        inputs["mm_token_type_ids"] = (ids == placeholder).astype(np.int64)
+    return inputs
+
+
+def numbered(rows: int, *shape: int) -> np.ndarray:
+    """A float tensor `(rows, *shape)` in which every row holds its own number, from 1."""
+    column = np.arange(1, rows + 1, dtype=np.float32).reshape(rows, *[1] * len(shape))
+    return np.broadcast_to(column, (rows, *shape)).copy()
+
+
+def window(patches: int, placeholders: Sequence[int] | None) -> int | None:
+    """Side of the square of patches that becomes one feature, where the totals settle it.
+
+    Only needed when neither processor nor config gives it.
+
+    >>> window(144, [20, 0, 16])
+    2
+    """
+    tokens = sum(placeholders or ())
+    if not tokens or patches % tokens:
+        return None
+    side = isqrt(patches // tokens)
+    return side if side**2 == patches // tokens else None

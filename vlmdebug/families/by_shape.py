@@ -1,0 +1,88 @@
+"""A model nobody told us about: what its shapes settle, and what they do not.
+
+`(row, 3, height, width)` may count images, tiles or samples. With `num_images` or `num_tiles`
+the number of rows can rule all but one reading out; where two readings stay and would cut
+differently, the batch is ambiguous and nothing is picked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vlmdebug.batch import Ambiguity
+from vlmdebug.families.base import Facts, Reading
+from vlmdebug.layout import Axis, Layout, Media
+from vlmdebug.plan import Counts
+
+NAME = "unknown"
+
+
+def read_by_shape(
+    facts: Facts, keys: list[str], overrides: Mapping[str, Axis], token_axes: Mapping[str, Axis]
+) -> tuple[Layout, Reading]:
+    """Layout and counts of media `keys` that no family knows."""
+    counts: dict[str, Counts] = {}
+    if facts.num_images is not None:
+        counts["image"] = Counts(facts.num_images, "num_images")
+    if facts.num_tiles is not None:
+        counts["tile"] = Counts(facts.num_tiles, "num_tiles")
+    axes, ambiguities = dict(token_axes), []
+    for key in keys:
+        axis, ambiguity = _axis(facts, key, counts, overrides)
+        axes[key] = axis
+        if ambiguity is not None:
+            ambiguities.append(ambiguity)
+    # What a chunk without media needs is the model's secret: accept both.
+    unit = "image" if "image" in counts else "tile"
+    media = {key: Media(unit, "either") for key in keys if unit in counts}
+    layout = Layout(NAME, axes, media)
+    return layout, Reading(counts, ambiguities=tuple(ambiguities))
+
+
+def _axis(
+    facts: Facts, key: str, counts: Mapping[str, Counts], overrides: Mapping[str, Axis]
+) -> tuple[Axis, Ambiguity | None]:
+    if key in overrides:
+        axis = overrides[key]
+        missing = axis.unit not in ("sample", "batch") and axis.unit not in counts
+        return axis, _missing_count(key, axis) if missing else None
+    rows = facts.rows(key)
+    fits = {unit: count for unit, count in counts.items() if count.total == rows}
+    if rows == facts.samples:
+        fits["sample"] = Counts([1] * facts.samples, "rows of input_ids")
+    if len(set(fits.values())) == 1 and set(fits) != {"sample"}:
+        unit = next(unit for unit in ("image", "tile", "sample") if unit in fits)
+        return Axis(unit), None
+    return Axis("ambiguous"), _unsettled(facts, key, sorted(fits))
+
+
+def _unsettled(facts: Facts, key: str, fits: list[str]) -> Ambiguity:
+    shape = tuple(facts.inputs[key].shape)
+    if len(fits) > 1:
+        why = f"its {shape[0]} rows could count {' or '.join(f'{unit}s' for unit in fits)}"
+    elif fits:
+        why = f"its {shape[0]} rows could count samples, or images or tiles of unknown number"
+    else:
+        why = f"its {shape[0]} rows are as many as no count that was given"
+    return Ambiguity(
+        keys=(key,),
+        unit=None,
+        message=(
+            f"{key} has shape {shape} for {facts.samples} samples, and {why}. "
+            "Cutting it would be a guess, so it was not cut. "
+            f'Pass processor= or config=, or say it: layout={{"{key}": "image"}} with num_images=[…].'
+        ),
+    )
+
+
+def _missing_count(key: str, axis: Axis) -> Ambiguity:
+    argument = "num_tiles" if axis.unit == "tile" else "num_images"
+    return Ambiguity(
+        keys=(key,),
+        unit=axis.unit,
+        message=(
+            f"{key} has one row per {axis.unit}, but nothing says how many {axis.unit}s each sample "
+            f"has. It was not cut. Pass {argument}=[…], one number per sample."
+        ),
+    )

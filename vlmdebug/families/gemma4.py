@@ -1,0 +1,83 @@
+"""Gemma 4: pixel values and patch positions have one row per image.
+
+`pixel_values` is `(image, max_patches, patch_pixels)`, padded; `image_position_ids` is
+`(image, max_patches, 2)` with (-1, -1) where a patch is padding. The model pools
+`pooling_kernel_size ** 2` patches into one feature, so the positions alone say how many
+features an image becomes. Read in `modeling_gemma4.get_image_features` of transformers 5.23;
+the processor drops `num_soft_tokens_per_image`.
+
+A chunk without images must be given no `pixel_values`: zero rows raise "cannot reshape tensor of
+0 elements". A single row of pixels beside several of positions is broadcast in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from vlmdebug.families.base import (
+    BatchSpec,
+    Facts,
+    Family,
+    Hints,
+    Reading,
+    count_images,
+    numbered,
+    text,
+    to_numpy,
+    window,
+    with_text,
+)
+from vlmdebug.layout import Axis, Media
+
+POOL = 2  # side of the pooling window of synthesized batches
+
+
+class Gemma4(Family):
+    name = "gemma4"
+    models = ("gemma4",)
+    axes = {"pixel_values": Axis("image"), "image_position_ids": Axis("image")}
+    media = {
+        "pixel_values": Media("image", tolerates=frozenset({"one"})),
+        "image_position_ids": Media("image", without="either"),
+    }
+    feature_key = "image_position_ids"
+    loud_drops = frozenset({"image_position_ids"})
+
+    def recognises(self, inputs: Mapping[str, Any]) -> bool:
+        return inputs.get("image_position_ids") is not None
+
+    def read(self, facts: Facts) -> Reading:
+        key = "image_position_ids" if facts.has("image_position_ids") else "pixel_values"
+        features = self._features(facts)
+        counts, ambiguities = count_images(facts, key, features)
+        return Reading(
+            {"image": counts} if counts else {},
+            features,
+            {"feature": features} if features else {},
+            ambiguities,
+        )
+
+    def _features(self, facts: Facts) -> tuple[int, ...] | None:
+        if not facts.has("image_position_ids"):
+            return None
+        positions = to_numpy(facts.inputs["image_position_ids"])  # (image, max_patches, 2)
+        patches = (positions != -1).all(axis=-1).sum(axis=-1)
+        pool = facts.hints.pooling_size or window(int(patches.sum()), facts.placeholders)
+        return None if pool is None else tuple((patches // pool**2).tolist())
+
+    def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], Facts]:
+        image, size = 3, max(self.sizes)
+        ids = text([[7, *[image] * tokens, 8] for tokens in spec.sizes], spec.images_per_sample)
+        inputs = with_text(ids, placeholder=image, types=True)
+        if spec.sizes:
+            patches = size * POOL**2
+            positions = np.full((len(spec.sizes), patches, 2), -1, dtype=np.int64)
+            for row, tokens in enumerate(spec.sizes):
+                positions[row, : tokens * POOL**2] = row
+            inputs["pixel_values"] = numbered(len(spec.sizes), patches, 3)
+            inputs["image_position_ids"] = positions
+        hints = Hints(model_type="gemma4", image_token_id=image, pooling_size=POOL)
+        return inputs, Facts(inputs, hints, spec.images_per_sample)

@@ -1,0 +1,155 @@
+"""What the processor and the config say, found through the attributes transformers gives them.
+
+Both are asked by attribute name only; transformers itself is never imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from vlmdebug.errors import BadInput
+from vlmdebug.families.base import Hints
+
+Sizes = list[tuple[int, int]]
+
+
+def read_hints(processor: Any = None, config: Any = None, model: Any = None) -> Hints:
+    """Collect hints; the processor is believed before the config.
+
+    Raises:
+        BadInput: Processor and config name different placeholder tokens.
+    """
+    if config is None and model is not None:
+        config = getattr(model, "config", None)
+    tokenizer = getattr(processor, "tokenizer", None)
+    images = getattr(processor, "image_processor", None)
+    vision = getattr(config, "vision_config", None)
+    return Hints(
+        model_type=_model_type(processor, config),
+        image_token_id=_image_token_id(processor, tokenizer, config),
+        image_end_id=_first(processor, "end_image_token_id", "eoi_token_id", "vision_end_token_id"),
+        global_image_id=_global_image_id(processor, tokenizer),
+        features_per_tile=_features_per_tile(processor, config, vision),
+        merge_size=_first(images, "merge_size") or _first(vision, "spatial_merge_size"),
+        pooling_size=_first(images, "pooling_kernel_size") or _first(vision, "pooling_kernel_size"),
+        tokens_per_image=_tokens_per_image(processor, config),
+    )
+
+
+def _first(holder: Any, *names: str) -> Any:
+    for name in names:
+        value = getattr(holder, name, None)
+        if value is not None:
+            return value
+    return None
+
+
+def _model_type(processor: Any, config: Any) -> str | None:
+    """`config.model_type`, or the name of the module that the processor's class lives in.
+
+    transformers keeps each architecture in `transformers.models.<model_type>`; the classes a
+    processor inherits from are asked too, so that a user's subclass is still recognised.
+    """
+    named = getattr(config, "model_type", None)
+    if named:
+        return named
+    for cls in type(processor).__mro__ if processor is not None else ():
+        parts = cls.__module__.split(".")
+        if parts[:2] == ["transformers", "models"] and len(parts) > 3:
+            return parts[2]
+    return None
+
+
+def _image_token_id(processor: Any, tokenizer: Any, config: Any) -> int | None:
+    said = _first(processor, "image_token_id")
+    token = getattr(processor, "image_token", None)
+    if said is None and isinstance(token, str) and tokenizer is not None:
+        said = tokenizer.convert_tokens_to_ids(token)
+    configured = _first(config, "image_token_id", "image_token_index")
+    if said is not None and configured is not None and said != configured:
+        raise BadInput(
+            f"The processor's placeholder token has id {said}, the config's has id {configured}. "
+            "Processor and model do not belong together: no placeholder would be found. "
+            "Load both from the same checkpoint."
+        )
+    return said if said is not None else configured
+
+
+def _global_image_id(processor: Any, tokenizer: Any) -> int | None:
+    found = _first(processor, "global_image_token_id")
+    tag = getattr(processor, "global_image_tag", None) or getattr(processor, "global_image_token", None)
+    if found is None and isinstance(tag, str) and tokenizer is not None:
+        found = tokenizer.convert_tokens_to_ids(tag)
+    return found
+
+
+def _features_per_tile(processor: Any, config: Any, vision: Any) -> int | None:
+    """Placeholder tokens per tile: InternVL says `image_seq_length`, Idefics3 `image_seq_len`.
+
+    Idefics3's config says it by `scale_factor`: `(image_size / patch_size / scale_factor) ** 2`.
+    """
+    said = _first(processor, "image_seq_length", "image_seq_len") or _first(config, "image_seq_length")
+    if said is not None:
+        return said
+    scale = getattr(config, "scale_factor", None)
+    size, patch = getattr(vision, "image_size", None), getattr(vision, "patch_size", None)
+    if isinstance(scale, int) and isinstance(size, int) and isinstance(patch, int):
+        return (size // patch // scale) ** 2
+    return None
+
+
+def _tokens_per_image(processor: Any, config: Any) -> Callable[[Sizes], list[int]] | None:
+    """The processor's own count of placeholder tokens from image sizes, `(height, width)`.
+
+    The hook's name is private in transformers, so its absence is no error.
+    """
+    hook = getattr(processor, "_get_num_multimodal_tokens", None)
+    if hook is None:
+        return anyres_tokens(config) if hasattr(config, "image_grid_pinpoints") else None
+
+    def count(sizes: Sizes) -> list[int]:
+        return list(hook(image_sizes=[list(size) for size in sizes])["num_image_tokens"])
+
+    return count
+
+
+def anyres_tokens(config: Any) -> Callable[[Sizes], list[int]]:
+    """Placeholder tokens of LLaVA-NeXT's "anyres" images, from the config alone.
+
+    The image is laid on the best of the pinpoint canvases, padding rows or columns are
+    dropped again, each row of patches gets a newline feature, and one overview tile is added
+    (`pack_image_features` in `modeling_llava_next`, transformers 5.23).
+    """
+    vision = config.vision_config
+    side = vision.image_size // vision.patch_size
+    base = side**2 + (config.vision_feature_select_strategy == "full")
+
+    def count(sizes: Sizes) -> list[int]:
+        return [base + _unpadded(size, _canvas(size, config.image_grid_pinpoints)) for size in sizes]
+
+    def _unpadded(size: tuple[int, int], canvas: tuple[int, int]) -> int:
+        height, width = size
+        rows, columns = (side * (edge // vision.image_size) for edge in canvas)
+        if width / height > columns / rows:
+            used = int(round(height * (columns / width), 7))
+            rows -= (rows - used) // 2 * 2
+        else:
+            used = int(round(width * (rows / height), 7))
+            columns -= (columns - used) // 2 * 2
+        return rows * columns + rows
+
+    return count
+
+
+def _canvas(size: tuple[int, int], canvases: list[list[int]]) -> tuple[int, int]:
+    """The canvas that keeps most of the image's pixels, then wastes least."""
+    height, width = size
+
+    def fit(canvas: list[int]) -> tuple[int, int]:
+        scale = min(canvas[1] / width, canvas[0] / height)
+        kept = min(int(width * scale) * int(height * scale), width * height)
+        return kept, kept - canvas[0] * canvas[1]
+
+    best = max(canvases, key=fit)
+    return best[0], best[1]

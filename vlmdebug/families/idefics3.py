@@ -1,0 +1,92 @@
+"""Idefics3 and SmolVLM: pixel values have one row per sample, padded over its tiles.
+
+`pixel_values` is `(sample, max_tiles, 3, height, width)` and `pixel_attention_mask`
+`(sample, max_tiles, height, width)`. Padding tiles are all zero, in pixels and mask; the model
+itself drops tiles whose pixels are all zero (`modeling_idefics3.get_image_features`,
+transformers 5.23). A real tile's mask begins with 1 at its first pixel, so one pixel of each
+mask tells real tiles from padding. Each tile becomes `image_seq_len` placeholder tokens, and
+each image ends with one global tile, marked by a `<global-img>` token.
+
+A chunk without images must be given no `pixel_values`: with its padded row Idefics3 raises
+"cannot reshape tensor of 0 elements" and SmolVLM makes features of the padding ("tokens: 0,
+features: 4"). Beside a sample with images, a text-only sample's padded row is harmless.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from vlmdebug.families.base import BatchSpec, Facts, Family, Hints, Reading, text, with_text
+from vlmdebug.families.base import numbered, to_numpy
+from vlmdebug.layout import Axis, Media
+from vlmdebug.plan import Counts
+
+TOKENS = 2  # placeholder tokens per tile of synthesized batches
+
+
+class Idefics3(Family):
+    name = "idefics3"
+    models = ("idefics3", "smolvlm")
+    axes = {
+        "pixel_values": Axis("sample", padded="tile"),
+        "pixel_attention_mask": Axis("sample", padded="tile"),
+    }
+    media = {"pixel_values": Media("tile"), "pixel_attention_mask": Media("tile", without="either")}
+    feature_key = "pixel_values"
+
+    def recognises(self, inputs: Mapping[str, Any]) -> bool:
+        pixels, mask = inputs.get("pixel_values"), inputs.get("pixel_attention_mask")
+        return getattr(pixels, "ndim", 0) == 5 and getattr(mask, "ndim", 0) == 4
+
+    def read(self, facts: Facts) -> Reading:
+        images = self._images(facts)
+        tiles = self._tiles(facts, images)
+        if tiles is None:
+            return Reading(images)
+        per_tile = facts.hints.features_per_tile
+        features = tuple(count * per_tile for count in tiles) if per_tile else None
+        return Reading({**images, "tile": tiles}, features)
+
+    def _tiles(self, facts: Facts, images: dict[str, Counts]) -> Counts | None:
+        if facts.has("pixel_attention_mask"):
+            corner = facts.inputs["pixel_attention_mask"][:, :, 0, 0]  # (sample, max_tiles)
+            return Counts(to_numpy(corner).astype(bool).sum(axis=1).tolist(), "pixel_attention_mask")
+        per_tile = facts.hints.features_per_tile
+        if facts.placeholders is not None and per_tile:
+            return Counts([count // per_tile for count in facts.placeholders], facts.placeholder_source)
+        return images.get("image")
+
+    def _images(self, facts: Facts) -> dict[str, Counts]:
+        if facts.num_images is not None:
+            return {"image": Counts(facts.num_images, "num_images")}
+        marker = facts.hints.global_image_id
+        if marker is not None:
+            counted = (facts.ids == marker).sum(axis=1).tolist()
+            return {"image": Counts(counted, "<global-img> tokens in input_ids")}
+        return {}
+
+    def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], Facts]:
+        image, marker = 3, 9
+        tokens = [
+            [*[7, *[image] * TOKENS] * (size - 1), marker, *[image] * TOKENS] for size in spec.sizes
+        ]
+        inputs = with_text(text(tokens, spec.images_per_sample), placeholder=image, types=False)
+        sizes = iter(spec.sizes)
+        tiles = [sum(next(sizes) for _ in range(count)) for count in spec.images_per_sample]
+        if spec.sizes:
+            pixels = numbered(len(tiles), max(tiles), 3, 2, 2)
+            mask = np.ones((len(tiles), max(tiles), 2, 2), dtype=np.int64)
+            for row, count in enumerate(tiles):
+                pixels[row, count:] = 0
+                mask[row, count:] = 0
+            inputs["pixel_values"], inputs["pixel_attention_mask"] = pixels, mask
+        hints = Hints(
+            model_type="idefics3",
+            image_token_id=image,
+            global_image_id=marker,
+            features_per_tile=TOKENS,
+        )
+        return inputs, Facts(inputs, hints, spec.images_per_sample)

@@ -1,0 +1,125 @@
+"""InternVL: pixel values have one row per tile, and nothing in the batch says how many.
+
+`pixel_values` is `(tile, 3, height, width)` over all images; the processor drops
+`num_patches`. Each tile becomes `image_seq_length` placeholder tokens, and an image's tiles
+stand in one run between its begin and end tokens, so the runs in `input_ids` tell. Read in
+`processing_internvl` of transformers 5.23. A chunk without images must be given no
+`pixel_values`: zero rows raise "cannot reshape tensor of 0 elements".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vlmdebug.batch import Ambiguity
+from vlmdebug.families.base import (
+    BatchSpec,
+    Facts,
+    Family,
+    Hints,
+    Reading,
+    agree,
+    numbered,
+    text,
+    with_text,
+)
+from vlmdebug.layout import Axis, Media
+from vlmdebug.plan import Counts
+
+TOKENS = 2  # placeholder tokens per tile of synthesized batches
+
+
+class InternVL(Family):
+    name = "internvl"
+    models = ("internvl",)
+    axes = {"pixel_values": Axis("tile")}
+    media = {"pixel_values": Media("tile")}
+    feature_key = "pixel_values"
+
+    def recognises(self, inputs: Mapping[str, Any]) -> bool:
+        return False  # (row, 3, height, width) alone is also LLaVA's, with one row per image
+
+    def read(self, facts: Facts) -> Reading:
+        tiles = facts.rows("pixel_values")
+        per_tile = facts.hints.features_per_tile
+        features = (per_tile,) * tiles if per_tile else None
+        per_image = _tiles_per_image(facts.runs, per_tile, tiles)
+        images = self._images(facts)
+        if facts.num_tiles is not None:
+            agree("num_tiles", facts.num_tiles, "pixel_values", tiles, "tile")
+            counts = {"tile": Counts(facts.num_tiles, "num_tiles")}
+        elif facts.samples == 1:
+            counts = {"tile": Counts([tiles], "the batch has one sample")}
+        elif per_image is not None:
+            owned = [sum(sample) for sample in per_image]
+            counts = {"tile": Counts(owned, f"runs of {facts.placeholder_source}")}
+        else:
+            return Reading(images, features, {}, (_ambiguous_tiles(facts, tiles),))
+        flat: dict[str, tuple[int, ...]] = {}
+        if per_image is not None and [sum(s) for s in per_image] == list(counts["tile"]):
+            flat["tile"] = tuple(count for sample in per_image for count in sample)
+            flat["feature"] = tuple(count * (per_tile or 0) for count in flat["tile"])
+            if "image" in images and [*map(len, per_image)] != list(images["image"]):
+                flat = {}
+        return Reading({**images, **counts}, features, flat)
+
+    def _images(self, facts: Facts) -> dict[str, Counts]:
+        if facts.num_images is not None:
+            return {"image": Counts(facts.num_images, "num_images")}
+        if facts.runs is not None:
+            return {"image": Counts(map(len, facts.runs), f"runs of {facts.placeholder_source}")}
+        return {}
+
+    def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], Facts]:
+        image = 3
+        tokens = [[7, *[image] * (TOKENS * tiles), 8] for tiles in spec.sizes]
+        inputs = with_text(text(tokens, spec.images_per_sample), placeholder=image, types=False)
+        if spec.sizes:
+            inputs["pixel_values"] = numbered(sum(spec.sizes), 3, 2, 2)
+        hints = Hints(model_type="internvl", image_token_id=image, features_per_tile=TOKENS)
+        return inputs, Facts(inputs, hints, spec.images_per_sample)
+
+
+def _tiles_per_image(
+    runs: tuple[tuple[int, ...], ...] | None, per_tile: int | None, tiles: int
+) -> list[list[int]] | None:
+    """Tiles of each image of each sample, from the runs; None where they do not settle it.
+
+    One run that was cut short leaves its tiles to be what the others do not own.
+    """
+    if runs is None or not per_tile:
+        return None
+    found = [[run // per_tile for run in sample] for sample in runs]
+    short = [
+        (row, image)
+        for row, sample in enumerate(runs)
+        for image, run in enumerate(sample)
+        if run % per_tile
+    ]
+    missing = tiles - sum(map(sum, found))
+    if len(short) == 1 and missing > 0:
+        row, image = short[0]
+        found[row][image] += missing
+        return found
+    return found if not short and not missing else None
+
+
+def _ambiguous_tiles(facts: Facts, tiles: int) -> Ambiguity:
+    if facts.placeholders is None or not facts.hints.features_per_tile:
+        why = "nothing says how many placeholder tokens a tile becomes"
+    else:
+        why = (
+            f"placeholder tokens per sample {list(facts.placeholders)} at "
+            f"{facts.hints.features_per_tile} per tile do not add up to them"
+        )
+    return Ambiguity(
+        keys=("pixel_values",),
+        unit="tile",
+        message=(
+            f"pixel_values has {tiles} tiles for {facts.samples} samples, and {why}. "
+            "Tiles per sample cannot be known, so no chunk was cut. "
+            "Pass num_tiles=[…] (one number per sample) or processor=."
+        ),
+    )
+

@@ -1,0 +1,83 @@
+"""LLaVA-NeXT: pixel values have one row per image, its tiles padded on dim 1.
+
+`pixel_values` is `(image, max_tiles, 3, height, width)`; `image_sizes` is `(image, 2)`, the
+original height and width, from which processor and model both derive tiles and features
+("anyres"). The processor's own `_get_num_multimodal_tokens(image_sizes=…)` is asked for the
+placeholder tokens of an image; without a processor they follow from the config.
+
+A chunk without images may be given zero rows or no key: both leave the logits unchanged. The
+model reads as many rows of pixels as there are sizes; surplus rows never raise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from vlmdebug.families.base import (
+    BatchSpec,
+    Facts,
+    Family,
+    Hints,
+    Reading,
+    count_images,
+    numbered,
+    text,
+    to_numpy,
+    with_text,
+)
+from vlmdebug.layout import Axis, Media
+
+
+class LlavaNext(Family):
+    name = "llava_next"
+    models = ("llava_next",)
+    axes = {"pixel_values": Axis("image", padded="tile"), "image_sizes": Axis("image")}
+    media = {
+        "pixel_values": Media("image", "either", frozenset({"none", "surplus"})),
+        "image_sizes": Media("image", without="either"),
+    }
+    feature_key = "image_sizes"
+    loud_drops = frozenset({"image_sizes"})
+
+    def recognises(self, inputs: Mapping[str, Any]) -> bool:
+        pixels = inputs.get("pixel_values")
+        other = inputs.get("batch_num_images")  # LLaVA-OneVision counts by siblings too
+        return (
+            inputs.get("image_sizes") is not None
+            and other is None
+            and getattr(pixels, "ndim", 0) == 5
+        )
+
+    def read(self, facts: Facts) -> Reading:
+        key = "image_sizes" if facts.has("image_sizes") else "pixel_values"
+        features = None
+        if facts.has("image_sizes") and facts.hints.tokens_per_image is not None:
+            sizes = to_numpy(facts.inputs["image_sizes"]).tolist()  # (image, 2)
+            features = tuple(
+                facts.hints.tokens_per_image([(height, width) for height, width in sizes])
+            )
+        counts, ambiguities = count_images(facts, key, features)
+        return Reading(
+            {"image": counts} if counts else {},
+            features,
+            {"feature": features} if features else {},
+            ambiguities,
+        )
+
+    def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], Facts]:
+        image = 3
+        tokens = [[image] * (2 + size) for size in spec.sizes]
+        inputs = with_text(text(tokens, spec.images_per_sample), placeholder=image, types=False)
+        if spec.sizes:
+            sizes = [(10 * size, 10 + row) for row, size in enumerate(spec.sizes)]
+            inputs["pixel_values"] = numbered(len(spec.sizes), max(spec.sizes), 3, 2, 2)
+            inputs["image_sizes"] = np.array(sizes, dtype=np.int64)
+        hints = Hints(
+            model_type="llava_next",
+            image_token_id=image,
+            tokens_per_image=lambda sizes: [2 + height // 10 for height, _ in sizes],
+        )
+        return inputs, Facts(inputs, hints, spec.images_per_sample)

@@ -1,0 +1,265 @@
+"""`read_batch`: from what a processor returned to a `Batch` that knows its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from vlmdebug.batch import BOOKKEEPING, Ambiguity, Batch, CountsByUnit
+from vlmdebug.errors import BadInput
+from vlmdebug.families import FAMILIES, Family, family_named, find_family
+from vlmdebug.families.base import Facts, Reading, to_numpy
+from vlmdebug.families.by_shape import NAME as UNKNOWN
+from vlmdebug.families.by_shape import read_by_shape
+from vlmdebug.families.hints import read_hints
+from vlmdebug.layout import UNITS, Axis, Layout
+from vlmdebug.plan import Counts, as_counts
+
+TOKEN_KEYS = frozenset(
+    "input_ids attention_mask token_type_ids mm_token_type_ids position_ids labels "
+    "inputs_embeds decoder_input_ids decoder_attention_mask".split()
+)
+MEDIA_KEYS = frozenset(
+    "pixel_values pixel_attention_mask image_sizes image_grid_thw image_position_ids "
+    "spatial_shapes aspect_ratio_ids aspect_ratio_mask batch_num_images num_crops".split()
+)
+
+
+def read_batch(
+    inputs: Mapping[str, Any],
+    *,
+    processor: Any = None,
+    config: Any = None,
+    model: Any = None,
+    num_images: Any = None,
+    num_tiles: Any = None,
+    layout: str | Layout | Mapping[str, Axis | str] | None = None,
+) -> Batch:
+    """Read which rows of every tensor belong to which sample.
+
+    Args:
+        inputs: What a processor or collator returned: `BatchFeature`, `BatchEncoding` or
+            dict of torch or numpy tensors, with `input_ids` of shape `(sample, seq)`. `num_images`
+            and `num_tiles`, lists per sample, may lie in it as in TRL's batches.
+        processor: The processor that made it; settles family, placeholder token and counts.
+        config: The model's config; settles the same where the processor is not at hand.
+        model: The model; its `config` is read, it is not run.
+        num_images: Images per sample, 0 for a text-only one.
+        num_tiles: Tiles per sample, for layouts with one row per tile.
+        layout: A family's name, a `Layout`, or `{key: Axis or unit}` for keys that no family
+            knows.
+
+    Returns:
+        The batch. What cannot be known from what was given stands in `.ambiguities`; it is
+        never guessed.
+
+    Raises:
+        BadInput: A key is missing, is no tensor, or contradicts another; the message says which.
+    """
+    if isinstance(inputs, Batch):
+        return inputs
+    tensors = _tensors(inputs)
+    samples = len(tensors["input_ids"])
+    given = {
+        "num_images": num_images if num_images is not None else inputs.get("num_images"),
+        "num_tiles": num_tiles if num_tiles is not None else inputs.get("num_tiles"),
+    }
+    counted = {
+        name: None if value is None else as_counts(value, name=name, samples=samples)
+        for name, value in given.items()
+    }
+    hints = read_hints(processor, config, model)
+    facts = Facts(tensors, hints, counted["num_images"], counted["num_tiles"])
+    return assemble(facts, layout)
+
+
+def assemble(
+    facts: Facts, layout: str | Layout | Mapping[str, Axis | str] | None = None
+) -> Batch:
+    """The `Batch` of these facts; `read_batch` after the arguments are checked."""
+    overrides = _overrides(layout)
+    family = _family(facts, layout)
+    axes = {key: axis for key, axis in _token_axes(facts).items() if key not in overrides}
+    if family is None:
+        media = [key for key in facts.inputs if key not in axes]
+        if media:
+            found, reading = read_by_shape(facts, media, overrides, axes)
+        else:
+            found, reading = Layout("text", axes), _no_media(facts)
+    else:
+        media_axes = {key: axis for key, axis in family.axes.items() if facts.has(key)}
+        found = Layout(
+            family.name,
+            {**axes, **media_axes, **overrides},
+            {key: media for key, media in family.media.items() if key in media_axes},
+            family.feature_key if family.feature_key in media_axes else None,
+            family.loud_drops,
+            family.strict,
+        )
+        reading = family.read(facts) if media_axes else _no_media(facts)
+    found = _in_order(found, facts.inputs)
+    ambiguities = (*reading.ambiguities, *_strangers(facts, found))
+    counts = {"sample": Counts([1] * facts.samples, "rows of input_ids"), **reading.counts}
+    return Batch(
+        inputs=facts.inputs,
+        layout=found,
+        counts=CountsByUnit(counts, ambiguities),
+        features=reading.features,
+        placeholders=facts.placeholders,
+        runs=facts.runs,
+        per_image=reading.per_image,
+        unpadded=_unpadded(facts),
+        ambiguities=ambiguities,
+        image_token_id=facts.hints.image_token_id,
+    )
+
+
+def _tensors(inputs: Any) -> dict[str, Any]:
+    """The keys that hold something, each checked to be a tensor on one real device."""
+    if not isinstance(inputs, Mapping) and not hasattr(inputs, "keys"):
+        raise BadInput(
+            f"A {type(inputs).__name__} was given, but a batch is a mapping of names to tensors. "
+            "Pass what the processor returned (a BatchFeature or dict)."
+        )
+    tensors = {
+        key: inputs[key] for key in inputs if inputs[key] is not None and key not in BOOKKEEPING
+    }
+    if "input_ids" not in tensors:
+        raise BadInput(
+            f"input_ids is missing or None; the batch has {', '.join(tensors) or 'no keys'}. "
+            "Samples are the rows of input_ids, so nothing can be cut without it. "
+            "Pass what the processor returned for text and images together."
+        )
+    for key, value in tensors.items():
+        _check_tensor(key, value)
+    _check_devices(tensors)
+    ids = tensors["input_ids"]
+    if ids.ndim != 2 or 0 in ids.shape:
+        raise BadInput(
+            f"input_ids has shape {tuple(ids.shape)}, but a batch has one row of tokens per sample: "
+            "(sample, seq), at least one of each. "
+            "Nothing was cut. Pass the batch as the processor returned it, with padding=True."
+        )
+    return tensors
+
+
+def _check_tensor(key: str, value: Any) -> None:
+    if isinstance(value, (list, tuple)):
+        raise BadInput(
+            f"{key} is a {type(value).__name__} of {len(value)}, but rows can be followed only in a "
+            'tensor. Call the processor with return_tensors="pt" and padding=True, '
+            "or leave the key out."
+        )
+    if getattr(getattr(value, "device", None), "type", None) == "meta":
+        raise BadInput(
+            f"{key} is on the meta device: it has a shape {tuple(value.shape)} but no values, "
+            "so rows cannot be told apart. Pass the batch before it is moved to meta."
+        )
+
+
+def _check_devices(tensors: Mapping[str, Any]) -> None:
+    devices: dict[str, str] = {}
+    for key, value in tensors.items():
+        if hasattr(value, "shape"):
+            devices.setdefault(str(getattr(value, "device", "cpu")), key)
+    if len(devices) > 1:
+        where = ", ".join(f"{key} on {device}" for device, key in devices.items())
+        raise BadInput(
+            f"The tensors lie on {len(devices)} devices: {where}. "
+            "A model would refuse such a batch. Move all of it: inputs.to(device)."
+        )
+
+
+def _overrides(layout: Any) -> dict[str, Axis]:
+    if layout is None or isinstance(layout, str):
+        return {}
+    if not isinstance(layout, Mapping):
+        raise BadInput(
+            f"layout is {layout!r}, but it is a family's name, a Layout, or {{key: unit}}. "
+            f'For instance layout="gemma4" or layout={{"pixel_values": "image"}}.'
+        )
+    axes = {key: Axis(axis) if isinstance(axis, str) else axis for key, axis in layout.items()}
+    for key, axis in axes.items():
+        if not isinstance(axis, Axis) or axis.unit not in UNITS:
+            raise BadInput(
+                f"layout[{key!r}] is {axis!r}, but a row counts one of {', '.join(UNITS)}. "
+                f'Say what one row of {key} counts, for instance "image".'
+            )
+    return axes
+
+
+def _family(facts: Facts, layout: Any) -> Family | None:
+    if isinstance(layout, str):
+        return family_named(layout)
+    if isinstance(layout, Layout):
+        return find_family(layout.family)
+    if facts.hints.model_type is not None:
+        return find_family(facts.hints.model_type)
+    return next((family for family in FAMILIES.values() if family.recognises(facts.inputs)), None)
+
+
+def _token_axes(facts: Facts) -> dict[str, Axis]:
+    axes: dict[str, Axis] = {}
+    samples = facts.samples
+    for key, value in facts.inputs.items():
+        shape = tuple(getattr(value, "shape", ()))
+        if not shape:
+            axes[key] = Axis("batch")
+        elif key == "position_ids" and len(shape) == 3 and shape[1] == samples:
+            axes[key] = Axis("sample", dim=1)  # M-RoPE: (3 or 4, sample, seq)
+        elif key in TOKEN_KEYS:
+            if shape[0] != samples:
+                raise BadInput(
+                    f"{key} has {shape[0]} rows, but input_ids has {samples}, one per sample. "
+                    "One of the two was cut or padded without the other. "
+                    "Pass both as the processor returned them."
+                )
+            axes[key] = Axis("sample")
+    return axes
+
+
+def _no_media(facts: Facts) -> Reading:
+    """A batch without media keys: nobody owns an image, whatever the text says."""
+    why = "no media key in the batch"
+    images = facts.num_images
+    counts = {"image": Counts(images, "num_images") if images else Counts([0] * facts.samples, why)}
+    return Reading(counts)
+
+
+def _strangers(facts: Facts, layout: Layout) -> tuple[Ambiguity, ...]:
+    """Keys of the batch that the layout says nothing of."""
+    return tuple(
+        Ambiguity(
+            keys=(key,),
+            unit=None,
+            message=(
+                f"{key} {tuple(value.shape)} is not a key that layout {layout.family} knows, so what "
+                "its rows count is unknown and it was not cut. "
+                f'Leave it out, or say it: layout={{"{key}": "sample"}}.'
+            ),
+        )
+        for key, value in facts.inputs.items()
+        if key not in layout
+    )
+
+
+def _in_order(layout: Layout, inputs: Mapping[str, Any]) -> Layout:
+    """The same layout with its keys in the order of the batch."""
+    axes = {key: layout[key] for key in inputs if key in layout}
+    return replace(layout, axes=axes)
+
+
+def _unpadded(facts: Facts) -> tuple[bool, ...] | None:
+    """Samples whose mask only hides what follows them: causal attention never looks there."""
+    if not facts.has("attention_mask"):
+        return None
+    mask = to_numpy(facts.inputs["attention_mask"]).astype(np.int8)  # (sample, seq)
+    if mask.ndim != 2:
+        return None
+    return tuple((np.diff(mask, axis=1) <= 0).all(axis=1).tolist())
+
+
+__all__ = ["MEDIA_KEYS", "TOKEN_KEYS", "UNKNOWN", "assemble", "read_batch"]

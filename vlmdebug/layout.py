@@ -1,0 +1,100 @@
+"""What one row of every tensor in a multimodal batch counts.
+
+`input_ids` has one row per sample. Its neighbours may have one row per image, tile or
+patch, or one row per sample again, padded. A layout writes that down per key; where each
+sample's rows begin and end is computed elsewhere, from counts (see `plan`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+UNITS = ("sample", "image", "tile", "patch", "frame", "video", "audio", "token", "batch")
+"""What a row can count. `batch`: the value is not cut, each chunk gets all of it."""
+
+WithoutMedia = Literal["omit", "either", "keep"]
+"""What a chunk whose samples own no media must be given: no key, either way, or its rows."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The unit that the rows of one tensor count, and the dimension they lie on.
+
+    `padded` names what a further dimension is padded over: Idefics3's `pixel_values` is
+    `(sample, max_tiles, 3, height, width)`, so `Axis("sample", padded="tile")`.
+    """
+
+    unit: str
+    dim: int = 0
+    padded: str | None = field(default=None, compare=False)
+
+    def __str__(self) -> str:
+        text = f"one row per {self.unit}" if self.unit != "batch" else "not cut"
+        if self.dim:
+            text += f" on dim {self.dim}"
+        return f"{text}, padded over {self.padded}s" if self.padded else text
+
+
+@dataclass(frozen=True)
+class Media:
+    """When a chunk owns rows of a media tensor, and what it needs when it owns none.
+
+    `unit` is the count that must be above zero for the chunk to need the key. `tolerates`
+    names wrong lengths, beside the other media keys, that the model takes in silence:
+    `"one"` row (it is broadcast), `"none"`, `"surplus"` rows.
+    """
+
+    unit: str
+    without: WithoutMedia = "omit"
+    tolerates: frozenset[str] = frozenset()
+
+    def takes(self, given: int, expected: int) -> bool:
+        """Whether the model takes `given` rows where the other keys ask for `expected`."""
+        if given == expected:
+            return True
+        if given > expected:
+            return "surplus" in self.tolerates
+        return ("none" if given == 0 else "one" if given == 1 else "") in self.tolerates
+
+
+@dataclass(frozen=True)
+class Layout(Mapping[str, Axis]):
+    """Every key's axis: `layout["pixel_values"]` is `Axis(unit="image", dim=0)`.
+
+    Args:
+        family: Name of the layout family, such as `"gemma4"`.
+        axes: Axis of every key of the batch that can be cut.
+        media: Which of these keys hold media, and what a chunk without media needs.
+        feature_key: The media key whose rows say how many features the model will make.
+        loud_drops: Keys whose absence makes the model raise while it has pixels. It does
+            without any other key in silence, though its answer changes.
+        strict: Whether the model compares each run of placeholders with its own image
+            (Qwen's M-RoPE does), not only the totals of a call.
+    """
+
+    family: str
+    axes: Mapping[str, Axis]
+    media: Mapping[str, Media] = field(default_factory=dict)
+    feature_key: str | None = None
+    loud_drops: frozenset[str] = frozenset()
+    strict: bool = False
+
+    def __getitem__(self, key: str) -> Axis:
+        return self.axes[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.axes)
+
+    def __len__(self) -> int:
+        return len(self.axes)
+
+    def __hash__(self) -> int:
+        return hash((self.family, tuple(self.axes.items())))
+
+    def __str__(self) -> str:
+        width = max(map(len, self.axes), default=0)
+        lines = [f"layout {self.family}"]
+        lines += [f"  {key:<{width}}  {axis}" for key, axis in self.axes.items()]
+        return "\n".join(lines)

@@ -1,0 +1,153 @@
+"""The kinds of mismatch, each with a stable code, and what one of them says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from vlmdebug.plan import Rows
+
+CODES = {
+    "VLM001": "wrong rows, a different number of them",
+    "VLM002": "wrong rows, the same number of them",
+    "VLM003": "key dropped",
+    "VLM004": "key the model does not know",
+    "VLM005": "key passed that must be absent",
+    "VLM006": "samples skipped or repeated",
+    "VLM007": "order of samples changed",
+    "VLM008": "slicer raised",
+    "VLM009": "placeholders and features of a chunk differ",
+    "VLM010": "placeholders and features of the batch differ",
+    "VLM011": "rows that are not in the batch",
+    "VLM012": "cannot be told",
+}
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """One key of one chunk that was not handed what it should have been.
+
+    Attributes:
+        code: Stable code, a key of `CODES`.
+        message: What was given, what belongs there, what will happen, what to do.
+        key: The key, where the mismatch is about one.
+        chunk: Number of the chunk, from 0, where it is about one.
+        samples: Samples of that chunk, or the samples concerned.
+        planned: Rows of `key` that belong there; None where rows are not the matter.
+        used: Rows of `key` that were handed over; -1 stands for a row not in the batch.
+        silent: False where the model would raise, True where it would not, None where that
+            is not known.
+        cause: What the slicer seems to have done, in a few words, where that could be read
+            off the rows.
+    """
+
+    code: str
+    message: str
+    key: str | None = None
+    chunk: int | None = None
+    samples: tuple[int, ...] = ()
+    planned: Rows | None = None
+    used: Rows | None = None
+    silent: bool | None = None
+    cause: str | None = None
+
+    @property
+    def loudness(self) -> str:
+        return {True: "silent", False: "loud", None: "unknown whether loud"}[self.silent]
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.message}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "planned": ranges(self.planned), "used": ranges(self.used)}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Mismatch:
+        rows = {name: from_ranges(data[name]) for name in ("planned", "used")}
+        return cls(**{**data, **rows, "samples": tuple(data["samples"])})
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Mismatches with one root cause, told once.
+
+    Attributes:
+        code: Code of the mismatch that is shown.
+        message: What the worst of them says, and how many there are.
+        mismatches: All of them, in order.
+    """
+
+    code: str
+    message: str
+    mismatches: tuple[Mismatch, ...]
+
+    @property
+    def title(self) -> str:
+        return CODES[self.code]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(m.key for m in self.mismatches if m.key is not None))
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        return tuple(dict.fromkeys(m.chunk for m in self.mismatches if m.chunk is not None))
+
+    @property
+    def silent(self) -> bool | None:
+        """True as soon as one chunk would be wrong in silence: that is the worst case."""
+        said = {m.silent for m in self.mismatches}
+        return True if True in said else (None if None in said else False)
+
+    @property
+    def loudness(self) -> str:
+        """`silent`, `loud`, or how many chunks are which."""
+        by_chunk: dict[int | None, Mismatch] = {}
+        for mismatch in self.mismatches:
+            by_chunk.setdefault(mismatch.chunk, mismatch)
+        words = [m.loudness for m in by_chunk.values()]
+        if len(set(words)) == 1:
+            return words[0]
+        return ", ".join(
+            f"{word} in {words.count(word)} chunks" for word in sorted(set(words), reverse=True)
+        )
+
+
+def group(mismatches: Sequence[Mismatch]) -> tuple[Finding, ...]:
+    """One finding per root cause, the ones that are silent first."""
+    groups: dict[tuple[str, ...], list[Mismatch]] = {}
+    for mismatch in mismatches:
+        groups.setdefault(_root(mismatch), []).append(mismatch)
+    findings = [_finding(members) for members in groups.values()]
+    return tuple(sorted(findings, key=lambda finding: finding.silent is not True))
+
+
+def _root(mismatch: Mismatch) -> tuple[str, ...]:
+    """What mismatches of one root cause share."""
+    if mismatch.cause is not None:
+        return ("cause", mismatch.cause)
+    if mismatch.code in ("VLM001", "VLM002"):
+        return ("rows",)
+    return (mismatch.code,)
+
+
+def _finding(members: list[Mismatch]) -> Finding:
+    worst = next((m for m in members if m.silent), members[0])
+    chunks = len({m.chunk for m in members})
+    keys = list(dict.fromkeys(m.key for m in members if m.key is not None))
+    also = []
+    others = [key for key in keys if key != worst.key]
+    if others:
+        also.append(f"The same with {' and '.join(others)}.")
+    if chunks > 1:
+        also.append(f"{chunks} chunks are concerned.")
+    return Finding(worst.code, "\n".join([worst.message, *([" ".join(also)] if also else [])]), tuple(members))
+
+
+def ranges(rows: Rows | None) -> list[list[int]] | None:
+    return None if rows is None else [list(pair) for pair in rows.ranges]
+
+
+def from_ranges(data: list[list[int]] | None) -> Rows | None:
+    return None if data is None else Rows((start, stop) for start, stop in data)

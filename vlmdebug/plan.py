@@ -1,0 +1,166 @@
+"""Which rows each sample owns: counts in, row ranges out.
+
+This is the one truth of the package. The checks, the exported code and the pictures all ask
+here, and nothing computes an offset a second time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from itertools import accumulate
+from typing import Any, overload
+
+from vlmdebug.errors import BadInput
+
+
+class Counts(tuple[int, ...]):
+    """How many rows of one unit each sample owns, and how that is known.
+
+    >>> images = Counts([2, 0, 1], "num_images argument")
+    >>> images, images.offsets, images.total
+    ((2, 0, 1), (0, 2, 2, 3), 3)
+    """
+
+    evidence: str
+
+    def __new__(cls, per_sample: Iterable[int], evidence: str) -> Counts:
+        self = super().__new__(cls, per_sample)
+        self.evidence = evidence
+        return self
+
+    def __getnewargs__(self) -> tuple[tuple[int, ...], str]:
+        return tuple(self), self.evidence
+
+    @cached_property
+    def offsets(self) -> tuple[int, ...]:
+        """Sample s owns rows `offsets[s]:offsets[s + 1]`."""
+        return (0, *accumulate(self))
+
+    @property
+    def total(self) -> int:
+        return self.offsets[-1]
+
+
+class Rows(Sequence[int]):
+    """Row numbers in order, held as ranges: `Rows([(0, 256), (512, 600)])`.
+
+    Two `Rows` are equal when they visit the same rows in the same order, however they were
+    cut; `Rows` compares with any sequence of row numbers. A row of -1 is one that is not
+    in the batch.
+
+    >>> Rows([(0, 2), (2, 3)]) == range(3), str(Rows.of([4, 5, 0]))
+    (True, '4:6, 0:1')
+    """
+
+    __slots__ = ("ranges",)
+
+    def __init__(self, ranges: Iterable[tuple[int, int]] = ()) -> None:
+        merged: list[tuple[int, int]] = []
+        for start, stop in ranges:
+            if start == stop:
+                continue
+            if merged and merged[-1][1] == start and start > 0:
+                merged[-1] = (merged[-1][0], stop)
+            else:
+                merged.append((start, stop))
+        self.ranges = tuple(merged)
+
+    @classmethod
+    def of(cls, rows: Iterable[int]) -> Rows:
+        """Rows from single row numbers."""
+        return cls((row, row + 1) for row in rows)
+
+    def __len__(self) -> int:
+        return sum(stop - start for start, stop in self.ranges)
+
+    def __iter__(self) -> Iterator[int]:
+        for start, stop in self.ranges:
+            yield from range(start, stop)
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+    @overload
+    def __getitem__(self, index: slice) -> Rows: ...
+    def __getitem__(self, index: int | slice) -> int | Rows:
+        rows = list(self)
+        return Rows.of(rows[index]) if isinstance(index, slice) else rows[index]
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Rows):
+            return self.ranges == other.ranges
+        if isinstance(other, Sequence) and not isinstance(other, str):
+            return list(self) == list(other)
+        return NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.ranges)
+
+    @property
+    def foreign(self) -> bool:
+        """Whether some row is not one of the batch."""
+        return any(start < 0 for start, _ in self.ranges)
+
+    def __str__(self) -> str:
+        if not self.ranges:
+            return "no rows"
+        return ", ".join("?" if start < 0 else f"{start}:{stop}" for start, stop in self.ranges)
+
+    def __repr__(self) -> str:
+        return f"Rows({self})"
+
+
+def chunk_bounds(samples: int, chunk_size: int) -> list[tuple[int, int]]:
+    """First and last-plus-one sample of every chunk; the last chunk may be short.
+
+    >>> chunk_bounds(3, 2)
+    [(0, 2), (2, 3)]
+    """
+    if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
+        raise BadInput(
+            f"chunk_size is {chunk_size!r}, but a chunk holds a whole number of samples, "
+            "at least 1. Nothing was cut. Pass chunk_size=1 or more."
+        )
+    return [(start, min(start + chunk_size, samples)) for start in range(0, samples, chunk_size)]
+
+
+def rows_of(offsets: Sequence[int], samples: Iterable[int]) -> Rows:
+    """The rows that `samples` own, in the order of `samples`.
+
+    A text-only sample owns no rows; the next sample starts where it stands:
+
+    >>> rows_of(Counts([256, 0, 256], "example").offsets, [1, 2])
+    Rows(256:512)
+    """
+    return Rows((offsets[sample], offsets[sample + 1]) for sample in samples)
+
+
+def owners(offsets: Sequence[int], rows: Iterable[int]) -> list[int]:
+    """The sample that owns each row; -1 for a row that no sample owns."""
+    from bisect import bisect_right
+
+    total = offsets[-1]
+    return [bisect_right(offsets, row) - 1 if 0 <= row < total else -1 for row in rows]
+
+
+def as_counts(values: Any, *, name: str, samples: int) -> tuple[int, ...]:
+    """Whole, non-negative numbers, one per sample, or a `BadInput` that says which is not."""
+    listed = values.tolist() if hasattr(values, "tolist") else values
+    if isinstance(listed, (str, bytes)) or not isinstance(listed, Iterable):
+        raise BadInput(
+            f"{name} is {values!r}, but it holds one whole number per sample. "
+            f"Pass a list of {samples} numbers, such as {name}={[1] * min(samples, 3)}."
+        )
+    counts = tuple(listed)
+    for sample, count in enumerate(counts):
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise BadInput(
+                f"{name}[{sample}] is {count!r}, but a count is a whole number, 0 or more. "
+                f"Nothing was read. Pass 0 for a sample that has none."
+            )
+    if len(counts) != samples:
+        raise BadInput(
+            f"{name} has {len(counts)} entries, but the batch has {samples} samples "
+            f"(rows of input_ids). Give one number per sample, 0 for a text-only one."
+        )
+    return counts

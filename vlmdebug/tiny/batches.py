@@ -1,0 +1,114 @@
+"""Batches as the real processor returns them, with images a person can tell apart."""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from vlmdebug.errors import BadInput
+from vlmdebug.tiny.drawing import Size, checked_counts, images
+from vlmdebug.tiny.registry import find_recipe
+
+if TYPE_CHECKING:
+    from transformers import BatchFeature
+    from transformers.processing_utils import ProcessorMixin
+
+# Stands for one image in `texts`, whatever the family writes instead.
+MARKER = "<image>"
+
+_PHRASES = (
+    "What is in the picture?",
+    "Which number do you read, and what colour is the shape around it?",
+    "Describe.",
+    "Is the circle larger than the square?",
+    "Count the corners of each shape.",
+    "Name the colour.",
+    "Tell a short story about a small cat on a mat.",
+)
+
+
+def batch(
+    family: str,
+    images_per_sample: Sequence[int] = (2, 0, 1),
+    *,
+    sizes: Size | Sequence[Size] | None = None,
+    seed: int = 0,
+    texts: Sequence[str] | None = None,
+    padding_side: str | None = None,
+    processor: ProcessorMixin | None = None,
+) -> BatchFeature:
+    """Return what `family`'s real processor makes of drawn images and short texts.
+
+    A batch without any image holds no media keys, as upstream. The default processor is built
+    once per family and reused; it never leaves this function.
+
+    Args:
+        family: one of `families()`.
+        images_per_sample: one count per sample, 0 for a text-only sample.
+        sizes: `(width, height)` of all images, or a list with one such pair per image.
+            `None` cycles through a wide, a tall and a square size.
+        seed: picks the images and the order of the texts.
+        texts: one per sample. `<image>` marks where an image goes, once per image and in every
+            family; a text without marks gets its images in front.
+        padding_side: `"left"` or `"right"`; `None` leaves it to the tokenizer.
+        processor: use this one, of the same family.
+    """
+    recipe = find_recipe(family)
+    counts = checked_counts(images_per_sample)
+    marked = _default_texts(counts, seed) if texts is None else _marked(texts, counts)
+    pictures = images(counts, sizes, seed)
+    padding = {} if padding_side is None else {"padding_side": _checked_side(padding_side)}
+    # Any: upstream types these options as a TypedDict of TypedDicts, but takes them flat too.
+    process: Any = processor or _processor(family)
+    return process(
+        text=[text.replace(MARKER, recipe.placeholder) for text in marked],
+        # A list of empty lists is refused by most processors; no images at all is not.
+        images=pictures if any(counts) else None,
+        padding=True,
+        return_tensors="pt",
+        **padding,
+    )
+
+
+@functools.cache
+def _processor(family: str) -> ProcessorMixin:
+    return find_recipe(family).processor()
+
+
+def _default_texts(counts: Sequence[int], seed: int) -> list[str]:
+    phrases = random.Random(seed).sample(_PHRASES, len(_PHRASES))
+    return [
+        " ".join([f"Sample {sample}:", *[MARKER] * count, phrases[sample % len(phrases)]])
+        for sample, count in enumerate(counts)
+    ]
+
+
+def _marked(texts: Sequence[str], counts: Sequence[int]) -> list[str]:
+    if isinstance(texts, str) or len(texts) != len(counts):
+        given = "is one string" if isinstance(texts, str) else f"has {len(texts)} entries"
+        raise BadInput(
+            f"texts {given}, but images_per_sample has {len(counts)} samples. "
+            "Pass a list with one text per sample."
+        )
+    return [_with_marks(sample, texts[sample], count) for sample, count in enumerate(counts)]
+
+
+def _with_marks(sample: int, text: str, count: int) -> str:
+    marks = text.count(MARKER)
+    if marks not in (0, count):
+        raise BadInput(
+            f"The text of sample {sample} holds {MARKER} {marks} times, but the sample has "
+            f"{count} images. Write it once per image, or leave it out to put all images in front."
+        )
+    return text if marks else " ".join([*[MARKER] * count, text])
+
+
+def _checked_side(padding_side: str) -> str:
+    if padding_side not in ("left", "right"):
+        raise BadInput(
+            f"padding_side is {padding_side!r}, but padding goes to the left or to the right. "
+            'Pass "left", "right" or None.'
+        )
+    return padding_side

@@ -1,0 +1,1 @@
+"""The one place that watches running code: which rows of the batch does it really hand over?"""

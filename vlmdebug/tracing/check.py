@@ -1,0 +1,226 @@
+"""`check`: run a slicer over a batch and judge the rows it hands over."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+
+from vlmdebug.batch import BOOKKEEPING, Batch
+from vlmdebug.compare import Run, Used, UsedChunk, check_alone, compare
+from vlmdebug.errors import AmbiguousError, BadInput
+from vlmdebug.families.read import read_batch
+from vlmdebug.plan import chunk_bounds
+from vlmdebug.report import Report
+from vlmdebug.tracing.rows import RowFinder
+
+Slicer = Callable[[dict[str, Any], int], Iterable[Mapping[str, Any]]]
+
+
+def check(*args: Any, chunk_size: int = 1, **reading: Any) -> Report:
+    """Judge a slicer on a batch, or a batch alone.
+
+    `check(slicer, batch, chunk_size=2)` runs `slicer(inputs, chunk_size)`, which gives the model
+    inputs of one chunk after another, and compares the rows of each tensor it hands over with
+    the rows that the chunk's samples own: which rows they are, not how many. The slicer gets a
+    fresh dict of the batch's own tensors, with `num_images` (and `num_tiles`, where tiles are
+    counted) as lists per sample.
+
+    `check(batch)` asks only whether placeholder tokens and features are in step, per sample.
+
+    Args:
+        *args: `slicer, batch` or `batch`. A batch is a `Batch` or what a processor returned.
+        chunk_size: Samples per chunk; the last chunk may hold fewer.
+        **reading: `processor=`, `num_images=` and the other arguments of `read_batch`, where the
+            batch is not read yet.
+
+    Raises:
+        BadInput: The arguments are no slicer and batch, or the slicer yields no mappings.
+    """
+    slicer, batch = _arguments(args, reading)
+    if slicer is None:
+        return check_alone(batch)
+    return compare(batch, run(slicer, batch, chunk_size))
+
+
+def _arguments(args: tuple[Any, ...], reading: dict[str, Any]) -> tuple[Slicer | None, Batch]:
+    if not 1 <= len(args) <= 2:
+        raise BadInput(
+            f"check was given {len(args)} arguments, but it takes a slicer and a batch, "
+            "or a batch alone: check(slicer, batch, chunk_size=2) or check(batch)."
+        )
+    slicer, inputs = args if len(args) == 2 else (None, args[0])
+    if len(args) == 2 and not callable(slicer):
+        raise BadInput(
+            f"The slicer is a {type(slicer).__name__}, but a slicer is a function of (inputs, "
+            "chunk_size) that gives the model inputs of each chunk. Call check(slicer, batch)."
+        )
+    return slicer, read_batch(inputs, **reading)
+
+
+def run(
+    slicer: Slicer,
+    batch: Batch,
+    chunk_size: int,
+    keep: Callable[[Mapping[str, Any]], None] = lambda inputs: None,
+) -> Run:
+    """Run the slicer and find the rows of everything it gives.
+
+    `keep` is called with each chunk's model inputs as the slicer gave them.
+    """
+    bounds = chunk_bounds(len(batch), chunk_size)
+    finder = RowFinder(batch.inputs, batch.layout)
+    inputs = AskedDict(batch.for_slicer())
+    chunks: list[UsedChunk] = []
+    error: BaseException | None = None
+    steps = _steps(slicer, inputs, chunk_size, finder)
+    while True:
+        try:
+            given = next(steps)
+        except StopIteration:
+            break
+        except Exception as raised:  # the slicer's own, kept with what came before it
+            error = raised
+            break
+        if not isinstance(given, Mapping) and not hasattr(given, "keys"):
+            raise BadInput(
+                f"The slicer gave a {type(given).__name__} as chunk {len(chunks)}, but a chunk is a "
+                "mapping of names to tensors, as for model(**chunk). Nothing was judged. "
+                "Yield one dict per chunk."
+            )
+        planned = range(*bounds[len(chunks)]) if len(chunks) < len(bounds) else range(0)
+        chunks.append(_used_chunk(batch, finder, given, planned))
+        keep(given)
+    return Run(
+        chunks,
+        chunk_size,
+        slicer=getattr(slicer, "__name__", type(slicer).__name__),
+        error=error,
+        error_place=_place(error, slicer) if error else None,
+        asked=tuple(inputs.asked),
+    )
+
+
+class AskedDict(dict[str, Any]):
+    """The inputs a slicer gets; remembers the names it asked for in vain.
+
+    Attribute access works too, as on the `BatchFeature` that a processor returns.
+    """
+
+    def __init__(self, inputs: Mapping[str, Any]) -> None:
+        super().__init__(inputs)
+        self.__dict__["asked"] = {}
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self._note(key)
+        return super().get(key, default)
+
+    def __contains__(self, key: object) -> bool:
+        self._note(key)
+        return super().__contains__(key)
+
+    def __missing__(self, key: str) -> Any:
+        self._note(key)
+        raise KeyError(key)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def _note(self, key: object) -> None:
+        if isinstance(key, str) and not super().__contains__(key):
+            self.__dict__["asked"][key] = None
+
+
+def _steps(
+    slicer: Slicer, inputs: AskedDict, chunk_size: int, finder: RowFinder
+) -> Iterator[Any]:
+    """The slicer's chunks one by one; copies are followed only while its own code runs."""
+    with _following(inputs, finder):
+        given = slicer(inputs, chunk_size)
+    if isinstance(given, Mapping) or not isinstance(given, Iterable):
+        raise BadInput(
+            f"The slicer gave a {type(given).__name__}, but it gives one chunk after another. "
+            "Nothing was judged. Return a list of dicts, or yield each dict."
+        )
+    chunks = iter(given)
+    while True:
+        with _following(inputs, finder):
+            try:
+                chunk = next(chunks)
+            except StopIteration:
+                return
+        yield chunk
+
+
+def _following(inputs: Mapping[str, Any], finder: RowFinder) -> Any:
+    """torch's function mode where there are torch tensors; numpy has no such hook."""
+    if all(isinstance(value, (np.ndarray, list)) for value in inputs.values()):
+        return nullcontext()
+    from vlmdebug.tracing.copies import FollowCopies
+
+    return FollowCopies(finder.known, finder.learn)
+
+
+def _used_chunk(
+    batch: Batch, finder: RowFinder, given: Mapping[str, Any], planned_samples: range
+) -> UsedChunk:
+    keys: dict[str, Used] = {}
+    samples: list[int] = list(planned_samples)
+    names = sorted(given.keys(), key=lambda key: key != "input_ids")  # samples first
+    placeholders = None
+    for key in names:
+        value = given[key]
+        if not _is_tensor(value) or key in BOOKKEEPING:
+            continue
+        axis = batch.layout.get(key)
+        dim = axis.dim if axis else 0
+        rows, source = finder.rows(key, value, _planned(batch, key, samples))
+        inner = None
+        if axis is not None and axis.padded and len(value.shape) > dim + 1:
+            inner = value.shape[dim + 1]
+        keys[key] = Used(rows, value.shape[dim] if len(value.shape) > dim else 1, source, inner)
+        if key == "input_ids":
+            if rows is not None and not rows.foreign and source is None:
+                samples = list(rows)
+            placeholders = _placeholders(batch, value, rows if source is None else None)
+    return UsedChunk(keys, placeholders)
+
+
+def _planned(batch: Batch, key: str, samples: list[int]) -> Any:
+    if key not in batch.layout:
+        return None
+    try:
+        return batch.planned(key, samples).rows
+    except (AmbiguousError, IndexError):
+        return None
+
+
+def _placeholders(batch: Batch, ids: Any, rows: Any) -> int | None:
+    """Placeholder tokens of the chunk's own `input_ids`, whose columns may have been cut."""
+    whole = len(ids.shape) == 2 and ids.shape[1] == batch.inputs["input_ids"].shape[1]
+    if whole and rows is not None and not rows.foreign:
+        return batch.placeholders_of(rows)
+    if batch.image_token_id is None:
+        return None
+    return int((ids == batch.image_token_id).sum())
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, np.ndarray) or hasattr(value, "data_ptr")
+
+
+def _place(error: BaseException, slicer: Any) -> str:
+    """`file.py:12`: the line of the slicer's own file where the exception came from."""
+    frames = traceback.extract_tb(error.__traceback__)
+    code = getattr(slicer, "__code__", None)
+    own = [f for f in frames if code is not None and f.filename == code.co_filename]
+    frame = (own or frames)[-1]
+    return f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno}"

@@ -1,0 +1,166 @@
+"""Rows followed through the operations that copy them.
+
+A copy has left its parent's memory. While a slicer runs, torch tells this module of every
+operation; those that move whole rows (index, cat, repeat, `.to()`, padding …) are carried out
+on the row numbers as well. Values are not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.overrides import TorchFunctionMode
+
+Numbers = np.ndarray
+Known = Callable[[Any], tuple[Numbers, int] | None]
+
+SAME = frozenset(
+    "clone contiguous to cpu cuda float half bfloat16 double long int bool type type_as "
+    "pin_memory".split()
+)
+JOIN = frozenset("cat concat concatenate vstack row_stack".split())
+STACK = frozenset({"stack"})
+
+
+class FollowCopies(TorchFunctionMode):
+    """Tells `learn(tensor, rows, dim)` of each new tensor made of known rows."""
+
+    def __init__(self, known: Known, learn: Callable[[Any, Numbers, int], None]) -> None:
+        super().__init__()
+        self._known, self._learn = known, learn
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        rule = RULES.get(getattr(func, "__name__", ""))
+        if rule is not None and isinstance(out, torch.Tensor):
+            found = rule(self._known, out, args, kwargs)
+            if found is not None and out.ndim > found[1] and len(found[0]) == out.shape[found[1]]:
+                self._learn(out, *found)
+        return out
+
+
+def _same(known: Known, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    source = known(args[0])
+    return source if source is not None and out.shape == args[0].shape else None
+
+
+def _join(known: Known, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """`cat` on the rows' dimension lines rows up; on another it widens each row."""
+    tensors = args[0] if args else kwargs["tensors"]
+    dim = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis", 0))
+    parts = [known(tensor) for tensor in tensors if tensor.numel()]
+    if not parts or any(part is None for part in parts):
+        return None
+    own = parts[0][1]
+    if own != dim % out.ndim or any(part[1] != own for part in parts):
+        same = all(part[1] == own and np.array_equal(part[0], parts[0][0]) for part in parts)
+        return parts[0] if same and own >= 0 else None
+    return np.concatenate([part[0] for part in parts]), own
+
+
+def _stack(known: Known, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """`stack` of single selected rows gives them their dimension back."""
+    tensors = args[0] if args else kwargs["tensors"]
+    dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
+    parts = [known(tensor) for tensor in tensors]
+    if dim or not parts or any(part is None or part[1] != -1 for part in parts):
+        return None
+    return np.concatenate([part[0] for part in parts]), 0
+
+
+def _getitem(known: Known, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    source, index = known(args[0]), args[1]
+    if source is None or source[1] < 0:
+        return None
+    rows, dim = source
+    if isinstance(index, tuple):
+        if len(index) <= dim or any(i is None or i is Ellipsis for i in index):
+            return None
+        if any(not isinstance(i, slice) for at, i in enumerate(index) if at != dim):
+            return None
+        index = index[dim]
+    elif dim:
+        return None
+    return _taken(rows, index, dim)
+
+
+def _taken(rows: Numbers, index: Any, dim: int) -> Any:
+    if isinstance(index, torch.Tensor):
+        index = index.detach().cpu().numpy()
+    if isinstance(index, (list, np.ndarray)):
+        index = np.asarray(index)
+        if index.ndim != 1:
+            return None
+    elif not isinstance(index, slice):
+        return None
+    return rows[index], dim
+
+
+def _index_select(known: Known, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    source = known(args[0])
+    dim = args[1] if len(args) > 1 else kwargs.get("dim")
+    index = args[2] if len(args) > 2 else kwargs.get("index")
+    if source is None or dim is None or dim % args[0].ndim != source[1]:
+        return None
+    return _taken(source[0], index, source[1])
+
+
+def _repeat_interleave(known: Known, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    source = known(args[0])
+    repeats = args[1] if len(args) > 1 else kwargs.get("repeats")
+    dim = args[2] if len(args) > 2 else kwargs.get("dim")
+    if source is None or repeats is None or dim is None or dim % args[0].ndim != source[1]:
+        return None
+    times = repeats.cpu().numpy() if isinstance(repeats, torch.Tensor) else repeats
+    return np.repeat(source[0], times), source[1]
+
+
+def _repeat(known: Known, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """`repeat` and `tile` with as many factors as dimensions."""
+    source = known(args[0])
+    factors = args[1] if len(args) == 2 and isinstance(args[1], (tuple, list)) else args[1:]
+    if source is None or source[1] < 0 or len(factors) != args[0].ndim:
+        return None
+    return np.tile(source[0], factors[source[1]]), source[1]
+
+
+def _flip(known: Known, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    source = known(args[0])
+    dims = args[1] if len(args) == 2 else args[1:]
+    dims = [dims] if isinstance(dims, int) else list(dims)
+    if source is None or [dim % args[0].ndim for dim in dims] != [source[1]]:
+        return None
+    return source[0][::-1], source[1]
+
+
+def _pad(known: Known, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """`F.pad`: widths come in pairs from the last dimension; new rows are nobody's."""
+    source = known(args[0])
+    widths = args[1] if len(args) > 1 else kwargs.get("pad")
+    if source is None or widths is None or source[1] < 0:
+        return None
+    at = 2 * (args[0].ndim - 1 - source[1])
+    before, after = (widths[at], widths[at + 1]) if at < len(widths) else (0, 0)
+    if before < 0 or after < 0:
+        return None
+    return np.concatenate([np.full(before, -1), source[0], np.full(after, -1)]), source[1]
+
+
+RULES: dict[str, Callable[..., Any]] = {
+    **dict.fromkeys(SAME, _same),
+    **dict.fromkeys(JOIN, _join),
+    **dict.fromkeys(STACK, _stack),
+    "__getitem__": _getitem,
+    "index_select": _index_select,
+    "repeat_interleave": _repeat_interleave,
+    "repeat": _repeat,
+    "tile": _repeat,
+    "flip": _flip,
+    "pad": _pad,
+}

@@ -1,0 +1,183 @@
+"""Which rows of the batch a tensor holds, by the cheapest way that is exact.
+
+First by memory: a view lies inside its parent. Then by history: copies made while the slicer
+ran were followed. Last by value: a copy made out of sight (numpy, `.tolist()`) is compared
+with the batch, row by row; rows of equal values are the same to the model, so any of them will
+do, the planned one first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vlmdebug.layout import Layout
+from vlmdebug.plan import Rows
+from vlmdebug.tracing.memory import Parent, as_rows, parent, version, view_rows
+
+
+class RowFinder:
+    """Finds rows of one batch's tensors; knows the copies made while it was told of them."""
+
+    def __init__(self, inputs: Mapping[str, Any], layout: Layout) -> None:
+        self._own = {
+            key: parent(key, inputs[key], axis.dim)
+            for key, axis in layout.items()
+            if axis.unit != "batch"
+        }
+        self._copies: list[Parent] = []
+        self._by_value: dict[tuple[str, Any], _Values] = {}
+
+    def learn(self, tensor: Any, rows: np.ndarray, dim: int) -> None:
+        """Remember a copy; its key is the one that `known` last answered for."""
+        if self._last_key is not None and tensor.numel():
+            self._copies.append(parent(self._last_key, tensor, dim, np.asarray(rows)))
+
+    _last_key: str | None = None
+
+    def known(self, tensor: Any) -> tuple[np.ndarray, int] | None:
+        """Rows of `tensor` by memory or history, and their dimension (-1: selected away)."""
+        self._last_key = None
+        if not hasattr(tensor, "data_ptr") and not isinstance(tensor, np.ndarray):
+            return None
+        found = self._locate(tensor)
+        if found is None:
+            return None
+        self._last_key, rows, dim = found
+        return np.asarray(rows), dim
+
+    def _locate(self, tensor: Any, key: str | None = None) -> tuple[str, Any, int] | None:
+        own = [self._own[key]] if key in self._own else []
+        for of in (*own, *reversed(self._copies), *self._own.values()):
+            found = view_rows(tensor, of)
+            if found is not None and of.version == version(of.tensor):
+                return of.key, *found
+        return None
+
+    def rows(self, key: str, tensor: Any, planned: Rows | None) -> tuple[Rows | None, str | None]:
+        """Rows that `tensor` holds, and the batch key they are of if it is not `key`.
+
+        Args:
+            key: The name under which it was handed over.
+            tensor: What was handed over.
+            planned: Rows expected, preferred where rows have equal values.
+        """
+        found = self._locate(tensor, key)
+        if found is not None:
+            source, rows, _ = found
+            return as_rows(rows), (None if source == key else source)
+        if key not in self._own:
+            return None, None
+        own = self._own[key]
+        if not _length(tensor, own.dim):
+            return Rows(), None
+        numbers = self._values(own, tensor).find(tensor, planned)
+        return (None if numbers is None else as_rows(numbers)), None
+
+    def _values(self, own: Parent, like: Any) -> _Values:
+        at = (own.key, str(like.dtype))
+        if at not in self._by_value:
+            self._by_value[at] = _Values(own, like)
+        return self._by_value[at]
+
+
+def _length(tensor: Any, dim: int) -> int:
+    return tensor.shape[dim] if len(tensor.shape) > dim else 1
+
+
+class _Values:
+    """The rows of one tensor of the batch by their values, in the dtype of a copy of it."""
+
+    def __init__(self, own: Parent, like: Any) -> None:
+        self._dim = own.dim
+        self._table = _table(_cast(own.tensor, like), own.dim)
+        self._rows: dict[bytes, list[int]] | None = None
+
+    def find(self, tensor: Any, planned: Rows | None) -> np.ndarray | None:
+        """Row numbers, -1 for a row of other values; None where shapes cannot be compared."""
+        if len(tensor.shape) != self._table.ndim:
+            return None
+        table = _table(_host(tensor), self._dim)
+        expected = list(planned or ())
+        if table.shape[1:] == self._table.shape[1:]:
+            if len(expected) == len(table) and np.array_equal(
+                _bits(table), _bits(self._table[expected])
+            ):
+                return np.array(expected, dtype=np.int64)
+            return self._search(table, expected)
+        return self._window(table, expected)
+
+    def _search(self, table: np.ndarray, expected: Sequence[int]) -> np.ndarray:
+        if self._rows is None:
+            self._rows = {}
+            for row, values in enumerate(self._table):
+                self._rows.setdefault(values.tobytes(), []).append(row)
+        found = np.full(len(table), -1, dtype=np.int64)
+        for index, values in enumerate(table):
+            rows = self._rows.get(values.tobytes(), [])
+            if rows:
+                wanted = expected[index] if index < len(expected) else None
+                following = int(found[index - 1]) + 1 if index else -1
+                found[index] = next((r for r in (wanted, following) if r in rows), rows[0])
+        return found
+
+    def _window(self, table: np.ndarray, expected: Sequence[int]) -> np.ndarray | None:
+        """Rows whose trailing dimensions were trimmed or padded, at the end or at the start.
+
+        Only the part that both have is compared; rows are told only where exactly one, or the
+        planned one, fits.
+        """
+        for side in ("end", "start"):
+            ours, theirs = _common(self._table, table, side)
+            found = []
+            for index, values in enumerate(theirs):
+                fits = np.flatnonzero((ours == values).reshape(len(ours), -1).all(axis=1)).tolist()
+                wanted = expected[index] if index < len(expected) else None
+                found.append(wanted if wanted in fits else fits[0] if len(fits) == 1 else None)
+            if found and all(row is not None for row in found):
+                return np.array(found, dtype=np.int64)
+        return None
+
+
+def _common(ours: np.ndarray, theirs: np.ndarray, side: str) -> tuple[np.ndarray, np.ndarray]:
+    """Both tables cut to the trailing shape they share, keeping their starts or their ends."""
+    sizes = [min(a, b) for a, b in zip(ours.shape[1:], theirs.shape[1:], strict=True)]
+    if side == "end":
+        cut = tuple(slice(0, size) for size in sizes)
+        return ours[:, *cut], theirs[:, *cut]
+    return tuple(  # type: ignore[return-value]
+        table[:, *(slice(have - size, have) for have, size in zip(table.shape[1:], sizes, strict=True))]
+        for table in (ours, theirs)
+    )
+
+
+def _bits(table: np.ndarray) -> np.ndarray:
+    """The bytes of each row, so that NaN equals itself."""
+    flat = np.ascontiguousarray(table)
+    return flat.view(np.uint8) if flat.ndim else flat
+
+
+def _table(values: np.ndarray, dim: int) -> np.ndarray:
+    return np.ascontiguousarray(np.moveaxis(values, dim, 0))
+
+
+def _host(tensor: Any) -> np.ndarray:
+    """The tensor's values in host memory; 16-bit floats numpy lacks are widened exactly."""
+    if not hasattr(tensor, "detach"):
+        return np.asarray(tensor)
+    tensor = tensor.detach().cpu()
+    try:
+        return tensor.numpy()
+    except TypeError:  # bfloat16, float8
+        return tensor.float().numpy()
+
+
+def _cast(tensor: Any, like: Any) -> np.ndarray:
+    """The batch's own tensor as the copy would hold it after `.to(dtype)`."""
+    if hasattr(tensor, "to") and hasattr(like, "detach") and tensor.dtype != like.dtype:
+        return _host(tensor.detach().to(like.dtype))
+    host = _host(tensor)
+    target = _host(like).dtype
+    return host if host.dtype == target else host.astype(target)

@@ -1,0 +1,264 @@
+"""What a mismatch says: what was given, what belongs there, what will happen, what to do.
+
+The first sentence alone must suffice in a log. Names are as in the user's code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from vlmdebug.plan import Rows
+
+if TYPE_CHECKING:
+    from vlmdebug.batch import Batch
+    from vlmdebug.compare import Used
+
+
+def number(count: int, noun: str) -> str:
+    """`1 row`, `2 rows`, `2 patches`.
+
+    >>> number(1, "row"), number(2, "patch")
+    ('1 row', '2 patches')
+    """
+    plural = f"{noun}es" if noun.endswith("ch") else f"{noun}s"
+    return f"{count} {noun if count == 1 else plural}"
+
+
+def name_samples(samples: Sequence[int]) -> str:
+    """`sample 1`, `samples 0:2`, `samples 2, 0`."""
+    if len(samples) == 1:
+        return f"sample {samples[0]}"
+    return f"samples {Rows.of(samples)}" if samples else "no sample"
+
+
+def wrong_rows(
+    batch: Batch,
+    key: str,
+    samples: Sequence[int],
+    planned: Rows,
+    used: Used,
+    silent: bool | None,
+    cause: str | None,
+    balance: tuple[int, int] | None,
+) -> str:
+    assert used.rows is not None
+    verb, own = ("was", "owns") if len(samples) == 1 else ("were", "own")
+    said = [
+        f"{name_samples(samples)} {verb} given {_given(batch, key, used)} "
+        f"but {own} {_rows(batch, key, planned)}.",
+        _consequence(silent, balance, len(used.rows) == len(planned)),
+        _remedy(batch, key, used, cause),
+    ]
+    return "\n".join(line for line in said if line)
+
+
+def _given(batch: Batch, key: str, used: Used) -> str:
+    assert used.rows is not None
+    if used.source is not None:
+        return f"{key} with rows {used.rows} of {used.source}"
+    if used.rows.foreign:
+        strange = sum(1 for row in used.rows if row < 0)
+        return f"{key} with {number(len(used.rows), 'row')}, {strange} of which are not in the batch,"
+    return _rows(batch, key, used.rows)
+
+
+def _rows(batch: Batch, key: str, rows: Rows) -> str:
+    """`pixel_values[0:1] (1 row: image 0 of sample 0)`."""
+    if not rows.ranges:
+        return f"no rows of {key}"
+    whose = batch.describe(key, rows)
+    return f"{key}[{rows}] ({number(len(rows), 'row')}{f': {whose}' if whose else ''})"
+
+
+def _consequence(silent: bool | None, balance: tuple[int, int] | None, same: bool) -> str:
+    if silent is None:
+        return "Whether the model raises cannot be told from the batch."
+    if silent:
+        if same:
+            return "Both are the same length, so the model will not raise: it sees the wrong pixels."
+        return "Features and placeholders still add up, so the model will not raise."
+    if balance is not None and balance[0] != balance[1]:
+        return (
+            f"The model will raise: the chunk has {number(balance[0], 'placeholder token')} "
+            f"and the rows become {number(balance[1], 'feature')}."
+        )
+    return "The model will raise: the tensors of the chunk do not fit together."
+
+
+def _remedy(batch: Batch, key: str, used: Used, cause: str | None) -> str:
+    unit = batch.layout[key].unit
+    if used.rows is not None and used.rows.foreign and used.source is None:
+        return f"Hand over the rows of {key} unchanged, or say what you changed."
+    mistaken = f", not {cause.removeprefix('cut ')}" if cause else ""
+    if unit == "sample":
+        return f"Cut {key} per sample{mistaken}: it has one row per sample."
+    return f"Cut {key} per {unit}{mistaken}; vlmdebug.export(batch) writes that code."
+
+
+def dropped(
+    batch: Batch, key: str, samples: Sequence[int], planned: Rows, silent: bool | None
+) -> str:
+    verb, own = ("was", "owns") if len(samples) == 1 else ("were", "own")
+    what = {
+        True: "The model will not raise, but its answer changes.",
+        False: "The model will raise.",
+        None: "Depending on the model it raises or computes something else.",
+    }[silent]
+    return (
+        f"{name_samples(samples)} {verb} given no {key} but {own} {_rows(batch, key, planned)}.\n"
+        f"{what}\nPass {key} on."
+    )
+
+
+def must_be_absent(batch: Batch, key: str, samples: Sequence[int], used: Used) -> str:
+    has = "has" if len(samples) == 1 else "have"
+    verb = "was" if len(samples) == 1 else "were"
+    rows = "rows that cannot be told" if used.rows is None else _rows(batch, key, used.rows)
+    return (
+        f"{name_samples(samples)} {has} no image but {verb} given {rows}.\n"
+        f"{batch.layout.family} cannot take {key} there, not even empty.\n"
+        f"Leave {key} out of a chunk without images."
+    )
+
+
+def unknown_key(batch: Batch, key: str, samples: Sequence[int], near: str | None) -> str:
+    verb = "was" if len(samples) == 1 else "were"
+    meant = f"; {near} is the name it knows" if near else ""
+    todo = f"Pass it as {near}." if near else f"Leave {key} out."
+    return (
+        f"{name_samples(samples)} {verb} given {key}, which layout {batch.layout.family} does not "
+        f"know{meant}.\nThe model ignores it or raises, depending on its signature.\n{todo}"
+    )
+
+
+def stale_lookup(batch: Batch, asked: str, near: str) -> str:
+    return (
+        f"The slicer looks for {asked}, which the batch does not have, and drops {near}, "
+        f"which it has.\nIts branch for {asked} never runs with {batch.layout.family}.\n"
+        f"Rename {asked} to {near}."
+    )
+
+
+def cannot_tell(key: str, chunk: int, count: int) -> str:
+    return (
+        f"Chunk {chunk}: which rows of the batch its {key} ({number(count, 'row')}) holds cannot be "
+        f"told; its values or shape were changed. It was not judged. "
+        f"Pass the rows on unchanged, or change them after slicing."
+    )
+
+
+def raised(error: BaseException, place: str | None, chunk: int) -> str:
+    where = f" at {place}" if place else ""
+    return (
+        f"The slicer raised {type(error).__name__}{where} after {number(chunk, 'chunk')}: {error}\n"
+        "No later chunk was made. Mend that line first; the rows of the chunks before it are judged "
+        "above."
+    )
+
+
+def skipped_or_repeated(skipped: Sequence[int], repeated: Sequence[int], total: int) -> str:
+    parts = []
+    if skipped:
+        parts.append(f"{name_samples(skipped)} {_are(skipped)} in no chunk")
+    if repeated:
+        parts.append(f"{name_samples(repeated)} {_are(repeated)} in a chunk more than once")
+    return (
+        f"{' and '.join(parts)}, of {number(total, 'sample')}.\n"
+        "No chunk is wrong by itself, so the model will not raise.\n"
+        "Let every sample be in one chunk: for start in range(0, samples, chunk_size)."
+    )
+
+
+def _are(samples: Sequence[int]) -> str:
+    return "is" if len(samples) == 1 else "are"
+
+
+def reordered(position: int, sample: int) -> str:
+    return (
+        f"The chunks hold the samples in another order: sample {sample} came at position {position}.\n"
+        "The model will not raise, but outputs put together again belong to other samples.\n"
+        "Keep the batch's order, or undo the permutation on the outputs."
+    )
+
+
+def chunk_out_of_step(samples: Sequence[int], placeholders: int, features: int) -> str:
+    return (
+        f"{name_samples(samples)} have {number(placeholders, 'placeholder token')} in this chunk's "
+        f"input_ids but {number(features, 'feature')}.\nThe model will raise.\n"
+        "Do not cut columns of input_ids that hold placeholder tokens."
+    )
+
+
+def out_of_step(batch: Batch, sample: int, placeholders: int, features: int) -> str:
+    """A whole sample whose tokens and images disagree, with the likely cause."""
+    has = f"sample {sample} has {number(placeholders, 'placeholder token')}"
+    images = f"its images become {number(features, 'feature')}"
+    if placeholders > features:
+        extra = placeholders - features
+        return (
+            f"{has} but {images}: {extra} too many.\n{_whole_batch(batch)}\n"
+            + (
+                f"{number(extra, 'lone placeholder')} is likely sampled by a model in its completion: "
+                "forbid that token id in generation."
+                if extra <= 3
+                else "Give the batch every image that the text names, or check num_images."
+            )
+        )
+    cut = features - placeholders
+    where = _cut_images(batch, sample)
+    return (
+        f"{has} but {images}: {cut} were cut{f' from {where}' if where else ''}.\n"
+        f"{_whole_batch(batch)}\n"
+        "Truncation (max_length) likely cut the text inside an image: "
+        "raise max_length or drop that image with all its tokens."
+    )
+
+
+def _whole_batch(batch: Batch) -> str:
+    every = range(len(batch))
+    if batch.features_of(every) == batch.placeholders_of(every):
+        return "The totals of the batch agree, so the model will not raise on the whole batch."
+    return "The model will raise, naming totals only."
+
+
+def _cut_images(batch: Batch, sample: int) -> str | None:
+    """Which images of the sample lost placeholder tokens: `image 1 (30 of 64 left)`.
+
+    Truncation takes tokens from one end. The unbroken runs of placeholder tokens tell from
+    which; where they do not, no image is named.
+    """
+    wanted = batch.per_image.get("feature")
+    if wanted is None or batch.runs is None or "image" not in batch.counts:
+        return None
+    start, stop = batch.counts["image"].offsets[sample : sample + 2]
+    wants, runs = list(wanted[start:stop]), list(batch.runs[sample])
+    at_end = _kept(wants, runs)
+    at_start = _kept(wants[::-1], runs[::-1])
+    kept = at_end if at_end is not None else at_start and at_start[::-1]
+    if kept is None or (at_end and at_start and at_end != at_start[::-1]):
+        return None
+    return ", ".join(
+        f"image {image} ({have} of {want} left)"
+        for image, (have, want) in enumerate(zip(kept, wants, strict=True))
+        if have != want
+    )
+
+
+def _kept(wants: Sequence[int], runs: Sequence[int]) -> list[int] | None:
+    """Tokens left of each image if the last ones were cut, or None where runs contradict that."""
+    left, kept = sum(runs), []
+    for want in wants:
+        kept.append(min(want, left))
+        left -= kept[-1]
+    ends, total = {0}, 0
+    for have in kept:
+        total += have
+        ends.add(total)
+    # Every image's end is the end of a run, unless images stand side by side.
+    total = 0
+    for run in runs:
+        total += run
+        if total not in ends and len(runs) <= len(wants):
+            return None
+    return kept
