@@ -6,6 +6,7 @@ are sliced, never copied or changed, and pixel values are never looked at.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,8 +14,8 @@ from itertools import accumulate
 from typing import Any, Literal
 
 from vlmdebug.errors import AmbiguousError
-from vlmdebug.layout import Layout
-from vlmdebug.plan import Counts, Rows, chunk_bounds, owners, rows_of
+from vlmdebug.layout import Layout, plural
+from vlmdebug.plan import Counts, Rows, chunk_bounds, rows_of
 
 Presence = Literal["required", "absent", "either"]
 
@@ -92,7 +93,7 @@ class Batch:
 
     def __repr__(self) -> str:
         counts = ", ".join(
-            f"{unit}s per sample {list(count)}"
+            f"{plural(unit)} per sample {list(count)}"
             for unit, count in self.counts.items()
             if unit != "sample"
         )
@@ -109,7 +110,7 @@ class Batch:
             AmbiguousError: The batch fits several layouts or counts.
             BadInput: `chunk_size` is not a whole number of 1 or more.
         """
-        self._refuse_ambiguity()
+        self.refuse_ambiguity()
         bounds = chunk_bounds(len(self), chunk_size)
         return self._cut(bounds)
 
@@ -169,30 +170,46 @@ class Batch:
                 inputs[key] = list(self.counts[unit])
         return inputs
 
-    def describe(self, key: str, rows: Iterable[int], *, most: int = 2) -> str:
-        """Whose rows these are: `image 1 of sample 0`."""
-        unit = self.layout[key].unit
-        if unit not in self.counts:
-            return ""
-        found = dict.fromkeys(self._owner(unit, rows))
-        names = [name for name in found if name]
-        more = f" and {len(names) - most} more" if len(names) > most else ""
-        return ", ".join(names[:most]) + more
-
-    def _owner(self, unit: str, rows: Iterable[int]) -> list[str]:
-        rows = list(rows)
-        samples = owners(self.counts[unit].offsets, rows)
-        if unit == "sample" or "image" not in self.counts:
-            return [f"sample {sample}" if sample >= 0 else "" for sample in samples]
-        per_image = (1,) * self.counts["image"].total if unit == "image" else self.per_image.get(unit)
-        if per_image is None:
-            return [f"sample {sample}" if sample >= 0 else "" for sample in samples]
-        first_image = self.counts["image"].offsets
-        images = owners((0, *accumulate(per_image)), rows)
-        return [
-            f"image {image - first_image[sample]} of sample {sample}" if sample >= 0 else ""
-            for image, sample in zip(images, samples, strict=True)
+    def describe(self, key: str, rows: Rows, *, most: int = 2) -> str:
+        """Whose rows these are: `image 1 of sample 0`; at most `most` owners are named."""
+        found: dict[tuple[int, int], None] = {}
+        for start, stop in rows.ranges:
+            if start >= 0:
+                found.update(dict.fromkeys(self._owners(self.layout[key].unit, start, stop)))
+        names = [
+            f"sample {sample}" if image < 0 else f"image {image} of sample {sample}"
+            for sample, image in list(found)[:most]
         ]
+        return ", ".join(names) + (f" and {len(found) - most} more" if len(found) > most else "")
+
+    def _owners(self, unit: str, start: int, stop: int) -> list[tuple[int, int]]:
+        """Sample and image (within the sample; -1 where unknown) of rows `start:stop`."""
+        if unit not in self.counts:
+            return []
+        images = self._image_offsets(unit)
+        if images is None:
+            offsets = self.counts[unit].offsets
+            first, last = bisect_right(offsets, start) - 1, bisect_left(offsets, stop)
+            return [(sample, -1) for sample in range(first, min(last, len(self)))]
+        offsets = self.counts["image"].offsets
+        first, last = bisect_right(images, start) - 1, bisect_left(images, stop)
+        owned = []
+        for image in range(first, min(last, offsets[-1])):
+            sample = bisect_right(offsets, image) - 1
+            owned.append((sample, image - offsets[sample]))
+        return owned
+
+    def _image_offsets(self, unit: str) -> Sequence[int] | None:
+        """First row of each image in tensors that count `unit`; None where that is unknown."""
+        if "image" not in self.counts or unit == "sample":
+            return None
+        if unit == "image":
+            return range(self.counts["image"].total + 1)
+        return self._offsets_per_image.get(unit)
+
+    @cached_property
+    def _offsets_per_image(self) -> dict[str, tuple[int, ...]]:
+        return {unit: (0, *accumulate(rows)) for unit, rows in self.per_image.items()}
 
     def features_of(self, samples: Iterable[int]) -> int | None:
         """Features that the media rows of `samples` become; None where that is not known."""
@@ -207,7 +224,8 @@ class Batch:
             return None
         return sum(self.placeholders[sample] for sample in samples)
 
-    def _refuse_ambiguity(self) -> None:
+    def refuse_ambiguity(self) -> None:
+        """Raise `AmbiguousError` if some key cannot be cut."""
         blocking = [ambiguity for ambiguity in self.ambiguities if ambiguity.keys]
         if blocking:
             raise AmbiguousError("\n".join(ambiguity.message for ambiguity in blocking))

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from functools import cached_property
 
 from vlmdebug import wording
 from vlmdebug.batch import BOOKKEEPING, Batch
@@ -76,7 +77,7 @@ def compare(batch: Batch, run: Run) -> Report:
         reports.append(judge.report())
         mismatches += judge.mismatches
         unsettled.update(dict.fromkeys(judge.unsettled))
-    mismatches += _stale_lookups(batch, run, mismatches)
+    mismatches = _with_stale_lookups(batch, run, mismatches)
     mismatches += _raised(run)
     mismatches += _order(batch, run, reports)
     mismatches += batch_mismatches(batch)
@@ -134,24 +135,25 @@ class _Judge:
 
     def __init__(self, batch: Batch, run: Run, index: int, chunk: UsedChunk) -> None:
         self.batch, self.run, self.index, self.chunk = batch, run, index, chunk
-        self.samples = self._samples()
+        self.rows = self._samples()
+        self.samples = tuple(self.rows)
         self.mismatches: list[Mismatch] = []
         self.unsettled: list[str] = []
 
-    def _samples(self) -> tuple[int, ...]:
+    def _samples(self) -> Rows:
         """The samples the chunk holds, by its `input_ids`; as planned where these cannot tell."""
         ids = self.chunk.keys.get("input_ids")
         if ids is not None and ids.rows is not None and ids.source is None and not ids.rows.foreign:
-            return tuple(ids.rows)
+            return ids.rows
         bounds = chunk_bounds(len(self.batch), self.run.chunk_size)
-        return tuple(range(*bounds[self.index])) if self.index < len(bounds) else ()
+        return Rows(bounds[self.index : self.index + 1])
 
     def report(self) -> ChunkReport:
         keys = {key: self._key(key) for key in self.batch.layout if self._is_cut(key)}
         for key, used in self.chunk.keys.items():
             if key not in keys and self._is_strange(key):
                 keys[key] = self._unknown_key(key, used)
-        features = self._features()
+        features = self._features
         if not self.mismatches:
             self._out_of_step(features)
         return ChunkReport(
@@ -168,7 +170,7 @@ class _Judge:
     def _key(self, key: str) -> KeyReport:
         used = self.chunk.keys.get(key)
         try:
-            planned = self.batch.planned(key, self.samples)
+            planned = self.batch.planned(key, self.rows)
         except (AmbiguousError, IndexError):
             return KeyReport("cannot tell", None, used.rows if used else None)
         if used is None:
@@ -214,7 +216,7 @@ class _Judge:
     def _must_be_absent(self, key: str, used: Used) -> None:
         message = wording.must_be_absent(self.batch, key, self.samples, used)
         cause = self._cause(key, used) if used.count else None
-        silent = self._is_silent() if self._features() else False  # nothing to see: refused
+        silent = self._is_silent() if self._features else False  # nothing to see: refused
         self._add("VLM005", message, key, Rows(), used.rows, silent, cause=cause)
 
     def _wrong_rows(self, key: str, planned: Rows, used: Used) -> None:
@@ -225,7 +227,7 @@ class _Judge:
             code = "VLM002" if used.count == len(planned) else "VLM001"
         cause, silent = self._cause(key, used), self._is_silent(key)
         message = wording.wrong_rows(
-            self.batch, key, self.samples, planned, used, silent, cause, self._balance()
+            self.batch, key, self.samples, planned, used, silent, cause, self._balance
         )
         self._add(code, message, key, planned, used.rows, silent, cause=cause)
 
@@ -271,6 +273,7 @@ class _Judge:
     def _rows_in_batch(self, key: str) -> int:
         return self.batch.counts[self.batch.layout[key].unit].total
 
+    @cached_property
     def _features(self) -> int | None:
         """Features the model would make of the media rows used."""
         key, features = self.batch.layout.feature_key, self.batch.features
@@ -285,8 +288,9 @@ class _Judge:
             return None
         return sum(features[row] for row in used.rows)
 
+    @cached_property
     def _balance(self) -> tuple[int, int] | None:
-        features = self._features()
+        features = self._features
         if features is None or self.chunk.placeholders is None:
             return None
         return self.chunk.placeholders, features
@@ -298,15 +302,15 @@ class _Judge:
         lengths with each other; it has no way to see whose pixels they are.
         """
         layout = self.batch.layout
-        if not self._lengths_agree():
+        if not self._lengths_agree or self._lacks_description:
             return False
         if key in layout and key not in layout.media:
             strict = layout.strict and key == "mm_token_type_ids"
             return None if strict else True  # other rows of tokens of the same length
-        balance = self._balance()
+        balance = self._balance
         if balance is None:
             return None
-        if balance[0] != balance[1] or not self._runs_agree():
+        if balance[0] != balance[1] or not self._runs_agree:
             return False
         return not any(
             used.count == 0 and layout.media[name].without == "omit"
@@ -314,6 +318,14 @@ class _Judge:
             if name in layout.media
         )
 
+    @cached_property
+    def _lacks_description(self) -> bool:
+        """Whether there are pixels, but a key is missing without which the model raises."""
+        pixels = self.chunk.keys.get("pixel_values")
+        needed = [key for key in self.batch.layout.loud_drops if key in self.batch.layout]
+        return pixels is not None and any(key not in self.chunk.keys for key in needed)
+
+    @cached_property
     def _runs_agree(self) -> bool:
         """Whether each run of placeholders has its own image's length, where the model looks."""
         layout, features, runs = self.batch.layout, self.batch.features, self.batch.runs
@@ -325,6 +337,7 @@ class _Judge:
         asked = [run for sample in self.samples for run in runs[sample]]
         return asked == [features[row] for row in used.rows]
 
+    @cached_property
     def _lengths_agree(self) -> bool:
         layout, keys = self.batch.layout, self.chunk.keys
         feature_key = layout.feature_key
@@ -364,17 +377,26 @@ class _Judge:
         self._add("VLM009", message, "input_ids", None, None, False, cause=None)
 
 
-def _stale_lookups(batch: Batch, run: Run, found: Sequence[Mismatch]) -> list[Mismatch]:
-    """A name the slicer asked for in vain, close to a key that it dropped."""
+def _with_stale_lookups(batch: Batch, run: Run, found: Sequence[Mismatch]) -> list[Mismatch]:
+    """A name the slicer asked for in vain is why it dropped the key of nearly that name."""
     dropped = dict.fromkeys(m.key for m in found if m.code == "VLM003" and m.key)
-    stale = []
+    result = list(found)
     for asked in run.asked:
         near = get_close_matches(asked, list(dropped), 1, cutoff=0.75)
-        if near and asked not in batch.inputs:
-            message = wording.stale_lookup(batch, asked, near[0])
-            silent = next(m.silent for m in found if m.code == "VLM003" and m.key == near[0])
-            stale.append(Mismatch("VLM004", message, asked, silent=silent))
-    return stale
+        if not near:
+            continue
+        cause = f"looks for {asked}"
+        result = [
+            replace(m, cause=cause) if m.code == "VLM003" and m.key == near[0] else m
+            for m in result
+        ]
+        first = next(i for i, m in enumerate(result) if m.cause == cause)
+        message = wording.stale_lookup(batch, asked, near[0])
+        stale = replace(
+            result[first], code="VLM004", message=message, key=asked, planned=None, chunk=None
+        )
+        result.insert(first, stale)
+    return result
 
 
 def _raised(run: Run) -> list[Mismatch]:

@@ -13,9 +13,13 @@ from typing import Literal
 
 UNITS = ("sample", "image", "tile", "patch", "frame", "video", "audio", "token", "batch")
 """What a row can count. `batch`: the value is not cut, each chunk gets all of it."""
-
 WithoutMedia = Literal["omit", "either", "keep"]
 """What a chunk whose samples own no media must be given: no key, either way, or its rows."""
+
+
+def plural(noun: str) -> str:
+    """`images`, `patches`."""
+    return f"{noun}es" if noun.endswith("ch") else f"{noun}s"
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Axis:
         text = f"one row per {self.unit}" if self.unit != "batch" else "not cut"
         if self.dim:
             text += f" on dim {self.dim}"
-        return f"{text}, padded over {self.padded}s" if self.padded else text
+        return f"{text}, padded over {plural(self.padded)}" if self.padded else text
 
 
 @dataclass(frozen=True)

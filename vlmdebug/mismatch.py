@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vlmdebug.plan import Rows
+from vlmdebug.wording import number
 
 CODES = {
     "VLM001": "wrong rows, a different number of them",
@@ -103,14 +104,13 @@ class Finding:
     @property
     def loudness(self) -> str:
         """`silent`, `loud`, or how many chunks are which."""
-        by_chunk: dict[int | None, Mismatch] = {}
-        for mismatch in self.mismatches:
-            by_chunk.setdefault(mismatch.chunk, mismatch)
-        words = [m.loudness for m in by_chunk.values()]
+        by_chunk = {m.chunk: m.loudness for m in reversed(self.mismatches)}
+        words = list(by_chunk.values())
         if len(set(words)) == 1:
             return words[0]
         return ", ".join(
-            f"{word} in {words.count(word)} chunks" for word in sorted(set(words), reverse=True)
+            f"{word} in {number(words.count(word), 'chunk')}"
+            for word in sorted(set(words), reverse=True)
         )
 
 
@@ -134,15 +134,15 @@ def _root(mismatch: Mismatch) -> tuple[str, ...]:
 
 def _finding(members: list[Mismatch]) -> Finding:
     worst = next((m for m in members if m.silent), members[0])
-    chunks = len({m.chunk for m in members})
-    keys = list(dict.fromkeys(m.key for m in members if m.key is not None))
+    chunks = len({m.chunk for m in members if m.chunk is not None})
+    others = dict.fromkeys(m.key for m in members if m.key not in (None, worst.key))
     also = []
-    others = [key for key in keys if key != worst.key]
-    if others:
-        also.append(f"The same with {' and '.join(others)}.")
+    if others and worst.code != "VLM004":
+        also.append(f"The same with {' and '.join(str(key) for key in others)}.")
     if chunks > 1:
         also.append(f"{chunks} chunks are concerned.")
-    return Finding(worst.code, "\n".join([worst.message, *([" ".join(also)] if also else [])]), tuple(members))
+    message = "\n".join([worst.message, *([" ".join(also)] if also else [])])
+    return Finding(worst.code, message, tuple(members))
 
 
 def ranges(rows: Rows | None) -> list[list[int]] | None:

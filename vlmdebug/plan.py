@@ -132,15 +132,11 @@ def rows_of(offsets: Sequence[int], samples: Iterable[int]) -> Rows:
     >>> rows_of(Counts([256, 0, 256], "example").offsets, [1, 2])
     Rows(256:512)
     """
-    return Rows((offsets[sample], offsets[sample + 1]) for sample in samples)
-
-
-def owners(offsets: Sequence[int], rows: Iterable[int]) -> list[int]:
-    """The sample that owns each row; -1 for a row that no sample owns."""
-    from bisect import bisect_right
-
-    total = offsets[-1]
-    return [bisect_right(offsets, row) - 1 if 0 <= row < total else -1 for row in rows]
+    if isinstance(samples, Rows):
+        return Rows([(offsets[start], offsets[stop]) for start, stop in samples.ranges])
+    if isinstance(samples, range) and samples.step == 1:
+        return Rows([(offsets[samples.start], offsets[samples.stop])])
+    return Rows([(offsets[sample], offsets[sample + 1]) for sample in samples])
 
 
 def as_counts(values: Any, *, name: str, samples: int) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from vlmdebug.layout import plural
 from vlmdebug.plan import Rows
 
 if TYPE_CHECKING:
@@ -21,8 +22,7 @@ def number(count: int, noun: str) -> str:
     >>> number(1, "row"), number(2, "patch")
     ('1 row', '2 patches')
     """
-    plural = f"{noun}es" if noun.endswith("ch") else f"{noun}s"
-    return f"{count} {noun if count == 1 else plural}"
+    return f"{count} {noun if count == 1 else plural(noun)}"
 
 
 def name_samples(samples: Sequence[int]) -> str:
@@ -115,6 +115,8 @@ def must_be_absent(batch: Batch, key: str, samples: Sequence[int], used: Used) -
     has = "has" if len(samples) == 1 else "have"
     verb = "was" if len(samples) == 1 else "were"
     rows = "rows that cannot be told" if used.rows is None else _rows(batch, key, used.rows)
+    if not used.count:
+        rows = f"{key} with zero rows"
     return (
         f"{name_samples(samples)} {has} no image but {verb} given {rows}.\n"
         f"{batch.layout.family} cannot take {key} there, not even empty.\n"
@@ -152,8 +154,7 @@ def raised(error: BaseException, place: str | None, chunk: int) -> str:
     where = f" at {place}" if place else ""
     return (
         f"The slicer raised {type(error).__name__}{where} after {number(chunk, 'chunk')}: {error}\n"
-        "No later chunk was made. Mend that line first; the rows of the chunks before it are judged "
-        "above."
+        "No further chunk was made, so none was judged. Mend that line first."
     )
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from vlmdebug.batch import Ambiguity
 from vlmdebug.errors import BadInput
-from vlmdebug.layout import Axis, Media
+from vlmdebug.layout import Axis, Layout, Media
 from vlmdebug.plan import Counts
 
 
@@ -147,6 +147,12 @@ class Family(ABC):
     loud_drops: ClassVar[frozenset[str]] = frozenset()
     strict: ClassVar[bool] = False
     sizes: ClassVar[tuple[int, ...]] = (1, 2, 3)
+
+    def layout(self) -> Layout:
+        """The layout with every media key the family has, and no others."""
+        return Layout(
+            self.name, self.axes, self.media, self.feature_key, self.loud_drops, self.strict
+        )
 
     @abstractmethod
     def recognises(self, inputs: Mapping[str, Any]) -> bool:

@@ -39,7 +39,8 @@ class Idefics3(Family):
 
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
         pixels, mask = inputs.get("pixel_values"), inputs.get("pixel_attention_mask")
-        return getattr(pixels, "ndim", 0) == 5 and getattr(mask, "ndim", 0) == 4
+        shapes = getattr(pixels, "ndim", 0) == 5 and getattr(mask, "ndim", 0) == 4
+        return shapes and len(inputs["pixel_values"]) == len(inputs["input_ids"])
 
     def read(self, facts: Facts) -> Reading:
         images = self._images(facts)

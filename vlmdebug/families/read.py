@@ -15,7 +15,7 @@ from vlmdebug.families.base import Facts, Reading, to_numpy
 from vlmdebug.families.by_shape import NAME as UNKNOWN
 from vlmdebug.families.by_shape import read_by_shape
 from vlmdebug.families.hints import read_hints
-from vlmdebug.layout import UNITS, Axis, Layout
+from vlmdebug.layout import UNITS, Axis, Layout, plural
 from vlmdebug.plan import Counts, as_counts
 
 TOKEN_KEYS = frozenset(
@@ -91,18 +91,17 @@ def assemble(
             found, reading = Layout("text", axes), _no_media(facts)
     else:
         media_axes = {key: axis for key, axis in family.axes.items() if facts.has(key)}
-        found = Layout(
-            family.name,
-            {**axes, **media_axes, **overrides},
-            {key: media for key, media in family.media.items() if key in media_axes},
-            family.feature_key if family.feature_key in media_axes else None,
-            family.loud_drops,
-            family.strict,
+        found = replace(
+            family.layout(),
+            axes={**axes, **media_axes, **overrides},
+            media={key: media for key, media in family.media.items() if key in media_axes},
+            feature_key=family.feature_key if family.feature_key in media_axes else None,
         )
         reading = family.read(facts) if media_axes else _no_media(facts)
     found = _in_order(found, facts.inputs)
-    ambiguities = (*reading.ambiguities, *_strangers(facts, found))
     counts = {"sample": Counts([1] * facts.samples, "rows of input_ids"), **reading.counts}
+    _check_rows(facts, found, counts)
+    ambiguities = (*reading.ambiguities, *_strangers(facts, found))
     return Batch(
         inputs=facts.inputs,
         layout=found,
@@ -219,6 +218,23 @@ def _token_axes(facts: Facts) -> dict[str, Axis]:
                 )
             axes[key] = Axis("sample")
     return axes
+
+
+def _check_rows(facts: Facts, layout: Layout, counts: Mapping[str, Counts]) -> None:
+    """Every tensor is as long as its counts say, or the message names both numbers."""
+    for key, axis in layout.items():
+        if axis.unit not in counts:
+            continue
+        shape = tuple(facts.inputs[key].shape)
+        rows = shape[axis.dim] if len(shape) > axis.dim else 0
+        count = counts[axis.unit]
+        if rows != count.total:
+            raise BadInput(
+                f"{key} has {rows} rows on dim {axis.dim}, but layout {layout.family} has one row "
+                f"per {axis.unit} and the batch has {count.total} {plural(axis.unit)} "
+                f"({count.evidence}). The tensors belong to different batches, or one was cut. "
+                "Pass the batch as the processor returned it."
+            )
 
 
 def _no_media(facts: Facts) -> Reading:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from vlmdebug.batch import BOOKKEEPING, Batch
 from vlmdebug.compare import Run, Used, UsedChunk, check_alone, compare
 from vlmdebug.errors import AmbiguousError, BadInput
 from vlmdebug.families.read import read_batch
-from vlmdebug.plan import chunk_bounds
+from vlmdebug.plan import Rows, chunk_bounds
 from vlmdebug.report import Report
 from vlmdebug.tracing.rows import RowFinder
 
@@ -173,7 +174,7 @@ def _used_chunk(
     batch: Batch, finder: RowFinder, given: Mapping[str, Any], planned_samples: range
 ) -> UsedChunk:
     keys: dict[str, Used] = {}
-    samples: list[int] = list(planned_samples)
+    samples: Rows | range = planned_samples
     names = sorted(given.keys(), key=lambda key: key != "input_ids")  # samples first
     placeholders = None
     for key in names:
@@ -182,19 +183,19 @@ def _used_chunk(
             continue
         axis = batch.layout.get(key)
         dim = axis.dim if axis else 0
-        rows, source = finder.rows(key, value, _planned(batch, key, samples))
+        rows, source = finder.rows(key, value, partial(_planned, batch, key, samples))
         inner = None
         if axis is not None and axis.padded and len(value.shape) > dim + 1:
             inner = value.shape[dim + 1]
         keys[key] = Used(rows, value.shape[dim] if len(value.shape) > dim else 1, source, inner)
         if key == "input_ids":
             if rows is not None and not rows.foreign and source is None:
-                samples = list(rows)
+                samples = rows
             placeholders = _placeholders(batch, value, rows if source is None else None)
     return UsedChunk(keys, placeholders)
 
 
-def _planned(batch: Batch, key: str, samples: list[int]) -> Any:
+def _planned(batch: Batch, key: str, samples: Rows | range) -> Rows | None:
     if key not in batch.layout:
         return None
     try:

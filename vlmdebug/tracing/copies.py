@@ -38,6 +38,8 @@ class FollowCopies(TorchFunctionMode):
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         rule = RULES.get(getattr(func, "__name__", ""))
+        if rule is _getitem and isinstance(args[1], (slice, int)):
+            return out  # a view, which its memory explains; the commonest case by far
         if rule is not None and isinstance(out, torch.Tensor):
             found = rule(self._known, out, args, kwargs)
             if found is not None and out.ndim > found[1] and len(found[0]) == out.shape[found[1]]:

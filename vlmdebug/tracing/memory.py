@@ -26,7 +26,7 @@ class Parent:
             index is its row.
         start: Address of the first byte that belongs to it.
         stop: Address behind the last one.
-        strides: In bytes.
+        strides: In elements.
     """
 
     key: str
@@ -43,20 +43,16 @@ class Parent:
 def parent(key: str, tensor: Any, dim: int, rows: np.ndarray | None = None) -> Parent:
     start, shape, strides = place(tensor)
     reach = sum((size - 1) * abs(step) for size, step in zip(shape, strides, strict=True) if size)
-    stop = start + reach + itemsize(tensor) if 0 not in shape else start
+    stop = start + (reach + 1) * tensor.itemsize if 0 not in shape else start
     return Parent(key, tensor, dim, rows, start, stop, shape, strides, version(tensor))
 
 
 def place(tensor: Any) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
-    """Address of the first element, shape, and strides in bytes."""
+    """Address of the first element, shape, and strides in elements."""
     if isinstance(tensor, np.ndarray):
-        return tensor.__array_interface__["data"][0], tensor.shape, tensor.strides
-    size = tensor.element_size()
-    return tensor.data_ptr(), tuple(tensor.shape), tuple(step * size for step in tensor.stride())
-
-
-def itemsize(tensor: Any) -> int:
-    return tensor.itemsize
+        strides = tuple(step // (tensor.itemsize or 1) for step in tensor.strides)
+        return tensor.__array_interface__["data"][0], tensor.shape, strides
+    return tensor.data_ptr(), tensor.shape, tensor.stride()
 
 
 def version(tensor: Any) -> int | None:
@@ -73,9 +69,9 @@ def view_rows(tensor: Any, of: Parent) -> tuple[range | np.ndarray, int] | None:
     None where it is no view of it or a view whose rows cannot be read off its strides.
     """
     address, shape, strides = place(tensor)
-    if not of.start <= address < of.stop or itemsize(tensor) != itemsize(of.tensor):
+    if not of.start <= address < of.stop or tensor.itemsize != of.tensor.itemsize:
         return None
-    offset, dim, step = address - of.start, of.dim, of.strides[of.dim]
+    offset, dim, step = (address - of.start) // tensor.itemsize, of.dim, of.strides[of.dim]
     first = offset // step % of.shape[dim] if step else 0
     if len(shape) == len(of.shape):
         if not _same_steps(shape, strides, of, dim):

@@ -8,7 +8,7 @@ do, the planned one first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,13 +56,15 @@ class RowFinder:
                 return of.key, *found
         return None
 
-    def rows(self, key: str, tensor: Any, planned: Rows | None) -> tuple[Rows | None, str | None]:
+    def rows(
+        self, key: str, tensor: Any, planned: Callable[[], Rows | None]
+    ) -> tuple[Rows | None, str | None]:
         """Rows that `tensor` holds, and the batch key they are of if it is not `key`.
 
         Args:
             key: The name under which it was handed over.
             tensor: What was handed over.
-            planned: Rows expected, preferred where rows have equal values.
+            planned: Gives the rows expected, preferred where rows have equal values.
         """
         found = self._locate(tensor, key)
         if found is not None:
@@ -73,7 +75,7 @@ class RowFinder:
         own = self._own[key]
         if not _length(tensor, own.dim):
             return Rows(), None
-        numbers = self._values(own, tensor).find(tensor, planned)
+        numbers = self._values(own, tensor).find(tensor, planned())
         return (None if numbers is None else as_rows(numbers)), None
 
     def _values(self, own: Parent, like: Any) -> _Values:

@@ -1,0 +1,207 @@
+"""The command line: `vlmdebug demo | check | export | families`.
+
+Exit codes: 0 nothing found, 1 found something, 2 could not run or could not tell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vlmdebug.errors import BadInput, VlmDebugError
+
+OK, FOUND, FAILED = 0, 1, 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except VlmDebugError as error:
+        print(f"vlmdebug: {error}", file=sys.stderr)
+    except ImportError as error:
+        print(
+            f"vlmdebug: {error.name or error} is not installed, but this command needs it. "
+            "Install it with: pip install 'vlmdebug[torch]'",
+            file=sys.stderr,
+        )
+    except OSError as error:
+        print(f"vlmdebug: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+    return FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vlmdebug",
+        description="See how a multimodal batch splits into chunks, and which row, image and "
+        "slice went wrong.",
+        epilog="Exit codes: 0 nothing found, 1 found something, 2 could not run or could not tell.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="the story of one bug on tiny real models")
+    demo.add_argument("--out", type=Path, default=Path("vlmdebug-demo"), help="folder for the files")
+    demo.set_defaults(run=_demo)
+
+    check = commands.add_parser("check", help="check a saved batch, and a slicer on it")
+    _batch_options(check)
+    check.add_argument(
+        "--slicer",
+        metavar="FILE.py:NAME",
+        help="your function (inputs, chunk_size); this runs the file. Or the name of a slicer of "
+        "the 5452 story. Without it, the batch is judged alone and every slicer of the story is "
+        "tried on it",
+    )
+    check.add_argument("--chunk-size", type=int, default=1, help="samples per chunk (default 1)")
+    check.add_argument("--html", type=Path, help="write the report as HTML here")
+    check.add_argument("--json", type=Path, help="write the report as JSON here")
+    check.set_defaults(run=_check)
+
+    export = commands.add_parser("export", help="corrected slicing code for a saved batch")
+    _batch_options(export)
+    export.add_argument("--out", type=Path, help="write the code here instead of printing it")
+    export.set_defaults(run=_export)
+
+    families = commands.add_parser("families", help="the layouts that are known")
+    families.set_defaults(run=_families)
+    return parser
+
+
+def _batch_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("file", type=Path, help="a batch: .safetensors, or .pt of plain tensors")
+    command.add_argument(
+        "--processor", metavar="DIR", help="a processor saved on this machine; settles the counts"
+    )
+    command.add_argument("--family", help="the layout family, as `vlmdebug families` lists them")
+    command.add_argument(
+        "--num-images", type=_numbers, metavar="N,N,…", help="images per sample, such as 2,0,1"
+    )
+    command.add_argument(
+        "--num-tiles", type=_numbers, metavar="N,N,…", help="tiles per sample, such as 6,0,5"
+    )
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no list of whole numbers; write one per sample, such as 2,0,1"
+        ) from None
+
+
+def _read(options: argparse.Namespace) -> Any:
+    from vlmdebug.families.read import read_batch
+    from vlmdebug.files import load_batch
+
+    return read_batch(
+        load_batch(options.file),
+        processor=_processor(options.processor),
+        num_images=options.num_images,
+        num_tiles=options.num_tiles,
+        layout=options.family,
+    )
+
+
+def _processor(folder: str | None) -> Any:
+    if folder is None:
+        return None
+    if not Path(folder).is_dir():
+        raise BadInput(
+            f"--processor {folder} is no folder on this machine, and nothing is downloaded. "
+            "Pass the folder that processor.save_pretrained wrote."
+        )
+    from transformers import AutoProcessor
+
+    try:
+        return AutoProcessor.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise BadInput(
+            f"--processor {folder} could not be loaded: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from vlmdebug.demo import run_demo
+
+    return OK if run_demo(options.out) else FOUND
+
+
+def _check(options: argparse.Namespace) -> int:
+    from vlmdebug.tracing.check import check
+
+    batch = _read(options)
+    alone = check(batch)
+    slicer = _slicer(options.slicer) if options.slicer else None
+    report = alone if slicer is None else check(slicer, batch, chunk_size=options.chunk_size)
+    print(report)
+    if slicer is None and not batch.ambiguities:
+        _try_story(batch, options.chunk_size)
+    for path, write in ((options.html, report.to_html), (options.json, report.to_json)):
+        if path is not None:
+            write(path)
+            print(f"wrote {path}")
+    return {"OK": OK, "MISMATCH": FOUND}.get(report.verdict, FAILED)
+
+
+def _try_story(batch: Any, chunk_size: int) -> None:
+    from vlmdebug.demo import verdict
+    from vlmdebug.slicers import STORY
+    from vlmdebug.tracing.check import check
+
+    print("\nHow known slicers would cut this batch:\n")
+    for slicer in STORY:
+        print(verdict(slicer, check(slicer, batch, chunk_size=chunk_size)))
+
+
+def _slicer(name: str) -> Any:
+    """A slicer of the story by name, or a function of a file; the file is run."""
+    from vlmdebug.slicers import STORY
+
+    for slicer in STORY:
+        if slicer.__name__ == name:
+            return slicer
+    path, colon, function = name.rpartition(":")
+    if not colon or not Path(path).is_file():
+        raise BadInput(
+            f"--slicer {name} is neither FILE.py:NAME nor one of "
+            f"{', '.join(slicer.__name__ for slicer in STORY)}."
+        )
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    if spec is None or spec.loader is None:
+        raise BadInput(f"--slicer {name}: {path} is no Python file.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not callable(getattr(module, function, None)):
+        raise BadInput(f"--slicer {name}: {path} defines no function {function}.")
+    return getattr(module, function)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from vlmdebug.export import export
+
+    code = export(_read(options))
+    verification = code.verify()
+    if options.out is None:
+        print(code.source)
+    else:
+        print(f"wrote {code.save(options.out)}")
+    print(f"# {verification}", file=sys.stderr)
+    return OK
+
+
+def _families(options: argparse.Namespace) -> int:
+    from vlmdebug.families import FAMILIES
+
+    for family in FAMILIES.values():
+        print(f"{family.name}  (config.model_type {', '.join(family.models)})")
+        for key, axis in family.axes.items():
+            without = {"omit": "left out", "either": "left out or empty", "keep": "kept"}
+            media = family.media[key]
+            print(f"  {key}: {axis}; without images {without[media.without]}")
+    return OK

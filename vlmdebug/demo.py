@@ -1,0 +1,129 @@
+"""The main job on one real batch: the story of TRL's pull request 5452, checked and proven.
+
+Everything is real but the size: transformers' own processor and model classes with tiny random
+weights, images drawn on the spot, no network.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlmdebug import slicers, tiny
+from vlmdebug.batch import Batch
+from vlmdebug.export import export
+from vlmdebug.families.read import read_batch
+from vlmdebug.report import Report
+from vlmdebug.slicers import STORY
+from vlmdebug.tracing.check import Slicer, check
+from vlmdebug.tracing.prove import Proof, prove
+from vlmdebug.wording import number
+
+SIZE = (160, 160)  # all images alike: that is what makes a wrong one silent
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One tiny model, one batch, and the slicers that are tried on it."""
+
+    family: str
+    images_per_sample: tuple[int, ...]
+    slicers: Sequence[Slicer]
+    title: str
+
+
+SCENES = (
+    Scene("gemma4", (2, 1, 1), STORY, "The story on Gemma 4"),
+    Scene(
+        "gemma4",
+        (1, 0, 1),
+        (slicers.merged_5452, slicers.corrected),
+        "The same with a sample that has no image",
+    ),
+    Scene(
+        "llava_next",
+        (2, 1, 1),
+        (slicers.merged_5452, slicers.corrected),
+        "The merged code on another family with one row per image",
+    ),
+)
+
+
+def run_demo(out: Path) -> bool:
+    """Print the verdicts, write `report.html` and `slice_inputs.py` into `out`.
+
+    Returns:
+        Whether every verdict of `check` agrees with the model.
+    """
+    import transformers
+
+    print("vlmdebug demo: TRL's pull request 5452, told by the batches that break it")
+    print(f"tiny random models of transformers {transformers.__version__}, real processors\n")
+    agreed = True
+    for scene in SCENES:
+        agreed &= _play(scene)
+    _write(out)
+    return agreed
+
+
+def _batch(scene: Scene) -> tuple[Batch, Any]:
+    model, processor = tiny.build(scene.family)
+    inputs = tiny.batch(scene.family, scene.images_per_sample, sizes=SIZE, processor=processor)
+    return read_batch(inputs, processor=processor), model
+
+
+def _play(scene: Scene) -> bool:
+    batch, model = _batch(scene)
+    images = ", ".join(map(str, scene.images_per_sample))
+    print(f"{scene.title}: images per sample {images}; chunk size 1")
+    for key, axis in batch.layout.items():
+        if key in batch.layout.media:
+            print(f"  {key} {tuple(batch.inputs[key].shape)}: {axis}")
+    print()
+    agreed = True
+    for slicer in scene.slicers:
+        report, proof = check(slicer, batch), prove(slicer, batch, model)
+        print(verdict(slicer, report, proof))
+        agreed &= report.ok == proof.ok
+    return agreed
+
+
+def verdict(slicer: Slicer, report: Report, proof: Proof | None = None) -> str:
+    """A few lines: the slicer, what is wrong with it, and what the model says."""
+    name = getattr(slicer, "__name__", "slicer")
+    about = (getattr(slicer, "__doc__", None) or "").strip().partition("\n")[0]
+    lines = [f"{name}: {about}" if about else name]
+    if report.ok:
+        lines.append(f"  OK        every row is its own sample's, {number(len(report.chunks), 'chunk')}")
+    for finding in report.findings:
+        lines.append(f"  {report.verdict}  {finding.code} {finding.title} ({finding.loudness})")
+        lines += _indented(finding.message)
+    lines += [line for text in report.ambiguities for line in _indented(text)]
+    if proof is not None:
+        lines += _indented(f"proof: {proof}")
+    return "\n".join([*lines, ""])
+
+
+def _indented(text: str) -> list[str]:
+    return [
+        line
+        for paragraph in text.splitlines()
+        for line in textwrap.wrap(
+            paragraph, 92, initial_indent=" " * 12, subsequent_indent=" " * 14
+        )
+    ]
+
+
+def _write(out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    batch, _ = _batch(SCENES[0])
+    page = out / "report.html"
+    check(slicers.by_sample, batch).to_html(page)
+    code = export(batch)
+    verification = code.verify()
+    saved = code.save(out / "slice_inputs.py")
+    print(f"report of by_sample       {page}")
+    print(f"corrected slicing code    {saved}  ({verification})")

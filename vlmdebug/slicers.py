@@ -1,0 +1,153 @@
+"""The story of TRL's pull request 5452 as five slicers, and the corrected one.
+
+Each is written here from the story's description, in the shape of the trainer's loop: keys are
+looked up by name, and each branch cuts the keys it knows. They take the inputs of one batch
+(with `num_images`, and `num_tiles` where tiles are counted, as lists per sample) and yield the
+model inputs of one chunk after another.
+
+- `by_sample`: every tensor is cut like `input_ids`.
+- `before_5452`: TRL 1.0.0. Grids are understood. The key it expects of Gemma 4,
+  `pixel_position_ids`, is not the one that shipped, so that branch never runs.
+- `first_5452_rloo`: the first commit of the fix, in RLOO. The new branch uses offsets that only
+  the grid branch assigns.
+- `merged_5452`: as merged. Right for Gemma 4; every other family that has one row per image or
+  tile falls through to a cut per sample.
+- `corrected`: asks what each tensor counts, and leaves media keys out of a chunk without media.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import accumulate
+from typing import Any
+
+Inputs = dict[str, Any]
+
+
+def by_sample(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
+    """Cut every tensor at the sample's row number, whatever its rows count."""
+    for start in range(0, len(inputs["input_ids"]), chunk_size):
+        stop = start + chunk_size
+        yield {key: value[start:stop] for key, value in inputs.items() if _is_tensor(value)}
+
+
+def before_5452(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
+    """TRL 1.0.0: a key that never shipped, cut per sample; pixels without grids cut per sample."""
+    pixels, grid = inputs.get("pixel_values"), inputs.get("image_grid_thw")
+    positions = inputs.get("pixel_position_ids")
+    for start in range(0, len(inputs["input_ids"]), chunk_size):
+        stop = start + chunk_size
+        chunk = _token_keys(inputs, start, stop)
+        if grid is not None and pixels is not None:
+            images, patches = _grid_offsets(grid, inputs["num_images"])
+            last = min(stop, len(images) - 1)
+            chunk["pixel_values"] = pixels[patches[start] : patches[last]]
+            chunk["image_grid_thw"] = grid[images[start] : images[last]]
+        elif pixels is not None:
+            chunk["pixel_values"] = pixels[start:stop]
+        if positions is not None:
+            chunk["pixel_position_ids"] = positions[start:stop]
+        yield _with_sample_keys(chunk, inputs, start, stop)
+
+
+def first_5452_rloo(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
+    """The fix's first commit in RLOO: `img_start` is assigned in another branch."""
+    pixels, grid = inputs.get("pixel_values"), inputs.get("image_grid_thw")
+    positions = inputs.get("image_position_ids")
+    for start in range(0, len(inputs["input_ids"]), chunk_size):
+        stop = start + chunk_size
+        chunk = _token_keys(inputs, start, stop)
+        if grid is not None and pixels is not None:
+            images, patches = _grid_offsets(grid, inputs["num_images"])
+            last = min(stop, len(images) - 1)
+            img_start, img_stop = images[start], images[last]
+            chunk["pixel_values"] = pixels[patches[start] : patches[last]]
+            chunk["image_grid_thw"] = grid[img_start:img_stop]
+        elif pixels is not None:
+            chunk["pixel_values"] = pixels[start:stop]
+        if positions is not None:
+            chunk["image_position_ids"] = positions[img_start:img_stop]  # noqa: F821
+        yield _with_sample_keys(chunk, inputs, start, stop)
+
+
+def merged_5452(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
+    """As merged: images are counted for Gemma 4 alone; a chunk without images gets empty keys."""
+    pixels, grid = inputs.get("pixel_values"), inputs.get("image_grid_thw")
+    positions = inputs.get("image_position_ids")
+    for start in range(0, len(inputs["input_ids"]), chunk_size):
+        stop = min(start + chunk_size, len(inputs["input_ids"]))
+        chunk = _token_keys(inputs, start, stop)
+        if grid is not None and pixels is not None:
+            images, patches = _grid_offsets(grid, inputs["num_images"])
+            chunk["pixel_values"] = pixels[patches[start] : patches[stop]]
+            chunk["image_grid_thw"] = grid[images[start] : images[stop]]
+        elif positions is not None and pixels is not None:
+            images = [0, *accumulate(inputs["num_images"])]
+            chunk["pixel_values"] = pixels[images[start] : images[stop]]
+            chunk["image_position_ids"] = positions[images[start] : images[stop]]
+        elif pixels is not None:
+            chunk["pixel_values"] = pixels[start:stop]
+        yield _with_sample_keys(chunk, inputs, start, stop)
+
+
+def corrected(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
+    """Each tensor by what its rows count; no media keys for a chunk without media."""
+    samples = len(inputs["input_ids"])
+    media = {key: inputs[key] for key in _MEDIA if inputs.get(key) is not None}
+    images = [0, *accumulate(inputs.get("num_images", [0] * samples))]
+    offsets = dict.fromkeys(media, images)
+    if "image_grid_thw" in media:
+        offsets["pixel_values"] = _grid_offsets(media["image_grid_thw"], inputs["num_images"])[1]
+    elif "pixel_attention_mask" in media:  # padded: one row per sample
+        offsets = dict.fromkeys(media, range(samples + 1))
+    elif "image_position_ids" not in media and "image_sizes" not in media and "num_tiles" in inputs:
+        offsets = dict.fromkeys(media, [0, *accumulate(inputs["num_tiles"])])
+    for start in range(0, samples, chunk_size):
+        stop = min(start + chunk_size, samples)
+        chunk = _token_keys(inputs, start, stop)
+        if images[start] < images[stop]:
+            for key, rows in media.items():
+                chunk[key] = rows[offsets[key][start] : offsets[key][stop]]
+        yield chunk
+
+
+STORY: tuple[Callable[[Inputs, int], Iterator[Inputs]], ...] = (
+    by_sample,
+    before_5452,
+    first_5452_rloo,
+    merged_5452,
+    corrected,
+)
+"""The story in its order; the last one is right."""
+
+_TOKENS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
+_MEDIA = (
+    "pixel_values",
+    "pixel_attention_mask",
+    "image_grid_thw",
+    "image_position_ids",
+    "image_sizes",
+)
+
+
+def _token_keys(inputs: Inputs, start: int, stop: int) -> Inputs:
+    return {key: inputs[key][start:stop] for key in _TOKENS if inputs.get(key) is not None}
+
+
+def _with_sample_keys(chunk: Inputs, inputs: Inputs, start: int, stop: int) -> Inputs:
+    """Keys that TRL of that time cut per sample in every branch."""
+    for key in ("pixel_attention_mask", "image_sizes"):
+        if inputs.get(key) is not None:
+            chunk[key] = inputs[key][start:stop]
+    return chunk
+
+
+def _grid_offsets(grid: Any, num_images: list[int]) -> tuple[list[int], list[int]]:
+    """First image and first patch of each sample, and the totals."""
+    images = [0, *accumulate(num_images)]
+    patches = [0, *accumulate(int(t) * int(h) * int(w) for t, h, w in grid.tolist())]
+    return images, [patches[image] for image in images]
+
+
+def _is_tensor(value: Any) -> bool:
+    return hasattr(value, "shape") and len(value.shape) > 0

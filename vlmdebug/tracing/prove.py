@@ -1,0 +1,179 @@
+"""`prove`: let the real model say what a slicer's chunks change.
+
+The whole batch goes through the model once, then each chunk; the logits of every sample's real
+tokens should be the same. This is the judge behind every verdict of `check`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from vlmdebug.batch import BOOKKEEPING, Batch
+from vlmdebug.errors import BadInput
+from vlmdebug.families.read import read_batch
+from vlmdebug.tracing.check import Slicer, run
+from vlmdebug.wording import name_samples
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What the model said.
+
+    Attributes:
+        max_abs_diff: Largest absolute difference of any logit of any real token; None where no
+            chunk could be compared.
+        per_sample: The same per sample; None for a sample whose chunk raised or never came.
+        tolerance: What rounding may explain at the logits' precision and size.
+        error: The exception of the model, or of the slicer, that ended the comparison first.
+        chunk: The chunk that raised it; None for the whole batch.
+        raised_by: Who raised it, `"model"` or `"slicer"`.
+    """
+
+    max_abs_diff: float | None
+    per_sample: tuple[float | None, ...]
+    tolerance: float
+    error: BaseException | None = field(default=None, compare=False)
+    chunk: int | None = None
+    raised_by: str = "model"
+
+    @property
+    def ok(self) -> bool:
+        """Whether every sample was compared and agrees to rounding."""
+        return self.error is None and all(
+            diff is not None and diff <= self.tolerance for diff in self.per_sample
+        )
+
+    @property
+    def silent_samples(self) -> tuple[int, ...]:
+        """Samples that ran without an exception and got other logits than in the whole batch."""
+        return tuple(
+            sample
+            for sample, diff in enumerate(self.per_sample)
+            if diff is not None and diff > self.tolerance
+        )
+
+    def __str__(self) -> str:
+        if self.ok:
+            return f"same logits as the whole batch (largest difference {self.max_abs_diff:.1g})"
+        said = []
+        if self.error is not None:
+            where = "the whole batch" if self.chunk is None else f"chunk {self.chunk}"
+            text = f"{type(self.error).__name__}: {self.error or '(no text)'}"
+            said.append(f"the {self.raised_by} raised on {where}: {text}")
+        if self.silent_samples:
+            said.append(
+                f"{name_samples(self.silent_samples)} ran without an exception, "
+                f"but the logits differ by up to {self.max_abs_diff:.2g}"
+            )
+        missing = [s for s, diff in enumerate(self.per_sample) if diff is None]
+        if missing and self.error is None:
+            said.append(f"{name_samples(missing)} came in no chunk")
+        return "; ".join(said)
+
+
+def prove(
+    slicer: Slicer, batch: Batch | Mapping[str, Any], model: Any, *, chunk_size: int = 1, **reading: Any
+) -> Proof:
+    """Compare the model's logits on the whole batch with those on the slicer's chunks.
+
+    The model runs in eval mode without gradients and is left as it was. Real tokens are
+    those of `attention_mask`, on whichever side the padding is. Samples are recognised by the
+    rows of `input_ids` that a chunk holds, so a slicer may reorder them.
+
+    Args:
+        slicer: As for `check`.
+        batch: A `Batch`, or what a processor returned.
+        model: A transformers model whose forward returns `.logits`, `(sample, seq, vocab)`.
+        chunk_size: Samples per chunk.
+        **reading: Arguments of `read_batch`, where the batch is not read yet.
+
+    Raises:
+        BadInput: The arguments are no model or no batch.
+    """
+    if not callable(model):
+        raise BadInput(
+            f"The model is a {type(model).__name__}, but prove calls it: model(**inputs). "
+            "Pass the model itself, for instance vlmdebug.tiny.build(family)[0]."
+        )
+    if not callable(slicer):
+        raise BadInput(f"The slicer is a {type(slicer).__name__}, not a function of (inputs, chunk_size).")
+    read = read_batch(batch, **{"model": model, **reading}) if not isinstance(batch, Batch) else batch
+    whole = {key: value for key, value in read.inputs.items() if key not in BOOKKEEPING}
+    with _evaluating(model):
+        try:
+            logits = _logits(model, whole)
+        except Exception as error:
+            return Proof(None, (None,) * len(read), 0.0, error)
+        return _compare(slicer, read, model, chunk_size, logits)
+
+
+def _compare(slicer: Slicer, batch: Batch, model: Any, chunk_size: int, whole: torch.Tensor) -> Proof:
+    diffs: list[float | None] = [None] * len(batch)
+    real = _real_tokens(batch.inputs)
+    error: BaseException | None = None
+    failed: int | None = None
+    chunks: list[Mapping[str, Any]] = []
+    ran = run(slicer, batch, chunk_size, keep=chunks.append)
+    for index, (inputs, used) in enumerate(zip(chunks, ran.chunks, strict=True)):
+        try:
+            logits = _logits(model, inputs)
+        except Exception as raised:
+            error, failed = error or raised, index if error is None else failed
+            continue
+        ids = used.keys.get("input_ids")
+        samples = list(ids.rows) if ids is not None and ids.rows is not None else []
+        for row, sample in enumerate(samples):
+            if sample < 0:
+                continue
+            diff = _diff(whole[sample][real[sample]], logits[row][_real_tokens(inputs)[row]])
+            diffs[sample] = max(diff, diffs[sample] or 0.0)
+    known = [diff for diff in diffs if diff is not None]
+    proof = Proof(max(known, default=None), tuple(diffs), _tolerance(whole), error, failed)
+    if ran.error is not None and error is None:
+        return replace(proof, error=ran.error, chunk=len(chunks), raised_by="slicer")
+    return proof
+
+
+def _diff(whole: torch.Tensor, chunk: torch.Tensor) -> float:
+    """Largest absolute difference, `(real token, vocab)`; infinite where the tokens are others."""
+    if whole.shape != chunk.shape:
+        return float("inf")
+    return float((whole - chunk).abs().max()) if whole.numel() else 0.0
+
+
+def _logits(model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
+    handed = {key: value for key, value in inputs.items() if key != "labels" or value is not None}
+    return model(**handed).logits.detach().float()
+
+
+def _real_tokens(inputs: Mapping[str, Any]) -> torch.Tensor:
+    """Which tokens are no padding, `(sample, seq)`."""
+    mask = inputs.get("attention_mask")
+    ids = inputs["input_ids"]
+    return torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+
+
+def _tolerance(logits: torch.Tensor) -> float:
+    """Rounding that a few layers may add up to, in units of the logits."""
+    step = {torch.float64: 1e-9, torch.float32: 1e-4}.get(torch.get_default_dtype(), 1e-4)
+    return step * max(1.0, float(logits.abs().max()))
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """Eval mode and no gradients; every module's own mode is put back."""
+    modules: Iterable[Any] = list(model.modules()) if hasattr(model, "modules") else []
+    modes = [(module, module.training) for module in modules]
+    try:
+        if hasattr(model, "eval"):
+            model.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
