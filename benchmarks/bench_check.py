@@ -13,7 +13,7 @@ from benchmarks.bench_slicing import seconds
 from vlmdebug.families import FAMILIES, BatchSpec
 from vlmdebug.slicers import by_sample, corrected
 from vlmdebug.tracing.check import check
-from vlmdebug.verify import make
+from vlmdebug.search import make
 
 IMAGES = tuple((2, 0, 3, 1, 2)[sample % 5] for sample in range(63)) + (3,)
 WIDE = 200_000  # numbers per row of pixel_values, as many as a 256 x 256 RGB image

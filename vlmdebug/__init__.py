@@ -20,8 +20,12 @@ if TYPE_CHECKING:
     from vlmdebug.errors import BadInput as BadInput
     from vlmdebug.errors import MismatchError as MismatchError
     from vlmdebug.errors import VlmDebugError as VlmDebugError
-    from vlmdebug.export import Code as Code
-    from vlmdebug.export import export as export
+    from vlmdebug.codegen import Code as Code
+    from vlmdebug.codegen import export as export
+    from vlmdebug.search import Counterexample as Counterexample
+    from vlmdebug.search import falsify as falsify
+    from vlmdebug.search import falsify_all as falsify_all
+    from vlmdebug.search import make_batch as make_batch
     from vlmdebug.families.read import read_batch as read_batch
     from vlmdebug.layout import Axis as Axis
     from vlmdebug.layout import Layout as Layout
@@ -41,7 +45,8 @@ _HOME = {
     "Axis": "layout",
     "BadInput": "errors",
     "Batch": "batch",
-    "Code": "export",
+    "Code": "codegen",
+    "Counterexample": "search",
     "Counts": "plan",
     "Layout": "layout",
     "Mismatch": "mismatch",
@@ -51,7 +56,10 @@ _HOME = {
     "Rows": "plan",
     "VlmDebugError": "errors",
     "check": "tracing.check",
-    "export": "export",
+    "export": "codegen",
+    "falsify": "search",
+    "falsify_all": "search",
+    "make_batch": "search",
     "prove": "tracing.prove",
     "read_batch": "families.read",
 }

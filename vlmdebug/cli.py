@@ -1,4 +1,4 @@
-"""The command line: `vlmdebug demo | check | export | families`.
+"""The command line: `vlmdebug demo | check | falsify | export | families`.
 
 Exit codes: 0 nothing found, 1 found something, 2 could not run or could not tell.
 """
@@ -61,6 +61,22 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--html", type=Path, help="write the report as HTML here")
     check.add_argument("--json", type=Path, help="write the report as JSON here")
     check.set_defaults(run=_check)
+
+    falsify = commands.add_parser("falsify", help="the smallest batch that breaks a slicer")
+    falsify.add_argument(
+        "slicer",
+        metavar="FILE.py:NAME",
+        help="your function (inputs, chunk_size); this runs the file. Or a slicer of the 5452 story",
+    )
+    falsify.add_argument(
+        "--family", action="append", help="try this family only; may be given several times"
+    )
+    falsify.add_argument("--all", action="store_true", help="every kind of mismatch in each family")
+    falsify.add_argument(
+        "--max-examples", type=int, default=200, help="cases per family (default 200)"
+    )
+    falsify.add_argument("--pytest", action="store_true", help="print a regression test")
+    falsify.set_defaults(run=_falsify)
 
     export = commands.add_parser("export", help="corrected slicing code for a saved batch")
     _batch_options(export)
@@ -182,16 +198,46 @@ def _slicer(name: str) -> Any:
     return getattr(module, function)
 
 
+def _falsify(options: argparse.Namespace) -> int:
+    from vlmdebug.search import falsify, falsify_all
+
+    slicer, tried = _slicer(options.slicer), {}
+    settings = {"families": options.family, "max_examples": options.max_examples, "tried": tried}
+    if options.all:
+        found = falsify_all(slicer, **settings)
+    else:
+        first = falsify(slicer, **settings)
+        found = () if first is None else (first,)
+    for example in found:
+        print(example)
+        for finding in example.report.findings:
+            print(f"  {finding.code} {finding.title} ({finding.loudness})")
+            print("\n".join(f"    {line}" for line in finding.message.splitlines()))
+        if options.pytest:
+            print()
+            print(example.to_pytest(_import_name(options.slicer)))
+    if not found:
+        print("no counterexample, which is evidence and no proof; cases tried:")
+        print("\n".join(f"  {family} {count}" for family, count in tried.items()))
+    return FOUND if found else OK
+
+
+def _import_name(slicer: str) -> str:
+    """`pkg/cut.py:f` as a test imports it, `cut:f`."""
+    path, colon, name = slicer.rpartition(":")
+    return f"{Path(path).stem}:{name}" if colon else f"vlmdebug.slicers:{slicer}"
+
+
 def _export(options: argparse.Namespace) -> int:
-    from vlmdebug.export import export
+    from vlmdebug.codegen import export
 
     code = export(_read(options))
-    verification = code.verify()
+    survived = code.verify()
     if options.out is None:
         print(code.source)
     else:
         print(f"wrote {code.save(options.out)}")
-    print(f"# {verification}", file=sys.stderr)
+    print(f"# survived {survived} generated batches of {code.family}", file=sys.stderr)
     return OK
 
 

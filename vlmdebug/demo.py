@@ -14,7 +14,7 @@ from typing import Any
 
 from vlmdebug import slicers, tiny
 from vlmdebug.batch import Batch
-from vlmdebug.export import export
+from vlmdebug.codegen import export
 from vlmdebug.families.read import read_batch
 from vlmdebug.report import Report
 from vlmdebug.slicers import STORY
@@ -123,7 +123,7 @@ def _write(out: Path) -> None:
     page = out / "report.html"
     check(slicers.by_sample, batch).to_html(page)
     code = export(batch)
-    verification = code.verify()
+    survived = code.verify()
     saved = code.save(out / "slice_inputs.py")
     print(f"report of by_sample       {page}")
-    print(f"corrected slicing code    {saved}  ({verification})")
+    print(f"corrected slicing code    {saved}  (survived {survived} generated batches)")

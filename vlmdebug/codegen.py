@@ -10,14 +10,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vlmdebug.batch import Batch
-from vlmdebug.errors import BadInput
+from vlmdebug.errors import BadInput, MismatchError
 from vlmdebug.layout import Layout
-
-if TYPE_CHECKING:
-    from vlmdebug.verify import Verification
 
 TOKEN_KEYS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels")
 
@@ -53,15 +50,29 @@ class Code:
         path.write_text(self.source, encoding="utf-8")
         return path
 
-    def verify(self, *, batches: int = 50, seed: int = 0) -> Verification:
-        """Run the code through `check` on generated batches of its layout.
+    def verify(self, *, max_examples: int = 100, seed: int = 0) -> int:
+        """Try to falsify the code on generated batches of its layout.
+
+        Returns:
+            How many cases it survived: evidence, not a proof.
 
         Raises:
-            MismatchError: Some batch was cut wrongly; the message names it.
+            MismatchError: The smallest batch that it cuts wrongly.
         """
-        from vlmdebug.verify import verify
+        from vlmdebug.search import falsify
 
-        return verify(self.function, self.family, batches=batches, seed=seed)
+        tried: dict[str, int] = {}
+        found = falsify(
+            self.function,
+            families=[self.family],
+            max_examples=max_examples,
+            seed=seed,
+            tried=tried,
+        )
+        if found is not None:
+            details = "\n".join(finding.message for finding in found.report.findings)
+            raise MismatchError(f"{found!r}\n{details}", found.report) from found.error
+        return tried[self.family]
 
     def __str__(self) -> str:
         return self.source

@@ -1,0 +1,45 @@
+# Every target sets up what it needs: Python 3.11 or newer and make are enough.
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint lab bench clean
+
+export HF_HUB_OFFLINE := 1
+export TRANSFORMERS_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := false
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+
+help: ## Show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+demo: .venv/.with-torch,plot ## The story of one real bug, on tiny real models
+	@$(BIN)/python -m vlmdebug demo
+
+test: .venv/.with-torch,plot,notebook,trl,test ## All tests
+	$(BIN)/python -m pytest -q
+
+lint: .venv/.with-torch,plot,notebook,trl,test,dev ## Format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+lab: .venv/.with-torch,plot,notebook ## Open the notebooks in JupyterLab
+	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+bench: .venv/.with-torch,plot,notebook,trl,test ## Benchmarks
+	$(BIN)/python -m benchmarks
+
+clean: ## Remove what make made
+	rm -rf .venv vlmdebug-demo
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "vlmdebug needs Python 3.11 or newer; try make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -m venv .venv
+
+# One stamp per set of extras, named after them.
+.venv/.with-%: pyproject.toml constraints.txt | .venv/bin/python
+	@echo "Installing vlmdebug[$*] into .venv; the first time takes a minute or two."
+	@$(BIN)/python -m pip install -q -c constraints.txt -e ".[$*]"
+	@touch $@

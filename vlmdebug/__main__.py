@@ -1,0 +1,7 @@
+"""`python -m vlmdebug`."""
+
+import sys
+
+from vlmdebug.cli import main
+
+sys.exit(main())

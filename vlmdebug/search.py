@@ -1,0 +1,283 @@
+"""`falsify`: find the smallest batch that breaks a slicer.
+
+Hypothesis draws batch specifications and shrinks the ones that fail; the tensors are made in
+the family's layout without a processor, so a thousand cases take about a second. `None` is
+evidence, not a proof: no batch that was tried tells the slicer from a right one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, replace
+from random import Random
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from vlmdebug.batch import Batch
+from vlmdebug.errors import BadInput
+from vlmdebug.families import FAMILIES, BatchSpec, Family, family_named
+from vlmdebug.families.read import assemble
+from vlmdebug.plan import as_counts
+from vlmdebug.report import Report
+
+if TYPE_CHECKING:
+    from hypothesis.strategies import SearchStrategy
+
+Slicer = Callable[[Any, int], Iterable[Mapping[str, Any]]]
+
+MAX_SAMPLES = 5
+MAX_IMAGES = 3
+
+
+@dataclass(frozen=True)
+class Case:
+    """What to make a batch of, and how to cut it."""
+
+    spec: BatchSpec
+    chunk_size: int
+
+    def __repr__(self) -> str:
+        return f"{self.spec!r}, chunk size {self.chunk_size}"
+
+
+@dataclass(frozen=True, repr=False)
+class Counterexample:
+    """A smallest batch that a slicer cuts wrongly: `gemma4: images per sample [2], chunk size 1`.
+
+    Attributes:
+        case: The batch's specification and the chunk size.
+        report: What `check` says of it.
+    """
+
+    case: Case
+    report: Report
+
+    @property
+    def family(self) -> str:
+        """Name of the layout family."""
+        return self.case.spec.family
+
+    @property
+    def batch(self) -> Batch:
+        """The batch, made anew."""
+        return make(self.case.spec)
+
+    @property
+    def chunk_size(self) -> int:
+        """Samples per chunk."""
+        return self.case.chunk_size
+
+    @property
+    def error(self) -> BaseException | None:
+        """What the slicer raised, if it did."""
+        return self.report.error
+
+    def to_pytest(self, slicer: str = "my_module:slicer") -> str:
+        """Source of a regression test.
+
+        Args:
+            slicer: Where the test imports the slicer from, `module:name`.
+        """
+        module, _, name = slicer.partition(":")
+        spec = self.case.spec
+        images = "_".join(map(str, spec.images_per_sample))
+        numbers = f"{list(spec.images_per_sample)}, sizes={list(spec.sizes)}"
+        return (
+            f"import vlmdebug as vd\nfrom {module} import {name}\n\n\n"
+            f"def test_{name}_cuts_{spec.family}_images_{images}() -> None:\n"
+            f'    batch = vd.make_batch("{spec.family}", {numbers})\n\n'
+            f"    vd.check({name}, batch, chunk_size={self.chunk_size}).raise_for_mismatch()\n"
+        )
+
+    def __repr__(self) -> str:
+        return repr(self.case)
+
+
+def falsify(
+    slicer: Slicer,
+    *,
+    families: Sequence[str] | None = None,
+    max_examples: int = 200,
+    seconds: float | None = None,
+    seed: int = 0,
+    tried: MutableMapping[str, int] | None = None,
+) -> Counterexample | None:
+    """The smallest batch that `slicer` cuts wrongly, of the first family where there is one.
+
+    Args:
+        slicer: As for `check`.
+        families: Names of the families to try, in this order; all by default.
+        max_examples: Cases to try per family before it is left.
+        seconds: Time for the whole search; what is not tried by then is not tried.
+        seed: The same seed tries the same cases.
+        tried: Filled with the number of cases tried per family, which is how much a `None` says.
+
+    Returns:
+        The counterexample, or None if every case tried was cut rightly.
+
+    Raises:
+        BadInput: A family is unknown, or the slicer gives no chunks.
+    """
+    search = _Search(slicer, max_examples, seconds, seed, {} if tried is None else tried)
+    for family in _families(families):
+        found = search.smallest(family)
+        if found is not None:
+            return found
+    return None
+
+
+def falsify_all(
+    slicer: Slicer,
+    *,
+    families: Sequence[str] | None = None,
+    max_examples: int = 200,
+    seconds: float | None = None,
+    seed: int = 0,
+    tried: MutableMapping[str, int] | None = None,
+) -> tuple[Counterexample, ...]:
+    """As `falsify`, but one counterexample for every family and every kind of mismatch met."""
+    search = _Search(slicer, max_examples, seconds, seed, {} if tried is None else tried)
+    found = [
+        search.smallest(family, kind)
+        for family in _families(families)
+        for kind in sorted(search.kinds(family))
+    ]
+    return tuple(example for example in found if example is not None)
+
+
+def make_batch(
+    family: str, images_per_sample: Sequence[int], sizes: Sequence[int] | None = None
+) -> Batch:
+    """A synthetic batch in `family`'s layout, made without processor or model.
+
+    Args:
+        family: Name of a layout family.
+        images_per_sample: One number per sample, 0 for a text-only one.
+        sizes: One number per image: what it means is the family's (grid, tiles or soft
+            tokens). All are the family's smallest by default.
+
+    Raises:
+        BadInput: The numbers do not fit together.
+    """
+    known = family_named(family)
+    images = as_counts(images_per_sample, name="images_per_sample", samples=len(images_per_sample))
+    total = sum(images)
+    sizes = (known.sizes[0],) * total if sizes is None else tuple(sizes)
+    if len(sizes) != total or not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise BadInput(
+            f"sizes is {list(sizes)!r}, but the samples have {total} images. "
+            "Give one whole number above 0 per image."
+        )
+    if not images:
+        raise BadInput("images_per_sample is empty, but a batch has at least one sample.")
+    return make(BatchSpec(known.name, images, sizes))
+
+
+def make(spec: BatchSpec) -> Batch:
+    """The batch of a specification, with torch tensors."""
+    import torch
+
+    inputs, facts = family_named(spec.family).synthesize(spec)
+    tensors = {key: torch.from_numpy(value) for key, value in inputs.items()}
+    return assemble(replace(facts, inputs=tensors), spec.family)
+
+
+def cases(family: Family) -> SearchStrategy[Case]:
+    """Hypothesis strategy of batches of one family and chunk sizes to cut them by.
+
+    Text-only samples, equal sizes (which make mismatches silent), unequal ones, short last
+    chunks and one chunk for all are drawn often.
+    """
+    from hypothesis import strategies as st
+
+    @st.composite
+    def draw_case(draw: Any) -> Case:
+        images = tuple(draw(st.lists(st.integers(0, MAX_IMAGES), min_size=1, max_size=MAX_SAMPLES)))
+        size = st.sampled_from(family.sizes)
+        total = sum(images)
+        alike = st.builds(lambda one: (one,) * total, size)
+        mixed = st.lists(size, min_size=total, max_size=total).map(tuple)
+        sizes = draw(st.one_of(alike, mixed))
+        return Case(BatchSpec(family.name, images, sizes), draw(st.integers(1, len(images))))
+
+    return draw_case()
+
+
+Kind = tuple[tuple[str, str, str], ...]
+"""What is wrong with a case, without where: code, cause and loudness of each finding."""
+
+
+def _kind(report: Report) -> Kind:
+    return tuple(
+        sorted({(f.code, f.mismatches[0].cause or "", str(f.silent)) for f in report.findings})
+    )
+
+
+class _Search:
+    """One slicer on trial; counts what it tried."""
+
+    def __init__(
+        self,
+        slicer: Slicer,
+        max_examples: int,
+        seconds: float | None,
+        seed: int,
+        tried: MutableMapping[str, int],
+    ) -> None:
+        self._slicer, self._max_examples, self._seed = slicer, max_examples, seed
+        self._end = None if seconds is None else monotonic() + seconds
+        self._tried = tried
+        self._reports: dict[Case, Report] = {}
+
+    def smallest(self, family: Family, kind: Kind | None = None) -> Counterexample | None:
+        """The smallest case that fails, in this way if `kind` is given."""
+        case = self._find(family, lambda found: bool(found) and kind in (None, found))
+        return None if case is None else Counterexample(case, self._reports[case])
+
+    def kinds(self, family: Family) -> set[Kind]:
+        """Every way to fail that is met among the cases."""
+        met: set[Kind] = set()
+
+        def note(kind: Kind) -> bool:
+            met.add(kind)
+            return False  # go on: all cases are tried
+
+        self._find(family, note)
+        return met - {()}
+
+    def _find(self, family: Family, wanted: Callable[[Kind], bool]) -> Case | None:
+        """The smallest case whose kind of failure (empty for none) is wanted."""
+        from hypothesis import HealthCheck, Phase, find, settings
+        from hypothesis.errors import NoSuchExample
+
+        def holds(case: Case) -> bool:
+            if self._end is not None and monotonic() > self._end:
+                return False
+            if case not in self._reports:
+                self._reports[case] = self._check(case)
+                self._tried[family.name] += 1
+            return wanted(_kind(self._reports[case]))
+
+        options = settings(
+            max_examples=self._max_examples,
+            database=None,
+            deadline=None,
+            phases=(Phase.generate, Phase.shrink),
+            suppress_health_check=list(HealthCheck),
+        )
+        self._tried.setdefault(family.name, 0)
+        try:
+            return find(cases(family), holds, settings=options, random=Random(self._seed))
+        except NoSuchExample:
+            return None
+
+    def _check(self, case: Case) -> Report:
+        from vlmdebug.tracing.check import check
+
+        return check(self._slicer, make(case.spec), chunk_size=case.chunk_size)
+
+
+def _families(names: Sequence[str] | None) -> list[Family]:
+    if isinstance(names, str):
+        names = [names]
+    return list(FAMILIES.values()) if names is None else [family_named(name) for name in names]
