@@ -1,4 +1,5 @@
 # Every target sets up what it needs: Python 3.11 or newer and make are enough.
+# ARGS goes to the tool: make test ARGS="-k layout -x".
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint lab bench clean
 
@@ -7,17 +8,16 @@ export TRANSFORMERS_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
 demo: .venv/.with-torch,plot ## The story of one real bug, on tiny real models
-	@$(BIN)/python -m vlmdebug demo
+	@$(BIN)/python -m vlmdebug demo $(ARGS)
 
 test: .venv/.with-torch,plot,notebook,trl,test ## All tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(ARGS)
 
 lint: .venv/.with-torch,plot,notebook,trl,test,dev ## Format, lint and types
 	$(BIN)/ruff format --check .
@@ -25,21 +25,28 @@ lint: .venv/.with-torch,plot,notebook,trl,test,dev ## Format, lint and types
 	$(BIN)/pyright
 
 lab: .venv/.with-torch,plot,notebook ## Open the notebooks in JupyterLab
-	$(BIN)/jupyter lab --notebook-dir=notebooks
+	$(BIN)/jupyter lab --notebook-dir=notebooks $(ARGS)
 
 bench: .venv/.with-torch,plot,notebook,trl,test ## Benchmarks
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## Remove what make made
 	rm -rf .venv vlmdebug-demo
 
-.venv/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "vlmdebug needs Python 3.11 or newer; try make PYTHON=/path/to/python3.11"; exit 1; }
-	@$(PYTHON) -m venv .venv
+# The first Python that runs and is new enough. The stamp is not $(BIN)/python: a virtual
+# environment that was only half made, without pip, is made again.
+.venv/.made:
+	@for python in $(or $(PYTHON),python3.11 python3); do \
+		"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+		"$$python" -m venv .venv && touch $@ && exit 0; \
+		echo "$$python could not make .venv; on Debian and Ubuntu, install python3-venv" >&2; \
+		exit 1; \
+	done; \
+	echo "vlmdebug needs Python 3.11 or newer; try make PYTHON=/path/to/python3.11" >&2; \
+	exit 1
 
 # One stamp per set of extras, named after them.
-.venv/.with-%: pyproject.toml constraints.txt | .venv/bin/python
+.venv/.with-%: pyproject.toml constraints.txt | .venv/.made
 	@echo "Installing vlmdebug[$*] into .venv; the first time takes a minute or two."
 	@$(BIN)/python -m pip install -q -c constraints.txt -e ".[$*]"
 	@touch $@

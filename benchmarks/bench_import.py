@@ -8,6 +8,7 @@ from statistics import median
 from time import perf_counter
 
 PROGRAMS = ("pass", "import numpy", "import vlmdebug", "import vlmdebug; vlmdebug.read_batch")
+BUDGET = 0.3  # seconds
 
 
 def seconds(program: str) -> float:
@@ -23,7 +24,13 @@ def main() -> None:
     bare = median(run[0] for run in runs)
     for column, program in enumerate(PROGRAMS):
         took = median(run[column] for run in runs)
-        print(f"  {took:6.3f} s  {took - bare:6.3f} s beyond the interpreter  {program}")
+        verdict = "OK" if took - bare <= BUDGET else "OVER"
+        if "vlmdebug" not in program:
+            verdict = ""
+        print(
+            f"  {took:6.3f} s  {took / bare:5.2f} x  {took - bare:6.3f} s beyond the interpreter"
+            f"  {program:38} {verdict}".rstrip()
+        )
 
 
 if __name__ == "__main__":

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from vlmdebug.tracing.check import check as check
     from vlmdebug.tracing.prove import Proof as Proof
     from vlmdebug.tracing.prove import prove as prove
+    from vlmdebug.tracing.record import record as record
+    from vlmdebug.tracing.trl import trl_slicer as trl_slicer
 
 __version__ = "0.1.0"
 
@@ -62,6 +64,8 @@ _HOME = {
     "make_batch": "search",
     "prove": "tracing.prove",
     "read_batch": "families.read",
+    "record": "tracing.record",
+    "trl_slicer": "tracing.trl",
 }
 _MODULES = ("slicers", "tiny")
 

@@ -161,12 +161,13 @@ class Batch:
     def for_slicer(self) -> dict[str, Any]:
         """A fresh dict of the inputs as a slicer is given them.
 
-        It carries `num_images` and, where tiles are counted, `num_tiles` as lists per
-        sample, as TRL's own batches do.
+        It carries `num_images` and, where a tensor has one row per tile, `num_tiles` as lists
+        per sample, as TRL's own batches do.
         """
         inputs = dict(self.inputs)
+        cut_by = {"image", *(axis.unit for axis in self.layout.values())}
         for key, unit in zip(BOOKKEEPING, ("image", "tile"), strict=True):
-            if unit in self.counts and inputs.get(key) is None:
+            if unit in cut_by and unit in self.counts:
                 inputs[key] = list(self.counts[unit])
         return inputs
 

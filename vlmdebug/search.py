@@ -203,14 +203,12 @@ def cases(family: Family) -> SearchStrategy[Case]:
     return draw_case()
 
 
-Kind = tuple[tuple[str, str, str], ...]
-"""What is wrong with a case, without where: code, cause and loudness of each finding."""
+Kind = tuple[str, str]
+"""One way to be wrong, without where: the cause, or the code where it is unknown; loudness."""
 
 
-def _kind(report: Report) -> Kind:
-    return tuple(
-        sorted({(f.code, f.mismatches[0].cause or "", str(f.silent)) for f in report.findings})
-    )
+def _kinds(report: Report) -> set[Kind]:
+    return {(mismatch.cause or mismatch.code, mismatch.loudness) for mismatch in report.mismatches}
 
 
 class _Search:
@@ -231,22 +229,22 @@ class _Search:
 
     def smallest(self, family: Family, kind: Kind | None = None) -> Counterexample | None:
         """The smallest case that fails, in this way if `kind` is given."""
-        case = self._find(family, lambda found: bool(found) and kind in (None, found))
+        case = self._find(family, lambda kinds: kind in kinds if kind else bool(kinds))
         return None if case is None else Counterexample(case, self._reports[case])
 
     def kinds(self, family: Family) -> set[Kind]:
         """Every way to fail that is met among the cases."""
         met: set[Kind] = set()
 
-        def note(kind: Kind) -> bool:
-            met.add(kind)
+        def note(kinds: set[Kind]) -> bool:
+            met.update(kinds)
             return False  # go on: all cases are tried
 
         self._find(family, note)
-        return met - {()}
+        return met
 
-    def _find(self, family: Family, wanted: Callable[[Kind], bool]) -> Case | None:
-        """The smallest case whose kind of failure (empty for none) is wanted."""
+    def _find(self, family: Family, wanted: Callable[[set[Kind]], bool]) -> Case | None:
+        """The smallest case whose kinds of failure are wanted."""
         from hypothesis import HealthCheck, Phase, find, settings
         from hypothesis.errors import NoSuchExample
 
@@ -256,7 +254,7 @@ class _Search:
             if case not in self._reports:
                 self._reports[case] = self._check(case)
                 self._tried[family.name] += 1
-            return wanted(_kind(self._reports[case]))
+            return wanted(_kinds(self._reports[case]))
 
         options = settings(
             max_examples=self._max_examples,

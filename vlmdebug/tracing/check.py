@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,9 @@ def check(*args: Any, chunk_size: int = 1, **reading: Any) -> Report:
         chunk_size: Samples per chunk; the last chunk may hold fewer.
         **reading: `processor=`, `num_images=` and the other arguments of `read_batch`, where the
             batch is not read yet.
+
+    A slicer that shuffles on purpose says so by an attribute, `slicer.any_order = True`; then only
+    rows that do not follow their sample are mismatches.
 
     Raises:
         BadInput: The arguments are no slicer and batch, or the slicer yields no mappings.
@@ -100,8 +104,9 @@ def run(
         chunk_size,
         slicer=getattr(slicer, "__name__", type(slicer).__name__),
         error=error,
-        error_place=_place(error, slicer) if error else None,
+        error_place=_place(error) if error else None,
         asked=tuple(inputs.asked),
+        any_order=getattr(slicer, "any_order", False),
     )
 
 
@@ -218,10 +223,15 @@ def _is_tensor(value: Any) -> bool:
     return isinstance(value, np.ndarray) or hasattr(value, "data_ptr")
 
 
-def _place(error: BaseException, slicer: Any) -> str:
-    """`file.py:12`: the line of the slicer's own file where the exception came from."""
+def _place(error: BaseException) -> str:
+    """`folder/file.py:12`: the last line outside torch where the exception passed."""
     frames = traceback.extract_tb(error.__traceback__)
-    code = getattr(slicer, "__code__", None)
-    own = [f for f in frames if code is not None and f.filename == code.co_filename]
-    frame = (own or frames)[-1]
-    return f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno}"
+    frames = [frame for frame in frames if not _is_plumbing(frame.filename)] or list(frames)
+    return f"{'/'.join(Path(frames[-1].filename).parts[-2:])}:{frames[-1].lineno}"
+
+
+def _is_plumbing(filename: str) -> bool:
+    """Whether a file is torch's or numpy's, or one of those that run the slicer."""
+    parts = Path(filename).parts
+    ours = Path(filename).parent == Path(__file__).parent
+    return ours or not {"torch", "numpy", "functools.py"}.isdisjoint(parts)

@@ -1,0 +1,129 @@
+"""`record`: any code that calls a model, as a slicer.
+
+The code is given a stand-in for the model. It takes every call, keeps what it was handed, and
+answers with outputs of the right shape, so that the code runs on. No weight is touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+POSITIONAL = ("input_ids", "attention_mask")
+"""Names of arguments that a causal model may be handed by position."""
+
+
+class Outputs(dict[str, Any]):
+    """What the stand-in answers; items are attributes too, as in transformers' outputs."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(
+                f"The recording stand-in for the model gives no {name!r}; "
+                f"it gives {', '.join(self)}. Record code that reads these only, or wrap it."
+            ) from None
+
+
+class RecordingModel(torch.nn.Module):
+    """Stands for a causal language model: keeps every call, computes nothing.
+
+    Attributes:
+        calls: The keyword inputs of each call, in order. Tensors are the ones handed over.
+        config: Has the fields that trainers read.
+    """
+
+    def __init__(self, config: Any = None, vocab_size: int = 512, hidden_size: int = 8) -> None:
+        super().__init__()
+        self.calls: list[dict[str, Any]] = []
+        self.config = config or SimpleNamespace(
+            model_type="vlmdebug_recording",
+            vocab_size=vocab_size,
+            hidden_size=hidden_size,
+            is_encoder_decoder=False,
+            use_cache=False,
+            output_router_logits=False,
+            router_aux_loss_coef=0.0,
+        )
+        self.vocab_size, self.hidden_size = vocab_size, hidden_size
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.warnings_issued: dict[str, bool] = {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the stand-in says it lies."""
+        return self.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision it says it has."""
+        return self.weight.dtype
+
+    def forward(self, *args: Any, **kwargs: Any) -> Outputs:
+        """Keep the inputs; answer with zeros that have the right shape and a gradient."""
+        inputs = {**dict(zip(POSITIONAL, args, strict=False)), **kwargs}
+        self.calls.append(dict(inputs))
+        ids = inputs.get("input_ids")
+        if ids is None:
+            raise TypeError("the model was called without input_ids")
+        return self._outputs(ids, inputs)
+
+    def _outputs(self, ids: torch.Tensor, inputs: Mapping[str, Any]) -> Outputs:
+        rows, seq = ids.shape
+        keep = inputs.get("logits_to_keep") or seq
+        keep = len(keep) if isinstance(keep, torch.Tensor) else min(int(keep), seq)
+        vocab = max(self.vocab_size, int(ids.max()) + 1) if ids.numel() else self.vocab_size
+        zero = self.weight.sum() * 0.0
+        hidden = zero.expand(rows, seq, self.hidden_size)
+        per_token = zero.expand(rows, seq)
+        outputs = Outputs(
+            logits=zero.expand(rows, keep, vocab).clone(),
+            last_hidden_state=hidden,
+            hidden_states=(hidden,),
+            log_probs=per_token,
+            entropy=per_token,
+            aux_loss=zero,
+            past_key_values=None,
+            attentions=None,
+        )
+        if inputs.get("labels") is not None:
+            outputs["loss"] = zero
+        return outputs
+
+    def get_input_embeddings(self) -> torch.nn.Module:
+        """An embedding, for code that only asks whether there is one."""
+        return torch.nn.Embedding(1, self.hidden_size)
+
+    def get_output_embeddings(self) -> torch.nn.Module:
+        """A head, likewise."""
+        return torch.nn.Linear(self.hidden_size, 1)
+
+
+def record(
+    function: Callable[[Any, dict[str, Any], int], Any],
+) -> Callable[[dict[str, Any], int], Iterator[dict[str, Any]]]:
+    """Turn `function(model, inputs, chunk_size)`, which calls `model`, into a slicer.
+
+    Each call of the model is one chunk. An exception inside the function reaches `check` after
+    the chunks that were recorded before it, so both are reported.
+    """
+
+    def slicer(inputs: dict[str, Any], chunk_size: int) -> Iterator[dict[str, Any]]:
+        model = RecordingModel()
+        error: Exception | None = None
+        try:
+            function(model, inputs, chunk_size)
+        except Exception as raised:  # the function's own; handed on below
+            error = raised
+        yield from model.calls
+        if error is not None:
+            raise error
+
+    slicer.__name__ = getattr(function, "__name__", "recorded")
+    slicer.__doc__ = getattr(function, "__doc__", None)
+    slicer.__wrapped__ = function  # type: ignore[attr-defined]
+    return slicer
