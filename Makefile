@@ -48,5 +48,5 @@ clean: ## Remove what make made
 # One stamp per set of extras, named after them.
 .venv/.with-%: pyproject.toml constraints.txt | .venv/.made
 	@echo "Installing vlmdebug[$*] into .venv; the first time takes a minute or two."
-	@$(BIN)/python -m pip install -q -c constraints.txt -e ".[$*]"
+	@$(BIN)/python -m pip install -qq -c constraints.txt -e ".[$*]"
 	@touch $@

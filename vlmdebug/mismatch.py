@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vlmdebug.plan import Rows
-from vlmdebug.wording import number
+from vlmdebug.wording import listed, number
 
 CODES = {
     "VLM001": "wrong rows, a different number of them",
@@ -134,13 +134,13 @@ def _root(mismatch: Mismatch) -> tuple[str, ...]:
 
 def _finding(members: list[Mismatch]) -> Finding:
     worst = next((m for m in members if m.silent), members[0])
-    chunks = len({m.chunk for m in members if m.chunk is not None})
+    chunks = list(dict.fromkeys(m.chunk for m in members if m.chunk is not None))
     others = dict.fromkeys(m.key for m in members if m.key not in (None, worst.key))
     also = []
     if others and worst.code != "VLM004":
         also.append(f"The same with {' and '.join(str(key) for key in others)}.")
-    if chunks > 1:
-        also.append(f"{chunks} chunks are concerned.")
+    if len(chunks) > 1:
+        also.append(f"In chunks {listed(chunks)}.")
     message = "\n".join([worst.message, *([" ".join(also)] if also else [])])
     return Finding(worst.code, message, tuple(members))
 

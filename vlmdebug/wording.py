@@ -25,6 +25,12 @@ def number(count: int, noun: str) -> str:
     return f"{count} {noun if count == 1 else plural(noun)}"
 
 
+def listed(numbers: Sequence[int], most: int = 6) -> str:
+    """`0, 1, 2`, and for long lists `0, 1, 2, 3, 4, 5 … 64 in all`."""
+    shown = ", ".join(map(str, numbers[:most]))
+    return f"{shown} … {len(numbers)} in all" if len(numbers) > most else shown
+
+
 def name_samples(samples: Sequence[int]) -> str:
     """`sample 1`, `samples 0:2`, `samples 2, 0`."""
     if len(samples) == 1:

@@ -1,0 +1,37 @@
+"""Text from a batch or from user code, made harmless for any place it is shown.
+
+Keys, tokens, names and messages may hold control characters, terminal escapes, marks that turn
+the reading direction, or lone surrogates. They are shown as what they are, never acted on.
+"""
+
+from __future__ import annotations
+
+import html
+import unicodedata
+
+LIMIT = 2000
+
+_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+"""Unicode categories of characters that act instead of showing: control, format, surrogate …"""
+
+
+def plain(text: object, limit: int = LIMIT) -> str:
+    r"""The text with acting characters spelled out, and cut at `limit` characters.
+
+    >>> plain("a\x1b[31mb")
+    'a\\x1b[31mb'
+    """
+    whole = str(text)
+    shown = whole if len(whole) <= limit else f"{whole[:limit]}… ({len(whole)} characters)"
+    return "".join(_spelled(character) for character in shown)
+
+
+def _spelled(character: str) -> str:
+    if character == "\n" or unicodedata.category(character) not in _HIDDEN:
+        return character
+    return character.encode("unicode_escape", "backslashreplace").decode("ascii")
+
+
+def escaped(text: object, limit: int = LIMIT) -> str:
+    """`plain`, for HTML text and quoted attributes."""
+    return html.escape(plain(text, limit), quote=True)
