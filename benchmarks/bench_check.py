@@ -8,14 +8,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from benchmarks.bench_slicing import seconds
 
+from benchmarks.bench_slicing import seconds
 from vlmdebug.families import FAMILIES, BatchSpec
+from vlmdebug.search import make
 from vlmdebug.slicers import by_sample, corrected
 from vlmdebug.tracing.check import check
-from vlmdebug.search import make
 
-IMAGES = tuple((2, 0, 3, 1, 2)[sample % 5] for sample in range(63)) + (3,)
+IMAGES = (*((2, 0, 3, 1, 2)[sample % 5] for sample in range(63)), 3)
 WIDE = 200_000  # numbers per row of pixel_values, as many as a 256 x 256 RGB image
 
 
@@ -34,7 +34,9 @@ def main() -> None:
             for chunk_size in (1, 8):
                 inputs = batch.for_slicer()
                 alone = seconds(lambda s=slicer, i=inputs, c=chunk_size: list(s(i, c)), 15)
-                whole = seconds(lambda s=slicer, b=batch, c=chunk_size: check(s, b, chunk_size=c), 15)
+                whole = seconds(
+                    lambda s=slicer, b=batch, c=chunk_size: check(s, b, chunk_size=c), 15
+                )
                 cells.append(f"{slicer.__name__}/{chunk_size} {(whole - alone) * 1e3:5.2f}")
         print(f"  {name:12} " + "   ".join(cells))
 

@@ -61,7 +61,7 @@ def bare_slices(batch: Batch, chunk_size: int) -> Callable[[], None]:
 
 def trl_loop(batch: Batch) -> float:
     """Seconds that TRL's GRPO loop spends on cutting the images of `batch`, chunk size 1."""
-    from trl import GRPOTrainer
+    from trl.trainer.grpo_trainer import GRPOTrainer
 
     ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
     outputs = SimpleNamespace(log_probs=torch.zeros(1, ids.shape[1]))
@@ -80,7 +80,9 @@ def trl_loop(batch: Batch) -> float:
 
 def main() -> None:
     """Print the tables."""
-    print(f"per chunk, {SAMPLES} samples, chunk size 1 (µs; in brackets: times bare slices, budget 2)")
+    print(
+        f"per chunk, {SAMPLES} samples, chunk size 1 (µs; in brackets: times bare slices, budget 2)"
+    )
     for name in FAMILIES:
         batch = batch_of(name)
         inputs, code = batch.for_slicer(), export(batch).function
@@ -103,7 +105,9 @@ def main() -> None:
     inputs, code = batch.for_slicer(), export(batch).function
     exported = seconds(lambda: list(code(inputs, 1)))
     print(f"TRL {trl.__version__} GRPO loop on qwen2_5_vl: {theirs / SAMPLES * 1e6:.0f} µs a chunk")
-    print(f"  times Batch.chunks {theirs / ours:.0f}, exported {theirs / exported:.0f} (budget 300)")
+    print(
+        f"  times Batch.chunks {theirs / ours:.0f}, exported {theirs / exported:.0f} (budget 300)"
+    )
 
 
 if __name__ == "__main__":

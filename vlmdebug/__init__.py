@@ -16,16 +16,12 @@ if TYPE_CHECKING:
     from vlmdebug import tiny as tiny
     from vlmdebug.batch import Ambiguity as Ambiguity
     from vlmdebug.batch import Batch as Batch
+    from vlmdebug.codegen import Code as Code
+    from vlmdebug.codegen import export as export
     from vlmdebug.errors import AmbiguousError as AmbiguousError
     from vlmdebug.errors import BadInput as BadInput
     from vlmdebug.errors import MismatchError as MismatchError
     from vlmdebug.errors import VlmDebugError as VlmDebugError
-    from vlmdebug.codegen import Code as Code
-    from vlmdebug.codegen import export as export
-    from vlmdebug.search import Counterexample as Counterexample
-    from vlmdebug.search import falsify as falsify
-    from vlmdebug.search import falsify_all as falsify_all
-    from vlmdebug.search import make_batch as make_batch
     from vlmdebug.families.read import read_batch as read_batch
     from vlmdebug.layout import Axis as Axis
     from vlmdebug.layout import Layout as Layout
@@ -33,6 +29,10 @@ if TYPE_CHECKING:
     from vlmdebug.plan import Counts as Counts
     from vlmdebug.plan import Rows as Rows
     from vlmdebug.report import Report as Report
+    from vlmdebug.search import Counterexample as Counterexample
+    from vlmdebug.search import falsify as falsify
+    from vlmdebug.search import falsify_all as falsify_all
+    from vlmdebug.search import make_batch as make_batch
     from vlmdebug.tracing.check import check as check
     from vlmdebug.tracing.prove import Proof as Proof
     from vlmdebug.tracing.prove import prove as prove
@@ -69,7 +69,7 @@ _HOME = {
 }
 _MODULES = ("slicers", "tiny")
 
-__all__ = [*_HOME, *_MODULES, "__version__"]  # noqa: PLE0604
+__all__ = [*_HOME, *_MODULES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -46,9 +46,7 @@ class Planned:
 class CountsByUnit(dict[str, Counts]):
     """Counts per unit; asking for one that could not be settled says what would settle it."""
 
-    def __init__(
-        self, counts: Mapping[str, Counts], ambiguities: Sequence[Ambiguity] = ()
-    ) -> None:
+    def __init__(self, counts: Mapping[str, Counts], ambiguities: Sequence[Ambiguity] = ()) -> None:
         super().__init__(counts)
         self._ambiguities = tuple(ambiguities)
 

@@ -24,7 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return options.run(options)
     except VlmDebugError as error:
         print(f"vlmdebug: {error}", file=sys.stderr)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "vlmdebug":
+            raise
         print(
             f"vlmdebug: {error.name or error} is not installed, but this command needs it. "
             "Install it with: pip install 'vlmdebug[torch]'",
@@ -45,7 +47,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     demo = commands.add_parser("demo", help="the story of one bug on tiny real models")
-    demo.add_argument("--out", type=Path, default=Path("vlmdebug-demo"), help="folder for the files")
+    demo.add_argument(
+        "--out", type=Path, default=Path("vlmdebug-demo"), help="folder for the files"
+    )
     demo.set_defaults(run=_demo)
 
     check = commands.add_parser("check", help="check a saved batch, and a slicer on it")
@@ -66,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     falsify.add_argument(
         "slicer",
         metavar="FILE.py:NAME",
-        help="your function (inputs, chunk_size); this runs the file. Or a slicer of the 5452 story",
+        help="your function (inputs, chunk_size), the file is run; or a slicer of the 5452 story",
     )
     falsify.add_argument(
         "--family", action="append", help="try this family only; may be given several times"

@@ -100,8 +100,8 @@ def export(batch: Batch | Layout | Mapping[str, Any] | str, **reading: Any) -> C
         family = find_family(read.layout.family)
         if family is None:
             raise BadInput(
-                f"The layout is {read.layout.family!r}, which is no family's, so how offsets follow "
-                "from the tensors is unknown and no code was written. "
+                f"The layout is {read.layout.family!r}, which is no family's, so how offsets "
+                "follow from the tensors is unknown and no code was written. "
                 "Pass processor= or config= to read_batch."
             )
         layout = family.layout()
@@ -164,9 +164,7 @@ def _function(layout: Layout) -> list[str]:
 
 def _offsets(layout: Layout) -> list[str]:
     """Lines that compute each unit's offsets once."""
-    lines = [
-        f'{key} = inputs["{key}"]' for key in layout.media if key != "pixel_values"
-    ]
+    lines = [f'{key} = inputs["{key}"]' for key in layout.media if key != "pixel_values"]
     lines.append(f"images = {OFFSETS['image'][1]}")
     units = dict.fromkeys(layout[key].unit for key in layout.media)
     if "tile" in units:

@@ -20,11 +20,34 @@ from vlmdebug.plan import Rows, chunk_bounds, rows_of
 from vlmdebug.report import ChunkReport, KeyReport, Report
 
 KNOWN_EXTRAS = frozenset(
-    "labels position_ids token_type_ids mm_token_type_ids inputs_embeds past_key_values use_cache "
-    "cache_position logits_to_keep num_logits_to_keep output_attentions output_hidden_states "
-    "output_router_logits return_dict return_loss num_items_in_batch rope_deltas cu_seq_lens_q "
-    "cu_seq_lens_k max_length_q max_length_k mm_encoder_outputs decoder_input_ids "
-    "decoder_attention_mask fused_lm_head shift_labels".split()
+    [
+        "labels",
+        "position_ids",
+        "token_type_ids",
+        "mm_token_type_ids",
+        "inputs_embeds",
+        "past_key_values",
+        "use_cache",
+        "cache_position",
+        "logits_to_keep",
+        "num_logits_to_keep",
+        "output_attentions",
+        "output_hidden_states",
+        "output_router_logits",
+        "return_dict",
+        "return_loss",
+        "num_items_in_batch",
+        "rope_deltas",
+        "cu_seq_lens_q",
+        "cu_seq_lens_k",
+        "max_length_q",
+        "max_length_k",
+        "mm_encoder_outputs",
+        "decoder_input_ids",
+        "decoder_attention_mask",
+        "fused_lm_head",
+        "shift_labels",
+    ]
 )
 """Arguments of transformers' forward methods that a slicer may add to what the batch has."""
 
@@ -193,7 +216,7 @@ class _Judge:
     def _inner_fits(self, key: str, used: Used) -> bool:
         """Whether the padded dimension still holds every tile of the chunk's samples."""
         padded = self.batch.layout[key].padded
-        if used.inner is None or padded not in self.batch.counts:
+        if used.inner is None or padded is None or padded not in self.batch.counts:
             return True
         if self.batch.layout[key].unit != "sample":
             return True
@@ -234,7 +257,9 @@ class _Judge:
 
     def _unknown_key(self, key: str, used: Used) -> KeyReport:
         missing = [name for name in self.batch.layout if name not in self.chunk.keys]
-        near = used.source or next(iter(get_close_matches(key, missing or [*self.batch.layout], 1)), None)
+        near = used.source or next(
+            iter(get_close_matches(key, missing or [*self.batch.layout], 1)), None
+        )
         message = wording.unknown_key(self.batch, key, self.samples, near)
         self._add("VLM004", message, key, None, used.rows, True, cause=None)
         return KeyReport("unknown key", None, used.rows)
@@ -362,7 +387,12 @@ class _Judge:
         if unit == anchor_unit:
             return anchor.count
         per_image = self.batch.per_image.get(unit)
-        if anchor_unit != "image" or per_image is None or anchor.rows is None or anchor.rows.foreign:
+        if (
+            anchor_unit != "image"
+            or per_image is None
+            or anchor.rows is None
+            or anchor.rows.foreign
+        ):
             return None
         return sum(per_image[row] for row in anchor.rows)
 

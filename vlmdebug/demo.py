@@ -97,7 +97,9 @@ def verdict(slicer: Slicer, report: Report, proof: Proof | None = None) -> str:
     about = (getattr(slicer, "__doc__", None) or "").strip().partition("\n")[0]
     lines = [f"{name}: {about}" if about else name]
     if report.ok:
-        lines.append(f"  OK        every row is its own sample's, {number(len(report.chunks), 'chunk')}")
+        lines.append(
+            f"  OK        every row is its own sample's, {number(len(report.chunks), 'chunk')}"
+        )
     for finding in report.findings:
         lines.append(f"  {report.verdict}  {finding.code} {finding.title} ({finding.loudness})")
         lines += _indented(finding.message)

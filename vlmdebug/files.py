@@ -38,7 +38,7 @@ def load_batch(path: str | Path) -> dict[str, Any]:
     except Exception as error:  # each library has its own kinds; all mean the same here
         raise BadInput(
             f"{path} could not be read as a batch: {_first_line(error)}. "
-            "It must hold plain tensors: torch.save(dict(inputs), path), not the BatchFeature itself."
+            "It must hold plain tensors: torch.save(dict(inputs), path), not a BatchFeature."
         ) from error
     if not isinstance(batch, dict) or not all(isinstance(key, str) for key in batch):
         raise BadInput(

@@ -146,8 +146,10 @@ def _finding(members: list[Mismatch]) -> Finding:
 
 
 def ranges(rows: Rows | None) -> list[list[int]] | None:
+    """Rows as JSON has them."""
     return None if rows is None else [list(pair) for pair in rows.ranges]
 
 
 def from_ranges(data: list[list[int]] | None) -> Rows | None:
+    """Rows from what `ranges` gave."""
     return None if data is None else Rows((start, stop) for start, stop in data)

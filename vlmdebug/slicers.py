@@ -66,7 +66,9 @@ def first_5452_rloo(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
         elif pixels is not None:
             chunk["pixel_values"] = pixels[start:stop]
         if positions is not None:
-            chunk["image_position_ids"] = positions[img_start:img_stop]  # noqa: F821
+            # The bug: without a grid, these names are not bound.
+            rows = slice(img_start, img_stop)  # pyright: ignore[reportPossiblyUnboundVariable]
+            chunk["image_position_ids"] = positions[rows]
         yield _with_sample_keys(chunk, inputs, start, stop)
 
 
@@ -101,7 +103,7 @@ def corrected(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
     elif "pixel_attention_mask" in media:  # padded: one row per sample
         offsets = dict.fromkeys(media, range(samples + 1))
     elif "image_position_ids" not in media and "image_sizes" not in media and "num_tiles" in inputs:
-        offsets = dict.fromkeys(media, [0, *accumulate(inputs["num_tiles"])])
+        offsets = {key: [0, *accumulate(inputs["num_tiles"])] for key in media}
     for start in range(0, samples, chunk_size):
         stop = min(start + chunk_size, samples)
         chunk = _token_keys(inputs, start, stop)

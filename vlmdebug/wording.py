@@ -48,6 +48,7 @@ def wrong_rows(
     cause: str | None,
     balance: tuple[int, int] | None,
 ) -> str:
+    """VLM001, VLM002, VLM011: the rows given, the rows owned, and what follows."""
     assert used.rows is not None
     verb, own = ("was", "owns") if len(samples) == 1 else ("were", "own")
     said = [
@@ -65,7 +66,9 @@ def _given(batch: Batch, key: str, used: Used) -> str:
         return f"{key} with rows {used.rows} of {used.source}"
     if used.rows.foreign:
         strange = sum(1 for row in used.rows if row < 0)
-        return f"{key} with {number(len(used.rows), 'row')}, {strange} of which are not in the batch,"
+        return (
+            f"{key} with {number(len(used.rows), 'row')}, {strange} of which are not in the batch,"
+        )
     return _rows(batch, key, used.rows)
 
 
@@ -82,7 +85,9 @@ def _consequence(silent: bool | None, balance: tuple[int, int] | None, same: boo
         return "Whether the model raises cannot be told from the batch."
     if silent:
         if same:
-            return "Both are the same length, so the model will not raise: it sees the wrong pixels."
+            return (
+                "Both are the same length, so the model will not raise: it sees the wrong pixels."
+            )
         return "Features and placeholders still add up, so the model will not raise."
     if balance is not None and balance[0] != balance[1]:
         return (
@@ -105,6 +110,7 @@ def _remedy(batch: Batch, key: str, used: Used, cause: str | None) -> str:
 def dropped(
     batch: Batch, key: str, samples: Sequence[int], planned: Rows, silent: bool | None
 ) -> str:
+    """VLM003."""
     verb, own = ("was", "owns") if len(samples) == 1 else ("were", "own")
     what = {
         True: "The model will not raise, but its answer changes.",
@@ -118,6 +124,7 @@ def dropped(
 
 
 def must_be_absent(batch: Batch, key: str, samples: Sequence[int], used: Used) -> str:
+    """VLM005."""
     has = "has" if len(samples) == 1 else "have"
     verb = "was" if len(samples) == 1 else "were"
     rows = "rows that cannot be told" if used.rows is None else _rows(batch, key, used.rows)
@@ -131,6 +138,7 @@ def must_be_absent(batch: Batch, key: str, samples: Sequence[int], used: Used) -
 
 
 def unknown_key(batch: Batch, key: str, samples: Sequence[int], near: str | None) -> str:
+    """VLM004, a key that was passed."""
     verb = "was" if len(samples) == 1 else "were"
     meant = f"; {near} is the name it knows" if near else ""
     todo = f"Pass it as {near}." if near else f"Leave {key} out."
@@ -141,6 +149,7 @@ def unknown_key(batch: Batch, key: str, samples: Sequence[int], near: str | None
 
 
 def stale_lookup(batch: Batch, asked: str, near: str) -> str:
+    """VLM004, a key that was asked for in vain."""
     return (
         f"The slicer looks for {asked}, which the batch does not have, and drops {near}, "
         f"which it has.\nIts branch for {asked} never runs with {batch.layout.family}.\n"
@@ -149,14 +158,16 @@ def stale_lookup(batch: Batch, asked: str, near: str) -> str:
 
 
 def cannot_tell(key: str, chunk: int, count: int) -> str:
+    """Rows that could not be told; no mismatch."""
     return (
-        f"Chunk {chunk}: which rows of the batch its {key} ({number(count, 'row')}) holds cannot be "
-        f"told; its values or shape were changed. It was not judged. "
-        f"Pass the rows on unchanged, or change them after slicing."
+        f"Chunk {chunk}: which rows of the batch its {key} ({number(count, 'row')}) holds cannot "
+        "be told; its values or shape were changed. It was not judged. "
+        "Pass the rows on unchanged, or change them after slicing."
     )
 
 
 def raised(error: BaseException, place: str | None, chunk: int) -> str:
+    """VLM008."""
     where = f" at {place}" if place else ""
     return (
         f"The slicer raised {type(error).__name__}{where} after {number(chunk, 'chunk')}: {error}\n"
@@ -165,6 +176,7 @@ def raised(error: BaseException, place: str | None, chunk: int) -> str:
 
 
 def skipped_or_repeated(skipped: Sequence[int], repeated: Sequence[int], total: int) -> str:
+    """VLM006."""
     parts = []
     if skipped:
         parts.append(f"{name_samples(skipped)} {_are(skipped)} in no chunk")
@@ -182,14 +194,17 @@ def _are(samples: Sequence[int]) -> str:
 
 
 def reordered(position: int, sample: int) -> str:
+    """VLM007."""
     return (
-        f"The chunks hold the samples in another order: sample {sample} came at position {position}.\n"
+        f"The chunks hold the samples in another order: "
+        f"sample {sample} came at position {position}.\n"
         "The model will not raise, but outputs put together again belong to other samples.\n"
         "Keep the batch's order, or undo the permutation on the outputs."
     )
 
 
 def chunk_out_of_step(samples: Sequence[int], placeholders: int, features: int) -> str:
+    """VLM009."""
     return (
         f"{name_samples(samples)} have {number(placeholders, 'placeholder token')} in this chunk's "
         f"input_ids but {number(features, 'feature')}.\nThe model will raise.\n"
@@ -203,14 +218,11 @@ def out_of_step(batch: Batch, sample: int, placeholders: int, features: int) -> 
     images = f"its images become {number(features, 'feature')}"
     if placeholders > features:
         extra = placeholders - features
-        return (
-            f"{has} but {images}: {extra} too many.\n{_whole_batch(batch)}\n"
-            + (
-                f"{number(extra, 'lone placeholder')} is likely sampled by a model in its completion: "
-                "forbid that token id in generation."
-                if extra <= 3
-                else "Give the batch every image that the text names, or check num_images."
-            )
+        return f"{has} but {images}: {extra} too many.\n{_whole_batch(batch)}\n" + (
+            f"{number(extra, 'lone placeholder')} is likely sampled by a model in its completion: "
+            "forbid that token id in generation."
+            if extra <= 3
+            else "Give the batch every image that the text names, or check num_images."
         )
     cut = features - placeholders
     where = _cut_images(batch, sample)

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from math import isqrt
 from typing import Any, ClassVar
 
@@ -217,10 +217,12 @@ def _align(features: Sequence[int], placeholders: Sequence[int]) -> list[int] | 
         return None
     if any(count == 0 for count in features):  # an image without features fits anywhere
         return None
-    return [stop - start for start, stop in zip([0, *stops], stops, strict=False)]
+    found = [stop for stop in stops if stop is not None]
+    return [stop - start for start, stop in pairwise([0, *found])]
 
 
 def ambiguous_images(facts: Facts, key: str, images: int) -> Ambiguity:
+    """Images that nothing gives to samples, and what would."""
     why = (
         "nothing says which token is the placeholder"
         if facts.placeholders is None

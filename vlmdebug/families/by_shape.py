@@ -8,11 +8,10 @@ differently, the batch is ambiguous and nothing is picked.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from vlmdebug.batch import Ambiguity
 from vlmdebug.families.base import Facts, Reading
-from vlmdebug.layout import Axis, Layout, Media
+from vlmdebug.layout import Axis, Layout, Media, plural
 from vlmdebug.plan import Counts
 
 NAME = "unknown"
@@ -71,7 +70,8 @@ def _unsettled(facts: Facts, key: str, fits: list[str]) -> Ambiguity:
         message=(
             f"{key} has shape {shape} for {facts.samples} samples, and {why}. "
             "Cutting it would be a guess, so it was not cut. "
-            f'Pass processor= or config=, or say it: layout={{"{key}": "image"}} with num_images=[…].'
+            "Pass processor= or config=, or say it: "
+            f'layout={{"{key}": "image"}} with num_images=[…].'
         ),
     )
 
@@ -82,7 +82,7 @@ def _missing_count(key: str, axis: Axis) -> Ambiguity:
         keys=(key,),
         unit=axis.unit,
         message=(
-            f"{key} has one row per {axis.unit}, but nothing says how many {axis.unit}s each sample "
-            f"has. It was not cut. Pass {argument}=[…], one number per sample."
+            f"{key} has one row per {axis.unit}, but nothing says how many {plural(axis.unit)} "
+            f"each sample has. It was not cut. Pass {argument}=[…], one number per sample."
         ),
     )

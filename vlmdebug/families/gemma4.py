@@ -36,6 +36,8 @@ POOL = 2  # side of the pooling window of synthesized batches
 
 
 class Gemma4(Family):
+    """One row per image, described by patch positions."""
+
     name = "gemma4"
     models = ("gemma4",)
     axes = {"pixel_values": Axis("image"), "image_position_ids": Axis("image")}

@@ -78,7 +78,9 @@ def _image_token_id(processor: Any, tokenizer: Any, config: Any) -> int | None:
 
 def _global_image_id(processor: Any, tokenizer: Any) -> int | None:
     found = _first(processor, "global_image_token_id")
-    tag = getattr(processor, "global_image_tag", None) or getattr(processor, "global_image_token", None)
+    tag = getattr(processor, "global_image_tag", None) or getattr(
+        processor, "global_image_token", None
+    )
     if found is None and isinstance(tag, str) and tokenizer is not None:
         found = tokenizer.convert_tokens_to_ids(tag)
     return found
@@ -89,7 +91,9 @@ def _features_per_tile(processor: Any, config: Any, vision: Any) -> int | None:
 
     Idefics3's config says it by `scale_factor`: `(image_size / patch_size / scale_factor) ** 2`.
     """
-    said = _first(processor, "image_seq_length", "image_seq_len") or _first(config, "image_seq_length")
+    said = _first(processor, "image_seq_length", "image_seq_len") or _first(
+        config, "image_seq_length"
+    )
     if said is not None:
         return said
     scale = getattr(config, "scale_factor", None)
@@ -126,7 +130,9 @@ def anyres_tokens(config: Any) -> Callable[[Sizes], list[int]]:
     base = side**2 + (config.vision_feature_select_strategy == "full")
 
     def count(sizes: Sizes) -> list[int]:
-        return [base + _unpadded(size, _canvas(size, config.image_grid_pinpoints)) for size in sizes]
+        return [
+            base + _unpadded(size, _canvas(size, config.image_grid_pinpoints)) for size in sizes
+        ]
 
     def _unpadded(size: tuple[int, int], canvas: tuple[int, int]) -> int:
         height, width = size

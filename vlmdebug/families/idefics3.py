@@ -19,8 +19,17 @@ from typing import Any
 
 import numpy as np
 
-from vlmdebug.families.base import BatchSpec, Facts, Family, Hints, Reading, text, with_text
-from vlmdebug.families.base import numbered, to_numpy
+from vlmdebug.families.base import (
+    BatchSpec,
+    Facts,
+    Family,
+    Hints,
+    Reading,
+    numbered,
+    text,
+    to_numpy,
+    with_text,
+)
 from vlmdebug.layout import Axis, Media
 from vlmdebug.plan import Counts
 
@@ -28,6 +37,8 @@ TOKENS = 2  # placeholder tokens per tile of synthesized batches
 
 
 class Idefics3(Family):
+    """One row per sample, padded over tiles."""
+
     name = "idefics3"
     models = ("idefics3", "smolvlm")
     axes = {
@@ -54,10 +65,14 @@ class Idefics3(Family):
     def _tiles(self, facts: Facts, images: dict[str, Counts]) -> Counts | None:
         if facts.has("pixel_attention_mask"):
             corner = facts.inputs["pixel_attention_mask"][:, :, 0, 0]  # (sample, max_tiles)
-            return Counts(to_numpy(corner).astype(bool).sum(axis=1).tolist(), "pixel_attention_mask")
+            return Counts(
+                to_numpy(corner).astype(bool).sum(axis=1).tolist(), "pixel_attention_mask"
+            )
         per_tile = facts.hints.features_per_tile
         if facts.placeholders is not None and per_tile:
-            return Counts([count // per_tile for count in facts.placeholders], facts.placeholder_source)
+            return Counts(
+                [count // per_tile for count in facts.placeholders], facts.placeholder_source
+            )
         return images.get("image")
 
     def _images(self, facts: Facts) -> dict[str, Counts]:

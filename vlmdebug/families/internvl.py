@@ -31,6 +31,8 @@ TOKENS = 2  # placeholder tokens per tile of synthesized batches
 
 
 class InternVL(Family):
+    """One row per tile, counted nowhere in the batch."""
+
     name = "internvl"
     models = ("internvl",)
     axes = {"pixel_values": Axis("tile")}
@@ -122,4 +124,3 @@ def _ambiguous_tiles(facts: Facts, tiles: int) -> Ambiguity:
             "Pass num_tiles=[…] (one number per sample) or processor=."
         ),
     )
-

@@ -32,6 +32,8 @@ from vlmdebug.layout import Axis, Media
 
 
 class LlavaNext(Family):
+    """One row per image, tiles padded on dim 1."""
+
     name = "llava_next"
     models = ("llava_next",)
     axes = {"pixel_values": Axis("image", padded="tile"), "image_sizes": Axis("image")}

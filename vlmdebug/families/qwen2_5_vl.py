@@ -36,6 +36,8 @@ MERGE = 2  # merge_size of synthesized batches
 
 
 class Qwen2_5VL(Family):
+    """One row per patch, described by a grid per image."""
+
     name = "qwen2_5_vl"
     models = ("qwen2_5_vl", "qwen2_vl")
     axes = {"pixel_values": Axis("patch"), "image_grid_thw": Axis("image")}

@@ -19,12 +19,31 @@ from vlmdebug.layout import UNITS, Axis, Layout, plural
 from vlmdebug.plan import Counts, as_counts
 
 TOKEN_KEYS = frozenset(
-    "input_ids attention_mask token_type_ids mm_token_type_ids position_ids labels "
-    "inputs_embeds decoder_input_ids decoder_attention_mask".split()
+    [
+        "input_ids",
+        "attention_mask",
+        "token_type_ids",
+        "mm_token_type_ids",
+        "position_ids",
+        "labels",
+        "inputs_embeds",
+        "decoder_input_ids",
+        "decoder_attention_mask",
+    ]
 )
 MEDIA_KEYS = frozenset(
-    "pixel_values pixel_attention_mask image_sizes image_grid_thw image_position_ids "
-    "spatial_shapes aspect_ratio_ids aspect_ratio_mask batch_num_images num_crops".split()
+    [
+        "pixel_values",
+        "pixel_attention_mask",
+        "image_sizes",
+        "image_grid_thw",
+        "image_position_ids",
+        "spatial_shapes",
+        "aspect_ratio_ids",
+        "aspect_ratio_mask",
+        "batch_num_images",
+        "num_crops",
+    ]
 )
 
 
@@ -76,9 +95,7 @@ def read_batch(
     return assemble(facts, layout)
 
 
-def assemble(
-    facts: Facts, layout: str | Layout | Mapping[str, Axis | str] | None = None
-) -> Batch:
+def assemble(facts: Facts, layout: str | Layout | Mapping[str, Axis | str] | None = None) -> Batch:
     """The `Batch` of these facts; `read_batch` after the arguments are checked."""
     overrides = _overrides(layout)
     family = _family(facts, layout)
@@ -138,8 +155,8 @@ def _tensors(inputs: Any) -> dict[str, Any]:
     ids = tensors["input_ids"]
     if ids.ndim != 2 or 0 in ids.shape:
         raise BadInput(
-            f"input_ids has shape {tuple(ids.shape)}, but a batch has one row of tokens per sample: "
-            "(sample, seq), at least one of each. "
+            f"input_ids has shape {tuple(ids.shape)}, but a batch has one row of tokens per "
+            "sample: (sample, seq), at least one of each. "
             "Nothing was cut. Pass the batch as the processor returned it, with padding=True."
         )
     return tensors
@@ -148,8 +165,8 @@ def _tensors(inputs: Any) -> dict[str, Any]:
 def _check_tensor(key: str, value: Any) -> None:
     if isinstance(value, (list, tuple)):
         raise BadInput(
-            f"{key} is a {type(value).__name__} of {len(value)}, but rows can be followed only in a "
-            'tensor. Call the processor with return_tensors="pt" and padding=True, '
+            f"{key} is a {type(value).__name__} of {len(value)}, but rows can be followed only "
+            'in a tensor. Call the processor with return_tensors="pt" and padding=True, '
             "or leave the key out."
         )
     if getattr(getattr(value, "device", None), "type", None) == "meta":
@@ -252,8 +269,8 @@ def _strangers(facts: Facts, layout: Layout) -> tuple[Ambiguity, ...]:
             keys=(key,),
             unit=None,
             message=(
-                f"{key} {tuple(value.shape)} is not a key that layout {layout.family} knows, so what "
-                "its rows count is unknown and it was not cut. "
+                f"{key} {tuple(value.shape)} is not a key that layout {layout.family} knows, so "
+                "what its rows count is unknown and it was not cut. "
                 f'Leave it out, or say it: layout={{"{key}": "sample"}}.'
             ),
         )
@@ -275,7 +292,7 @@ def _unpadded(facts: Facts) -> tuple[bool, ...] | None:
     mask = to_numpy(facts.inputs["attention_mask"]).astype(np.int8)  # (sample, seq)
     if mask.ndim != 2:
         return None
-    return tuple((np.diff(mask, axis=1) <= 0).all(axis=1).tolist())
+    return tuple((np.diff(row) <= 0).all().item() for row in mask)
 
 
 __all__ = ["MEDIA_KEYS", "TOKEN_KEYS", "UNKNOWN", "assemble", "read_batch"]

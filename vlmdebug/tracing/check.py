@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -57,13 +57,13 @@ def _arguments(args: tuple[Any, ...], reading: dict[str, Any]) -> tuple[Slicer |
             f"check was given {len(args)} arguments, but it takes a slicer and a batch, "
             "or a batch alone: check(slicer, batch, chunk_size=2) or check(batch)."
         )
-    slicer, inputs = args if len(args) == 2 else (None, args[0])
+    slicer = args[0] if len(args) == 2 else None
     if len(args) == 2 and not callable(slicer):
         raise BadInput(
             f"The slicer is a {type(slicer).__name__}, but a slicer is a function of (inputs, "
             "chunk_size) that gives the model inputs of each chunk. Call check(slicer, batch)."
         )
-    return slicer, read_batch(inputs, **reading)
+    return cast("Slicer | None", slicer), read_batch(args[-1], **reading)
 
 
 def run(
@@ -92,8 +92,8 @@ def run(
             break
         if not isinstance(given, Mapping) and not hasattr(given, "keys"):
             raise BadInput(
-                f"The slicer gave a {type(given).__name__} as chunk {len(chunks)}, but a chunk is a "
-                "mapping of names to tensors, as for model(**chunk). Nothing was judged. "
+                f"The slicer gave a {type(given).__name__} as chunk {len(chunks)}, but a chunk is "
+                "a mapping of names to tensors, as for model(**chunk). Nothing was judged. "
                 "Yield one dict per chunk."
             )
         planned = range(*bounds[len(chunks)]) if len(chunks) < len(bounds) else range(0)
@@ -145,9 +145,7 @@ class AskedDict(dict[str, Any]):
             self.__dict__["asked"][key] = None
 
 
-def _steps(
-    slicer: Slicer, inputs: AskedDict, chunk_size: int, finder: RowFinder
-) -> Iterator[Any]:
+def _steps(slicer: Slicer, inputs: AskedDict, chunk_size: int, finder: RowFinder) -> Iterator[Any]:
     """The slicer's chunks one by one; copies are followed only while its own code runs."""
     with _following(inputs, finder):
         given = slicer(inputs, chunk_size)

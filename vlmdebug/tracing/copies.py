@@ -18,10 +18,25 @@ Numbers = np.ndarray
 Known = Callable[[Any], tuple[Numbers, int] | None]
 
 SAME = frozenset(
-    "clone contiguous to cpu cuda float half bfloat16 double long int bool type type_as "
-    "pin_memory".split()
+    [
+        "clone",
+        "contiguous",
+        "to",
+        "cpu",
+        "cuda",
+        "float",
+        "half",
+        "bfloat16",
+        "double",
+        "long",
+        "int",
+        "bool",
+        "type",
+        "type_as",
+        "pin_memory",
+    ]
 )
-JOIN = frozenset("cat concat concatenate vstack row_stack".split())
+JOIN = frozenset(["cat", "concat", "concatenate", "vstack", "row_stack"])
 STACK = frozenset({"stack"})
 
 
@@ -56,8 +71,9 @@ def _join(known: Known, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -
     """`cat` on the rows' dimension lines rows up; on another it widens each row."""
     tensors = args[0] if args else kwargs["tensors"]
     dim = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis", 0))
-    parts = [known(tensor) for tensor in tensors if tensor.numel()]
-    if not parts or any(part is None for part in parts):
+    found = [known(tensor) for tensor in tensors if tensor.numel()]
+    parts = [part for part in found if part is not None]
+    if not parts or len(parts) < len(found):
         return None
     own = parts[0][1]
     if own != dim % out.ndim or any(part[1] != own for part in parts):
@@ -70,8 +86,9 @@ def _stack(known: Known, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) 
     """`stack` of single selected rows gives them their dimension back."""
     tensors = args[0] if args else kwargs["tensors"]
     dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
-    parts = [known(tensor) for tensor in tensors]
-    if dim or not parts or any(part is None or part[1] != -1 for part in parts):
+    found = [known(tensor) for tensor in tensors]
+    parts = [part for part in found if part is not None and part[1] == -1]
+    if dim or not parts or len(parts) < len(found):
         return None
     return np.concatenate([part[0] for part in parts]), 0
 

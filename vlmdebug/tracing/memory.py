@@ -41,6 +41,7 @@ class Parent:
 
 
 def parent(key: str, tensor: Any, dim: int, rows: np.ndarray | None = None) -> Parent:
+    """Note where `tensor` lies, so that its views can be recognised."""
     start, shape, strides = place(tensor)
     reach = sum((size - 1) * abs(step) for size, step in zip(shape, strides, strict=True) if size)
     stop = start + (reach + 1) * tensor.itemsize if 0 not in shape else start
@@ -78,7 +79,9 @@ def view_rows(tensor: Any, of: Parent) -> tuple[range | np.ndarray, int] | None:
             return None
         stride = strides[dim] // step if step else 0
         count = shape[dim]
-        return _pick(of, range(first, first + count * stride, stride) if stride else first, count), dim
+        return _pick(
+            of, range(first, first + count * stride, stride) if stride else first, count
+        ), dim
     if len(shape) == len(of.shape) - 1 and dim == 0 and strides == of.strides[1:]:
         return _pick(of, first, 1), -1  # one row, selected: its dimension is gone
     return None

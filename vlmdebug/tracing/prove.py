@@ -77,7 +77,12 @@ class Proof:
 
 
 def prove(
-    slicer: Slicer, batch: Batch | Mapping[str, Any], model: Any, *, chunk_size: int = 1, **reading: Any
+    slicer: Slicer,
+    batch: Batch | Mapping[str, Any],
+    model: Any,
+    *,
+    chunk_size: int = 1,
+    **reading: Any,
 ) -> Proof:
     """Compare the model's logits on the whole batch with those on the slicer's chunks.
 
@@ -101,8 +106,12 @@ def prove(
             "Pass the model itself, for instance vlmdebug.tiny.build(family)[0]."
         )
     if not callable(slicer):
-        raise BadInput(f"The slicer is a {type(slicer).__name__}, not a function of (inputs, chunk_size).")
-    read = read_batch(batch, **{"model": model, **reading}) if not isinstance(batch, Batch) else batch
+        raise BadInput(
+            f"The slicer is a {type(slicer).__name__}, not a function of (inputs, chunk_size)."
+        )
+    read = (
+        read_batch(batch, **{"model": model, **reading}) if not isinstance(batch, Batch) else batch
+    )
     whole = {key: value for key, value in read.inputs.items() if key not in BOOKKEEPING}
     with _evaluating(model):
         try:
@@ -112,7 +121,9 @@ def prove(
         return _compare(slicer, read, model, chunk_size, logits)
 
 
-def _compare(slicer: Slicer, batch: Batch, model: Any, chunk_size: int, whole: torch.Tensor) -> Proof:
+def _compare(
+    slicer: Slicer, batch: Batch, model: Any, chunk_size: int, whole: torch.Tensor
+) -> Proof:
     diffs: list[float | None] = [None] * len(batch)
     real = _real_tokens(batch.inputs)
     error: BaseException | None = None

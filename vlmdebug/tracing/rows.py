@@ -150,7 +150,10 @@ def _common(ours: np.ndarray, theirs: np.ndarray, side: str) -> tuple[np.ndarray
         cut = tuple(slice(0, size) for size in sizes)
         return ours[:, *cut], theirs[:, *cut]
     return tuple(  # type: ignore[return-value]
-        table[:, *(slice(have - size, have) for have, size in zip(table.shape[1:], sizes, strict=True))]
+        table[
+            :,
+            *(slice(have - size, have) for have, size in zip(table.shape[1:], sizes, strict=True)),
+        ]
         for table in (ours, theirs)
     )
 

@@ -23,7 +23,11 @@ from vlmdebug.tracing.record import record
 LOOPS = {"grpo": ("grpo_trainer", "GRPOTrainer"), "rloo": ("rloo_trainer", "RLOOTrainer")}
 """Trainers whose log-prob pass runs in chunks: module and class."""
 
-BUFFERS = {"grpo-buffer": "grpo_trainer", "rloo-buffer": "rloo_trainer", "distillation": "distillation_trainer"}
+BUFFERS = {
+    "grpo-buffer": "grpo_trainer",
+    "rloo-buffer": "rloo_trainer",
+    "distillation": "distillation_trainer",
+}
 """Trainers that buffer a generation batch and cut it into steps: the module."""
 
 UNCUT = {
@@ -48,14 +52,17 @@ def trl_slicer(name: str) -> Callable[[dict[str, Any], int], Iterator[dict[str, 
         import trl
     except ImportError as error:
         raise VlmDebugError(
-            "trl is not installed, so its code cannot be run. Install it: pip install 'vlmdebug[trl]'"
+            "trl is not installed, so its code cannot be run. "
+            "Install it: pip install 'vlmdebug[trl]'"
         ) from error
     if name in LOOPS:
         slicer = record(_loop(*LOOPS[name]))
     elif name in BUFFERS:
         slicer = _buffer(BUFFERS[name])
     elif name in UNCUT:
-        raise BadInput(f"TRL's {name} trainer cuts no batch: {UNCUT[name]}. There is nothing to try.")
+        raise BadInput(
+            f"TRL's {name} trainer cuts no batch: {UNCUT[name]}. There is nothing to try."
+        )
     else:
         raise BadInput(f"{name!r} is no slicer of TRL. Known are {', '.join([*LOOPS, *BUFFERS])}.")
     slicer.__name__ = f"trl {trl.__version__} {name}"
@@ -96,7 +103,9 @@ def _trainer(model: Any) -> SimpleNamespace:
     """What the loops read of the trainer."""
     return SimpleNamespace(
         accelerator=SimpleNamespace(
-            autocast=nullcontext, unwrap_model=lambda wrapped, *_, **__: wrapped, device=model.device
+            autocast=nullcontext,
+            unwrap_model=lambda wrapped, *_, **__: wrapped,
+            device=model.device,
         ),
         model=model,
         temperature=1.0,

@@ -63,7 +63,9 @@ def _head(report: Report) -> str:
     said = rows.headline(report).rpartition(":")[0]
     counts = "".join(f"<li>{escaped(line)}</li>" for line in rows.counted(report))
     items = f'<ul style="margin:4px 0 10px;padding-left:1.4em">{counts}</ul>' if counts else ""
-    return f"<p style='margin:0 0 4px'>{_mark(report.ok, report.verdict)} {escaped(said)}</p>{items}"
+    return (
+        f"<p style='margin:0 0 4px'>{_mark(report.ok, report.verdict)} {escaped(said)}</p>{items}"
+    )
 
 
 def _finding(finding: Finding) -> str:
@@ -172,7 +174,10 @@ def svg(report: Report) -> tuple[str, str] | None:
         return None
     left, width, step = 84, 640, 22
     scale = (width - left - 10) / total
-    parts = [f'<text x="4" y="15" font-weight="600">rows of {escaped(key, 60)}: outline planned, fill used</text>']
+    parts = [
+        f'<text x="4" y="15" font-weight="600">rows of {escaped(key, 60)}: '
+        "outline planned, fill used</text>"
+    ]
     said = []
     for line, (index, chunk) in enumerate(chunks):
         y, found = 24 + line * step, chunk.keys[key]
@@ -180,7 +185,9 @@ def svg(report: Report) -> tuple[str, str] | None:
         for start, stop in found.used.ranges if found.used else ():
             if start >= 0:
                 fill = BLUE if found.ok else "url(#h)"
-                parts.append(_bar(left + start * scale, y + 3, (stop - start) * scale, 10, fill, ""))
+                parts.append(
+                    _bar(left + start * scale, y + 3, (stop - start) * scale, 10, fill, "")
+                )
         for start, stop in found.planned.ranges if found.planned else ():
             parts.append(_bar(left + start * scale, y, (stop - start) * scale, 16, "none", "#222"))
         said.append(f"chunk {index}: {rows.cell(chunk, key)}")
@@ -200,6 +207,5 @@ def svg(report: Report) -> tuple[str, str] | None:
 
 def _bar(x: float, y: float, width: float, height: float, fill: str, stroke: str) -> str:
     line = f' stroke="{stroke}" stroke-width="1.5"' if stroke else ""
-    return (
-        f'<rect x="{x:.1f}" y="{y}" width="{max(width, 1.5):.1f}" height="{height}" fill="{fill}"{line}/>'
-    )
+    place = f'x="{x:.1f}" y="{y}" width="{max(width, 1.5):.1f}" height="{height}"'
+    return f'<rect {place} fill="{fill}"{line}/>'

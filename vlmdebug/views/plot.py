@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vlmdebug.errors import VlmDebugError
 from vlmdebug.report import ChunkReport, Report
@@ -70,7 +70,7 @@ def _draw(ax: Axes, line: int, chunk: ChunkReport, key: str) -> None:
     found = chunk.keys.get(key)
     if found is None:
         return
-    look = (
+    look: dict[str, Any] = (
         {"facecolor": BLUE}
         if found.ok
         else {"facecolor": VERMILLION, "hatch": "////", "edgecolor": "white"}

@@ -43,7 +43,9 @@ def told(report: Report) -> list[str]:
     """Keys worth a column: those that are not right everywhere, or the media keys if all are."""
     keys = list(dict.fromkeys(key for chunk in report.chunks for key in chunk.keys))
     wrong = [key for key in keys if any(not _state(c, key).ok for c in report.chunks)]
-    return wrong or [key for key in keys if not report.layout.get(key, "").startswith(ROW_OF_SAMPLE)]
+    return wrong or [
+        key for key in keys if not report.layout.get(key, "").startswith(ROW_OF_SAMPLE)
+    ]
 
 
 ROW_OF_SAMPLE = "one row per sample"
@@ -129,5 +131,3 @@ def left_out(report: Report, left: int) -> str:
 
 def _state(chunk: ChunkReport, key: str) -> KeyReport:
     return chunk.keys.get(key) or KeyReport("absent", None, None)
-
-

@@ -48,7 +48,10 @@ def _table(report: Report) -> str:
     heads = [plain(head, 24) for head in rows.columns(report)]
     if report.chunk_size is None:  # a chunk is a sample: one number names both
         heads, cells = heads[1:], [row[1:] for row in cells]
-    grid = [["", *heads], *(["ok" if ok else "!!", *row] for ok, row in zip(right, cells, strict=True))]
+    grid = [
+        ["", *heads],
+        *(["ok" if ok else "!!", *row] for ok, row in zip(right, cells, strict=True)),
+    ]
     if report.chunk_size is None:
         grid = [row[1:] for row in grid]
     lines = _fitted(grid)
@@ -70,7 +73,9 @@ def _fitted(grid: list[list[str]]) -> list[str]:
         while stop < len(widths) and (width + widths[stop] <= WIDTH or stop == start):
             width += widths[stop] + 2
             stop += 1
-        parts.append([*range(fixed), *range(start, stop)] if not parts else [*range(2), *range(start, stop)])
+        parts.append(
+            [*range(fixed), *range(start, stop)] if not parts else [*range(2), *range(start, stop)]
+        )
         if stop >= len(widths):
             break
         start = stop
