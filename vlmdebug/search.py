@@ -261,7 +261,7 @@ class _Search:
             database=None,
             deadline=None,
             phases=(Phase.generate, Phase.shrink),
-            suppress_health_check=list(HealthCheck.__members__.values()),
+            suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType]
         )
         self._tried.setdefault(family.name, 0)
         try:
