@@ -154,6 +154,8 @@ class Batch:
         elif key == "attention_mask" and self.unpadded is not None:
             if all(self.unpadded[sample] for sample in samples):
                 presence = "either"
+        elif key == "mm_token_type_ids" and self.placeholders_of(samples) == 0:
+            presence = "either"  # they are all zero, as the model assumes without them
         return Planned(rows, presence)
 
     def for_slicer(self) -> dict[str, Any]:

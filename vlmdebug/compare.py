@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
+from itertools import islice
 
 from vlmdebug import wording
 from vlmdebug.batch import BOOKKEEPING, Batch
@@ -328,11 +329,14 @@ class _Judge:
         lengths with each other; it has no way to see whose pixels they are.
         """
         layout = self.batch.layout
+        pixels = self.chunk.keys.get("pixel_values")
+        if pixels is not None and pixels.count == 0 and "none" in self._media("pixel_values"):
+            return True  # the model looks at nothing else then
         if not self._lengths_agree or self._lacks_description:
             return False
         if key in layout and key not in layout.media:
-            strict = layout.strict and key == "mm_token_type_ids"
-            return None if strict else True  # other rows of tokens of the same length
+            # Other rows of tokens of the same length; a strict model lays images out by them.
+            return None if layout.strict else True
         balance = self._balance
         if balance is None:
             return None
@@ -351,17 +355,28 @@ class _Judge:
         needed = [key for key in self.batch.layout.loud_drops if key in self.batch.layout]
         return pixels is not None and any(key not in self.chunk.keys for key in needed)
 
+    def _media(self, key: str) -> frozenset[str]:
+        """Wrong lengths of `key` that the model takes in silence."""
+        media = self.batch.layout.media.get(key)
+        return media.tolerates if media is not None else frozenset()
+
     @cached_property
     def _runs_agree(self) -> bool:
-        """Whether each run of placeholders has its own image's length, where the model looks."""
+        """Whether each sample's runs of placeholders are as long as the images laid out there.
+
+        The images are handed to the samples in order, one per run, whichever they are.
+        """
         layout, features, runs = self.batch.layout, self.batch.features, self.batch.runs
         used = self.chunk.keys.get(layout.feature_key or "")
         if not layout.strict or features is None or runs is None or used is None:
             return True
         if used.rows is None or used.rows.foreign:
             return True
-        asked = [run for sample in self.samples for run in runs[sample]]
-        return asked == [features[row] for row in used.rows]
+        made = iter([features[row] for row in used.rows])
+        for sample in self.samples:
+            if sum(runs[sample]) != sum(islice(made, len(runs[sample]))):
+                return False
+        return next(made, None) is None
 
     @cached_property
     def _lengths_agree(self) -> bool:

@@ -74,8 +74,8 @@ class Layout(Mapping[str, Axis]):
         feature_key: The media key whose rows say how many features the model will make.
         loud_drops: Keys whose absence makes the model raise while it has pixels. It does
             without any other key in silence, though its answer changes.
-        strict: Whether the model compares each run of placeholders with its own image
-            (Qwen's M-RoPE does), not only the totals of a call.
+        strict: Whether the model lays the images of each sample out by their sizes (Qwen's
+            M-RoPE does), so that it looks at each sample and not only at a call's totals.
     """
 
     family: str

@@ -3,8 +3,8 @@
 `pixel_values` is `(patch, channels * patch_pixels)` over all images; `image_grid_thw` is
 `(image, 3)`. Grid `(t, h, w)` owns `t * h * w` rows and `t * h * w / merge_size ** 2`
 placeholder tokens. Read in `processing_qwen2_vl` and `modeling_qwen2_5_vl` of transformers
-5.23. M-RoPE lays each run of placeholder tokens out by its own grid, so images of other sizes
-raise even where the totals agree. A chunk without images must be given no `pixel_values`: zero
+5.23. M-RoPE lays the images of each sample out by their grids, so images of other sizes raise even
+where the totals of a call agree. A chunk without images must be given no `pixel_values`: zero
 rows raise "expected a non-empty list of Tensors".
 """
 
