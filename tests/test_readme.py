@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ def test_every_python_block_prints_the_text_block_after_it():
     namespace: dict[str, object] = {}
     shown = blocks()
     ran = 0
-    for (language, source), (next_language, expected) in zip(shown, shown[1:], strict=False):
+    for (language, source), (next_language, expected) in pairwise(shown):
         if language != "python":
             continue
         printed = io.StringIO()

@@ -26,8 +26,24 @@ MEDIA_KEYS = {
     "smolvlm": {"pixel_values", "pixel_attention_mask"},
     "internvl": {"pixel_values"},
     "llava_next": {"pixel_values", "image_sizes"},
+    "qwen2_vl": {"pixel_values", "image_grid_thw"},
+    "qwen3_vl": {"pixel_values", "image_grid_thw"},
+    "qwen3_5": {"pixel_values", "image_grid_thw"},
+    "glm4v": {"pixel_values", "image_grid_thw"},
+    "llava": {"pixel_values"},
+    "deepseek_vl": {"pixel_values"},
+    "gemma3": {"pixel_values"},
+    "aya_vision": {"pixel_values"},
+    "ovis2": {"pixel_values"},
+    "idefics2": {"pixel_values", "pixel_attention_mask"},
+    "mllama": {
+        "pixel_values",
+        "aspect_ratio_ids",
+        "aspect_ratio_mask",
+        "cross_attention_mask",
+    },
 }
-TOKEN_TYPES = {"gemma4", "qwen2_5_vl"}
+TOKEN_TYPES = {"gemma4", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "glm4v"}
 
 
 @pytest.fixture(params=tiny.families())

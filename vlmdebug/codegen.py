@@ -14,14 +14,14 @@ from typing import Any
 
 from vlmdebug.batch import Batch
 from vlmdebug.errors import BadInput, MismatchError
-from vlmdebug.layout import Layout
+from vlmdebug.layout import Axis, Layout
 
 TOKEN_KEYS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels")
 
 OFFSETS = {
     "image": ("images", '[0, *accumulate(inputs["num_images"])]'),
     "tile": ("tiles", '[0, *accumulate(inputs["num_tiles"])]'),
-    "patch": ("patches", "[rows[image] for image in images]"),
+    "patch": ("patches", "[ends[image] for image in images]"),
 }
 
 
@@ -93,7 +93,7 @@ def export(batch: Batch | Layout | Mapping[str, Any] | str, **reading: Any) -> C
     from vlmdebug.families.read import read_batch
 
     if isinstance(batch, str):
-        layout = family_named(batch).layout()
+        layout, own = family_named(batch).layout(), {}
     else:
         read = batch if isinstance(batch, Batch) else read_batch(batch, **reading)
         read.refuse_ambiguity()
@@ -105,72 +105,103 @@ def export(batch: Batch | Layout | Mapping[str, Any] | str, **reading: Any) -> C
                 "Pass processor= or config= to read_batch."
             )
         layout = family.layout()
-    return Code(layout.family, _source(layout))
+        own = {key: read.layout[key] for key in read.layout if key not in layout}
+    return Code(layout.family, _source(layout, own))
 
 
-def _source(layout: Layout) -> str:
-    return "\n".join(
-        [
-            *_head(layout),
-            *_function(layout),
-            "",
-        ]
-    )
+def _source(layout: Layout, batch_axes: Mapping[str, Axis]) -> str:
+    """The whole module.
+
+    Args:
+        layout: The family's layout.
+        batch_axes: Axes of the batch's own keys, which may be more than the usual ones.
+    """
+    return "\n".join([*_head(layout, batch_axes), *_function(layout, batch_axes), ""])
 
 
-def _head(layout: Layout) -> list[str]:
-    about = [f"    {key}: {axis}" for key, axis in layout.items() if key in layout.media]
+def _head(layout: Layout, batch_axes: Mapping[str, Axis]) -> list[str]:
+    about = [f"    {key}: {axis}" for key, axis in layout.items()]
+    own = (key for key, axis in batch_axes.items() if axis == Axis("sample"))
+    keys = dict.fromkeys([*TOKEN_KEYS, *own, *(layout.media if _kept(layout) else ())])
+    if not _kept(layout):
+        keys = {key: None for key in keys if key not in layout.media}
     return [
-        f'"""Cut a {layout.family} batch into chunks of whole samples.',
+        f'"""Cut batches of the layout {layout.family} into chunks of whole samples.',
         "",
         "What a row counts:",
         "",
         *about,
         "",
-        f"Written by vlmdebug for the layout {layout.family}; it needs nothing but the batch.",
+        "Written by vlmdebug; it needs nothing but the batch.",
         '"""',
         "",
-        "from itertools import accumulate",
-        "",
-        f"TOKEN_KEYS = {_tuple(TOKEN_KEYS)}",
+        *([] if _kept(layout) else ["from itertools import accumulate", ""]),
+        "# One row per sample; those that a batch has.",
+        *_assignment("SAMPLE_KEYS", tuple(keys)),
         "",
         "",
     ]
 
 
-def _function(layout: Layout) -> list[str]:
-    units = [layout[key].unit for key in layout.media]
-    extra = ' and `inputs["num_tiles"]`' if "tile" in units else ""
-    return [
+def _kept(layout: Layout) -> bool:
+    """Whether every media key is one row per sample, with or without images."""
+    return all(media.without == "keep" for media in layout.media.values())
+
+
+def _function(layout: Layout, batch_axes: Mapping[str, Axis]) -> list[str]:
+    start = [
         "def slice_inputs(inputs, chunk_size):",
         '    """Yield the model inputs of each chunk of `chunk_size` samples, in order.',
-        "",
-        f'    `inputs["num_images"]`{extra} holds one number per sample, 0 for a text-only one.',
-        "    A chunk without images is given no media keys.",
+        *_about_counts(layout),
         '    """',
         '    samples = len(inputs["input_ids"])',
-        "    tokens = {key: inputs[key] for key in TOKEN_KEYS if inputs.get(key) is not None}",
+        "    rows = {key: inputs[key] for key in SAMPLE_KEYS if inputs.get(key) is not None}",
+    ]
+    loop = [
+        "    for start in range(0, samples, chunk_size):",
+        "        stop = min(start + chunk_size, samples)",
+        "        chunk = {key: value[start:stop] for key, value in rows.items()}",
+        *(
+            f'        chunk["{key}"] = inputs["{key}"][{":, " * axis.dim}start:stop]'
+            for key, axis in batch_axes.items()
+            if axis.unit == "sample" and axis.dim
+        ),
+    ]
+    if _kept(layout):
+        return [*start, *loop, "        yield chunk"]
+    return [
+        *start,
         '    pixel_values = inputs.get("pixel_values")',
         "    if pixel_values is not None:",
         *(f"        {line}" for line in _offsets(layout)),
-        "    for start in range(0, samples, chunk_size):",
-        "        stop = min(start + chunk_size, samples)",
-        "        chunk = {key: value[start:stop] for key, value in tokens.items()}",
+        *loop,
         "        if pixel_values is not None and images[start] < images[stop]:",
         *(f"            {line}" for line in _cuts(layout)),
         "        yield chunk",
     ]
 
 
+def _about_counts(layout: Layout) -> list[str]:
+    if _kept(layout):
+        return ["", "    A text-only sample keeps its padded row, which the model attends to."]
+    tiles = any(layout[key].unit == "tile" for key in layout.media)
+    names = '`inputs["num_images"]`' + (' and `inputs["num_tiles"]`' if tiles else "")
+    return [
+        "",
+        f"    {names} {'hold' if tiles else 'holds'} one number per sample, 0 for a text-only one.",
+        "    A chunk without images is given no media keys.",
+    ]
+
+
 def _offsets(layout: Layout) -> list[str]:
     """Lines that compute each unit's offsets once."""
-    lines = [f'{key} = inputs["{key}"]' for key in layout.media if key != "pixel_values"]
+    lines = [f'{key} = inputs.get("{key}")' for key in layout.media if key != "pixel_values"]
     lines.append(f"images = {OFFSETS['image'][1]}")
     units = dict.fromkeys(layout[key].unit for key in layout.media)
     if "tile" in units:
         lines.append(f"tiles = {OFFSETS['tile'][1]}")
     if "patch" in units:
-        lines.append("rows = [0, *accumulate(image_grid_thw.prod(-1).tolist())]  # per image")
+        lines.append("ends = [0, *accumulate(image_grid_thw.prod(-1).tolist())]  # of each image")
         lines.append(f"patches = {OFFSETS['patch'][1]}")
     return lines
 
@@ -181,9 +212,12 @@ def _cuts(layout: Layout) -> list[str]:
         unit = layout[key].unit
         name = OFFSETS[unit][0] if unit in OFFSETS else None
         rows = f"{name}[start] : {name}[stop]" if name else "start:stop"
-        lines.append(f'chunk["{key}"] = {key}[{rows}]')
+        if key in layout.optional:
+            lines += [f"if {key} is not None:", f'    chunk["{key}"] = {key}[{rows}]']
+        else:
+            lines.append(f'chunk["{key}"] = {key}[{rows}]')
     return lines
 
 
-def _tuple(names: tuple[str, ...]) -> str:
-    return "(" + ", ".join(f'"{name}"' for name in names) + ")"
+def _assignment(name: str, values: tuple[str, ...]) -> list[str]:
+    return [f"{name} = (", *(f'    "{value}",' for value in values), ")"]

@@ -337,6 +337,9 @@ class _Judge:
         if key in layout and key not in layout.media:
             # Other rows of tokens of the same length; a strict model lays images out by them.
             return None if layout.strict else True
+        if not layout.checks_counts:  # then it lays rows and samples side by side
+            rows = [used.count for name, used in self.chunk.keys.items() if name in layout.media]
+            return all(count == len(self.samples) for count in rows)
         balance = self._balance
         if balance is None:
             return None

@@ -76,6 +76,8 @@ class Layout(Mapping[str, Axis]):
             without any other key in silence, though its answer changes.
         strict: Whether the model lays the images of each sample out by their sizes (Qwen's
             M-RoPE does), so that it looks at each sample and not only at a call's totals.
+        optional: Media keys that a batch may lack.
+        checks_counts: Whether the model compares features with placeholders at all.
     """
 
     family: str
@@ -84,6 +86,8 @@ class Layout(Mapping[str, Axis]):
     feature_key: str | None = None
     loud_drops: frozenset[str] = frozenset()
     strict: bool = False
+    checks_counts: bool = True
+    optional: frozenset[str] = frozenset()
 
     def __getitem__(self, key: str) -> Axis:
         return self.axes[key]

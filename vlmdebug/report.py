@@ -169,6 +169,10 @@ class Report:
         """
         text = str(source)
         if not text.lstrip().startswith("{"):
+            if not Path(source).is_file():
+                raise BadInput(
+                    f"{text[:200]!r} is neither a file nor JSON. Pass what report.to_json wrote."
+                )
             text = Path(source).read_text(encoding="utf-8")
         try:
             return cls.from_dict(json.loads(text))

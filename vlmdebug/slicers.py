@@ -100,14 +100,14 @@ def corrected(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
     offsets = dict.fromkeys(media, images)
     if "image_grid_thw" in media:
         offsets["pixel_values"] = _grid_offsets(media["image_grid_thw"], inputs["num_images"])[1]
-    elif "pixel_attention_mask" in media:  # padded: one row per sample
+    elif "pixel_attention_mask" in media or "aspect_ratio_ids" in media:  # padded per sample
         offsets = dict.fromkeys(media, range(samples + 1))
     elif "image_position_ids" not in media and "image_sizes" not in media and "num_tiles" in inputs:
         offsets = {key: [0, *accumulate(inputs["num_tiles"])] for key in media}
     for start in range(0, samples, chunk_size):
         stop = min(start + chunk_size, samples)
         chunk = _token_keys(inputs, start, stop)
-        if images[start] < images[stop]:
+        if images[start] < images[stop] or "aspect_ratio_ids" in media:  # Mllama keeps its row
             for key, rows in media.items():
                 chunk[key] = rows[offsets[key][start] : offsets[key][stop]]
         yield chunk
@@ -129,6 +129,9 @@ _MEDIA = (
     "image_grid_thw",
     "image_position_ids",
     "image_sizes",
+    "aspect_ratio_ids",
+    "aspect_ratio_mask",
+    "cross_attention_mask",
 )
 
 

@@ -8,13 +8,26 @@ from __future__ import annotations
 from vlmdebug.errors import BadInput
 from vlmdebug.families.base import BatchSpec, Family
 from vlmdebug.families.gemma4 import Gemma4
+from vlmdebug.families.idefics2 import Idefics2
 from vlmdebug.families.idefics3 import Idefics3
 from vlmdebug.families.internvl import InternVL
+from vlmdebug.families.llava import Llava
 from vlmdebug.families.llava_next import LlavaNext
+from vlmdebug.families.mllama import Mllama
 from vlmdebug.families.qwen2_5_vl import Qwen2_5VL
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (Gemma4(), Qwen2_5VL(), Idefics3(), InternVL(), LlavaNext())
+    family.name: family
+    for family in (
+        Gemma4(),
+        Qwen2_5VL(),
+        Idefics3(),
+        Idefics2(),
+        Mllama(),
+        InternVL(),
+        LlavaNext(),
+        Llava(),
+    )
 }
 
 

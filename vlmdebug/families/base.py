@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
 from math import isqrt
@@ -37,12 +37,14 @@ class Hints:
     """
 
     model_type: str | None = None
+    processor_type: str | None = None
     image_token_id: int | None = None
     image_end_id: int | None = None
     global_image_id: int | None = None
     features_per_tile: int | None = None
     merge_size: int | None = None
     pooling_size: int | None = None
+    splits_images: bool = False
     tokens_per_image: Callable[[list[tuple[int, int]]], list[int]] | None = None
 
 
@@ -134,8 +136,11 @@ class Family(ABC):
         models: `config.model_type` of the models that share the layout.
         axes: Axis of every media key.
         media: When a chunk needs each media key.
+        shapes: Dimensions of every media key, by name.
+        optional: Media keys that the model may be given or not.
         feature_key: The key whose rows say how many features the model makes.
-        loud_drops, strict: As in `vlmdebug.layout.Layout`.
+        loud_drops, strict, checks_counts: As in `vlmdebug.layout.Layout`.
+        variants: Fields of the layout in which single models differ, by `config.model_type`.
         sizes: The size numbers that `synthesize` understands.
     """
 
@@ -143,16 +148,25 @@ class Family(ABC):
     models: ClassVar[tuple[str, ...]]
     axes: ClassVar[Mapping[str, Axis]]
     media: ClassVar[Mapping[str, Media]]
+    shapes: ClassVar[Mapping[str, str]]
+    optional: ClassVar[frozenset[str]] = frozenset()
     feature_key: ClassVar[str]
     loud_drops: ClassVar[frozenset[str]] = frozenset()
     strict: ClassVar[bool] = False
+    checks_counts: ClassVar[bool] = True
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     sizes: ClassVar[tuple[int, ...]] = (1, 2, 3)
 
-    def layout(self) -> Layout:
-        """The layout with every media key the family has, and no others."""
-        return Layout(
-            self.name, self.axes, self.media, self.feature_key, self.loud_drops, self.strict
+    def layout(self, model_type: str | None = None) -> Layout:
+        """The layout with every media key the family has, as that model treats it."""
+        common = Layout(self.name, self.axes, self.media, self.feature_key, self.loud_drops)
+        common = replace(
+            common,
+            strict=self.strict,
+            checks_counts=self.checks_counts,
+            optional=self.optional,
         )
+        return replace(common, **self.variants.get(model_type or "", {}))
 
     @abstractmethod
     def recognises(self, inputs: Mapping[str, Any]) -> bool:

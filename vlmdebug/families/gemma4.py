@@ -45,6 +45,10 @@ class Gemma4(Family):
         "pixel_values": Media("image", tolerates=frozenset({"one"})),
         "image_position_ids": Media("image", without="either"),
     }
+    shapes = {
+        "pixel_values": "image, max_patches, patch_pixels",
+        "image_position_ids": "image, max_patches, 2",
+    }
     feature_key = "image_position_ids"
     loud_drops = frozenset({"image_position_ids"})
 
@@ -52,9 +56,8 @@ class Gemma4(Family):
         return inputs.get("image_position_ids") is not None
 
     def read(self, facts: Facts) -> Reading:
-        key = "image_position_ids" if facts.has("image_position_ids") else "pixel_values"
         features = self._features(facts)
-        counts, ambiguities = count_images(facts, key, features)
+        counts, ambiguities = count_images(facts, "image_position_ids", features)
         return Reading(
             {"image": counts} if counts else {},
             features,
@@ -63,8 +66,6 @@ class Gemma4(Family):
         )
 
     def _features(self, facts: Facts) -> tuple[int, ...] | None:
-        if not facts.has("image_position_ids"):
-            return None
         positions = to_numpy(facts.inputs["image_position_ids"])  # (image, max_patches, 2)
         patches = (positions != -1).all(axis=-1).sum(axis=-1)
         pool = facts.hints.pooling_size or window(int(patches.sum()), facts.placeholders)

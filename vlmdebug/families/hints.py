@@ -11,6 +11,9 @@ from typing import Any
 from vlmdebug.errors import BadInput
 from vlmdebug.families.base import Hints
 
+PLACEHOLDERS = {"ovis2": "<IMG_ATOM>"}
+"""Placeholder tokens that the processor names nowhere, by model type."""
+
 Sizes = list[tuple[int, int]]
 
 
@@ -26,13 +29,15 @@ def read_hints(processor: Any = None, config: Any = None, model: Any = None) -> 
     images = getattr(processor, "image_processor", None)
     vision = getattr(config, "vision_config", None)
     return Hints(
-        model_type=_model_type(processor, config),
+        model_type=getattr(config, "model_type", None) or _processor_type(processor),
+        processor_type=_processor_type(processor),
         image_token_id=_image_token_id(processor, tokenizer, config),
         image_end_id=_first(processor, "end_image_token_id", "eoi_token_id", "vision_end_token_id"),
         global_image_id=_global_image_id(processor, tokenizer),
         features_per_tile=_features_per_tile(processor, config, vision),
         merge_size=_first(images, "merge_size") or _first(vision, "spatial_merge_size"),
         pooling_size=_first(images, "pooling_kernel_size") or _first(vision, "pooling_kernel_size"),
+        splits_images=bool(getattr(images, "do_image_splitting", False)),
         tokens_per_image=_tokens_per_image(processor, config),
     )
 
@@ -45,15 +50,12 @@ def _first(holder: Any, *names: str) -> Any:
     return None
 
 
-def _model_type(processor: Any, config: Any) -> str | None:
-    """`config.model_type`, or the name of the module that the processor's class lives in.
+def _processor_type(processor: Any) -> str | None:
+    """The model type whose module the processor's class lives in.
 
     transformers keeps each architecture in `transformers.models.<model_type>`; the classes a
     processor inherits from are asked too, so that a user's subclass is still recognised.
     """
-    named = getattr(config, "model_type", None)
-    if named:
-        return named
     for cls in type(processor).__mro__ if processor is not None else ():
         parts = cls.__module__.split(".")
         if parts[:2] == ["transformers", "models"] and len(parts) > 3:
@@ -62,8 +64,21 @@ def _model_type(processor: Any, config: Any) -> str | None:
 
 
 def _image_token_id(processor: Any, tokenizer: Any, config: Any) -> int | None:
-    said = _first(processor, "image_token_id")
+    """The id that the processor repeats where features go, and the model looks for.
+
+    `image_token_ids` is what transformers itself marks as image tokens; it may hold begin and
+    end tokens too. `processor.image_token_id` is what the *user* writes, and is another token
+    in Gemma 3 (the begin token) and Ovis 2.
+    """
+    known = PLACEHOLDERS.get(_processor_type(processor) or "")
+    ids = getattr(processor, "image_token_ids", None)
     token = getattr(processor, "image_token", None)
+    if known is not None and tokenizer is not None:
+        said = tokenizer.convert_tokens_to_ids(known)
+    elif isinstance(ids, (list, tuple)) and len(ids) == 1:
+        said = ids[0]
+    else:
+        said = _first(processor, "image_token_id")
     if said is None and isinstance(token, str) and tokenizer is not None:
         said = tokenizer.convert_tokens_to_ids(token)
     configured = _first(config, "image_token_id", "image_token_index")
@@ -89,13 +104,21 @@ def _global_image_id(processor: Any, tokenizer: Any) -> int | None:
 def _features_per_tile(processor: Any, config: Any, vision: Any) -> int | None:
     """Placeholder tokens per tile: InternVL says `image_seq_length`, Idefics3 `image_seq_len`.
 
-    Idefics3's config says it by `scale_factor`: `(image_size / patch_size / scale_factor) ** 2`.
+    Idefics3's config says it by `scale_factor`: `(image_size / patch_size / scale_factor) ** 2`,
+    Aya Vision by `downsample_factor` in the same way.
     """
     said = _first(processor, "image_seq_length", "image_seq_len") or _first(
         config, "image_seq_length"
     )
     if said is not None:
         return said
+    side, square = _first(processor, "img_size"), _first(processor, "patch_size")
+    if isinstance(side, int) and isinstance(square, int):
+        return (side // square) ** 2  # Aya Vision: its patch_size is already the merged one
+    factor = _first(config, "downsample_factor")
+    side, square = _first(vision, "image_size"), _first(vision, "patch_size")
+    if isinstance(factor, int) and isinstance(side, int) and isinstance(square, int):
+        return (side // (square * factor)) ** 2
     scale = getattr(config, "scale_factor", None)
     size, patch = getattr(vision, "image_size", None), getattr(vision, "patch_size", None)
     if isinstance(scale, int) and isinstance(size, int) and isinstance(patch, int):

@@ -46,6 +46,11 @@ class Idefics3(Family):
         "pixel_attention_mask": Axis("sample", padded="tile"),
     }
     media = {"pixel_values": Media("tile"), "pixel_attention_mask": Media("tile", without="either")}
+    shapes = {
+        "pixel_values": "sample, max_tiles, channels, height, width",
+        "pixel_attention_mask": "sample, max_tiles, height, width",
+    }
+    optional = frozenset({"pixel_attention_mask"})
     feature_key = "pixel_values"
 
     def recognises(self, inputs: Mapping[str, Any]) -> bool:

@@ -1,8 +1,10 @@
 """InternVL: pixel values have one row per tile, and nothing in the batch says how many.
 
 `pixel_values` is `(tile, 3, height, width)` over all images; the processor drops
-`num_patches`. Each tile becomes `image_seq_length` placeholder tokens, and an image's tiles
-stand in one run between its begin and end tokens, so the runs in `input_ids` tell. Read in
+`num_patches`. Each tile becomes `image_seq_length` placeholder tokens, so the runs of them in
+`input_ids` tell. In InternVL an image's tiles stand in one run between its begin and end tokens;
+Aya Vision and Ovis 2 part them by tile markers, so that a run is a tile and images per sample
+must be given. Read in
 `processing_internvl` of transformers 5.23. A chunk without images must be given no
 `pixel_values`: zero rows raise "cannot reshape tensor of 0 elements".
 """
@@ -34,9 +36,10 @@ class InternVL(Family):
     """One row per tile, counted nowhere in the batch."""
 
     name = "internvl"
-    models = ("internvl",)
+    models = ("internvl", "aya_vision", "ovis2")
     axes = {"pixel_values": Axis("tile")}
     media = {"pixel_values": Media("tile")}
+    shapes = {"pixel_values": "tile, channels, height, width"}
     feature_key = "pixel_values"
 
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
@@ -46,8 +49,8 @@ class InternVL(Family):
         tiles = facts.rows("pixel_values")
         per_tile = facts.hints.features_per_tile
         features = (per_tile,) * tiles if per_tile else None
-        per_image = _tiles_per_image(facts.runs, per_tile, tiles)
         images = self._images(facts)
+        per_image = _tiles_per_image(facts.runs, per_tile, tiles)
         if facts.num_tiles is not None:
             agree("num_tiles", facts.num_tiles, "pixel_values", tiles, "tile")
             counts = {"tile": Counts(facts.num_tiles, "num_tiles")}
@@ -59,7 +62,7 @@ class InternVL(Family):
         else:
             return Reading(images, features, {}, (_ambiguous_tiles(facts, tiles),))
         flat: dict[str, tuple[int, ...]] = {}
-        if per_image is not None and [sum(s) for s in per_image] == list(counts["tile"]):
+        if per_image is not None and images and [sum(s) for s in per_image] == [*counts["tile"]]:
             flat["tile"] = tuple(count for sample in per_image for count in sample)
             flat["feature"] = tuple(count * (per_tile or 0) for count in flat["tile"])
             if "image" in images and [*map(len, per_image)] != list(images["image"]):
@@ -69,7 +72,7 @@ class InternVL(Family):
     def _images(self, facts: Facts) -> dict[str, Counts]:
         if facts.num_images is not None:
             return {"image": Counts(facts.num_images, "num_images")}
-        if facts.runs is not None:
+        if facts.runs is not None and facts.hints.model_type in (None, "internvl"):
             return {"image": Counts(map(len, facts.runs), f"runs of {facts.placeholder_source}")}
         return {}
 

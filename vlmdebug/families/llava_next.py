@@ -41,6 +41,10 @@ class LlavaNext(Family):
         "pixel_values": Media("image", "either", frozenset({"none", "surplus"})),
         "image_sizes": Media("image", without="either"),
     }
+    shapes = {
+        "pixel_values": "image, max_tiles, channels, height, width",
+        "image_sizes": "image, 2",
+    }
     feature_key = "image_sizes"
     loud_drops = frozenset({"image_sizes"})
 
@@ -54,14 +58,13 @@ class LlavaNext(Family):
         )
 
     def read(self, facts: Facts) -> Reading:
-        key = "image_sizes" if facts.has("image_sizes") else "pixel_values"
         features = None
-        if facts.has("image_sizes") and facts.hints.tokens_per_image is not None:
+        if facts.hints.tokens_per_image is not None:
             sizes = to_numpy(facts.inputs["image_sizes"]).tolist()  # (image, 2)
             features = tuple(
                 facts.hints.tokens_per_image([(height, width) for height, width in sizes])
             )
-        counts, ambiguities = count_images(facts, key, features)
+        counts, ambiguities = count_images(facts, "image_sizes", features)
         return Reading(
             {"image": counts} if counts else {},
             features,

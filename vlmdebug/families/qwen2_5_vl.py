@@ -5,7 +5,8 @@
 placeholder tokens. Read in `processing_qwen2_vl` and `modeling_qwen2_5_vl` of transformers
 5.23. M-RoPE lays the images of each sample out by their grids, so images of other sizes raise even
 where the totals of a call agree. A chunk without images must be given no `pixel_values`: zero
-rows raise "expected a non-empty list of Tensors".
+rows raise "expected a non-empty list of Tensors". The models differ in what they miss: all but
+Qwen2.5-VL raise without `mm_token_type_ids`, and Qwen3 and GLM broadcast a single row of patches.
 """
 
 from __future__ import annotations
@@ -32,6 +33,12 @@ from vlmdebug.families.base import (
 from vlmdebug.layout import Axis, Media
 from vlmdebug.plan import Counts
 
+NEEDS_TYPES = frozenset({"image_grid_thw", "mm_token_type_ids"})
+BROADCAST = {
+    "pixel_values": Media("image", tolerates=frozenset({"one"})),
+    "image_grid_thw": Media("image", without="either"),
+}
+
 MERGE = 2  # merge_size of synthesized batches
 
 
@@ -39,31 +46,27 @@ class Qwen2_5VL(Family):
     """One row per patch, described by a grid per image."""
 
     name = "qwen2_5_vl"
-    models = ("qwen2_5_vl", "qwen2_vl")
+    models = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "qwen3_5", "glm4v")
     axes = {"pixel_values": Axis("patch"), "image_grid_thw": Axis("image")}
     media = {"pixel_values": Media("image"), "image_grid_thw": Media("image", without="either")}
+    shapes = {"pixel_values": "patch, patch_pixels", "image_grid_thw": "image, 3"}
     feature_key = "image_grid_thw"
     loud_drops = frozenset({"image_grid_thw"})
     strict = True
+    variants = {
+        "qwen2_vl": {"loud_drops": NEEDS_TYPES},
+        "qwen3_vl": {"loud_drops": NEEDS_TYPES, "media": BROADCAST},
+        "qwen3_5": {"loud_drops": NEEDS_TYPES, "media": BROADCAST},
+        "glm4v": {"loud_drops": NEEDS_TYPES, "media": BROADCAST},
+    }
 
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
         return inputs.get("image_grid_thw") is not None
 
     def read(self, facts: Facts) -> Reading:
-        if not facts.has("image_grid_thw"):
-            raise BadInput(
-                f"pixel_values has {facts.rows('pixel_values')} rows, one per patch, but "
-                "image_grid_thw is missing, so no row can be given to an image. "
-                "Keep image_grid_thw as the processor returned it."
-            )
         grid = to_numpy(facts.inputs["image_grid_thw"])  # (image, 3)
-        if grid.ndim != 2 or grid.shape[1] != 3:
-            raise BadInput(
-                f"image_grid_thw has shape {tuple(grid.shape)}, but it holds (t, h, w) per "
-                "image: (image, 3). Pass it as the processor returned it."
-            )
         patches = tuple(grid.prod(axis=1).tolist())  # (image,)
-        if facts.has("pixel_values") and sum(patches) != facts.rows("pixel_values"):
+        if sum(patches) != facts.rows("pixel_values"):
             raise BadInput(
                 f"image_grid_thw asks for {sum(patches)} patches "
                 f"({len(patches)} images), but pixel_values has {facts.rows('pixel_values')} rows. "

@@ -99,6 +99,8 @@ def assemble(facts: Facts, layout: str | Layout | Mapping[str, Axis | str] | Non
     """The `Batch` of these facts; `read_batch` after the arguments are checked."""
     overrides = _overrides(layout)
     family = _family(facts, layout)
+    if family is not None:
+        _check_keys(facts, family)
     axes = {key: axis for key, axis in _token_axes(facts).items() if key not in overrides}
     if family is None:
         media = [key for key in facts.inputs if key not in axes]
@@ -108,10 +110,11 @@ def assemble(facts: Facts, layout: str | Layout | Mapping[str, Axis | str] | Non
             found, reading = Layout("text", axes), _no_media(facts)
     else:
         media_axes = {key: axis for key, axis in family.axes.items() if facts.has(key)}
+        known = family.layout(facts.hints.model_type)
         found = replace(
-            family.layout(),
+            known,
             axes={**axes, **media_axes, **overrides},
-            media={key: media for key, media in family.media.items() if key in media_axes},
+            media={key: media for key, media in known.media.items() if key in media_axes},
             feature_key=family.feature_key if family.feature_key in media_axes else None,
         )
         reading = family.read(facts) if media_axes else _no_media(facts)
@@ -153,6 +156,11 @@ def _tensors(inputs: Any) -> dict[str, Any]:
         _check_tensor(key, value)
     _check_devices(tensors)
     ids = tensors["input_ids"]
+    if "float" in str(ids.dtype):
+        raise BadInput(
+            f"input_ids holds {ids.dtype}, but token ids are whole numbers. "
+            "An embedding would refuse them. Pass input_ids as the tokenizer returned them."
+        )
     if ids.ndim != 2 or 0 in ids.shape:
         raise BadInput(
             f"input_ids has shape {tuple(ids.shape)}, but a batch has one row of tokens per "
@@ -168,6 +176,11 @@ def _check_tensor(key: str, value: Any) -> None:
             f"{key} is a {type(value).__name__} of {len(value)}, but rows can be followed only "
             'in a tensor. Call the processor with return_tensors="pt" and padding=True, '
             "or leave the key out."
+        )
+    if key in TOKEN_KEYS | MEDIA_KEYS and not getattr(value, "shape", ()):
+        raise BadInput(
+            f"{key} is {value!r}, but it is a tensor with a row per sample, image, tile or patch. "
+            "Pass it as the processor returned it, or leave it out."
         )
     if getattr(getattr(value, "device", None), "type", None) == "meta":
         raise BadInput(
@@ -213,8 +226,36 @@ def _family(facts: Facts, layout: Any) -> Family | None:
     if isinstance(layout, Layout):
         return find_family(layout.family)
     if facts.hints.model_type is not None:
-        return find_family(facts.hints.model_type)
+        found = find_family(facts.hints.model_type)
+        other = find_family(facts.hints.processor_type or facts.hints.model_type)
+        if found is not None and other is not None and found is not other:
+            raise BadInput(
+                f"The config is {facts.hints.model_type}'s (layout {found.name}), the processor "
+                f"{facts.hints.processor_type}'s (layout {other.name}). Their tensors differ, so "
+                "no batch fits both. Load both from the same checkpoint."
+            )
+        return found
     return next((family for family in FAMILIES.values() if family.recognises(facts.inputs)), None)
+
+
+def _check_keys(facts: Facts, family: Family) -> None:
+    """All media keys of the family or none, each with as many dimensions as it has there."""
+    present = [key for key in family.axes if facts.has(key)]
+    missing = [key for key in family.axes if key not in present and key not in family.optional]
+    if present and missing:
+        raise BadInput(
+            f"{missing[0]} is missing or None, but {present[0]} "
+            f"{tuple(facts.inputs[present[0]].shape)} is there; layout {family.name} needs both. "
+            "A model would raise or, worse, see no images. Keep every key the processor returned."
+        )
+    for key in present:
+        shape = tuple(facts.inputs[key].shape)
+        if len(shape) != family.shapes[key].count(",") + 1:
+            raise BadInput(
+                f"{key} has shape {shape}, but in layout {family.name} it is "
+                f"({family.shapes[key]}). Rows would be counted on the wrong dimension. "
+                "Pass it as the processor returned it."
+            )
 
 
 def _token_axes(facts: Facts) -> dict[str, Axis]:

@@ -26,6 +26,17 @@ _MODULES = {
     "smolvlm": "idefics3",
     "internvl": "internvl",
     "llava_next": "llava_next",
+    "qwen2_vl": "qwen2_5_vl",
+    "qwen3_vl": "qwen2_5_vl",
+    "qwen3_5": "qwen2_5_vl",
+    "glm4v": "glm4v",
+    "llava": "llava",
+    "deepseek_vl": "llava",
+    "gemma3": "llava",
+    "aya_vision": "aya_vision",
+    "ovis2": "aya_vision",
+    "idefics2": "idefics2",
+    "mllama": "idefics2",
 }
 
 

@@ -87,6 +87,8 @@ def run(
             given = next(steps)
         except StopIteration:
             break
+        except NoChunks:
+            raise
         except Exception as raised:  # the slicer's own, kept with what came before it
             error = raised
             break
@@ -108,6 +110,10 @@ def run(
         asked=tuple(inputs.asked),
         any_order=getattr(slicer, "any_order", False),
     )
+
+
+class NoChunks(BadInput):
+    """The slicer gave something that is no row of chunks."""
 
 
 class AskedDict(dict[str, Any]):
@@ -150,7 +156,7 @@ def _steps(slicer: Slicer, inputs: AskedDict, chunk_size: int, finder: RowFinder
     with _following(inputs, finder):
         given = slicer(inputs, chunk_size)
     if isinstance(given, Mapping) or not isinstance(given, Iterable):
-        raise BadInput(
+        raise NoChunks(
             f"The slicer gave a {type(given).__name__}, but it gives one chunk after another. "
             "Nothing was judged. Return a list of dicts, or yield each dict."
         )

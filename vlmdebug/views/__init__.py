@@ -12,28 +12,53 @@ def mimebundle(report: Report) -> dict[str, str]:
 
     A view that fails never takes the cell with it: the text stands in, with the reason.
     """
-    from vlmdebug.views.html import to_html
-    from vlmdebug.views.markdown import to_markdown
-    from vlmdebug.views.safe import escaped, plain
-
-    text = _guarded(report)
     return {
-        "text/plain": text,
-        "text/markdown": _or(to_markdown, report, lambda why: f"```\n{plain(why)}\n{text}\n```\n"),
-        "text/html": _or(
-            to_html, report, lambda why: f"<pre>{escaped(why)}\n{escaped(text, 100_000)}</pre>"
-        ),
+        "text/html": _or_text(_html, report, _as_html),
+        "text/markdown": _or_text(_markdown, report, _as_markdown),
+        "text/plain": _text(report),
     }
 
 
-def _guarded(report: Report) -> str:
-    from vlmdebug.views.text import to_text
-
-    return _or(to_text, report, lambda why: f"{why}\nverdict {report.verdict}")
-
-
-def _or(view: Callable[[Report], str], report: Report, instead: Callable[[str], str]) -> str:
+def _or_text(view: Callable[[Report], str], report: Report, instead: Callable[[str], str]) -> str:
     try:
         return view(report)
     except Exception as error:  # debugging must not break the cell
-        return instead(f"This view failed ({type(error).__name__}: {error}); the text instead:")
+        return instead(f"{_reason(error)}\n\n{_text(report)}")
+
+
+def _text(report: Report) -> str:
+    from vlmdebug.views.text import to_text
+
+    try:
+        return to_text(report)
+    except Exception as error:
+        return f"{_reason(error)}\nreport.to_json() still holds every detail."
+
+
+def _reason(error: Exception) -> str:
+    from vlmdebug.views.safe import plain
+
+    return plain(f"This view of the report failed: {type(error).__name__}: {error}")
+
+
+def _html(report: Report) -> str:
+    from vlmdebug.views.html import to_html
+
+    return to_html(report)
+
+
+def _markdown(report: Report) -> str:
+    from vlmdebug.views.markdown import to_markdown
+
+    return to_markdown(report)
+
+
+def _as_html(text: str) -> str:
+    from vlmdebug.views.safe import escaped
+
+    return f"<pre>{escaped(text, 100_000)}</pre>"
+
+
+def _as_markdown(text: str) -> str:
+    """An indented block: no fence that the text could close."""
+    return "\n".join(f"    {line}" for line in text.split("\n")) + "\n"

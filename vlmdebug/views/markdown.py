@@ -3,39 +3,62 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
+from vlmdebug.mismatch import Finding
 from vlmdebug.report import Report
 from vlmdebug.views import rows
-from vlmdebug.views.safe import plain
+from vlmdebug.views.safe import one_line, plain
 
 MOST_CHUNKS = 64
+MOST_ITEMS = 32
 
 
 def to_markdown(report: Report) -> str:
     """The verdict, a list item per root cause, a table of chunks."""
-    lines = [f"**vlmdebug check**: {_safe(rows.headline(report))}", ""]
-    lines += [f"- {_safe(line)}" for line in rows.counted(report)]
-    for finding in report.findings:
-        said = "<br>".join(_safe(line) for line in finding.message.splitlines())
-        lines.append(f"- **{finding.code} {finding.title}** ({finding.loudness}): {said}")
-    lines += [f"- **AMBIGUOUS** {_safe(text)}" for text in report.ambiguities]
-    cells, right, left = rows.table(report, MOST_CHUNKS)
-    if cells:
-        heads = ["", *rows.columns(report)]
-        lines += ["", _line(heads), "|" + " --- |" * len(heads)]
-        lines += [
-            _line(["ok" if ok else "MISMATCH", *row]) for ok, row in zip(right, cells, strict=True)
-        ]
-    if left:
-        lines += ["", rows.left_out(report, left)]
-    return "\n".join(lines) + "\n"
+    verdict = {"OK": "✓ OK", "MISMATCH": "✗ MISMATCH"}.get(report.verdict, f"? {report.verdict}")
+    lines = [f"**vlmdebug check: {verdict}** · {_safe(rows.subject(report))}", ""]
+    items = [_safe(line) for line in rows.counted(report)]
+    items += [_finding(finding) for finding in report.findings[:MOST_ITEMS]]
+    items += [f"**? AMBIGUOUS** {_broken(text)}" for text in report.ambiguities[:MOST_ITEMS]]
+    lines += [f"- {item}" for item in items]
+    return "\n".join([*lines, *_table(report)]) + "\n"
 
 
-def _line(cells: list[str]) -> str:
-    return "| " + " | ".join(_safe(cell, 60) for cell in cells) + " |"
+def _finding(finding: Finding) -> str:
+    head = f"**{_safe(finding.code)} {rows.title(finding)}** ({finding.loudness})"
+    return f"{head}<br>{_broken(finding.message)}"
+
+
+def _table(report: Report) -> list[str]:
+    chunks, left = rows.drawn(report, MOST_CHUNKS)
+    if not chunks:
+        return []
+    groups = rows.told(report)[: rows.MOST_KEYS]
+    heads = ["verdict", *rows.fact_heads(report), *(", ".join(group) for group in groups)]
+    rules = [":--", *["--:"] * (len(heads) - len(groups) - 1), *[":--"] * len(groups)]
+    lines = ["", _row(heads), f"| {' | '.join(rules)} |"]
+    for line in chunks:
+        cells = [rows.cell(rows.state(line.chunk, group[0])) for group in groups]
+        lines.append(_row([line.words, *rows.facts(report, line), *cells]))
+    after = [rows.left_out(report, left) if left else "", _safe(rows.right(report))]
+    return lines + [part for text in after if text for part in ("", text)]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(_safe(cell, 80) for cell in cells)} |"
+
+
+def _broken(text: str) -> str:
+    return "<br>".join(_safe(line) for line in plain(text).split("\n"))
 
 
 def _safe(text: object, limit: int = 2000) -> str:
-    """Text whose markup shows instead of acting."""
-    shown = plain(text, limit).replace("\n", " ").replace("&", "&amp;").replace("<", "&lt;")
-    return re.sub(r"([\\`*_\[\]|~#!])", r"\\\1", shown)
+    """Text whose markup shows instead of acting, on one line.
+
+    GitHub makes links of `@name` and `#1` after it has read the Markdown, whatever is escaped;
+    an empty comment between the two characters stops it.
+    """
+    shown = one_line(text, limit).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    shown = re.sub(r"([\\`*_\[\]|~!])", r"\\\1", shown)
+    return re.sub(r"([@#])(?=\w)", r"\1<!-- -->", shown)

@@ -1,80 +1,190 @@
-"""What every view says of chunks, so that text, Markdown and HTML say the same."""
+"""What every view says of chunks, so that text, Markdown, HTML and figures say the same."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
 from vlmdebug.layout import plural
+from vlmdebug.mismatch import CODES, Finding
 from vlmdebug.plan import Rows
 from vlmdebug.report import ChunkReport, KeyReport, Report
+
+MOST_KEYS = 8
+MOST_NUMBERS = 16
+
+
+@dataclass(frozen=True)
+class Line:
+    """One chunk of a report, judged: `verdict` is `ok`, `MISMATCH` or `cannot tell`.
+
+    `silent` is as in `Mismatch`, for the worst of the chunk's mismatches. In a report on a batch
+    alone each line is a sample.
+    """
+
+    index: int
+    chunk: ChunkReport
+    verdict: str
+    silent: bool | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.verdict == "ok"
+
+    @property
+    def words(self) -> str:
+        """`ok`, `MISMATCH silent`, `MISMATCH loud`, `MISMATCH`, `cannot tell`."""
+        loudness = {True: " silent", False: " loud", None: ""}[self.silent]
+        return f"{self.verdict}{loudness if self.verdict == 'MISMATCH' else ''}"
+
+    @property
+    def rank(self) -> int:
+        """Silent mismatches first: no exception will tell of them."""
+        if self.verdict != "MISMATCH":
+            return 4 if self.ok else 3
+        return {True: 0, None: 1, False: 2}[self.silent]
 
 
 def headline(report: Report) -> str:
     """`by_sample on gemma4, 3 samples in chunks of 1: MISMATCH`."""
-    samples = f"{report.samples} {'sample' if report.samples == 1 else 'samples'}"
+    return f"{subject(report)}: {report.verdict}"
+
+
+def subject(report: Report) -> str:
+    """`by_sample on gemma4, 3 samples in chunks of 1`."""
+    samples = _number(report.samples, "sample")
     if report.chunk_size is None:
-        return f"{report.family} batch, {samples}: {report.verdict}"
-    return (
-        f"{report.slicer or 'slicer'} on {report.family}, {samples} in chunks of "
-        f"{report.chunk_size}: {report.verdict}"
-    )
+        return f"{report.family} batch, {samples}"
+    slicer = report.slicer or "slicer"
+    return f"{slicer} on {report.family}, {samples} in chunks of {report.chunk_size}"
 
 
-def counted(report: Report, most: int = 16) -> list[str]:
-    """`images per sample 2 0 1, known from num_images`, one line per unit."""
+def counted(report: Report) -> list[str]:
+    """`images per sample 2 0 1 (from num_images)`, one line per unit."""
     lines = []
     for unit, counts in report.counts.items():
         if unit == "sample":
             continue
-        shown = " ".join(map(str, counts[:most]))
-        more = f" … {sum(counts)} in all" if len(counts) > most else ""
-        lines.append(
-            f"{plural(unit)} per sample {shown}{more}, known from {report.evidence.get(unit, '?')}"
-        )
+        shown = " ".join(map(str, counts[:MOST_NUMBERS]))
+        more = f" … {sum(counts)} in all" if len(counts) > MOST_NUMBERS else ""
+        source = report.evidence.get(unit, "?")
+        lines.append(f"{plural(unit)} per sample {shown}{more} (from {source})")
     return lines
 
 
-def drawn(report: Report, most: int) -> tuple[list[tuple[int, ChunkReport]], int]:
-    """At most `most` chunks with their numbers, wrong ones first; and how many are left out."""
-    numbered = list(enumerate(report.chunks))
-    ranked = sorted(numbered, key=lambda pair: (pair[1].ok, pair[0]))[:most]
-    return sorted(ranked), len(numbered) - len(ranked)
+def title(finding: Finding) -> str:
+    """What a finding's code stands for, for codes of newer versions too."""
+    return CODES.get(finding.code, "a kind this version does not know")
 
 
-def told(report: Report) -> list[str]:
-    """Keys worth a column: those that are not right everywhere, or the media keys if all are."""
-    keys = list(dict.fromkeys(key for chunk in report.chunks for key in chunk.keys))
-    wrong = [key for key in keys if any(not _state(c, key).ok for c in report.chunks)]
-    return wrong or [
-        key for key in keys if not report.layout.get(key, "").startswith(ROW_OF_SAMPLE)
-    ]
+def judged(report: Report) -> list[Line]:
+    """Every chunk with its verdict, in the report's order."""
+    said: dict[int, set[bool | None]] = {}
+    for mismatch in report.mismatches:
+        for index in _concerned(report, mismatch.chunk, mismatch.code, mismatch.samples):
+            said.setdefault(index, set()).add(mismatch.silent)
+    return [_line(index, chunk, said.get(index)) for index, chunk in enumerate(report.chunks)]
 
 
-ROW_OF_SAMPLE = "one row per sample"
+def _concerned(
+    report: Report, chunk: int | None, code: str, samples: Sequence[int]
+) -> Iterable[int]:
+    """Chunks a mismatch is about; one of the batch itself is about those with its samples."""
+    if chunk is not None:
+        return (chunk,)
+    if code != "VLM010":
+        return ()
+    wanted = set(samples)
+    return (i for i, c in enumerate(report.chunks) if wanted.intersection(c.samples))
 
 
-def right(report: Report) -> list[str]:
-    """Keys that are right in every chunk."""
-    keys = dict.fromkeys(key for chunk in report.chunks for key in chunk.keys)
-    return [key for key in keys if all(_state(c, key).ok for c in report.chunks)]
+def _line(index: int, chunk: ChunkReport, silents: set[bool | None] | None) -> Line:
+    if silents:
+        worst = next(s for s in (True, None, False) if s in silents)
+        return Line(index, chunk, "MISMATCH", worst)
+    wrong = [key.state for key in chunk.keys.values() if not key.ok]
+    if not wrong:
+        return Line(index, chunk, "ok")
+    return Line(index, chunk, "cannot tell" if set(wrong) == {"cannot tell"} else "MISMATCH")
 
 
-def cell(chunk: ChunkReport, key: str) -> str:
-    """Used against planned rows: `1:2 not 2:3`, `2:3`, `– not 0:1`, `absent`."""
-    found = _state(chunk, key)
-    if found.state == "planned":
-        return str(found.planned)
-    if found.state == "absent":
-        return "absent"
-    if found.state == "ok":
-        return short(found.used)
-    if found.state == "cannot tell":
-        return "? cannot tell"
-    if found.state == "dropped":
-        return f"dropped, not {short(found.planned)}"
-    if found.state == "must be absent":
-        return f"{short(found.used)} not absent"
-    if found.state == "unknown key":
-        return "unknown key"
-    return f"{short(found.used)} not {short(found.planned)}"
+def drawn(report: Report, most: int) -> tuple[list[Line], int]:
+    """At most `most` chunks, and how many are left out.
+
+    All of them in order where they fit; else the worst ones, worst first.
+    """
+    lines = judged(report)
+    if len(lines) <= most:
+        return lines, 0
+    ranked = sorted(lines, key=lambda line: line.rank)
+    return ranked[:most], len(lines) - most
+
+
+def left_out(report: Report, left: int) -> str:
+    """`… 52 more chunks, all checked`."""
+    return f"… {left} more {plural_of(report, left)}, all checked"
+
+
+def plural_of(report: Report, count: int) -> str:
+    """`chunk`, `chunks`, or for a batch alone `sample`, `samples`."""
+    noun = "chunk" if report.chunk_size is not None else "sample"
+    return noun if count == 1 else f"{noun}s"
+
+
+def told(report: Report) -> list[tuple[str, ...]]:
+    """Keys worth a column, those with the same rows together.
+
+    Keys that are not right everywhere; where all are, the media keys.
+    """
+    wrong = [key for key in keys(report) if any(not state(c, key).ok for c in report.chunks)]
+    groups: dict[tuple[object, ...], list[str]] = {}
+    for key in wrong or media(report):
+        same = tuple(_rows_of(state(chunk, key)) for chunk in report.chunks)
+        groups.setdefault(same, []).append(key)
+    return [tuple(group) for group in groups.values()]
+
+
+def _rows_of(found: KeyReport) -> tuple[object, ...]:
+    """What makes two keys of a chunk read the same in a table."""
+    return found.ok, found.state == "dropped", found.planned or None, found.used or None
+
+
+def keys(report: Report) -> list[str]:
+    """Every key of any chunk."""
+    return list(dict.fromkeys(key for chunk in report.chunks for key in chunk.keys))
+
+
+def media(report: Report) -> list[str]:
+    """Keys whose rows do not count samples alone: what goes wrong when cut like `input_ids`."""
+    return [key for key in keys(report) if report.layout.get(key) != "one row per sample"]
+
+
+def right(report: Report) -> str:
+    """`input_ids, attention_mask: right in every chunk`; empty where no key is."""
+    if report.chunk_size is None:
+        return ""
+    names = [key for key in keys(report) if all(state(c, key).ok for c in report.chunks)]
+    more = f" and {len(names) - 16} more" if len(names) > 16 else ""
+    return f"{', '.join(names[:16])}{more}: right in every chunk" if names else ""
+
+
+def cell(found: KeyReport) -> str:
+    """Used against planned rows: `1:2, not 2:3`, and `2:3` where they agree."""
+    used, planned = short(found.used), short(found.planned)
+    if found.state == "wrong rows":
+        return f"{used}, wrong" if used == planned else f"{used}, not {planned}"
+    return {
+        "ok": used,
+        "absent": "absent",
+        "planned": planned,
+        "dropped": f"dropped, not {planned}",
+        "must be absent": f"{used}, not absent",
+    }.get(found.state, found.state)
+
+
+def state(chunk: ChunkReport, key: str) -> KeyReport:
+    """What is known of the key in that chunk."""
+    return chunk.keys.get(key) or KeyReport("absent", None, None)
 
 
 def short(rows: Rows | None, most: int = 2) -> str:
@@ -82,52 +192,33 @@ def short(rows: Rows | None, most: int = 2) -> str:
     if rows is None:
         return "?"
     if not rows.ranges:
-        return "no rows"
+        return "none"
     shown = str(Rows(rows.ranges[:most]))
     return f"{shown} … {len(rows)} rows" if len(rows.ranges) > most else shown
 
 
-def samples(chunk: ChunkReport) -> str:
-    """`0:2`, or `1` for a single one."""
+def facts(report: Report, line: Line) -> list[str]:
+    """Cells under `fact_heads`: the chunk's number and samples, then its three counts."""
+    chunk = line.chunk
+    counts = [
+        "?" if n is None else str(n) for n in (chunk.images, chunk.placeholders, chunk.features)
+    ]
+    samples = _samples(chunk)
+    return [samples, *counts] if report.chunk_size is None else [str(line.index), samples, *counts]
+
+
+def fact_heads(report: Report) -> list[str]:
+    """Heads of the columns before the keys."""
+    one = all(len(chunk.samples) == 1 for chunk in report.chunks)
+    heads = ["sample" if one else "samples", "images", "placeholders", "features"]
+    return heads if report.chunk_size is None else ["chunk", *heads]
+
+
+def _samples(chunk: ChunkReport) -> str:
     if len(chunk.samples) == 1:
         return str(chunk.samples[0])
-    return short(Rows.of(chunk.samples)) if chunk.samples else "none"
+    return short(Rows.of(chunk.samples))
 
 
-def number(value: int | None) -> str:
-    """A number, or `?`."""
-    return "?" if value is None else str(value)
-
-
-def columns(report: Report) -> tuple[str, ...]:
-    """Heads of the table's columns."""
-    first = "sample" if report.chunk_size in (None, 1) else "samples"
-    return ("chunk", first, "images", "placeholders", "features", *told(report))
-
-
-def table(report: Report, most: int) -> tuple[list[list[str]], list[bool], int]:
-    """Cells of the chunks drawn, whether each chunk is right, and how many are left out."""
-    chunks, left = drawn(report, most)
-    keys = told(report)
-    rows = [
-        [
-            str(index),
-            samples(chunk),
-            number(chunk.images),
-            number(chunk.placeholders),
-            number(chunk.features),
-            *(cell(chunk, key) for key in keys),
-        ]
-        for index, chunk in chunks
-    ]
-    return rows, [chunk.ok for _, chunk in chunks], left
-
-
-def left_out(report: Report, left: int) -> str:
-    """`… 52 more chunks, all checked`."""
-    noun = "chunk" if report.chunk_size is not None else "sample"
-    return f"… {left} more {noun if left == 1 else noun + 's'}, all checked"
-
-
-def _state(chunk: ChunkReport, key: str) -> KeyReport:
-    return chunk.keys.get(key) or KeyReport("absent", None, None)
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun if count == 1 else plural(noun)}"

@@ -18,20 +18,27 @@ _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 def plain(text: object, limit: int = LIMIT) -> str:
     r"""The text with acting characters spelled out, and cut at `limit` characters.
 
-    >>> plain("a\x1b[31mb")
-    'a\\x1b[31mb'
+    Line breaks stay, for they are the structure of a message.
+
+    >>> plain("a\x1b[31mb"), plain("pixel_values", limit=5)
+    ('a\\x1b[31mb', 'pixel… (12 characters)')
     """
     whole = str(text)
     shown = whole if len(whole) <= limit else f"{whole[:limit]}… ({len(whole)} characters)"
     return "".join(_spelled(character) for character in shown)
 
 
-def _spelled(character: str) -> str:
-    if character == "\n" or unicodedata.category(character) not in _HIDDEN:
-        return character
-    return character.encode("unicode_escape", "backslashreplace").decode("ascii")
+def one_line(text: object, limit: int = LIMIT) -> str:
+    r"""`plain`, with line breaks spelled out too: for names, keys and table cells."""
+    return plain(text, limit).replace("\n", "\\n")
 
 
 def escaped(text: object, limit: int = LIMIT) -> str:
     """`plain`, for HTML text and quoted attributes."""
     return html.escape(plain(text, limit), quote=True)
+
+
+def _spelled(character: str) -> str:
+    if character == "\n" or unicodedata.category(character) not in _HIDDEN:
+        return character
+    return character.encode("unicode_escape", "backslashreplace").decode("ascii")

@@ -1,94 +1,131 @@
-"""A report as plain text of at most 80 columns, without colour."""
+"""A report as plain text of at most 80 columns, without colour.
+
+It is what every other view falls back to, so a part that fails leaves its reason in place.
+"""
 
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Callable, Sequence
 
 from vlmdebug.report import Report
 from vlmdebug.views import rows
-from vlmdebug.views.safe import plain
+from vlmdebug.views.safe import one_line, plain
 
 WIDTH = 80
 MOST_CHUNKS = 12
+MOST_PARAGRAPHS = 8
+MOST_CELL = 36
 
 
 def to_text(report: Report) -> str:
     """The verdict, how the counts are known, a paragraph per root cause, a table of chunks."""
-    blocks = [_head(report), _findings(report), _ambiguities(report), _table(report)]
+    parts = (_head, _findings, _ambiguities, _table)
+    blocks = [_guarded(part, report) for part in parts]
     return "\n\n".join(block for block in blocks if block)
 
 
+def _guarded(part: Callable[[Report], str], report: Report) -> str:
+    try:
+        return part(report)
+    except Exception as error:  # debugging must not break the cell
+        name = part.__name__.strip("_")
+        reason = f"(the {name} cannot be shown: {type(error).__name__}: {error})"
+        return "\n".join(wrapped(reason))
+
+
 def _head(report: Report) -> str:
-    lines = _wrapped(f"vlmdebug check: {rows.headline(report)}", "", "  ")
+    lines = wrapped(f"vlmdebug check: {one_line(rows.headline(report))}", then="  ")
     for line in rows.counted(report):
-        lines += _wrapped(line, "  ", "    ")
+        lines += wrapped(one_line(line), "  ", "    ")
     return "\n".join(lines)
 
 
 def _findings(report: Report) -> str:
-    blocks = []
-    for finding in report.findings:
-        lines = _wrapped(f"{finding.code} {finding.title}: {finding.loudness}", "", "  ")
-        for line in finding.message.splitlines():
-            lines += _wrapped(line, "  ", "    ")
-        blocks.append("\n".join(lines))
-    return "\n\n".join(blocks)
+    blocks = [
+        "\n".join(
+            [
+                *wrapped(f"{finding.code} {rows.title(finding)}: {finding.loudness}", then="  "),
+                *wrapped(finding.message, "  ", "    "),
+            ]
+        )
+        for finding in report.findings[:MOST_PARAGRAPHS]
+    ]
+    return "\n\n".join([*blocks, *_more(len(report.findings), "findings")])
 
 
 def _ambiguities(report: Report) -> str:
-    return "\n\n".join(
-        "\n".join(_wrapped(f"AMBIGUOUS {text}", "", "  ")) for text in report.ambiguities
-    )
+    shown = report.ambiguities[:MOST_PARAGRAPHS]
+    blocks = ["\n".join(wrapped(f"AMBIGUOUS {text}", then="  ")) for text in shown]
+    return "\n\n".join([*blocks, *_more(len(report.ambiguities), "ambiguities")])
+
+
+def _more(count: int, noun: str) -> list[str]:
+    left = count - MOST_PARAGRAPHS
+    return [f"… {left} more in report.{noun}"] if left > 0 else []
 
 
 def _table(report: Report) -> str:
-    cells, right, left = rows.table(report, MOST_CHUNKS)
-    if not cells:
+    lines, left = rows.drawn(report, MOST_CHUNKS)
+    if not lines:
         return ""
-    heads = [plain(head, 24) for head in rows.columns(report)]
-    if report.chunk_size is None:  # a chunk is a sample: one number names both
-        heads, cells = heads[1:], [row[1:] for row in cells]
-    grid = [
-        ["", *heads],
-        *(["ok" if ok else "!!", *row] for ok, row in zip(right, cells, strict=True)),
-    ]
-    if report.chunk_size is None:
-        grid = [row[1:] for row in grid]
-    lines = _fitted(grid)
+    groups = rows.told(report)
+    keys = [group[0] for group in groups[: rows.MOST_KEYS]]
+    grid = [["", *rows.fact_heads(report), *keys]]
+    for line in lines:
+        cells = [rows.cell(rows.state(line.chunk, key)) for key in keys]
+        grid.append([line.words, *rows.facts(report, line), *cells])
+    fixed = len(grid[0]) - len(keys)
+    if report.chunk_size is None and report.ok:  # no verdict on what was not cut
+        grid, fixed = [row[1:] for row in grid], fixed - 1
+    said = fitted(grid, fixed)
     if left:
-        lines.append(rows.left_out(report, left))
-    wrong = rows.right(report)
-    if report.mismatches and report.chunk_size is not None and wrong:
-        lines += _wrapped(f"right in every chunk: {', '.join(map(plain, wrong))}", "", "  ")
-    return "\n".join(lines)
+        said.append(rows.left_out(report, left))
+    for group in groups:
+        if others := ", ".join(group[1:]):
+            said += wrapped(f"{one_line(others)}: the same rows as {one_line(group[0])}", then="  ")
+    if hidden := len(groups) - len(keys):
+        said.append(f"… {hidden} more keys in report.chunks")
+    said += wrapped(one_line(rows.right(report)), then="  ")
+    return "\n".join(said)
 
 
-def _fitted(grid: list[list[str]]) -> list[str]:
-    """Columns side by side; those that do not fit beside the first ones go below them."""
-    widths = [max(len(plain(row[i], 40)) for row in grid) for i in range(len(grid[0]))]
-    fixed = next((i for i, head in enumerate(grid[0]) if head == "features"), 0) + 1
-    parts, start = [], fixed
-    while True:
-        stop, width = start, sum(widths[:fixed]) + 2 * fixed
-        while stop < len(widths) and (width + widths[stop] <= WIDTH or stop == start):
-            width += widths[stop] + 2
-            stop += 1
-        parts.append(
-            [*range(fixed), *range(start, stop)] if not parts else [*range(2), *range(start, stop)]
-        )
-        if stop >= len(widths):
-            break
-        start = stop
+def fitted(grid: Sequence[Sequence[str]], fixed: int) -> list[str]:
+    """Columns side by side; those that do not fit beside the first `fixed` go below them."""
+    safe = [[_clipped(text) for text in row] for row in grid]
+    widths = [max(map(len, column)) for column in zip(*safe, strict=True)]
     lines: list[str] = []
-    for part in parts:
+    for part in _parts(widths, fixed):
         lines += [""] if lines else []
-        for row in grid:
-            line = "  ".join(plain(row[i], 40).ljust(widths[i]) for i in part)
-            lines.append(line.rstrip()[:WIDTH])
+        for row in safe:
+            cells = (
+                row[i].rjust(widths[i]) if row[i].isdigit() else row[i].ljust(widths[i])
+                for i in part
+            )
+            lines.append("  ".join(cells).rstrip()[:WIDTH])
     return lines
 
 
-def _wrapped(text: str, first: str, then: str) -> list[str]:
-    return textwrap.wrap(
-        plain(text).replace("\n", " "), WIDTH, initial_indent=first, subsequent_indent=then
-    ) or [""]
+def _parts(widths: Sequence[int], fixed: int) -> list[list[int]]:
+    """Column numbers of each table; later ones repeat the first two, verdict and number."""
+    parts = [list(range(fixed))]
+    for column in range(fixed, len(widths)):
+        used = sum(widths[i] + 2 for i in parts[-1])
+        if used + widths[column] > WIDTH:
+            parts.append([0, 1])
+        parts[-1].append(column)
+    return parts
+
+
+def _clipped(text: str) -> str:
+    safe = one_line(text)
+    return safe if len(safe) <= MOST_CELL else f"{safe[: MOST_CELL - 1]}…"
+
+
+def wrapped(text: str, first: str = "", then: str = "") -> list[str]:
+    """Lines of at most 80 columns; each line of `text` begins one."""
+    return [
+        piece
+        for line in plain(text).split("\n")
+        for piece in textwrap.wrap(line, WIDTH, initial_indent=first, subsequent_indent=then)
+    ]

@@ -1,0 +1,33 @@
+"""Idefics2: laid out as Idefics3, padded over whole images instead of tiles.
+
+Each image becomes `image_seq_len` placeholder tokens in a run of its own between
+`<fake_token_around_image>` tokens (`processing_idefics2`, transformers 5.23), so that runs count
+images. With `do_image_splitting=True` each image is five rows and five runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vlmdebug.families.base import Facts
+from vlmdebug.families.idefics3 import Idefics3
+from vlmdebug.plan import Counts
+
+
+class Idefics2(Idefics3):
+    """One row per sample, padded over its images."""
+
+    name = "idefics2"
+    models = ("idefics2",)
+    sizes = (1,)
+
+    def recognises(self, inputs: Mapping[str, Any]) -> bool:
+        return False  # by shape it is Idefics3's, and cut alike
+
+    def _images(self, facts: Facts) -> dict[str, Counts]:
+        if facts.num_images is not None:
+            return {"image": Counts(facts.num_images, "num_images")}
+        if facts.runs is not None and not facts.hints.splits_images:
+            return {"image": Counts(map(len, facts.runs), f"runs of {facts.placeholder_source}")}
+        return {}

@@ -1,0 +1,84 @@
+"""Mllama (Llama 3.2 Vision): one row per sample, padded over images, and kept without images.
+
+`pixel_values` is `(sample, max_images, max_tiles, 3, height, width)`, `aspect_ratio_ids`
+`(sample, max_images)`, `aspect_ratio_mask` `(sample, max_images, max_tiles)` and
+`cross_attention_mask` `(sample, seq, max_images, max_tiles)`. Placeholder tokens are not expanded:
+one per image. Features enter by cross-attention, and tokens before the first image, as well as
+text-only rows, attend to the padded image slots: a text-only sample must keep its padded row, or
+its logits move (`modeling_mllama`, transformers 5.23). The model compares no counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from vlmdebug.families.base import (
+    BatchSpec,
+    Facts,
+    Family,
+    Hints,
+    Reading,
+    numbered,
+    text,
+    with_text,
+)
+from vlmdebug.layout import Axis, Media
+from vlmdebug.plan import Counts
+
+KEYS = ("pixel_values", "aspect_ratio_ids", "aspect_ratio_mask", "cross_attention_mask")
+
+
+class Mllama(Family):
+    """One row per sample in every key; the padded row belongs to a text-only sample too."""
+
+    name = "mllama"
+    models = ("mllama",)
+    axes = {
+        **{key: Axis("sample", padded="image") for key in KEYS},
+        "cross_attention_mask": Axis("sample"),
+    }
+    media = {key: Media("image", without="keep") for key in KEYS}
+    shapes = {
+        "pixel_values": "sample, max_images, max_tiles, channels, height, width",
+        "aspect_ratio_ids": "sample, max_images",
+        "aspect_ratio_mask": "sample, max_images, max_tiles",
+        "cross_attention_mask": "sample, seq, max_images, max_tiles",
+    }
+    optional = frozenset({"cross_attention_mask"})
+    feature_key = "pixel_values"
+    checks_counts = False
+    loud_drops = frozenset({"aspect_ratio_ids", "aspect_ratio_mask"})
+    sizes = (1,)
+
+    def recognises(self, inputs: Mapping[str, Any]) -> bool:
+        return inputs.get("aspect_ratio_ids") is not None
+
+    def read(self, facts: Facts) -> Reading:
+        if facts.num_images is not None:
+            return Reading({"image": Counts(facts.num_images, "num_images")})
+        if facts.placeholders is not None:
+            return Reading({"image": Counts(facts.placeholders, facts.placeholder_source)})
+        return Reading({})
+
+    def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], Facts]:
+        image = 3
+        inputs = with_text(
+            text([[image] for _ in spec.sizes], spec.images_per_sample),
+            placeholder=image,
+            types=False,
+        )
+        if spec.sizes:
+            samples, images = len(spec.images_per_sample), max(spec.images_per_sample)
+            inputs["pixel_values"] = numbered(samples, images, 1, 3, 2, 2)
+            owned = np.arange(images) < np.array(spec.images_per_sample)[:, None]
+            inputs["aspect_ratio_ids"] = owned.astype(np.int64)
+            inputs["aspect_ratio_mask"] = owned.astype(np.int64)[:, :, None]
+            seq = inputs["input_ids"].shape[1]
+            inputs["cross_attention_mask"] = np.broadcast_to(
+                owned.astype(np.int64)[:, None, :, None], (samples, seq, images, 1)
+            ).copy()
+        hints = Hints(model_type="mllama", image_token_id=image)
+        return inputs, Facts(inputs, hints, spec.images_per_sample)
