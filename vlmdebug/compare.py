@@ -96,17 +96,18 @@ def compare(batch: Batch, run: Run) -> Report:
     """Judge every chunk of `run`, then the whole of it, then the batch alone."""
     reports: list[ChunkReport] = []
     mismatches: list[Mismatch] = []
-    unsettled: dict[str, None] = dict.fromkeys(a.message for a in batch.ambiguities)
+    unsettled: dict[str, str] = {a.message: a.message for a in batch.ambiguities}
     for index, chunk in enumerate(run.chunks):
         judge = _Judge(batch, run, index, chunk)
         reports.append(judge.report())
         mismatches += judge.mismatches
-        unsettled.update(dict.fromkeys(judge.unsettled))
+        for key, message in judge.unsettled.items():
+            unsettled.setdefault(key, message)
     mismatches = _with_stale_lookups(batch, run, mismatches)
     mismatches += _raised(run)
     mismatches += _order(batch, run, reports)
     mismatches += batch_mismatches(batch)
-    return _report(batch, reports, mismatches, list(unsettled), run)
+    return _report(batch, reports, mismatches, list(unsettled.values()), run)
 
 
 def check_alone(batch: Batch) -> Report:
@@ -163,7 +164,7 @@ class _Judge:
         self.rows = self._samples()
         self.samples = tuple(self.rows)
         self.mismatches: list[Mismatch] = []
-        self.unsettled: list[str] = []
+        self.unsettled: dict[str, str] = {}
 
     def _samples(self) -> Rows:
         """The samples the chunk holds, by its `input_ids`; as planned where these cannot tell."""
@@ -207,7 +208,7 @@ class _Judge:
             self._must_be_absent(key, used)
             return KeyReport("must be absent", planned.rows, used.rows)
         if used.rows is None:
-            self.unsettled.append(wording.cannot_tell(key, self.index, used.count))
+            self.unsettled[key] = wording.cannot_tell(key, self.index, used.count)
             return KeyReport("cannot tell", planned.rows, None)
         if used.rows == planned.rows and used.source is None and self._inner_fits(key, used):
             return KeyReport("ok", planned.rows, used.rows)
@@ -418,7 +419,7 @@ class _Judge:
         placeholders = self.chunk.placeholders
         if features is None or placeholders is None or features == placeholders:
             return
-        if any(not key.startswith("input") for key in self.unsettled):
+        if self.unsettled:
             return
         if placeholders == self.batch.placeholders_of(self.samples):
             return  # the batch itself is out of step there, and VLM010 says so

@@ -85,7 +85,7 @@ class Finding:
 
     @property
     def title(self) -> str:
-        return CODES[self.code]
+        return CODES.get(self.code, "a kind of mismatch this version does not know")
 
     @property
     def keys(self) -> tuple[str, ...]:

@@ -55,10 +55,6 @@ class ChunkReport:
     features: int | None
     keys: Mapping[str, KeyReport]
 
-    @property
-    def ok(self) -> bool:
-        return all(key.ok for key in self.keys.values())
-
 
 @dataclass(frozen=True)
 class Report:

@@ -160,8 +160,8 @@ def stale_lookup(batch: Batch, asked: str, near: str) -> str:
 def cannot_tell(key: str, chunk: int, count: int) -> str:
     """Rows that could not be told; no mismatch."""
     return (
-        f"Chunk {chunk}: which rows of the batch its {key} ({number(count, 'row')}) holds cannot "
-        "be told; its values or shape were changed. It was not judged. "
+        f"Which rows of the batch the chunks' {key} holds cannot be told (first in chunk {chunk}, "
+        f"{number(count, 'row')}): its values or shape were changed. It was not judged there. "
         "Pass the rows on unchanged, or change them after slicing."
     )
 

@@ -105,7 +105,7 @@ def _features_per_tile(processor: Any, config: Any, vision: Any) -> int | None:
     """Placeholder tokens per tile: InternVL says `image_seq_length`, Idefics3 `image_seq_len`.
 
     Idefics3's config says it by `scale_factor`: `(image_size / patch_size / scale_factor) ** 2`,
-    Aya Vision by `downsample_factor` in the same way.
+    Aya Vision by `downsample_factor` and Ovis 2 by `hidden_stride` in the same way.
     """
     said = _first(processor, "image_seq_length", "image_seq_len") or _first(
         config, "image_seq_length"
@@ -115,7 +115,7 @@ def _features_per_tile(processor: Any, config: Any, vision: Any) -> int | None:
     side, square = _first(processor, "img_size"), _first(processor, "patch_size")
     if isinstance(side, int) and isinstance(square, int):
         return (side // square) ** 2  # Aya Vision: its patch_size is already the merged one
-    factor = _first(config, "downsample_factor")
+    factor = _first(config, "downsample_factor") or _first(vision, "hidden_stride")
     side, square = _first(vision, "image_size"), _first(vision, "patch_size")
     if isinstance(factor, int) and isinstance(side, int) and isinstance(square, int):
         return (side // (square * factor)) ** 2

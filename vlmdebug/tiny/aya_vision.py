@@ -51,7 +51,6 @@ def _aya_model(processor: Any) -> Any:
         downsample_factor=2,
         vision_feature_layer=-1,
         vision_feature_select_strategy="full",
-        alignment_intermediate_size=32,
         adapter_layer_norm_eps=1e-6,
     )
     return AyaVisionForConditionalGeneration(config)

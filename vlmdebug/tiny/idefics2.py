@@ -39,10 +39,11 @@ def _idefics2_model(processor: Any) -> Any:
         "resampler_n_heads": 2,
         "resampler_head_dim": 16,
         "num_key_value_heads": 1,
+        "initializer_range": 0.2,
     }
     config = Idefics2Config(
         text_config={"model_type": "mistral", **text_config(tokenizer)},
-        vision_config=vision_config(),
+        vision_config=vision_config(initializer_range=0.2),
         perceiver_config=perceiver,
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
     )

@@ -159,7 +159,7 @@ def _image_processor(patch: int) -> Any:
     )
 
 
-def _ids(tokenizer: Any) -> dict[str, int]:
+def _ids(tokenizer: Any) -> dict[str, Any]:
     return {
         "image_token_id": tokenizer.image_token_id,
         "video_token_id": tokenizer.video_token_id,

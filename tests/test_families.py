@@ -1,0 +1,235 @@
+"""The models are the judge of what the families say.
+
+For every architecture that `vlmdebug.tiny` builds: correct chunks change no logit, and for
+chunks that are wrong on purpose the model raises where `check` says loud and runs on where it
+says silent. Where `check` says neither, it must at least have seen the mismatch.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+import torch
+
+import vlmdebug as vd
+from vlmdebug import slicers
+from vlmdebug.families import FAMILIES, find_family
+
+SIZES = [(200, 100), (100, 200), (160, 160), (100, 300)]
+CLOSE = 1e-4  # rounding between a whole batch and a chunk; a wrong image moves logits by 0.1 and up
+
+
+@pytest.fixture(scope="module")
+def built():
+    return {name: vd.tiny.build(name) for name in vd.tiny.families()}
+
+
+def batch_of(family, built, images, *, seed=0, side=None):
+    """A real batch; images per sample are given where the text cannot tell them."""
+    dice = random.Random(seed)
+    sizes = [dice.choice(SIZES) for _ in range(sum(images))] or None
+    inputs = vd.tiny.batch(family, images, sizes=sizes, seed=seed, padding_side=side)
+    needed = images if family in ("aya_vision", "ovis2") else None
+    return vd.read_batch(inputs, processor=built[family][1], num_images=needed)
+
+
+@pytest.fixture(params=vd.tiny.families())
+def family(request):
+    return request.param
+
+
+def test_every_tiny_model_has_a_family_and_every_family_a_tiny_model():
+    known = {model for found in FAMILIES.values() for model in found.models}
+
+    assert known == set(vd.tiny.families())
+
+
+@pytest.mark.parametrize("images", [(2, 0, 1), (1, 2, 1, 0), (0, 3), (1,)], ids=str)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_counts_are_those_the_processor_was_given(family, built, images, side):
+    batch = batch_of(family, built, images, side=side)
+
+    assert tuple(batch.counts["image"]) == images
+    assert not batch.ambiguities
+    assert vd.check(batch).ok
+
+
+@pytest.mark.parametrize("images", [(2, 0, 1), (1, 2, 1, 0), (0, 1), (0, 0)], ids=str)
+def test_correct_chunks_leave_the_logits_as_they_are(family, built, images):
+    batch, model = batch_of(family, built, images), built[family][0]
+    exported = vd.export(batch).function if any(images) else slicers.corrected
+    for chunk_size in range(1, len(images) + 1):
+        for slicer in (lambda _, size: batch.chunks(size), exported, slicers.corrected):
+            proof = vd.prove(slicer, batch, model, chunk_size=chunk_size)
+
+            assert vd.check(slicer, batch, chunk_size=chunk_size).ok
+            assert proof.ok, proof
+
+
+def test_config_alone_counts_as_the_processor_does(family, built):
+    model, _ = built[family]
+    images = (2, 0, 1)
+    batch = batch_of(family, built, images)
+    by_config = vd.read_batch(batch.inputs, config=model.config, num_images=images)
+
+    assert by_config.layout == batch.layout
+    assert by_config.placeholders == batch.placeholders
+    assert by_config.counts == batch.counts
+
+
+def test_synthesized_batch_has_the_layout_of_the_real_one(family, built):
+    real = batch_of(family, built, (2, 0, 1))
+    known = find_family(family)
+    assert known is not None
+    made = vd.make_batch(
+        known.name, [2, 0, 1], [known.sizes[i % len(known.sizes)] for i in range(3)]
+    )
+
+    for key in real.layout.media:
+        assert made.layout[key] == real.layout[key]
+        assert made.inputs[key].ndim == real.inputs[key].ndim
+        assert made.inputs[key].is_floating_point() == real.inputs[key].is_floating_point()
+    assert set(made.layout.media) == set(real.layout.media)
+    assert set(made.counts) == set(real.counts)
+
+
+# --- sabotage ------------------------------------------------------------------------------
+
+
+def rows(batch, key, first, last):
+    """The rows that samples `first:last` own."""
+    offsets = batch.counts[batch.layout[key].unit].offsets
+    return offsets[first], offsets[last]
+
+
+def all_media(change):
+    """A sabotage of every media key: `change(tensor, start, stop, first, last)`."""
+
+    def sabotage(batch, chunk, first, last):
+        for key in batch.layout.media:
+            if key in chunk:
+                tensor = batch.inputs[key]
+                chunk[key] = change(tensor, *rows(batch, key, first, last), first, last)
+        return chunk
+
+    return sabotage
+
+
+def only(which, change):
+    """A sabotage of the pixels alone, or of all that describes them."""
+
+    def sabotage(batch, chunk, first, last):
+        for key in batch.layout.media:
+            if key in chunk and (key == "pixel_values") is (which == "pixels"):
+                tensor = batch.inputs[key]
+                chunk[key] = change(tensor, *rows(batch, key, first, last), first, last)
+        return chunk
+
+    return sabotage
+
+
+def back(tensor, start, stop, *_):
+    return tensor[max(0, start - 1) : max(0, start - 1) + stop - start]
+
+
+def dropping(name):
+    def sabotage(batch, chunk, first, last):
+        chunk.pop(name, None)
+        return chunk
+
+    return sabotage
+
+
+def no_media(batch, chunk, first, last):
+    return {key: value for key, value in chunk.items() if key not in batch.layout.media}
+
+
+def empty_media(batch, chunk, first, last):
+    return {**chunk, **{key: batch.inputs[key][:0] for key in batch.layout.media}}
+
+
+def other_rows(name):
+    def sabotage(batch, chunk, first, last):
+        if name in chunk:
+            chunk[name] = batch.inputs[name].roll(1, 0)[first:last]
+        return chunk
+
+    return sabotage
+
+
+def stale_key(batch, chunk, first, last):
+    return {**chunk, "pixel_position_ids": batch.inputs["attention_mask"][first:last]}
+
+
+SABOTAGE = {
+    "shifted by one row": all_media(lambda t, a, b, *_: t[min(a + 1, len(t)) : min(b + 1, len(t))]),
+    "shifted back, same length": all_media(back),
+    "one row too many": all_media(lambda t, a, b, *_: torch.cat([t[a:b], t[a : a + 1]])),
+    "one row too few": all_media(lambda t, a, b, *_: t[a : b - 1]),
+    "rows reversed": all_media(lambda t, a, b, *_: t[a:b].flip(0)),
+    "whole batch": all_media(lambda t, *_: t),
+    "last rows of the batch": all_media(lambda t, a, b, *_: t[len(t) - (b - a) :]),
+    "cut per sample": all_media(lambda t, a, b, first, last: t[first:last]),
+    "pixels of a neighbour": only("pixels", back),
+    "description of a neighbour": only("description", back),
+    "all pixels, own description": only("pixels", lambda t, *_: t),
+    "one row of pixels": only("pixels", lambda t, a, *_: t[a : a + 1]),
+    "no media": no_media,
+    "empty media": empty_media,
+    "token types of another": other_rows("mm_token_type_ids"),
+    "mask of another": other_rows("attention_mask"),
+    "stale key": stale_key,
+}
+
+
+def sabotaged(batch, sabotage):
+    def slicer(inputs, chunk_size):
+        for index, chunk in enumerate(batch.chunks(chunk_size)):
+            first = index * chunk_size
+            yield sabotage(batch, dict(chunk), first, min(first + chunk_size, len(batch)))
+
+    return slicer
+
+
+def what_the_model_does(model, batch, chunk, first, whole):
+    """`raises`, `same`, or `differs`: the chunk's logits beside the whole batch's."""
+    try:
+        with torch.no_grad():
+            logits = model(**chunk).logits
+    except Exception:
+        return "raises"
+    for row, of_sample in enumerate(logits):
+        real = batch.inputs["attention_mask"][first + row].bool()
+        if (of_sample[real] - whole[first + row][real]).abs().max() > CLOSE:
+            return "differs"
+    return "same"
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_model_raises_where_check_says_loud_and_runs_where_it_says_silent(family, built, seed):
+    model = built[family][0]
+    dice = random.Random(seed)
+    judged = Counter()
+    for images in [(2, 0, 1), (1, 1, 2), *[tuple(dice.choices((0, 1, 2, 3), k=3))]]:
+        batch = batch_of(family, built, images, seed=seed, side=dice.choice(["left", "right"]))
+        with torch.no_grad():
+            whole = model(**batch.inputs).logits
+        drops = {f"no {key}": dropping(key) for key in batch.layout if key != "input_ids"}
+        for name, sabotage in {**SABOTAGE, **drops}.items():
+            slicer = sabotaged(batch, sabotage)
+            chunk_size = dice.randint(1, 3)
+            report = vd.check(slicer, batch, chunk_size=chunk_size)
+            for index, chunk in enumerate(slicer(None, chunk_size)):
+                found = [m for m in report.mismatches if m.chunk == index]
+                does = what_the_model_does(model, batch, chunk, index * chunk_size, whole)
+                where = (name, images, chunk_size, index, does, [(m.code, m.silent) for m in found])
+                said = {m.silent for m in found}
+                judged["unknown" if None in said else "told"] += bool(found)
+
+                assert found or does == "same", where
+                assert None in said or not found or (False in said) == (does == "raises"), where
+
+    assert judged["told"] > 30
+    assert judged["unknown"] < judged["told"] / 5
