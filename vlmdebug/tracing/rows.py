@@ -128,19 +128,24 @@ class _Values:
     def _window(self, table: np.ndarray, expected: Sequence[int]) -> np.ndarray | None:
         """Rows whose trailing dimensions were trimmed or padded, at the end or at the start.
 
-        Only the part that both have is compared; rows are told only where exactly one, or the
-        planned one, fits.
+        Only the part that both have is compared; a row is told only where the planned one fits,
+        or a single one.
         """
-        for side in ("end", "start"):
-            ours, theirs = _common(self._table, table, side)
-            found = []
-            for index, values in enumerate(theirs):
-                fits = np.flatnonzero((ours == values).reshape(len(ours), -1).all(axis=1)).tolist()
-                wanted = expected[index] if index < len(expected) else None
-                found.append(wanted if wanted in fits else fits[0] if len(fits) == 1 else None)
-            if found and all(row is not None for row in found):
-                return np.array(found, dtype=np.int64)
-        return None
+        fits = [_fitting(*_common(self._table, table, side)) for side in ("end", "start")]
+        found = []
+        for index, (end, start) in enumerate(zip(*fits, strict=True)):
+            rows = end | start
+            wanted = expected[index] if index < len(expected) else -1
+            if wanted not in rows and len(rows) != 1:
+                return None
+            found.append(wanted if wanted in rows else rows.pop())
+        return np.array(found, dtype=np.int64)
+
+
+def _fitting(ours: np.ndarray, theirs: np.ndarray) -> list[set[int]]:
+    """Rows of `ours` that equal each row of `theirs`."""
+    flat = ours.reshape(len(ours), -1)
+    return [set(np.flatnonzero((flat == row.ravel()).all(axis=1)).tolist()) for row in theirs]
 
 
 def _common(ours: np.ndarray, theirs: np.ndarray, side: str) -> tuple[np.ndarray, np.ndarray]:

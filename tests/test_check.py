@@ -1,0 +1,358 @@
+"""What `check` finds, each with a slicer that it must find and a twin that it must pass."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import vlmdebug as vd
+from vlmdebug import slicers
+from vlmdebug.slicers import STORY
+
+IMAGES_104 = [*((2, 0, 3, 1, 2)[sample % 5] for sample in range(63)), 3]
+
+
+@pytest.fixture
+def batch():
+    return vd.make_batch("gemma4", [1, 2, 0, 1], [2, 1, 1, 2])
+
+
+def changing(batch, change):
+    """A right slicer, each of whose chunks is changed: `change(chunk, index)`."""
+
+    def slicer(inputs, chunk_size):
+        for index, chunk in enumerate(batch.chunks(chunk_size)):
+            yield change(chunk, index)
+
+    return slicer
+
+
+def codes(report):
+    return {mismatch.code for mismatch in report.mismatches}
+
+
+def test_right_slicer_is_right_in_every_chunk_size(batch):
+    for chunk_size in range(1, 6):
+        report = vd.check(slicers.corrected, batch, chunk_size=chunk_size)
+
+        assert report.ok
+        assert report.verdict == "OK"
+        report.raise_for_mismatch()
+
+
+# --- one code each -------------------------------------------------------------------------
+
+
+def test_wrong_rows_of_another_number_are_loud(batch):
+    more = changing(batch, lambda c, i: {**c, "pixel_values": batch.inputs["pixel_values"]})
+    report = vd.check(more, batch, chunk_size=2)
+    first = report.mismatches[0]
+
+    assert (first.code, first.key, first.chunk, first.samples) == (
+        "VLM001",
+        "pixel_values",
+        0,
+        (0, 1),
+    )
+    assert (first.planned, first.used, first.silent) == (range(3), range(4), False)
+
+
+def test_wrong_rows_of_the_same_number_are_silent(batch):
+    pixels = batch.inputs["pixel_values"]
+    swapped = changing(
+        batch,
+        lambda c, i: {**c, "pixel_values": pixels[[3]]} if i == 0 else c,
+    )
+    report = vd.check(swapped, batch)
+
+    assert [(m.code, m.chunk, m.silent) for m in report.mismatches] == [("VLM002", 0, True)]
+    assert report.mismatches[0].message == (
+        "sample 0 was given pixel_values[3:4] (1 row: image 0 of sample 3) "
+        "but owns pixel_values[0:1] (1 row: image 0 of sample 0).\n"
+        "Both are the same length, so the model will not raise: it sees the wrong pixels.\n"
+        "Cut pixel_values per image; vlmdebug.export(batch) writes that code."
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "silent"),
+    [("pixel_values", True), ("image_position_ids", False), ("mm_token_type_ids", True)],
+)
+def test_dropped_key_is_found(batch, key, silent):
+    report = vd.check(
+        changing(batch, lambda c, i: {k: v for k, v in c.items() if k != key}), batch, chunk_size=4
+    )
+
+    assert [(m.code, m.key, m.silent) for m in report.mismatches] == [("VLM003", key, silent)]
+
+
+def test_none_is_as_good_as_no_key_where_no_image_is(batch):
+    none = {"pixel_values": None, "image_position_ids": None}
+    padded = changing(batch, lambda c, i: {**none, **c})
+
+    assert vd.check(padded, batch).ok
+
+
+def test_mask_that_hides_nothing_may_be_left_out():
+    real = vd.tiny.batch("gemma4", [1, 1], padding_side="left")
+    batch = vd.read_batch(real, processor=vd.tiny.build("gemma4")[1])
+    lengths = batch.inputs["attention_mask"].sum(dim=1)
+    report = vd.check(
+        changing(batch, lambda c, i: {k: v for k, v in c.items() if k != "attention_mask"}), batch
+    )
+
+    assert lengths[0] != lengths[1]
+    assert [(m.key, m.chunk) for m in report.mismatches] == [
+        ("attention_mask", int(lengths.argmin()))
+    ]
+
+
+def test_key_that_the_model_does_not_know_is_named_with_the_nearest(batch):
+    def stale(chunk, index):
+        chunk["pixel_position_ids"] = chunk.pop("image_position_ids", None)
+        return {key: value for key, value in chunk.items() if value is not None}
+
+    report = vd.check(changing(batch, stale), batch)
+    found = [m for m in report.mismatches if m.code == "VLM004"]
+
+    assert codes(report) == {"VLM003", "VLM004"}
+    assert "image_position_ids is the name it knows" in found[0].message
+
+
+@pytest.mark.parametrize("extra", ["labels", "position_ids", "num_images", "output_router_logits"])
+def test_keys_that_models_know_may_be_added(batch, extra):
+    added = changing(batch, lambda c, i: {**c, extra: torch.zeros(len(c["input_ids"]))})
+
+    assert vd.check(added, batch).ok
+
+
+@pytest.mark.parametrize("rows", [slice(0, 0), slice(0, 1)], ids=["no rows", "a row"])
+def test_media_for_a_chunk_without_images_is_found(batch, rows):
+    def given(chunk, index):
+        return (
+            {**chunk, "pixel_values": batch.inputs["pixel_values"][rows]} if index == 2 else chunk
+        )
+
+    report = vd.check(changing(batch, given), batch)
+
+    assert [(m.code, m.chunk, m.silent) for m in report.mismatches][:1] == [("VLM005", 2, False)]
+
+
+@pytest.mark.parametrize("family", ["gemma4", "qwen2_5_vl", "idefics3"])
+def test_empty_description_without_pixels_is_no_mismatch(family):
+    batch = vd.make_batch(family, [0, 1])
+    key = next(key for key in batch.layout.media if key != "pixel_values")
+    rows = slice(0, 1) if family == "idefics3" else slice(0, 0)
+    given = changing(batch, lambda c, i: c if i else {**c, key: batch.inputs[key][rows]})
+
+    assert vd.check(given, batch).ok
+
+
+def test_llava_next_takes_empty_media_and_none():
+    batch = vd.make_batch("llava_next", [0, 1])
+    empty = {key: batch.inputs[key][:0] for key in batch.layout.media}
+
+    assert vd.check(changing(batch, lambda c, i: c if i else {**c, **empty}), batch).ok
+    assert vd.check(lambda _, size: batch.chunks(size), batch).ok
+
+
+def test_skipped_sample_is_found(batch):
+    def off_by_one(inputs, chunk_size):
+        for start in range(0, len(inputs["input_ids"]) - 1, chunk_size):
+            yield list(batch.chunks(1))[start]
+
+    report = vd.check(off_by_one, batch)
+
+    assert [(m.code, m.samples, m.silent) for m in report.mismatches] == [("VLM006", (3,), True)]
+    assert report.mismatches[0].message.startswith("sample 3 is in no chunk, of 4 samples.")
+
+
+def test_repeated_sample_is_found(batch):
+    def twice(inputs, chunk_size):
+        yield from batch.chunks(1)
+        yield next(batch.chunks(1))
+
+    report = vd.check(twice, batch)
+
+    assert [(m.code, m.samples) for m in report.mismatches] == [("VLM006", (0,))]
+
+
+def shuffled(batch, *, follow):
+    order = [2, 0, 3, 1]
+
+    def slicer(inputs, chunk_size):
+        chunks = list(batch.chunks(1))
+        for sample in order:
+            media = sample if follow else (sample + 1) % 4
+            tokens = {k: v for k, v in chunks[sample].items() if k not in batch.layout.media}
+            pixels = {k: v for k, v in chunks[media].items() if k in batch.layout.media}
+            yield {**tokens, **pixels}
+
+    return slicer
+
+
+def test_shuffled_samples_with_their_images_are_only_out_of_order(batch):
+    report = vd.check(shuffled(batch, follow=True), batch)
+
+    assert [(m.code, m.samples) for m in report.mismatches] == [("VLM007", (2, 0, 3, 1))]
+
+
+def test_shuffled_samples_without_their_images_are_wrong_rows_too(batch):
+    assert codes(vd.check(shuffled(batch, follow=False), batch)) >= {"VLM007", "VLM001"}
+
+
+def test_slicer_that_says_it_shuffles_may_do_so(batch):
+    follow, lose = shuffled(batch, follow=True), shuffled(batch, follow=False)
+    follow.any_order = lose.any_order = True
+
+    assert vd.check(follow, batch).ok
+    assert "VLM001" in codes(vd.check(lose, batch))
+
+
+def test_exception_of_the_slicer_is_kept_with_chunk_and_line(batch):
+    def raising(inputs, chunk_size):
+        for index, chunk in enumerate(batch.chunks(1)):
+            if index == 2:
+                inputs["input_ids"][:, None, 9, 9, 9]
+            yield chunk
+
+    report = vd.check(raising, batch)
+    mismatch = report.mismatches[0]
+
+    assert [(m.code, m.chunk, m.silent) for m in report.mismatches] == [("VLM008", 2, False)]
+    assert isinstance(report.error, IndexError)
+    assert "IndexError at tests/test_check.py:" in mismatch.message
+    assert "after 2 chunks" in mismatch.message
+    assert len(report.chunks) == 2
+
+
+def test_exception_of_a_slicer_that_returns_a_list_is_kept_too(batch):
+    def raising(inputs, chunk_size):
+        return [chunk["nothing"] for chunk in batch.chunks(1)]
+
+    report = vd.check(raising, batch)
+
+    assert [m.code for m in report.mismatches] == ["VLM008"]
+    assert isinstance(report.error, KeyError)
+
+
+# --- the batch alone -----------------------------------------------------------------------
+
+
+def real(family, images, **options):
+    _, processor = vd.tiny.build(family)
+    return vd.tiny.batch(family, images, **options), processor
+
+
+def cut(inputs, columns):
+    return {
+        key: value[:, columns]
+        if key in ("input_ids", "attention_mask", "mm_token_type_ids")
+        else value
+        for key, value in inputs.items()
+    }
+
+
+@pytest.mark.parametrize("family", ["gemma4", "qwen2_5_vl", "internvl", "llava_next"])
+def test_truncation_names_sample_image_and_how_many_tokens_were_cut(family):
+    inputs, processor = real(family, [1, 2], sizes=(160, 160), padding_side="right")
+    whole = vd.read_batch(inputs, processor=processor)
+    width = inputs["input_ids"].shape[1]
+    placeholder = inputs["input_ids"][1] == whole.image_token_id
+    columns = slice(0, int(placeholder.nonzero().max()) - 2)  # three tokens of the last image
+    report = vd.check(vd.read_batch(cut(inputs, columns), processor=processor, num_images=[1, 2]))
+    each = whole.per_image["feature"][2]
+
+    assert columns.stop < width
+    assert [(m.code, m.samples, m.silent) for m in report.mismatches] == [("VLM010", (1,), False)]
+    assert f"3 were cut from image 1 ({each - 3} of {each} left)" in report.mismatches[0].message
+
+
+def test_truncation_from_the_left_names_the_first_image():
+    inputs, processor = real("gemma4", [2, 1], sizes=(160, 160), padding_side="left")
+    batch = vd.read_batch(inputs, processor=processor)
+    placeholder = inputs["input_ids"][0] == batch.image_token_id
+    columns = slice(int(placeholder.nonzero().min()) + 5, None)
+    report = vd.check(vd.read_batch(cut(inputs, columns), processor=processor, num_images=[2, 1]))
+
+    assert [m.samples for m in report.mismatches] == [(0,)]
+    assert "5 were cut from image 0 (59 of 64 left)" in report.mismatches[0].message
+
+
+def test_sampled_placeholder_is_named_as_the_likely_cause():
+    inputs, processor = real("gemma4", [1, 1], padding_side="left")
+    batch = vd.read_batch(inputs, processor=processor)
+    inputs["input_ids"][0, -1] = batch.image_token_id
+    report = vd.check(vd.read_batch(inputs, processor=processor, num_images=[1, 1]))
+
+    assert [(m.code, m.samples) for m in report.mismatches] == [("VLM010", (0,))]
+    assert "1 too many" in report.mismatches[0].message
+    assert "sampled by a model in its completion" in report.mismatches[0].message
+
+
+def test_placeholders_without_any_media_key_are_found():
+    inputs, processor = real("gemma4", [1, 0])
+    for key in ("pixel_values", "image_position_ids"):
+        del inputs[key]
+    report = vd.check(vd.read_batch(inputs, processor=processor))
+
+    assert [(m.code, m.samples) for m in report.mismatches] == [("VLM010", (0,))]
+
+
+def test_truncated_batch_is_not_blamed_on_a_right_slicer_twice():
+    inputs, processor = real("gemma4", [1, 1], sizes=(160, 160), padding_side="right")
+    batch = vd.read_batch(cut(inputs, slice(0, 40)), processor=processor, num_images=[1, 1])
+    report = vd.check(slicers.corrected, batch)
+
+    assert codes(report) == {"VLM010"}
+
+
+# --- one cause, one finding ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("slicer", STORY[:-1], ids=lambda slicer: slicer.__name__)
+@pytest.mark.parametrize("family", ["gemma4", "qwen2_5_vl", "idefics3", "internvl", "llava_next"])
+def test_report_on_64_samples_is_readable_at_a_glance(slicer, family):
+    sizes = [1 + image % 2 for image in range(sum(IMAGES_104))]
+    batch = vd.make_batch(family, IMAGES_104, sizes)
+    report = vd.check(slicer, batch)
+
+    assert len(report.findings) <= 3
+    assert sum(len(finding.mismatches) for finding in report.findings) == len(report.mismatches)
+    assert len(str(report).splitlines()) < 60
+
+
+def test_stale_lookup_and_the_key_it_drops_are_one_finding():
+    report = vd.check(slicers.before_5452, vd.make_batch("gemma4", [1, 1]))
+
+    assert [(f.code, f.loudness) for f in report.findings] == [("VLM004", "loud")]
+    assert report.findings[0].message.splitlines()[0] == (
+        "The slicer looks for pixel_position_ids, which the batch does not have, "
+        "and drops image_position_ids, which it has."
+    )
+
+
+def test_raise_for_mismatch_carries_the_report():
+    batch = vd.make_batch("gemma4", [2, 1])
+    report = vd.check(slicers.by_sample, batch)
+
+    with pytest.raises(vd.MismatchError, match="VLM002 wrong rows") as caught:
+        report.raise_for_mismatch()
+
+    assert caught.value.report is report
+
+
+def test_user_tensors_are_neither_changed_nor_replaced(batch):
+    before = {key: (id(value), value.clone()) for key, value in batch.inputs.items()}
+
+    def greedy(inputs, chunk_size):
+        chunks = list(batch.chunks(1))
+        inputs.clear()
+        return chunks
+
+    vd.check(greedy, batch)
+    for slicer in STORY:
+        vd.check(slicer, batch)
+
+    for key, value in batch.inputs.items():
+        assert (id(value), True) == (before[key][0], torch.equal(value, before[key][1]))
