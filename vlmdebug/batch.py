@@ -52,7 +52,7 @@ class CountsByUnit(dict[str, Counts]):
 
     def __missing__(self, unit: str) -> Counts:
         for ambiguity in self._ambiguities:
-            if ambiguity.unit == unit:
+            if ambiguity.unit == unit or unit == "ambiguous":
                 raise AmbiguousError(ambiguity.message)
         raise KeyError(f"{unit!r}: this batch counts {', '.join(self) or 'nothing'}")
 

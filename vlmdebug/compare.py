@@ -133,7 +133,15 @@ def check_alone(batch: Batch) -> Report:
             )
         )
     messages = [ambiguity.message for ambiguity in batch.ambiguities]
+    if not messages and _steps_unknown(batch):
+        messages = [wording.steps_unknown(batch)]
     return _report(batch, reports, batch_mismatches(batch), messages, None)
+
+
+def _steps_unknown(batch: Batch) -> bool:
+    """Whether placeholders and features of a batch with media cannot be compared."""
+    known = batch.features is not None and batch.placeholders is not None
+    return bool(batch.layout.media) and batch.layout.checks_counts and not known
 
 
 def batch_mismatches(batch: Batch) -> list[Mismatch]:

@@ -234,6 +234,15 @@ def out_of_step(batch: Batch, sample: int, placeholders: int, features: int) -> 
     )
 
 
+def steps_unknown(batch: Batch) -> str:
+    """Placeholders and features that could not be compared."""
+    missing = "features" if batch.features is None else "placeholder tokens"
+    return (
+        f"How many {missing} each image has is not known, so placeholders and features were not "
+        "compared; rows can be cut all the same. Pass processor= or config=."
+    )
+
+
 def _whole_batch(batch: Batch) -> str:
     every = range(len(batch))
     if batch.features_of(every) == batch.placeholders_of(every):

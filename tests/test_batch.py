@@ -1,0 +1,246 @@
+"""Counts, offsets and chunks, held against an oracle that counts on its fingers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracle import owned_rows, rows_per_image
+from transformers import BatchEncoding, BatchFeature
+
+import vlmdebug as vd
+from vlmdebug.families import FAMILIES
+from vlmdebug.plan import Counts, Rows, chunk_bounds, rows_of
+from vlmdebug.search import cases, make
+
+any_case = st.sampled_from(sorted(FAMILIES)).flatmap(lambda name: cases(FAMILIES[name]))
+
+
+# --- plan ----------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=8), st.integers(1, 9))
+def test_chunks_visit_each_row_once_and_in_order(counts, chunk_size):
+    offsets = Counts(counts, "test").offsets
+    visited = [
+        row
+        for start, stop in chunk_bounds(len(counts), chunk_size)
+        for row in rows_of(offsets, range(start, stop))
+    ]
+
+    assert visited == list(range(sum(counts)))
+
+
+@given(st.lists(st.integers(-1, 30), max_size=20))
+def test_rows_are_the_numbers_they_were_made_of(numbers):
+    rows = Rows.of(numbers)
+
+    assert list(rows) == numbers
+    assert len(rows) == len(numbers)
+    assert rows == numbers
+    assert (rows == Rows.of(numbers[::-1])) is (numbers == numbers[::-1])
+    assert rows.foreign is (-1 in numbers)
+
+
+# --- chunks --------------------------------------------------------------------------------
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(any_case)
+def test_every_chunk_holds_the_rows_that_its_samples_own(case):
+    batch, spec = make(case.spec), case.spec
+    for (start, stop), chunk in zip(
+        chunk_bounds(len(batch), case.chunk_size), batch.chunks(case.chunk_size), strict=True
+    ):
+        samples = range(start, stop)
+        for key in batch.layout:
+            per_image = rows_per_image(spec.family, key, spec.sizes)
+            media = key in batch.layout.media
+            if media and not any(spec.images_per_sample[s] for s in samples):
+                if spec.family != "mllama":
+                    assert key not in chunk
+                    continue
+            owned = list(samples)
+            if media and per_image is not None:
+                by_sample = owned_rows(spec.images_per_sample, per_image)
+                owned = [row for sample in samples for row in by_sample[sample]]
+
+            assert torch.equal(chunk[key], batch.inputs[key][owned])
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(any_case)
+def test_chunks_are_views_and_the_inputs_stay_as_they_are(case):
+    batch = make(case.spec)
+    before = {key: value.clone() for key, value in batch.inputs.items()}
+    for chunk in batch.chunks(case.chunk_size):
+        for key, value in chunk.items():
+            assert value.untyped_storage().data_ptr() == (
+                batch.inputs[key].untyped_storage().data_ptr()
+            )
+    for key, value in before.items():
+        assert torch.equal(value, batch.inputs[key])
+
+
+def test_numpy_arrays_are_cut_as_tensors_are():
+    batch = vd.make_batch("qwen2_5_vl", [2, 0, 1], [1, 2, 3])
+    arrays = {key: value.numpy() for key, value in batch.inputs.items()}
+    read = vd.read_batch(arrays, num_images=[2, 0, 1], layout="qwen2_5_vl")
+    for theirs, ours in zip(read.chunks(2), batch.chunks(2), strict=True):
+        assert theirs.keys() == ours.keys()
+        for key in ours:
+            assert isinstance(theirs[key], np.ndarray)
+            assert np.array_equal(theirs[key], ours[key].numpy())
+
+
+@pytest.mark.parametrize("kind", [dict, BatchFeature, BatchEncoding])
+def test_what_processors_and_tokenizers_return_is_accepted(kind):
+    inputs, (_, processor) = vd.tiny.batch("gemma4", [1, 0]), vd.tiny.build("gemma4")
+    batch = vd.read_batch(kind(dict(inputs)), processor=processor)
+
+    assert batch.layout["pixel_values"] == vd.Axis(unit="image", dim=0)
+    assert batch.counts["image"] == (1, 0)
+
+
+def test_values_that_are_not_cut_go_to_every_chunk():
+    inputs = {**vd.tiny.batch("gemma4", [1, 1]), "use_cache": False}
+    batch = vd.read_batch(inputs, processor=vd.tiny.build("gemma4")[1])
+
+    assert [chunk["use_cache"] for chunk in batch.chunks(1)] == [False, False]
+
+
+# --- evidence and ambiguity ----------------------------------------------------------------
+
+
+def read(family, images, **options):
+    return vd.read_batch(vd.tiny.batch(family, images), **options)
+
+
+def parts(family):
+    model, processor = vd.tiny.build(family)
+    return {"processor": processor, "config": model.config, "model": model}
+
+
+EVIDENCE = [
+    ("gemma4", "processor", "placeholder tokens in input_ids against image_position_ids"),
+    ("gemma4", "config", "placeholder tokens in input_ids against image_position_ids"),
+    ("gemma4", None, "mm_token_type_ids against image_position_ids"),
+    ("qwen2_5_vl", "model", "placeholder tokens in input_ids against image_grid_thw"),
+    ("qwen2_5_vl", None, "mm_token_type_ids against image_grid_thw"),
+    ("idefics3", "processor", "<global-img> tokens in input_ids"),
+    ("internvl", "processor", "runs of placeholder tokens in input_ids"),
+    ("llava_next", "config", "placeholder tokens in input_ids against image_sizes"),
+]
+
+
+@pytest.mark.parametrize(("family", "given_part", "evidence"), EVIDENCE)
+def test_each_count_remembers_how_it_is_known(family, given_part, evidence):
+    options = {given_part: parts(family)[given_part]} if given_part else {}
+    batch = read(family, [2, 0, 1], **options)
+
+    assert batch.counts["image"] == (2, 0, 1)
+    assert batch.counts["image"].evidence == evidence
+
+
+@pytest.mark.parametrize(
+    ("family", "remedy"),
+    [
+        ("internvl", "processor="),
+        ("llava_next", "num_images="),
+        ("llava", "processor="),
+        ("aya_vision", "processor="),
+    ],
+)
+def test_what_the_tensors_cannot_tell_is_ambiguous_and_never_cut(family, remedy):
+    batch = read(family, [2, 0, 1])
+
+    assert batch.ambiguities
+    assert remedy in batch.ambiguities[0].message
+    with pytest.raises(vd.AmbiguousError):
+        batch.chunks(1)
+    report = vd.check(lambda inputs, size: [dict(inputs)], batch, chunk_size=3)
+    assert report.verdict == "AMBIGUOUS"
+    with pytest.raises(vd.AmbiguousError):
+        report.raise_for_mismatch()
+
+
+@pytest.mark.parametrize("family", ["internvl", "llava_next", "llava"])
+def test_processor_or_config_settles_it(family):
+    for part in ("processor", "config"):
+        batch = read(family, [2, 0, 1], **{part: parts(family)[part]})
+
+        assert not batch.ambiguities
+        assert len(list(batch.chunks(1))) == 3
+
+
+def test_num_images_settles_images_per_sample():
+    batch = read("llava_next", [2, 0, 1], num_images=[2, 0, 1])
+
+    assert not batch.ambiguities
+    assert [len(c.get("pixel_values", ())) for c in batch.chunks(1)] == [2, 0, 1]
+
+
+def test_ambiguous_count_says_what_would_settle_it():
+    with pytest.raises(vd.AmbiguousError, match="Pass num_images="):
+        read("llava_next", [2, 0, 1]).counts["image"]
+
+
+def unknown(shape, samples=3):
+    return {
+        "input_ids": torch.arange(6 * samples).view(samples, 6),
+        "pixel_values": torch.rand(shape),
+    }
+
+
+def test_padded_by_sample_and_as_many_images_as_samples_cannot_be_told():
+    """The trap: images per sample 2, 0, 1 and three rows, which may be samples or images."""
+    inputs = unknown((3, 2, 3, 8, 8))
+
+    assert vd.read_batch(inputs).ambiguities
+    assert vd.read_batch(inputs, num_images=[2, 0, 1]).ambiguities
+    settled = vd.read_batch(inputs, num_images=[2, 0, 1], layout={"pixel_values": "sample"})
+    assert not settled.ambiguities
+    assert settled.layout["pixel_values"] == vd.Axis("sample")
+
+
+def test_readings_that_cut_alike_are_not_ambiguous():
+    batch = vd.read_batch(unknown((3, 3, 8, 8)), num_images=[1, 1, 1])
+
+    assert not batch.ambiguities
+    assert [len(chunk["pixel_values"]) for chunk in batch.chunks(2)] == [2, 1]
+
+
+def test_number_of_rows_can_rule_readings_out():
+    by_image = vd.read_batch(unknown((4, 3, 8, 8)), num_images=[2, 1, 1])
+    by_tile = vd.read_batch(unknown((9, 3, 8, 8)), num_images=[2, 1, 1], num_tiles=[4, 3, 2])
+
+    assert by_image.layout["pixel_values"].unit == "image"
+    assert by_tile.layout["pixel_values"].unit == "tile"
+
+
+def test_rows_that_fit_no_count_are_ambiguous():
+    batch = vd.read_batch(unknown((7, 3, 8, 8)), num_images=[2, 1, 1])
+
+    assert "as many as no count that was given" in batch.ambiguities[0].message
+
+
+def test_key_that_the_layout_does_not_know_is_not_cut_silently():
+    inputs = {**vd.tiny.batch("gemma4", [1, 1]), "novel_key": torch.rand(2, 5)}
+    processor = vd.tiny.build("gemma4")[1]
+    batch = vd.read_batch(inputs, processor=processor)
+    said = vd.read_batch(inputs, processor=processor, layout={"novel_key": "sample"})
+
+    assert [a.keys for a in batch.ambiguities] == [("novel_key",)]
+    assert [tuple(c["novel_key"].shape) for c in said.chunks(1)] == [(1, 5), (1, 5)]
+
+
+def test_unfolded_mllama_keeps_its_padded_row_without_images():
+    batch = vd.make_batch("mllama", [1, 0])
+
+    assert "pixel_values" in list(batch.chunks(1))[1]
+    assert vd.check(
+        lambda i, c: ({k: v for k, v in x.items() if k != "pixel_values"} for x in batch.chunks(c)),
+        batch,
+    ).mismatches[-1].samples == (1,)

@@ -1,0 +1,154 @@
+"""The command line: what it prints, writes, and answers to a script."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import vlmdebug as vd
+from vlmdebug.cli import main
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A real Gemma 4 batch, as .pt and as .safetensors."""
+    inputs = dict(vd.tiny.batch("gemma4", [2, 1, 1], sizes=(160, 160)))
+    torch.save(inputs, tmp_path / "batch.pt")
+    save_file(inputs, tmp_path / "batch.safetensors")
+    return tmp_path
+
+
+@pytest.fixture
+def trainer(tmp_path):
+    (tmp_path / "trainer.py").write_text(
+        "def cut(inputs, chunk_size):\n"
+        "    for start in range(0, len(inputs['input_ids']), chunk_size):\n"
+        "        yield {k: v[start:start + chunk_size] for k, v in inputs.items()}\n"
+    )
+    return tmp_path / "trainer.py"
+
+
+@pytest.mark.parametrize("name", ["batch.pt", "batch.safetensors"])
+def test_right_batch_is_checked_and_known_slicers_are_tried_on_it(saved, name, capsys):
+    code = main(["check", str(saved / name)])
+    printed = capsys.readouterr().out
+
+    assert code == 0
+    assert "gemma4 batch, 3 samples: OK" in printed
+    assert re.search(r"sample 1 was given \w+\[1:2\] \(1 row: image 1 of sample 0\)", printed)
+    assert "corrected: " in printed
+
+
+def test_users_slicer_is_judged_and_the_report_written(saved, trainer, capsys):
+    code = main(
+        [
+            "check",
+            str(saved / "batch.pt"),
+            "--slicer",
+            f"{trainer}:cut",
+            "--html",
+            str(saved / "r.html"),
+            "--json",
+            str(saved / "r.json"),
+        ]
+    )
+
+    assert code == 1
+    assert "VLM002" in capsys.readouterr().out
+    assert "VLM002" in (saved / "r.html").read_text()
+    assert not vd.Report.from_json(saved / "r.json").ok
+
+
+def test_right_slicer_exits_0(saved):
+    assert main(["check", str(saved / "batch.pt"), "--slicer", "corrected"]) == 0
+
+
+def test_truncated_batch_exits_1_where_features_are_known_and_2_where_not(tmp_path, capsys):
+    _, processor = vd.tiny.build("llava_next")
+    processor.save_pretrained(tmp_path / "processor")
+    inputs = dict(vd.tiny.batch("llava_next", [2, 1], padding_side="right"))
+    for key in ("input_ids", "attention_mask"):
+        inputs[key] = inputs[key][:, :60]
+    torch.save({**inputs, "num_images": [2, 1]}, tmp_path / "cut.pt")
+
+    assert main(["check", str(tmp_path / "cut.pt")]) == 2
+    assert "were not compared" in " ".join(capsys.readouterr().out.split())
+    assert (
+        main(["check", str(tmp_path / "cut.pt"), "--processor", str(tmp_path / "processor")]) == 1
+    )
+    assert "VLM010" in capsys.readouterr().out
+
+
+def test_processor_folder_settles_the_counts(tmp_path, capsys):
+    _, processor = vd.tiny.build("llava_next")
+    processor.save_pretrained(tmp_path / "processor")
+    torch.save(dict(vd.tiny.batch("llava_next", [2, 0, 1])), tmp_path / "batch.pt")
+
+    assert main(["check", str(tmp_path / "batch.pt")]) == 2
+    assert "AMBIGUOUS" in capsys.readouterr().out
+    assert (
+        main(["check", str(tmp_path / "batch.pt"), "--processor", str(tmp_path / "processor")]) == 0
+    )
+
+
+def test_falsify_prints_the_counterexample_and_its_test(trainer, capsys):
+    code = main(["falsify", f"{trainer}:cut", "--pytest"])
+    printed = capsys.readouterr().out
+
+    assert code == 1
+    assert "gemma4: images per sample" in printed
+    assert "from trainer import cut" in printed
+
+
+def test_falsify_counts_what_a_right_slicer_survived(capsys):
+    assert main(["falsify", "corrected", "--family", "gemma4", "--max-examples", "50"]) == 0
+    assert "evidence and no proof" in capsys.readouterr().out
+
+
+def test_export_prints_or_writes_code_that_cuts_rightly(saved, capsys):
+    assert main(["export", str(saved / "batch.pt"), "--out", str(saved / "slice_inputs.py")]) == 0
+    assert main(["export", str(saved / "batch.pt")]) == 0
+    assert (saved / "slice_inputs.py").read_text() in capsys.readouterr().out
+    code = main(
+        ["check", str(saved / "batch.pt"), "--slicer", f"{saved / 'slice_inputs.py'}:slice_inputs"]
+    )
+    assert code == 0
+
+
+def test_families_are_listed(capsys):
+    assert main(["families"]) == 0
+    assert "pixel_values: one row per patch" in capsys.readouterr().out
+
+
+REFUSED = {
+    "no file": (["check", "nothing.pt"], "nothing.pt is no file."),
+    "other ending": (["check", __file__], "ends in '.py', but a saved batch is one of"),
+    "no such slicer": (["falsify", "nope"], "is neither FILE.py:NAME nor one of by_sample"),
+    "no such family": (["falsify", "corrected", "--family", "x"], "'x' is not a layout family"),
+    "no such folder": (["check", __file__, "--processor", "gone"], "is no file|ends in|no folder"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_cannot_run_exits_2_with_a_message(arguments, message, capsys):
+    assert main(arguments) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_file_that_is_no_batch_is_refused_and_never_run(tmp_path, capsys):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    torch.save(Evil(), tmp_path / "evil.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
+    (tmp_path / "junk.safetensors").write_bytes(b"no safetensors at all")
+
+    assert main(["check", str(tmp_path / "evil.pt")]) == 2
+    assert main(["check", str(tmp_path / "list.pt")]) == 2
+    assert main(["check", str(tmp_path / "junk.safetensors")]) == 2
+    assert not (tmp_path / "ran").exists()
+    assert capsys.readouterr().err.count("vlmdebug: ") == 3

@@ -1,0 +1,109 @@
+"""Each slicer of the 5452 story on every family, and the real model's word for it."""
+
+from __future__ import annotations
+
+import pytest
+
+import vlmdebug as vd
+from vlmdebug import slicers
+
+FAMILIES = ("gemma4", "qwen2_5_vl", "idefics3", "smolvlm", "internvl", "llava_next")
+
+# Codes by slicer and family, chunk size 1: every sample has an image / sample 1 has none.
+EXPECTED = {
+    "by_sample": {
+        "gemma4": ("VLM001 VLM002", "VLM001 VLM005"),
+        "qwen2_5_vl": ("VLM001 VLM002", "VLM001 VLM005"),
+        "idefics3": ("", "VLM005"),
+        "smolvlm": ("", "VLM005"),
+        "internvl": ("VLM001", "VLM001 VLM005"),
+        "llava_next": ("VLM001 VLM002", "VLM001"),
+    },
+    "before_5452": {
+        "gemma4": ("VLM001 VLM002 VLM003 VLM004", "VLM001 VLM003 VLM004 VLM005"),
+        "qwen2_5_vl": ("", "VLM005"),
+        "idefics3": ("", "VLM005"),
+        "smolvlm": ("", "VLM005"),
+        "internvl": ("VLM001", "VLM001 VLM005"),
+        "llava_next": ("VLM001 VLM002", "VLM001"),
+    },
+    "first_5452_rloo": {
+        "gemma4": ("VLM008", "VLM008"),
+        "qwen2_5_vl": ("", "VLM005"),
+        "idefics3": ("", "VLM005"),
+        "smolvlm": ("", "VLM005"),
+        "internvl": ("VLM001", "VLM001 VLM005"),
+        "llava_next": ("VLM001 VLM002", "VLM001"),
+    },
+    "merged_5452": {
+        "gemma4": ("", "VLM005"),
+        "qwen2_5_vl": ("", "VLM005"),
+        "idefics3": ("", "VLM005"),
+        "smolvlm": ("", "VLM005"),
+        "internvl": ("VLM001", "VLM001 VLM005"),
+        "llava_next": ("VLM001 VLM002", "VLM001"),
+    },
+    "corrected": dict.fromkeys(FAMILIES, ("", "")),
+}
+
+
+@pytest.fixture(scope="module")
+def built():
+    return {family: vd.tiny.build(family) for family in FAMILIES}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("slicer", slicers.STORY, ids=lambda slicer: slicer.__name__)
+@pytest.mark.parametrize("images", [(2, 1, 1), (2, 0, 1)], ids=["all with images", "one without"])
+def test_verdict_is_the_expected_one_and_the_model_agrees(built, family, slicer, images):
+    model, processor = built[family]
+    batch = vd.read_batch(vd.tiny.batch(family, images), processor=processor)
+    report = vd.check(slicer, batch)
+    expected = EXPECTED[slicer.__name__][family][images == (2, 0, 1)]
+
+    assert " ".join(sorted({m.code for m in report.mismatches})) == expected
+    assert report.ok == vd.prove(slicer, batch, model).ok
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("slicer", slicers.STORY, ids=lambda slicer: slicer.__name__)
+def test_short_last_chunk_is_judged_as_the_model_does(built, family, slicer):
+    model, processor = built[family]
+    batch = vd.read_batch(vd.tiny.batch(family, (1, 2, 0)), processor=processor)
+    report = vd.check(slicer, batch, chunk_size=2)
+
+    assert report.ok == vd.prove(slicer, batch, model, chunk_size=2).ok
+
+
+def test_reasons_are_those_of_the_story(built):
+    _, processor = built["gemma4"]
+    batch = vd.read_batch(vd.tiny.batch("gemma4", (2, 1, 1), sizes=(160, 160)), processor=processor)
+    cut, stale, unbound, merged, _ = (vd.check(slicer, batch) for slicer in slicers.STORY)
+
+    assert {m.cause for m in cut.mismatches} == {"cut per sample"}
+    assert [m.silent for m in cut.mismatches if m.key == "pixel_values"] == [False, True, True]
+    assert "looks for pixel_position_ids" in {m.cause for m in stale.mismatches}
+    assert isinstance(unbound.error, UnboundLocalError)
+    assert "img_start" in unbound.mismatches[0].message
+    assert merged.ok
+
+
+def test_silent_verdict_is_proven_by_moved_logits_and_no_exception(built):
+    model, processor = built["gemma4"]
+    batch = vd.read_batch(vd.tiny.batch("gemma4", (2, 1, 1), sizes=(160, 160)), processor=processor)
+    proof = vd.prove(slicers.by_sample, batch, model)
+
+    assert isinstance(proof.error, ValueError)
+    assert proof.chunk == 0
+    assert proof.silent_samples == (1, 2)
+    assert proof.max_abs_diff > 0.1
+
+
+def test_proof_leaves_the_model_as_it_was(built):
+    model, processor = vd.tiny.build("gemma4")
+    model.train()
+    batch = vd.read_batch(vd.tiny.batch("gemma4", (1, 1)), processor=processor)
+
+    assert vd.prove(slicers.corrected, batch, model).max_abs_diff == 0
+    assert model.training
+    assert all(parameter.grad is None for parameter in model.parameters())
