@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from vlmdebug.errors import BadInput as BadInput
     from vlmdebug.errors import MismatchError as MismatchError
     from vlmdebug.errors import VlmDebugError as VlmDebugError
+    from vlmdebug.families.probe import Probe as Probe
+    from vlmdebug.families.probe import probe as probe
     from vlmdebug.families.read import read_batch as read_batch
     from vlmdebug.layout import Axis as Axis
     from vlmdebug.layout import Layout as Layout
@@ -53,6 +55,7 @@ _HOME = {
     "Layout": "layout",
     "Mismatch": "mismatch",
     "MismatchError": "errors",
+    "Probe": "families.probe",
     "Proof": "tracing.prove",
     "Report": "report",
     "Rows": "plan",
@@ -62,6 +65,7 @@ _HOME = {
     "falsify": "search",
     "falsify_all": "search",
     "make_batch": "search",
+    "probe": "families.probe",
     "prove": "tracing.prove",
     "read_batch": "families.read",
     "record": "tracing.record",

@@ -12,12 +12,17 @@ from typing import Any
 
 from vlmdebug.families.base import Facts
 from vlmdebug.families.idefics3 import Idefics3
+from vlmdebug.layout import Axis
 from vlmdebug.plan import Counts
 
 
 class Idefics2(Idefics3):
     """One row per sample, padded over its images."""
 
+    axes = {
+        "pixel_values": Axis("sample", padded="image"),
+        "pixel_attention_mask": Axis("sample", padded="image"),
+    }
     name = "idefics2"
     models = ("idefics2",)
     sizes = (1,)

@@ -15,6 +15,7 @@ from vlmdebug.families.base import Facts, Reading, to_numpy
 from vlmdebug.families.by_shape import NAME as UNKNOWN
 from vlmdebug.families.by_shape import read_by_shape
 from vlmdebug.families.hints import read_hints
+from vlmdebug.families.probe import probe
 from vlmdebug.layout import UNITS, Axis, Layout, plural
 from vlmdebug.plan import Counts, as_counts
 
@@ -63,7 +64,8 @@ def read_batch(
         inputs: What a processor or collator returned: `BatchFeature`, `BatchEncoding` or
             dict of torch or numpy tensors, with `input_ids` of shape `(sample, seq)`. `num_images`
             and `num_tiles`, lists per sample, may lie in it as in TRL's batches.
-        processor: The processor that made it; settles family, placeholder token and counts.
+        processor: The processor that made it; settles family, placeholder token and counts. One
+            that no family knows is run on a few noise images to read its layout off (`probe`).
         config: The model's config; settles the same where the processor is not at hand.
         model: The model; its `config` is read, it is not run.
         num_images: Images per sample, 0 for a text-only one.
@@ -92,7 +94,22 @@ def read_batch(
     }
     hints = read_hints(processor, config, model)
     facts = Facts(tensors, hints, counted["num_images"], counted["num_tiles"])
+    if layout is None and processor is not None and _family(facts, None) is None:
+        layout = _probed(processor, tensors)
     return assemble(facts, layout)
+
+
+def _probed(processor: Any, tensors: Mapping[str, Any]) -> dict[str, Axis] | None:
+    """Axes read off the output of a processor that no family knows; None where that fails."""
+    try:
+        axes = probe(processor).axes
+    except (BadInput, ImportError):  # no image token, or it takes no such batch: ask the user
+        return None
+    return {
+        key: axis
+        for key, axis in axes.items()
+        if key in tensors and key not in TOKEN_KEYS and axis.unit != "ambiguous"
+    }
 
 
 def assemble(facts: Facts, layout: str | Layout | Mapping[str, Axis | str] | None = None) -> Batch:
