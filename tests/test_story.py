@@ -99,6 +99,30 @@ def test_silent_verdict_is_proven_by_moved_logits_and_no_exception(built):
     assert proof.max_abs_diff > 0.1
 
 
+def test_proof_in_sixteen_bits_allows_for_their_rounding(built):
+    model, processor = vd.tiny.build("gemma4")
+    model = model.bfloat16()
+    inputs = vd.tiny.batch("gemma4", (2, 1, 1), sizes=(160, 160))
+    inputs["pixel_values"] = inputs["pixel_values"].bfloat16()
+    batch = vd.read_batch(inputs, processor=processor)
+
+    assert vd.prove(slicers.corrected, batch, model).ok
+    assert vd.prove(slicers.by_sample, batch, model).silent_samples == (1, 2)
+
+
+def test_mask_left_out_where_it_hides_nothing_is_proven_harmless(built):
+    model, processor = built["gemma4"]
+    inputs = vd.tiny.batch("gemma4", (1, 0, 1), padding_side="right")
+    batch = vd.read_batch(inputs, processor=processor)
+
+    def maskless(inputs, chunk_size):
+        for chunk in batch.chunks(chunk_size):
+            yield {key: value for key, value in chunk.items() if key != "attention_mask"}
+
+    assert vd.check(maskless, batch).ok
+    assert vd.prove(maskless, batch, model).ok
+
+
 def test_proof_leaves_the_model_as_it_was(built):
     model, processor = vd.tiny.build("gemma4")
     model.train()
