@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from vlmdebug.tracing.prove import prove as prove
     from vlmdebug.tracing.record import record as record
     from vlmdebug.tracing.trl import trl_slicer as trl_slicer
+    from vlmdebug.tracing.watch import Trace as Trace
+    from vlmdebug.tracing.watch import watch as watch
 
 __version__ = "0.1.0"
 
@@ -59,6 +61,7 @@ _HOME = {
     "Proof": "tracing.prove",
     "Report": "report",
     "Rows": "plan",
+    "Trace": "tracing.watch",
     "VlmDebugError": "errors",
     "check": "tracing.check",
     "export": "codegen",
@@ -70,6 +73,7 @@ _HOME = {
     "read_batch": "families.read",
     "record": "tracing.record",
     "trl_slicer": "tracing.trl",
+    "watch": "tracing.watch",
 }
 _MODULES = ("slicers", "tiny")
 

@@ -81,7 +81,10 @@ class UsedChunk:
 
 @dataclass(frozen=True)
 class Run:
-    """What a slicer did: its chunks, the exception that ended it, the keys it asked for in vain."""
+    """What a slicer did: its chunks, the exception that ended it, the keys it asked for in vain.
+
+    `partial`: these are some of the batch's chunks, so samples may be missing.
+    """
 
     chunks: Sequence[UsedChunk]
     chunk_size: int
@@ -90,6 +93,7 @@ class Run:
     error_place: str | None = None
     asked: Collection[str] = field(default_factory=tuple)
     any_order: bool = False
+    partial: bool = False
 
 
 def compare(batch: Batch, run: Run) -> Report:
@@ -106,36 +110,38 @@ def compare(batch: Batch, run: Run) -> Report:
     mismatches = _with_stale_lookups(batch, run, mismatches)
     mismatches += _raised(run)
     mismatches += _order(batch, run, reports)
-    mismatches += batch_mismatches(batch)
+    mismatches += [] if run.partial else batch_mismatches(batch)
     return _report(batch, reports, mismatches, list(unsettled.values()), run)
 
 
-def check_alone(batch: Batch) -> Report:
-    """The batch without a slicer: every sample's planned rows, placeholders and features."""
-    reports = []
-    for sample in range(len(batch)):
-        keys = {}
-        for key in batch.layout:
-            try:
-                planned = batch.planned(key, [sample])
-            except AmbiguousError:
-                keys[key] = KeyReport("cannot tell", None, None)
-            else:
-                state = "absent" if planned.presence == "absent" else "planned"
-                keys[key] = KeyReport(state, planned.rows, None)
-        reports.append(
-            ChunkReport(
-                (sample,),
-                _images(batch, [sample]),
-                batch.placeholders_of([sample]),
-                _features(batch, [sample]),
-                keys,
-            )
-        )
+def check_alone(batch: Batch, *, one_chunk: bool = False) -> Report:
+    """The batch without a slicer: planned rows, placeholders and features.
+
+    A line per sample, or one for all of them.
+    """
+    every = range(len(batch))
+    reports = [
+        _planned_chunk(batch, samples)
+        for samples in ([every] if one_chunk else [[s] for s in every])
+    ]
     messages = [ambiguity.message for ambiguity in batch.ambiguities]
     if not messages and _steps_unknown(batch):
         messages = [wording.steps_unknown(batch)]
     return _report(batch, reports, batch_mismatches(batch), messages, None)
+
+
+def _planned_chunk(batch: Batch, samples: Sequence[int]) -> ChunkReport:
+    keys = {}
+    for key in batch.layout:
+        try:
+            planned = batch.planned(key, samples)
+        except AmbiguousError:
+            keys[key] = KeyReport("cannot tell", None, None)
+        else:
+            state = "absent" if planned.presence == "absent" else "planned"
+            keys[key] = KeyReport(state, planned.rows, None)
+    placeholders, features = batch.placeholders_of(samples), _features(batch, samples)
+    return ChunkReport(tuple(samples), _images(batch, samples), placeholders, features, keys)
 
 
 def _steps_unknown(batch: Batch) -> bool:
@@ -146,6 +152,8 @@ def _steps_unknown(batch: Batch) -> bool:
 
 def batch_mismatches(batch: Batch) -> list[Mismatch]:
     """Samples whose placeholder tokens are not as many as their images' features."""
+    if batch.ambiguities:
+        return _totals_mismatch(batch)
     found = []
     for sample in range(len(batch)):
         features, placeholders = _features(batch, [sample]), batch.placeholders_of([sample])
@@ -162,6 +170,17 @@ def batch_mismatches(batch: Batch) -> list[Mismatch]:
             )
         )
     return found
+
+
+def _totals_mismatch(batch: Batch) -> list[Mismatch]:
+    """Where nobody knows which images are whose, the totals can still be out of step."""
+    if batch.features is None or batch.placeholders is None or not batch.layout.checks_counts:
+        return []
+    placeholders, features = sum(batch.placeholders), sum(batch.features)
+    if placeholders == features:
+        return []
+    message = wording.totals_out_of_step(placeholders, features)
+    return [Mismatch("VLM010", message, key="input_ids", silent=False)]
 
 
 class _Judge:
@@ -429,7 +448,7 @@ class _Judge:
             return
         if self.unsettled:
             return
-        if placeholders == self.batch.placeholders_of(self.samples):
+        if placeholders == self.batch.placeholders_of(self.samples) and not self.run.partial:
             return  # the batch itself is out of step there, and VLM010 says so
         message = wording.chunk_out_of_step(self.samples, placeholders, features)
         self._add("VLM009", message, "input_ids", None, None, False, cause=None)
@@ -468,12 +487,12 @@ def _order(batch: Batch, run: Run, reports: Sequence[ChunkReport]) -> list[Misma
     """Samples over all chunks: each once, in the batch's order."""
     visited = [sample for report in reports for sample in report.samples]
     times = Counter(visited)
-    skipped = [] if run.error else [s for s in range(len(batch)) if s not in times]
+    skipped = [] if run.error or run.partial else [s for s in range(len(batch)) if s not in times]
     repeated = [sample for sample, count in times.items() if count > 1]
     if skipped or repeated:
         message = wording.skipped_or_repeated(skipped, repeated, len(batch))
         return [Mismatch("VLM006", message, samples=(*skipped, *repeated), silent=True)]
-    if visited != sorted(visited) and not run.any_order:
+    if visited != sorted(visited) and not (run.any_order or run.partial):
         first = next(i for i, sample in enumerate(visited) if sample != i)
         message = wording.reordered(first, visited[first])
         return [Mismatch("VLM007", message, samples=tuple(visited), silent=True)]

@@ -243,6 +243,15 @@ def steps_unknown(batch: Batch) -> str:
     )
 
 
+def totals_out_of_step(placeholders: int, features: int) -> str:
+    """VLM010 where images per sample are not known."""
+    return (
+        f"The batch has {number(placeholders, 'placeholder token')} but its images become "
+        f"{number(features, 'feature')}.\nThe model will raise, naming just these totals.\n"
+        "Pass num_images=[…] to see which sample and image it is."
+    )
+
+
 def _whole_batch(batch: Batch) -> str:
     every = range(len(batch))
     if batch.features_of(every) == batch.placeholders_of(every):

@@ -99,7 +99,7 @@ def run(
                 "Yield one dict per chunk."
             )
         planned = range(*bounds[len(chunks)]) if len(chunks) < len(bounds) else range(0)
-        chunks.append(_used_chunk(batch, finder, given, planned))
+        chunks.append(used_chunk(batch, finder, given, planned))
         keep(given)
     return Run(
         chunks,
@@ -179,9 +179,10 @@ def _following(inputs: Mapping[str, Any], finder: RowFinder) -> Any:
     return FollowCopies(finder.known, finder.learn)
 
 
-def _used_chunk(
+def used_chunk(
     batch: Batch, finder: RowFinder, given: Mapping[str, Any], planned_samples: range
 ) -> UsedChunk:
+    """The rows of everything one call is given."""
     keys: dict[str, Used] = {}
     samples: Rows | range = planned_samples
     names = sorted(given.keys(), key=lambda key: key != "input_ids")  # samples first

@@ -1,0 +1,357 @@
+"""`watch`: judge every call of a model while the program runs.
+
+A pre-hook on the model sees what each call is handed. A chunk that is a view still lies in the
+memory of the batch it was cut from, so the whole batch can be read there: which samples the
+chunk holds, which rows belong to them, which rows it was given. A call with tensors of its own
+is judged by itself: are placeholders and features in step?
+
+The hook changes nothing, returns nothing and keeps no tensor. Where tensors lie on an
+accelerator, small ones are copied without waiting, and the verdict comes with a later call or at
+the end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from vlmdebug.batch import Batch
+from vlmdebug.compare import Run, UsedChunk, check_alone, compare
+from vlmdebug.errors import BadInput, MismatchError, VlmDebugError
+from vlmdebug.families import FAMILIES
+from vlmdebug.families.base import Facts, Hints
+from vlmdebug.families.hints import read_hints
+from vlmdebug.families.read import MEDIA_KEYS, assemble
+from vlmdebug.report import Report
+from vlmdebug.tracing.check import used_chunk
+from vlmdebug.tracing.rows import RowFinder
+
+OnMismatch = Literal["record", "warn", "raise"]
+
+ENCODED = (
+    "Media came already encoded (mm_encoder_outputs, as generate() does it): "
+    "their rows were not judged. Watch the code that encodes them."
+)
+TOKENS = frozenset({"input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids", "labels"})
+MEDIA = frozenset({*MEDIA_KEYS, *(key for family in FAMILIES.values() for key in family.axes)})
+
+
+class MismatchWarning(UserWarning):
+    """A watched model was handed rows that do not belong together."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the model, as plain data.
+
+    Attributes:
+        number: From 0.
+        site: `folder/file.py:line` of the code that called the model.
+        shapes: Shape of each tensor handed over.
+        report: What was found; its only chunk is this call. None where the call could not be
+            read, for the reason in `unread`.
+    """
+
+    number: int
+    site: str
+    shapes: Mapping[str, tuple[int, ...]]
+    report: Report | None = None
+    unread: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.report is not None and self.report.ok
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "call": self.number,
+            "site": self.site,
+            "shapes": {key: list(shape) for key, shape in self.shapes.items()},
+            "verdict": self.report.verdict if self.report else "UNREAD",
+            "unread": self.unread,
+            "mismatches": [m.to_dict() for m in self.report.mismatches] if self.report else [],
+        }
+
+
+@dataclass
+class Trace:
+    """All calls of a watched model.
+
+    Attributes:
+        calls: Every call, in order.
+    """
+
+    calls: list[Call] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every call was read and was right."""
+        return all(call.ok for call in self.calls)
+
+    def report(self) -> Report:
+        """One report on all calls; chunk numbers are call numbers.
+
+        Raises:
+            VlmDebugError: No call could be read.
+        """
+        read = [call for call in self.calls if call.report is not None]
+        if not read:
+            why = self.calls[0].unread if self.calls else "the model was not called"
+            raise VlmDebugError(f"There is nothing to report: {why}")
+        first = read[0].report
+        assert first is not None
+        reports = [(call.number, call.report) for call in read if call.report is not None]
+        return replace(
+            first,
+            slicer="watched calls",
+            chunks=tuple(chunk for _, report in reports for chunk in report.chunks[:1]),
+            mismatches=tuple(
+                replace(mismatch, chunk=number)
+                for number, report in reports
+                for mismatch in report.mismatches
+            ),
+            ambiguities=tuple(
+                dict.fromkeys(
+                    [
+                        *(text for _, report in reports for text in report.ambiguities),
+                        *(call.unread for call in self.calls if call.unread is not None),
+                    ]
+                )
+            ),
+        )
+
+
+@contextmanager
+def watch(
+    model: torch.nn.Module,
+    *,
+    processor: Any = None,
+    config: Any = None,
+    on_mismatch: OnMismatch = "warn",
+    log: str | Path | None = None,
+) -> Iterator[Trace]:
+    """Judge every call of `model` inside the `with` block.
+
+    Args:
+        model: The module that is called; a wrapper (PEFT, DDP, accelerate) or the model within.
+        processor: The processor of the batches, for counts; the model's config is read anyway.
+        config: Another config than `model.config`.
+        on_mismatch: `"warn"`, `"raise"` a `MismatchError` before the model does something
+            opaque, or only `"record"`.
+        log: Write one JSON line per call here, flushed at once; with several ranks, one file
+            each (`.rank0` before the ending).
+
+    Yields:
+        The trace, filled as calls come; it stays readable after an exception.
+
+    Raises:
+        BadInput: `model` is no module, or `on_mismatch` is none of the three.
+    """
+    if not isinstance(model, torch.nn.Module):
+        raise BadInput(
+            f"The model is a {type(model).__name__}, but watch hangs a hook on a torch module. "
+            "Pass the model that the trainer calls."
+        )
+    if on_mismatch not in ("record", "warn", "raise"):
+        raise BadInput(
+            f'on_mismatch is {on_mismatch!r}, but it is "record", "warn" or "raise". '
+            "Nothing was watched."
+        )
+    hints = read_hints(processor, config, _within(model))
+    watcher = _Watcher(hints, on_mismatch, _log_path(log))
+    handle = model.register_forward_pre_hook(watcher.before, with_kwargs=True)
+    try:
+        yield watcher.trace
+    finally:
+        handle.remove()
+        watcher.finish()
+
+
+def _within(model: Any) -> Any:
+    """The model that has the config, inside wrappers such as DDP."""
+    while getattr(model, "config", None) is None and hasattr(model, "module"):
+        model = model.module
+    return model
+
+
+def _log_path(log: str | Path | None) -> Path | None:
+    if log is None:
+        return None
+    path, rank = Path(log), os.environ.get("RANK")
+    return path if rank is None else path.with_name(f"{path.stem}.rank{rank}{path.suffix}")
+
+
+class _Watcher:
+    """The hook and what it remembers: plain data, and batches by the memory they lie in."""
+
+    def __init__(self, hints: Hints, on_mismatch: OnMismatch, log: Path | None) -> None:
+        self.trace = Trace()
+        self._hints, self._on_mismatch = hints, on_mismatch
+        self._log = None if log is None else log.open("w", encoding="utf-8")
+        self._late: list[Callable[[], Call]] = []
+
+    def before(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The pre-hook; what goes wrong in here is never the program's problem."""
+        self._judge_late()
+        inputs = {**dict(zip(("input_ids", "attention_mask"), args, strict=False)), **kwargs}
+        tensors = {k: v.detach() for k, v in inputs.items() if isinstance(v, torch.Tensor)}
+        call = Call(
+            len(self.trace.calls) + len(self._late),
+            _site(),
+            {key: tuple(tensor.shape) for key, tensor in tensors.items()},
+        )
+        if inputs.get("mm_encoder_outputs") is not None:
+            self._note(replace(call, unread=ENCODED))
+            return
+        if any(tensor.device.type != "cpu" for tensor in tensors.values()):
+            described = {key: _Described.of(tensor) for key, tensor in tensors.items()}
+            self._late.append(lambda: _judge_described(call, described, self._hints))
+            return
+        self._note(_judge(call, tensors, self._hints))
+
+    def finish(self) -> None:
+        self._judge_late()
+        if self._log is not None:
+            self._log.close()
+
+    def _judge_late(self) -> None:
+        late, self._late = self._late, []
+        for judge in late:
+            self._note(judge())
+
+    def _note(self, call: Call) -> None:
+        self.trace.calls.append(call)
+        if self._log is not None:
+            self._log.write(json.dumps(call.to_dict()) + "\n")
+            self._log.flush()
+        if call.report is None or not call.report.mismatches:
+            return
+        finding = call.report.findings[0]
+        text = (
+            f"call {call.number} at {call.site}: {finding.code} {finding.title}: {finding.message}"
+        )
+        if self._on_mismatch == "raise":
+            raise MismatchError(text, call.report)
+        if self._on_mismatch == "warn":
+            warnings.warn(text, MismatchWarning, stacklevel=2)
+
+
+def _judge(call: Call, tensors: Mapping[str, torch.Tensor], hints: Hints) -> Call:
+    try:
+        return replace(call, report=_report(tensors, hints))
+    except VlmDebugError as error:
+        return replace(call, unread=str(error))
+    except Exception as error:  # a debugger must not end the program that it watches
+        return replace(call, unread=f"vlmdebug failed: {type(error).__name__}: {error}")
+
+
+def _report(tensors: Mapping[str, torch.Tensor], hints: Hints) -> Report:
+    if "input_ids" not in tensors:
+        raise BadInput("The model was called without input_ids, so samples cannot be told.")
+    parents = {key: _parent(tensor) for key, tensor in tensors.items()}
+    if any(parents[key] is not tensors[key] for key in tensors):
+        try:
+            batch = _batch(parents, hints)
+        except VlmDebugError:
+            pass  # the slices were cut from tensors that are no batch together
+        else:
+            if not batch.ambiguities:
+                return _judge_chunk(batch, tensors)
+    return check_alone(_batch(tensors, hints), one_chunk=True)
+
+
+def _judge_chunk(batch: Batch, tensors: Mapping[str, torch.Tensor]) -> Report:
+    finder = RowFinder(batch.inputs, batch.layout)
+    chunk: UsedChunk = used_chunk(batch, finder, tensors, range(0))
+    rows = chunk.keys["input_ids"].rows
+    size = len(rows) if rows is not None else len(tensors["input_ids"])
+    run = Run([chunk], size or 1, slicer="watched calls", partial=True)
+    return compare(batch, run)
+
+
+def _batch(tensors: Mapping[str, torch.Tensor], hints: Hints) -> Batch:
+    """The batch these tensors are; arguments that are no part of one are left out."""
+    samples = len(tensors["input_ids"])
+    known = {
+        key: tensor
+        for key, tensor in tensors.items()
+        if key in MEDIA or (key in TOKENS and tensor.ndim == 2 and len(tensor) == samples)
+    }
+    return assemble(Facts(known, hints), None)
+
+
+def _parent(tensor: torch.Tensor) -> torch.Tensor:
+    """All rows that lie in the tensor's memory, if it is a slice of some of them.
+
+    The tensor must be the rows of a contiguous parent, as `parent[a:b]` is.
+    """
+    if not tensor.ndim or not tensor.numel() or not tensor.is_contiguous():
+        return tensor
+    per_row = tensor[0].numel()
+    size = tensor.untyped_storage().nbytes() // tensor.itemsize
+    if size == tensor.numel() or size % per_row or tensor.storage_offset() % per_row:
+        return tensor
+    shape = (size // per_row, *tensor.shape[1:])
+    return tensor.as_strided(shape, tensor.stride(), 0)
+
+
+@dataclass(frozen=True)
+class _Described:
+    """A tensor on an accelerator: where it lies, and a copy on the host if it is small.
+
+    Pixel values are never copied: their memory alone tells their rows.
+    """
+
+    copy: torch.Tensor
+    rows: range
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> _Described:
+        parent = _parent(tensor)
+        first = tensor.storage_offset() // tensor[0].numel() if parent is not tensor else 0
+        rows = range(int(first), int(first) + len(tensor)) if tensor.ndim else range(0)
+        if tensor.is_floating_point():
+            stand_in = torch.empty(0, dtype=tensor.dtype).new_zeros(1).expand(parent.shape)
+            return cls(stand_in, rows)
+        return cls(parent.to("cpu", non_blocking=True), rows)
+
+
+def _judge_described(call: Call, described: Mapping[str, _Described], hints: Hints) -> Call:
+    """As `_judge`, on the copies; a chunk is the same rows of them."""
+    if torch.cuda.is_available():
+        torch.cuda.current_stream().synchronize()
+    chunks = {}
+    for key, found in described.items():
+        whole = found.copy.contiguous() if found.copy.is_floating_point() else found.copy
+        chunks[key] = whole[found.rows.start : found.rows.stop] if whole.ndim else whole
+    return _judge(call, chunks, hints)
+
+
+PLUMBING = (
+    "torch.",
+    "vlmdebug.",
+    "accelerate.",
+    "peft.",
+    "transformers.generation.",
+    "contextlib",
+    "functools",
+)
+
+
+def _site() -> str:
+    """The nearest frame that is neither torch's nor ours nor a wrapper's."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        if not frame.f_globals.get("__name__", "").startswith(PLUMBING):
+            return f"{'/'.join(Path(frame.f_code.co_filename).parts[-2:])}:{frame.f_lineno}"
+        frame = frame.f_back
+    return "unknown"
