@@ -66,8 +66,8 @@ class Gemma4(Family):
         )
 
     def _features(self, facts: Facts) -> tuple[int, ...] | None:
-        positions = to_numpy(facts.inputs["image_position_ids"])  # (image, max_patches, 2)
-        patches = (positions != -1).all(axis=-1).sum(axis=-1)
+        columns = facts.inputs["image_position_ids"][..., 0]  # (image, max_patches); -1 is padding
+        patches = (to_numpy(columns) != -1).sum(axis=-1)
         pool = facts.hints.pooling_size or window(int(patches.sum()), facts.placeholders)
         return None if pool is None else tuple((patches // pool**2).tolist())
 

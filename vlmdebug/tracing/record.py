@@ -16,17 +16,42 @@ POSITIONAL = ("input_ids", "attention_mask")
 """Names of arguments that a causal model may be handed by position."""
 
 
-class Outputs(dict[str, Any]):
-    """What the stand-in answers; items are attributes too, as in transformers' outputs."""
+class Outputs:
+    """What the stand-in answers, by attribute or by name, as transformers' outputs do.
+
+    Each output is made when it is asked for: recording costs little beside the code recorded.
+    """
+
+    def __init__(self, makers: Mapping[str, Callable[[], Any]]) -> None:
+        self._makers = makers
+
+    def keys(self) -> list[str]:
+        """Names of what can be asked for."""
+        return list(self._makers)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._makers
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self, name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """An output, or `default`."""
+        return getattr(self, name) if name in self._makers else default
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
         try:
-            return self[name]
+            value = self._makers[name]()
         except KeyError:
             raise AttributeError(
                 f"The recording stand-in for the model gives no {name!r}; "
-                f"it gives {', '.join(self)}. Record code that reads these only, or wrap it."
+                f"it gives {', '.join(self._makers)}. "
+                "Record code that reads these only, or wrap it."
             ) from None
+        setattr(self, name, value)
+        return value
 
 
 class RecordingModel(torch.nn.Module):
@@ -76,23 +101,27 @@ class RecordingModel(torch.nn.Module):
         rows, seq = ids.shape
         keep = inputs.get("logits_to_keep") or seq
         keep = len(keep) if isinstance(keep, torch.Tensor) else min(int(keep), seq)
-        vocab = max(self.vocab_size, int(ids.max()) + 1) if ids.numel() else self.vocab_size
-        zero = self.weight.sum() * 0.0
-        hidden = zero.expand(rows, seq, self.hidden_size)
-        per_token = zero.expand(rows, seq)
-        outputs = Outputs(
-            logits=zero.expand(rows, keep, vocab).clone(),
-            last_hidden_state=hidden,
-            hidden_states=(hidden,),
-            log_probs=per_token,
-            entropy=per_token,
-            aux_loss=zero,
-            past_key_values=None,
-            attentions=None,
-        )
+
+        def zeros(*shape: int) -> torch.Tensor:
+            return (self.weight.sum() * 0.0).expand(shape)
+
+        def logits() -> torch.Tensor:
+            vocab = max(self.vocab_size, int(ids.max()) + 1) if ids.numel() else self.vocab_size
+            return zeros(rows, keep, vocab).clone()
+
+        makers: dict[str, Callable[[], Any]] = {
+            "logits": logits,
+            "last_hidden_state": lambda: zeros(rows, seq, self.hidden_size),
+            "hidden_states": lambda: (zeros(rows, seq, self.hidden_size),),
+            "log_probs": lambda: zeros(rows, seq),
+            "entropy": lambda: zeros(rows, seq),
+            "aux_loss": lambda: zeros(),
+            "past_key_values": lambda: None,
+            "attentions": lambda: None,
+        }
         if inputs.get("labels") is not None:
-            outputs["loss"] = zero
-        return outputs
+            makers["loss"] = lambda: zeros()
+        return Outputs(makers)
 
     def get_input_embeddings(self) -> torch.nn.Module:
         """An embedding, for code that only asks whether there is one."""

@@ -1,0 +1,88 @@
+"""A real GRPO training step of the installed TRL on a tiny model, watched: right, and sabotaged."""
+
+from __future__ import annotations
+
+import pytest
+
+import vlmdebug as vd
+
+pytest.importorskip("trl")
+datasets = pytest.importorskip("datasets")
+
+TEMPLATE = (
+    "{% for m in messages %}{% if m['content'] is string %}{{ m['content'] }}{% else %}"
+    "{% for c in m['content'] %}{% if c['type'] == 'image' %}"
+    "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ c['text'] }}{% endif %}"
+    "{% endfor %}{% endif %} {% endfor %}"
+)
+
+
+@pytest.fixture
+def trainer(tmp_path):
+    """Two prompts with one and two images, two completions each, one optimizer step."""
+    from trl import GRPOConfig, GRPOTrainer
+
+    model, processor = vd.tiny.build("qwen2_5_vl")
+    processor.chat_template = TEMPLATE
+    images = vd.tiny.images([1, 2, 1, 2], (160, 160))
+    prompts = [[{"role": "user", "content": f"What is {i}?"}] for i in range(4)]
+    arguments = GRPOConfig(
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=4,
+        num_generations=2,
+        max_completion_length=4,
+        max_steps=1,
+        use_cpu=True,
+        bf16=False,
+        report_to=[],
+        save_strategy="no",
+        shuffle_dataset=False,
+    )
+    return GRPOTrainer(
+        model=model,
+        processing_class=processor,
+        reward_funcs=lambda completions, **_: [float(len(str(c))) for c in completions],
+        args=arguments,
+        train_dataset=datasets.Dataset.from_dict({"prompt": prompts, "images": images}),
+    )
+
+
+def in_chunks(trainer, monkeypatch, change):
+    """Let the log-prob loop cut by single samples, its arguments changed."""
+    loop = type(trainer)._get_per_token_logps_and_entropies
+
+    def changed(self, *args, **kwargs):
+        return loop(self, *args, **{**kwargs, "batch_size": 1, **change(kwargs)})
+
+    monkeypatch.setattr(type(trainer), "_get_per_token_logps_and_entropies", changed)
+
+
+@pytest.mark.slow
+def test_training_step_that_cuts_rightly_is_watched_without_a_finding(trainer, monkeypatch):
+    in_chunks(trainer, monkeypatch, lambda kwargs: {})
+    with vd.watch(trainer.model, processor=trainer.processing_class, on_mismatch="raise") as trace:
+        trainer.train()
+    loop = [call for call in trace.calls if call.unread is None and len(call.shapes) > 4]
+
+    assert len(loop) >= 4
+    assert all(call.ok for call in loop)
+    assert all("grpo_trainer.py:" in call.site for call in loop)
+
+
+def rotated(kwargs):
+    """Every sample is given the number of images of the one before it."""
+    counts = kwargs["num_images"]
+    assert len(set(counts)) == 2
+    return {"num_images": [counts[-1], *counts[:-1]]}
+
+
+@pytest.mark.slow
+def test_training_step_with_sabotaged_counts_is_caught_at_its_line(trainer, monkeypatch):
+    in_chunks(trainer, monkeypatch, rotated)
+    with (
+        pytest.raises(vd.MismatchError, match=r"trainer/grpo_trainer.py:\d+: VLM00"),
+        vd.watch(trainer.model, processor=trainer.processing_class, on_mismatch="raise") as trace,
+    ):
+        trainer.train()
+
+    assert {m.code for m in trace.calls[-1].report.mismatches} <= {"VLM001", "VLM002"}
