@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from vlmdebug.families.read import read_batch as read_batch
     from vlmdebug.layout import Axis as Axis
     from vlmdebug.layout import Layout as Layout
+    from vlmdebug.lines import unreached as unreached
     from vlmdebug.mismatch import Mismatch as Mismatch
     from vlmdebug.plan import Counts as Counts
     from vlmdebug.plan import Rows as Rows
@@ -73,6 +74,7 @@ _HOME = {
     "read_batch": "families.read",
     "record": "tracing.record",
     "trl_slicer": "tracing.trl",
+    "unreached": "lines",
     "watch": "tracing.watch",
 }
 _MODULES = ("slicers", "tiny")

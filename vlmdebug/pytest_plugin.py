@@ -1,0 +1,29 @@
+"""Fixtures for a trainer's test-suite; loaded by pytest itself, so nothing heavy is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_vlm() -> Callable[[str], tuple[Any, Any]]:
+    """`tiny_vlm("gemma4")` is a tiny random model and its processor, built once a session.
+
+    They are shared between tests: a test that trains or changes one calls
+    `vlmdebug.tiny.build` for its own.
+    """
+    from vlmdebug import tiny
+
+    return cache(tiny.build)
+
+
+@pytest.fixture
+def assert_slices() -> Callable[..., None]:
+    """`vlmdebug.testing.assert_slices`, as a fixture."""
+    from vlmdebug.testing import assert_slices
+
+    return assert_slices

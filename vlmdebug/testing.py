@@ -1,0 +1,59 @@
+"""For a trainer's own test-suite: one test of three lines covers every layout.
+
+from vlmdebug.testing import assert_slices
+
+def test_batches_are_cut_along_their_own_axes():
+    assert_slices(my_slicer)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from vlmdebug.batch import Batch
+from vlmdebug.errors import MismatchError
+from vlmdebug.families import FAMILIES, family_named
+from vlmdebug.search import Slicer, cases, falsify, make
+
+if TYPE_CHECKING:
+    from hypothesis.strategies import SearchStrategy
+
+
+def assert_slices(
+    slicer: Slicer,
+    *,
+    families: Sequence[str] | None = None,
+    max_examples: int = 200,
+    seed: int = 0,
+) -> None:
+    """Fail unless `slicer` cuts every generated batch rightly.
+
+    Args:
+        slicer: A function of `(inputs, chunk_size)` that gives the model inputs of each chunk; make
+            one of code that calls a model with `vlmdebug.record`.
+        families: Layout families to try; all by default.
+        max_examples: Batches per family.
+        seed: The same seed tries the same batches.
+
+    Raises:
+        MismatchError: With the smallest batch that is cut wrongly, what is wrong with it, and
+            the test that reproduces it.
+    """
+    found = falsify(slicer, families=families, max_examples=max_examples, seed=seed)
+    if found is None:
+        return
+    details = "\n".join(f"{f.code} {f.title}: {f.message}" for f in found.report.findings)
+    name = getattr(slicer, "__name__", "slicer")
+    name = name if name.isidentifier() else "slicer"
+    test = found.to_pytest(f"my_module:{name}")
+    raise MismatchError(f"{found!r}\n{details}\n\n{test}", found.report) from found.error
+
+
+def batches(families: Sequence[str] | None = None) -> SearchStrategy[Batch]:
+    """Hypothesis strategy of synthetic batches, smallest first, for tests of one's own."""
+    from hypothesis import strategies as st
+
+    known = [family_named(name) for name in families or FAMILIES]
+    drawn = st.one_of([cases(family) for family in known])
+    return drawn.map(lambda case: make(case.spec))
