@@ -1,0 +1,95 @@
+"""Put the slicing code of several TRL releases on trial: `make test-trl`.
+
+Each release is installed without its dependencies into a throw-away folder and run with the
+transformers that is installed; nothing of it is kept. Printed is a Markdown table: per release and
+slicer the codes of what `falsify_all` finds in each layout, silent ones with a star. `--long`
+prints the smallest batch and the message of each.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+RELEASES = ("0.29.0", "1.0.0", "1.4.0", "1.6.0", "1.8.0", "1.9.0", "1.12.0", "1.16.0")
+SLICERS = ("grpo", "rloo", "grpo-buffer", "rloo-buffer", "distillation")
+
+PROGRAM = """
+import json, sys
+import vlmdebug as vd
+found = {}
+for name in sys.argv[1:]:
+    try:
+        slicer = vd.trl_slicer(name)
+    except vd.VlmDebugError as error:
+        found[name] = str(error)
+        continue
+    found[name] = [
+        [example.family, repr(example).partition(": ")[2], finding.code, finding.loudness,
+         finding.message.partition("\\n")[0]]
+        for example in vd.falsify_all(slicer, max_examples=100)
+        for finding in example.report.findings[:1]
+    ]
+print(json.dumps(found))
+"""
+
+
+def try_release(release: str) -> dict[str, list[list[str]] | str]:
+    """What is found in one release, by slicer."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(
+            [
+                sys.executable,
+                *f"-m pip install -q --no-deps --target {folder}".split(),
+                f"trl=={release}",
+            ],
+            check=True,
+            stderr=subprocess.DEVNULL,
+        )
+        ran = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", PROGRAM, *SLICERS],
+            env={**os.environ, "PYTHONPATH": folder},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if ran.returncode:
+        return {"grpo": ran.stderr.strip().splitlines()[-1]}
+    return json.loads(ran.stdout.strip().splitlines()[-1])
+
+
+def codes(found: list[list[str]], family: str) -> str:
+    """`VLM001* VLM005`: a star where some chunk is wrong in silence."""
+    silent = {
+        code for name, _, code, loudness, _ in found if name == family and "silent" in loudness
+    }
+    met = sorted({code for name, _, code, _, _ in found if name == family})
+    return " ".join(f"{code}*" if code in silent else code for code in met) or "–"
+
+
+def main(arguments: list[str]) -> None:
+    """Print the table."""
+    from vlmdebug.families import FAMILIES
+
+    long = "--long" in arguments
+    releases = [argument for argument in arguments if argument != "--long"] or RELEASES
+    heads = ["layout", "smallest batch", "finding"] if long else list(FAMILIES)
+    print(f"| TRL | slicer | {' | '.join(heads)} |\n|{'---|' * (len(heads) + 2)}")
+    for release in releases:
+        for name, found in try_release(release).items():
+            if isinstance(found, str):
+                print(f"| {release} | {name} | {found} {'| ' * len(heads)}")
+            elif long:
+                for family, case, code, loudness, message in found:
+                    finding = f"{code} ({loudness}): {message}"
+                    print(f"| {release} | {name} | {family} | {case} | {finding} |")
+            else:
+                cells = " | ".join(codes(found, family) for family in FAMILIES)
+                print(f"| {release} | {name} | {cells} |")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
