@@ -13,7 +13,7 @@ from vlmdebug.plan import Rows
 
 if TYPE_CHECKING:
     from vlmdebug.batch import Batch
-    from vlmdebug.compare import Used
+    from vlmdebug.judge import Used
 
 
 def number(count: int, noun: str) -> str:

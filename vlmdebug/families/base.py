@@ -223,6 +223,17 @@ def count_images(
     return None, (ambiguous_images(facts, key, images),)
 
 
+def read_images(facts: Facts, key: str, features: tuple[int, ...] | None) -> Reading:
+    """The reading of a layout whose `key` has one row per image, each of so many features."""
+    counts, ambiguities = count_images(facts, key, features)
+    return Reading(
+        {"image": counts} if counts else {},
+        features,
+        {"feature": features} if features else {},
+        ambiguities,
+    )
+
+
 def _align(features: Sequence[int], placeholders: Sequence[int]) -> list[int] | None:
     """Images per sample such that each sample's images ask for just its placeholders."""
     ends = {total: index for index, total in enumerate((0, *accumulate(features)))}

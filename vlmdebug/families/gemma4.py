@@ -23,8 +23,8 @@ from vlmdebug.families.base import (
     Family,
     Hints,
     Reading,
-    count_images,
     numbered,
+    read_images,
     text,
     to_numpy,
     window,
@@ -56,14 +56,7 @@ class Gemma4(Family):
         return inputs.get("image_position_ids") is not None
 
     def read(self, facts: Facts) -> Reading:
-        features = self._features(facts)
-        counts, ambiguities = count_images(facts, "image_position_ids", features)
-        return Reading(
-            {"image": counts} if counts else {},
-            features,
-            {"feature": features} if features else {},
-            ambiguities,
-        )
+        return read_images(facts, "image_position_ids", self._features(facts))
 
     def _features(self, facts: Facts) -> tuple[int, ...] | None:
         columns = facts.inputs["image_position_ids"][..., 0]  # (image, max_patches); -1 is padding

@@ -18,8 +18,8 @@ from vlmdebug.families.base import (
     Family,
     Hints,
     Reading,
-    count_images,
     numbered,
+    read_images,
     text,
     with_text,
 )
@@ -46,13 +46,7 @@ class Llava(Family):
         images = facts.rows("pixel_values")
         each = facts.hints.features_per_tile or _each(facts.placeholders, images)
         features = (each,) * images if each else None
-        counts, ambiguities = count_images(facts, "pixel_values", features)
-        return Reading(
-            {"image": counts} if counts else {},
-            features,
-            {"feature": features} if features else {},
-            ambiguities,
-        )
+        return read_images(facts, "pixel_values", features)
 
     def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], Facts]:
         image = 3

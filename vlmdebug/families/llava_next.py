@@ -22,8 +22,8 @@ from vlmdebug.families.base import (
     Family,
     Hints,
     Reading,
-    count_images,
     numbered,
+    read_images,
     text,
     to_numpy,
     with_text,
@@ -64,13 +64,7 @@ class LlavaNext(Family):
             features = tuple(
                 facts.hints.tokens_per_image([(height, width) for height, width in sizes])
             )
-        counts, ambiguities = count_images(facts, "image_sizes", features)
-        return Reading(
-            {"image": counts} if counts else {},
-            features,
-            {"feature": features} if features else {},
-            ambiguities,
-        )
+        return read_images(facts, "image_sizes", features)
 
     def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], Facts]:
         image = 3

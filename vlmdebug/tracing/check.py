@@ -12,9 +12,10 @@ from typing import Any, cast
 import numpy as np
 
 from vlmdebug.batch import BOOKKEEPING, Batch
-from vlmdebug.compare import Run, Used, UsedChunk, check_alone, compare
+from vlmdebug.compare import check_alone, compare
 from vlmdebug.errors import AmbiguousError, BadInput
 from vlmdebug.families.read import read_batch
+from vlmdebug.judge import Run, Used, UsedChunk
 from vlmdebug.plan import Rows, chunk_bounds
 from vlmdebug.report import Report
 from vlmdebug.tracing.rows import RowFinder

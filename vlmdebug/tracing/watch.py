@@ -25,12 +25,13 @@ from typing import Any, Literal
 import torch
 
 from vlmdebug.batch import Batch
-from vlmdebug.compare import Run, UsedChunk, check_alone, compare
+from vlmdebug.compare import check_alone, compare
 from vlmdebug.errors import BadInput, MismatchError, VlmDebugError
 from vlmdebug.families import FAMILIES
 from vlmdebug.families.base import Facts, Hints
 from vlmdebug.families.hints import read_hints
 from vlmdebug.families.read import MEDIA_KEYS, assemble
+from vlmdebug.judge import Run, UsedChunk
 from vlmdebug.report import Report
 from vlmdebug.tracing.check import used_chunk
 from vlmdebug.tracing.rows import RowFinder

@@ -1,0 +1,383 @@
+"""One chunk on trial: what each of its keys was handed, beside what it should have been handed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cached_property
+from itertools import islice
+
+from vlmdebug import wording
+from vlmdebug.batch import BOOKKEEPING, Batch
+from vlmdebug.errors import AmbiguousError
+from vlmdebug.mismatch import Mismatch
+from vlmdebug.plan import Rows, chunk_bounds, rows_of
+from vlmdebug.report import ChunkReport, KeyReport
+
+KNOWN_EXTRAS = frozenset(
+    [
+        "labels",
+        "position_ids",
+        "token_type_ids",
+        "mm_token_type_ids",
+        "inputs_embeds",
+        "past_key_values",
+        "use_cache",
+        "cache_position",
+        "logits_to_keep",
+        "num_logits_to_keep",
+        "output_attentions",
+        "output_hidden_states",
+        "output_router_logits",
+        "return_dict",
+        "return_loss",
+        "num_items_in_batch",
+        "rope_deltas",
+        "cu_seq_lens_q",
+        "cu_seq_lens_k",
+        "max_length_q",
+        "max_length_k",
+        "mm_encoder_outputs",
+        "decoder_input_ids",
+        "decoder_attention_mask",
+        "fused_lm_head",
+        "shift_labels",
+    ]
+)
+"""Arguments of transformers' forward methods that a slicer may add to what the batch has."""
+
+
+@dataclass(frozen=True)
+class Used:
+    """What one key of one chunk was handed.
+
+    Attributes:
+        rows: Rows of the batch's tensor, in order; -1 for a row that is none of them; None
+            where they cannot be told.
+        count: Length of the tensor on the axis.
+        source: The batch key whose rows these are, if it is another one.
+        inner: Length of the padded dimension that follows the axis, if the layout has one.
+    """
+
+    rows: Rows | None
+    count: int
+    source: str | None = None
+    inner: int | None = None
+
+
+@dataclass(frozen=True)
+class UsedChunk:
+    """All keys of one chunk that hold something; `placeholders` as its `input_ids` has them."""
+
+    keys: Mapping[str, Used]
+    placeholders: int | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a slicer did: its chunks, the exception that ended it, the keys it asked for in vain.
+
+    `partial`: these are some of the batch's chunks, so samples may be missing.
+    """
+
+    chunks: Sequence[UsedChunk]
+    chunk_size: int
+    slicer: str | None = None
+    error: BaseException | None = None
+    error_place: str | None = None
+    asked: Collection[str] = field(default_factory=tuple)
+    any_order: bool = False
+    partial: bool = False
+
+
+class Judge:
+    """One chunk on trial."""
+
+    def __init__(self, batch: Batch, run: Run, index: int, chunk: UsedChunk) -> None:
+        self.batch, self.run, self.index, self.chunk = batch, run, index, chunk
+        self.rows = self._samples()
+        self.samples = tuple(self.rows)
+        self.mismatches: list[Mismatch] = []
+        self.unsettled: dict[str, str] = {}
+
+    def _samples(self) -> Rows:
+        """The samples the chunk holds, by its `input_ids`; as planned where these cannot tell."""
+        ids = self.chunk.keys.get("input_ids")
+        if ids is not None and ids.rows is not None and ids.source is None and not ids.rows.foreign:
+            return ids.rows
+        bounds = chunk_bounds(len(self.batch), self.run.chunk_size)
+        return Rows(bounds[self.index : self.index + 1])
+
+    def report(self) -> ChunkReport:
+        keys = {key: self._key(key) for key in self.batch.layout if self._is_cut(key)}
+        for key, used in self.chunk.keys.items():
+            if key not in keys and self._is_strange(key):
+                keys[key] = self._unknown_key(key, used)
+        features = self._features
+        if not self.mismatches:
+            self._out_of_step(features)
+        return ChunkReport(
+            self.samples,
+            images_of(self.batch, self.samples),
+            self.chunk.placeholders,
+            features,
+            keys,
+        )
+
+    def _is_cut(self, key: str) -> bool:
+        return self.batch.layout[key].unit != "batch"
+
+    def _is_strange(self, key: str) -> bool:
+        known = key in self.batch.inputs or key in KNOWN_EXTRAS or key in BOOKKEEPING
+        return not known
+
+    def _key(self, key: str) -> KeyReport:
+        used = self.chunk.keys.get(key)
+        try:
+            planned = self.batch.planned(key, self.rows)
+        except (AmbiguousError, IndexError):
+            return KeyReport("cannot tell", None, used.rows if used else None)
+        if used is None:
+            if planned.presence != "required":
+                return KeyReport("absent", planned.rows, None)
+            self._dropped(key, planned.rows)
+            return KeyReport("dropped", planned.rows, None)
+        if planned.presence == "absent":
+            self._must_be_absent(key, used)
+            return KeyReport("must be absent", planned.rows, used.rows)
+        if used.rows is None:
+            self.unsettled[key] = wording.cannot_tell(key, self.index, used.count)
+            return KeyReport("cannot tell", planned.rows, None)
+        if used.rows == planned.rows and used.source is None and self._inner_fits(key, used):
+            return KeyReport("ok", planned.rows, used.rows)
+        self._wrong_rows(key, planned.rows, used)
+        return KeyReport("wrong rows", planned.rows, used.rows)
+
+    def _inner_fits(self, key: str, used: Used) -> bool:
+        """Whether the padded dimension still holds every tile of the chunk's samples."""
+        padded = self.batch.layout[key].padded
+        if used.inner is None or padded is None or padded not in self.batch.counts:
+            return True
+        if self.batch.layout[key].unit != "sample":
+            return True
+        anchor = self.chunk.keys.get(self.batch.layout.feature_key or "")
+        if anchor is not None and anchor.inner not in (None, used.inner):
+            return False  # cut beside a key that was not
+        counts = self.batch.counts[padded]
+        return used.inner >= max((counts[sample] for sample in self.samples), default=0)
+
+    def _dropped(self, key: str, planned: Rows) -> None:
+        silent = self._silent_without(key)
+        message = wording.dropped(self.batch, key, self.samples, planned, silent)
+        self._add("VLM003", message, key, planned, None, silent, cause=None)
+
+    def _silent_without(self, key: str) -> bool:
+        """Without pixels no model complains; with them it may miss what describes them."""
+        if key == "input_ids":
+            return False
+        return not (key in self.batch.layout.loud_drops and "pixel_values" in self.chunk.keys)
+
+    def _must_be_absent(self, key: str, used: Used) -> None:
+        message = wording.must_be_absent(self.batch, key, self.samples, used)
+        cause = self._cause(key, used) if used.count else None
+        silent = self._is_silent() if self._features else False  # nothing to see: refused
+        self._add("VLM005", message, key, Rows(), used.rows, silent, cause=cause)
+
+    def _wrong_rows(self, key: str, planned: Rows, used: Used) -> None:
+        assert used.rows is not None
+        if used.source is not None or used.rows.foreign:
+            code = "VLM011"
+        else:
+            code = "VLM002" if used.count == len(planned) else "VLM001"
+        cause, silent = self._cause(key, used), self._is_silent(key)
+        message = wording.wrong_rows(
+            self.batch, key, self.samples, planned, used, silent, cause, self._balance
+        )
+        self._add(code, message, key, planned, used.rows, silent, cause=cause)
+
+    def _unknown_key(self, key: str, used: Used) -> KeyReport:
+        missing = [name for name in self.batch.layout if name not in self.chunk.keys]
+        near = used.source or next(
+            iter(get_close_matches(key, missing or [*self.batch.layout], 1)), None
+        )
+        message = wording.unknown_key(self.batch, key, self.samples, near)
+        self._add("VLM004", message, key, None, used.rows, True, cause=None)
+        return KeyReport("unknown key", None, used.rows)
+
+    def _add(
+        self,
+        code: str,
+        message: str,
+        key: str | None,
+        planned: Rows | None,
+        used: Rows | None,
+        silent: bool | None,
+        *,
+        cause: str | None,
+    ) -> None:
+        self.mismatches.append(
+            Mismatch(code, message, key, self.index, self.samples, planned, used, silent, cause)
+        )
+
+    def _cause(self, key: str, used: Used) -> str | None:
+        """The unit by whose offsets the rows were cut, if it is not the key's own."""
+        if not self.samples or used.rows is None:
+            return None
+        first, last = self.samples[0], self.samples[-1] + 1
+        own, total = self.batch.layout[key].unit, self._rows_in_batch(key)
+        for unit, counts in self.batch.counts.items():
+            if unit == own:
+                continue
+            ends = {last, first + self.run.chunk_size} if unit == "sample" else {last}
+            for end in ends:
+                stop = counts.offsets[min(end, len(counts))] if unit != "sample" else end
+                start = counts.offsets[first]
+                if used.rows == Rows([(min(start, total), min(stop, total))]):
+                    return f"cut per {unit}"
+        return None
+
+    def _rows_in_batch(self, key: str) -> int:
+        return self.batch.counts[self.batch.layout[key].unit].total
+
+    @cached_property
+    def _features(self) -> int | None:
+        """Features the model would make of the media rows used."""
+        key, features = self.batch.layout.feature_key, self.batch.features
+        if not self.batch.layout.media:
+            return features_of(self.batch, self.samples)
+        if key is None or features is None:
+            return None
+        used = self.chunk.keys.get(key)
+        if used is None:
+            return 0 if not any(k in self.chunk.keys for k in self.batch.layout.media) else None
+        if used.rows is None or used.rows.foreign or used.source is not None:
+            return None
+        return sum(features[row] for row in used.rows)
+
+    @cached_property
+    def _balance(self) -> tuple[int, int] | None:
+        features = self._features
+        if features is None or self.chunk.placeholders is None:
+            return None
+        return self.chunk.placeholders, features
+
+    def _is_silent(self, key: str = "") -> bool | None:
+        """Whether the model would take this chunk, whose `key` is wrong, without an exception.
+
+        It compares the number of features with the number of placeholders, and the tensors'
+        lengths with each other; it has no way to see whose pixels they are.
+        """
+        layout = self.batch.layout
+        pixels = self.chunk.keys.get("pixel_values")
+        if pixels is not None and pixels.count == 0 and "none" in self._media("pixel_values"):
+            return True  # the model looks at nothing else then
+        if not self._lengths_agree or self._lacks_description:
+            return False
+        if key in layout and key not in layout.media:
+            # Other rows of tokens of the same length; a strict model lays images out by them.
+            return None if layout.strict else True
+        if not layout.checks_counts:  # then it lays rows and samples side by side
+            rows = [used.count for name, used in self.chunk.keys.items() if name in layout.media]
+            return all(count == len(self.samples) for count in rows)
+        balance = self._balance
+        if balance is None:
+            return None
+        if balance[0] != balance[1] or not self._runs_agree:
+            return False
+        return not any(
+            used.count == 0 and layout.media[name].without == "omit"
+            for name, used in self.chunk.keys.items()
+            if name in layout.media
+        )
+
+    @cached_property
+    def _lacks_description(self) -> bool:
+        """Whether there are pixels, but a key is missing without which the model raises."""
+        pixels = self.chunk.keys.get("pixel_values")
+        needed = [key for key in self.batch.layout.loud_drops if key in self.batch.layout]
+        return pixels is not None and any(key not in self.chunk.keys for key in needed)
+
+    def _media(self, key: str) -> frozenset[str]:
+        """Wrong lengths of `key` that the model takes in silence."""
+        media = self.batch.layout.media.get(key)
+        return media.tolerates if media is not None else frozenset()
+
+    @cached_property
+    def _runs_agree(self) -> bool:
+        """Whether each sample's runs of placeholders are as long as the images laid out there.
+
+        The images are handed to the samples in order, one per run, whichever they are.
+        """
+        layout, features, runs = self.batch.layout, self.batch.features, self.batch.runs
+        used = self.chunk.keys.get(layout.feature_key or "")
+        if not layout.strict or features is None or runs is None or used is None:
+            return True
+        if used.rows is None or used.rows.foreign:
+            return True
+        made = iter([features[row] for row in used.rows])
+        for sample in self.samples:
+            if sum(runs[sample]) != sum(islice(made, len(runs[sample]))):
+                return False
+        return next(made, None) is None
+
+    @cached_property
+    def _lengths_agree(self) -> bool:
+        layout, keys = self.batch.layout, self.chunk.keys
+        feature_key = layout.feature_key
+        anchor = keys.get(feature_key) if feature_key else None
+        for key, used in keys.items():
+            if key not in layout:
+                continue
+            if key not in layout.media:
+                if layout[key].unit == "sample" and used.count != len(self.samples):
+                    return False
+            elif anchor is not None and feature_key is not None:
+                expected = self._expected_length(layout[key].unit, layout[feature_key].unit, anchor)
+                if expected is not None and not layout.media[key].takes(used.count, expected):
+                    return False
+                if used.inner != anchor.inner and used.inner and anchor.inner:
+                    return False
+        return True
+
+    def _expected_length(self, unit: str, anchor_unit: str, anchor: Used) -> int | None:
+        """Rows of `unit` that go with the anchor's rows."""
+        if unit == anchor_unit:
+            return anchor.count
+        per_image = self.batch.per_image.get(unit)
+        if (
+            anchor_unit != "image"
+            or per_image is None
+            or anchor.rows is None
+            or anchor.rows.foreign
+        ):
+            return None
+        return sum(per_image[row] for row in anchor.rows)
+
+    def _out_of_step(self, features: int | None) -> None:
+        placeholders = self.chunk.placeholders
+        if features is None or placeholders is None or features == placeholders:
+            return
+        if self.unsettled:
+            return
+        if placeholders == self.batch.placeholders_of(self.samples) and not self.run.partial:
+            return  # the batch itself is out of step there, and VLM010 says so
+        message = wording.chunk_out_of_step(self.samples, placeholders, features)
+        self._add("VLM009", message, "input_ids", None, None, False, cause=None)
+
+
+def images_of(batch: Batch, samples: Sequence[int]) -> int | None:
+    """Images of `samples`; None where they are not known."""
+    if "image" not in batch.counts:
+        return None
+    return len(rows_of(batch.counts["image"].offsets, samples))
+
+
+def features_of(batch: Batch, samples: Sequence[int]) -> int | None:
+    """Features of `samples`; None where they are not known."""
+    if not batch.layout.media and "image" in batch.counts and not batch.ambiguities:
+        return 0  # no media key at all: nothing can fill a placeholder
+    try:
+        return batch.features_of(samples)
+    except AmbiguousError:
+        return None
