@@ -296,7 +296,8 @@ def test_placeholders_without_any_media_key_are_found():
         del inputs[key]
     report = vd.check(vd.read_batch(inputs, processor=processor))
 
-    assert [(m.code, m.samples) for m in report.mismatches] == [("VLM010", (0,))]
+    assert [(m.code, m.samples, m.silent) for m in report.mismatches] == [("VLM010", (0,), True)]
+    assert "without pixels it compares nothing" in report.mismatches[0].message
 
 
 def test_truncation_shows_in_the_totals_where_images_per_sample_are_unknown():

@@ -89,7 +89,7 @@ def batch_mismatches(batch: Batch) -> list[Mismatch]:
                 wording.out_of_step(batch, sample, placeholders, features),
                 key="input_ids",
                 samples=(sample,),
-                silent=totals[0] == totals[1],
+                silent=not batch.layout.media or totals[0] == totals[1],
             )
         )
     return found

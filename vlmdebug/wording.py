@@ -254,6 +254,8 @@ def totals_out_of_step(placeholders: int, features: int) -> str:
 
 def _whole_batch(batch: Batch) -> str:
     every = range(len(batch))
+    if not batch.layout.media:
+        return "The model will not raise: without pixels it compares nothing and sees no image."
     if batch.features_of(every) == batch.placeholders_of(every):
         return "The totals of the batch agree, so the model will not raise on the whole batch."
     return "The model will raise, naming totals only."
