@@ -106,7 +106,19 @@ def export(batch: Batch | Layout | Mapping[str, Any] | str, **reading: Any) -> C
             )
         layout = family.layout()
         own = {key: read.layout[key] for key in read.layout if key not in layout}
+        _refuse_others(own, layout.family)
     return Code(layout.family, _source(layout, own))
+
+
+def _refuse_others(own: Mapping[str, Axis], family: str) -> None:
+    """Refuse keys of the batch that are neither cut per sample nor passed on whole."""
+    for key, axis in own.items():
+        if axis.unit not in ("sample", "batch"):
+            raise BadInput(
+                f"{key} has {axis}, but layout {family} has no such key, so no code was written "
+                "that would drop it in silence. Leave it out of the batch, and cut it beside the "
+                "exported code."
+            )
 
 
 def _source(layout: Layout, batch_axes: Mapping[str, Axis]) -> str:
@@ -165,6 +177,11 @@ def _function(layout: Layout, batch_axes: Mapping[str, Axis]) -> list[str]:
             f'        chunk["{key}"] = inputs["{key}"][{":, " * axis.dim}start:stop]'
             for key, axis in batch_axes.items()
             if axis.unit == "sample" and axis.dim
+        ),
+        *(
+            f'        chunk["{key}"] = inputs["{key}"]'
+            for key, axis in batch_axes.items()
+            if axis.unit == "batch"
         ),
     ]
     if _kept(layout):

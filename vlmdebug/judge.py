@@ -58,12 +58,14 @@ class Used:
         count: Length of the tensor on the axis.
         source: The batch key whose rows these are, if it is another one.
         inner: Length of the padded dimension that follows the axis, if the layout has one.
+        fits: Whether its other dimensions are as long as the batch's.
     """
 
     rows: Rows | None
     count: int
     source: str | None = None
     inner: int | None = None
+    fits: bool = True
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,9 @@ class Judge:
         features = self._features
         if not self.mismatches:
             self._out_of_step(features)
+        if not self.samples and "input_ids" in self.chunk.keys:
+            message = wording.no_samples(self.index)
+            self._add("VLM006", message, None, None, None, False, cause=None)
         return ChunkReport(
             self.samples,
             images_of(self.batch, self.samples),
@@ -141,6 +146,9 @@ class Judge:
         if used is None:
             if planned.presence != "required":
                 return KeyReport("absent", planned.rows, None)
+            if key == "input_ids" and "inputs_embeds" in self.chunk.keys:
+                self.unsettled[key] = wording.embedded(self.index)
+                return KeyReport("cannot tell", planned.rows, None)
             self._dropped(key, planned.rows)
             return KeyReport("dropped", planned.rows, None)
         if planned.presence == "absent":
@@ -150,6 +158,9 @@ class Judge:
             self.unsettled[key] = wording.cannot_tell(key, self.index, used.count)
             return KeyReport("cannot tell", planned.rows, None)
         if used.rows == planned.rows and used.source is None and self._inner_fits(key, used):
+            if not used.fits:
+                self.unsettled[key] = wording.cannot_tell(key, self.index, used.count)
+                return KeyReport("cannot tell", planned.rows, used.rows)
             return KeyReport("ok", planned.rows, used.rows)
         self._wrong_rows(key, planned.rows, used)
         return KeyReport("wrong rows", planned.rows, used.rows)
@@ -272,9 +283,15 @@ class Judge:
         pixels = self.chunk.keys.get("pixel_values")
         if pixels is not None and pixels.count == 0 and "none" in self._media("pixel_values"):
             return True  # the model looks at nothing else then
-        if not self._lengths_agree or self._lacks_description:
+        if self._lacks_description:
+            return False
+        if any(self._is_odd(name, used) for name, used in self.chunk.keys.items()):
+            return None
+        if not self._lengths_agree:
             return False
         if key in layout and key not in layout.media:
+            if key == "input_ids" and self._balance and self._balance[0] != self._balance[1]:
+                return False
             # Other rows of tokens of the same length; a strict model lays images out by them.
             return None if layout.strict else True
         if not layout.checks_counts:  # then it lays rows and samples side by side
@@ -290,6 +307,14 @@ class Judge:
             for name, used in self.chunk.keys.items()
             if name in layout.media
         )
+
+    def _is_odd(self, key: str, used: Used) -> bool:
+        """Whether its shape, or the tensor it comes from, is one that only some models take."""
+        if key not in self.batch.layout:
+            return False
+        tokens = key not in self.batch.layout.media and self.batch.layout[key].unit == "sample"
+        broadcast = tokens and used.count == 1 < len(self.samples)
+        return broadcast or not used.fits or used.source is not None
 
     @cached_property
     def _lacks_description(self) -> bool:
@@ -330,7 +355,7 @@ class Judge:
             if key not in layout:
                 continue
             if key not in layout.media:
-                if layout[key].unit == "sample" and used.count != len(self.samples):
+                if layout[key].unit == "sample" and used.count not in (1, len(self.samples)):
                     return False
             elif anchor is not None and feature_key is not None:
                 expected = self._expected_length(layout[key].unit, layout[feature_key].unit, anchor)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate
+from numbers import Integral
 from typing import Any, overload
 
 from vlmdebug.errors import BadInput
@@ -116,12 +117,13 @@ def chunk_bounds(samples: int, chunk_size: int) -> list[tuple[int, int]]:
     >>> chunk_bounds(3, 2)
     [(0, 2), (2, 3)]
     """
-    if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
+    if isinstance(chunk_size, bool) or not isinstance(chunk_size, Integral) or chunk_size < 1:
         raise BadInput(
             f"chunk_size is {chunk_size!r}, but a chunk holds a whole number of samples, "
             "at least 1. Nothing was cut. Pass chunk_size=1 or more."
         )
-    return [(start, min(start + chunk_size, samples)) for start in range(0, samples, chunk_size)]
+    size = int(chunk_size)
+    return [(start, min(start + size, samples)) for start in range(0, samples, size)]
 
 
 def rows_of(offsets: Sequence[int], samples: Iterable[int]) -> Rows:
@@ -147,7 +149,7 @@ def as_counts(values: Any, *, name: str, samples: int) -> tuple[int, ...]:
             f"{name} is {values!r}, but it holds one whole number per sample. "
             f"Pass a list of {samples} numbers, such as {name}={[1] * min(samples, 3)}."
         )
-    counts = tuple(listed)
+    counts = tuple(count.item() if hasattr(count, "item") else count for count in listed)
     for sample, count in enumerate(counts):
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
             raise BadInput(

@@ -165,14 +165,17 @@ class Report:
         """
         text = str(source)
         if not text.lstrip().startswith("{"):
-            if not Path(source).is_file():
+            try:
+                text = Path(source).read_text(encoding="utf-8")
+            except (OSError, ValueError) as error:  # no such file, no name of one, no text in it
                 raise BadInput(
                     f"{text[:200]!r} is neither a file nor JSON. Pass what report.to_json wrote."
-                )
-            text = Path(source).read_text(encoding="utf-8")
+                ) from error
         try:
             return cls.from_dict(json.loads(text))
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except BadInput:
+            raise
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise BadInput(
                 f"This is no report that vlmdebug wrote: {error}. "
                 "Write one with report.to_json(path)."

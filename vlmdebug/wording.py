@@ -166,6 +166,22 @@ def cannot_tell(key: str, chunk: int, count: int) -> str:
     )
 
 
+def embedded(chunk: int) -> str:
+    """`inputs_embeds` in place of `input_ids`; no mismatch."""
+    return (
+        f"The chunks hold inputs_embeds in place of input_ids (first in chunk {chunk}), so which "
+        "samples they hold cannot be told and none was judged for sure. Pass input_ids on."
+    )
+
+
+def no_samples(chunk: int) -> str:
+    """VLM006, for a chunk of nothing."""
+    return (
+        f"Chunk {chunk} holds no sample.\nThe model will raise.\n"
+        "Let the loop end with the batch: for start in range(0, samples, chunk_size)."
+    )
+
+
 def raised(error: BaseException, place: str | None, chunk: int) -> str:
     """VLM008."""
     where = f" at {place}" if place else ""

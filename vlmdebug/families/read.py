@@ -81,6 +81,14 @@ def read_batch(
         BadInput: A key is missing, is no tensor, or contradicts another; the message says which.
     """
     if isinstance(inputs, Batch):
+        _refuse_second_reading(
+            processor=processor,
+            config=config,
+            model=model,
+            num_images=num_images,
+            num_tiles=num_tiles,
+            layout=layout,
+        )
         return inputs
     tensors = _tensors(inputs)
     samples = len(tensors["input_ids"])
@@ -97,6 +105,16 @@ def read_batch(
     if layout is None and processor is not None and _family(facts, None) is None:
         layout = _probed(processor, tensors)
     return assemble(facts, layout)
+
+
+def _refuse_second_reading(**given: Any) -> None:
+    """A batch that is read already would ignore them."""
+    names = [f"{name}=" for name, value in given.items() if value is not None]
+    if names:
+        raise BadInput(
+            f"{' and '.join(names)} came with a Batch, which is read already and would ignore it. "
+            "Pass what the processor returned, or batch.inputs, to have it read anew."
+        )
 
 
 def _probed(processor: Any, tensors: Mapping[str, Any]) -> dict[str, Axis] | None:

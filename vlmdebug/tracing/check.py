@@ -22,6 +22,9 @@ from vlmdebug.tracing.rows import RowFinder
 
 Slicer = Callable[[dict[str, Any], int], Iterable[Mapping[str, Any]]]
 
+MOST_CHUNKS = 10
+"""Chunks per sample after which a slicer is not waited for any longer."""
+
 
 def check(*args: Any, chunk_size: int = 1, **reading: Any) -> Report:
     """Judge a slicer on a batch, or a batch alone.
@@ -77,7 +80,7 @@ def run(
 
     `keep` is called with each chunk's model inputs as the slicer gave them.
     """
-    bounds = chunk_bounds(len(batch), chunk_size)
+    bounds, chunk_size = chunk_bounds(len(batch), chunk_size), int(chunk_size)
     finder = RowFinder(batch.inputs, batch.layout)
     inputs = AskedDict(batch.for_slicer())
     chunks: list[UsedChunk] = []
@@ -99,6 +102,8 @@ def run(
                 "a mapping of names to tensors, as for model(**chunk). Nothing was judged. "
                 "Yield one dict per chunk."
             )
+        if len(chunks) > MOST_CHUNKS * len(batch):
+            break  # its loop does not end; the samples that came again are in the report
         planned = range(*bounds[len(chunks)]) if len(chunks) < len(bounds) else range(0)
         chunks.append(used_chunk(batch, finder, given, planned))
         keep(given)
@@ -187,10 +192,14 @@ def used_chunk(
     keys: dict[str, Used] = {}
     samples: Rows | range = planned_samples
     names = sorted(given.keys(), key=lambda key: key != "input_ids")  # samples first
-    placeholders = None
+    placeholders, columns = None, None
     for key in names:
-        value = given[key]
-        if not _is_tensor(value) or key in BOOKKEEPING:
+        value = _numbers(given[key])
+        if key in BOOKKEEPING:
+            continue
+        if not _is_tensor(value):
+            if isinstance(value, (list, tuple)) and key in batch.layout:
+                keys[key] = Used(None, len(value))
             continue
         axis = batch.layout.get(key)
         dim = axis.dim if axis else 0
@@ -198,12 +207,52 @@ def used_chunk(
         inner = None
         if axis is not None and axis.padded and len(value.shape) > dim + 1:
             inner = value.shape[dim + 1]
-        keys[key] = Used(rows, value.shape[dim] if len(value.shape) > dim else 1, source, inner)
+        keys[key] = Used(
+            rows,
+            value.shape[dim] if len(value.shape) > dim else 1,
+            source,
+            inner,
+            fits=axis is None or key == "input_ids" or _fits(batch, key, value, columns),
+        )
         if key == "input_ids":
+            columns = value.shape[-1] if len(value.shape) == 2 else None
             if rows is not None and not rows.foreign and source is None:
                 samples = rows
             placeholders = _placeholders(batch, value, rows if source is None else None)
     return UsedChunk(keys, placeholders)
+
+
+def _numbers(value: Any) -> Any:
+    """A list of numbers as an array, `image_sizes.tolist()` for instance; all else as it is."""
+    first = value
+    while isinstance(first, (list, tuple)) and first:
+        first = first[0]
+    if first is value or not isinstance(first, (int, float)):
+        return value
+    try:
+        return np.asarray(value)
+    except ValueError:  # rows of several lengths
+        return value
+
+
+def _fits(batch: Batch, key: str, value: Any, columns: int | None) -> bool:
+    """Whether the dimensions beside the rows' are the batch's own.
+
+    Columns of tokens are those of the chunk's `input_ids`. The dimension that the layout pads is
+    left out where it is known how far it must reach.
+    """
+    axis, expected, given = batch.layout[key], list(batch.inputs[key].shape), list(value.shape)
+    if len(given) != len(expected):
+        return False
+    width = batch.inputs["input_ids"].shape[-1]
+    if columns is not None and key not in batch.layout.media and expected[-1] == width:
+        expected[-1] = columns
+    skipped = axis.dim + 1 if axis.unit == "sample" and axis.padded in batch.counts else axis.dim
+    return all(
+        given[index] == size
+        for index, size in enumerate(expected)
+        if index not in (axis.dim, skipped)
+    )
 
 
 def _planned(batch: Batch, key: str, samples: Rows | range) -> Rows | None:

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 Numbers = np.ndarray
 Known = Callable[[Any], tuple[Numbers, int] | None]
+"""Rows of a tensor and the dimension they lie on (-1: one row, selected), if they are known."""
 
 SAME = frozenset(
     [
@@ -41,9 +42,13 @@ STACK = frozenset({"stack"})
 
 
 class FollowCopies(TorchFunctionMode):
-    """Tells `learn(tensor, rows, dim)` of each new tensor made of known rows."""
+    """Tells `learn(tensor, key, rows, dim)` of each new tensor made of known rows of one key."""
 
-    def __init__(self, known: Known, learn: Callable[[Any, Numbers, int], None]) -> None:
+    def __init__(
+        self,
+        known: Callable[[Any], tuple[str, Numbers, int] | None],
+        learn: Callable[[Any, str, Numbers, int], None],
+    ) -> None:
         super().__init__()
         self._known, self._learn = known, learn
 
@@ -56,10 +61,25 @@ class FollowCopies(TorchFunctionMode):
         if rule is _getitem and isinstance(args[1], (slice, int)):
             return out  # a view, which its memory explains; the commonest case by far
         if rule is not None and isinstance(out, torch.Tensor):
-            found = rule(self._known, out, args, kwargs)
-            if found is not None and out.ndim > found[1] and len(found[0]) == out.shape[found[1]]:
-                self._learn(out, *found)
+            self._follow(rule, out, args, kwargs)
         return out
+
+    def _follow(self, rule: Rule, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+        keys: set[str] = set()
+
+        def known(tensor: Any) -> tuple[Numbers, int] | None:
+            found = self._known(tensor)
+            if found is None:
+                return None
+            keys.add(found[0])
+            return found[1:]
+
+        found = rule(known, out, args, kwargs)
+        if found is None or len(keys) != 1:  # rows of two keys in one tensor are told by value
+            return
+        rows, dim = found
+        if out.ndim > dim and len(rows) == out.shape[dim]:
+            self._learn(out, keys.pop(), rows, dim)
 
 
 def _same(known: Known, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -171,7 +191,9 @@ def _pad(known: Known, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) ->
     return np.concatenate([np.full(before, -1), source[0], np.full(after, -1)]), source[1]
 
 
-RULES: dict[str, Callable[..., Any]] = {
+Rule = Callable[[Known, Any, Sequence[Any], dict[str, Any]], Any]
+
+RULES: dict[str, Rule] = {
     **dict.fromkeys(SAME, _same),
     **dict.fromkeys(JOIN, _join),
     **dict.fromkeys(STACK, _stack),

@@ -27,6 +27,7 @@ class Parent:
         start: Address of the first byte that belongs to it.
         stop: Address behind the last one.
         strides: In elements.
+        order: Dimensions of more than one element, the farthest steps first.
     """
 
     key: str
@@ -37,6 +38,7 @@ class Parent:
     stop: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+    order: tuple[int, ...]
     version: int | None
 
 
@@ -45,7 +47,9 @@ def parent(key: str, tensor: Any, dim: int, rows: np.ndarray | None = None) -> P
     start, shape, strides = place(tensor)
     reach = sum((size - 1) * abs(step) for size, step in zip(shape, strides, strict=True) if size)
     stop = start + (reach + 1) * tensor.itemsize if 0 not in shape else start
-    return Parent(key, tensor, dim, rows, start, stop, shape, strides, version(tensor))
+    long = [index for index, size in enumerate(shape) if size > 1]
+    order = tuple(sorted(long, key=lambda index: -strides[index]))
+    return Parent(key, tensor, dim, rows, start, stop, shape, strides, order, version(tensor))
 
 
 def place(tensor: Any) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
@@ -67,43 +71,61 @@ def version(tensor: Any) -> int | None:
 def view_rows(tensor: Any, of: Parent) -> tuple[range | np.ndarray, int] | None:
     """Rows of `of` that the view `tensor` holds, and the dimension they lie on.
 
-    None where it is no view of it or a view whose rows cannot be read off its strides.
+    None where it is no view of it or a view whose rows cannot be read off its strides: one that
+    begins inside a row and ends in the next, or any view of rows that share one memory (`expand`).
     """
     address, shape, strides = place(tensor)
     if not of.start <= address < of.stop or tensor.itemsize != of.tensor.itemsize:
         return None
-    offset, dim, step = (address - of.start) // tensor.itemsize, of.dim, of.strides[of.dim]
-    first = offset // step % of.shape[dim] if step else 0
-    if len(shape) == len(of.shape):
-        if not _same_steps(shape, strides, of, dim):
-            return None
-        stride = strides[dim] // step if step else 0
-        count = shape[dim]
-        return _pick(
-            of, range(first, first + count * stride, stride) if stride else first, count
-        ), dim
-    if len(shape) == len(of.shape) - 1 and dim == 0 and strides == of.strides[1:]:
-        return _pick(of, first, 1), -1  # one row, selected: its dimension is gone
-    return None
+    first = _position((address - of.start) // tensor.itemsize, of)
+    if first is None:
+        return None
+    dim, selected = of.dim, len(shape) == len(of.shape) - 1 and of.dim == 0
+    if selected:  # one row: its dimension is gone
+        shape, strides = (1, *shape), (of.strides[0], *strides)
+    if len(shape) != len(of.shape) or not _lies_in_rows(shape, strides, first, of):
+        return None
+    count, step = shape[dim], of.strides[dim]
+    stride = strides[dim] // step if step and count > 1 else 1
+    rows = range(first[dim], first[dim] + count * stride, stride) if stride else None
+    if rows is None:
+        return _pick(of, np.full(count, first[dim])), dim
+    if count and not 0 <= rows[-1] < of.shape[dim]:
+        return None
+    return _pick(of, rows), -1 if selected else dim
 
 
-def _same_steps(shape: tuple[int, ...], strides: tuple[int, ...], of: Parent, dim: int) -> bool:
+def _position(offset: int, of: Parent) -> list[int] | None:
+    """Index of the element `offset` elements behind the first one; None if it is in a gap."""
+    at = [0] * len(of.shape)
+    for index in of.order:
+        step = of.strides[index]
+        if step > 0:
+            at[index], offset = divmod(offset, step)
+        elif index == of.dim or step < 0:
+            return None  # every row lies at one address, or they lie backwards
+    inside = all(place < size for place, size in zip(at, of.shape, strict=True))
+    return at if inside and not offset else None
+
+
+def _lies_in_rows(
+    shape: tuple[int, ...], strides: tuple[int, ...], first: list[int], of: Parent
+) -> bool:
+    """Whether the view steps as its parent does and ends within the rows it begins in."""
     for index, size in enumerate(shape):
-        if index == dim:
-            if size > 1 and of.strides[dim] and strides[dim] % of.strides[dim]:
+        if index == of.dim:
+            if size > 1 and of.strides[index] and strides[index] % of.strides[index]:
                 return False
-        elif size > 1 and strides[index] != of.strides[index]:
+        elif first[index] + size > of.shape[index] or (
+            size > 1 and strides[index] != of.strides[index]
+        ):
             return False
     return True
 
 
-def _pick(of: Parent, rows: range | int, count: int) -> range | np.ndarray:
+def _pick(of: Parent, rows: range | np.ndarray) -> range | np.ndarray:
     """Rows of the batch, where `rows` are rows of the parent."""
-    if isinstance(rows, int):
-        rows = range(rows, rows + 1)
-        if count != 1:
-            return np.full(count, rows[0] if of.rows is None else of.rows[rows[0]])
-    return rows if of.rows is None else of.rows[rows.start : rows.stop : rows.step]
+    return rows if of.rows is None else of.rows[np.asarray(rows)]
 
 
 def as_rows(rows: range | np.ndarray) -> Rows:

@@ -19,6 +19,9 @@ from vlmdebug.families.read import read_batch
 from vlmdebug.tracing.check import Slicer, run
 from vlmdebug.wording import name_samples
 
+FEWER = frozenset({"logits_to_keep", "num_logits_to_keep"})
+"""Arguments that are not handed on to the model: the logits of every token are compared."""
+
 
 @dataclass(frozen=True)
 class Proof:
@@ -128,29 +131,51 @@ def _compare(
     real = _real_tokens(batch.inputs)
     error: BaseException | None = None
     failed: int | None = None
-    chunks: list[Mapping[str, Any]] = []
-    ran = run(slicer, batch, chunk_size, keep=chunks.append)
-    for index, (inputs, used) in enumerate(zip(chunks, ran.chunks, strict=True)):
-        try:
-            logits = _logits(model, inputs)
-        except Exception as raised:
-            error, failed = error or raised, index if error is None else failed
+    answers: list[_Answer] = []
+    ran = run(slicer, batch, chunk_size, keep=lambda inputs: answers.append(_answer(model, inputs)))
+    for index, (answer, used) in enumerate(zip(answers, ran.chunks, strict=True)):
+        if answer.logits is None:
+            error, failed = error or answer.error, index if error is None else failed
             continue
         ids = used.keys.get("input_ids")
         samples = list(ids.rows) if ids is not None and ids.rows is not None else []
         for row, sample in enumerate(samples):
-            if sample < 0:
+            if sample < 0 or row >= len(answer.logits):
                 continue
-            tokens = _real_tokens(inputs)[row]
-            if inputs.get("attention_mask") is None and tokens.shape == real[sample].shape:
-                tokens = real[sample]  # the mask was left out; the padding is still none of ours
-            diff = _diff(whole[sample][real[sample]], logits[row][tokens])
+            logits = answer.logits[row]
+            if answer.mask is not None:
+                logits = logits[answer.mask[row]]
+            elif len(logits) == len(real[sample]):
+                logits = logits[real[sample]]  # the mask was left out; padding is none of ours
+            diff = _diff(whole[sample][real[sample]], logits)
             diffs[sample] = max(diff, diffs[sample] or 0.0)
     known = [diff for diff in diffs if diff is not None]
     proof = Proof(max(known, default=None), tuple(diffs), _tolerance(whole), error, failed)
     if ran.error is not None and error is None:
-        return replace(proof, error=ran.error, chunk=len(chunks), raised_by="slicer")
+        return replace(proof, error=ran.error, chunk=len(answers), raised_by="slicer")
     return proof
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What the model made of one chunk, asked when the slicer gave it.
+
+    A slicer may use one dict, or one buffer, for every chunk: later it holds another chunk.
+    """
+
+    logits: torch.Tensor | None
+    mask: torch.Tensor | None
+    error: Exception | None = None
+
+
+def _answer(model: Any, inputs: Mapping[str, Any]) -> _Answer:
+    try:
+        logits = _logits(model, inputs)
+    except Exception as raised:
+        return _Answer(None, None, raised)
+    mask = inputs.get("attention_mask")
+    fits = mask is not None and mask.shape == inputs["input_ids"].shape
+    return _Answer(logits, mask.bool().clone() if fits else None)
 
 
 def _diff(whole: torch.Tensor, chunk: torch.Tensor) -> float:
@@ -161,8 +186,7 @@ def _diff(whole: torch.Tensor, chunk: torch.Tensor) -> float:
 
 
 def _logits(model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
-    handed = {key: value for key, value in inputs.items() if key != "labels" or value is not None}
-    return model(**handed).logits.detach()
+    return model(**{key: inputs[key] for key in inputs if key not in FEWER}).logits.detach()
 
 
 def _real_tokens(inputs: Mapping[str, Any]) -> torch.Tensor:

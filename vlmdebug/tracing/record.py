@@ -58,13 +58,21 @@ class RecordingModel(torch.nn.Module):
     """Stands for a causal language model: keeps every call, computes nothing.
 
     Attributes:
-        calls: The keyword inputs of each call, in order. Tensors are the ones handed over.
+        calls: The keyword inputs of each call, in order. Slices of the batch are the ones handed
+            over; other tensors are copied, for code may fill the same buffer for its next call.
         config: Has the fields that trainers read.
     """
 
-    def __init__(self, config: Any = None, vocab_size: int = 512, hidden_size: int = 8) -> None:
+    def __init__(
+        self,
+        config: Any = None,
+        vocab_size: int = 512,
+        hidden_size: int = 8,
+        batch: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__()
         self.calls: list[dict[str, Any]] = []
+        self._memory = {_memory(value) for value in (batch or {}).values()}
         self.config = config or SimpleNamespace(
             model_type="vlmdebug_recording",
             vocab_size=vocab_size,
@@ -91,11 +99,16 @@ class RecordingModel(torch.nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Outputs:
         """Keep the inputs; answer with zeros that have the right shape and a gradient."""
         inputs = {**dict(zip(POSITIONAL, args, strict=False)), **kwargs}
-        self.calls.append(dict(inputs))
+        self.calls.append({key: self._kept(value) for key, value in inputs.items()})
         ids = inputs.get("input_ids")
         if ids is None:
             raise TypeError("the model was called without input_ids")
         return self._outputs(ids, inputs)
+
+    def _kept(self, value: Any) -> Any:
+        if not isinstance(value, torch.Tensor) or _memory(value) in self._memory:
+            return value
+        return value.clone()
 
     def _outputs(self, ids: torch.Tensor, inputs: Mapping[str, Any]) -> Outputs:
         rows, seq = ids.shape
@@ -132,6 +145,11 @@ class RecordingModel(torch.nn.Module):
         return torch.nn.Linear(self.hidden_size, 1)
 
 
+def _memory(value: Any) -> int | None:
+    """Where the memory begins that a tensor is a part of; None for what is no tensor."""
+    return value.untyped_storage().data_ptr() if isinstance(value, torch.Tensor) else None
+
+
 def record(
     function: Callable[[Any, dict[str, Any], int], Any],
 ) -> Callable[[dict[str, Any], int], Iterator[dict[str, Any]]]:
@@ -142,7 +160,7 @@ def record(
     """
 
     def slicer(inputs: dict[str, Any], chunk_size: int) -> Iterator[dict[str, Any]]:
-        model = RecordingModel()
+        model = RecordingModel(batch=inputs)
         error: Exception | None = None
         try:
             function(model, inputs, chunk_size)

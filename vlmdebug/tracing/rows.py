@@ -3,7 +3,7 @@
 First by memory: a view lies inside its parent. Then by history: copies made while the slicer
 ran were followed. Last by value: a copy made out of sight (numpy, `.tolist()`) is compared
 with the batch, row by row; rows of equal values are the same to the model, so any of them will
-do, the planned one first.
+do, the planned one first. A copy is not called wrong before its values were looked at.
 """
 
 from __future__ import annotations
@@ -30,30 +30,27 @@ class RowFinder:
         self._copies: list[Parent] = []
         self._by_value: dict[tuple[str, Any], _Values] = {}
 
-    def learn(self, tensor: Any, rows: np.ndarray, dim: int) -> None:
-        """Remember a copy; its key is the one that `known` last answered for."""
-        if self._last_key is not None and tensor.numel():
-            self._copies.append(parent(self._last_key, tensor, dim, np.asarray(rows)))
+    def learn(self, tensor: Any, key: str, rows: np.ndarray, dim: int) -> None:
+        """Remember a copy, unless writes into it would go unseen (inference mode)."""
+        if tensor.numel() and version(tensor) is not None:
+            self._copies.append(parent(key, tensor, dim, np.asarray(rows)))
 
-    _last_key: str | None = None
-
-    def known(self, tensor: Any) -> tuple[np.ndarray, int] | None:
-        """Rows of `tensor` by memory or history, and their dimension (-1: selected away)."""
-        self._last_key = None
+    def known(self, tensor: Any) -> tuple[str, np.ndarray, int] | None:
+        """Key and rows of `tensor` by memory or history, and their dimension (-1: selected)."""
         if not hasattr(tensor, "data_ptr") and not isinstance(tensor, np.ndarray):
             return None
         found = self._locate(tensor)
         if found is None:
             return None
-        self._last_key, rows, dim = found
-        return np.asarray(rows), dim
+        of, rows, dim = found
+        return of.key, np.asarray(rows), dim
 
-    def _locate(self, tensor: Any, key: str | None = None) -> tuple[str, Any, int] | None:
+    def _locate(self, tensor: Any, key: str | None = None) -> tuple[Parent, Any, int] | None:
         own = [self._own[key]] if key in self._own else []
         for of in (*own, *reversed(self._copies), *self._own.values()):
             found = view_rows(tensor, of)
             if found is not None and of.version == version(of.tensor):
-                return of.key, *found
+                return of, *found
         return None
 
     def rows(
@@ -61,32 +58,49 @@ class RowFinder:
     ) -> tuple[Rows | None, str | None]:
         """Rows that `tensor` holds, and the batch key they are of if it is not `key`.
 
+        None where they cannot be told: the shape is another, or the slicer wrote into the
+        batch's own tensor, whose rows are no longer what they were.
+
         Args:
             key: The name under which it was handed over.
             tensor: What was handed over.
             planned: Gives the rows expected, preferred where rows have equal values.
         """
-        found = self._locate(tensor, key)
-        if found is not None:
-            source, rows, _ = found
-            return as_rows(rows), (None if source == key else source)
-        if key not in self._own:
+        own = self._own.get(key)
+        if own is not None and own.version != version(own.tensor):
             return None, None
-        own = self._own[key]
-        if not _length(tensor, own.dim):
+        found = self._locate(tensor, key)
+        if own is None:
+            return (as_rows(found[1]), found[0].key) if found else (None, None)
+        if not tensor.ndim or not tensor.shape[own.dim if tensor.ndim > own.dim else 0]:
             return Rows(), None
-        numbers = self._values(own, tensor).find(tensor, planned())
-        return (None if numbers is None else as_rows(numbers)), None
+        if found is None:
+            numbers = self._values(own, tensor).find(tensor, planned())
+            return (None if numbers is None else as_rows(numbers)), None
+        of, numbers, dim = found
+        if dim != own.dim:  # a row without its dimension, or rows turned to another one
+            return Rows([(-1, 0)] * tensor.shape[0]), None
+        rows, expected = as_rows(numbers), planned()
+        if of is own or (rows == expected and self._is(of.key, key)):
+            return rows, None
+        if expected is not None and self._values(own, tensor).equal(tensor, expected):
+            return expected, None
+        return rows, None if self._is(of.key, key) else of.key
+
+    def _is(self, key: str, other: str) -> bool:
+        """Whether two keys of the batch are the same tensor, as labels often are `input_ids`."""
+        one, two = self._own[key], self._own[other]
+        return key == other or (one.start, one.shape, one.strides) == (
+            two.start,
+            two.shape,
+            two.strides,
+        )
 
     def _values(self, own: Parent, like: Any) -> _Values:
         at = (own.key, str(like.dtype))
         if at not in self._by_value:
             self._by_value[at] = _Values(own, like)
         return self._by_value[at]
-
-
-def _length(tensor: Any, dim: int) -> int:
-    return tensor.shape[dim] if len(tensor.shape) > dim else 1
 
 
 class _Values:
@@ -104,12 +118,21 @@ class _Values:
         table = _table(_host(tensor), self._dim)
         expected = list(planned or ())
         if table.shape[1:] == self._table.shape[1:]:
-            if len(expected) == len(table) and np.array_equal(
-                _bits(table), _bits(self._table[expected])
-            ):
+            if self._equal(table, expected):
                 return np.array(expected, dtype=np.int64)
             return self._search(table, expected)
         return self._window(table, expected)
+
+    def equal(self, tensor: Any, planned: Rows) -> bool:
+        """Whether the tensor holds the planned rows' values, to the bit."""
+        return len(tensor.shape) == self._table.ndim and self._equal(
+            _table(_host(tensor), self._dim), list(planned)
+        )
+
+    def _equal(self, table: np.ndarray, expected: Sequence[int]) -> bool:
+        if table.shape != (len(expected), *self._table.shape[1:]):
+            return False
+        return np.array_equal(_bits(table), _bits(self._table[expected]))
 
     def _search(self, table: np.ndarray, expected: Sequence[int]) -> np.ndarray:
         if self._rows is None:
@@ -131,6 +154,8 @@ class _Values:
         Only the part that both have is compared; a row is told only where the planned one fits,
         or a single one.
         """
+        if 0 in table.shape:
+            return None
         fits = [_fitting(*_common(self._table, table, side)) for side in ("end", "start")]
         found = []
         for index, (end, start) in enumerate(zip(*fits, strict=True)):
