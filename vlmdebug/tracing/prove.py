@@ -175,7 +175,7 @@ def _answer(model: Any, inputs: Mapping[str, Any]) -> _Answer:
         return _Answer(None, None, raised)
     mask = inputs.get("attention_mask")
     fits = mask is not None and mask.shape == inputs["input_ids"].shape
-    return _Answer(logits, mask.bool().clone() if fits else None)
+    return _Answer(logits, mask.bool().clone() if mask is not None and fits else None)
 
 
 def _diff(whole: torch.Tensor, chunk: torch.Tensor) -> float:
