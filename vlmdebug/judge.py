@@ -290,7 +290,7 @@ class Judge:
         if not self._lengths_agree:
             return False
         if key in layout and key not in layout.media:
-            if key == "input_ids" and self._balance and self._balance[0] != self._balance[1]:
+            if pixels is not None and self._balance and self._balance[0] != self._balance[1]:
                 return False
             # Other rows of tokens of the same length; a strict model lays images out by them.
             return None if layout.strict else True
@@ -387,8 +387,9 @@ class Judge:
             return
         if placeholders == self.batch.placeholders_of(self.samples) and not self.run.partial:
             return  # the batch itself is out of step there, and VLM010 says so
-        message = wording.chunk_out_of_step(self.samples, placeholders, features)
-        self._add("VLM009", message, "input_ids", None, None, False, cause=None)
+        silent = not any(key in self.chunk.keys for key in self.batch.layout.media)
+        message = wording.chunk_out_of_step(self.samples, placeholders, features, silent)
+        self._add("VLM009", message, "input_ids", None, None, silent, cause=None)
 
 
 def images_of(batch: Batch, samples: Sequence[int]) -> int | None:
