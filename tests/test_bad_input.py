@@ -291,3 +291,38 @@ def test_small_batches_are_no_bad_input(images):
     assert batch.counts["image"] == tuple(images)
     assert vd.check(batch).ok
     assert vd.check(slicers.corrected, batch, chunk_size=5).ok
+
+
+def test_batch_that_is_read_already_ignores_nothing_in_silence(gemma):
+    batch = vd.read_batch(gemma[0], processor=gemma[1])
+
+    assert said(lambda: vd.check(slicers.corrected, batch, num_images=[2, 0, 1])) == (
+        "num_images= came with a Batch, which is read already and would ignore it. "
+        "Pass what the processor returned, or batch.inputs, to have it read anew."
+    )
+
+
+REPORTS = {
+    "a long word": "x" * 5000,
+    "a list": "[1]",
+    "no text": "\x00",
+    "another format": '{"vlmdebug_report": 99}',
+    "no fields": '{"vlmdebug_report": 1}',
+    "other fields": '{"vlmdebug_report": 1, "family": "a", "slicer": null, "layout": {}, "counts": []}',
+    "no numbers": '{"vlmdebug_report":1,"family":"a","slicer":null,"layout":{},"counts":{"image":3}}',
+}
+
+
+@pytest.mark.parametrize("text", REPORTS.values(), ids=REPORTS.keys())
+def test_text_that_is_no_report(text):
+    message = said(lambda: vd.Report.from_json(text))
+
+    assert message.startswith("This is no report") or "neither a file nor JSON" in message
+    assert message.count("This is no report") <= 1
+
+
+def test_file_that_holds_no_text(tmp_path):
+    (tmp_path / "report.json").write_bytes(b"\xff\xfe\x00{")
+
+    assert "neither a file nor JSON" in said(lambda: vd.Report.from_json(tmp_path / "report.json"))
+    assert "neither a file nor JSON" in said(lambda: vd.Report.from_json(tmp_path))

@@ -187,6 +187,22 @@ def test_ambiguous_count_says_what_would_settle_it():
         read("llava_next", [2, 0, 1]).counts["image"]
 
 
+def test_stray_placeholder_does_not_make_runs_fit_by_chance():
+    """Two images side by side are one run; a stray token in sample 1 makes three runs of two."""
+    processor = vd.tiny.build("llava_next")[1]
+    texts = ["<image><image> a", "<image> what do you see there my friend"]
+    options = {"sizes": (160, 160), "padding_side": "left"}
+    inputs = vd.tiny.batch("llava_next", [2, 1], texts=texts, **options)
+    token = vd.read_batch(inputs, processor=processor).image_token_id
+    inputs["input_ids"][1, -1] = token
+    batch = vd.read_batch(inputs, processor=processor)
+    told = vd.check(vd.read_batch(inputs, processor=processor, num_images=[2, 1]))
+
+    assert batch.ambiguities
+    assert [(m.code, m.samples) for m in told.mismatches] == [("VLM010", (1,))]
+    assert "1 too many" in told.mismatches[0].message
+
+
 def unknown(shape, samples=3):
     return {
         "input_ids": torch.arange(6 * samples).view(samples, 6),

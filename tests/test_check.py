@@ -290,6 +290,30 @@ def test_sampled_placeholder_is_named_as_the_likely_cause():
     assert "sampled by a model in its completion" in report.mismatches[0].message
 
 
+@pytest.mark.parametrize(
+    ("family", "silent"), [("gemma4", True), ("llava", True), ("qwen2_5_vl", False)]
+)
+def test_placeholder_that_moved_to_another_sample_is_as_loud_as_the_model(family, silent):
+    """The totals agree; M-RoPE alone looks at each sample."""
+    model, processor = vd.tiny.build(family)
+    inputs = dict(vd.tiny.batch(family, [1, 1], sizes=(160, 160)))
+    token = vd.read_batch(inputs, processor=processor).image_token_id
+    ids = inputs["input_ids"].clone()
+    at = int((ids[0] == token).nonzero()[-1])
+    ids[0, at], ids[1, -1] = 5, token
+    inputs["input_ids"] = ids
+    if "mm_token_type_ids" in inputs:
+        inputs["mm_token_type_ids"] = (ids == token).long()
+    batch = vd.read_batch(inputs, processor=processor, num_images=[1, 1])
+    report = vd.check(batch)
+
+    assert [(m.code, m.samples, m.silent) for m in report.mismatches] == [
+        ("VLM010", (0,), silent),
+        ("VLM010", (1,), silent),
+    ]
+    assert (vd.prove(slicers.corrected, batch, model, chunk_size=2).error is None) is silent
+
+
 def test_placeholders_without_any_media_key_are_found():
     inputs, processor = real("gemma4", [1, 0])
     for key in ("pixel_values", "image_position_ids"):
@@ -368,3 +392,76 @@ def test_user_tensors_are_neither_changed_nor_replaced(batch):
 
     for key, value in batch.inputs.items():
         assert (id(value), True) == (before[key][0], torch.equal(value, before[key][1]))
+
+
+# --- chunks that are none ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("media", [True, False], ids=["with empty media", "tokens only"])
+def test_chunk_of_no_samples_is_loud(batch, media):
+    keys = [key for key in batch.layout if media or key not in batch.layout.media]
+
+    def one_too_many(inputs, chunk_size):
+        yield from batch.chunks(chunk_size)
+        yield {key: batch.inputs[key][:0] for key in keys}
+
+    report = vd.check(one_too_many, batch)
+    found = [m for m in report.mismatches if m.code == "VLM006"]
+
+    assert [(m.chunk, m.silent) for m in found] == [(4, False)]
+    assert found[0].message.startswith("Chunk 4 holds no sample.\nThe model will raise.")
+
+
+def test_slicer_that_never_ends_is_left_and_found(batch):
+    def endless(inputs, chunk_size):
+        while True:
+            yield next(batch.chunks(chunk_size))
+
+    report = vd.check(endless, batch)
+
+    assert codes(report) == {"VLM006"}
+    assert "is in a chunk more than once" in report.mismatches[0].message
+
+
+def test_embeddings_in_place_of_ids_are_not_called_dropped(batch):
+    def embedded(chunk, index):
+        ids = chunk.pop("input_ids")
+        return {**chunk, "inputs_embeds": torch.zeros(*ids.shape, 4)}
+
+    report = vd.check(changing(batch, embedded), batch)
+
+    assert report.verdict == "AMBIGUOUS"
+    assert report.ambiguities[0].startswith("The chunks hold inputs_embeds in place of input_ids")
+
+
+# --- loud, silent, or not known ------------------------------------------------------------
+
+
+def prediction(batch, change, chunk_size=2):
+    report = vd.check(changing(batch, change), batch, chunk_size=chunk_size)
+    return {m.silent for m in report.mismatches if m.chunk == 0}
+
+
+def test_lost_placeholders_beside_pixels_are_loud(batch):
+    lost = lambda c, i: {**c, "input_ids": torch.where(c["input_ids"] == 3, 50, c["input_ids"])}  # noqa: E731
+
+    assert prediction(batch, lost) == {False}
+
+
+def test_sampled_placeholder_without_pixels_is_silent():
+    batch = vd.make_batch("gemma4", [0, 0, 1])
+
+    def sampled(chunk, index):
+        ids = chunk["input_ids"].clone()
+        ids[0, -1] = 3
+        return {**chunk, "input_ids": ids}
+
+    assert prediction(batch, sampled) == {True}
+
+
+def test_what_some_models_broadcast_or_convert_is_not_predicted(batch):
+    one_mask = lambda c, i: {**c, "attention_mask": c["attention_mask"][:1]}  # noqa: E731
+    other_tensor = lambda c, i: {**c, "pixel_values": c["image_position_ids"]}  # noqa: E731
+
+    assert prediction(batch, one_mask) == {None}
+    assert prediction(batch, other_tensor) == {None}

@@ -104,3 +104,20 @@ def test_layout_of_no_family_is_not_exported():
 def test_ambiguous_batch_is_not_exported():
     with pytest.raises(vd.AmbiguousError):
         vd.export(vd.tiny.batch("llava_next", [2, 0, 1]))
+
+
+def test_key_that_the_code_would_drop_is_refused():
+    batch = vd.make_batch("gemma4", [1, 1, 0])
+    inputs = {**batch.inputs, "crops": batch.inputs["pixel_values"].clone()}
+    read = vd.read_batch(inputs, num_images=[1, 1, 0], layout={"crops": "image"})
+
+    with pytest.raises(vd.BadInput, match="crops has one row per image, but layout gemma4 has no"):
+        vd.export(read)
+
+
+def test_values_that_are_not_cut_are_passed_on():
+    batch = vd.make_batch("gemma4", [1, 0])
+    read = vd.read_batch({**batch.inputs, "use_cache": False}, num_images=[1, 0], layout="gemma4")
+    chunks = list(vd.export(read).function(read.for_slicer(), 1))
+
+    assert [chunk["use_cache"] for chunk in chunks] == [False, False]

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 import vlmdebug as vd
+from vlmdebug.families import FAMILIES
 
 IMAGES = [1, 1, 1, 1]
 
@@ -325,3 +326,252 @@ def test_slicer_that_closes_over_the_batch_is_judged_all_the_same(batch):
 
     assert vd.check(lambda inputs, size: chunks, batch).ok
     assert not vd.check(lambda inputs, size: chunks[:3], batch).ok
+
+
+# --- where memory misleads -----------------------------------------------------------------
+
+
+def handing(batch, change):
+    """A right slicer of one sample each, whose chunk is changed: `change(chunk, sample)`."""
+
+    def slicer(inputs, chunk_size):
+        for sample, chunk in enumerate(batch.chunks(1)):
+            yield change(dict(chunk), sample)
+
+    return slicer
+
+
+def read(inputs, family="gemma4", images=IMAGES):
+    return vd.read_batch(inputs, num_images=images, layout=family)
+
+
+def by_index(batch):
+    """Every key copied by an index tensor: rows are known by history, not by memory."""
+
+    def slicer(inputs, chunk_size):
+        for sample in range(len(batch)):
+            yield {key: inputs[key][torch.tensor([sample])] for key in batch.layout}
+
+    return slicer
+
+
+def neighbours_by_index(batch, key):
+    def slicer(inputs, chunk_size):
+        for sample, chunk in enumerate(by_index(batch)(inputs, chunk_size)):
+            other = (sample + 1) % len(batch)
+            yield {**chunk, key: inputs[key][torch.tensor([other])]}
+
+    return slicer
+
+
+def one_tensor_under_two_names(inputs):
+    return {**inputs, "labels": inputs["input_ids"]}
+
+
+def equal_tensors(inputs):
+    return {**inputs, "labels": inputs["input_ids"].clone()}
+
+
+def halves_of_one_buffer(inputs):
+    ids = inputs["input_ids"]
+    seq = ids.shape[1]
+    buffer = torch.cat([ids, ids + 1], dim=1)
+    return {**inputs, "input_ids": buffer[:, :seq], "labels": buffer[:, seq:]}
+
+
+def every_other_row(inputs):
+    return {
+        key: value.repeat_interleave(2, 0)[::2] if key == "input_ids" else value
+        for key, value in {**inputs, "labels": inputs["input_ids"] + 1}.items()
+    }
+
+
+def transposed(inputs):
+    wide = torch.zeros(inputs["input_ids"].shape[1], 9, dtype=torch.long)
+    wide[:, :4] = inputs["input_ids"].T + 1
+    return {**inputs, "labels": wide[:, :4].T}
+
+
+SHARED = [
+    one_tensor_under_two_names,
+    equal_tensors,
+    halves_of_one_buffer,
+    every_other_row,
+    transposed,
+]
+
+
+@pytest.mark.parametrize("share", SHARED, ids=lambda share: share.__name__)
+def test_keys_that_share_memory_or_values_are_told_apart(batch, share):
+    shared = read(share(dict(batch.inputs)))
+    for slicer in (lambda inputs, size: shared.chunks(size), by_index(shared)):
+        assert vd.check(slicer, shared).ok
+
+    report = vd.check(neighbours_by_index(shared, "labels"), shared)
+
+    assert [(m.key, list(m.used)) for m in report.mismatches] == [
+        ("labels", [(sample + 1) % 4]) for sample in range(4)
+    ]
+
+
+@pytest.mark.parametrize("chunk_size", [1, 2])
+def test_expanded_tensors_have_one_row_and_it_is_everyones(chunk_size):
+    gemma = vd.make_batch("gemma4", [1, 1, 1])
+    mask = torch.ones(1, gemma.inputs["input_ids"].shape[1], dtype=torch.long)
+    expanded = read({**gemma.inputs, "attention_mask": mask.expand(3, -1)}, images=[1, 1, 1])
+    qwen = vd.make_batch("qwen2_5_vl", [1, 1, 1])
+    positions = torch.arange(qwen.inputs["input_ids"].shape[1]).view(1, 1, -1).expand(3, 3, -1)
+    mrope = read({**qwen.inputs, "position_ids": positions}, "qwen2_5_vl", [1, 1, 1])
+    for batch in (expanded, mrope):
+        assert vd.check(lambda _, size, b=batch: b.chunks(size), batch, chunk_size=chunk_size).ok
+
+
+def test_view_that_begins_inside_a_row_is_no_row(batch):
+    def straddling(chunk, sample):
+        pixels = batch.inputs["pixel_values"]
+        start = min(sample, 2) * pixels[0].numel() + 5
+        chunk["pixel_values"] = pixels.view(-1)[start:][: pixels[0].numel()].view(
+            1, *pixels.shape[1:]
+        )
+        return chunk
+
+    report = vd.check(handing(batch, straddling), batch)
+
+    assert {(m.code, m.chunk) for m in report.mismatches} == {("VLM011", c) for c in range(4)}
+
+
+@pytest.mark.parametrize("key", ["pixel_values", "image_position_ids", "input_ids"])
+def test_row_without_its_dimension_is_not_the_row(batch, key):
+    """`x[i]` for `x[i : i + 1]`: a model may raise or, worse, broadcast it."""
+    selected = handing(batch, lambda chunk, sample: {**chunk, key: chunk[key][0]})
+    report = vd.check(selected, batch)
+
+    assert {m.key for m in report.mismatches} == {key}
+    assert {m.silent for m in report.mismatches} <= {None, False}
+
+
+def test_rows_of_two_keys_in_one_copy_are_not_rows_of_the_last():
+    batch = vd.make_batch("gemma4", [1, 1], [2, 2])
+    types, mask = batch.inputs["mm_token_type_ids"], batch.inputs["attention_mask"]
+
+    def mixed(inputs, chunk_size):
+        yield {**inputs, "mm_token_type_ids": torch.cat([mask[:1], types[1:]])}
+
+    report = vd.check(mixed, batch, chunk_size=2)
+
+    assert [(m.key, list(m.used)) for m in report.mismatches] == [("mm_token_type_ids", [-1, 1])]
+
+
+# --- where history misleads ----------------------------------------------------------------
+
+
+def test_copy_is_not_called_wrong_before_its_values_are_read(batch):
+    """numpy writes past torch's count of writes: history says the neighbour, values say right."""
+
+    def corrected_by_numpy(chunk, sample):
+        pixels = batch.inputs["pixel_values"][[(sample + 1) % 4]]
+        pixels.numpy()[:] = chunk["pixel_values"].numpy()
+        return {**chunk, "pixel_values": pixels}
+
+    assert vd.check(handing(batch, corrected_by_numpy), batch).ok
+
+
+def test_writes_in_inference_mode_are_seen(batch):
+    def overwritten(chunk, sample):
+        with torch.inference_mode():
+            pixels = batch.inputs["pixel_values"][[sample]]
+            pixels[0] = batch.inputs["pixel_values"][(sample + 1) % 4]
+        return {**chunk, "pixel_values": pixels}
+
+    report = vd.check(handing(batch, overwritten), batch)
+
+    assert [list(m.used) for m in report.mismatches] == [[1], [2], [3], [0]]
+
+
+def test_slicer_that_writes_into_the_batch_is_not_called_right():
+    batch = vd.make_batch("gemma4", IMAGES, [2, 2, 2, 2])
+
+    def vandal(inputs, chunk_size):
+        inputs["pixel_values"][0] = inputs["pixel_values"][1]
+        yield from batch.chunks(1)
+
+    report = vd.check(vandal, batch)
+
+    assert report.verdict == "AMBIGUOUS"
+    assert "pixel_values" in report.ambiguities[0]
+
+
+def test_buffer_refilled_for_every_call_is_judged_as_it_was_then(batch):
+    """As a CUDA graph wants it: one static buffer per input, overwritten for each call."""
+
+    def static(model, inputs, chunk_size, shift=0):
+        buffers = {key: value[:1].clone() for key, value in inputs.items() if key in batch.layout}
+        for sample in range(4):
+            for key, buffer in buffers.items():
+                row = (sample + shift) % 4 if key in batch.layout.media else sample
+                buffer.copy_(inputs[key][row : row + 1])
+            model(**buffers)
+
+    report = vd.check(vd.record(lambda m, i, c: static(m, i, c, shift=1)), batch)
+
+    assert vd.check(vd.record(static), batch).ok
+    assert [list(m.used) for m in report.mismatches if m.key == "pixel_values"] == [
+        [1],
+        [2],
+        [3],
+        [0],
+    ]
+
+
+# --- shapes and kinds that rows do not explain ---------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("family", "key", "cut"),
+    [
+        ("gemma4", "pixel_values", lambda x: x[:, :3]),
+        ("gemma4", "pixel_values", lambda x: x[..., :2]),
+        ("gemma4", "attention_mask", lambda x: x[:, :-2]),
+        ("qwen2_5_vl", "pixel_values", lambda x: x[:, :3]),
+        ("llava_next", "pixel_values", lambda x: x[:, :1]),
+        ("internvl", "pixel_values", lambda x: x[:, :, :1]),
+        ("mllama", "cross_attention_mask", lambda x: x[:, :-1]),
+    ],
+    ids=["patches", "pixels of a patch", "mask only", "channels", "tiles", "height", "sequence"],
+)
+def test_tensor_cut_on_another_dimension_is_not_called_right(family, key, cut):
+    batch = vd.make_batch(family, [1, 1], [FAMILIES[family].sizes[-1]] * 2)
+    report = vd.check(handing(batch, lambda c, _: {**c, key: cut(c[key])}), batch)
+
+    assert report.verdict == "AMBIGUOUS"
+    assert f"the chunks' {key} holds cannot be told" in report.ambiguities[0]
+
+
+def test_numbers_in_a_list_are_rows_too():
+    batch = vd.make_batch("llava_next", [1, 1], [1, 2])
+    sizes = batch.inputs["image_sizes"].tolist()
+
+    def listed(order):
+        return handing(batch, lambda c, sample: {**c, "image_sizes": [sizes[order[sample]]]})
+
+    report = vd.check(listed([1, 0]), batch)
+
+    assert vd.check(listed([0, 1]), batch).ok
+    assert [(m.key, list(m.used)) for m in report.mismatches] == [
+        ("image_sizes", [1]),
+        ("image_sizes", [0]),
+    ]
+
+
+def test_list_of_tensors_is_not_called_dropped(batch):
+    report = vd.check(
+        handing(batch, lambda c, _: {**c, "pixel_values": [*c["pixel_values"]]}), batch
+    )
+
+    assert report.verdict == "AMBIGUOUS"
+
+
+def test_no_columns_are_no_rows():
+    batch = vd.make_batch("gemma4", [0, 0])
+
+    assert not vd.check(handing(batch, lambda c, _: {k: v[:, :0] for k, v in c.items()}), batch).ok

@@ -47,6 +47,28 @@ EXPECTED = {
 }
 
 
+# The same for the other batches and chunk sizes; what is not listed is right.
+OTHERS = {
+    ((2, 1, 1), 2): {
+        "by_sample": {"gemma4": "VLM001", "qwen2_5_vl": "VLM001", "llava_next": "VLM001"},
+        "before_5452": {"gemma4": "VLM001 VLM003 VLM004", "llava_next": "VLM001"},
+        "first_5452_rloo": {"gemma4": "VLM008", "llava_next": "VLM001"},
+        "merged_5452": {"llava_next": "VLM001 VLM002"},
+        "corrected": {},
+    },
+    **dict.fromkeys(
+        [((2, 0, 1), 2), ((1, 1, 1), 1), ((1, 1, 1), 2)],
+        {
+            "by_sample": {"qwen2_5_vl": "VLM001"},
+            "before_5452": {"gemma4": "VLM003 VLM004"},
+            "first_5452_rloo": {"gemma4": "VLM008"},
+            "merged_5452": {},
+            "corrected": {},
+        },
+    ),
+}
+
+
 @pytest.fixture(scope="module")
 def built():
     return {family: vd.tiny.build(family) for family in FAMILIES}
@@ -63,6 +85,23 @@ def test_verdict_is_the_expected_one_and_the_model_agrees(built, family, slicer,
 
     assert " ".join(sorted({m.code for m in report.mismatches})) == expected
     assert report.ok == vd.prove(slicer, batch, model).ok
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("slicer", slicers.STORY, ids=lambda slicer: slicer.__name__)
+@pytest.mark.parametrize(("images", "chunk_size"), OTHERS, ids=str)
+def test_batches_that_hide_the_mistake_are_called_right_and_are(
+    built, family, slicer, images, chunk_size
+):
+    """Cut by sample is right where chunks happen to own as many images as samples."""
+    model, processor = built[family]
+    batch = vd.read_batch(vd.tiny.batch(family, images), processor=processor)
+    report = vd.check(slicer, batch, chunk_size=chunk_size)
+    tiles = "VLM001" if family == "internvl" and slicer is not slicers.corrected else ""
+    expected = OTHERS[images, chunk_size][slicer.__name__].get(family, tiles)
+
+    assert " ".join(sorted({m.code for m in report.mismatches})) == expected
+    assert report.ok == vd.prove(slicer, batch, model, chunk_size=chunk_size).ok
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -131,3 +170,51 @@ def test_proof_leaves_the_model_as_it_was(built):
     assert vd.prove(slicers.corrected, batch, model).max_abs_diff == 0
     assert model.training
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_proof_asks_the_model_when_the_chunk_is_given(built):
+    """One dict, or one buffer, may serve every chunk: later it holds another one."""
+    model, processor = built["gemma4"]
+    batch = vd.read_batch(vd.tiny.batch("gemma4", (1, 1), sizes=(160, 160)), processor=processor)
+
+    def one_dict(inputs, chunk_size):
+        chunk = {}
+        for own in batch.chunks(1):
+            chunk.clear()
+            chunk.update(own)
+            yield chunk
+
+    def one_buffer(inputs, chunk_size):
+        buffers = {key: value[:1].clone() for key, value in batch.inputs.items()}
+        for own in batch.chunks(1):
+            for key, buffer in buffers.items():
+                buffer.copy_(own[key])
+            yield buffers
+
+    for slicer in (one_dict, one_buffer):
+        assert vd.check(slicer, batch).ok
+        assert vd.prove(slicer, batch, model).ok
+
+
+def test_proof_compares_all_logits_though_the_slicer_keeps_few(built):
+    model, processor = built["gemma4"]
+    batch = vd.read_batch(vd.tiny.batch("gemma4", (1, 1)), processor=processor)
+
+    def trl_like(inputs, chunk_size):
+        for chunk in slicers.corrected(inputs, chunk_size):
+            yield {**chunk, "logits_to_keep": 3}
+
+    assert vd.prove(trl_like, batch, model).ok
+
+
+@pytest.mark.parametrize("change", [lambda m: m[:1], lambda m: m[:, :-2]], ids=["row", "columns"])
+def test_proof_survives_a_mask_of_another_shape(built, change):
+    model, processor = built["internvl"]
+    batch = vd.read_batch(vd.tiny.batch("internvl", (1, 1, 0)), processor=processor)
+
+    def odd(inputs, chunk_size):
+        for chunk in batch.chunks(chunk_size):
+            yield {**chunk, "attention_mask": change(chunk["attention_mask"])}
+
+    assert not vd.check(odd, batch, chunk_size=3).ok
+    assert isinstance(vd.prove(odd, batch, model, chunk_size=3), vd.Proof)

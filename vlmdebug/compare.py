@@ -89,7 +89,8 @@ def batch_mismatches(batch: Batch) -> list[Mismatch]:
                 wording.out_of_step(batch, sample, placeholders, features),
                 key="input_ids",
                 samples=(sample,),
-                silent=not batch.layout.media or totals[0] == totals[1],
+                silent=not batch.layout.media
+                or (totals[0] == totals[1] and not batch.layout.strict),
             )
         )
     return found

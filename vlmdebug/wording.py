@@ -276,6 +276,11 @@ def _whole_batch(batch: Batch) -> str:
     if not batch.layout.media:
         return "The model will not raise: without pixels it compares nothing and sees no image."
     if batch.features_of(every) == batch.placeholders_of(every):
+        if batch.layout.strict:
+            return (
+                "The totals of the batch agree, but the model lays images out sample by sample "
+                "and will raise."
+            )
         return "The totals of the batch agree, so the model will not raise on the whole batch."
     return "The model will raise, naming totals only."
 

@@ -218,7 +218,7 @@ def count_images(
         found = _align(features, facts.placeholders)
         if found is not None:
             return Counts(found, f"{facts.placeholder_source} against {key}"), ()
-    if facts.runs is not None and sum(map(len, facts.runs)) == images:
+    if facts.runs is not None and _one_run_each(facts.runs, features, images):
         return Counts(map(len, facts.runs), f"runs of {facts.placeholder_source}"), ()
     return None, (ambiguous_images(facts, key, images),)
 
@@ -232,6 +232,19 @@ def read_images(facts: Facts, key: str, features: tuple[int, ...] | None) -> Rea
         {"feature": features} if features else {},
         ambiguities,
     )
+
+
+def _one_run_each(
+    runs: Sequence[Sequence[int]], features: Sequence[int] | None, images: int
+) -> bool:
+    """Whether each run of placeholder tokens can be one image, none of them too long for it.
+
+    Images side by side make one run; with a stray token elsewhere, the number of runs would fit.
+    """
+    flat = [run for sample in runs for run in sample]
+    if len(flat) != images:
+        return False
+    return features is None or all(run <= own for run, own in zip(flat, features, strict=True))
 
 
 def _align(features: Sequence[int], placeholders: Sequence[int]) -> list[int] | None:
