@@ -308,8 +308,8 @@ REPORTS = {
     "no text": "\x00",
     "another format": '{"vlmdebug_report": 99}',
     "no fields": '{"vlmdebug_report": 1}',
-    "other fields": '{"vlmdebug_report": 1, "family": "a", "slicer": null, "layout": {}, "counts": []}',
-    "no numbers": '{"vlmdebug_report":1,"family":"a","slicer":null,"layout":{},"counts":{"image":3}}',
+    "other fields": '{"vlmdebug_report": 1, "family": "a", "slicer": null, "layout": {}, "counts": []}',  # noqa: E501
+    "no numbers": '{"vlmdebug_report":1,"family":"a","slicer":null,"layout":{},"counts":{"image":3}}',  # noqa: E501
 }
 
 

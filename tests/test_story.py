@@ -56,16 +56,16 @@ OTHERS = {
         "merged_5452": {"llava_next": "VLM001 VLM002"},
         "corrected": {},
     },
-    **dict.fromkeys(
-        [((2, 0, 1), 2), ((1, 1, 1), 1), ((1, 1, 1), 2)],
-        {
+    **{
+        key: {
             "by_sample": {"qwen2_5_vl": "VLM001"},
             "before_5452": {"gemma4": "VLM003 VLM004"},
             "first_5452_rloo": {"gemma4": "VLM008"},
             "merged_5452": {},
             "corrected": {},
-        },
-    ),
+        }
+        for key in [((2, 0, 1), 2), ((1, 1, 1), 1), ((1, 1, 1), 2)]
+    },
 }
 
 
