@@ -343,6 +343,22 @@ def test_truncated_batch_is_not_blamed_on_a_right_slicer_twice():
     assert codes(report) == {"VLM010"}
 
 
+def test_placeholders_pushed_out_by_padding_are_missed_by_no_copy():
+    """As wide as before: padded on the left, cut on the right, where the image was."""
+    texts = ["a b c <image>", "d e f <image>"]
+    inputs = vd.tiny.batch("gemma4", [1, 1], texts=texts, padding_side="right")
+    batch = vd.read_batch(inputs, processor=vd.tiny.build("gemma4")[1], num_images=[1, 1])
+
+    def pushed(chunk, index):
+        for key in ("input_ids", "attention_mask", "mm_token_type_ids"):
+            chunk[key] = torch.nn.functional.pad(chunk[key], (30, 0))[:, :-30]
+        return chunk
+
+    report = vd.check(changing(batch, pushed), batch)
+
+    assert ("VLM009", False) in {(m.code, m.silent) for m in report.mismatches}
+
+
 # --- one cause, one finding ----------------------------------------------------------------
 
 

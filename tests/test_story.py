@@ -48,6 +48,13 @@ EXPECTED = {
 
 
 # The same for the other batches and chunk sizes; what is not listed is right.
+AS_MANY_IMAGES_AS_SAMPLES = {
+    "by_sample": {"qwen2_5_vl": "VLM001"},
+    "before_5452": {"gemma4": "VLM003 VLM004"},
+    "first_5452_rloo": {"gemma4": "VLM008"},
+    "merged_5452": {},
+    "corrected": {},
+}
 OTHERS = {
     ((2, 1, 1), 2): {
         "by_sample": {"gemma4": "VLM001", "qwen2_5_vl": "VLM001", "llava_next": "VLM001"},
@@ -56,16 +63,9 @@ OTHERS = {
         "merged_5452": {"llava_next": "VLM001 VLM002"},
         "corrected": {},
     },
-    **{
-        key: {
-            "by_sample": {"qwen2_5_vl": "VLM001"},
-            "before_5452": {"gemma4": "VLM003 VLM004"},
-            "first_5452_rloo": {"gemma4": "VLM008"},
-            "merged_5452": {},
-            "corrected": {},
-        }
-        for key in [((2, 0, 1), 2), ((1, 1, 1), 1), ((1, 1, 1), 2)]
-    },
+    ((2, 0, 1), 2): AS_MANY_IMAGES_AS_SAMPLES,
+    ((1, 1, 1), 1): AS_MANY_IMAGES_AS_SAMPLES,
+    ((1, 1, 1), 2): AS_MANY_IMAGES_AS_SAMPLES,
 }
 
 

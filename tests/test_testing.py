@@ -51,7 +51,7 @@ def test_plugin_gives_its_fixtures_to_any_test_suite(pytester):
         """
     )
 
-    pytester.runpytest_subprocess("-q", "-p", "vlmdebug.pytest_plugin").assert_outcomes(passed=1)
+    pytester.runpytest_subprocess("-q").assert_outcomes(passed=1)
 
 
 # --- lines -------------------------------------------------------------------------------

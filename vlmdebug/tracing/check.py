@@ -218,7 +218,8 @@ def used_chunk(
             columns = value.shape[-1] if len(value.shape) == 2 else None
             if rows is not None and not rows.foreign and source is None:
                 samples = rows
-            placeholders = _placeholders(batch, value, rows if source is None else None)
+            known = rows if source is None else None
+            placeholders = _placeholders(batch, value, known, finder.is_slice(key, value))
     return UsedChunk(keys, placeholders)
 
 
@@ -264,11 +265,12 @@ def _planned(batch: Batch, key: str, samples: Rows | range) -> Rows | None:
         return None
 
 
-def _placeholders(batch: Batch, ids: Any, rows: Any) -> int | None:
-    """Placeholder tokens of the chunk's own `input_ids`, whose columns may have been cut."""
+def _placeholders(batch: Batch, ids: Any, rows: Rows | None, is_slice: bool) -> int | None:
+    """Placeholder tokens of the chunk's own `input_ids`; a copy's columns may have been moved."""
     whole = len(ids.shape) == 2 and ids.shape[1] == batch.inputs["input_ids"].shape[1]
     if whole and rows is not None and not rows.foreign:
-        return batch.placeholders_of(rows)
+        if is_slice or batch.image_token_id is None:
+            return batch.placeholders_of(rows)
     if batch.image_token_id is None:
         return None
     return int((ids == batch.image_token_id).sum())

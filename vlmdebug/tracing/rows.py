@@ -45,6 +45,10 @@ class RowFinder:
         of, rows, dim = found
         return of.key, np.asarray(rows), dim
 
+    def is_slice(self, key: str, tensor: Any) -> bool:
+        """Whether `tensor` lies in the memory of the batch's own tensor."""
+        return key in self._own and view_rows(tensor, self._own[key]) is not None
+
     def _locate(self, tensor: Any, key: str | None = None) -> tuple[Parent, Any, int] | None:
         own = [self._own[key]] if key in self._own else []
         for of in (*own, *reversed(self._copies), *self._own.values()):
