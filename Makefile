@@ -16,7 +16,7 @@ help: ## Show this list
 demo: .venv/.with-torch,plot ## The story of one real bug, on tiny real models
 	@$(BIN)/python -m vlmdebug demo $(ARGS)
 
-test: .venv/.with-torch,plot,notebook,trl,test ## All tests
+test: .venv/.with-torch,plot,notebook,trl,test .venv/.torchvision ## All tests
 	$(BIN)/python -m pytest -q $(ARGS)
 
 test-trl: .venv/.with-torch,plot,notebook,trl,test ## Several TRL releases on trial, minutes
@@ -47,6 +47,13 @@ clean: ## Remove what make made
 	done; \
 	echo "vlmdebug needs Python 3.11 or newer; try make PYTHON=/path/to/python3.11" >&2; \
 	exit 1
+
+# torchvision's own code for the tests of image processors that need it, beside the environment
+# and without its compiled part, which wants CUDA: see tests/architectures.py.
+.venv/.torchvision: constraints.txt | .venv/.made
+	@$(BIN)/python -m pip install -qq --no-deps --upgrade --target .venv/torchvision \
+		"$$(grep '^torchvision==' constraints.txt)"
+	@touch $@
 
 # One stamp per set of extras, named after them.
 .venv/.with-%: pyproject.toml constraints.txt | .venv/.made

@@ -1,4 +1,4 @@
-"""Golden files: what a view gives, word for word, kept beside the tests."""
+"""Golden files: what a view gives, word for word, kept beside the tests. And torchvision."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from architectures import use_torchvision
+
+use_torchvision()
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -56,7 +56,7 @@ def test_every_chunk_holds_the_rows_that_its_samples_own(case):
     ):
         samples = range(start, stop)
         for key in batch.layout:
-            per_image = rows_per_image(spec.family, key, spec.sizes)
+            per_image = rows_per_image(spec.family, key, spec.sizes, spec.images_per_sample)
             media = key in batch.layout.media
             if media and not any(spec.images_per_sample[s] for s in samples):
                 if spec.family != "mllama":

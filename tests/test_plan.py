@@ -54,7 +54,7 @@ def test_planned_rows_are_the_oracles_for_any_samples(case):
     batch, spec = make(case.spec), case.spec
     samples = [*range(len(batch)), *reversed(range(len(batch)))]
     for key in batch.layout.media:
-        each = rows_per_image(spec.family, key, spec.sizes)
+        each = rows_per_image(spec.family, key, spec.sizes, spec.images_per_sample)
         owned = [[s] for s in range(len(batch))]
         if each is not None:
             owned = owned_rows(spec.images_per_sample, each)

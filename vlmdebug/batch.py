@@ -14,7 +14,7 @@ from itertools import accumulate
 from typing import Any, Literal
 
 from vlmdebug.errors import AmbiguousError
-from vlmdebug.layout import Layout, plural
+from vlmdebug.layout import OWNER, Layout, plural
 from vlmdebug.plan import Counts, Rows, chunk_bounds, rows_of
 
 Presence = Literal["required", "absent", "either"]
@@ -151,7 +151,9 @@ class Batch:
             if not any(counts[sample] for sample in samples):
                 presence = "absent" if media.without == "omit" else "either"
                 rows = rows if media.without == "either" else Rows()
-        elif key == "attention_mask" and self.unpadded is not None:
+            elif axis.unit == OWNER and all(self.counts["image"][s] <= 1 for s in samples):
+                presence = "either"  # without it, every image is taken for alone
+        elif key == "attention_mask" and self.unpadded is not None and self.layout.causal:
             if all(self.unpadded[sample] for sample in samples):
                 presence = "either"
         elif key == "mm_token_type_ids" and self.placeholders_of(samples) == 0:

@@ -7,20 +7,21 @@ the host, so no chunk waits for a device. It depends on nothing, not on vlmdebug
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from vlmdebug.batch import Batch
 from vlmdebug.errors import BadInput, MismatchError
-from vlmdebug.layout import Axis, Layout
+from vlmdebug.layout import OWNER, Axis, Layout
 
 TOKEN_KEYS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels")
 
 OFFSETS = {
     "image": ("images", '[0, *accumulate(inputs["num_images"])]'),
     "tile": ("tiles", '[0, *accumulate(inputs["num_tiles"])]'),
+    OWNER: ("owners", '[0, *accumulate(min(count, 1) for count in inputs["num_images"])]'),
     "patch": ("patches", "[ends[image] for image in images]"),
 }
 
@@ -104,10 +105,20 @@ def export(batch: Batch | Layout | Mapping[str, Any] | str, **reading: Any) -> C
                 "follow from the tensors is unknown and no code was written. "
                 "Pass processor= or config= to read_batch."
             )
-        layout = family.layout()
+        layout = _without_absent(family.layout(), read)
         own = {key: read.layout[key] for key in read.layout if key not in layout}
         _refuse_others(own, layout.family)
     return Code(layout.family, _source(layout, own))
+
+
+def _without_absent(layout: Layout, batch: Batch) -> Layout:
+    """The layout without the optional keys that a batch with images lacks."""
+    lacks = layout.optional - batch.layout.keys() if batch.layout.media else frozenset()
+    if not lacks:
+        return layout
+    axes = {key: axis for key, axis in layout.items() if key not in lacks}
+    media = {key: media for key, media in layout.media.items() if key not in lacks}
+    return replace(layout, axes=axes, media=media)
 
 
 def _refuse_others(own: Mapping[str, Axis], family: str) -> None:
@@ -217,8 +228,11 @@ def _offsets(layout: Layout) -> list[str]:
     units = dict.fromkeys(layout[key].unit for key in layout.media)
     if "tile" in units:
         lines.append(f"tiles = {OFFSETS['tile'][1]}")
+    if OWNER in units:
+        lines.append(f"owners = {OFFSETS[OWNER][1]}")
     if "patch" in units:
-        lines.append("ends = [0, *accumulate(image_grid_thw.prod(-1).tolist())]  # of each image")
+        grid = layout.feature_key
+        lines.append(f"ends = [0, *accumulate({grid}.prod(-1).tolist())]  # of each image")
         lines.append(f"patches = {OFFSETS['patch'][1]}")
     return lines
 

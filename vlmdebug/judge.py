@@ -11,6 +11,7 @@ from itertools import islice
 from vlmdebug import wording
 from vlmdebug.batch import BOOKKEEPING, Batch
 from vlmdebug.errors import AmbiguousError
+from vlmdebug.layout import OWNER
 from vlmdebug.mismatch import Mismatch
 from vlmdebug.plan import Rows, chunk_bounds, rows_of
 from vlmdebug.report import ChunkReport, KeyReport
@@ -183,10 +184,12 @@ class Judge:
         message = wording.dropped(self.batch, key, self.samples, planned, silent)
         self._add("VLM003", message, key, planned, None, silent, cause=None)
 
-    def _silent_without(self, key: str) -> bool:
+    def _silent_without(self, key: str) -> bool | None:
         """Without pixels no model complains; with them it may miss what describes them."""
         if key == "input_ids":
             return False
+        if self.batch.layout[key].unit == OWNER:
+            return None  # other images are made of other features, as many or not
         return not (key in self.batch.layout.loud_drops and "pixel_values" in self.chunk.keys)
 
     def _must_be_absent(self, key: str, used: Used) -> None:
@@ -285,6 +288,8 @@ class Judge:
             return True  # the model looks at nothing else then
         if self._lacks_description:
             return False
+        if self._siblings_differ:
+            return None
         if any(self._is_odd(name, used) for name, used in self.chunk.keys.items()):
             return None
         if not self._lengths_agree:
@@ -293,15 +298,17 @@ class Judge:
             if pixels is not None and self._balance and self._balance[0] != self._balance[1]:
                 return False
             # Other rows of tokens of the same length; a strict model lays images out by them.
-            return None if layout.strict else True
+            return True if layout.strict is False else None
         if not layout.checks_counts:  # then it lays rows and samples side by side
             rows = [used.count for name, used in self.chunk.keys.items() if name in layout.media]
             return all(count == len(self.samples) for count in rows)
         balance = self._balance
         if balance is None:
             return None
-        if balance[0] != balance[1] or not self._runs_agree:
+        if balance[0] != balance[1]:
             return False
+        if not self._runs_agree:
+            return False if layout.strict else None
         return not any(
             used.count == 0 and layout.media[name].without == "omit"
             for name, used in self.chunk.keys.items()
@@ -323,6 +330,32 @@ class Judge:
         needed = [key for key in self.batch.layout.loud_drops if key in self.batch.layout]
         return pixels is not None and any(key not in self.chunk.keys for key in needed)
 
+    @cached_property
+    def _siblings_differ(self) -> bool:
+        """Whether images would be taken for alone, or not, otherwise than they are.
+
+        LLaVA-OneVision's tokens of an image depend on it, and its model is told by a key with one
+        number per sample that has images; without it, each image is alone.
+        """
+        layout, keys = self.batch.layout, self.chunk.keys
+        name = next((key for key, axis in layout.items() if axis.unit == OWNER), None)
+        media = keys.get(layout.feature_key or "")
+        if name is None or media is None:
+            return False
+        told = keys.get(name)
+        for used in (media, told):
+            if used is not None and (used.rows is None or used.rows.foreign):
+                return True
+        owned = [count for count in self.batch.counts["image"] if count]
+        alone = [count == 1 for count in owned for _ in range(count)]
+        rows = list(media.rows or ())
+        taken = [True] * len(rows)
+        if told is not None:
+            taken = [owned[row] == 1 for row in told.rows or () for _ in range(owned[row])]
+        return len(taken) < len(rows) or any(
+            alone[row] != flag for row, flag in zip(rows, taken, strict=False)
+        )
+
     def _media(self, key: str) -> frozenset[str]:
         """Wrong lengths of `key` that the model takes in silence."""
         media = self.batch.layout.media.get(key)
@@ -336,11 +369,13 @@ class Judge:
         """
         layout, features, runs = self.batch.layout, self.batch.features, self.batch.runs
         used = self.chunk.keys.get(layout.feature_key or "")
-        if not layout.strict or features is None or runs is None or used is None:
+        if layout.strict is False or features is None or runs is None or used is None:
             return True
         if used.rows is None or used.rows.foreign:
             return True
         made = iter([features[row] for row in used.rows])
+        if layout.strict is None:
+            return [run for sample in self.samples for run in runs[sample]] == [*made]
         for sample in self.samples:
             if sum(runs[sample]) != sum(islice(made, len(runs[sample]))):
                 return False

@@ -11,14 +11,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-UNITS = ("sample", "image", "tile", "patch", "frame", "video", "audio", "token", "batch")
+OWNER = "sample with images"
+UNITS = ("sample", OWNER, "image", "tile", "patch", "frame", "video", "audio", "token", "batch")
 """What a row can count. `batch`: the value is not cut, each chunk gets all of it."""
 WithoutMedia = Literal["omit", "either", "keep"]
 """What a chunk whose samples own no media must be given: no key, either way, or its rows."""
 
 
 def plural(noun: str) -> str:
-    """`images`, `patches`."""
+    """`images`, `patches`, `samples with images`."""
+    if noun == OWNER:
+        return "samples with images"
     return f"{noun}es" if noun.endswith("ch") else f"{noun}s"
 
 
@@ -75,7 +78,10 @@ class Layout(Mapping[str, Axis]):
         loud_drops: Keys whose absence makes the model raise while it has pixels. It does
             without any other key in silence, though its answer changes.
         strict: Whether the model lays the images of each sample out by their sizes (Qwen's
-            M-RoPE does), so that it looks at each sample and not only at a call's totals.
+            M-RoPE does), so that it looks at each sample and not only at a call's totals. None:
+            it does, and takes some wrong sizes all the same.
+        causal: Whether no text token looks at later ones, so that padding behind them needs no
+            mask. PaliGemma's prompt looks both ways.
         optional: Media keys that a batch may lack.
         checks_counts: Whether the model compares features with placeholders at all.
     """
@@ -85,7 +91,8 @@ class Layout(Mapping[str, Axis]):
     media: Mapping[str, Media] = field(default_factory=dict)
     feature_key: str | None = None
     loud_drops: frozenset[str] = frozenset()
-    strict: bool = False
+    strict: bool | None = False
+    causal: bool = True
     checks_counts: bool = True
     optional: frozenset[str] = frozenset()
 

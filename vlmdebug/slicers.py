@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import accumulate
+from math import prod
 from typing import Any
 
 Inputs = dict[str, Any]
@@ -97,13 +98,7 @@ def corrected(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
     samples = len(inputs["input_ids"])
     media = {key: inputs[key] for key in _MEDIA if inputs.get(key) is not None}
     images = [0, *accumulate(inputs.get("num_images", [0] * samples))]
-    offsets = dict.fromkeys(media, images)
-    if "image_grid_thw" in media:
-        offsets["pixel_values"] = _grid_offsets(media["image_grid_thw"], inputs["num_images"])[1]
-    elif "pixel_attention_mask" in media or "aspect_ratio_ids" in media:  # padded per sample
-        offsets = dict.fromkeys(media, range(samples + 1))
-    elif "image_position_ids" not in media and "image_sizes" not in media and "num_tiles" in inputs:
-        offsets = {key: [0, *accumulate(inputs["num_tiles"])] for key in media}
+    offsets = _offsets(media, inputs, samples, images)
     for start in range(0, samples, chunk_size):
         stop = min(start + chunk_size, samples)
         chunk = _token_keys(inputs, start, stop)
@@ -111,6 +106,24 @@ def corrected(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
             for key, rows in media.items():
                 chunk[key] = rows[offsets[key][start] : offsets[key][stop]]
         yield chunk
+
+
+def _offsets(media: Inputs, inputs: Inputs, samples: int, images: list[int]) -> dict[str, Any]:
+    """First row of each sample, and of the one after the last, for every media key."""
+    grid = media.get("image_grid_thw", media.get("image_grid_hw"))
+    if grid is not None:
+        patches = _grid_offsets(grid, inputs["num_images"])[1]
+        return {**dict.fromkeys(media, images), "pixel_values": patches}
+    if "batch_num_images" in media:  # one row per sample that has images
+        owners = [0, *accumulate(int(count > 0) for count in inputs["num_images"])]
+        return {**dict.fromkeys(media, images), "batch_num_images": owners}
+    if "image_position_ids" in media or "image_sizes" in media:
+        return dict.fromkeys(media, images)
+    if "aspect_ratio_ids" in media or media.keys() == {"pixel_values", "pixel_attention_mask"}:
+        return dict.fromkeys(media, range(samples + 1))  # padded per sample
+    if "num_tiles" in inputs:
+        return dict.fromkeys(media, [0, *accumulate(inputs["num_tiles"])])
+    return dict.fromkeys(media, images)
 
 
 STORY: tuple[Callable[[Inputs, int], Iterator[Inputs]], ...] = (
@@ -122,13 +135,26 @@ STORY: tuple[Callable[[Inputs, int], Iterator[Inputs]], ...] = (
 )
 """The story in its order; the last one is right."""
 
-_TOKENS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
+_TOKENS = (
+    "input_ids",
+    "attention_mask",
+    "token_type_ids",
+    "mm_token_type_ids",
+    "moe_mm_token_type_ids",
+    "labels",
+)
 _MEDIA = (
     "pixel_values",
+    "high_res_pixel_values",
+    "pixel_mask",
     "pixel_attention_mask",
+    "spatial_shapes",
     "image_grid_thw",
+    "image_grid_hw",
+    "image_merge_sizes",
     "image_position_ids",
     "image_sizes",
+    "batch_num_images",
     "aspect_ratio_ids",
     "aspect_ratio_mask",
     "cross_attention_mask",
@@ -150,7 +176,7 @@ def _with_sample_keys(chunk: Inputs, inputs: Inputs, start: int, stop: int) -> I
 def _grid_offsets(grid: Any, num_images: list[int]) -> tuple[list[int], list[int]]:
     """First image and first patch of each sample, and the totals."""
     images = [0, *accumulate(num_images)]
-    patches = [0, *accumulate(int(t) * int(h) * int(w) for t, h, w in grid.tolist())]
+    patches = [0, *accumulate(prod(map(int, sides)) for sides in grid.tolist())]
     return images, [patches[image] for image in images]
 
 

@@ -11,21 +11,28 @@ from vlmdebug.families.gemma4 import Gemma4
 from vlmdebug.families.idefics2 import Idefics2
 from vlmdebug.families.idefics3 import Idefics3
 from vlmdebug.families.internvl import InternVL
+from vlmdebug.families.lfm2_vl import Lfm2VL
 from vlmdebug.families.llava import Llava
 from vlmdebug.families.llava_next import LlavaNext
+from vlmdebug.families.llava_onevision import LlavaOnevision
+from vlmdebug.families.mistral3 import Mistral3
 from vlmdebug.families.mllama import Mllama
-from vlmdebug.families.qwen2_5_vl import Qwen2_5VL
+from vlmdebug.families.qwen2_5_vl import NemotronHOmni, Qwen2_5VL
 
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
         Gemma4(),
         Qwen2_5VL(),
+        NemotronHOmni(),
         Idefics3(),
         Idefics2(),
         Mllama(),
         InternVL(),
+        Lfm2VL(),
         LlavaNext(),
+        LlavaOnevision(),
+        Mistral3(),
         Llava(),
     )
 }
@@ -35,7 +42,7 @@ def find_family(name: str) -> Family | None:
     """The family of that name, or the one whose layout a model of that type shares."""
     if name in FAMILIES:
         return FAMILIES[name]
-    return next((family for family in FAMILIES.values() if name in family.models), None)
+    return next((f for f in FAMILIES.values() if name in f.models or name in f.processors), None)
 
 
 def family_named(name: str) -> Family:

@@ -25,7 +25,8 @@ from vlmdebug.plan import Counts
 def to_numpy(value: Any) -> np.ndarray:
     """A small tensor as a numpy array; waits for the device, so for ids and grids only."""
     if hasattr(value, "detach"):
-        value = value.detach().cpu().numpy()
+        value = value.detach().cpu()
+        value = (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
     return np.asarray(value)
 
 
@@ -44,6 +45,8 @@ class Hints:
     features_per_tile: int | None = None
     merge_size: int | None = None
     pooling_size: int | None = None
+    downsample_factor: int | None = None
+    pixels_per_feature: int | None = None
     splits_images: bool = False
     tokens_per_image: Callable[[list[tuple[int, int]]], list[int]] | None = None
 
@@ -134,6 +137,8 @@ class Family(ABC):
     Class attributes:
         name: The family's name, that of its best-known model.
         models: `config.model_type` of the models that share the layout.
+        processors: Folders of `transformers.models` whose processor makes the layout, where no
+            model has that name.
         axes: Axis of every media key.
         media: When a chunk needs each media key.
         shapes: Dimensions of every media key, by name.
@@ -146,13 +151,14 @@ class Family(ABC):
 
     name: ClassVar[str]
     models: ClassVar[tuple[str, ...]]
+    processors: ClassVar[tuple[str, ...]] = ()
     axes: ClassVar[Mapping[str, Axis]]
     media: ClassVar[Mapping[str, Media]]
     shapes: ClassVar[Mapping[str, str]]
     optional: ClassVar[frozenset[str]] = frozenset()
     feature_key: ClassVar[str]
     loud_drops: ClassVar[frozenset[str]] = frozenset()
-    strict: ClassVar[bool] = False
+    strict: ClassVar[bool | None] = False
     checks_counts: ClassVar[bool] = True
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     sizes: ClassVar[tuple[int, ...]] = (1, 2, 3)
@@ -171,6 +177,10 @@ class Family(ABC):
     @abstractmethod
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
         """Whether the keys and dimensions of `inputs` can only be this layout."""
+
+    def actual(self, facts: Facts) -> Family:
+        """The family whose layout this batch really has; another where an option changes it."""
+        return self
 
     @abstractmethod
     def read(self, facts: Facts) -> Reading:
@@ -215,7 +225,7 @@ def count_images(
     if facts.samples == 1:
         return Counts([images], "the batch has one sample"), ()
     if facts.placeholders is not None and features is not None:
-        found = _align(features, facts.placeholders)
+        found = align(features, facts.placeholders)
         if found is not None:
             return Counts(found, f"{facts.placeholder_source} against {key}"), ()
     if facts.runs is not None and _one_run_each(facts.runs, features, images):
@@ -247,13 +257,17 @@ def _one_run_each(
     return features is None or all(run <= own for run, own in zip(flat, features, strict=True))
 
 
-def _align(features: Sequence[int], placeholders: Sequence[int]) -> list[int] | None:
-    """Images per sample such that each sample's images ask for just its placeholders."""
+def align(features: Sequence[int], placeholders: Sequence[int]) -> list[int] | None:
+    """Rows per sample such that each sample's rows ask for just its placeholders.
+
+    >>> align([10, 12, 16], [22, 0, 16])
+    [2, 0, 1]
+    """
     ends = {total: index for index, total in enumerate((0, *accumulate(features)))}
     stops = [ends.get(total) for total in accumulate(placeholders)]
     if any(stop is None for stop in stops) or stops[-1] != len(features):
         return None
-    if any(count == 0 for count in features):  # an image without features fits anywhere
+    if any(count == 0 for count in features):  # a row without features fits anywhere
         return None
     found = [stop for stop in stops if stop is not None]
     return [stop - start for start, stop in pairwise([0, *found])]
@@ -275,6 +289,12 @@ def ambiguous_images(facts: Facts, key: str, images: int) -> Ambiguity:
             f"Pass num_images=[…] (one number per sample) or processor=."
         ),
     )
+
+
+def each(facts: Facts, rows: int) -> int | None:
+    """Tokens of one row, where all have as many and the totals divide."""
+    tokens = sum(facts.placeholders or ())
+    return tokens // rows if rows and tokens and tokens % rows == 0 else None
 
 
 def text(per_image: Sequence[Sequence[int]], images_per_sample: Sequence[int]) -> np.ndarray:

@@ -4,7 +4,8 @@
 `(image, max_patches, 2)` with (-1, -1) where a patch is padding. The model pools
 `pooling_kernel_size ** 2` patches into one feature, so the positions alone say how many
 features an image becomes. Read in `modeling_gemma4.get_image_features` of transformers 5.23;
-the processor drops `num_soft_tokens_per_image`.
+the processor drops `num_soft_tokens_per_image`. In Gemma 4 Unified the processor pools, and every
+position is one feature.
 
 A chunk without images must be given no `pixel_values`: zero rows raise "cannot reshape tensor of
 0 elements". A single row of pixels beside several of positions is broadcast in silence.
@@ -39,7 +40,7 @@ class Gemma4(Family):
     """One row per image, described by patch positions."""
 
     name = "gemma4"
-    models = ("gemma4",)
+    models = ("gemma4", "gemma4_unified")
     axes = {"pixel_values": Axis("image"), "image_position_ids": Axis("image")}
     media = {
         "pixel_values": Media("image", tolerates=frozenset({"one"})),
@@ -62,6 +63,8 @@ class Gemma4(Family):
         columns = facts.inputs["image_position_ids"][..., 0]  # (image, max_patches); -1 is padding
         patches = (to_numpy(columns) != -1).sum(axis=-1)
         pool = facts.hints.pooling_size or window(int(patches.sum()), facts.placeholders)
+        if facts.hints.model_type == "gemma4_unified":
+            pool = 1  # its processor pools: a position is a feature
         return None if pool is None else tuple((patches // pool**2).tolist())
 
     def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], Facts]:

@@ -11,8 +11,11 @@ from typing import Any
 from vlmdebug.errors import BadInput
 from vlmdebug.families.base import Hints
 
-PLACEHOLDERS = {"ovis2": "<IMG_ATOM>"}
+PLACEHOLDERS = {"ovis2": "<IMG_ATOM>", "llama4": "<|patch|>"}
 """Placeholder tokens that the processor names nowhere, by model type."""
+
+ANYRES = ("llava_next", "llava_next_video")
+"""Model types whose tokens follow from sizes as `anyres_tokens` counts them."""
 
 Sizes = list[tuple[int, int]]
 
@@ -35,9 +38,15 @@ def read_hints(processor: Any = None, config: Any = None, model: Any = None) -> 
         image_end_id=_first(processor, "end_image_token_id", "eoi_token_id", "vision_end_token_id"),
         global_image_id=_global_image_id(processor, tokenizer),
         features_per_tile=_features_per_tile(processor, config, vision),
-        merge_size=_first(images, "merge_size") or _first(vision, "spatial_merge_size"),
+        merge_size=_merge_size(images, config, vision),
         pooling_size=_first(images, "pooling_kernel_size") or _first(vision, "pooling_kernel_size"),
-        splits_images=bool(getattr(images, "do_image_splitting", False)),
+        downsample_factor=_first(images, "downsample_factor")
+        or _first(config, "downsample_factor"),
+        pixels_per_feature=_pixels_per_feature(processor, config, vision),
+        splits_images=any(
+            getattr(images, name, False)
+            for name in ("do_image_splitting", "do_pan_and_scan", "split_image")
+        ),
         tokens_per_image=_tokens_per_image(processor, config),
     )
 
@@ -107,7 +116,7 @@ def _features_per_tile(processor: Any, config: Any, vision: Any) -> int | None:
     Idefics3's config says it by `scale_factor`: `(image_size / patch_size / scale_factor) ** 2`,
     Aya Vision by `downsample_factor` and Ovis 2 by `hidden_stride` in the same way.
     """
-    said = _first(processor, "image_seq_length", "image_seq_len") or _first(
+    said = _first(processor, "image_seq_length", "image_seq_len", "num_image_tokens") or _first(
         config, "image_seq_length"
     )
     if said is not None:
@@ -126,6 +135,20 @@ def _features_per_tile(processor: Any, config: Any, vision: Any) -> int | None:
     return None
 
 
+def _merge_size(images: Any, config: Any, vision: Any) -> int | None:
+    """Side of the square of patches that becomes one feature; Nemotron says it as a ratio."""
+    said = _first(images, "merge_size") or _first(vision, "spatial_merge_size")
+    ratio = _first(images, "downsample_ratio") or _first(config, "downsample_ratio")
+    return said if said is not None or not ratio else round(1 / ratio)
+
+
+def _pixels_per_feature(processor: Any, config: Any, vision: Any) -> int | None:
+    """Side in pixels of the square that becomes one feature: `patch_size * spatial_merge_size`."""
+    side = _first(processor, "patch_size") or _first(vision, "patch_size")
+    merge = _first(processor, "spatial_merge_size") or _first(config, "spatial_merge_size")
+    return side * merge if isinstance(side, int) and isinstance(merge, int) else None
+
+
 def _tokens_per_image(processor: Any, config: Any) -> Callable[[Sizes], list[int]] | None:
     """The processor's own count of placeholder tokens from image sizes, `(height, width)`.
 
@@ -133,7 +156,8 @@ def _tokens_per_image(processor: Any, config: Any) -> Callable[[Sizes], list[int
     """
     hook = getattr(processor, "_get_num_multimodal_tokens", None)
     if hook is None:
-        return anyres_tokens(config) if hasattr(config, "image_grid_pinpoints") else None
+        known = getattr(config, "model_type", None) in ANYRES
+        return anyres_tokens(config) if known else None
 
     def count(sizes: Sizes) -> list[int]:
         return list(hook(image_sizes=[list(size) for size in sizes])["num_image_tokens"])

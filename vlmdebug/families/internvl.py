@@ -3,8 +3,9 @@
 `pixel_values` is `(tile, 3, height, width)` over all images; the processor drops
 `num_patches`. Each tile becomes `image_seq_length` placeholder tokens, so the runs of them in
 `input_ids` tell. In InternVL an image's tiles stand in one run between its begin and end tokens;
-Aya Vision and Ovis 2 part them by tile markers, so that a run is a tile and images per sample
-must be given. Read in
+Aya Vision, Ovis 2, Cohere 2 Vision and Llama 4 part them by tile markers, so that a run is a tile
+and images per sample must be given. So they do not in Gemma 3 with pan-and-scan, and
+in Aria with split images, which gives `pixel_mask`, one row per tile, too. Read in
 `processing_internvl` of transformers 5.23. A chunk without images must be given no
 `pixel_values`: zero rows raise "cannot reshape tensor of 0 elements".
 """
@@ -22,6 +23,7 @@ from vlmdebug.families.base import (
     Hints,
     Reading,
     agree,
+    each,
     numbered,
     text,
     with_text,
@@ -29,6 +31,7 @@ from vlmdebug.families.base import (
 from vlmdebug.layout import Axis, Media
 from vlmdebug.plan import Counts
 
+ONE_RUN_PER_IMAGE = (None, "internvl", "qianfan_ocr")
 TOKENS = 2  # placeholder tokens per tile of synthesized batches
 
 
@@ -36,10 +39,21 @@ class InternVL(Family):
     """One row per tile, counted nowhere in the batch."""
 
     name = "internvl"
-    models = ("internvl", "aya_vision", "ovis2")
-    axes = {"pixel_values": Axis("tile")}
-    media = {"pixel_values": Media("tile")}
-    shapes = {"pixel_values": "tile, channels, height, width"}
+    models = (
+        "internvl",
+        "aya_vision",
+        "ovis2",
+        "qianfan_ocr",
+        "cohere2_vision",
+        "llama4",
+    )
+    axes = {"pixel_values": Axis("tile"), "pixel_mask": Axis("tile")}
+    media = {"pixel_values": Media("tile"), "pixel_mask": Media("tile", without="either")}
+    shapes = {
+        "pixel_values": "tile, channels, height, width",
+        "pixel_mask": "tile, height, width",
+    }
+    optional = frozenset({"pixel_mask"})
     feature_key = "pixel_values"
 
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
@@ -47,7 +61,7 @@ class InternVL(Family):
 
     def read(self, facts: Facts) -> Reading:
         tiles = facts.rows("pixel_values")
-        per_tile = facts.hints.features_per_tile
+        per_tile = facts.hints.features_per_tile or each(facts, tiles)
         features = (per_tile,) * tiles if per_tile else None
         images = self._images(facts)
         per_image = _tiles_per_image(facts.runs, per_tile, tiles)
@@ -60,7 +74,7 @@ class InternVL(Family):
             owned = [sum(sample) for sample in per_image]
             counts = {"tile": Counts(owned, f"runs of {facts.placeholder_source}")}
         else:
-            return Reading(images, features, {}, (_ambiguous_tiles(facts, tiles),))
+            return Reading(images, features, {}, (ambiguous_tiles(facts, tiles, features),))
         flat: dict[str, tuple[int, ...]] = {}
         if per_image is not None and images and [sum(s) for s in per_image] == [*counts["tile"]]:
             flat["tile"] = tuple(count for sample in per_image for count in sample)
@@ -72,7 +86,7 @@ class InternVL(Family):
     def _images(self, facts: Facts) -> dict[str, Counts]:
         if facts.num_images is not None:
             return {"image": Counts(facts.num_images, "num_images")}
-        if facts.runs is not None and facts.hints.model_type in (None, "internvl"):
+        if facts.runs is not None and facts.hints.model_type in ONE_RUN_PER_IMAGE:
             return {"image": Counts(map(len, facts.runs), f"runs of {facts.placeholder_source}")}
         return {}
 
@@ -110,13 +124,16 @@ def _tiles_per_image(
     return found if not short and not missing else None
 
 
-def _ambiguous_tiles(facts: Facts, tiles: int) -> Ambiguity:
-    if facts.placeholders is None or not facts.hints.features_per_tile:
+def ambiguous_tiles(facts: Facts, tiles: int, features: tuple[int, ...] | None) -> Ambiguity:
+    """Tiles that nothing gives to samples, and what would."""
+    if facts.placeholders is None or not features:
         why = "nothing says how many placeholder tokens a tile becomes"
     else:
+        tokens = sorted(set(features))
+        at = str(tokens[0]) if len(tokens) == 1 else f"{tokens[0]} to {tokens[-1]}"
         why = (
             f"placeholder tokens per sample {list(facts.placeholders)} at "
-            f"{facts.hints.features_per_tile} per tile do not add up to them"
+            f"{at} per tile do not add up to them"
         )
     return Ambiguity(
         keys=("pixel_values",),

@@ -1,9 +1,10 @@
 """LLaVA and its likes: pixel values have one row per image, and each image as many tokens.
 
-`pixel_values` is `(image, 3, height, width)`; nothing else describes it. LLaVA, DeepSeek-VL and
-Gemma 3 share the layout (read in their processors, transformers 5.23). Gemma 3's pan-and-scan
-adds crops to `pixel_values`, one row each with as many tokens as an image: there a row is a
-crop, and `num_images` does not count it. A chunk without images must be given no
+`pixel_values` is `(image, 3, height, width)`; nothing else describes it. LLaVA, DeepSeek-VL,
+Gemma 3 and others share the layout (read in their processors, transformers 5.23); the hybrid
+DeepSeek-VL has every image a second time in `high_res_pixel_values`, Aria a `pixel_mask`. Gemma 3's
+pan-and-scan and Aria's split images add crops, one row each with as many tokens as an image:
+such a batch is laid out as InternVL's, one row per tile. A chunk without images must be given no
 `pixel_values`: zero rows raise "cannot reshape tensor of 0 elements".
 """
 
@@ -18,13 +19,16 @@ from vlmdebug.families.base import (
     Family,
     Hints,
     Reading,
+    each,
     numbered,
     read_images,
     text,
     with_text,
 )
+from vlmdebug.families.internvl import InternVL
 from vlmdebug.layout import Axis, Media
 
+_CROPPED = InternVL()
 TOKENS = 3  # placeholder tokens per image of synthesized batches
 
 
@@ -32,20 +36,52 @@ class Llava(Family):
     """One row per image, as many placeholder tokens for each."""
 
     name = "llava"
-    models = ("llava", "deepseek_vl", "gemma3")
-    axes = {"pixel_values": Axis("image")}
-    media = {"pixel_values": Media("image")}
-    shapes = {"pixel_values": "image, channels, height, width"}
+    models = (
+        "llava",
+        "deepseek_vl",
+        "gemma3",
+        "vipllava",
+        "paligemma",
+        "janus",
+        "deepseek_vl_hybrid",
+        "shieldgemma2",
+        "aria",
+    )
+    axes = {
+        "pixel_values": Axis("image"),
+        "high_res_pixel_values": Axis("image"),
+        "pixel_mask": Axis("image"),
+    }
+    media = {
+        "pixel_values": Media("image"),
+        "high_res_pixel_values": Media("image", without="either"),
+        "pixel_mask": Media("image", without="either"),
+    }
+    shapes = {
+        "pixel_values": "image, channels, height, width",
+        "high_res_pixel_values": "image, channels, height, width",
+        "pixel_mask": "image, height, width",
+    }
+    optional = frozenset({"high_res_pixel_values", "pixel_mask"})
     feature_key = "pixel_values"
+    loud_drops = frozenset({"high_res_pixel_values"})
+    variants = {"paligemma": {"causal": False}}
     sizes = (1,)
 
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
         return False  # (row, 3, height, width) alone is also InternVL's, with one row per tile
 
+    def actual(self, facts: Facts) -> Family:
+        """Crops make a row a tile: Gemma 3 with pan-and-scan, Aria with split images."""
+        rows, images = facts.rows("pixel_values"), facts.num_images
+        more = images is not None and sum(images) < rows
+        cut = facts.hints.splits_images or facts.num_tiles is not None or more
+        return _CROPPED if cut else self
+
     def read(self, facts: Facts) -> Reading:
         images = facts.rows("pixel_values")
-        each = facts.hints.features_per_tile or _each(facts.placeholders, images)
-        features = (each,) * images if each else None
+        tokens = facts.hints.features_per_tile or each(facts, images)
+        features = (tokens,) * images if tokens else None
         return read_images(facts, "pixel_values", features)
 
     def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], Facts]:
@@ -56,9 +92,3 @@ class Llava(Family):
             inputs["pixel_values"] = numbered(len(spec.sizes), 3, 2, 2)
         hints = Hints(model_type="llava", image_token_id=image, features_per_tile=TOKENS)
         return inputs, Facts(inputs, hints, spec.images_per_sample)
-
-
-def _each(placeholders: tuple[int, ...] | None, images: int) -> int | None:
-    """Tokens of one image, where the totals divide; all images have as many."""
-    tokens = sum(placeholders or ())
-    return tokens // images if images and tokens and tokens % images == 0 else None

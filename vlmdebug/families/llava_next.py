@@ -35,7 +35,7 @@ class LlavaNext(Family):
     """One row per image, tiles padded on dim 1."""
 
     name = "llava_next"
-    models = ("llava_next",)
+    models = ("llava_next", "llava_next_video")
     axes = {"pixel_values": Axis("image", padded="tile"), "image_sizes": Axis("image")}
     media = {
         "pixel_values": Media("image", "either", frozenset({"none", "surplus"})),
@@ -47,6 +47,14 @@ class LlavaNext(Family):
     }
     feature_key = "image_sizes"
     loud_drops = frozenset({"image_sizes"})
+    variants = {
+        "llava_next_video": {
+            "media": {
+                "pixel_values": Media("image", tolerates=frozenset({"surplus"})),
+                "image_sizes": Media("image", without="either"),
+            }
+        }
+    }
 
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
         pixels = inputs.get("pixel_values")

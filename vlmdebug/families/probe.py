@@ -17,7 +17,7 @@ import numpy as np
 
 from vlmdebug.errors import BadInput
 from vlmdebug.families.base import to_numpy
-from vlmdebug.layout import Axis
+from vlmdebug.layout import OWNER, Axis
 
 IMAGES = (2, 0, 1, 2)
 SIZES = ((200, 100), (100, 300), (160, 160), (300, 90), (120, 200))
@@ -53,7 +53,11 @@ def probe(processor: Any, *, placeholder: str | None = None) -> Probe:
     Raises:
         BadInput: The processor could not be run on several images, or on none.
     """
-    token = placeholder or getattr(processor, "image_token", None)
+    token = (
+        placeholder
+        or getattr(processor, "image_placeholder_token", None)
+        or getattr(processor, "image_token", None)
+    )
     if not isinstance(token, str):
         raise BadInput(
             f"{type(processor).__name__} names no image token, so no text could be written for it. "
@@ -65,7 +69,7 @@ def probe(processor: Any, *, placeholder: str | None = None) -> Probe:
         for words, own in zip(WORDS, images, strict=True)
     ]
     whole = _run(processor, texts, images)
-    alone = [_run(processor, [text], [own]) for text, own in zip(texts, images, strict=True)]
+    alone = [_alone(processor, text, own) for text, own in zip(texts, images, strict=True)]
     found = {key: _axis(value, [one.get(key) for one in alone]) for key, value in whole.items()}
     return Probe(
         {key: axis for key, (axis, _) in found.items()},
@@ -83,6 +87,16 @@ def _images() -> list[list[Any]]:
         for width, height in SIZES
     )
     return [[next(drawn) for _ in range(count)] for count in IMAGES]
+
+
+def _alone(processor: Any, text: str, images: list[Any]) -> dict[str, np.ndarray]:
+    """One sample's output; nothing for a text-only one that the processor refuses by itself."""
+    try:
+        return _run(processor, [text], [images])
+    except BadInput:
+        if images:
+            raise
+        return {}
 
 
 def _run(processor: Any, texts: list[str], images: list[list[Any]]) -> dict[str, np.ndarray]:
@@ -109,6 +123,8 @@ def _axis(whole: np.ndarray, alone: Sequence[np.ndarray | None]) -> tuple[Axis, 
     parts = [one for one in alone if one is not None and len(one)]
     if len(whole) != sum(rows) or not _same_rows(whole, parts):
         return Axis("ambiguous"), rows
+    if rows == tuple(min(count, 1) for count in IMAGES):
+        return Axis(OWNER), rows
     if rows == IMAGES:
         padded = "tile" if _grows(whole, parts) and whole.ndim >= 5 else None
         return Axis("image", padded=padded), rows

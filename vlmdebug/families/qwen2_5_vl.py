@@ -1,18 +1,23 @@
 """Qwen2.5-VL and its kin: pixel values have one row per patch, the grid one row per image.
 
-`pixel_values` is `(patch, channels * patch_pixels)` over all images; `image_grid_thw` is
-`(image, 3)`. Grid `(t, h, w)` owns `t * h * w` rows and `t * h * w / merge_size ** 2`
-placeholder tokens. Read in `processing_qwen2_vl` and `modeling_qwen2_5_vl` of transformers
-5.23. M-RoPE lays the images of each sample out by their grids, so images of other sizes raise even
-where the totals of a call agree. A chunk without images must be given no `pixel_values`: zero
-rows raise "expected a non-empty list of Tensors". The models differ in what they miss: all but
-Qwen2.5-VL raise without `mm_token_type_ids`, and Qwen3 and GLM broadcast a single row of patches.
+`pixel_values` is `(patch, …)` over all images: flat patches, or `(channels, side, side)` in
+PaddleOCR-VL and Kimi; `image_grid_thw` is `(image, 3)`. Grid `(t, h, w)` owns `t * h * w` rows and
+`t * h * w / merge_size ** 2` placeholder tokens; Inkling 2 does not merge, and HunYuan-VL adds a
+token per row of features and two per image. VideoLLaMA 3 gives `image_merge_sizes`, one per image.
+Read in the processors and models of transformers 5.23.
+
+A chunk without images must be given no `pixel_values`: zero rows raise. What else a model notices
+differs, and was found by running each (`variants`): many lay the images of each sample out by
+their grids (M-RoPE), so that images of other sizes raise even where the totals of a call agree;
+many raise without `mm_token_type_ids`; and many broadcast a single row of patches. GLM-OCR shares
+its processor with GLM-4.6V and does not broadcast; without a config it is read as GLM-4.6V.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -38,6 +43,16 @@ BROADCAST = {
     "pixel_values": Media("image", tolerates=frozenset({"one"})),
     "image_grid_thw": Media("image", without="either"),
 }
+_QWEN2 = {"loud_drops": NEEDS_TYPES}
+_QWEN3 = {"loud_drops": NEEDS_TYPES, "media": BROADCAST}
+_WITHOUT_MROPE = {"strict": False}
+_OMNI = {"strict": None, "causal": False}  # places are counted with the mask, or without it
+
+# Features of one image of grid (t, h, w), where they are not t * h * w / merge ** 2.
+_FEATURES: dict[str, Callable[[list[int], int], int]] = {
+    "inkling2": lambda grid, merge: grid[0] * grid[1] * grid[2],
+    "hunyuan_vl": lambda grid, merge: (grid[1] // merge) * (grid[2] // merge + 1) + 2,
+}
 
 MERGE = 2  # merge_size of synthesized batches
 
@@ -46,36 +61,108 @@ class Qwen2_5VL(Family):
     """One row per patch, described by a grid per image."""
 
     name = "qwen2_5_vl"
-    models = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "qwen3_5", "glm4v")
-    axes = {"pixel_values": Axis("patch"), "image_grid_thw": Axis("image")}
-    media = {"pixel_values": Media("image"), "image_grid_thw": Media("image", without="either")}
-    shapes = {"pixel_values": "patch, patch_pixels", "image_grid_thw": "image, 3"}
+    models = (
+        "qwen2_5_vl",
+        "qwen2_vl",
+        "qwen3_vl",
+        "qwen3_5",
+        "glm4v",
+        "qwen3_vl_moe",
+        "qwen3_5_moe",
+        "qwen4_exp",
+        "qwen2_5_omni_thinker",
+        "qwen3_omni_moe_thinker",
+        "cosmos3_omni",
+        "cosmos3_edge",
+        "exaone4_5",
+        "hyperclovax_vision_v2",
+        "lfm3_vl",
+        "dots3_note",
+        "cohere_compass",
+        "ernie4_5_vl_moe",
+        "glm4v_moe",
+        "glm46v",
+        "glmga",
+        "glm_ocr",
+        "glm5_next",
+        "kimi_k25",
+        "minimax_m3_vl",
+        "muse_glimmer",
+        "muse_spark",
+        "paddleocr_vl",
+        "video_llama_3",
+        "inkling2",
+    )
+    processors = ("qwen2_5_omni", "qwen3_omni_moe")
+    grid: ClassVar[str] = "image_grid_thw"
+    axes = {
+        "pixel_values": Axis("patch"),
+        "image_grid_thw": Axis("image"),
+        "image_merge_sizes": Axis("image"),
+    }
+    media = {
+        "pixel_values": Media("image"),
+        "image_grid_thw": Media("image", without="either"),
+        "image_merge_sizes": Media("image", without="either"),
+    }
+    shapes = {
+        "pixel_values": "patch, ...",
+        "image_grid_thw": "image, 3",
+        "image_merge_sizes": "image",
+    }
+    optional = frozenset({"image_merge_sizes"})
     feature_key = "image_grid_thw"
     loud_drops = frozenset({"image_grid_thw"})
     strict = True
     variants = {
-        "qwen2_vl": {"loud_drops": NEEDS_TYPES},
-        "qwen3_vl": {"loud_drops": NEEDS_TYPES, "media": BROADCAST},
-        "qwen3_5": {"loud_drops": NEEDS_TYPES, "media": BROADCAST},
-        "glm4v": {"loud_drops": NEEDS_TYPES, "media": BROADCAST},
+        **dict.fromkeys(["qwen2_vl", "cosmos3_edge", "ernie4_5_vl_moe", "glm_ocr"], _QWEN2),
+        **dict.fromkeys(
+            [
+                *("qwen3_vl", "qwen3_5", "qwen3_vl_moe", "qwen3_5_moe", "qwen4_exp"),
+                *("cosmos3_omni", "cohere_compass", "paddleocr_vl"),
+                *("glm4v", "glm4v_moe", "glm46v", "glmga"),
+            ],
+            _QWEN3,
+        ),
+        **dict.fromkeys(
+            [
+                *("exaone4_5", "hyperclovax_vision_v2", "lfm3_vl", "dots3_note"),
+                *("glm5_next", "minimax_m3_vl", "inkling2"),
+            ],
+            _WITHOUT_MROPE,
+        ),
+        **dict.fromkeys(
+            [
+                *("kimi_k25", "muse_glimmer", "muse_spark"),
+            ],
+            {**_WITHOUT_MROPE, "media": BROADCAST},
+        ),
+        # They find the images in the text by themselves, and do not always notice.
+        **dict.fromkeys(["qwen2_5_omni", "qwen2_5_omni_thinker"], _OMNI),
+        **dict.fromkeys(
+            ["qwen3_omni_moe", "qwen3_omni_moe_thinker"], {**_OMNI, "media": BROADCAST}
+        ),
+        "video_llama_3": {
+            **_WITHOUT_MROPE,
+            "loud_drops": frozenset({"image_grid_thw", "image_merge_sizes"}),
+        },
     }
 
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
-        return inputs.get("image_grid_thw") is not None
+        return inputs.get(self.grid) is not None
 
     def read(self, facts: Facts) -> Reading:
-        grid = to_numpy(facts.inputs["image_grid_thw"])  # (image, 3)
+        grid = to_numpy(facts.inputs[self.grid])  # (image, 3)
         patches = tuple(grid.prod(axis=1).tolist())  # (image,)
         if sum(patches) != facts.rows("pixel_values"):
             raise BadInput(
-                f"image_grid_thw asks for {sum(patches)} patches "
+                f"{self.grid} asks for {sum(patches)} patches "
                 f"({len(patches)} images), but pixel_values has {facts.rows('pixel_values')} rows. "
                 "The two belong to different batches or one was cut without the other. "
                 "Pass both as the processor returned them."
             )
-        merge = facts.hints.merge_size or window(sum(patches), facts.placeholders)
-        features = tuple(count // merge**2 for count in patches) if merge else None
-        images, ambiguities = count_images(facts, "image_grid_thw", features)
+        features = self._features(facts, grid)
+        images, ambiguities = count_images(facts, self.grid, features)
         per_image = {"patch": patches, **({"feature": features} if features else {})}
         if images is None:
             return Reading({}, features, per_image, ambiguities)
@@ -83,8 +170,21 @@ class Qwen2_5VL(Family):
             sum(patches[start:stop])
             for start, stop in zip(images.offsets, images.offsets[1:], strict=False)
         ]
-        counts = {"image": images, "patch": Counts(owned, f"image_grid_thw, {images.evidence}")}
+        counts = {"image": images, "patch": Counts(owned, f"{self.grid}, {images.evidence}")}
         return Reading(counts, features, per_image)
+
+    def _features(self, facts: Facts, grid: np.ndarray) -> tuple[int, ...] | None:
+        """Placeholder tokens of each image; None where nothing says how many patches merge."""
+        images = grid.tolist()
+        if facts.has("image_merge_sizes"):
+            merges = to_numpy(facts.inputs["image_merge_sizes"]).tolist()  # (image,)
+        else:
+            merge = facts.hints.merge_size or window(int(grid.prod(1).sum()), facts.placeholders)
+            if not merge:
+                return None
+            merges = [merge] * len(images)
+        rule = _FEATURES.get(facts.hints.model_type or "", _merged)
+        return tuple(rule(one, merge) for one, merge in zip(images, merges, strict=True))
 
     def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], Facts]:
         image = 3
@@ -96,3 +196,34 @@ class Qwen2_5VL(Family):
             inputs["pixel_values"] = numbered(sum(spec.sizes) * MERGE**2, 6)
         hints = Hints(model_type="qwen2_5_vl", image_token_id=image, merge_size=MERGE)
         return inputs, Facts(inputs, hints, spec.images_per_sample)
+
+
+class NemotronHOmni(Qwen2_5VL):
+    """As Qwen2.5-VL, with a grid of two sides, `image_grid_hw`, per image."""
+
+    name = "nemotron_h_omni"
+    models = ("nemotron_h_omni",)
+    processors = ()
+    grid = "image_grid_hw"
+    axes = {"pixel_values": Axis("patch"), "image_grid_hw": Axis("image")}
+    media = {"pixel_values": Media("image"), "image_grid_hw": Media("image", without="either")}
+    shapes = {"pixel_values": "patch, ...", "image_grid_hw": "image, 2"}
+    optional = frozenset()
+    feature_key = "image_grid_hw"
+    loud_drops = frozenset({"image_grid_hw"})
+    strict = False
+    variants = {}
+
+    def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], Facts]:
+        inputs, facts = super().synthesize(spec)
+        if spec.sizes:
+            inputs["image_grid_hw"] = inputs.pop("image_grid_thw")[:, 1:]
+        del inputs["mm_token_type_ids"]
+        return inputs, replace(facts, hints=replace(facts.hints, model_type=self.name))
+
+
+def _merged(grid: list[int], merge: int) -> int:
+    patches = 1
+    for side in grid:
+        patches *= side
+    return patches // merge**2

@@ -25,6 +25,7 @@ TOKEN_KEYS = frozenset(
         "attention_mask",
         "token_type_ids",
         "mm_token_type_ids",
+        "moe_mm_token_type_ids",
         "position_ids",
         "labels",
         "inputs_embeds",
@@ -32,20 +33,7 @@ TOKEN_KEYS = frozenset(
         "decoder_attention_mask",
     ]
 )
-MEDIA_KEYS = frozenset(
-    [
-        "pixel_values",
-        "pixel_attention_mask",
-        "image_sizes",
-        "image_grid_thw",
-        "image_position_ids",
-        "spatial_shapes",
-        "aspect_ratio_ids",
-        "aspect_ratio_mask",
-        "batch_num_images",
-        "num_crops",
-    ]
-)
+MEDIA_KEYS = frozenset(key for family in FAMILIES.values() for key in family.axes)
 
 
 def read_batch(
@@ -136,6 +124,8 @@ def assemble(facts: Facts, layout: str | Layout | Mapping[str, Axis | str] | Non
     family = _family(facts, layout)
     if family is not None:
         _check_keys(facts, family)
+        if any(facts.has(key) for key in family.axes):
+            family = family.actual(facts)
     axes = {key: axis for key, axis in _token_axes(facts).items() if key not in overrides}
     if family is None:
         media = [key for key in facts.inputs if key not in axes]
@@ -285,12 +275,18 @@ def _check_keys(facts: Facts, family: Family) -> None:
         )
     for key in present:
         shape = tuple(facts.inputs[key].shape)
-        if len(shape) != family.shapes[key].count(",") + 1:
+        if not _has_dimensions(shape, family.shapes[key]):
             raise BadInput(
                 f"{key} has shape {shape}, but in layout {family.name} it is "
                 f"({family.shapes[key]}). Rows would be counted on the wrong dimension. "
                 "Pass it as the processor returned it."
             )
+
+
+def _has_dimensions(shape: tuple[int, ...], named: str) -> bool:
+    """Whether there is one for each name; `...` stands for one or more."""
+    names = named.split(", ")
+    return len(shape) >= len(names) if names[-1] == "..." else len(shape) == len(names)
 
 
 def _token_axes(facts: Facts) -> dict[str, Axis]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlmdebug.errors import BadInput
 from vlmdebug.tiny.drawing import Size, checked_counts, images
-from vlmdebug.tiny.registry import find_recipe
+from vlmdebug.tiny.registry import Recipe, find_recipe
 
 if TYPE_CHECKING:
     from transformers import BatchFeature
@@ -62,14 +62,32 @@ def batch(
     padding = {} if padding_side is None else {"padding_side": _checked_side(padding_side)}
     # Any: upstream types these options as a TypedDict of TypedDicts, but takes them flat too.
     process: Any = processor or _processor(family)
-    return process(
-        text=[text.replace(MARKER, recipe.placeholder) for text in marked],
+    made = process(
+        text=[_written(text, recipe) for text in marked],
         # A list of empty lists is refused by most processors; no images at all is not.
         images=pictures if any(counts) else None,
         padding=True,
         return_tensors="pt",
         **padding,
+        **recipe.call,
     )
+    return _cast(made) if recipe.cast else made
+
+
+def _cast(made: BatchFeature) -> BatchFeature:
+    for key, value in made.items():
+        if hasattr(value, "is_floating_point") and value.is_floating_point():
+            made[key] = value.float()
+    return made
+
+
+def _written(text: str, recipe: Recipe) -> str:
+    """The text as the family's users write it."""
+    if recipe.text is None:
+        return text.replace(MARKER, recipe.placeholder)
+    marks = text.count(MARKER)
+    plain = " ".join(text.replace(MARKER, "").split())
+    return recipe.text(recipe.placeholder * marks + plain)
 
 
 @functools.cache

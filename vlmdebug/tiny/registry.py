@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from vlmdebug.errors import BadInput
 
@@ -18,26 +19,78 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from transformers.processing_utils import ProcessorMixin
 
-# Family name -> module in this folder, whose RECIPES holds the family's Recipe.
-_MODULES = {
-    "gemma4": "gemma4",
-    "qwen2_5_vl": "qwen2_5_vl",
-    "idefics3": "idefics3",
-    "smolvlm": "idefics3",
-    "internvl": "internvl",
-    "llava_next": "llava_next",
-    "qwen2_vl": "qwen2_5_vl",
-    "qwen3_vl": "qwen2_5_vl",
-    "qwen3_5": "qwen2_5_vl",
-    "glm4v": "glm4v",
-    "llava": "llava",
-    "deepseek_vl": "llava",
-    "gemma3": "llava",
-    "aya_vision": "aya_vision",
-    "ovis2": "aya_vision",
-    "idefics2": "idefics2",
-    "mllama": "idefics2",
+# Module in this folder -> the families whose recipes its RECIPES holds.
+_RECIPES = {
+    "gemma4": ("gemma4",),
+    "qwen2_5_vl": ("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "qwen3_5"),
+    "idefics3": ("idefics3", "smolvlm"),
+    "internvl": ("internvl",),
+    "llava_next": ("llava_next",),
+    "glm4v": ("glm4v",),
+    "llava": ("llava", "deepseek_vl", "gemma3"),
+    "aya_vision": ("aya_vision", "ovis2"),
+    "idefics2": ("idefics2", "mllama"),
+    "grids": (
+        "qwen3_vl_moe",
+        "qwen3_5_moe",
+        "qwen4_exp",
+        "qwen2_5_omni_thinker",
+        "qwen3_omni_moe_thinker",
+        "cosmos3_omni",
+        "cosmos3_edge",
+        "exaone4_5",
+        "hyperclovax_vision_v2",
+        "lfm3_vl",
+        "dots3_note",
+        "cohere_compass",
+        "ernie4_5_vl_moe",
+        "glm4v_moe",
+        "glm46v",
+        "glmga",
+        "glm_ocr",
+        "glm5_next",
+        "kimi_k25",
+        "minimax_m3_vl",
+        "muse_glimmer",
+        "muse_spark",
+        "nemotron_h_omni",
+        "paddleocr_vl",
+        "video_llama_3",
+        "inkling2",
+    ),
+    "image_rows": (
+        "vipllava",
+        "paligemma",
+        "janus",
+        "deepseek_vl_hybrid",
+        "shieldgemma2",
+        "mistral3",
+        "mistral_large4",
+        "lighton_ocr",
+        "gemma4_unified",
+        "llava_next_video",
+        "llava_onevision",
+    ),
+    "tile_rows": ("qianfan_ocr", "cohere2_vision", "llama4", "lfm2_vl", "aria"),
 }
+_MODULES = {family: module for module, families in _RECIPES.items() for family in families}
+# Families whose image processor upstream has for torchvision alone.
+NEED_TORCHVISION = frozenset(
+    [
+        "cohere2_vision",
+        "gemma4_unified",
+        "inkling2",
+        "kimi_k25",
+        "lfm2_vl",
+        "llama4",
+        "minimax_m3_vl",
+        "mistral3",
+        "mistral_large4",
+        "muse_glimmer",
+        "muse_spark",
+        "nemotron_h_omni",
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -48,20 +101,38 @@ class Recipe:
         placeholder: what a user writes in the text where an image goes.
         processor: makes a processor, its tokenizer trained on the spot.
         model: makes a model that fits such a processor.
+        call: further arguments of every call of the processor.
+        text: makes a sample's text out of one whose placeholders stand in front, for a model
+            that wants it in a form of its own.
+        cast: whether the pixels are cast to float32, the tiny model's own, as a trainer casts
+            them to its model's; Llama 4's processor returns bfloat16.
     """
 
     placeholder: str
     processor: Callable[[], ProcessorMixin]
     # Any: each family reads its own processor's tokens and sizes.
     model: Callable[..., PreTrainedModel]
+    call: Mapping[str, Any] = field(default_factory=dict)
+    text: Callable[[str], str] | None = None
+    cast: bool = False
 
 
 def families() -> tuple[str, ...]:
-    """Return the names that `build` and `batch` accept.
+    """Return the names that `build` and `batch` accept here.
+
+    Some image processors of transformers need torchvision; without it, their families are left
+    out.
 
     >>> "gemma4" in families()
     True
     """
+    if importlib.util.find_spec("torchvision") is not None:
+        return tuple(_MODULES)
+    return tuple(family for family in _MODULES if family not in NEED_TORCHVISION)
+
+
+def known() -> tuple[str, ...]:
+    """All names there are recipes for, whatever is installed."""
     return tuple(_MODULES)
 
 
@@ -74,9 +145,14 @@ def find_recipe(family: str) -> Recipe:
 
 
 def _unknown(family: object) -> str:
-    close = difflib.get_close_matches(str(family), _MODULES, n=1, cutoff=0.5)
+    if family in tuple(NEED_TORCHVISION):
+        return (
+            f"The image processor of {family!r} needs torchvision, which is not installed. "
+            "Without it transformers cannot build the processor. Install torchvision."
+        )
+    close = difflib.get_close_matches(str(family), families(), n=1, cutoff=0.5)
     hint = f"Did you mean {close[0]!r}? " if close else ""
     return (
         f"There is no tiny model of family {family!r}. {hint}"
-        f"Pass one of vlmdebug.tiny.families(): {', '.join(_MODULES)}."
+        f"Pass one of vlmdebug.tiny.families(): {', '.join(families())}."
     )

@@ -27,10 +27,9 @@ import torch
 from vlmdebug.batch import Batch
 from vlmdebug.compare import check_alone, compare
 from vlmdebug.errors import BadInput, MismatchError, VlmDebugError
-from vlmdebug.families import FAMILIES
 from vlmdebug.families.base import Facts, Hints
 from vlmdebug.families.hints import read_hints
-from vlmdebug.families.read import MEDIA_KEYS, assemble
+from vlmdebug.families.read import MEDIA_KEYS, TOKEN_KEYS, assemble
 from vlmdebug.judge import Run, UsedChunk
 from vlmdebug.report import Report
 from vlmdebug.tracing.check import used_chunk
@@ -42,8 +41,7 @@ ENCODED = (
     "Media came already encoded (mm_encoder_outputs, as generate() does it): "
     "their rows were not judged. Watch the code that encodes them."
 )
-TOKENS = frozenset({"input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids", "labels"})
-MEDIA = frozenset({*MEDIA_KEYS, *(key for family in FAMILIES.values() for key in family.axes)})
+TOKENS = TOKEN_KEYS - {"position_ids", "inputs_embeds"}
 
 
 class MismatchWarning(UserWarning):
@@ -285,7 +283,7 @@ def _batch(tensors: Mapping[str, torch.Tensor], hints: Hints) -> Batch:
     known = {
         key: tensor
         for key, tensor in tensors.items()
-        if key in MEDIA or (key in TOKENS and tensor.ndim == 2 and len(tensor) == samples)
+        if key in MEDIA_KEYS or (key in TOKENS and tensor.ndim == 2 and len(tensor) == samples)
     }
     return assemble(Facts(known, hints), None)
 

@@ -1,0 +1,108 @@
+"""LFM2-VL: one row per tile, each of patches padded to the longest, and no count of tiles.
+
+`pixel_values` is `(tile, max_patches, patch_pixels)`, `pixel_attention_mask` `(tile, max_patches)`
+and `spatial_shapes` `(tile, 2)`, the grid of patches of each tile. A `downsample_factor` square of
+patches becomes one placeholder token, so the shapes say what each tile asks for, and the
+placeholder tokens of a sample say how many tiles are its own. The processor drops the rows and
+columns of tiles per image. Read in `processing_lfm2_vl` and `modeling_lfm2_vl` of transformers
+5.23. A chunk without images must be given no `pixel_values`: zero rows raise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from vlmdebug.families.base import (
+    BatchSpec,
+    Facts,
+    Family,
+    Hints,
+    Reading,
+    agree,
+    align,
+    numbered,
+    text,
+    to_numpy,
+    with_text,
+)
+from vlmdebug.families.internvl import ambiguous_tiles
+from vlmdebug.layout import Axis, Media
+from vlmdebug.plan import Counts
+
+FACTOR = 2  # downsample_factor of synthesized batches
+
+
+class Lfm2VL(Family):
+    """One row per tile, described by the tile's grid of patches."""
+
+    name = "lfm2_vl"
+    models = ("lfm2_vl",)
+    axes = {
+        "pixel_values": Axis("tile"),
+        "pixel_attention_mask": Axis("tile"),
+        "spatial_shapes": Axis("tile"),
+    }
+    media = {
+        "pixel_values": Media("tile", tolerates=frozenset({"one"})),
+        "pixel_attention_mask": Media("tile", "either", frozenset({"surplus"})),
+        "spatial_shapes": Media("tile", without="either"),
+    }
+    shapes = {
+        "pixel_values": "tile, max_patches, patch_pixels",
+        "pixel_attention_mask": "tile, max_patches",
+        "spatial_shapes": "tile, 2",
+    }
+    feature_key = "spatial_shapes"
+    loud_drops = frozenset({"pixel_attention_mask", "spatial_shapes"})
+
+    def recognises(self, inputs: Mapping[str, Any]) -> bool:
+        return inputs.get("spatial_shapes") is not None
+
+    def read(self, facts: Facts) -> Reading:
+        tiles = facts.rows("spatial_shapes")
+        features = self._features(facts)
+        images = (
+            {"image": Counts(facts.num_images, "num_images")}
+            if facts.num_images is not None
+            else {}
+        )
+        if facts.num_tiles is not None:
+            agree("num_tiles", facts.num_tiles, "pixel_values", tiles, "tile")
+            owned = Counts(facts.num_tiles, "num_tiles")
+        elif facts.samples == 1:
+            owned = Counts([tiles], "the batch has one sample")
+        else:
+            known = features is not None and facts.placeholders is not None
+            found = align(features or (), facts.placeholders or ()) if known else None
+            if found is None:
+                return Reading(images, features, {}, (ambiguous_tiles(facts, tiles, features),))
+            owned = Counts(found, f"{facts.placeholder_source} against spatial_shapes")
+        return Reading({**images, "tile": owned}, features)
+
+    def _features(self, facts: Facts) -> tuple[int, ...] | None:
+        factor = facts.hints.downsample_factor
+        if not factor:
+            return None
+        shapes = to_numpy(facts.inputs["spatial_shapes"]).tolist()  # (tile, 2)
+        return tuple(-(-height // factor) * -(-width // factor) for height, width in shapes)
+
+    def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], Facts]:
+        image = 3
+        tokens = [
+            [token for tile in range(tiles) for token in (*[image] * (1 + tile % 2), 9)]
+            for tiles in spec.sizes
+        ]
+        inputs = with_text(text(tokens, spec.images_per_sample), placeholder=image, types=False)
+        if spec.sizes:
+            grids = [(2, 2 + 2 * (tile % 2)) for tiles in spec.sizes for tile in range(tiles)]
+            inputs["pixel_values"] = numbered(len(grids), 8, 6)
+            inputs["pixel_attention_mask"] = np.array(
+                [[int(patch < height * width) for patch in range(8)] for height, width in grids],
+                dtype=np.int64,
+            )
+            inputs["spatial_shapes"] = np.array(grids, dtype=np.int64)
+        hints = Hints(model_type="lfm2_vl", image_token_id=image, downsample_factor=FACTOR)
+        return inputs, Facts(inputs, hints, spec.images_per_sample)

@@ -1,0 +1,129 @@
+"""LLaVA-OneVision: laid out as LLaVA-NeXT, and what an image becomes depends on its siblings.
+
+`pixel_values` is `(image, max_tiles, 3, height, width)` and `image_sizes` `(image, 2)`.
+`batch_num_images` has one row per sample *that has images*: `[2, 1]` for images per sample
+`[2, 0, 1]`. An image that is alone in its sample is cut into tiles and its tokens follow from its
+size ("anyres"); images with siblings become `num_image_tokens + 1` each. Read in
+`processing_llava_onevision` and `modeling_llava_onevision` of transformers 5.23.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from vlmdebug.errors import BadInput
+from vlmdebug.families.base import (
+    BatchSpec,
+    Facts,
+    Family,
+    Hints,
+    Reading,
+    ambiguous_images,
+    count_images,
+    numbered,
+    text,
+    to_numpy,
+    with_text,
+)
+from vlmdebug.layout import OWNER, Axis, Media
+from vlmdebug.plan import Counts
+
+TOKENS = 2  # of an image with siblings in synthesized batches, without the newline
+
+
+class LlavaOnevision(Family):
+    """One row per image, and one count per sample that has images."""
+
+    name = "llava_onevision"
+    models = ("llava_onevision",)
+    axes = {
+        "pixel_values": Axis("image", padded="tile"),
+        "image_sizes": Axis("image"),
+        "batch_num_images": Axis(OWNER),
+    }
+    media = {
+        "pixel_values": Media("image", tolerates=frozenset({"surplus"})),
+        "image_sizes": Media("image", "either", frozenset({"surplus"})),
+        "batch_num_images": Media("image", "either", frozenset({"surplus"})),
+    }
+    shapes = {
+        "pixel_values": "image, max_tiles, channels, height, width",
+        "image_sizes": "image, 2",
+        "batch_num_images": "sample with images",
+    }
+    feature_key = "image_sizes"
+    loud_drops = frozenset({"image_sizes"})
+
+    def recognises(self, inputs: Mapping[str, Any]) -> bool:
+        return inputs.get("batch_num_images") is not None
+
+    def read(self, facts: Facts) -> Reading:
+        owned = to_numpy(facts.inputs["batch_num_images"]).tolist()  # (sample with images,)
+        if sum(owned) != facts.rows("image_sizes"):
+            raise BadInput(
+                f"batch_num_images adds up to {sum(owned)} images, but image_sizes has "
+                f"{facts.rows('image_sizes')} rows, one per image. "
+                "The two belong to different batches or one was cut without the other. "
+                "Pass both as the processor returned them."
+            )
+        images = self._images(facts, owned)
+        if images is None:
+            found = ambiguous_images(facts, "image_sizes", sum(owned))
+            return Reading({}, ambiguities=(found,))
+        features = self._features(facts, images)
+        counts = {"image": images, OWNER: Counts([int(n > 0) for n in images], images.evidence)}
+        return Reading(counts, features, {"feature": features} if features else {})
+
+    def _images(self, facts: Facts, owned: list[int]) -> Counts | None:
+        """Images per sample: the counts in the batch, laid on the samples with placeholders."""
+        if facts.num_images is not None or facts.samples == 1:
+            images, _ = count_images(facts, "image_sizes", None)
+            if images is not None and [n for n in images if n] != owned:
+                raise BadInput(
+                    f"num_images is {list(images)}, but batch_num_images says {owned} of the "
+                    "samples that have images. Both count the same images of the same samples. "
+                    "Give num_images as the processor was given the images of each sample."
+                )
+            return images
+        if facts.placeholders is None or sum(map(bool, facts.placeholders)) != len(owned):
+            return None
+        rows = iter(owned)
+        found = [next(rows) if tokens else 0 for tokens in facts.placeholders]
+        return Counts(found, f"batch_num_images and {facts.placeholder_source}")
+
+    def _features(self, facts: Facts, images: Counts) -> tuple[int, ...] | None:
+        hints = facts.hints
+        if hints.tokens_per_image is None or not hints.features_per_tile:
+            return None
+        sizes = to_numpy(facts.inputs["image_sizes"]).tolist()  # (image, 2)
+        alone = [count == 1 for count in images for _ in range(count)]
+        anyres = hints.tokens_per_image([(height, width) for height, width in sizes])
+        return tuple(
+            tokens if single else hints.features_per_tile + 1
+            for tokens, single in zip(anyres, alone, strict=True)
+        )
+
+    def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], Facts]:
+        image = 3
+        alone = [count == 1 for count in spec.images_per_sample for _ in range(count)]
+        tokens = [
+            [image] * (2 + size if single else TOKENS + 1)
+            for size, single in zip(spec.sizes, alone, strict=True)
+        ]
+        inputs = with_text(text(tokens, spec.images_per_sample), placeholder=image, types=False)
+        if spec.sizes:
+            sizes = [(10 * size, 10 + row) for row, size in enumerate(spec.sizes)]
+            inputs["pixel_values"] = numbered(len(spec.sizes), max(spec.sizes), 3, 2, 2)
+            inputs["image_sizes"] = np.array(sizes, dtype=np.int64)
+            owned = [count for count in spec.images_per_sample if count]
+            inputs["batch_num_images"] = np.array(owned, dtype=np.int64)
+        hints = Hints(
+            model_type="llava_onevision",
+            image_token_id=image,
+            features_per_tile=TOKENS,
+            tokens_per_image=lambda sizes: [2 + height // 10 for height, _ in sizes],
+        )
+        return inputs, Facts(inputs, hints, spec.images_per_sample)

@@ -1,0 +1,71 @@
+"""Mistral 3 and its like: pixel values have one row per image, padded to the largest.
+
+`pixel_values` is `(image, 3, max_height, max_width)`; `image_sizes` is `(image, 2)`, the height and
+width of what is not padding. Every `patch_size * spatial_merge_size` square of it is one
+placeholder token; in Pixtral's processor break and end tokens part the rows, in LightOnOCR's
+nothing does. Read in `processing_pixtral` and `modeling_mistral3` of transformers 5.23. A chunk
+without images must be given no `pixel_values`: zero rows raise "expected a non-empty list of
+Tensors". Surplus rows of pixels behind those of `image_sizes` are ignored in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from vlmdebug.families.base import (
+    BatchSpec,
+    Facts,
+    Family,
+    Hints,
+    Reading,
+    numbered,
+    read_images,
+    text,
+    to_numpy,
+    with_text,
+)
+from vlmdebug.layout import Axis, Media
+
+SIDE = 2  # pixels of a feature's square in synthesized batches
+
+
+class Mistral3(Family):
+    """One row per image, padded in height and width."""
+
+    name = "mistral3"
+    models = ("mistral3", "lighton_ocr", "mistral_large4")
+    processors = ("pixtral",)
+    axes = {"pixel_values": Axis("image"), "image_sizes": Axis("image")}
+    media = {
+        "pixel_values": Media("image", tolerates=frozenset({"surplus"})),
+        "image_sizes": Media("image", without="either"),
+    }
+    shapes = {"pixel_values": "image, channels, height, width", "image_sizes": "image, 2"}
+    feature_key = "image_sizes"
+    loud_drops = frozenset({"image_sizes"})
+
+    def recognises(self, inputs: Mapping[str, Any]) -> bool:
+        pixels = inputs.get("pixel_values")
+        return inputs.get("image_sizes") is not None and getattr(pixels, "ndim", 0) == 4
+
+    def read(self, facts: Facts) -> Reading:
+        side = facts.hints.pixels_per_feature
+        features = None
+        if side is not None:
+            sizes = to_numpy(facts.inputs["image_sizes"]).tolist()  # (image, 2)
+            features = tuple((height // side) * (width // side) for height, width in sizes)
+        return read_images(facts, "image_sizes", features)
+
+    def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], Facts]:
+        image = 3
+        tokens = [[image] * size for size in spec.sizes]
+        inputs = with_text(text(tokens, spec.images_per_sample), placeholder=image, types=False)
+        if spec.sizes:
+            sizes = [(SIDE, SIDE * size) for size in spec.sizes]
+            inputs["pixel_values"] = numbered(len(spec.sizes), 3, SIDE, SIDE * max(spec.sizes))
+            inputs["image_sizes"] = np.array(sizes, dtype=np.int64)
+        hints = Hints(model_type="mistral3", image_token_id=image, pixels_per_feature=SIDE)
+        return inputs, Facts(inputs, hints, spec.images_per_sample)

@@ -1,0 +1,227 @@
+"""Models whose pixels have one row per image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vlmdebug.tiny.kin import kin
+
+_SQUARE = {"height": 56, "width": 56}
+_CROPPED = {"size": {"shortest_edge": 56}, "crop_size": _SQUARE}
+_IMAGE = {"image_token": "<image>"}
+_PINPOINTS = [[56, 112], [112, 56], [112, 112]]
+_LLAVA_PARTS = {
+    "patch_size": 14,
+    "vision_feature_select_strategy": "default",
+    "num_additional_image_tokens": 1,
+}
+_LLAVA = {"vision_feature_layer": -1, "vision_feature_select_strategy": "default"}
+_TOKENS_PER_IMAGE = 16  # patches of 14 in 56 x 56 pixels
+_NO_HEAD = {"vision_use_head": False}
+
+_GEMMA = {
+    "image_token": "<image_soft_token>",
+    "boi_token": "<start_of_image>",
+    "eoi_token": "<end_of_image>",
+}
+_GEMMA4 = {
+    "image_token": "<|image|>",
+    "boi_token": "<|image>",
+    "eoi_token": "<image|>",
+    "audio_token": "<|audio|>",
+    "boa_token": "<|audio>",
+    "eoa_token": "<audio|>",
+}
+_PIXTRAL = {
+    "image_token": "[IMG]",
+    "image_break_token": "[IMG_BREAK]",
+    "image_end_token": "[IMG_END]",
+}
+
+
+def _pixtral_images() -> tuple[str, str, dict[str, Any]]:
+    options = {"patch_size": {"height": 14, "width": 14}, "size": {"longest_edge": 112}}
+    return "pixtral.image_processing_pil_pixtral", "PixtralImageProcessorPil", options
+
+
+def _pixtral_parts() -> dict[str, Any]:
+    return {"patch_size": 14, "spatial_merge_size": 2}
+
+
+RECIPES = {
+    "vipllava": kin(
+        "vipllava",
+        processor="LlavaProcessor",
+        images=(
+            "llava.image_processing_pil_llava",
+            "LlavaImageProcessorPil",
+            {**_CROPPED, "do_pad": False},
+        ),
+        placeholder="<image>",
+        tokens=_IMAGE,
+        parts=_LLAVA_PARTS,
+        image_seq_length=_TOKENS_PER_IMAGE,
+        vision_feature_layers=[-1, -2],
+    ),
+    "paligemma": kin(
+        "paligemma",
+        processor="PaliGemmaProcessor",
+        images=("siglip.image_processing_pil_siglip", "SiglipImageProcessorPil", {"size": _SQUARE}),
+        image_attributes={"image_seq_length": _TOKENS_PER_IMAGE},
+        placeholder="<image>",
+        tokens=_IMAGE,
+        vision_config=_NO_HEAD,
+    ),
+    "janus": kin(
+        "janus",
+        processor="JanusProcessor",
+        images=(
+            "janus.image_processing_pil_janus",
+            "JanusImageProcessorPil",
+            {"size": _SQUARE, "min_size": 14},
+        ),
+        placeholder="<image_placeholder>",
+        tokens={
+            "image_token": "<image_placeholder>",
+            "boi_token": "<begin_of_image>",
+            "eoi_token": "<end_of_image>",
+        },
+        ids={"image_token_id": "<image_placeholder>"},
+        parts={"num_image_tokens": _TOKENS_PER_IMAGE},
+        vision_config={"num_image_tokens": _TOKENS_PER_IMAGE},
+        vq_config={
+            "base_channels": 32,
+            "channel_multiplier": [1, 1],
+            "num_res_blocks": 1,
+            "latent_channels": 32,
+            "num_embeddings": 16,
+            "projection_dim": 32,
+        },
+    ),
+    "deepseek_vl_hybrid": kin(
+        "deepseek_vl_hybrid",
+        processor="DeepseekVLHybridProcessor",
+        images=(
+            "deepseek_vl_hybrid.image_processing_pil_deepseek_vl_hybrid",
+            "DeepseekVLHybridImageProcessorPil",
+            {"size": _SQUARE, "high_res_size": {"height": 128, "width": 128}},
+        ),
+        placeholder="<image_placeholder>",
+        tokens={"image_token": "<image_placeholder>"},
+        parts={"num_image_tokens": _TOKENS_PER_IMAGE},
+        vision_config=_NO_HEAD,
+        high_res_vision_config={
+            "image_size": 128,
+            "patch_size": 16,
+            "output_channels": 32,
+            "global_attn_indexes": [1],
+            "window_size": 4,
+            "mlp_dim": 64,
+        },
+    ),
+    "shieldgemma2": kin(
+        "shieldgemma2",
+        # Its own processor writes the prompts, one per policy; images are laid out as Gemma 3's.
+        processor="Gemma3Processor",
+        images=("gemma3.image_processing_pil_gemma3", "Gemma3ImageProcessorPil", {"size": _SQUARE}),
+        placeholder="<start_of_image>",
+        tokens=_GEMMA,
+        ids={"image_token_index": "<image_soft_token>"},
+        parts={"image_seq_length": 4},
+        mm_tokens_per_image=4,
+        vision_config=_NO_HEAD,
+    ),
+    "mistral3": kin(
+        "mistral3",
+        processor="PixtralProcessor",
+        images=_pixtral_images(),
+        placeholder="[IMG]",
+        tokens=_PIXTRAL,
+        ids={"image_token_index": "[IMG]"},
+        parts=_pixtral_parts(),
+        spatial_merge_size=2,
+        vision_feature_layer=-1,
+        vision_config={"image_size": 112},
+    ),
+    "lighton_ocr": kin(
+        "lighton_ocr",
+        processor="LightOnOcrProcessor",
+        images=_pixtral_images(),
+        placeholder="<|image_pad|>",
+        tokens={
+            "image_token": "<|image_pad|>",
+            "image_break_token": "<|vision_pad|>",
+            "image_end_token": "<|vision_end|>",
+        },
+        parts=_pixtral_parts(),
+        spatial_merge_size=2,
+        vision_config={"image_size": 112},
+    ),
+    "mistral_large4": kin(
+        "mistral_large4",
+        processor="PixtralProcessor",
+        images=_pixtral_images(),
+        placeholder="[IMG]",
+        tokens=_PIXTRAL,
+        ids={"image_token_index": "[IMG]"},
+        parts=_pixtral_parts(),
+        spatial_merge_size=2,
+        vision_feature_layer=-1,
+        text_config={"num_key_value_heads": 2, "head_dim": 8},
+        vision_config={"image_size": 112},
+    ),
+    "gemma4_unified": kin(
+        "gemma4_unified",
+        processor="Gemma4UnifiedProcessor",
+        images=(
+            "gemma4_unified.image_processing_gemma4_unified",
+            "Gemma4UnifiedImageProcessor",
+            {"max_soft_tokens": 70},
+        ),
+        placeholder="<|image|>",
+        tokens=_GEMMA4,
+        unnamed=["<|video|>"],
+        parts={"video_processor": None, "feature_extractor": None},
+        audio_config=None,
+        text_config={
+            "num_kv_shared_layers": 0,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+        vision_config={"patch_size": 16, "mm_embed_dim": 32, "output_proj_dims": 32},
+    ),
+    "llava_next_video": kin(
+        "llava_next_video",
+        processor="LlavaNextVideoProcessor",
+        images=(
+            "llava_next.image_processing_pil_llava_next",
+            "LlavaNextImageProcessorPil",
+            {**_CROPPED, "image_grid_pinpoints": _PINPOINTS},
+        ),
+        placeholder="<image>",
+        tokens={**_IMAGE, "video_token": "<video>"},
+        parts={**_LLAVA_PARTS, "video_processor": None},
+        image_grid_pinpoints=_PINPOINTS,
+        image_seq_length=_TOKENS_PER_IMAGE,
+        **_LLAVA,
+    ),
+    "llava_onevision": kin(
+        "llava_onevision",
+        processor="LlavaOnevisionProcessor",
+        images=(
+            "llava_onevision.image_processing_pil_llava_onevision",
+            "LlavaOnevisionImageProcessorPil",
+            {"size": _SQUARE, "image_grid_pinpoints": _PINPOINTS},
+        ),
+        placeholder="<image>",
+        tokens={**_IMAGE, "video_token": "<video>"},
+        parts={
+            "num_image_tokens": _TOKENS_PER_IMAGE,
+            "vision_feature_select_strategy": "full",
+            "video_processor": None,
+        },
+        image_grid_pinpoints=_PINPOINTS,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+        vision_config=_NO_HEAD,
+    ),
+}

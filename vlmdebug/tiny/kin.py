@@ -1,0 +1,163 @@
+"""Recipes by table: the sizes that most configs of transformers name alike, set small.
+
+A model's config is made from its own class; every field of it, and of the configs inside it,
+that is a size known here gets a toy value, and the recipe adds what is special. So a recipe
+says only in what a model differs from its kin.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from vlmdebug.tiny.processors import image_only
+from vlmdebug.tiny.registry import Recipe
+from vlmdebug.tiny.tokenizer import train_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+# Two layers of width 32 that see 56 x 56 pixels; the names are those of upstream's configs.
+_SIZES: dict[str, Any] = {
+    **dict.fromkeys(["hidden_size", "embed_dim", "d_model", "out_hidden_size"], 32),
+    **dict.fromkeys(["projection_dim", "projector_hidden_size", "projection_hidden_size"], 32),
+    **dict.fromkeys(["intermediate_size", "encoder_ffn_dim", "decoder_ffn_dim"], 64),
+    **dict.fromkeys(["num_hidden_layers", "num_layers", "depth", "encoder_layers"], 2),
+    **dict.fromkeys(["num_attention_heads", "num_heads", "encoder_attention_heads"], 2),
+    **dict.fromkeys(["head_dim", "global_head_dim", "linear_key_head_dim"], 16),
+    **dict.fromkeys(["linear_value_head_dim", "linear_head_dim", "index_head_dim"], 16),
+    **dict.fromkeys(["linear_num_key_heads", "linear_num_value_heads", "linear_num_heads"], 2),
+    **dict.fromkeys(["num_experts", "num_local_experts", "n_routed_experts"], 4),
+    **dict.fromkeys(["moe_intermediate_size", "shared_expert_intermediate_size"], 16),
+    **dict.fromkeys(["kv_lora_rank", "q_lora_rank", "qk_nope_head_dim", "v_head_dim"], 16),
+    **dict.fromkeys(["n_group", "topk_group", "n_shared_experts", "first_k_dense_replace"], 1),
+    "num_key_value_heads": 1,
+    "num_experts_per_tok": 2,
+    "qk_rope_head_dim": 8,
+    "num_position_embeddings": 64,
+    "sliding_window": 64,
+    "image_size": 56,
+    "patch_size": 14,
+    "mlp_ratio": 2.0,
+    # As in `models.text_config`: wider than upstream's, so that a wrong image shows.
+    "initializer_range": 0.1,
+}
+_TEXT_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
+
+
+def kin(
+    model_type: str,
+    *,
+    processor: str,
+    images: tuple[str, str, Mapping[str, Any]],
+    image_attributes: Mapping[str, Any] | None = None,
+    placeholder: str,
+    tokens: Mapping[str, str] | None = None,
+    unnamed: Sequence[str] = (),
+    ids: Mapping[str, str] | None = None,
+    model: str | None = None,
+    call: Mapping[str, Any] | None = None,
+    text: Callable[[str], str] | None = None,
+    parts: Mapping[str, Any] | None = None,
+    cast: bool = False,
+    **special: Any,
+) -> Recipe:
+    """The recipe of a model that is built like its kin.
+
+    Args:
+        model_type: As in its config; class and sub-configs are found by it.
+        processor: Name of its processor class in transformers.
+        images: Module below `transformers.models`, class and options of its image processor.
+        image_attributes: What is set on the image processor where its class takes no such option.
+        placeholder: As in `Recipe`.
+        tokens: Special tokens that the tokenizer names, by attribute.
+        unnamed: Special tokens known by their text alone.
+        ids: Fields of the config that hold a token's id, where the processor does not tell.
+        model: Name of the model class, where the mapping's name is not it.
+        call: As in `Recipe`.
+        text: As in `Recipe`.
+        cast: As in `Recipe`.
+        parts: Further arguments of the processor.
+        **special: Fields of the config; a mapping for each config inside it.
+    """
+
+    def make_processor() -> Any:
+        import transformers
+
+        module, name, options = images
+        image_class = getattr(importlib.import_module(f"transformers.models.{module}"), name)
+        image_processor = image_class(**options)
+        for attribute, value in (image_attributes or {}).items():
+            setattr(image_processor, attribute, value)
+        return image_only(
+            getattr(transformers, processor),
+            image_processor=image_processor,
+            tokenizer=train_tokenizer(tokens or {}, unnamed=unnamed),
+            **(parts or {}),
+        )
+
+    def make_model(made: Any) -> Any:
+        import torch
+        import transformers
+        from transformers import CONFIG_MAPPING, AutoModelForImageTextToText
+
+        config_class = CONFIG_MAPPING[model_type]
+        named = {
+            **_token_ids(config_class, made),
+            **{field: made.tokenizer.convert_tokens_to_ids(t) for field, t in (ids or {}).items()},
+        }
+        config = small(config_class, made.tokenizer, **named, **special)
+        if model is not None:
+            return getattr(transformers, model)(config)
+        return AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+
+    return Recipe(placeholder, make_processor, make_model, call or {}, text, cast)
+
+
+def small(
+    config_class: type[PreTrainedConfig], tokenizer: PreTrainedTokenizerBase, **special: Any
+) -> PreTrainedConfig:
+    """Make a `config_class` with toy sizes; `special` wins, and goes into configs inside too."""
+    names = _fields(config_class)
+    chosen = {name: size for name, size in _SIZES.items() if name in names}
+    if "vocab_size" in names:
+        chosen["vocab_size"] = len(tokenizer)
+    chosen |= {name: getattr(tokenizer, name) for name in _TEXT_IDS if name in names}
+    inside: Any = config_class.sub_configs or {}
+    for name, inner in inside.items():
+        own = special.pop(name, {})
+        chosen[name] = (
+            None if own is None else _small_inside(config_class, name, inner, tokenizer, dict(own))
+        )
+    return config_class(**{**chosen, **special})
+
+
+def _small_inside(outer: Any, name: str, inner: Any, tokenizer: Any, own: dict[str, Any]) -> Any:
+    """The config inside: of its class, or, where any is allowed, the named or the default one."""
+    from transformers import CONFIG_MAPPING
+
+    model_type = own.pop("model_type", None)
+    if inner.__name__ == "AutoConfig":
+        inner = CONFIG_MAPPING[model_type] if model_type else type(getattr(outer(), name))
+    return small(inner, tokenizer, **own)
+
+
+def _fields(config_class: type) -> set[str]:
+    names: set[str] = set()
+    for cls in config_class.__mro__:
+        names |= set(vars(cls).get("__annotations__", {}))
+        if "__init__" in vars(cls):
+            names |= set(inspect.signature(cls.__init__).parameters)
+    return names
+
+
+def _token_ids(config_class: type, processor: Any) -> dict[str, int]:
+    """The config's token ids that the processor knows by the same name."""
+    found: dict[str, int] = {}
+    for field in _fields(config_class) - set(_TEXT_IDS):
+        known = getattr(processor, field.replace("_token_index", "_token_id"), None)
+        if field.endswith(("_token_id", "_token_index")) and isinstance(known, int):
+            found[field] = known
+    return found
