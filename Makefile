@@ -1,7 +1,7 @@
 # Every target sets up what it needs: Python 3.11 or newer and make are enough.
 # ARGS goes to the tool: make test ARGS="-k layout -x".
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-trl lint lab bench clean
+.PHONY: help demo test test-trl coverage lint lab bench clean
 
 export HF_HUB_OFFLINE := 1
 export TRANSFORMERS_OFFLINE := 1
@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 BIN := .venv/bin
 
 help: ## Show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
 demo: .venv/.with-torch,plot ## The story of one real bug, on tiny real models
 	@$(BIN)/python -m vlmdebug demo $(ARGS)
@@ -21,6 +21,9 @@ test: .venv/.with-torch,plot,notebook,trl,test .venv/.torchvision ## All tests
 
 test-trl: .venv/.with-torch,plot,notebook,trl,test ## Several TRL releases on trial, minutes
 	$(BIN)/python tools/trl_releases.py $(ARGS)
+
+coverage: .venv/.with-torch,plot,notebook,trl,test .venv/.torchvision ## Run every architecture of transformers anew
+	$(BIN)/python tools/coverage.py
 
 lint: .venv/.with-torch,plot,notebook,trl,test,dev ## Format, lint and types
 	$(BIN)/ruff format --check .
@@ -52,7 +55,7 @@ clean: ## Remove what make made
 # and without its compiled part, which wants CUDA: see tests/architectures.py.
 .venv/.torchvision: constraints.txt | .venv/.made
 	@$(BIN)/python -m pip install -qq --no-deps --upgrade --target .venv/torchvision \
-		"$$(grep '^torchvision==' constraints.txt)"
+		$$(grep -E '^(timm|torchvision)==' constraints.txt)
 	@touch $@
 
 # One stamp per set of extras, named after them.

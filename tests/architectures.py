@@ -1,10 +1,10 @@
 """Which architectures a run judges, and torchvision for those that need it.
 
-Twelve image processors of transformers exist for torchvision alone. Its wheel is built for
-CUDA: beside a CPU build of torch its compiled operators do not load, and the import fails where
-Python code is registered for them. Image processors use none of these operators. So `make` lays
-the real torchvision in a folder of its own, and a run that is pointed at it declares the names
-of the operators and goes on with torchvision's own code.
+Some image processors of transformers exist for torchvision alone, and timm's vision towers import
+it. Its wheel is built for CUDA: beside a CPU build of torch its compiled operators do not load,
+and the import fails where Python code is registered for them. Image processors use none of these
+operators. So `make` lays the real torchvision, and timm, in a folder of its own, and a run that
+is pointed at it declares the names of the operators and goes on with torchvision's own code.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 FOLDER = Path(sys.prefix) / "torchvision"
@@ -39,11 +40,12 @@ def use_torchvision() -> None:
 _KEPT: list = []  # a library forgets its operators when it is collected
 
 
-def architectures() -> tuple[str, ...]:
-    """All that can be built here; those that need torchvision, in the run made for them."""
+def architectures(names: Iterable[str] | None = None) -> tuple[str, ...]:
+    """Those that can be built here; those that need torchvision, in the run made for them."""
     from vlmdebug import tiny
-    from vlmdebug.tiny.registry import NEED_TORCHVISION
+    from vlmdebug.tiny.registry import NEEDS
 
-    if VARIABLE not in os.environ:
-        return tuple(family for family in tiny.families() if family not in NEED_TORCHVISION)
-    return tuple(family for family in tiny.families() if family in NEED_TORCHVISION)
+    asked = VARIABLE in os.environ
+    return tuple(
+        name for name in (tiny.families() if names is None else names) if (name in NEEDS) == asked
+    )

@@ -13,6 +13,8 @@ from collections import Counter
 import pytest
 import torch
 from architectures import REFUSES_TEXT, architectures
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import vlmdebug as vd
 from vlmdebug import slicers
@@ -22,6 +24,17 @@ from vlmdebug.tiny import registry
 SIZES = [(200, 100), (100, 200), (160, 160), (100, 300)]
 # Tiles that stand in runs of their own, or beside each other: nothing says whose image they are.
 NOT_TOLD = {"aya_vision", "ovis2", "cohere2_vision", "llama4", "lfm2_vl", "aria"}
+# One or two of each layout, where the run has them.
+DRAWN = [
+    name
+    for name in architectures()
+    if name
+    in (
+        *("gemma4", "qwen2_5_vl", "qwen3_vl", "glm4v", "video_llama_3", "idefics3", "smolvlm"),
+        *("idefics2", "mllama", "internvl", "ovis2", "llava_next", "llava_onevision", "llava"),
+        *("gemma3", "lighton_ocr", "lfm2_vl", "mistral3", "llama4", "kimi_k25", "nemotron_h_omni"),
+    )
+]
 CLOSE = 1e-4  # rounding between a whole batch and a chunk; a wrong image moves logits by 0.1 and up
 
 
@@ -100,6 +113,36 @@ def test_synthesized_batch_has_the_layout_of_the_real_one(family, built):
         assert made.inputs[key].is_floating_point() == real.inputs[key].is_floating_point()
     assert set(real.layout.media) - known.optional == set(made.layout.media) - known.optional
     assert set(made.counts) | ({"image"} if family in NOT_TOLD else set()) >= set(real.counts)
+
+
+@st.composite
+def real_batches(draw):
+    """What a real processor makes of drawn images: any counts, any sizes, either padding side."""
+    family = draw(st.sampled_from(DRAWN))
+    images = draw(st.lists(st.integers(0, 3), min_size=1, max_size=4).filter(any))
+    side = st.integers(40, 260)
+    sizes = draw(st.lists(st.tuples(side, side), min_size=sum(images), max_size=sum(images)))
+    padding = draw(st.sampled_from(["left", "right"]))
+    return family, images, sizes, padding
+
+
+@pytest.mark.slow
+@settings(max_examples=120, deadline=None, derandomize=True, database=None)
+@given(real_batches())
+def test_any_counts_and_sizes_are_read_and_cut_rightly(built, drawn):
+    family, images, sizes, side = drawn
+    model, processor = built[family]
+    inputs = vd.tiny.batch(
+        family, images, sizes=sizes, padding_side=side, texts=["Look."] * len(images)
+    )
+    needed = images if family in NOT_TOLD else None
+    batch = vd.read_batch(inputs, processor=processor, config=model.config, num_images=needed)
+
+    assert list(batch.counts["image"]) == images
+    assert vd.check(batch).ok
+    for chunk_size in range(1, len(images) + 1):
+        proof = vd.prove(lambda _, size: batch.chunks(size), batch, model, chunk_size=chunk_size)
+        assert proof.ok, proof
 
 
 # --- sabotage ------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ MEDIA_KEYS = {
         [
             *("internvl", "aya_vision", "ovis2", "qianfan_ocr", "cohere2_vision", "llama4"),
             *("llava", "deepseek_vl", "gemma3", "vipllava", "paligemma", "janus", "shieldgemma2"),
+            *("gemma3n", "fast_vlm", "video_llava"),
         ],
         {"pixel_values"},
     ),
@@ -64,7 +65,8 @@ MEDIA_KEYS = {
 # Every image becomes as many placeholder tokens.
 CONSTANT = {
     *("llava", "deepseek_vl", "gemma3", "idefics2", "mllama", "vipllava", "paligemma", "janus"),
-    *("deepseek_vl_hybrid", "shieldgemma2", "aria"),
+    *("deepseek_vl_hybrid", "shieldgemma2", "aria", "gemma3n", "fast_vlm"),
+    "video_llava",
 }
 TOKEN_TYPES = {
     *("gemma4", "gemma4_unified", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "glm4v"),
@@ -78,6 +80,7 @@ IGNORE_TYPES = {"glm5_next"}  # takes them, and computes the same without
 OTHER_KEYS = {
     "gemma3": {"token_type_ids"},
     "shieldgemma2": {"token_type_ids"},
+    "gemma3n": {"token_type_ids"},
     "paligemma": {"token_type_ids", "labels"},
     "ernie4_5_vl_moe": {"moe_mm_token_type_ids"},
 }
@@ -138,7 +141,7 @@ def test_model_is_tiny_and_in_eval_mode(family, built):
     assert not model.training
     assert 16 <= text.hidden_size <= 64
     assert text.num_hidden_layers <= (4 if family == "nemotron_h_omni" else 2)
-    assert sum(weight.numel() for weight in model.parameters()) < 1_000_000
+    assert sum(weight.numel() for weight in model.parameters()) < 1_500_000
 
 
 def test_equal_seeds_give_equal_weights(family, built):

@@ -9,7 +9,7 @@ import sys
 import pytest
 from architectures import FOLDER, VARIABLE
 
-MODULES = ("test_tiny.py", "test_families.py", "test_probe.py")
+MODULES = ("test_tiny.py", "test_families.py", "test_probe.py", "test_coverage.py")
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--out", type=Path, help="write the code here instead of printing it")
     export.set_defaults(run=_export)
 
-    families = commands.add_parser("families", help="the layouts that are known")
+    families = commands.add_parser("families", help="the layouts that are known, and how well")
     families.set_defaults(run=_families)
     return parser
 
@@ -247,11 +248,36 @@ def _export(options: argparse.Namespace) -> int:
 
 def _families(options: argparse.Namespace) -> int:
     from vlmdebug.families import FAMILIES
+    from vlmdebug.families.coverage import read_coverage
 
+    without = {"omit": "left out", "either": "left out or empty", "keep": "kept"}
     for family in FAMILIES.values():
-        print(f"{family.name}  (config.model_type {', '.join(family.models)})")
+        print(family.name)
+        print(_wrapped(f"config.model_type: {', '.join(family.models)}"))
         for key, axis in family.axes.items():
-            without = {"omit": "left out", "either": "left out or empty", "keep": "kept"}
             media = family.media[key]
             print(f"  {key}: {axis}; without images {without[media.without]}")
+    coverage = read_coverage()
+    print(f"\n{textwrap.fill(str(coverage), 80)}")
+    print(
+        f"\nProven: chunks give the whole batch's logits.\n{_wrapped(', '.join(coverage.proven))}"
+    )
+    print("\nProbed: the processor was run, the model not proven.")
+    for name, (axes, reason) in coverage.probed.items():
+        rows = "; ".join(f"{key}: {axis}" for key, axis in axes.items())
+        print(_wrapped(f"{name}: {rows}. {_sentence(reason)}"))
+    print("\nNot covered:")
+    for reason in dict.fromkeys(coverage.not_covered.values()):
+        names = [name for name, why in coverage.not_covered.items() if why == reason]
+        print(_wrapped(f"{', '.join(names)}: {reason}."))
     return OK
+
+
+def _wrapped(line: str) -> str:
+    return textwrap.fill(
+        line, 80, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
+    )
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."

@@ -38,6 +38,8 @@ class Axis:
     padded: str | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
+        if self.unit == "ambiguous":
+            return "no reading fits"
         text = f"one row per {self.unit}" if self.unit != "batch" else "not cut"
         if self.dim:
             text += f" on dim {self.dim}"

@@ -46,6 +46,9 @@ class Llava(Family):
         "deepseek_vl_hybrid",
         "shieldgemma2",
         "aria",
+        "gemma3n",
+        "fast_vlm",
+        "video_llava",
     )
     axes = {
         "pixel_values": Axis("image"),
@@ -65,7 +68,11 @@ class Llava(Family):
     optional = frozenset({"high_res_pixel_values", "pixel_mask"})
     feature_key = "pixel_values"
     loud_drops = frozenset({"high_res_pixel_values"})
-    variants = {"paligemma": {"causal": False}}
+    variants = {
+        "paligemma": {"causal": False},
+        # A tower of convolutions takes zero rows.
+        "fast_vlm": {"media": {"pixel_values": Media("image", without="either")}},
+    }
     sizes = (1,)
 
     def recognises(self, inputs: Mapping[str, Any]) -> bool:

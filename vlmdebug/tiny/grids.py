@@ -405,21 +405,4 @@ RECIPES = {
         },
         vision_config={"video_temporal_patch_size": 2, "patch_size": 16},
     ),
-    "hunyuan_vl": kin(
-        "hunyuan_vl",
-        processor="HunYuanVLProcessor",
-        images=(
-            "hunyuan_vl.image_processing_pil_hunyuan_vl",
-            "HunYuanVLImageProcessorPil",
-            {},
-        ),
-        placeholder="<img_start><img_pad><img_end>",
-        tokens={
-            "image_token": "<img_pad>",
-            "image_start_token": "<img_start>",
-            "image_end_token": "<img_end>",
-        },
-        text_config=_rope([2, 2, 2, 2]),
-        vision_config={"text_hidden_size": 32, "patch_size": 16},
-    ),
 }

@@ -204,6 +204,26 @@ RECIPES = {
         image_seq_length=_TOKENS_PER_IMAGE,
         **_LLAVA,
     ),
+    "video_llava": kin(
+        "video_llava",
+        processor="VideoLlavaProcessor",
+        images=(
+            "video_llava.image_processing_video_llava",
+            "VideoLlavaImageProcessor",
+            {"size": {"shortest_edge": 56}, "crop_size": _SQUARE},
+        ),
+        placeholder="<image>",
+        tokens={**_IMAGE, "video_token": "<video>"},
+        parts={
+            "video_processor": None,
+            "patch_size": 14,
+            "vision_feature_select_strategy": "default",
+            "num_additional_image_tokens": 1,
+        },
+        call={"return_legacy_image_output": False},
+        image_seq_length=_TOKENS_PER_IMAGE,
+        **_LLAVA,
+    ),
     "llava_onevision": kin(
         "llava_onevision",
         processor="LlavaOnevisionProcessor",

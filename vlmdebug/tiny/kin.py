@@ -79,23 +79,21 @@ def kin(
         call: As in `Recipe`.
         text: As in `Recipe`.
         cast: As in `Recipe`.
-        parts: Further arguments of the processor.
+        parts: Further arguments of the processor; a part of it as `images` names one.
         **special: Fields of the config; a mapping for each config inside it.
     """
 
     def make_processor() -> Any:
         import transformers
 
-        module, name, options = images
-        image_class = getattr(importlib.import_module(f"transformers.models.{module}"), name)
-        image_processor = image_class(**options)
+        image_processor = _made(images)
         for attribute, value in (image_attributes or {}).items():
             setattr(image_processor, attribute, value)
         return image_only(
             getattr(transformers, processor),
             image_processor=image_processor,
             tokenizer=train_tokenizer(tokens or {}, unnamed=unnamed),
-            **(parts or {}),
+            **{name: _made(part) for name, part in (parts or {}).items()},
         )
 
     def make_model(made: Any) -> Any:
@@ -114,6 +112,14 @@ def kin(
         return AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
 
     return Recipe(placeholder, make_processor, make_model, call or {}, text, cast)
+
+
+def _made(part: Any) -> Any:
+    """The part itself, or the object that `(module, class, options)` describes."""
+    if not isinstance(part, tuple):
+        return part
+    module, name, options = part
+    return getattr(importlib.import_module(f"transformers.models.{module}"), name)(**options)
 
 
 def small(

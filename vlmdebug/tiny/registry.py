@@ -70,27 +70,41 @@ _RECIPES = {
         "gemma4_unified",
         "llava_next_video",
         "llava_onevision",
+        "video_llava",
     ),
     "tile_rows": ("qianfan_ocr", "cohere2_vision", "llama4", "lfm2_vl", "aria"),
+    "timm_towers": ("gemma3n", "fast_vlm"),
 }
 _MODULES = {family: module for module, families in _RECIPES.items() for family in families}
-# Families whose image processor upstream has for torchvision alone.
-NEED_TORCHVISION = frozenset(
-    [
-        "cohere2_vision",
-        "gemma4_unified",
-        "inkling2",
-        "kimi_k25",
-        "lfm2_vl",
-        "llama4",
-        "minimax_m3_vl",
-        "mistral3",
-        "mistral_large4",
-        "muse_glimmer",
-        "muse_spark",
-        "nemotron_h_omni",
-    ]
-)
+# Packages beside torch and transformers that a family cannot be built without: image processors
+# that upstream has for torchvision alone, and timm's vision towers.
+NEEDS = {
+    **dict.fromkeys(
+        [
+            "cohere2_vision",
+            "gemma4_unified",
+            "inkling2",
+            "kimi_k25",
+            "lfm2_vl",
+            "llama4",
+            "minimax_m3_vl",
+            "mistral3",
+            "mistral_large4",
+            "muse_glimmer",
+            "muse_spark",
+            "nemotron_h_omni",
+            # Not proven, but probed.
+            "minicpm_ocr",
+            "minicpmv4_6",
+            "minicpmv4_7",
+            "molmo2",
+            "step3p7",
+            "unlimited_ocr",
+        ],
+        ("torchvision",),
+    ),
+    **dict.fromkeys(["gemma3n", "fast_vlm"], ("timm", "torchvision")),
+}
 
 
 @dataclass(frozen=True)
@@ -120,15 +134,13 @@ class Recipe:
 def families() -> tuple[str, ...]:
     """Return the names that `build` and `batch` accept here.
 
-    Some image processors of transformers need torchvision; without it, their families are left
-    out.
+    Some image processors of transformers need torchvision, some models timm; without these,
+    their families are left out.
 
     >>> "gemma4" in families()
     True
     """
-    if importlib.util.find_spec("torchvision") is not None:
-        return tuple(_MODULES)
-    return tuple(family for family in _MODULES if family not in NEED_TORCHVISION)
+    return tuple(family for family in _MODULES if not _missing(family))
 
 
 def known() -> tuple[str, ...]:
@@ -144,11 +156,16 @@ def find_recipe(family: str) -> Recipe:
     return module.RECIPES[family]
 
 
+def _missing(family: str) -> list[str]:
+    return [name for name in NEEDS.get(family, ()) if importlib.util.find_spec(name) is None]
+
+
 def _unknown(family: object) -> str:
-    if family in tuple(NEED_TORCHVISION):
+    if family in tuple(_MODULES):
+        missing = " and ".join(_missing(str(family)))
         return (
-            f"The image processor of {family!r} needs torchvision, which is not installed. "
-            "Without it transformers cannot build the processor. Install torchvision."
+            f"{family!r} needs {missing}, not installed here. "
+            f"Without it transformers cannot build the model and its processor. Install {missing}."
         )
     close = difflib.get_close_matches(str(family), families(), n=1, cutoff=0.5)
     hint = f"Did you mean {close[0]!r}? " if close else ""

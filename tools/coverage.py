@@ -1,0 +1,126 @@
+"""Run every image-text-to-text architecture of transformers: `make coverage`.
+
+Writes `vlmdebug/families/coverage.json`. An architecture is *proven* if its tiny model gives the
+same logits for every chunk size as for the whole batch, text-only samples among them; *probed* if
+its processor could be run on samples alone and together; else *not covered*, with the reason
+below. An architecture that no list and no reason knows ends the run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+os.environ["VLMDEBUG_TORCHVISION"] = "1"
+
+from architectures import use_torchvision  # noqa: E402
+
+# Why a model is not proven, though its processor is probed.
+UNPROVEN = {
+    "hunyuan_vl": "the model numbers the images of a whole call and puts the numbers into its "
+    "positions, so that a chunk's logits differ however it is cut",
+    "diffusion_gemma": "it denoises a block, and its logits are not those of the input tokens",
+    "t5gemma2": "it is an encoder and a decoder, whose logits are not those of the input tokens",
+    "chameleon": "images become tokens of a VQ model; no tiny one yet",
+    "emu3": "images become tokens of a VQ model; no tiny one yet",
+    "molmo2": "image_token_pooling holds indices into the whole batch, which cutting rows breaks",
+    **dict.fromkeys(
+        ["minicpmv4_6", "minicpmv4_7", "minicpm_ocr"],
+        "slices of all images lie one after another on the last dimension of pixel_values",
+    ),
+}
+NO_MODEL = "no tiny model yet"
+
+ONE_IMAGE = "it takes one image per sample, and a row of pixels is a row of text"
+NOT_COVERED = {
+    **dict.fromkeys(
+        [
+            *("blip", "blip-2", "instructblip", "git", "kosmos-2", "kosmos-2.5", "pix2struct"),
+            *("pp_formulanet", "pp_chart2table", "udop", "vision-encoder-decoder"),
+            *("florence2", "got_ocr2"),
+        ],
+        ONE_IMAGE,
+    ),
+    "instructblipvideo": "it takes one video per sample and no images",
+    "pi0": "it takes the cameras of a robot, as many for every sample",
+    "evolla": "it takes proteins, not images",
+    "mistral4": "it takes no images",
+    "fuyu": "its processor returns a list of images without counts",
+    "perception_lm": "its processor cannot batch images of different numbers of tiles",
+    "inkling_mm_model": "its model needs scipy",
+}
+BATCHES = ((2, 0, 1), (1, 2, 1, 0))
+
+
+def prove(model_type: str) -> str | None:
+    """Name of its layout family, or None if some chunk's logits are not the whole batch's."""
+    import vlmdebug as vd
+
+    model, processor = vd.tiny.build(model_type)
+    for images in BATCHES:
+        inputs = vd.tiny.batch(model_type, images, processor=processor)
+        batch = vd.read_batch(inputs, processor=processor, config=model.config, num_images=images)
+
+        def by_plan(_: Any, chunk_size: int, batch: Any = batch) -> Any:
+            return batch.chunks(chunk_size)
+
+        for chunk_size in range(1, len(images) + 1):
+            proof = vd.prove(by_plan, batch, model, chunk_size=chunk_size)
+            if not proof.ok:
+                print(f"{model_type}: {proof}", file=sys.stderr)
+                return None
+    return batch.layout.family
+
+
+def probe(model_type: str) -> dict[str, str]:
+    """What a row of each media key counts."""
+    import vlmdebug as vd
+    from vlmdebug.families.read import TOKEN_KEYS
+    from vlmdebug.tiny.unproven import RECIPES
+
+    recipe = RECIPES[model_type]
+    axes = vd.probe(recipe.processor(), placeholder=recipe.placeholder).axes
+    return {key: str(axis) for key, axis in axes.items() if key not in TOKEN_KEYS}
+
+
+def main() -> None:
+    """Run all of them and write the file."""
+    use_torchvision()
+    import transformers
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as architectures,
+    )
+
+    from vlmdebug import tiny
+    from vlmdebug.families.coverage import FILE
+    from vlmdebug.tiny.unproven import RECIPES
+
+    found: dict[str, Any] = {
+        "transformers": transformers.__version__,
+        "proven": {},
+        "probed": {},
+        "not covered": {},
+    }
+    for name in sorted(architectures):
+        family = prove(name) if name in tiny.families() else None
+        if family is not None:
+            found["proven"][name] = family
+        elif name in RECIPES:
+            found["probed"][name] = [probe(name), UNPROVEN.get(name, NO_MODEL)]
+        elif name in NOT_COVERED:
+            found["not covered"][name] = NOT_COVERED[name]
+        else:
+            sys.exit(f"{name} is new: add a recipe to vlmdebug/tiny, or a reason to {__file__}")
+    FILE.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    from vlmdebug.families.coverage import read_coverage
+
+    print(read_coverage())
+
+
+if __name__ == "__main__":
+    main()

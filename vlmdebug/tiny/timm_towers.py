@@ -1,0 +1,70 @@
+"""Models whose vision tower is timm's; timm needs torchvision."""
+
+from __future__ import annotations
+
+from vlmdebug.tiny.kin import kin
+
+_SQUARE = {"height": 64, "width": 64}
+_GEMMA = {
+    "image_token": "<image_soft_token>",
+    "boi_token": "<start_of_image>",
+    "eoi_token": "<end_of_image>",
+    "audio_token": "<audio_soft_token>",
+    "boa_token": "<start_of_audio>",
+    "eoa_token": "<end_of_audio>",
+}
+
+RECIPES = {
+    "gemma3n": kin(
+        "gemma3n",
+        processor="Gemma3nProcessor",
+        images=("siglip.image_processing_pil_siglip", "SiglipImageProcessorPil", {"size": _SQUARE}),
+        placeholder="<image_soft_token>",
+        tokens=_GEMMA,
+        parts={"feature_extractor": None, "image_seq_length": 256, "audio_seq_length": 8},
+        vision_soft_tokens_per_image=256,
+        audio_soft_tokens_per_image=8,
+        text_config={
+            "layer_types": ["sliding_attention", "full_attention"],
+            "num_kv_shared_layers": 0,
+            "hidden_size_per_layer_input": 8,
+            "vocab_size_per_layer_input": 400,
+            "laurel_rank": 8,
+            "altup_num_inputs": 2,
+            "activation_sparsity_pattern": [0.0, 0.0],
+        },
+        # The released tower's kind, made thin; like it, it cannot take zero rows.
+        vision_config={
+            "architecture": "mobilenetv5_base",
+            "model_args": {"channel_multiplier": 0.02},
+            "hidden_size": 2048,
+            "vocab_size": 8,
+            "vocab_offset": 400,
+        },
+        audio_config={
+            "vocab_size": 8,
+            "vocab_offset": 408,
+            "conf_num_attention_heads": 2,
+            "conf_num_hidden_layers": 1,
+            "sscp_conv_channel_size": [8, 8],
+        },
+    ),
+    "fast_vlm": kin(
+        "fast_vlm",
+        processor="LlavaProcessor",
+        images=(
+            "clip.image_processing_pil_clip",
+            "CLIPImageProcessorPil",
+            {"size": {"shortest_edge": 64}, "crop_size": _SQUARE},
+        ),
+        placeholder="<image>",
+        tokens={"image_token": "<image>"},
+        parts={
+            "patch_size": 32,
+            "vision_feature_select_strategy": "default",
+            "num_additional_image_tokens": 1,
+        },
+        image_seq_length=4,
+        vision_config={"architecture": "test_resnet", "hidden_size": 96},
+    ),
+}

@@ -1,0 +1,230 @@
+"""Processors of models that are not proven here; why, stands in `REASONS`.
+
+They are built and probed, so that their layout is known from the values they return.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vlmdebug.tiny.kin import kin
+
+_SQUARE = {"height": 56, "width": 56}
+_IMAGE = {"image_token": "<image>"}
+_PINPOINTS = [[56, 112], [112, 56], [112, 112]]
+_GEMMA4 = {
+    "image_token": "<|image|>",
+    "boi_token": "<|image>",
+    "eoi_token": "<image|>",
+    "audio_token": "<|audio|>",
+    "boa_token": "<|audio>",
+    "eoa_token": "<audio|>",
+}
+_MINICPM = {
+    "image_token": "<unk_img>",
+    "video_token": "<video>",
+    "image_start_token": "<image>",
+    "image_end_token": "</image>",
+    "slice_start_token": "<slice>",
+    "slice_end_token": "</slice>",
+    "image_id_start_token": "<image_id>",
+    "image_id_end_token": "</image_id>",
+}
+
+
+def _minicpm(
+    model_type: str, processor: str, images: tuple[str, str], video: tuple[str, str]
+) -> Any:
+    return kin(
+        model_type,
+        processor=processor,
+        images=(*images, {}),
+        placeholder="<unk_img>",
+        tokens=_MINICPM,
+        parts={"video_processor": (*video, {})},
+    )
+
+
+RECIPES = {
+    "hunyuan_vl": kin(
+        "hunyuan_vl",
+        processor="HunYuanVLProcessor",
+        images=("hunyuan_vl.image_processing_pil_hunyuan_vl", "HunYuanVLImageProcessorPil", {}),
+        placeholder="<img_start><img_pad><img_end>",
+        tokens={
+            "image_token": "<img_pad>",
+            "image_start_token": "<img_start>",
+            "image_end_token": "<img_end>",
+        },
+        text_config={
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "mrope_section": [2, 2, 2, 2],
+            }
+        },
+        vision_config={"text_hidden_size": 32, "patch_size": 16},
+    ),
+    "diffusion_gemma": kin(
+        "diffusion_gemma",
+        processor="Gemma4Processor",
+        images=(
+            "gemma4.image_processing_pil_gemma4",
+            "Gemma4ImageProcessorPil",
+            {"max_soft_tokens": 70},
+        ),
+        placeholder="<|image|>",
+        tokens=_GEMMA4,
+        unnamed=["<|video|>"],
+        parts={"video_processor": None, "feature_extractor": None},
+        text_config={"top_k_experts": 2},
+        vision_config={"patch_size": 16},
+    ),
+    "granite4_vision": kin(
+        "granite4_vision",
+        processor="Granite4VisionProcessor",
+        images=(
+            "llava_next.image_processing_pil_llava_next",
+            "LlavaNextImageProcessorPil",
+            {
+                "size": {"shortest_edge": 56},
+                "crop_size": _SQUARE,
+                "image_grid_pinpoints": _PINPOINTS,
+            },
+        ),
+        placeholder="<image>",
+        tokens=_IMAGE,
+        parts={
+            "patch_size": 14,
+            "vision_feature_select_strategy": "full",
+            "downsample_rate": "1/2",
+        },
+    ),
+    "t5gemma2": kin(
+        "t5gemma2",
+        processor="Gemma3Processor",
+        images=("gemma3.image_processing_pil_gemma3", "Gemma3ImageProcessorPil", {"size": _SQUARE}),
+        placeholder="<start_of_image>",
+        tokens={
+            "image_token": "<image_soft_token>",
+            "boi_token": "<start_of_image>",
+            "eoi_token": "<end_of_image>",
+        },
+        parts={"image_seq_length": 4},
+    ),
+    "chameleon": kin(
+        "chameleon",
+        processor="ChameleonProcessor",
+        images=(
+            "chameleon.image_processing_pil_chameleon",
+            "ChameleonImageProcessorPil",
+            {"size": {"shortest_edge": 56}, "crop_size": _SQUARE},
+        ),
+        placeholder="<image>",
+        tokens={**_IMAGE, "boi_token": "<racm3:break>", "eoi_token": "<eoss>"},
+        parts={"image_seq_length": 9},
+    ),
+    "emu3": kin(
+        "emu3",
+        processor="Emu3Processor",
+        images=(
+            "emu3.image_processing_emu3",
+            "Emu3ImageProcessor",
+            {"min_pixels": 56 * 56, "max_pixels": 112 * 112},
+        ),
+        placeholder="<image>",
+        tokens={
+            **_IMAGE,
+            "boi_token": "<|image start|>",
+            "eoi_token": "<|image end|>",
+            "image_wrapper_token": "<|image token|>",
+            "eof_token": "<|extra_201|>",
+        },
+    ),
+    "idefics": kin(
+        "idefics",
+        processor="IdeficsProcessor",
+        images=(
+            "idefics.image_processing_pil_idefics",
+            "IdeficsImageProcessorPil",
+            {"image_size": 56},
+        ),
+        placeholder="<image>",
+        tokens=_IMAGE,
+        unnamed=["<fake_token_around_image>"],
+    ),
+    "granite_docling": kin(
+        "granite_docling",
+        processor="GraniteDoclingProcessor",
+        images=(
+            "granite_docling.image_processing_pil_granite_docling",
+            "GraniteDoclingImageProcessorPil",
+            {"size": _SQUARE},
+        ),
+        placeholder="<image>",
+        unnamed=[
+            *("<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>"),
+            *(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)),
+        ],
+        parts={"image_seq_len": 4},
+        vision_config={"patch_size": 14},
+        scale_factor=2,
+    ),
+    "deepseek_ocr2": kin(
+        "deepseek_ocr2",
+        processor="DeepseekOcr2Processor",
+        images=(
+            "deepseek_ocr2.image_processing_pil_deepseek_ocr2",
+            "DeepseekOcr2ImageProcessorPil",
+            {},
+        ),
+        placeholder="<image>",
+        tokens=_IMAGE,
+    ),
+    "unlimited_ocr": kin(
+        "unlimited_ocr",
+        processor="UnlimitedOcrProcessor",
+        images=("unlimited_ocr.image_processing_unlimited_ocr", "UnlimitedOcrImageProcessor", {}),
+        placeholder="<image>",
+        tokens=_IMAGE,
+    ),
+    "step3p7": kin(
+        "step3p7",
+        processor="Step3p7Processor",
+        images=("step3p7.image_processing_step3p7", "Step3p7ImageProcessor", {}),
+        placeholder="<im_patch>",
+        unnamed=[
+            *("<im_patch>", "<im_start>", "<im_end>"),
+            *("<patch_start>", "<patch_end>", "<patch_newline>"),
+        ],
+    ),
+    "minicpmv4_6": _minicpm(
+        "minicpmv4_6",
+        "MiniCPMV4_6Processor",
+        ("minicpmv4_6.image_processing_pil_minicpmv4_6", "MiniCPMV4_6ImageProcessorPil"),
+        ("minicpmv4_6.video_processing_minicpmv4_6", "MiniCPMV4_6VideoProcessor"),
+    ),
+    "minicpmv4_7": _minicpm(
+        "minicpmv4_7",
+        "MiniCPMV4_7Processor",
+        ("minicpmv4_6.image_processing_pil_minicpmv4_6", "MiniCPMV4_6ImageProcessorPil"),
+        ("minicpmv4_6.video_processing_minicpmv4_6", "MiniCPMV4_6VideoProcessor"),
+    ),
+    "minicpm_ocr": _minicpm(
+        "minicpm_ocr",
+        "MiniCPMOcrProcessor",
+        ("minicpm_ocr.image_processing_minicpm_ocr", "MiniCPMOcrImageProcessor"),
+        ("minicpm_ocr.video_processing_minicpm_ocr", "MiniCPMOcrVideoProcessor"),
+    ),
+    "molmo2": kin(
+        "molmo2",
+        processor="Molmo2Processor",
+        images=("molmo2.image_processing_molmo2", "Molmo2ImageProcessor", {}),
+        placeholder="<|image|>",
+        unnamed=[
+            *("<|image|>", "<|video|>", "<im_start>", "<im_end>", "<im_patch>", "<im_col>"),
+            *("<low_res_im_start>", "<im_low>", "<frame_start>", "<frame_end>"),
+        ],
+        parts={"video_processor": None},
+    ),
+}
