@@ -19,7 +19,12 @@ from vlmdebug.plan import Counts, Rows, chunk_bounds, rows_of
 
 Presence = Literal["required", "absent", "either"]
 
-BOOKKEEPING = ("num_images", "num_tiles")
+BOOKKEEPING = {
+    "num_images": "image",
+    "num_tiles": "tile",
+    "num_videos": "video",
+    "num_audios": "audio",
+}
 """Per-sample lists that trainers carry beside the tensors; a model does not take them."""
 
 
@@ -57,6 +62,25 @@ class CountsByUnit(dict[str, Counts]):
         raise KeyError(f"{unit!r}: this batch counts {', '.join(self) or 'nothing'}")
 
 
+@dataclass(frozen=True)
+class Stream:
+    """Video or audio clips beside the images.
+
+    Attributes:
+        unit: `"video"` or `"audio"`.
+        keys: Its keys in the batch.
+        features: Features that the model makes of each clip, where known.
+        placeholders: Its placeholder tokens of each sample, where known.
+        token_id: Id of that token, where known.
+    """
+
+    unit: str
+    keys: tuple[str, ...]
+    features: tuple[int, ...] | None
+    placeholders: tuple[int, ...] | None
+    token_id: int | None
+
+
 @dataclass(frozen=True, eq=False)
 class Batch:
     """One multimodal batch and its layout.
@@ -73,6 +97,7 @@ class Batch:
             see; such a sample's mask may be left out.
         ambiguities: What could not be settled.
         image_token_id: Id of the placeholder token, where known.
+        streams: Video and audio clips, where the batch has some.
     """
 
     inputs: Mapping[str, Any]
@@ -85,6 +110,7 @@ class Batch:
     unpadded: tuple[bool, ...] | None = None
     ambiguities: tuple[Ambiguity, ...] = ()
     image_token_id: int | None = None
+    streams: tuple[Stream, ...] = ()
 
     def __len__(self) -> int:
         return len(self.counts["sample"])
@@ -168,7 +194,7 @@ class Batch:
         """
         inputs = dict(self.inputs)
         cut_by = {"image", *(axis.unit for axis in self.layout.values())}
-        for key, unit in zip(BOOKKEEPING, ("image", "tile"), strict=True):
+        for key, unit in BOOKKEEPING.items():
             if unit in cut_by and unit in self.counts:
                 inputs[key] = list(self.counts[unit])
         return inputs
@@ -226,6 +252,26 @@ class Batch:
         if self.placeholders is None:
             return None
         return sum(self.placeholders[sample] for sample in samples)
+
+    @cached_property
+    def image_keys(self) -> tuple[str, ...]:
+        """Media keys that are not of video or audio clips."""
+        clips = {key for stream in self.streams for key in stream.keys}
+        return tuple(key for key in self.layout.media if key not in clips)
+
+    def stream_step(self, stream: Stream, samples: Iterable[int]) -> tuple[int, int] | None:
+        """Placeholder tokens and features of the samples' clips; None where one is unknown."""
+        if stream.placeholders is None or stream.features is None:
+            return None
+        if stream.unit not in self.counts:
+            return None
+        owned, every = self.counts[stream.unit].offsets, list(samples)
+        features = sum(
+            stream.features[clip]
+            for sample in every
+            for clip in range(owned[sample], owned[sample + 1])
+        )
+        return sum(stream.placeholders[sample] for sample in every), features
 
     def refuse_ambiguity(self) -> None:
         """Raise `AmbiguousError` if some key cannot be cut."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from vlmdebug.batch import Batch
 from vlmdebug.errors import BadInput, MismatchError
-from vlmdebug.layout import OWNER, Axis, Layout
+from vlmdebug.layout import OWNER, STREAMS, VIDEO_PATCH, Axis, Layout
 
 TOKEN_KEYS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels")
 
@@ -23,6 +23,15 @@ OFFSETS = {
     "tile": ("tiles", '[0, *accumulate(inputs["num_tiles"])]'),
     OWNER: ("owners", '[0, *accumulate(min(count, 1) for count in inputs["num_images"])]'),
     "patch": ("patches", "[ends[image] for image in images]"),
+}
+
+
+# Offsets of video and audio clips, and of what a clip has several rows of.
+CLIPS = {
+    "video": ("videos", '[0, *accumulate(inputs["num_videos"])]'),
+    VIDEO_PATCH: ("video_patches", "video_grid_thw.prod(-1)"),
+    "frame": ("frames", "num_frames_per_video"),
+    "audio": ("audios", '[0, *accumulate(inputs["num_audios"])]'),
 }
 
 
@@ -124,7 +133,7 @@ def _without_absent(layout: Layout, batch: Batch) -> Layout:
 def _refuse_others(own: Mapping[str, Axis], family: str) -> None:
     """Refuse keys of the batch that are neither cut per sample nor passed on whole."""
     for key, axis in own.items():
-        if axis.unit not in ("sample", "batch"):
+        if axis.unit not in ("sample", "batch", *CLIPS):
             raise BadInput(
                 f"{key} has {axis}, but layout {family} has no such key, so no code was written "
                 "that would drop it in silence. Leave it out of the batch, and cut it beside the "
@@ -158,12 +167,17 @@ def _head(layout: Layout, batch_axes: Mapping[str, Axis]) -> list[str]:
         "Written by vlmdebug; it needs nothing but the batch.",
         '"""',
         "",
-        *([] if _kept(layout) else ["from itertools import accumulate", ""]),
+        *(["from itertools import accumulate", ""] if _counts(layout, batch_axes) else []),
         "# One row per sample; those that a batch has.",
         *_assignment("SAMPLE_KEYS", tuple(keys)),
         "",
         "",
     ]
+
+
+def _counts(layout: Layout, batch_axes: Mapping[str, Axis]) -> bool:
+    """Whether offsets are computed at all."""
+    return not _kept(layout) or any(axis.unit in CLIPS for axis in batch_axes.values())
 
 
 def _kept(layout: Layout) -> bool:
@@ -195,8 +209,11 @@ def _function(layout: Layout, batch_axes: Mapping[str, Axis]) -> list[str]:
             if axis.unit == "batch"
         ),
     ]
+    clips = [_clips(unit, batch_axes) for unit in STREAMS]
+    start += [line for offsets, _ in clips for line in offsets]
+    end = [*(line for _, cuts in clips for line in cuts), "        yield chunk"]
     if _kept(layout):
-        return [*start, *loop, "        yield chunk"]
+        return [*start, *loop, *end]
     return [
         *start,
         '    pixel_values = inputs.get("pixel_values")',
@@ -205,8 +222,31 @@ def _function(layout: Layout, batch_axes: Mapping[str, Axis]) -> list[str]:
         *loop,
         "        if pixel_values is not None and images[start] < images[stop]:",
         *(f"            {line}" for line in _cuts(layout)),
-        "        yield chunk",
+        *end,
     ]
+
+
+def _clips(unit: str, axes: Mapping[str, Axis]) -> tuple[list[str], list[str]]:
+    """Lines that compute the offsets of a batch's clips, and lines that cut them."""
+    inside = {"video": (VIDEO_PATCH, "frame"), "audio": ()}[unit]
+    keys = {key: axis.unit for key, axis in axes.items() if axis.unit in (unit, *inside)}
+    if not keys:
+        return [], []
+    name, counts = CLIPS[unit]
+    anchor = next(iter(keys))
+    offsets = [f"{key} = inputs.get({key!r})" for key in keys]
+    offsets += [f"if {anchor} is not None:", f"    {name} = {counts}"]
+    for part in inside:
+        if part in keys.values():
+            rows, each = CLIPS[part]
+            offsets.append(f"    ends = [0, *accumulate({each}.tolist())]  # of each {unit}")
+            offsets.append(f"    {rows} = [ends[clip] for clip in {name}]")
+    cuts = [f"if {anchor} is not None and {name}[start] < {name}[stop]:"]
+    cuts += [
+        f'    chunk["{key}"] = {key}[{CLIPS[own][0]}[start] : {CLIPS[own][0]}[stop]]'
+        for key, own in keys.items()
+    ]
+    return [f"    {line}" for line in offsets], [f"        {line}" for line in cuts]
 
 
 def _about_counts(layout: Layout) -> list[str]:

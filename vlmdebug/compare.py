@@ -50,6 +50,11 @@ def check_alone(batch: Batch, *, one_chunk: bool = False) -> Report:
     messages = [ambiguity.message for ambiguity in batch.ambiguities]
     if not messages and _steps_unknown(batch):
         messages = [wording.steps_unknown(batch)]
+    messages += [
+        wording.clips_unknown(stream.unit)
+        for stream in batch.streams
+        if not messages and batch.stream_step(stream, []) is None
+    ]
     return _report(batch, reports, batch_mismatches(batch), messages, None)
 
 
@@ -70,7 +75,7 @@ def _planned_chunk(batch: Batch, samples: Sequence[int]) -> ChunkReport:
 def _steps_unknown(batch: Batch) -> bool:
     """Whether placeholders and features of a batch with media cannot be compared."""
     known = batch.features is not None and batch.placeholders is not None
-    return bool(batch.layout.media) and batch.layout.checks_counts and not known
+    return bool(batch.image_keys) and batch.layout.checks_counts and not known
 
 
 def batch_mismatches(batch: Batch) -> list[Mismatch]:
@@ -89,10 +94,20 @@ def batch_mismatches(batch: Batch) -> list[Mismatch]:
                 wording.out_of_step(batch, sample, placeholders, features),
                 key="input_ids",
                 samples=(sample,),
-                silent=not batch.layout.media
-                or (totals[0] == totals[1] and not batch.layout.strict),
+                silent=not batch.image_keys or (totals[0] == totals[1] and not batch.layout.strict),
             )
         )
+    return found + _clip_mismatches(batch)
+
+
+def _clip_mismatches(batch: Batch) -> list[Mismatch]:
+    found = []
+    for stream in batch.streams:
+        for sample in range(len(batch)):
+            step = batch.stream_step(stream, [sample])
+            if step is not None and step[0] != step[1]:
+                message = wording.clips_out_of_step(stream.unit, sample, *step)
+                found.append(Mismatch("VLM010", message, key="input_ids", samples=(sample,)))
     return found
 
 

@@ -71,10 +71,15 @@ class Used:
 
 @dataclass(frozen=True)
 class UsedChunk:
-    """All keys of one chunk that hold something; `placeholders` as its `input_ids` has them."""
+    """All keys of one chunk that hold something.
+
+    `placeholders` are those of images, as its `input_ids` has them; `clips` those of video and
+    audio.
+    """
 
     keys: Mapping[str, Used]
     placeholders: int | None = None
+    clips: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,7 @@ class Judge:
         features = self._features
         if not self.mismatches:
             self._out_of_step(features)
+            self._streams_out_of_step()
         if not self.samples and "input_ids" in self.chunk.keys:
             message = wording.no_samples(self.index)
             self._add("VLM006", message, None, None, None, False, cause=None)
@@ -188,6 +194,8 @@ class Judge:
         """Without pixels no model complains; with them it may miss what describes them."""
         if key == "input_ids":
             return False
+        if key in self._stream_keys:
+            return None
         if self.batch.layout[key].unit == OWNER:
             return None  # other images are made of other features, as many or not
         return not (key in self.batch.layout.loud_drops and "pixel_values" in self.chunk.keys)
@@ -196,6 +204,8 @@ class Judge:
         message = wording.must_be_absent(self.batch, key, self.samples, used)
         cause = self._cause(key, used) if used.count else None
         silent = self._is_silent() if self._features else False  # nothing to see: refused
+        if key in self._stream_keys:
+            silent = None
         self._add("VLM005", message, key, Rows(), used.rows, silent, cause=cause)
 
     def _wrong_rows(self, key: str, planned: Rows, used: Used) -> None:
@@ -258,13 +268,13 @@ class Judge:
     def _features(self) -> int | None:
         """Features the model would make of the media rows used."""
         key, features = self.batch.layout.feature_key, self.batch.features
-        if not self.batch.layout.media:
+        if not self.batch.image_keys:
             return features_of(self.batch, self.samples)
         if key is None or features is None:
             return None
         used = self.chunk.keys.get(key)
         if used is None:
-            return 0 if not any(k in self.chunk.keys for k in self.batch.layout.media) else None
+            return 0 if not any(k in self.chunk.keys for k in self.batch.image_keys) else None
         if used.rows is None or used.rows.foreign or used.source is not None:
             return None
         return sum(features[row] for row in used.rows)
@@ -283,6 +293,8 @@ class Judge:
         lengths with each other; it has no way to see whose pixels they are.
         """
         layout = self.batch.layout
+        if key in self._stream_keys or self._streams_differ:
+            return None  # what a model makes of clips is not predicted
         pixels = self.chunk.keys.get("pixel_values")
         if pixels is not None and pixels.count == 0 and "none" in self._media("pixel_values"):
             return True  # the model looks at nothing else then
@@ -329,6 +341,24 @@ class Judge:
         pixels = self.chunk.keys.get("pixel_values")
         needed = [key for key in self.batch.layout.loud_drops if key in self.batch.layout]
         return pixels is not None and any(key not in self.chunk.keys for key in needed)
+
+    @cached_property
+    def _stream_keys(self) -> frozenset[str]:
+        """Keys of video and audio clips."""
+        return frozenset(key for stream in self.batch.streams for key in stream.keys)
+
+    @cached_property
+    def _streams_differ(self) -> bool:
+        """Whether some key of clips holds other rows than planned."""
+        for key in self._stream_keys:
+            used = self.chunk.keys.get(key)
+            try:
+                planned = self.batch.planned(key, self.rows).rows
+            except (AmbiguousError, IndexError):
+                return True
+            if (used.rows if used else Rows()) != planned:
+                return True
+        return False
 
     @cached_property
     def _siblings_differ(self) -> bool:
@@ -422,9 +452,21 @@ class Judge:
             return
         if placeholders == self.batch.placeholders_of(self.samples) and not self.run.partial:
             return  # the batch itself is out of step there, and VLM010 says so
-        silent = not any(key in self.chunk.keys for key in self.batch.layout.media)
+        silent = not any(key in self.chunk.keys for key in self.batch.image_keys)
         message = wording.chunk_out_of_step(self.samples, placeholders, features, silent)
         self._add("VLM009", message, "input_ids", None, None, silent, cause=None)
+
+    def _streams_out_of_step(self) -> None:
+        """Clips whose placeholder tokens this chunk's `input_ids` has not all."""
+        for stream in self.batch.streams:
+            step = self.batch.stream_step(stream, self.samples)
+            given = self.chunk.clips.get(stream.unit)
+            if step is None or given is None or given == step[1] or self.unsettled:
+                continue
+            if given == step[0] and not self.run.partial:
+                continue  # the batch itself is out of step there, and VLM010 says so
+            message = wording.chunk_out_of_step(self.samples, given, step[1], None, stream.unit)
+            self._add("VLM009", message, "input_ids", None, None, None, cause=None)
 
 
 def images_of(batch: Batch, samples: Sequence[int]) -> int | None:
@@ -436,7 +478,7 @@ def images_of(batch: Batch, samples: Sequence[int]) -> int | None:
 
 def features_of(batch: Batch, samples: Sequence[int]) -> int | None:
     """Features of `samples`; None where they are not known."""
-    if not batch.layout.media and "image" in batch.counts and not batch.ambiguities:
+    if not batch.image_keys and "image" in batch.counts and not batch.ambiguities:
         return 0  # no media key at all: nothing can fill a placeholder
     try:
         return batch.features_of(samples)

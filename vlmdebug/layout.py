@@ -12,16 +12,23 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 OWNER = "sample with images"
-UNITS = ("sample", OWNER, "image", "tile", "patch", "frame", "video", "audio", "token", "batch")
+VIDEO_PATCH = "video patch"
+STREAMS = ("video", "audio")
+"""Kinds of media beside images; each has placeholder tokens of its own."""
+UNITS = (
+    *("sample", OWNER, "image", "tile", "patch"),
+    *("video", VIDEO_PATCH, "frame", "audio", "token", "batch"),
+)
 """What a row can count. `batch`: the value is not cut, each chunk gets all of it."""
 WithoutMedia = Literal["omit", "either", "keep"]
 """What a chunk whose samples own no media must be given: no key, either way, or its rows."""
 
 
 def plural(noun: str) -> str:
-    """`images`, `patches`, `samples with images`."""
-    if noun == OWNER:
-        return "samples with images"
+    """`images`, `patches`, `samples with images`, `audio clips`."""
+    irregular = {OWNER: "samples with images", "audio": "audio clips"}
+    if noun in irregular:
+        return irregular[noun]
     return f"{noun}es" if noun.endswith("ch") else f"{noun}s"
 
 

@@ -220,13 +220,18 @@ def reordered(position: int, sample: int) -> str:
 
 
 def chunk_out_of_step(
-    samples: Sequence[int], placeholders: int, features: int, silent: bool
+    samples: Sequence[int], placeholders: int, features: int, silent: bool | None, unit: str = ""
 ) -> str:
-    """VLM009."""
-    what = "not raise: without pixels it compares nothing" if silent else "raise"
+    """VLM009; `unit` names clips, where it is not about images."""
+    what = {
+        True: "The model will not raise: without pixels it compares nothing.",
+        False: "The model will raise.",
+        None: "Depending on the model it raises or computes something else.",
+    }[silent]
+    tokens = number(placeholders, f"{unit} placeholder token".strip())
     return (
-        f"{name_samples(samples)} have {number(placeholders, 'placeholder token')} in this chunk's "
-        f"input_ids but {number(features, 'feature')}.\nThe model will {what}.\n"
+        f"{name_samples(samples)} have {tokens} in this chunk's "
+        f"input_ids but {number(features, 'feature')}.\n{what}\n"
         "Do not cut columns of input_ids that hold placeholder tokens."
     )
 
@@ -253,6 +258,25 @@ def out_of_step(batch: Batch, sample: int, placeholders: int, features: int) -> 
     )
 
 
+def clips_out_of_step(unit: str, sample: int, placeholders: int, features: int) -> str:
+    """VLM010 for video or audio clips."""
+    return (
+        f"sample {sample} has {number(placeholders, f'{unit} placeholder token')} but its "
+        f"{plural(unit)} become {number(features, 'feature')}.\n"
+        "Depending on the model it raises or computes something else.\n"
+        "Truncation (max_length) may have cut the text inside a clip, or the clips are not this "
+        f"sample's: check num_{unit}s."
+    )
+
+
+def clips_unknown(unit: str) -> str:
+    """Clips whose placeholders and features could not be compared."""
+    return (
+        f"How many features each {unit} becomes is not known, so its placeholder tokens were not "
+        "compared; rows can be cut all the same."
+    )
+
+
 def steps_unknown(batch: Batch) -> str:
     """Placeholders and features that could not be compared."""
     missing = "features" if batch.features is None else "placeholder tokens"
@@ -273,7 +297,7 @@ def totals_out_of_step(placeholders: int, features: int) -> str:
 
 def _whole_batch(batch: Batch) -> str:
     every = range(len(batch))
-    if not batch.layout.media:
+    if not batch.image_keys:
         return "The model will not raise: without pixels it compares nothing and sees no image."
     if batch.features_of(every) == batch.placeholders_of(every):
         if batch.layout.strict:

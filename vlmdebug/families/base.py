@@ -41,6 +41,7 @@ class Hints:
     processor_type: str | None = None
     image_token_id: int | None = None
     image_end_id: int | None = None
+    token_ids: Mapping[str, int] = field(default_factory=dict)
     global_image_id: int | None = None
     features_per_tile: int | None = None
     merge_size: int | None = None
@@ -59,6 +60,7 @@ class Facts:
     hints: Hints = Hints()
     num_images: tuple[int, ...] | None = None
     num_tiles: tuple[int, ...] | None = None
+    clips: Mapping[str, tuple[int, ...] | None] = field(default_factory=dict)
 
     @property
     def samples(self) -> int:
@@ -71,11 +73,13 @@ class Facts:
     @cached_property
     def placeholder_mask(self) -> np.ndarray | None:
         """Where the placeholder tokens are, `(sample, seq)`; None where nothing tells."""
+        types = self.inputs.get("mm_token_type_ids")
         if self.hints.image_token_id is not None:
-            return self.ids == self.hints.image_token_id
-        if self.inputs.get("mm_token_type_ids") is not None:
-            return to_numpy(self.inputs["mm_token_type_ids"]) == 1
-        return None
+            mask = self.ids == self.hints.image_token_id
+            if types is None or "pixel_values_videos" not in self.inputs:
+                return mask
+            return mask & (to_numpy(types) != 2)  # GLM writes image tokens for frames too
+        return None if types is None else to_numpy(types) == 1
 
     @property
     def placeholder_source(self) -> str:

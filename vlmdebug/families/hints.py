@@ -10,6 +10,7 @@ from typing import Any
 
 from vlmdebug.errors import BadInput
 from vlmdebug.families.base import Hints
+from vlmdebug.layout import STREAMS
 
 PLACEHOLDERS = {"ovis2": "<IMG_ATOM>", "llama4": "<|patch|>"}
 """Placeholder tokens that the processor names nowhere, by model type."""
@@ -36,6 +37,7 @@ def read_hints(processor: Any = None, config: Any = None, model: Any = None) -> 
         processor_type=_processor_type(processor),
         image_token_id=_image_token_id(processor, tokenizer, config),
         image_end_id=_first(processor, "end_image_token_id", "eoi_token_id", "vision_end_token_id"),
+        token_ids=_stream_token_ids(processor, config),
         global_image_id=_global_image_id(processor, tokenizer),
         features_per_tile=_features_per_tile(processor, config, vision),
         merge_size=_merge_size(images, config, vision),
@@ -98,6 +100,18 @@ def _image_token_id(processor: Any, tokenizer: Any, config: Any) -> int | None:
             "Load both from the same checkpoint."
         )
     return said if said is not None else configured
+
+
+def _stream_token_ids(processor: Any, config: Any) -> dict[str, int]:
+    """Placeholder tokens of videos and audio clips."""
+    found: dict[str, int] = {}
+    for unit in STREAMS:
+        said = _first(processor, f"{unit}_token_id")
+        said = said if said is not None else _first(config, f"{unit}_token_id")
+        said = said if said is not None else _first(config, f"{unit}_token_index")
+        if isinstance(said, int):
+            found[unit] = said
+    return found
 
 
 def _global_image_id(processor: Any, tokenizer: Any) -> int | None:

@@ -16,6 +16,8 @@ from vlmdebug.families.by_shape import NAME as UNKNOWN
 from vlmdebug.families.by_shape import read_by_shape
 from vlmdebug.families.hints import read_hints
 from vlmdebug.families.probe import probe
+from vlmdebug.families.streams import KEYS as STREAM_KEYS
+from vlmdebug.families.streams import read_streams
 from vlmdebug.layout import UNITS, Axis, Layout, plural
 from vlmdebug.plan import Counts, as_counts
 
@@ -33,7 +35,7 @@ TOKEN_KEYS = frozenset(
         "decoder_attention_mask",
     ]
 )
-MEDIA_KEYS = frozenset(key for family in FAMILIES.values() for key in family.axes)
+MEDIA_KEYS = STREAM_KEYS | {key for family in FAMILIES.values() for key in family.axes}
 
 
 def read_batch(
@@ -44,6 +46,8 @@ def read_batch(
     model: Any = None,
     num_images: Any = None,
     num_tiles: Any = None,
+    num_videos: Any = None,
+    num_audios: Any = None,
     layout: str | Layout | Mapping[str, Axis | str] | None = None,
 ) -> Batch:
     """Read which rows of every tensor belong to which sample.
@@ -58,6 +62,8 @@ def read_batch(
         model: The model; its `config` is read, it is not run.
         num_images: Images per sample, 0 for a text-only one.
         num_tiles: Tiles per sample, for layouts with one row per tile.
+        num_videos: Videos per sample, 0 for one without.
+        num_audios: Audio clips per sample, 0 for one without.
         layout: A family's name, a `Layout`, or `{key: Axis or unit}` for keys that no family
             knows.
 
@@ -75,21 +81,27 @@ def read_batch(
             model=model,
             num_images=num_images,
             num_tiles=num_tiles,
+            num_videos=num_videos,
+            num_audios=num_audios,
             layout=layout,
         )
         return inputs
     tensors = _tensors(inputs)
     samples = len(tensors["input_ids"])
     given = {
-        "num_images": num_images if num_images is not None else inputs.get("num_images"),
-        "num_tiles": num_tiles if num_tiles is not None else inputs.get("num_tiles"),
+        "num_images": num_images,
+        "num_tiles": num_tiles,
+        "num_videos": num_videos,
+        "num_audios": num_audios,
     }
+    given = {name: inputs.get(name) if own is None else own for name, own in given.items()}
     counted = {
         name: None if value is None else as_counts(value, name=name, samples=samples)
         for name, value in given.items()
     }
     hints = read_hints(processor, config, model)
-    facts = Facts(tensors, hints, counted["num_images"], counted["num_tiles"])
+    clips = {"video": counted["num_videos"], "audio": counted["num_audios"]}
+    facts = Facts(tensors, hints, counted["num_images"], counted["num_tiles"], clips)
     if layout is None and processor is not None and _family(facts, None) is None:
         layout = _probed(processor, tensors)
     return assemble(facts, layout)
@@ -126,7 +138,9 @@ def assemble(facts: Facts, layout: str | Layout | Mapping[str, Axis | str] | Non
         _check_keys(facts, family)
         if any(facts.has(key) for key in family.axes):
             family = family.actual(facts)
+    streams = read_streams(facts, facts.clips)
     axes = {key: axis for key, axis in _token_axes(facts).items() if key not in overrides}
+    axes |= {key: axis for one in streams for key, axis in one.axes.items() if key not in overrides}
     if family is None:
         media = [key for key in facts.inputs if key not in axes]
         if media:
@@ -143,10 +157,15 @@ def assemble(facts: Facts, layout: str | Layout | Mapping[str, Axis | str] | Non
             feature_key=family.feature_key if family.feature_key in media_axes else None,
         )
         reading = family.read(facts) if media_axes else _no_media(facts)
+    found = replace(
+        found, media={**found.media, **{k: m for one in streams for k, m in one.media.items()}}
+    )
     found = _in_order(found, facts.inputs)
     counts = {"sample": Counts([1] * facts.samples, "rows of input_ids"), **reading.counts}
+    counts |= {unit: count for one in streams for unit, count in one.counts.items()}
     _check_rows(facts, found, counts)
-    ambiguities = (*reading.ambiguities, *_strangers(facts, found))
+    unsettled = tuple(ambiguity for one in streams for ambiguity in one.ambiguities)
+    ambiguities = (*reading.ambiguities, *unsettled, *_strangers(facts, found))
     return Batch(
         inputs=facts.inputs,
         layout=found,
@@ -158,6 +177,7 @@ def assemble(facts: Facts, layout: str | Layout | Mapping[str, Axis | str] | Non
         unpadded=_unpadded(facts),
         ambiguities=ambiguities,
         image_token_id=facts.hints.image_token_id,
+        streams=tuple(one.stream for one in streams),
     )
 
 

@@ -193,6 +193,7 @@ def used_chunk(
     samples: Rows | range = planned_samples
     names = sorted(given.keys(), key=lambda key: key != "input_ids")  # samples first
     placeholders, columns = None, None
+    clips: dict[str, int] = {}
     for key in names:
         value = _numbers(given[key])
         if key in BOOKKEEPING:
@@ -219,8 +220,10 @@ def used_chunk(
             if rows is not None and not rows.foreign and source is None:
                 samples = rows
             known = rows if source is None else None
-            placeholders = _placeholders(batch, value, known, finder.is_slice(key, value))
-    return UsedChunk(keys, placeholders)
+            is_slice = finder.is_slice(key, value)
+            placeholders = _placeholders(batch, value, known, is_slice)
+            clips = _clips(batch, value, known, is_slice)
+    return UsedChunk(keys, placeholders, clips)
 
 
 def _numbers(value: Any) -> Any:
@@ -274,6 +277,18 @@ def _placeholders(batch: Batch, ids: Any, rows: Rows | None, is_slice: bool) -> 
     if batch.image_token_id is None:
         return None
     return int((ids == batch.image_token_id).sum())
+
+
+def _clips(batch: Batch, ids: Any, rows: Rows | None, is_slice: bool) -> dict[str, int]:
+    """Placeholder tokens of video and audio clips, where they can be counted."""
+    found: dict[str, int] = {}
+    whole = len(ids.shape) == 2 and ids.shape[1] == batch.inputs["input_ids"].shape[1]
+    for stream in batch.streams:
+        if whole and is_slice and rows is not None and not rows.foreign and stream.placeholders:
+            found[stream.unit] = sum(stream.placeholders[row] for row in rows)
+        elif stream.token_id is not None:
+            found[stream.unit] = int((ids == stream.token_id).sum())
+    return found
 
 
 def _is_tensor(value: Any) -> bool:

@@ -1,0 +1,322 @@
+"""Video and audio clips: counted, cut and judged beside the images.
+
+The tensors are laid out by hand as the processors' are, because video processors need
+torchvision; audio comes from a real processor. The models are real.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import vlmdebug as vd
+from vlmdebug import slicers
+
+
+def qwen(model, processor, samples, *, width=None):
+    """A Qwen2.5-VL batch; a sample is a list of ("image" | "video", (t, h, w))."""
+    t, noise = processor.tokenizer, torch.Generator().manual_seed(0)
+    rows, grids = [], {"image": [], "video": []}
+    for number, sample in enumerate(samples):
+        row = [t.bos_token_id, 50 + number]
+        for kind, grid in sample:
+            token = t.video_token_id if kind == "video" else t.image_token_id
+            tokens = [token] * (grid[0] * grid[1] * grid[2] // 4)
+            row += [t.vision_bos_token_id, *tokens, t.vision_eos_token_id]
+            grids[kind].append(grid)
+        rows.append([*row, 60, 61])
+    width = width or max(map(len, rows))
+    ids = torch.tensor([row + [t.pad_token_id] * (width - len(row)) for row in rows])
+    types = (ids == t.image_token_id).long() + 2 * (ids == t.video_token_id).long()
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": (ids != t.pad_token_id).long(),
+        "mm_token_type_ids": types,
+    }
+    names = {"image": ("pixel_values", "image_grid_thw")}
+    names["video"] = ("pixel_values_videos", "video_grid_thw")
+    for kind, (pixels, grid) in names.items():
+        if grids[kind]:
+            inputs[grid] = torch.tensor(grids[kind])
+            patches = int(inputs[grid].prod(1).sum())
+            inputs[pixels] = torch.randn(patches, 1176, generator=noise)
+    return inputs
+
+
+SAMPLES = [
+    [("video", (1, 4, 4)), ("image", (1, 4, 4)), ("video", (2, 4, 4))],
+    [],
+    [("image", (1, 4, 8))],
+    [("video", (1, 4, 8))],
+]
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return vd.tiny.build("qwen2_5_vl")
+
+
+@pytest.fixture
+def batch(tiny):
+    model, processor = tiny
+    return vd.read_batch(qwen(*tiny, SAMPLES), processor=processor, config=model.config)
+
+
+def by_plan(batch, change=lambda chunk, index: chunk):
+    def slicer(inputs, chunk_size):
+        for index, chunk in enumerate(batch.chunks(chunk_size)):
+            yield change(dict(chunk), index)
+
+    return slicer
+
+
+def test_videos_and_images_are_counted_apart(batch):
+    assert batch.counts["video"] == (2, 0, 0, 1)
+    assert batch.counts["image"] == (1, 0, 1, 0)
+    assert batch.counts["video patch"] == (48, 0, 0, 32)
+    assert batch.layout["pixel_values_videos"] == vd.Axis("video patch")
+    assert not batch.ambiguities
+    assert vd.check(batch).ok
+
+
+def test_right_chunks_leave_the_logits_as_they_are(batch, tiny):
+    exported = vd.export(batch).function
+    for chunk_size in (1, 2, 3, 4):
+        for slicer in (by_plan(batch), exported):
+            assert vd.check(slicer, batch, chunk_size=chunk_size).ok
+            assert vd.prove(slicer, batch, tiny[0], chunk_size=chunk_size).ok
+
+
+def shifted(chunk, index):
+    if "pixel_values_videos" in chunk:
+        rows = chunk["pixel_values_videos"]
+        chunk["pixel_values_videos"] = rows.roll(1, 0)
+    return chunk
+
+
+def without(key):
+    def change(chunk, index):
+        chunk.pop(key, None)
+        return chunk
+
+    return change
+
+
+def cut_columns(chunk, index):
+    """Of the first sample, whose last video it shortens."""
+    tokens = ("input_ids", "attention_mask", "mm_token_type_ids")
+    return {key: value[:, :14] if key in tokens else value for key, value in chunk.items()}
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (shifted, "VLM002"),
+        (without("pixel_values_videos"), "VLM003"),
+        (without("video_grid_thw"), "VLM003"),
+        (cut_columns, "VLM009"),
+    ],
+)
+def test_wrong_chunks_are_found(batch, change, code):
+    report = vd.check(by_plan(batch, change), batch, chunk_size=1)
+
+    assert code in {m.code for m in report.mismatches}
+    assert all(m.silent is None for m in report.mismatches if "video" in (m.key or ""))
+
+
+def test_clips_cut_per_sample_are_wrong(batch):
+    report = vd.check(slicers.by_sample, batch, chunk_size=1)
+
+    assert {"pixel_values_videos", "video_grid_thw"} <= {m.key for m in report.mismatches}
+
+
+def test_video_keys_in_a_chunk_without_videos_must_go(batch):
+    def empty(chunk, index):
+        return {"pixel_values_videos": batch.inputs["pixel_values_videos"][:0], **chunk}
+
+    report = vd.check(by_plan(batch, empty), batch, chunk_size=1)
+
+    assert {m.code for m in report.mismatches} == {"VLM005"}
+    assert {m.samples for m in report.mismatches} == {(1,), (2,)}
+
+
+def test_wrong_image_beside_wrong_video_is_not_said_to_be_silent(batch):
+    """The model may raise for the video, whatever the image."""
+
+    def both(chunk, index):
+        if "pixel_values" in chunk:
+            chunk["pixel_values"] = chunk["pixel_values"].roll(1, 0)
+        return shifted(chunk, index)
+
+    report = vd.check(by_plan(batch, both), batch, chunk_size=1)
+
+    assert {m.silent for m in report.mismatches if m.chunk == 0} == {None}
+    assert {m.silent for m in report.mismatches if m.chunk == 2} == {True}  # no video there
+
+
+def test_grids_alone_do_not_say_whose_videos_they_are(tiny):
+    inputs = qwen(*tiny, [[("video", (1, 4, 4))], [("video", (1, 4, 4))]])
+    del inputs["mm_token_type_ids"]
+    batch = vd.read_batch(inputs, layout="qwen2_5_vl")
+    given = vd.read_batch(inputs, layout="qwen2_5_vl", num_videos=[1, 1])
+
+    assert [a.unit for a in batch.ambiguities] == ["video"]
+    assert "Pass num_videos=[…]" in batch.ambiguities[0].message
+    assert given.counts["video"].evidence == "num_videos"
+    assert not given.ambiguities
+
+
+def test_number_of_videos_that_cannot_be_is_refused(tiny):
+    inputs = qwen(*tiny, SAMPLES)
+
+    with pytest.raises(vd.BadInput, match=r"num_videos adds up to 4 videos, but video_grid_thw"):
+        vd.read_batch(inputs, processor=tiny[1], num_videos=[2, 0, 0, 2])
+
+
+def test_truncated_video_is_named(tiny):
+    model, processor = tiny
+    inputs = qwen(model, processor, SAMPLES)
+    for key in ("input_ids", "attention_mask", "mm_token_type_ids"):
+        inputs[key] = inputs[key][:, :20]
+    batch = vd.read_batch(
+        inputs, processor=processor, num_images=[1, 0, 1, 0], num_videos=[2, 0, 0, 1]
+    )
+    report = vd.check(batch)
+
+    assert "VLM010" in {m.code for m in report.mismatches}
+    assert any(
+        "video placeholder tokens but its videos become" in m.message for m in report.mismatches
+    )
+
+
+# --- frames: Gemma 4 -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def gemma():
+    return vd.tiny.build("gemma4")
+
+
+def frames(processor, per_video, samples):
+    """A Gemma 4 batch of videos; frames per video, videos per sample, four soft tokens a frame."""
+    t, token = processor.tokenizer, processor.video_token_id
+    noise, videos = torch.Generator().manual_seed(0), iter(per_video)
+    rows = []
+    for number, count in enumerate(samples):
+        row = [t.bos_token_id, 50 + number]
+        for _ in range(count):
+            for _ in range(next(videos)):
+                row += [t.boi_token_id, *[token] * 4, t.eoi_token_id]
+        rows.append([*row, 60])
+    width = max(map(len, rows))
+    ids = torch.tensor([row + [t.pad_token_id] * (width - len(row)) for row in rows])
+    total, side = sum(per_video), 6  # 36 patches, pooled 3 x 3
+    grid = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="xy"), -1)
+    return {
+        "input_ids": ids,
+        "attention_mask": (ids != t.pad_token_id).long(),
+        "mm_token_type_ids": 2 * (ids == token).long(),
+        "pixel_values_videos": torch.rand(total, side * side, 768, generator=noise),
+        "video_position_ids": grid.reshape(1, -1, 2).repeat(total, 1, 1),
+        "num_frames_per_video": torch.tensor(per_video),
+    }
+
+
+def test_frames_are_counted_through_their_videos(gemma):
+    model, processor = gemma
+    batch = vd.read_batch(
+        frames(processor, [2, 3, 1], [2, 0, 1]), processor=processor, config=model.config
+    )
+
+    assert batch.counts["video"] == (2, 0, 1)
+    assert batch.counts["frame"] == (5, 0, 1)
+    for chunk_size in (1, 2, 3):
+        for slicer in (by_plan(batch), vd.export(batch).function):
+            assert vd.check(slicer, batch, chunk_size=chunk_size).ok
+            assert vd.prove(slicer, batch, model, chunk_size=chunk_size).ok
+    assert not vd.check(slicers.by_sample, batch, chunk_size=1).ok
+
+
+# --- audio ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def audio():
+    """A tiny Qwen2-Audio and its real processor."""
+    from transformers import (
+        Qwen2AudioConfig,
+        Qwen2AudioForConditionalGeneration,
+        Qwen2AudioProcessor,
+        WhisperFeatureExtractor,
+    )
+
+    from vlmdebug.tiny.kin import small
+    from vlmdebug.tiny.models import _seeded
+    from vlmdebug.tiny.tokenizer import train_tokenizer
+
+    tokens = {
+        "audio_token": "<|AUDIO|>",
+        "audio_bos_token": "<|audio_bos|>",
+        "audio_eos_token": "<|audio_eos|>",
+    }
+    tokenizer = train_tokenizer(tokens)
+    processor = Qwen2AudioProcessor(
+        WhisperFeatureExtractor(feature_size=16, chunk_length=2), tokenizer
+    )
+    audio_config = {
+        "num_mel_bins": 16,
+        "max_source_positions": 100,
+        "encoder_layers": 2,
+        "encoder_attention_heads": 2,
+        "encoder_ffn_dim": 64,
+        "d_model": 32,
+    }
+    config = small(
+        Qwen2AudioConfig,
+        tokenizer,
+        audio_config=audio_config,
+        audio_token_index=tokenizer.audio_token_id,
+    )
+    with _seeded(0):
+        return Qwen2AudioForConditionalGeneration(config).eval(), processor
+
+
+def heard(processor, clips_per_sample):
+    """What the real processor makes of noise of different lengths."""
+    noise = np.random.default_rng(0)
+    clips = [noise.normal(size=4000 + 3000 * n) for n in range(sum(clips_per_sample))]
+    texts = [
+        f"Sample {number}: " + "<|audio_bos|><|AUDIO|><|audio_eos|> " * count + "What is it?"
+        for number, count in enumerate(clips_per_sample)
+    ]
+    return processor(
+        text=texts, audio=clips or None, sampling_rate=16000, padding=True, return_tensors="pt"
+    )
+
+
+def test_audio_clips_are_counted_and_cut(audio):
+    model, processor = audio
+    batch = vd.read_batch(heard(processor, [2, 0, 1]), processor=processor, config=model.config)
+
+    assert batch.counts["audio"] == (2, 0, 1)
+    assert batch.layout["input_features"] == vd.Axis("audio")
+    for chunk_size in (1, 2, 3):
+        assert vd.check(by_plan(batch), batch, chunk_size=chunk_size).ok
+        assert vd.prove(by_plan(batch), batch, model, chunk_size=chunk_size).ok
+
+
+def test_audio_cut_per_sample_is_wrong(audio):
+    model, processor = audio
+    batch = vd.read_batch(heard(processor, [2, 0, 1]), processor=processor, config=model.config)
+    report = vd.check(slicers.by_sample, batch, chunk_size=1)
+
+    assert {"input_features", "feature_attention_mask"} <= {m.key for m in report.mismatches}
+
+
+def test_as_many_clips_as_samples_are_not_taken_for_one_each(audio):
+    _, processor = audio
+    inputs = heard(processor, [2, 0, 1])
+    batch = vd.read_batch({key: value for key, value in inputs.items()})
+
+    assert [a.unit for a in batch.ambiguities] == ["audio"]

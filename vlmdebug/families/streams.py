@@ -1,0 +1,173 @@
+"""Video and audio: media beside the images, laid out alike in every family that takes them.
+
+Videos are `pixel_values_videos`, whose rows are
+- patches, if there is `video_grid_thw` `(video, 3)`: grid `(t, h, w)` owns `t * h * w` rows and
+  `t * h * w / merge_size ** 2` placeholder tokens (Qwen-VL, GLM);
+- frames, if there is `num_frames_per_video` `(video,)`; `video_position_ids` `(frame, …)` lies
+  beside it (Gemma 4);
+- videos otherwise, `(video, frames, channels, height, width)` (LLaVA-OneVision, LLaVA-NeXT-Video).
+
+Audio is `input_features`, one row per clip, and a mask likewise (Gemma 3n and 4, Qwen's omni
+models). Read in the models of transformers 5.23. A chunk without a clip is given none of the keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from vlmdebug.batch import Ambiguity, Stream
+from vlmdebug.families.base import Facts, agree, align, to_numpy
+from vlmdebug.layout import VIDEO_PATCH, Axis, Media, plural
+from vlmdebug.plan import Counts
+
+TYPES = {"video": 2, "audio": 3}
+"""What `mm_token_type_ids` holds at their placeholder tokens."""
+
+VIDEO_KEYS = {
+    "video_grid_thw": "video",
+    "second_per_grid_ts": "video",
+    "video_second_per_grid": "video",
+    "num_frames_per_video": "video",
+    "video_merge_sizes": "video",
+    "video_position_ids": "frame",
+}
+AUDIO_KEYS = ("input_features", "input_features_mask", "feature_attention_mask")
+KEYS = frozenset({"pixel_values_videos", *VIDEO_KEYS, *AUDIO_KEYS})
+
+
+@dataclass(frozen=True)
+class StreamReading:
+    """One stream as it lies in a batch."""
+
+    stream: Stream
+    axes: Mapping[str, Axis]
+    media: Mapping[str, Media]
+    counts: Mapping[str, Counts]
+    ambiguities: tuple[Ambiguity, ...] = ()
+
+
+def read_streams(facts: Facts, given: Mapping[str, tuple[int, ...] | None]) -> list[StreamReading]:
+    """The video and audio clips of a batch; `given` holds clips per sample, where known."""
+    found = []
+    if facts.has("pixel_values_videos"):
+        found.append(_video(facts, given.get("video")))
+    if facts.has("input_features"):
+        keys = [key for key in AUDIO_KEYS if facts.has(key)]
+        axes = dict.fromkeys(keys, "audio")
+        found.append(_stream(facts, "audio", axes, given.get("audio"), None, None))
+    return found
+
+
+def _video(facts: Facts, given: tuple[int, ...] | None) -> StreamReading:
+    units = {key: unit for key, unit in VIDEO_KEYS.items() if _is_tensor(facts.inputs.get(key))}
+    features = rows = None
+    if "video_grid_thw" in units:
+        grid = to_numpy(facts.inputs["video_grid_thw"])  # (video, 3)
+        rows = grid.prod(axis=1).tolist()
+        merge = facts.hints.merge_size
+        features = tuple(count // merge**2 for count in rows) if merge else None
+        units["pixel_values_videos"] = VIDEO_PATCH
+    elif "num_frames_per_video" in units:
+        rows = to_numpy(facts.inputs["num_frames_per_video"]).tolist()
+        units["pixel_values_videos"] = "frame"
+        features = _pooled(facts, rows)
+    else:
+        units["pixel_values_videos"] = "video"
+    return _stream(facts, "video", units, given, features, rows)
+
+
+def _pooled(facts: Facts, frames: Sequence[int]) -> tuple[int, ...] | None:
+    """Gemma 4: real positions of each frame, pooled, and summed over each video."""
+    pool, positions = facts.hints.pooling_size, facts.inputs.get("video_position_ids")
+    if positions is None or not pool:
+        return None
+    per_frame = (to_numpy(positions[..., 0]) != -1).sum(axis=-1) // pool**2  # (frame,)
+    ends = np.cumsum([0, *frames])
+    return tuple(int(per_frame[a:b].sum()) for a, b in pairwise(ends))
+
+
+def _stream(
+    facts: Facts,
+    unit: str,
+    units: Mapping[str, str],
+    given: tuple[int, ...] | None,
+    features: tuple[int, ...] | None,
+    rows: Sequence[int] | None,
+) -> StreamReading:
+    anchor = next(key for key, own in units.items() if own == unit)
+    clips = facts.rows(anchor)
+    token = facts.hints.token_ids.get(unit)
+    mask = _mask(facts, unit, token)
+    placeholders = None if mask is None else tuple(mask.sum(axis=1).tolist())
+    stream = Stream(unit, tuple(units), features, placeholders, token)
+    axes = {key: Axis(own) for key, own in units.items()}
+    media = {key: Media(unit) for key in units}
+    counts = _counts(facts, unit, anchor, clips, given, features, placeholders, mask)
+    if counts is None:
+        return StreamReading(stream, axes, media, {}, (_unknown(facts, unit, units, clips),))
+    found = {unit: counts}
+    if rows is not None:
+        own = next(u for u in units.values() if u not in (unit, "sample"))
+        offsets = counts.offsets
+        owned = [sum(rows[a:b]) for a, b in pairwise(offsets)]
+        found[own] = Counts(owned, f"{anchor}, {counts.evidence}")
+    return StreamReading(stream, axes, media, found)
+
+
+def _counts(
+    facts: Facts,
+    unit: str,
+    anchor: str,
+    clips: int,
+    given: tuple[int, ...] | None,
+    features: tuple[int, ...] | None,
+    placeholders: tuple[int, ...] | None,
+    mask: np.ndarray | None,
+) -> Counts | None:
+    """Clips per sample; None where nothing settles them."""
+    if given is not None:
+        agree(f"num_{unit}s", given, anchor, clips, unit)
+        return Counts(given, f"num_{unit}s")
+    if facts.samples == 1:
+        return Counts([clips], "the batch has one sample")
+    if placeholders is None or mask is None:
+        return None
+    found = align(features, placeholders) if features is not None else None
+    if found is not None:
+        return Counts(found, f"{unit} placeholder tokens against {anchor}")
+    starts = np.diff(np.pad(mask, ((0, 0), (1, 0))).astype(np.int8), axis=1) == 1
+    runs = starts.sum(axis=1).tolist()
+    if features is None and sum(runs) == clips:
+        return Counts(runs, f"runs of {unit} placeholder tokens")
+    return None
+
+
+def _mask(facts: Facts, unit: str, token: int | None) -> np.ndarray | None:
+    """Where the stream's placeholder tokens are, `(sample, seq)`."""
+    types = facts.inputs.get("mm_token_type_ids")
+    if types is not None:
+        found = to_numpy(types) == TYPES[unit]
+        if found.any() or token is None:
+            return found
+    return None if token is None else facts.ids == token
+
+
+def _unknown(facts: Facts, unit: str, units: Mapping[str, str], clips: int) -> Ambiguity:
+    return Ambiguity(
+        keys=tuple(units),
+        unit=unit,
+        message=(
+            f"{next(iter(units))} and its like have {clips} {plural(unit)} for {facts.samples} "
+            f"samples, and its placeholder tokens do not say whose they are. No chunk was cut. "
+            f"Pass num_{unit}s=[…] (one number per sample) or processor=."
+        ),
+    )
+
+
+def _is_tensor(value: Any) -> bool:
+    return bool(getattr(value, "shape", ()))
