@@ -232,7 +232,8 @@ LAYOUTS = {
     "unknown unit": (
         {"pixel_values": "pixel"},
         "layout['pixel_values'] is Axis(unit='pixel', dim=0, padded=None), but a row counts one of "
-        "sample, sample with images, image, tile, patch, frame, video, audio, token, batch.",
+        "sample, sample with images, image, tile, patch, video, video patch, frame, audio, token, "
+        "batch.",
     ),
 }
 

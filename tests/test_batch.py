@@ -260,3 +260,117 @@ def test_unfolded_mllama_keeps_its_padded_row_without_images():
         lambda i, c: ({k: v for k, v in x.items() if k != "pixel_values"} for x in batch.chunks(c)),
         batch,
     ).mismatches[-1].samples == (1,)
+
+
+# --- what does not fit rows of samples -------------------------------------------------------
+
+
+def qwen(**more):
+    inputs = dict(vd.tiny.batch("qwen2_5_vl", [1, 0, 1]))
+    return {**inputs, **more}, vd.tiny.build("qwen2_5_vl")[1]
+
+
+def test_things_per_sample_are_cut_with_their_samples():
+    prompts, deltas = ["a", "b", "c"], torch.tensor([[1], [2], [3]])
+    inputs, processor = qwen(prompts=prompts, rope_deltas=deltas, use_cache=None)
+    batch = vd.read_batch(inputs, processor=processor)
+    chunks = list(batch.chunks(2))
+
+    assert [chunk["prompts"] for chunk in chunks] == [["a", "b"], ["c"]]
+    assert [chunk["rope_deltas"].tolist() for chunk in chunks] == [[[1], [2]], [[3]]]
+    assert "use_cache" not in batch.layout
+    assert vd.check(lambda _, size: batch.chunks(size), batch, chunk_size=2).ok
+
+
+def test_things_of_other_samples_are_wrong_rows():
+    inputs, processor = qwen(prompts=["a", "b", "c"])
+    batch = vd.read_batch(inputs, processor=processor)
+
+    def turned(given, chunk_size):
+        for chunk in batch.chunks(chunk_size):
+            yield {**chunk, "prompts": given["prompts"][-len(chunk["prompts"]) :]}
+
+    report = vd.check(turned, batch, chunk_size=2)
+
+    assert {(m.code, m.key, m.chunk) for m in report.mismatches} == {("VLM002", "prompts", 0)}
+
+
+def test_equal_things_cannot_be_told_apart():
+    inputs, processor = qwen(prompts=["a", "a", "a"])
+    batch = vd.read_batch(inputs, processor=processor)
+
+    def turned(given, chunk_size):
+        for chunk in batch.chunks(chunk_size):
+            yield {**chunk, "prompts": [*given["prompts"], "x"][-len(chunk["prompts"]) :]}
+
+    report = vd.check(turned, batch, chunk_size=3)
+
+    assert not report.ok
+    assert not report.mismatches
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        pytest.param({"position_ids": torch.tensor([[0, 1, 2, 0, 1, 2]])}, id="restart"),
+        pytest.param({"cu_seq_lens_q": torch.tensor([0, 3, 6])}, id="lengths"),
+    ],
+)
+def test_packed_batch_is_refused_with_the_reason(packed):
+    ids = torch.tensor([[1, 5, 6, 1, 5, 7]])
+
+    with pytest.raises(vd.BadInput, match="The batch is packed: 1 row of 6 tokens"):
+        vd.read_batch({"input_ids": ids, **packed})
+
+
+@pytest.mark.parametrize("positions", [[0, 1, 2, 3, 4, 5], [1, 1, 0, 1, 2, 3], [0, 0, 0, 1, 2, 3]])
+def test_single_sample_is_not_taken_for_a_packed_batch(positions):
+    ids = torch.tensor([[0, 0, 1, 5, 6, 7]])
+    mask = torch.tensor([[0, 0, 1, 1, 1, 1]])
+    if positions[1] == 1 and positions[0] == 0:
+        mask = torch.ones_like(mask)
+    batch = vd.read_batch(
+        {"input_ids": ids, "attention_mask": mask, "position_ids": torch.tensor([positions])}
+    )
+
+    assert len(batch) == 1
+
+
+# --- two sources -----------------------------------------------------------------------------
+
+
+def test_sources_that_disagree_are_a_finding_with_both_numbers():
+    """A completion that sampled the placeholder token, its types made before."""
+    inputs, processor = qwen()
+    inputs["mm_token_type_ids"] = inputs["mm_token_type_ids"].clone()
+    first = int((inputs["mm_token_type_ids"][0] == 1).nonzero()[0])
+    inputs["mm_token_type_ids"][0, first] = 0
+    batch = vd.read_batch(inputs, processor=processor)
+    (found,) = vd.check(batch).mismatches
+
+    assert found.code == "VLM010"
+    assert found.samples == (0,)
+    assert "has 10 placeholder tokens in input_ids, but mm_token_type_ids marks 9" in found.message
+
+
+def test_types_that_mark_begin_and_end_tokens_too_do_not_disagree():
+    inputs, processor = qwen()
+    types = inputs["mm_token_type_ids"].clone()
+    spread = torch.nn.functional.max_pool1d(types[:, None].float(), 3, 1, 1)[:, 0].long()
+    inputs["mm_token_type_ids"] = spread  # one more at either end
+    batch = vd.read_batch(inputs, processor=processor)
+
+    assert not vd.check(batch).mismatches
+
+
+def test_text_that_names_no_image_blames_the_template():
+    inputs, processor = qwen()
+    texts = ["a b c"] * 3
+    bare = processor.tokenizer(texts, padding=True, return_tensors="pt")
+    given = {**inputs, **bare}
+    del given["mm_token_type_ids"]
+    batch = vd.read_batch(given, processor=processor, num_images=[1, 0, 1])
+    found = vd.check(batch).mismatches
+
+    assert {m.samples for m in found} == {(0,), (2,)}
+    assert all("chat template likely has no image placeholder" in m.message for m in found)

@@ -98,6 +98,8 @@ class Batch:
         ambiguities: What could not be settled.
         image_token_id: Id of the placeholder token, where known.
         streams: Video and audio clips, where the batch has some.
+        marked: Placeholder tokens of each sample as `mm_token_type_ids` marks them, where
+            `placeholders` were counted by their id.
     """
 
     inputs: Mapping[str, Any]
@@ -111,6 +113,7 @@ class Batch:
     ambiguities: tuple[Ambiguity, ...] = ()
     image_token_id: int | None = None
     streams: tuple[Stream, ...] = ()
+    marked: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.counts["sample"])

@@ -7,7 +7,7 @@ recognised (`vlmdebug.tracing`) does not matter; every way of watching code ends
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 
@@ -97,7 +97,26 @@ def batch_mismatches(batch: Batch) -> list[Mismatch]:
                 silent=not batch.image_keys or (totals[0] == totals[1] and not batch.layout.strict),
             )
         )
-    return found + _clip_mismatches(batch)
+    seen = {sample for mismatch in found for sample in mismatch.samples}
+    return found + _marked_otherwise(batch, seen) + _clip_mismatches(batch)
+
+
+def _marked_otherwise(batch: Batch, seen: Collection[int]) -> list[Mismatch]:
+    """Samples whose placeholder tokens two sources count differently."""
+    if batch.marked is None or batch.placeholders is None:
+        return []
+    return [
+        Mismatch(
+            "VLM010",
+            wording.marked_otherwise(sample, counted, marked),
+            key="mm_token_type_ids",
+            samples=(sample,),
+        )
+        for sample, (counted, marked) in enumerate(
+            zip(batch.placeholders, batch.marked, strict=True)
+        )
+        if counted != marked and sample not in seen
+    ]
 
 
 def _clip_mismatches(batch: Batch) -> list[Mismatch]:

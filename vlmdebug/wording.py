@@ -248,6 +248,12 @@ def out_of_step(batch: Batch, sample: int, placeholders: int, features: int) -> 
             if extra <= 3
             else "Give the batch every image that the text names, or check num_images."
         )
+    if not placeholders:
+        return (
+            f"{has} but {images}: the text names none of them.\n{_whole_batch(batch)}\n"
+            "The chat template likely has no image placeholder, or the prompt was made without "
+            "it: print the text of that sample."
+        )
     cut = features - placeholders
     where = _cut_images(batch, sample)
     return (
@@ -255,6 +261,17 @@ def out_of_step(batch: Batch, sample: int, placeholders: int, features: int) -> 
         f"{_whole_batch(batch)}\n"
         "Truncation (max_length) likely cut the text inside an image: "
         "raise max_length or drop that image with all its tokens."
+    )
+
+
+def marked_otherwise(sample: int, counted: int, marked: int) -> str:
+    """VLM010 where two sources disagree."""
+    return (
+        f"sample {sample} has {number(counted, 'placeholder token')} in input_ids, but "
+        f"mm_token_type_ids marks {marked}.\n"
+        "A model that lays images out by mm_token_type_ids raises or computes something else.\n"
+        "Make mm_token_type_ids from the final input_ids: a completion or a template changed one "
+        "of them."
     )
 
 

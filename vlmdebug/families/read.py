@@ -29,6 +29,7 @@ TOKEN_KEYS = frozenset(
         "mm_token_type_ids",
         "moe_mm_token_type_ids",
         "position_ids",
+        "rope_deltas",
         "labels",
         "inputs_embeds",
         "decoder_input_ids",
@@ -99,12 +100,34 @@ def read_batch(
         name: None if value is None else as_counts(value, name=name, samples=samples)
         for name, value in given.items()
     }
+    _refuse_packed(tensors)
     hints = read_hints(processor, config, model)
     clips = {"video": counted["num_videos"], "audio": counted["num_audios"]}
     facts = Facts(tensors, hints, counted["num_images"], counted["num_tiles"], clips)
     if layout is None and processor is not None and _family(facts, None) is None:
         layout = _probed(processor, tensors)
     return assemble(facts, layout)
+
+
+PACKED = ("cu_seqlens", "cu_seq_lens_q", "cu_seq_lens_k", "seq_idx", "max_length_q")
+
+
+def _refuse_packed(tensors: Mapping[str, Any]) -> None:
+    """Refuse sequences packed into one row, which no cut by rows of `input_ids` can part."""
+    ids, positions = tensors["input_ids"], tensors.get("position_ids")
+    signs = [key for key in PACKED if key in tensors]
+    if not signs and len(ids) == 1 and getattr(positions, "ndim", 0) == 2:
+        row = to_numpy(positions)[0]  # (seq,)
+        real = to_numpy(tensors["attention_mask"])[0] if "attention_mask" in tensors else row >= 0
+        starts = int(((row[1:] == 0) & (real[:-1] != 0)).sum())
+        signs = [f"position_ids, which starts anew {starts} times"] if starts else []
+    if signs:
+        raise BadInput(
+            f"The batch is packed: {len(ids)} row of {ids.shape[1]} tokens holds several sequences "
+            f"(see {signs[0]}). Samples are rows of input_ids here, so nothing can be cut between "
+            "packed ones. Pass the batch before packing (padding_free=False in TRL), or a chunk "
+            "of samples at a time."
+        )
 
 
 def _refuse_second_reading(**given: Any) -> None:
@@ -177,6 +200,7 @@ def assemble(facts: Facts, layout: str | Layout | Mapping[str, Axis | str] | Non
         unpadded=_unpadded(facts),
         ambiguities=ambiguities,
         image_token_id=facts.hints.image_token_id,
+        marked=_marked(facts),
         streams=tuple(one.stream for one in streams),
     )
 
@@ -198,7 +222,7 @@ def _tensors(inputs: Any) -> dict[str, Any]:
             "Pass what the processor returned for text and images together."
         )
     for key, value in tensors.items():
-        _check_tensor(key, value)
+        _check_tensor(key, value, len(tensors["input_ids"]))
     _check_devices(tensors)
     ids = tensors["input_ids"]
     if "float" in str(ids.dtype):
@@ -215,7 +239,9 @@ def _tensors(inputs: Any) -> dict[str, Any]:
     return tensors
 
 
-def _check_tensor(key: str, value: Any) -> None:
+def _check_tensor(key: str, value: Any, samples: int) -> None:
+    if isinstance(value, list) and key not in TOKEN_KEYS | MEDIA_KEYS and len(value) == samples:
+        return  # a thing per sample, such as its prompt
     if isinstance(value, (list, tuple)):
         raise BadInput(
             f"{key} is a {type(value).__name__} of {len(value)}, but rows can be followed only "
@@ -314,7 +340,9 @@ def _token_axes(facts: Facts) -> dict[str, Axis]:
     samples = facts.samples
     for key, value in facts.inputs.items():
         shape = tuple(getattr(value, "shape", ()))
-        if not shape:
+        if isinstance(value, list):
+            axes[key] = Axis("sample")
+        elif not shape:
             axes[key] = Axis("batch")
         elif key == "position_ids" and len(shape) == 3 and shape[1] == samples:
             axes[key] = Axis("sample", dim=1)  # M-RoPE: (3 or 4, sample, seq)
@@ -333,6 +361,8 @@ def _check_rows(facts: Facts, layout: Layout, counts: Mapping[str, Counts]) -> N
     """Every tensor is as long as its counts say, or the message names both numbers."""
     for key, axis in layout.items():
         if axis.unit not in counts:
+            continue
+        if isinstance(facts.inputs[key], list):
             continue
         shape = tuple(facts.inputs[key].shape)
         rows = shape[axis.dim] if len(shape) > axis.dim else 0
@@ -369,6 +399,20 @@ def _strangers(facts: Facts, layout: Layout) -> tuple[Ambiguity, ...]:
         for key, value in facts.inputs.items()
         if key not in layout
     )
+
+
+def _marked(facts: Facts) -> tuple[int, ...] | None:
+    """Placeholder tokens of each sample that `mm_token_type_ids` marks as such.
+
+    Some processors mark begin and end tokens too; these do not count.
+    """
+    types = facts.inputs.get("mm_token_type_ids")
+    if types is None or facts.hints.image_token_id is None:
+        return None
+    if facts.placeholder_mask is None:
+        return None
+    marked = (to_numpy(types) == 1) & facts.placeholder_mask
+    return tuple(marked.sum(axis=1).tolist())
 
 
 def _in_order(layout: Layout, inputs: Mapping[str, Any]) -> Layout:

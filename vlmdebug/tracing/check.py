@@ -195,9 +195,12 @@ def used_chunk(
     placeholders, columns = None, None
     clips: dict[str, int] = {}
     for key in names:
-        value = _numbers(given[key])
         if key in BOOKKEEPING:
             continue
+        if isinstance(batch.inputs.get(key), list) and key in batch.layout:
+            keys[key] = _listed(batch, key, given[key], _planned(batch, key, samples))
+            continue
+        value = _numbers(given[key])
         if not _is_tensor(value):
             if isinstance(value, (list, tuple)) and key in batch.layout:
                 keys[key] = Used(None, len(value))
@@ -224,6 +227,20 @@ def used_chunk(
             placeholders = _placeholders(batch, value, known, is_slice)
             clips = _clips(batch, value, known, is_slice)
     return UsedChunk(keys, placeholders, clips)
+
+
+def _listed(batch: Batch, key: str, value: Any, planned: Rows | None) -> Used:
+    """The rows of a list, told by its items: those planned, if they are what is there."""
+    if not isinstance(value, (list, tuple)):
+        return Used(None, len(value) if hasattr(value, "__len__") else 1)
+    source = batch.inputs[key]
+    if planned is not None and len(planned) == len(value):
+        if all(source[row] is item for row, item in zip(planned, value, strict=True)):
+            return Used(planned, len(value))
+    places = {id(item): row for row, item in enumerate(source)}
+    if len(places) < len(source) or any(id(item) not in places for item in value):
+        return Used(None, len(value))  # equal items, or copies of them
+    return Used(Rows.of([places[id(item)] for item in value]), len(value))
 
 
 def _numbers(value: Any) -> Any:

@@ -25,7 +25,7 @@ class RowFinder:
         self._own = {
             key: parent(key, inputs[key], axis.dim)
             for key, axis in layout.items()
-            if axis.unit != "batch"
+            if axis.unit != "batch" and not isinstance(inputs[key], list)
         }
         self._copies: list[Parent] = []
         self._by_value: dict[tuple[str, Any], _Values] = {}
