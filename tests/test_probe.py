@@ -13,8 +13,8 @@ from vlmdebug.tiny.registry import find_recipe
 @pytest.mark.parametrize("family", architectures())
 def test_probe_and_table_agree(family):
     processor = vd.tiny.build(family)[1]
-    placeholder = find_recipe(family).placeholder
-    probed = vd.probe(processor, placeholder=placeholder).axes
+    recipe = find_recipe(family)
+    probed = vd.probe(processor, placeholder=recipe.placeholder, **recipe.call).axes
     known = find_family(family)
     assert known is not None
 

@@ -43,12 +43,13 @@ class Probe:
         return "\n".join(f"{key:<{width}}  {axis}" for key, axis in self.axes.items())
 
 
-def probe(processor: Any, *, placeholder: str | None = None) -> Probe:
+def probe(processor: Any, *, placeholder: str | None = None, **options: Any) -> Probe:
     """Read off what each tensor of `processor`'s output counts.
 
     Args:
         processor: A transformers processor for images and text.
         placeholder: What stands for an image in the text; `processor.image_token` by default.
+        **options: Further arguments of every call of the processor.
 
     Raises:
         BadInput: The processor could not be run on several images, or on none.
@@ -68,8 +69,8 @@ def probe(processor: Any, *, placeholder: str | None = None) -> Probe:
         f"{words} {' '.join([token] * len(own))} cat."
         for words, own in zip(WORDS, images, strict=True)
     ]
-    whole = _run(processor, texts, images)
-    alone = [_alone(processor, text, own) for text, own in zip(texts, images, strict=True)]
+    whole = _run(processor, texts, images, options)
+    alone = [_alone(processor, text, own, options) for text, own in zip(texts, images, strict=True)]
     found = {key: _axis(value, [one.get(key) for one in alone]) for key, value in whole.items()}
     return Probe(
         {key: axis for key, (axis, _) in found.items()},
@@ -89,23 +90,28 @@ def _images() -> list[list[Any]]:
     return [[next(drawn) for _ in range(count)] for count in IMAGES]
 
 
-def _alone(processor: Any, text: str, images: list[Any]) -> dict[str, np.ndarray]:
+def _alone(
+    processor: Any, text: str, images: list[Any], options: dict[str, Any]
+) -> dict[str, np.ndarray]:
     """One sample's output; nothing for a text-only one that the processor refuses by itself."""
     try:
-        return _run(processor, [text], [images])
+        return _run(processor, [text], [images], options)
     except BadInput:
         if images:
             raise
         return {}
 
 
-def _run(processor: Any, texts: list[str], images: list[list[Any]]) -> dict[str, np.ndarray]:
+def _run(
+    processor: Any, texts: list[str], images: list[list[Any]], options: dict[str, Any]
+) -> dict[str, np.ndarray]:
     try:
         out = processor(
             text=texts,
             images=images if any(images) else None,
             padding=True,
             return_tensors="pt",
+            **options,
         )
     except Exception as error:
         raise BadInput(
