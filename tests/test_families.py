@@ -22,8 +22,6 @@ from vlmdebug.families import FAMILIES, find_family
 from vlmdebug.tiny import registry
 
 SIZES = [(200, 100), (100, 200), (160, 160), (100, 300)]
-# Tiles that stand in runs of their own, or beside each other: nothing says whose image they are.
-NOT_TOLD = {"aya_vision", "ovis2", "cohere2_vision", "llama4", "lfm2_vl", "aria"}
 # One or two of each layout, where the run has them.
 DRAWN = [
     name
@@ -48,9 +46,8 @@ def batch_of(family, built, images, *, seed=0, side=None):
     dice = random.Random(seed)
     sizes = [dice.choice(SIZES) for _ in range(sum(images))] or None
     inputs = vd.tiny.batch(family, images, sizes=sizes, seed=seed, padding_side=side)
-    needed = images if family in NOT_TOLD else None
     model, processor = built[family]
-    return vd.read_batch(inputs, processor=processor, config=model.config, num_images=needed)
+    return vd.read_batch(inputs, processor=processor, config=model.config)
 
 
 @pytest.fixture(params=architectures())
@@ -112,7 +109,7 @@ def test_synthesized_batch_has_the_layout_of_the_real_one(family, built):
         assert made.inputs[key].ndim == real.inputs[key].ndim or "..." in known.shapes[key]
         assert made.inputs[key].is_floating_point() == real.inputs[key].is_floating_point()
     assert set(real.layout.media) - known.optional == set(made.layout.media) - known.optional
-    assert set(made.counts) | ({"image"} if family in NOT_TOLD else set()) >= set(real.counts)
+    assert set(made.counts) | {"image"} >= set(real.counts)
 
 
 @st.composite
@@ -135,8 +132,7 @@ def test_any_counts_and_sizes_are_read_and_cut_rightly(built, drawn):
     inputs = vd.tiny.batch(
         family, images, sizes=sizes, padding_side=side, texts=["Look."] * len(images)
     )
-    needed = images if family in NOT_TOLD else None
-    batch = vd.read_batch(inputs, processor=processor, config=model.config, num_images=needed)
+    batch = vd.read_batch(inputs, processor=processor, config=model.config)
 
     assert list(batch.counts["image"]) == images
     assert vd.check(batch).ok

@@ -34,13 +34,14 @@ def to_numpy(value: Any) -> np.ndarray:
 class Hints:
     """What the processor and the config say of the counts; None where neither does.
 
-    `tokens_per_image` takes a list of `(height, width)` and gives placeholder tokens each.
+    `image_edges` are the tokens that begin and end an image in the text. `tokens_per_image` takes a
+    list of `(height, width)` and gives placeholder tokens each.
     """
 
     model_type: str | None = None
     processor_type: str | None = None
     image_token_id: int | None = None
-    image_end_id: int | None = None
+    image_edges: tuple[int, int] | None = None
     token_ids: Mapping[str, int] = field(default_factory=dict)
     global_image_id: int | None = None
     features_per_tile: int | None = None
@@ -101,6 +102,28 @@ class Facts:
         return tuple(
             tuple((np.flatnonzero(row == -1) - np.flatnonzero(row == 1)).tolist()) for row in edges
         )
+
+    @cached_property
+    def spans(self) -> tuple[tuple[int, ...], ...] | None:
+        """Placeholder tokens between each begin and end token of an image, by sample.
+
+        None where the processor has no such tokens, or where they do not pair up, as after
+        truncation, or where placeholder tokens stand outside.
+        """
+        mask, edges = self.placeholder_mask, self.hints.image_edges
+        if mask is None or edges is None:
+            return None
+        found = []
+        for ids, placeholder in zip(self.ids, mask, strict=True):
+            begins, ends = (np.flatnonzero(ids == edge) for edge in edges)
+            if len(begins) != len(ends) or (begins >= ends).any() or (begins[1:] < ends[:-1]).any():
+                return None
+            before = np.concatenate([[0], placeholder.cumsum()])
+            spans = tuple((before[ends] - before[begins]).tolist())
+            if sum(spans) != placeholder.sum():
+                return None
+            found.append(spans)
+        return tuple(found)
 
     def rows(self, key: str) -> int:
         return len(self.inputs[key])

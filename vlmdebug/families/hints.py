@@ -18,6 +18,16 @@ PLACEHOLDERS = {"ovis2": "<IMG_ATOM>", "llama4": "<|patch|>"}
 ANYRES = ("llava_next", "llava_next_video")
 """Model types whose tokens follow from sizes as `anyres_tokens` counts them."""
 
+EDGES = {
+    "aya_vision": ("<|START_OF_IMG|>", "<|END_OF_IMG|>"),
+    "cohere2_vision": ("<|START_OF_IMG|>", "<|END_OF_IMG|>"),
+    "lfm2_vl": ("<|image_start|>", "<|image_end|>"),
+    "llama4": ("<|image_start|>", "<|image_end|>"),
+    "ovis2": ("<IMG_START>", "<IMG_END>"),
+}
+"""Tokens that the processor itself writes around each image, by model type, where runs of
+placeholder tokens are tiles. Read in the processors of transformers 5.23."""
+
 Sizes = list[tuple[int, int]]
 
 
@@ -36,7 +46,7 @@ def read_hints(processor: Any = None, config: Any = None, model: Any = None) -> 
         model_type=getattr(config, "model_type", None) or _processor_type(processor),
         processor_type=_processor_type(processor),
         image_token_id=_image_token_id(processor, tokenizer, config),
-        image_end_id=_first(processor, "end_image_token_id", "eoi_token_id", "vision_end_token_id"),
+        image_edges=_image_edges(processor, tokenizer),
         token_ids=_stream_token_ids(processor, config),
         global_image_id=_global_image_id(processor, tokenizer),
         features_per_tile=_features_per_tile(processor, config, vision),
@@ -100,6 +110,15 @@ def _image_token_id(processor: Any, tokenizer: Any, config: Any) -> int | None:
             "Load both from the same checkpoint."
         )
     return said if said is not None else configured
+
+
+def _image_edges(processor: Any, tokenizer: Any) -> tuple[int, int] | None:
+    """Begin and end token of an image, where the processor writes one of each around it."""
+    begin, end = EDGES.get(_processor_type(processor) or "", (None, None))
+    if begin is None:
+        return None
+    ids = tokenizer.convert_tokens_to_ids([begin, end])
+    return (ids[0], ids[1]) if all(isinstance(one, int) for one in ids) else None
 
 
 def _stream_token_ids(processor: Any, config: Any) -> dict[str, int]:

@@ -4,10 +4,11 @@
 `num_patches`. Each tile becomes `image_seq_length` placeholder tokens, so the runs of them in
 `input_ids` tell. In InternVL an image's tiles stand in one run between its begin and end tokens;
 Aya Vision, Ovis 2, Cohere 2 Vision and Llama 4 part them by tile markers, so that a run is a tile
-and images per sample must be given. So they do not in Gemma 3 with pan-and-scan, and
-in Aria with split images, which gives `pixel_mask`, one row per tile, too. Read in
-`processing_internvl` of transformers 5.23. A chunk without images must be given no
-`pixel_values`: zero rows raise "cannot reshape tensor of 0 elements".
+and the begin and end tokens tell images (`spans`). Gemma 3 with pan-and-scan puts them around each
+crop, so that images per sample must be given, as in Aria with split images, which gives
+`pixel_mask`, one row per tile, too. Read in `processing_internvl` of transformers 5.23. A chunk
+without images must be given no `pixel_values`: zero rows raise "cannot reshape tensor of 0
+elements".
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class InternVL(Family):
         per_tile = facts.hints.features_per_tile or each(facts, tiles)
         features = (per_tile,) * tiles if per_tile else None
         images = self._images(facts)
-        per_image = _tiles_per_image(facts.runs, per_tile, tiles)
+        per_image = _tiles_per_image(facts.spans or facts.runs, per_tile, tiles)
         if facts.num_tiles is not None:
             agree("num_tiles", facts.num_tiles, "pixel_values", tiles, "tile")
             counts = {"tile": Counts(facts.num_tiles, "num_tiles")}
@@ -88,7 +89,7 @@ class InternVL(Family):
             return {"image": Counts(facts.num_images, "num_images")}
         if facts.runs is not None and facts.hints.model_type in ONE_RUN_PER_IMAGE:
             return {"image": Counts(map(len, facts.runs), f"runs of {facts.placeholder_source}")}
-        return {}
+        return images_by_edges(facts)
 
     def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], Facts]:
         image = 3
@@ -98,6 +99,13 @@ class InternVL(Family):
             inputs["pixel_values"] = numbered(sum(spec.sizes), 3, 2, 2)
         hints = Hints(model_type="internvl", image_token_id=image, features_per_tile=TOKENS)
         return inputs, Facts(inputs, hints, spec.images_per_sample)
+
+
+def images_by_edges(facts: Facts) -> dict[str, Counts]:
+    """Images per sample, where begin and end tokens pair up."""
+    if facts.spans is None:
+        return {}
+    return {"image": Counts(map(len, facts.spans), "begin and end tokens of images in input_ids")}
 
 
 def _tiles_per_image(

@@ -28,7 +28,7 @@ from vlmdebug.families.base import (
     to_numpy,
     with_text,
 )
-from vlmdebug.families.internvl import ambiguous_tiles
+from vlmdebug.families.internvl import ambiguous_tiles, images_by_edges
 from vlmdebug.layout import Axis, Media
 from vlmdebug.plan import Counts
 
@@ -64,11 +64,9 @@ class Lfm2VL(Family):
     def read(self, facts: Facts) -> Reading:
         tiles = facts.rows("spatial_shapes")
         features = self._features(facts)
-        images = (
-            {"image": Counts(facts.num_images, "num_images")}
-            if facts.num_images is not None
-            else {}
-        )
+        images = images_by_edges(facts)
+        if facts.num_images is not None:
+            images = {"image": Counts(facts.num_images, "num_images")}
         if facts.num_tiles is not None:
             agree("num_tiles", facts.num_tiles, "pixel_values", tiles, "tile")
             owned = Counts(facts.num_tiles, "num_tiles")
@@ -80,7 +78,17 @@ class Lfm2VL(Family):
             if found is None:
                 return Reading(images, features, {}, (ambiguous_tiles(facts, tiles, features),))
             owned = Counts(found, f"{facts.placeholder_source} against spatial_shapes")
-        return Reading({**images, "tile": owned}, features)
+        return Reading({**images, "tile": owned}, features, self._per_image(facts, features))
+
+    def _per_image(
+        self, facts: Facts, features: tuple[int, ...] | None
+    ) -> dict[str, tuple[int, ...]]:
+        """Tiles and tokens of each image, where begin and end tokens tell."""
+        if facts.spans is None or features is None:
+            return {}
+        tokens = tuple(span for sample in facts.spans for span in sample)
+        tiles = align(features, tokens)
+        return {} if tiles is None else {"tile": tuple(tiles), "feature": tokens}
 
     def _features(self, facts: Facts) -> tuple[int, ...] | None:
         factor = facts.hints.downsample_factor
