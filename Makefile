@@ -1,7 +1,7 @@
 # Every target sets up what it needs: Python 3.11 or newer and make are enough.
 # ARGS goes to the tool: make test ARGS="-k layout -x".
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-trl coverage lint lab bench clean
+.PHONY: help demo test test-families test-trl coverage lint lab bench clean
 
 export HF_HUB_OFFLINE := 1
 export TRANSFORMERS_OFFLINE := 1
@@ -18,6 +18,10 @@ demo: .venv/.with-torch,plot ## The story of one real bug, on tiny real models
 
 test: .venv/.with-torch,plot,notebook,trl,test .venv/.torchvision ## All tests
 	$(BIN)/python -m pytest -q $(ARGS)
+
+test-families: .venv/.with-torch,plot,notebook,trl,test .venv/.torchvision ## The tests of every layout family
+	$(BIN)/python -m pytest -q tests/test_families.py tests/test_tiny.py tests/test_probe.py \
+		tests/test_coverage.py tests/test_streams.py tests/test_torchvision.py $(ARGS)
 
 test-trl: .venv/.with-torch,plot,notebook,trl,test ## Several TRL releases on trial, minutes
 	$(BIN)/python tools/trl_releases.py $(ARGS)

@@ -16,7 +16,9 @@ from vlmdebug.tiny import registry
 from vlmdebug.tiny.unproven import RECIPES
 
 COVERAGE = read_coverage()
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "architectures.md").read_text(encoding="utf-8")
 
 
 def test_no_architecture_is_in_no_list():
@@ -63,3 +65,11 @@ def test_what_is_not_proven_says_why():
 
 def test_readme_has_the_counts():
     assert str(COVERAGE) in README.replace("\n", " ")
+
+
+def test_page_has_every_architecture_with_its_reason():
+    rows = [line.split("|")[1:-1] for line in PAGE.splitlines() if line.startswith("| `")]
+    shown = {cells[0].strip(" `"): cells[-1].strip() for cells in rows}
+
+    reasons = {name: reason for name, (_, reason) in COVERAGE.probed.items()}
+    assert shown == {**COVERAGE.proven, **reasons, **COVERAGE.not_covered}

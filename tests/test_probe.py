@@ -8,6 +8,7 @@ from architectures import architectures
 import vlmdebug as vd
 from vlmdebug.families import find_family
 from vlmdebug.tiny.registry import find_recipe
+from vlmdebug.tiny.unproven import RECIPES
 
 
 @pytest.mark.parametrize("family", architectures())
@@ -58,6 +59,32 @@ def test_processor_that_no_family_knows_is_probed(family):
     assert known is not None
 
     assert batch.layout["pixel_values"] == known.axes["pixel_values"]
+
+
+@pytest.mark.parametrize("name", architectures(["phi4_multimodal"]))
+def test_model_without_a_family_is_cut_by_its_probe(name):
+    """Under sdpa its vision tower attends otherwise once a crop of the chunk is padded."""
+    recipe, images = RECIPES[name], [2, 0, 1]
+    processor = recipe.processor()
+    model = recipe.model(processor).eval()
+    pictures = vd.tiny.images(images, sizes=[(300, 300), (500, 300), (400, 400)])
+    inputs = processor(
+        text=["<|image|> and <|image|>", "Look.", "<|image|>"],
+        images=pictures,
+        padding=True,
+        return_tensors="pt",
+    )
+    untold = vd.read_batch(inputs, processor=processor)
+    batch = vd.read_batch(inputs, processor=processor, num_images=images)
+
+    assert [one.message for one in untold.ambiguities] == [
+        "image_pixel_values, image_sizes and image_attention_mask have one row per image, but "
+        "nothing says how many images each sample has. They were not cut. "
+        "Pass num_images=[…], one number per sample."
+    ]
+    for chunk_size in (1, 2):
+        proof = vd.prove(lambda _, size: batch.chunks(size), batch, model, chunk_size=chunk_size)
+        assert proof.max_abs_diff == 0
 
 
 def test_probe_looks_at_values_and_not_only_at_numbers_of_rows():

@@ -1,6 +1,7 @@
 """Run every image-text-to-text architecture of transformers: `make coverage`.
 
-Writes `vlmdebug/families/coverage.json`. An architecture is *proven* if its tiny model gives the
+Writes `vlmdebug/families/coverage.json` and `docs/architectures.md`; with `--page`, only the page,
+from the file as it is. An architecture is *proven* if its tiny model gives the
 same logits for every chunk size as for the whole batch, text-only samples among them; *probed* if
 its processor could be run on samples alone and together; else *not covered*, with the reason
 below. An architecture that no list and no reason knows ends the run.
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "architectures.md"
 sys.path.insert(0, str(ROOT / "tests"))
 os.environ["VLMDEBUG_TORCHVISION"] = "1"
 
@@ -88,8 +90,47 @@ def probe(model_type: str) -> dict[str, str]:
     return {key: str(axis) for key, axis in axes.items() if key not in TOKEN_KEYS}
 
 
+def page() -> str:
+    """The three lists as a page of the docs."""
+    from vlmdebug.families.coverage import read_coverage
+
+    found = read_coverage()
+    lines = [
+        "# Which architectures are known",
+        "",
+        "<!-- Written by `make coverage`; do not edit. -->",
+        "",
+        str(found),
+        "",
+        "*Proven*: built tiny from transformers' own classes and run; chunks of every size, text-only",
+        "samples among them, give the logits of the whole batch. *Probed*: the processor was run on",
+        "samples alone and together, and the values tell what a row counts. *Not covered*: neither,",
+        "for the reason given.",
+        "",
+        "## Proven",
+        "",
+        "| architecture | layout |",
+        "|---|---|",
+        *(f"| `{name}` | {layout} |" for name, layout in found.proven.items()),
+        "",
+        "## Probed",
+        "",
+        "| architecture | what a row counts | why its model is not proven |",
+        "|---|---|---|",
+    ]
+    for name, (axes, reason) in found.probed.items():
+        said = "; ".join(f"`{key}` {axis}" for key, axis in axes.items())
+        lines.append(f"| `{name}` | {said} | {reason} |")
+    lines += ["", "## Not covered", "", "| architecture | why |", "|---|---|"]
+    lines += [f"| `{name}` | {reason} |" for name, reason in found.not_covered.items()]
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
-    """Run all of them and write the file."""
+    """Run all of them and write file and page."""
+    if sys.argv[1:] == ["--page"]:
+        PAGE.write_text(page(), encoding="utf-8")
+        return
     use_torchvision()
     import transformers
     from transformers.models.auto.modeling_auto import (
@@ -117,6 +158,7 @@ def main() -> None:
         else:
             sys.exit(f"{name} is new: add a recipe to vlmdebug/tiny, or a reason to {__file__}")
     FILE.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    PAGE.write_text(page(), encoding="utf-8")
     from vlmdebug.families.coverage import read_coverage
 
     print(read_coverage())

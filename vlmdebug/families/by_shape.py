@@ -26,12 +26,15 @@ def read_by_shape(
         counts["image"] = Counts(facts.num_images, "num_images")
     if facts.num_tiles is not None:
         counts["tile"] = Counts(facts.num_tiles, "num_tiles")
-    axes, ambiguities = dict(token_axes), []
+    axes, ambiguities = dict(token_axes), list[Ambiguity]()
+    uncounted: dict[str, list[str]] = {}
     for key in keys:
-        axis, ambiguity = _axis(facts, key, counts, overrides)
-        axes[key] = axis
+        axes[key], ambiguity = _axis(facts, key, counts, overrides)
         if ambiguity is not None:
             ambiguities.append(ambiguity)
+        elif axes[key].unit not in ("sample", "batch", *counts):
+            uncounted.setdefault(axes[key].unit, []).append(key)
+    ambiguities += [_missing_count(unit, those) for unit, those in uncounted.items()]
     # What a chunk without media needs is the model's secret: accept both.
     unit = "image" if "image" in counts else "tile"
     media = {key: Media(unit, "either") for key in keys if unit in counts}
@@ -43,9 +46,7 @@ def _axis(
     facts: Facts, key: str, counts: Mapping[str, Counts], overrides: Mapping[str, Axis]
 ) -> tuple[Axis, Ambiguity | None]:
     if key in overrides:
-        axis = overrides[key]
-        missing = axis.unit not in ("sample", "batch") and axis.unit not in counts
-        return axis, _missing_count(key, axis) if missing else None
+        return overrides[key], None
     rows = facts.rows(key)
     fits = {unit: count for unit, count in counts.items() if count.total == rows}
     if rows == facts.samples:
@@ -76,13 +77,19 @@ def _unsettled(facts: Facts, key: str, fits: list[str]) -> Ambiguity:
     )
 
 
-def _missing_count(key: str, axis: Axis) -> Ambiguity:
-    argument = "num_tiles" if axis.unit == "tile" else "num_images"
+def _missing_count(unit: str, keys: list[str]) -> Ambiguity:
+    argument = "num_tiles" if unit == "tile" else "num_images"
+    *others, last = keys
+    named, them = (
+        (f"{', '.join(others)} and {last} have", "They were")
+        if others
+        else (f"{last} has", "It was")
+    )
     return Ambiguity(
-        keys=(key,),
-        unit=axis.unit,
+        keys=tuple(keys),
+        unit=unit,
         message=(
-            f"{key} has one row per {axis.unit}, but nothing says how many {plural(axis.unit)} "
-            f"each sample has. It was not cut. Pass {argument}=[…], one number per sample."
+            f"{named} one row per {unit}, but nothing says how many {plural(unit)} "
+            f"each sample has. {them} not cut. Pass {argument}=[…], one number per sample."
         ),
     )

@@ -74,7 +74,8 @@ def kin(
         placeholder: As in `Recipe`.
         tokens: Special tokens that the tokenizer names, by attribute.
         unnamed: Special tokens known by their text alone.
-        ids: Fields of the config that hold a token's id, where the processor does not tell.
+        ids: Fields of the config that hold a token's id, where the processor does not tell;
+            `vision_config.image_token_id` for one inside it.
         model: Name of the model class, where the mapping's name is not it.
         call: As in `Recipe`.
         text: As in `Recipe`.
@@ -102,11 +103,14 @@ def kin(
         from transformers import CONFIG_MAPPING, AutoModelForImageTextToText
 
         config_class = CONFIG_MAPPING[model_type]
-        named = {
-            **_token_ids(config_class, made),
-            **{field: made.tokenizer.convert_tokens_to_ids(t) for field, t in (ids or {}).items()},
-        }
-        config = small(config_class, made.tokenizer, **named, **special)
+        chosen: dict[str, Any] = {**_token_ids(config_class, made), **special}
+        for field, token in (ids or {}).items():
+            part, _, name = field.rpartition(".")
+            inside = {**chosen.get(part, {})} if part else chosen
+            inside[name] = made.tokenizer.convert_tokens_to_ids(token)
+            if part:
+                chosen[part] = inside
+        config = small(config_class, made.tokenizer, **chosen)
         if model is not None:
             return getattr(transformers, model)(config)
         return AutoModelForImageTextToText.from_config(config, dtype=torch.float32)

@@ -98,6 +98,7 @@ NEEDS = {
             "minicpmv4_6",
             "minicpmv4_7",
             "molmo2",
+            "phi4_multimodal",
             "step3p7",
             "unlimited_ocr",
         ],
