@@ -58,6 +58,33 @@ def in_chunks(trainer, monkeypatch, change):
 
 
 @pytest.mark.slow
+def test_training_is_watched_by_a_callback(trainer, monkeypatch, tmp_path):
+    in_chunks(trainer, monkeypatch, lambda kwargs: {})
+    callback = vd.WatchCallback(on_mismatch="raise", log=tmp_path / "trace.jsonl")
+    trainer.add_callback(callback)
+    trainer.train()
+    loop = [call for call in callback.trace.calls if "grpo_trainer.py:" in call.site]
+
+    assert len(loop) >= 4
+    assert all(call.ok for call in loop if call.unread is None)
+    assert len((tmp_path / "trace.jsonl").read_text().splitlines()) == len(callback.trace.calls)
+    assert not trainer.model._forward_pre_hooks
+
+
+@pytest.mark.slow
+def test_training_that_fails_leaves_its_trace_with_the_callback(trainer, monkeypatch):
+    in_chunks(trainer, monkeypatch, rotated)
+    callback = vd.WatchCallback(on_mismatch="raise")
+    trainer.add_callback(callback)
+    with pytest.raises(vd.MismatchError):
+        trainer.train()
+    callback.close()
+
+    assert not callback.trace.ok
+    assert not trainer.model._forward_pre_hooks
+
+
+@pytest.mark.slow
 def test_training_step_that_cuts_rightly_is_watched_without_a_finding(trainer, monkeypatch):
     in_chunks(trainer, monkeypatch, lambda kwargs: {})
     with vd.watch(trainer.model, processor=trainer.processing_class, on_mismatch="raise") as trace:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import weakref
 
@@ -157,25 +158,73 @@ def test_each_rank_writes_its_own_log(built, tmp_path, monkeypatch):
     assert len((tmp_path / "trace.rank3.jsonl").read_text().splitlines()) == 1
 
 
-class Wrapper(torch.nn.Module):
-    """As DDP and PEFT wrap a model."""
-
-    def __init__(self, module):
-        super().__init__()
-        self.module = module
-
-    def forward(self, *args, **kwargs):
-        return self.module(*args, **kwargs)
+def in_peft(model):
+    peft = pytest.importorskip("peft")
+    return peft.get_peft_model(
+        model, peft.LoraConfig(target_modules=r".*language_model.*q_proj", r=2)
+    )
 
 
+def in_accelerate(model):
+    return pytest.importorskip("accelerate").Accelerator(cpu=True).prepare_model(model)
+
+
+@pytest.fixture
+def in_ddp(monkeypatch):
+    """One process that is all of its group."""
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield torch.nn.parallel.DistributedDataParallel
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("wrapped", "watched"),
+    [
+        *itertools.product(["ddp", "accelerate"], ["wrapper", "model"]),
+        ("peft", "wrapper"),  # it calls `forward` of the model within, past every hook
+    ],
+)
+def test_wrapped_models_are_watched_from_outside_and_from_within(wrapped, watched, in_ddp):
+    model, processor = vd.tiny.build("gemma4")
+    batch = batch_of("gemma4", {"gemma4": (model, processor)})
+    wrapper = {"ddp": in_ddp, "accelerate": in_accelerate, "peft": in_peft}[wrapped](model)
+    seen = wrapper if watched == "wrapper" else model
+    with vd.watch(seen, on_mismatch="record") as right:
+        outputs = list(run(wrapper, batch.chunks(1)))
+    with vd.watch(seen, on_mismatch="record") as wrong:
+        list(run(wrapper, slicers.by_sample(batch.for_slicer(), 1)))
+
+    assert not [one for one in outputs if isinstance(one, Exception)]
+    assert [call.ok for call in right.calls] == [True] * 4
+    assert [call.ok for call in wrong.calls] == [False] * 4
+    assert wrong.calls[0].site.startswith("tests/test_watch.py:")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("watched", ["wrapper", "model"])
-def test_wrapped_models_are_watched_from_outside_and_from_within(built, watched):
-    model, _ = built["gemma4"]
-    wrapper = Wrapper(model)
-    with vd.watch(wrapper if watched == "wrapper" else model, on_mismatch="record") as trace:
-        list(run(wrapper, slicers.by_sample(batch_of("gemma4", built).for_slicer(), 1)))
+def test_compiled_models_are_watched(watched):
+    model, processor = vd.tiny.build("llava")
+    batch = batch_of("llava", {"llava": (model, processor)}, (1, 1, 1, 1))
+    compiled = torch.compile(model, backend="eager")
+    list(run(compiled, batch.chunks(2)))
+    with vd.watch(compiled if watched == "wrapper" else model, on_mismatch="record") as trace:
+        list(run(compiled, batch.chunks(2)))
+        shifted = list(batch.chunks(1))
+        pixels = dict(batch.inputs)["pixel_values"]
+        list(run(compiled, [{**shifted[0], "pixel_values": pixels[1:2]}]))
 
-    assert [call.ok for call in trace.calls] == [False] * 4
+    assert [call.ok for call in trace.calls] == [True, True, False]
+    assert trace.calls[2].report.mismatches[0].silent
+
+
+def test_model_that_was_never_called_is_not_called_right(built):
+    with vd.watch(built["gemma4"][0]) as trace:
+        pass
+
+    assert not trace.ok
+    with pytest.raises(vd.VlmDebugError, match=r"not called\. Watch the module that is"):
+        trace.report()
 
 
 def test_generation_is_watched_without_false_alarms(built):

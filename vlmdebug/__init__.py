@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from vlmdebug.search import falsify as falsify
     from vlmdebug.search import falsify_all as falsify_all
     from vlmdebug.search import make_batch as make_batch
+    from vlmdebug.tracing.callback import WatchCallback as WatchCallback
     from vlmdebug.tracing.check import check as check
     from vlmdebug.tracing.prove import Proof as Proof
     from vlmdebug.tracing.prove import prove as prove
@@ -64,6 +65,7 @@ _HOME = {
     "Rows": "plan",
     "Trace": "tracing.watch",
     "VlmDebugError": "errors",
+    "WatchCallback": "tracing.callback",
     "check": "tracing.check",
     "export": "codegen",
     "falsify": "search",

@@ -98,10 +98,15 @@ class Facts:
         mask = self.placeholder_mask
         if mask is None:
             return None
-        edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
-        return tuple(
-            tuple((np.flatnonzero(row == -1) - np.flatnonzero(row == 1)).tolist()) for row in edges
-        )
+        padded = np.zeros((len(mask), mask.shape[1] + 2), dtype=np.int8)
+        padded[:, 1:-1] = mask
+        edges = padded[:, 1:] - padded[:, :-1]
+        samples, begins = np.nonzero(edges == 1)
+        lengths = np.nonzero(edges == -1)[1] - begins  # both in order of sample, then place
+        found: list[list[int]] = [[] for _ in mask]
+        for sample, length in zip(samples.tolist(), lengths.tolist(), strict=True):
+            found[sample].append(length)
+        return tuple(map(tuple, found))
 
     @cached_property
     def spans(self) -> tuple[tuple[int, ...], ...] | None:

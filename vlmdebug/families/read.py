@@ -428,7 +428,8 @@ def _unpadded(facts: Facts) -> tuple[bool, ...] | None:
     mask = to_numpy(facts.inputs["attention_mask"]).astype(np.int8)  # (sample, seq)
     if mask.ndim != 2:
         return None
-    return tuple((np.diff(row) <= 0).all().item() for row in mask)
+    falls: list[bool] = np.all(mask[:, 1:] <= mask[:, :-1], axis=1).tolist()
+    return tuple(falls)
 
 
 __all__ = ["MEDIA_KEYS", "TOKEN_KEYS", "UNKNOWN", "assemble", "read_batch"]

@@ -262,10 +262,13 @@ def _fits(batch: Batch, key: str, value: Any, columns: int | None) -> bool:
     Columns of tokens are those of the chunk's `input_ids`. The dimension that the layout pads is
     left out where it is known how far it must reach.
     """
-    axis, expected, given = batch.layout[key], list(batch.inputs[key].shape), list(value.shape)
-    if len(given) != len(expected):
-        return False
+    axis, whole, given = batch.layout[key], batch.inputs[key].shape, value.shape
     width = batch.inputs["input_ids"].shape[-1]
+    if len(given) != len(whole):
+        return False
+    if axis.dim == 0 and given[1:] == whole[1:] and columns in (None, width):
+        return True
+    expected = list(whole)
     if columns is not None and key not in batch.layout.media and expected[-1] == width:
         expected[-1] = columns
     skipped = axis.dim + 1 if axis.unit == "sample" and axis.padded in batch.counts else axis.dim

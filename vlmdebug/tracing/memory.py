@@ -77,7 +77,12 @@ def view_rows(tensor: Any, of: Parent) -> tuple[range | np.ndarray, int] | None:
     address, shape, strides = place(tensor)
     if not of.start <= address < of.stop or tensor.itemsize != of.tensor.itemsize:
         return None
-    first = _position((address - of.start) // tensor.itemsize, of)
+    offset = (address - of.start) // tensor.itemsize
+    if shape and of.dim == 0 and strides == of.strides and shape[1:] == of.shape[1:]:
+        row, within = divmod(offset, strides[0]) if strides[0] > 0 else (0, 1)
+        if not within and row + shape[0] <= of.shape[0]:  # whole rows, as most slices are
+            return _pick(of, range(row, row + shape[0])), 0
+    first = _position(offset, of)
     if first is None:
         return None
     dim, selected = of.dim, len(shape) == len(of.shape) - 1 and of.dim == 0

@@ -84,8 +84,11 @@ class RowFinder:
         of, numbers, dim = found
         if dim != own.dim:  # a row without its dimension, or rows turned to another one
             return Rows([(-1, 0)] * tensor.shape[0]), None
-        rows, expected = as_rows(numbers), planned()
-        if of is own or (rows == expected and self._is(of.key, key)):
+        rows = as_rows(numbers)
+        if of is own:
+            return rows, None
+        expected = planned()
+        if rows == expected and self._is(of.key, key):
             return rows, None
         if expected is not None and self._values(own, tensor).equal(tensor, expected):
             return expected, None

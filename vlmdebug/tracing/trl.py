@@ -33,6 +33,8 @@ BUFFERS = {
 UNCUT = {
     "dpo": "its collator's batch goes to the model whole",
     "sft": "its collator's batch goes to the model whole",
+    "kto": "its collator's batch goes to the model whole",
+    "online-dpo": "the batch goes to the model whole, each prompt twice",
 }
 """Trainers that do not cut a batch themselves, and what they do instead."""
 

@@ -41,6 +41,10 @@ ENCODED = (
     "Media came already encoded (mm_encoder_outputs, as generate() does it): "
     "their rows were not judged. Watch the code that encodes them."
 )
+UNCALLED = (
+    "the model was not called. Watch the module that is called; "
+    "PEFT, for one, calls forward of the model within, past its hooks."
+)
 TOKENS = TOKEN_KEYS - {"position_ids", "inputs_embeds"}
 
 
@@ -93,8 +97,8 @@ class Trace:
 
     @property
     def ok(self) -> bool:
-        """Whether every call was read and was right."""
-        return all(call.ok for call in self.calls)
+        """Whether every call was read and was right; False where there was none to see."""
+        return bool(self.calls) and all(call.ok for call in self.calls)
 
     def report(self) -> Report:
         """One report on all calls; chunk numbers are call numbers.
@@ -104,7 +108,7 @@ class Trace:
         """
         read = [call for call in self.calls if call.report is not None]
         if not read:
-            why = self.calls[0].unread if self.calls else "the model was not called"
+            why = self.calls[0].unread if self.calls else UNCALLED
             raise VlmDebugError(f"There is nothing to report: {why}")
         first = read[0].report
         assert first is not None
@@ -167,7 +171,10 @@ def watch(
         )
     hints = read_hints(processor, config, _within(model))
     watcher = _Watcher(hints, on_mismatch, _log_path(log))
-    handle = model.register_forward_pre_hook(watcher.before, with_kwargs=True)
+    hook: Any = watcher.before
+    if "torch._dynamo" in sys.modules:  # torch.compile must not trace into the hook
+        hook = torch.compiler.disable(hook)
+    handle = model.register_forward_pre_hook(hook, with_kwargs=True)
     try:
         yield watcher.trace
     finally:
@@ -337,6 +344,7 @@ def _judge_described(call: Call, described: Mapping[str, _Described], hints: Hin
 
 PLUMBING = (
     "torch.",
+    "transformers.trainer",
     "vlmdebug.",
     "accelerate.",
     "peft.",

@@ -1,0 +1,31 @@
+"""How soon `falsify` finds what is wrong, and how many batches a right slicer survives a second.
+
+Budget: each wrong slicer of the story falls within 1 s.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+import vlmdebug as vd
+from vlmdebug import slicers
+from vlmdebug.slicers import STORY
+
+
+def main() -> None:
+    """Print the tables."""
+    vd.falsify(slicers.by_sample, families=["llava"])  # imports and first use
+    print("falsify: seconds until the smallest failing batch (budget 1)")
+    for slicer in STORY:
+        if slicer is slicers.corrected:
+            continue
+        begin = perf_counter()
+        found = vd.falsify(slicer)
+        print(f"  {slicer.__name__:16} {perf_counter() - begin:5.2f}   {found}")
+    begin = perf_counter()
+    assert vd.falsify(slicers.corrected) is None
+    print(f"  {slicers.corrected.__name__:16} {perf_counter() - begin:5.2f}   survives")
+
+
+if __name__ == "__main__":
+    main()
