@@ -21,7 +21,7 @@ test: .venv/.with-torch,plot,notebook,trl,test .venv/.torchvision ## All tests
 
 test-families: .venv/.with-torch,plot,notebook,trl,test .venv/.torchvision ## The tests of every layout family
 	$(BIN)/python -m pytest -q tests/test_families.py tests/test_tiny.py tests/test_probe.py \
-		tests/test_coverage.py tests/test_streams.py tests/test_torchvision.py $(ARGS)
+		tests/test_coverage.py tests/test_streams.py tests/test_pictures.py tests/test_torchvision.py $(ARGS)
 
 test-trl: .venv/.with-torch,plot,notebook,trl,test ## Several TRL releases on trial, minutes
 	$(BIN)/python tools/trl_releases.py $(ARGS)

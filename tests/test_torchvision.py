@@ -9,7 +9,13 @@ import sys
 import pytest
 from architectures import FOLDER, VARIABLE
 
-MODULES = ("test_tiny.py", "test_families.py", "test_probe.py", "test_coverage.py")
+MODULES = (
+    "test_tiny.py",
+    "test_families.py",
+    "test_probe.py",
+    "test_coverage.py",
+    "test_pictures.py",
+)
 
 
 @pytest.mark.slow

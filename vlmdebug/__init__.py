@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from vlmdebug.search import make_batch as make_batch
     from vlmdebug.tracing.callback import WatchCallback as WatchCallback
     from vlmdebug.tracing.check import check as check
+    from vlmdebug.tracing.check import plot_layout as plot_layout
     from vlmdebug.tracing.prove import Proof as Proof
     from vlmdebug.tracing.prove import prove as prove
     from vlmdebug.tracing.record import record as record
@@ -71,6 +72,7 @@ _HOME = {
     "falsify": "search",
     "falsify_all": "search",
     "make_batch": "search",
+    "plot_layout": "tracing.check",
     "probe": "families.probe",
     "prove": "tracing.prove",
     "read_batch": "families.read",

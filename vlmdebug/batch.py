@@ -239,6 +239,17 @@ class Batch:
             return range(self.counts["image"].total + 1)
         return self._offsets_per_image.get(unit)
 
+    def rows_of_image(self, unit: str, image: int) -> tuple[int, int]:
+        """First and last-plus-one row of an image, numbered over the batch.
+
+        Raises:
+            KeyError: Rows of that unit are not counted per image.
+        """
+        offsets = self._image_offsets(unit)
+        if offsets is None:
+            raise KeyError(unit)
+        return offsets[image], offsets[image + 1]
+
     @cached_property
     def _offsets_per_image(self) -> dict[str, tuple[int, ...]]:
         return {unit: (0, *accumulate(rows)) for unit, rows in self.per_image.items()}

@@ -93,6 +93,7 @@ class Layout(Mapping[str, Axis]):
             mask. PaliGemma's prompt looks both ways.
         optional: Media keys that a batch may lack.
         checks_counts: Whether the model compares features with placeholders at all.
+        overview: Which of an image's tiles shows the whole image, where one does.
     """
 
     family: str
@@ -104,6 +105,7 @@ class Layout(Mapping[str, Axis]):
     causal: bool = True
     checks_counts: bool = True
     optional: frozenset[str] = frozenset()
+    overview: Literal["first", "last"] = "last"
 
     def __getitem__(self, key: str) -> Axis:
         return self.axes[key]

@@ -88,6 +88,11 @@ class Finding:
         return CODES.get(self.code, "a kind of mismatch this version does not know")
 
     @property
+    def worst(self) -> Mismatch:
+        """The one that the message tells of: the first silent one, or the first."""
+        return next((m for m in self.mismatches if m.silent), self.mismatches[0])
+
+    @property
     def keys(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(m.key for m in self.mismatches if m.key is not None))
 
@@ -133,7 +138,7 @@ def _root(mismatch: Mismatch) -> tuple[str, ...]:
 
 
 def _finding(members: list[Mismatch]) -> Finding:
-    worst = next((m for m in members if m.silent), members[0])
+    worst = Finding("", "", tuple(members)).worst
     chunks = list(dict.fromkeys(m.chunk for m in members if m.chunk is not None))
     others = dict.fromkeys(m.key for m in members if m.key not in (None, worst.key))
     also = []

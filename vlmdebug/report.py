@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from vlmdebug.errors import AmbiguousError, BadInput, MismatchError
 from vlmdebug.mismatch import Finding, Mismatch, from_ranges, group, ranges
 from vlmdebug.plan import Rows
+from vlmdebug.scene import Scene
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,6 +71,7 @@ class Report:
         mismatches: Every detail.
         ambiguities: What could not be checked, and what would settle it.
         slicer: The slicer's name.
+        scene: What stands in the rows, where the report is to be drawn with its images.
     """
 
     family: str
@@ -81,6 +83,7 @@ class Report:
     mismatches: tuple[Mismatch, ...] = ()
     ambiguities: tuple[str, ...] = ()
     slicer: str | None = None
+    scene: Scene | None = field(default=None, repr=False)
     error: BaseException | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -128,6 +131,7 @@ class Report:
             "chunks": [_chunk_to_dict(chunk) for chunk in self.chunks],
             "mismatches": [mismatch.to_dict() for mismatch in self.mismatches],
             "ambiguities": list(self.ambiguities),
+            **({"scene": self.scene.to_dict()} if self.scene else {}),
         }
 
     @classmethod
@@ -147,6 +151,7 @@ class Report:
             chunks=tuple(_chunk_from_dict(chunk) for chunk in data["chunks"]),
             mismatches=tuple(Mismatch.from_dict(mismatch) for mismatch in data["mismatches"]),
             ambiguities=tuple(data["ambiguities"]),
+            scene=Scene.from_dict(data["scene"]) if "scene" in data else None,
         )
 
     def to_json(self, path: str | Path | None = None) -> str:
@@ -202,6 +207,18 @@ class Report:
         from vlmdebug.views.plot import plot
 
         return plot(self, ax)
+
+    def plot_layout(self, ax: Axes | None = None) -> Axes:
+        """Draw what each tensor counts, lane by lane; needs `check(..., pictures=True)`."""
+        from vlmdebug.views.plot import plot_lanes
+
+        return plot_lanes(self, ax)
+
+    def plot_map(self, ax: Axes | None = None) -> Axes:
+        """Draw chunk against key, for many chunks; returns the Axes."""
+        from vlmdebug.views.plot import plot_map
+
+        return plot_map(self, ax)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         from vlmdebug.views import mimebundle

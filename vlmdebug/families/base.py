@@ -93,8 +93,8 @@ class Facts:
         return None if mask is None else tuple(mask.sum(axis=1).tolist())
 
     @cached_property
-    def runs(self) -> tuple[tuple[int, ...], ...] | None:
-        """Lengths of the unbroken runs of placeholder tokens of each sample."""
+    def places(self) -> tuple[tuple[tuple[int, int], ...], ...] | None:
+        """Where each unbroken run of placeholder tokens begins and ends, by sample."""
         mask = self.placeholder_mask
         if mask is None:
             return None
@@ -102,11 +102,20 @@ class Facts:
         padded[:, 1:-1] = mask
         edges = padded[:, 1:] - padded[:, :-1]
         samples, begins = np.nonzero(edges == 1)
-        lengths = np.nonzero(edges == -1)[1] - begins  # both in order of sample, then place
-        found: list[list[int]] = [[] for _ in mask]
-        for sample, length in zip(samples.tolist(), lengths.tolist(), strict=True):
-            found[sample].append(length)
+        ends = np.nonzero(edges == -1)[1]  # both in order of sample, then place
+        found: list[list[tuple[int, int]]] = [[] for _ in mask]
+        for sample, begin, end in zip(
+            samples.tolist(), begins.tolist(), ends.tolist(), strict=True
+        ):
+            found[sample].append((begin, end))
         return tuple(map(tuple, found))
+
+    @cached_property
+    def runs(self) -> tuple[tuple[int, ...], ...] | None:
+        """Lengths of the unbroken runs of placeholder tokens of each sample."""
+        if self.places is None:
+            return None
+        return tuple(tuple(end - begin for begin, end in sample) for sample in self.places)
 
     @cached_property
     def spans(self) -> tuple[tuple[int, ...], ...] | None:

@@ -65,7 +65,19 @@ class Idefics3(Family):
             return Reading(images)
         per_tile = facts.hints.features_per_tile
         features = tuple(count * per_tile for count in tiles) if per_tile else None
-        return Reading({**images, "tile": tiles}, features)
+        return Reading({**images, "tile": tiles}, features, self._per_image(facts, tiles))
+
+    def _per_image(self, facts: Facts, tiles: Counts) -> dict[str, tuple[int, ...]]:
+        """Tiles of each image: the runs of placeholder tokens up to the one of its overview."""
+        marker, mask = facts.hints.global_image_id, facts.placeholder_mask
+        if marker is None or mask is None:
+            return {}
+        found: list[int] = []
+        for ids, placeholder in zip(facts.ids, mask, strict=True):
+            begins = np.flatnonzero(placeholder & ~np.roll(placeholder, 1))
+            ends = np.searchsorted(begins, np.flatnonzero(ids == marker) + 1, side="right")
+            found += np.diff(ends, prepend=0).tolist()
+        return {"tile": tuple(found)} if sum(found) == tiles.total else {}
 
     def _tiles(self, facts: Facts, images: dict[str, Counts]) -> Counts | None:
         if facts.has("pixel_attention_mask"):

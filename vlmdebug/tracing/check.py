@@ -5,28 +5,37 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from vlmdebug.batch import BOOKKEEPING, Batch
 from vlmdebug.compare import check_alone, compare
 from vlmdebug.errors import AmbiguousError, BadInput
+from vlmdebug.families.pictures import scene_of
 from vlmdebug.families.read import read_batch
 from vlmdebug.judge import Run, Used, UsedChunk
 from vlmdebug.plan import Rows, chunk_bounds
 from vlmdebug.report import Report
 from vlmdebug.tracing.rows import RowFinder
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 Slicer = Callable[[dict[str, Any], int], Iterable[Mapping[str, Any]]]
 
+SMALL = 8
+"""Samples and images of a batch whose images are drawn unasked."""
+MOST_IMAGES = 4
+"""Images drawn on each side of a finding."""
 MOST_CHUNKS = 10
 """Chunks per sample after which a slicer is not waited for any longer."""
 
 
-def check(*args: Any, chunk_size: int = 1, **reading: Any) -> Report:
+def check(*args: Any, chunk_size: int = 1, pictures: bool | None = None, **reading: Any) -> Report:
     """Judge a slicer on a batch, or a batch alone.
 
     `check(slicer, batch, chunk_size=2)` runs `slicer(inputs, chunk_size)`, which gives the model
@@ -40,6 +49,8 @@ def check(*args: Any, chunk_size: int = 1, **reading: Any) -> Report:
     Args:
         *args: `slicer, batch` or `batch`. A batch is a `Batch` or what a processor returned.
         chunk_size: Samples per chunk; the last chunk may hold fewer.
+        pictures: Whether the report shows the images that its findings are about, restored from
+            the pixel values. None: where the batch is small and lies on the CPU.
         **reading: `processor=`, `num_images=` and the other arguments of `read_batch`, where the
             batch is not read yet.
 
@@ -50,9 +61,49 @@ def check(*args: Any, chunk_size: int = 1, **reading: Any) -> Report:
         BadInput: The arguments are no slicer and batch, or the slicer yields no mappings.
     """
     slicer, batch = _arguments(args, reading)
-    if slicer is None:
-        return check_alone(batch)
-    return compare(batch, run(slicer, batch, chunk_size))
+    report = (
+        check_alone(batch) if slicer is None else compare(batch, run(slicer, batch, chunk_size))
+    )
+    wanted = _is_small(batch) and bool(report.mismatches) if pictures is None else pictures
+    return illustrated(report, batch) if wanted else report
+
+
+def plot_layout(batch: Any, ax: Axes | None = None, **reading: Any) -> Axes:
+    """Draw which tensor of a batch counts what: samples, images and media keys as lanes.
+
+    Args:
+        batch: A `Batch` or what a processor returned.
+        ax: Axes to draw on; a new figure's by default.
+        **reading: As for `check`.
+
+    Raises:
+        BadInput: Images per sample are not known, so that no row is anybody's.
+        VlmDebugError: matplotlib is not installed.
+    """
+    return check(batch, pictures=True, **reading).plot_layout(ax)
+
+
+def illustrated(report: Report, batch: Batch) -> Report:
+    """The report with a scene: the batch's images where its findings need them."""
+    scene = scene_of(batch)
+    if scene is None:
+        return report
+    wanted: list[int] = []
+    for worst in (finding.worst for finding in report.findings):
+        for rows in (worst.planned, worst.used) if worst.key is not None else ():
+            wanted += scene.images_in(worst.key or "", rows)[:MOST_IMAGES]
+    return replace(report, scene=scene_of(batch, wanted) if wanted else scene)
+
+
+def _is_small(batch: Batch) -> bool:
+    """Whether drawing its images costs next to nothing."""
+    pixels = [batch.inputs[key] for key in batch.image_keys]
+    return (
+        len(batch) <= SMALL
+        and "image" in batch.counts
+        and batch.counts["image"].total <= SMALL
+        and all(str(getattr(value, "device", "cpu")) == "cpu" for value in pixels)
+    )
 
 
 def _arguments(args: tuple[Any, ...], reading: dict[str, Any]) -> tuple[Slicer | None, Batch]:

@@ -6,13 +6,17 @@ light and dark both read. All that comes from the report is escaped.
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterable
 
 from vlmdebug.mismatch import Finding, Mismatch
+from vlmdebug.plan import Rows
 from vlmdebug.report import Report
-from vlmdebug.views import rows
+from vlmdebug.scene import Scene
+from vlmdebug.views import picture, rows
 from vlmdebug.views.safe import escaped, one_line
 from vlmdebug.views.strips import BLUE, VERMILLION, rows_in, strip
+from vlmdebug.wording import listed
 
 MOST_CHUNKS = 64
 MOST_PICTURES = 64
@@ -48,10 +52,11 @@ def to_html(report: Report) -> str:
     parts = [
         '<div style="line-height:1.5;max-width:68rem">',
         _head(report),
-        *(_finding(finding) for finding in report.findings[:MOST_PARAGRAPHS]),
+        *(_finding(report, finding) for finding in report.findings[:MOST_PARAGRAPHS]),
         _left(len(report.findings), "findings"),
         *(_ambiguity(text) for text in report.ambiguities[:MOST_PARAGRAPHS]),
         _left(len(report.ambiguities), "ambiguities"),
+        _picture(report),
         _table(report),
         "</div>",
     ]
@@ -76,10 +81,73 @@ def _badge(verdict: str) -> str:
     )
 
 
-def _finding(finding: Finding) -> str:
+def _finding(report: Report, finding: Finding) -> str:
     head = f"<strong>{escaped(finding.code)} {escaped(rows.title(finding))}</strong>"
     said = f"✗ {head} · {escaped(finding.loudness)}<br>{_broken(finding.message)}"
-    return _note(VERMILLION, said + _details(finding))
+    return _note(VERMILLION, said + _pair(report, finding.worst) + _details(finding))
+
+
+def _pair(report: Report, mismatch: Mismatch) -> str:
+    """The images that the samples should see beside those that they were handed."""
+    scene, key = report.scene, mismatch.key
+    if scene is None or key is None or not scene.thumbnails:
+        return ""
+    sides = [scene.images_in(key, rows) for rows in (mismatch.planned, mismatch.used)]
+    if not any(image in scene.thumbnails for side in sides for image in side):
+        return ""
+    samples = f"samples {listed(mismatch.samples)}"
+    who = f"sample {mismatch.samples[0]}" if len(mismatch.samples) == 1 else samples
+    heads = (f"{who} should see", "was handed")
+    head = "".join(f'<th scope="col"{LEFT}>{text}</th>' for text in heads)
+    rows_of = (mismatch.planned, mismatch.used)
+    cells = "".join(
+        f"<td{LEFT}>{_images(scene, key, images, given)}</td>"
+        for images, given in zip(sides, rows_of, strict=True)
+    )
+    return (
+        '<table style="border-collapse:collapse;margin:.4em 0">'
+        f"<thead><tr>{head}</tr></thead><tbody><tr>{cells}</tr></tbody></table>"
+    )
+
+
+def _images(scene: Scene, key: str, images: list[int], given: Rows | None) -> str:
+    shown = [image for image in images if image in scene.thumbnails]
+    left = len(images) - len(shown)
+    drawn = "".join(
+        f'<img alt="{scene.name(image)}" src="{escaped(scene.thumbnails[image], 100_000)}" '
+        'style="margin:0 .4em .2em 0;vertical-align:middle">'
+        for image in shown
+    )
+    names = ", ".join(scene.share(key, image, given) for image in shown)
+    more = f" and {left} more" if left and shown else ""
+    return f"{drawn}<br>{names}{more}" if drawn else "no image" if not images else "not restored"
+
+
+def _picture(report: Report) -> str:
+    """The worst chunk's cut through the batch."""
+    drawn = picture.lanes(report)
+    if not drawn or not report.chunks:
+        return ""
+    worst = min(rows.judged(report), key=lambda line: line.rank).index
+    data = b64encode(picture.svg(report, worst).encode("ascii")).decode("ascii")
+    labels = "".join(
+        f'<div style="height:{picture.PITCH}px;padding-top:{picture.PITCH // 2 - 18}px;'
+        'box-sizing:border-box;white-space:nowrap;line-height:18px">'
+        f"{escaped(one_line(lane.name, 40))}<br><small>{escaped(lane.counts)}</small></div>"
+        for lane in drawn
+    )
+    said = escaped(one_line(picture.description(report, worst), 400))
+    noun = rows.plural_of(report, 1)
+    return (
+        '<table style="border-collapse:collapse;width:100%;margin:0 0 1em">\n'
+        f'<caption style="text-align:left;padding:.3em 0;opacity:.8">{noun.capitalize()} {worst}: '
+        "in blue what it owns in each tensor, hatched what it was handed instead</caption>\n"
+        f'<tbody><tr><th scope="row" style="text-align:left;font-weight:400;padding:0 .9em 0 0;'
+        f'width:1%;vertical-align:top">{labels}</th><td style="padding:0">'
+        f'<img alt="{said}" src="data:image/svg+xml;base64,{data}" '
+        f'style="width:100%;min-width:12rem;height:{picture.height(drawn)}px"></td></tr></tbody>'
+        "</table>"
+    )
 
 
 def _ambiguity(text: str) -> str:
@@ -141,7 +209,8 @@ def _table(report: Report) -> str:
         return ""
     groups = rows.told(report)
     keys = [group[0] for group in groups[: rows.MOST_KEYS]]
-    pictured = keys[: MOST_PICTURES // len(lines)]
+    room = MOST_PICTURES // 2 if report.scene is not None else MOST_PICTURES
+    pictured = keys[: room // len(lines)]
     totals = {key: rows_in(report, key) for key in pictured}
     body = "\n".join(_row(report, line, keys, totals) for line in lines)
     return (

@@ -1,14 +1,15 @@
-"""Planned against used rows as a matplotlib figure."""
+"""A report as matplotlib figures: one key's rows, the lanes of a layout, a map of all chunks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from vlmdebug.errors import VlmDebugError
+from vlmdebug.errors import BadInput, VlmDebugError
 from vlmdebug.plan import Rows
 from vlmdebug.report import KeyReport, Report
 from vlmdebug.views import rows
+from vlmdebug.views.picture import Box, lanes
 from vlmdebug.views.safe import one_line
 from vlmdebug.views.strips import BLUE, VERMILLION, rows_in
 
@@ -23,6 +24,7 @@ WRONG: dict[str, Any] = {
     "linewidth": 0,
     "hatch": "////",
 }
+LOOKS = (("#0072B2", ""), ("#E69F00", "...."), ("#56B4E9", "////"), ("#009E73", "xxxx"))
 PLANNED: dict[str, Any] = {"facecolor": "none", "edgecolor": "#444444", "linewidth": 1.2}
 
 
@@ -39,7 +41,7 @@ def plot(report: Report, ax: Axes | None = None) -> Axes:
     key = _key(report)
     lines, left = rows.drawn(report, MOST_CHUNKS)
     if ax is None:
-        ax = _new_axes(len(lines))
+        ax = _new_axes(1.7 + max(0.34 * min(len(lines), 12), 0.17 * len(lines)))
     for y, line in enumerate(lines):
         _draw(ax, y, line, key)
     ax.set_yticks(range(len(lines)), [_label(report, line) for line in lines])
@@ -52,7 +54,96 @@ def plot(report: Report, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def _new_axes(lines: int) -> Axes:
+def plot_lanes(report: Report, ax: Axes | None = None) -> Axes:
+    """Which tensor counts what: samples, images and every media key, each as wide as its rows.
+
+    Neighbouring samples differ in colour and hatch; a sample's rows look alike in every lane.
+
+    Raises:
+        BadInput: The report has no scene, so that nothing says which rows are which image.
+        VlmDebugError: matplotlib is not installed.
+    """
+    drawn = lanes(report)
+    if not drawn:
+        raise BadInput(
+            "This report does not know whose rows are which, so its lanes cannot be drawn. "
+            "Draw a batch whose images per sample are known, or check(..., pictures=True)."
+        )
+    if ax is None:
+        ax = _new_axes(0.8 + 0.6 * len(drawn))
+    for y, lane in enumerate(drawn):
+        for box in lane.boxes:
+            colour, hatch = LOOKS[box.sample % len(LOOKS)]
+            look: dict[str, Any] = {"facecolor": colour, "hatch": hatch}
+            ax.broken_barh(
+                [(box.start / lane.total, (box.stop - box.start) / lane.total)],
+                (y - 0.3, 0.6),
+                edgecolor="white",
+                linewidth=0.8,
+                **look,
+            )
+            if len(lane.boxes) <= 24 and box.stop > box.start:
+                middle = (box.start + box.stop) / 2 / lane.total
+                ax.text(
+                    middle,
+                    y,
+                    _named(box),
+                    ha="center",
+                    va="center",
+                    fontsize="x-small",
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+                )
+    names = [f"{_literal(lane.name)}\n{_literal(lane.counts)}" for lane in drawn]
+    ax.set_yticks(range(len(drawn)), names)
+    ax.set_ylim(len(drawn) - 0.5, -0.5)
+    ax.set_xlim(0, 1)
+    ax.set_xticks([])
+    ax.tick_params(axis="y", length=0)
+    for side in ("top", "right", "left", "bottom"):
+        ax.spines[side].set_visible(False)
+    ax.set_title(_literal(f"{report.family}: rows of each sample"), loc="left", fontsize="medium")
+    return ax
+
+
+def _named(box: Box) -> str:
+    return f"s{box.sample}" if box.image < 0 else f"i{box.image}"
+
+
+def plot_map(report: Report, ax: Axes | None = None) -> Axes:
+    """Every chunk against every key: where it is right, wrong, or cannot be told.
+
+    For batches too big to read line by line; wrong cells are crossed, unknown ones dotted.
+
+    Raises:
+        VlmDebugError: matplotlib is not installed.
+    """
+    keys = rows.keys(report)
+    if ax is None:
+        ax = _new_axes(1.2 + 0.3 * len(keys))
+    right, wrong, unknown = [], [], []
+    for x, chunk in enumerate(report.chunks):
+        for y, key in enumerate(keys):
+            found = rows.state(chunk, key)
+            cells = right if found.ok else unknown if found.state == "cannot tell" else wrong
+            cells.append((x, y))
+    size = max(4, min(60, 2500 / max(len(report.chunks), 1)))
+    for cells, label, look in (
+        (right, "right", {"color": BLUE, "marker": "s", "alpha": 0.5}),
+        (wrong, "wrong", {"color": VERMILLION, "marker": "x"}),
+        (unknown, "cannot tell", {"color": "#777777", "marker": "."}),
+    ):
+        if cells:
+            ax.scatter(*zip(*cells, strict=True), s=size, label=label, **look)
+    ax.set_yticks(range(len(keys)), [_literal(key) for key in keys])
+    ax.set_ylim(len(keys) - 0.5, -0.5)
+    ax.set_xlabel("chunk" if report.chunk_size is not None else "sample")
+    ax.set_title(_literal(rows.headline(report)), loc="left", fontsize="medium")
+    _style(ax, small=len(keys) > 12)
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return ax
+
+
+def _new_axes(height: float) -> Axes:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -60,7 +151,6 @@ def _new_axes(lines: int) -> Axes:
             "matplotlib is not installed, but plot() draws with it. "
             "Nothing was drawn. Install it: pip install 'vlmdebug[plot]'"
         ) from error
-    height = 1.7 + max(0.34 * min(lines, 12), 0.17 * lines)
     return Figure(figsize=(8, height), layout="constrained").subplots()
 
 

@@ -1,0 +1,171 @@
+"""The picture of a report: whose rows stand where, and the images themselves."""
+
+from __future__ import annotations
+
+import html
+import re
+from base64 import b64decode
+from xml.etree import ElementTree
+
+import pytest
+
+import vlmdebug as vd
+from vlmdebug import slicers
+from vlmdebug.families.pictures import thumbnail
+from vlmdebug.plan import Rows
+from vlmdebug.scene import Scene
+from vlmdebug.views import picture
+
+SCENE = Scene(
+    units={"pixel_values": "patch", "image_grid_thw": "image", "input_ids": "sample"},
+    images=(2, 0, 1),
+    per_image={"patch": (4, 6, 8)},
+    tokens=20,
+    places=(((2, 3), (5, 8)), (), ((1, 9),)),
+)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    processor = vd.tiny.build("gemma4")[1]
+    inputs = vd.tiny.batch("gemma4", [2, 1, 1], sizes=(160, 160), processor=processor)
+    return vd.read_batch(inputs, processor=processor)
+
+
+@pytest.fixture(scope="module")
+def report(batch):
+    return vd.check(slicers.by_sample, batch)
+
+
+def drawing(page):
+    """The picture in a page, parsed."""
+    found = re.search(r'src="data:image/svg\+xml;base64,([^"]+)"\s+style="width:100%', page)
+    assert found
+    return ElementTree.fromstring(b64decode(found[1]))
+
+
+@pytest.mark.parametrize(
+    ("key", "rows", "images"),
+    [
+        ("pixel_values", [(0, 4)], [0]),
+        ("pixel_values", [(3, 5)], [0, 1]),
+        ("pixel_values", [(10, 18)], [2]),
+        ("pixel_values", [(-1, 0)], []),
+        ("pixel_values", [], []),
+        ("image_grid_thw", [(2, 3), (0, 1)], [2, 0]),
+        ("input_ids", [(0, 1)], [0, 1]),
+        ("input_ids", [(1, 3)], [2]),
+        ("unheard_of", [(0, 1)], []),
+    ],
+)
+def test_rows_are_those_of_images(key, rows, images):
+    assert SCENE.images_in(key, Rows(rows)) == images
+
+
+def test_images_are_named_and_parts_of_them_counted():
+    assert [SCENE.name(image) for image in range(3)] == [
+        "image 0 of sample 0",
+        "image 1 of sample 0",
+        "image 0 of sample 2",
+    ]
+    assert SCENE.share("pixel_values", 2, Rows([(10, 11)])) == "1 of 8 rows of image 0 of sample 2"
+    assert SCENE.share("pixel_values", 0, Rows([(0, 6)])) == "image 0 of sample 0"
+
+
+def test_scene_survives_json(report):
+    again = vd.Report.from_json(report.to_json())
+
+    assert again == report
+    assert again.scene == report.scene
+    assert again.to_html() == report.to_html()
+
+
+def test_wrong_image_stands_beside_the_right_one(report, batch):
+    page = report.to_html()
+    right, wrong = (f'src="{html.escape(thumbnail(batch, image))}"' for image in (2, 1))
+    pair = page[page.index("sample 1 should see") : page.index("</tbody>")]
+
+    assert right in pair
+    assert wrong in pair
+    assert pair.index(right) < pair.index(wrong)
+    assert 'alt="image 0 of sample 1"' in pair
+    assert 'alt="image 1 of sample 0"' in pair
+    assert thumbnail(batch, 3) not in page
+
+
+def test_picture_hatches_what_was_handed_and_fills_what_is_owned(report):
+    cut = picture.cuts(report, 1)
+    shown = drawing(report.to_html())
+    looks = [path.get("fill") for path in shown.iter("{http://www.w3.org/2000/svg}path")]
+
+    assert cut["pixel_values"] == picture.Cut(Rows([(2, 3)]), Rows([(1, 2)]), ok=False)
+    assert cut["images"].planned == Rows([(2, 3)])
+    assert picture.handed(report, 1) == Rows([(1, 2)])
+    assert "url(#h)" in looks
+    assert shown.get("viewBox") == f"0 0 1000 {4 * picture.PITCH}"
+    assert picture.description(report, 1) == (
+        "Chunk 1 holds samples 1:2 and owns images 2:3; pixel_values: 1:2, not 2:3; "
+        "image_position_ids: 1:2, not 2:3"
+    )
+
+
+def test_picture_of_a_right_chunk_has_no_hatch(batch):
+    report = vd.check(slicers.corrected, batch, pictures=True)
+
+    assert "url(#h)" not in picture.overlay(report, 1)
+    assert picture.overlay(report, 1)
+    assert "was handed</th>" not in report.to_html()
+
+
+@pytest.mark.parametrize("family", ["gemma4", "qwen2_5_vl", "internvl", "idefics3", "llava_next"])
+def test_lanes_are_as_wide_as_their_tensors(family):
+    batch = vd.make_batch(family, [2, 0, 1], sizes=[1, 2, 3])
+    report = vd.check(slicers.corrected, batch, pictures=True)
+    found = {lane.name: lane for lane in picture.lanes(report)}
+
+    assert found["samples"].total == 3
+    assert found["images"].total == 3
+    for key in picture.told.media(report):
+        assert found[key].total == len(batch.inputs[key])
+        assert found[key].boxes[-1].stop == len(batch.inputs[key])
+    assert len(found["samples"].runs) == sum(map(len, batch.runs))
+
+
+def test_big_batches_are_not_pictured_unasked():
+    batch = vd.make_batch("gemma4", [1] * 9)
+
+    assert vd.check(slicers.by_sample, batch).scene is None
+    assert vd.check(slicers.before_5452, batch, pictures=True).scene is not None
+    assert vd.check(slicers.before_5452, vd.make_batch("gemma4", [2]), pictures=False).scene is None
+
+
+def test_pictured_report_of_a_big_batch_stays_small():
+    images = [(2, 0, 3, 1, 2)[sample % 5] for sample in range(63)] + [3]
+    report = vd.check(slicers.by_sample, vd.make_batch("gemma4", images), pictures=True)
+
+    assert (len(images), sum(images)) == (64, 104)
+    assert len(report._repr_mimebundle_()["text/html"]) <= 60_000
+
+
+def test_layout_and_map_are_drawn(batch, report):
+    pytest.importorskip("matplotlib")
+    lanes = vd.plot_layout(batch)
+    chunks = report.plot_map()
+
+    assert [label.get_text().split("\n") for label in lanes.get_yticklabels()] == [
+        ["samples", "3 samples"],
+        ["images", "4 images"],
+        ["pixel_values", "4 images"],
+        ["image_position_ids", "4 images"],
+    ]
+    assert [text.get_text() for text in chunks.get_legend().get_texts()] == ["right", "wrong"]
+    wrong = chunks.collections[1].get_offsets().tolist()
+    assert sorted(wrong) == [[chunk, key] for chunk in range(3) for key in (3, 4)]
+
+
+def test_report_without_images_says_why_it_cannot_draw_lanes():
+    pytest.importorskip("matplotlib")
+    report = vd.check(slicers.by_sample, vd.make_batch("gemma4", [1]), pictures=False)
+
+    with pytest.raises(vd.BadInput, match=r"check\(\.\.\., pictures=True\)"):
+        report.plot_layout()

@@ -1,0 +1,239 @@
+"""The images of a batch, put together again from its pixel values.
+
+So that a person sees whose pixels a chunk was handed. Only the rows of the images asked for are
+read. What cannot be put together gives None, and never a picture of something else.
+
+Patches are written into rows in several orders: channels first or last, in raster order or window
+by window. Nothing in the batch says which; the order is taken in which neighbouring pixels differ
+least, which the tests hold against the images that real processors were given. A verdict never
+rests on it.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Iterator
+from math import isqrt
+from typing import Any
+
+import numpy as np
+
+from vlmdebug.batch import Batch
+from vlmdebug.families.base import Facts, Hints, to_numpy
+from vlmdebug.scene import Scene
+
+SIDE = 72
+"""Longest side of a thumbnail in pixels."""
+LEAST = 8
+"""Pixels of the shortest side that can be called an image; made-up batches have fewer."""
+KEY = "pixel_values"
+# Mean and deviation of CLIP's training images, which most processors normalise with.
+MEAN, DEVIATION = np.array([0.481, 0.458, 0.408]), np.array([0.269, 0.261, 0.276])
+
+
+def scene_of(batch: Batch, images: Iterable[int] = ()) -> Scene | None:
+    """What stands in the rows of the batch, with thumbnails of the images asked for.
+
+    None where images per sample are not known: then no row is anybody's.
+    """
+    if "image" not in batch.counts:
+        return None
+    facts = Facts(batch.inputs, Hints(image_token_id=batch.image_token_id))
+    found = {image: thumbnail(batch, image) for image in dict.fromkeys(images)}
+    return Scene(
+        units={key: axis.unit for key, axis in batch.layout.items()},
+        images=tuple(batch.counts["image"]),
+        per_image={
+            unit: tuple(rows) for unit, rows in batch.per_image.items() if unit != "feature"
+        },
+        tokens=int(batch.inputs["input_ids"].shape[-1]),
+        places=facts.places or (),
+        thumbnails={image: uri for image, uri in found.items() if uri is not None},
+    )
+
+
+def thumbnail(batch: Batch, image: int, side: int = SIDE) -> str | None:
+    """Image number `image` of the whole batch as a data URI; None where it cannot be restored.
+
+    Needs Pillow; without it, there are no thumbnails.
+    """
+    try:
+        from PIL import Image
+    except ImportError:
+        return None
+    pixels = restore(batch, image)
+    if pixels is None:
+        return None
+    picture = Image.fromarray((pixels * 255).round().astype(np.uint8))
+    picture.thumbnail((side, side))
+    written = io.BytesIO()
+    picture.save(written, "JPEG", quality=80)
+    return f"data:image/jpeg;base64,{base64.b64encode(written.getvalue()).decode('ascii')}"
+
+
+def restore(batch: Batch, image: int) -> np.ndarray | None:
+    """Image number `image` of the whole batch, `(height, width, 3)` in 0 to 1.
+
+    As the model sees it: resized, and where it is cut into tiles, the tile that shows it whole or,
+    where there is none, the tile that was kept last.
+    """
+    if KEY not in batch.layout or "image" not in batch.counts:
+        return None
+    try:
+        pixels = _pixels(batch, image)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        return None  # a layout that has the family's keys and not its shapes
+    if pixels is None or pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
+        return None
+    if min(pixels.shape[:2]) < LEAST:
+        return None
+    return np.clip(_shown(np.broadcast_to(pixels, (*pixels.shape[:2], 3))), 0, 1)
+
+
+def _pixels(batch: Batch, image: int) -> np.ndarray | None:
+    """Values `(height, width, channels)` as the processor left them."""
+    values, unit = batch.inputs[KEY], batch.layout[KEY].unit
+    if unit == "sample":
+        return _of_sample(batch, values, image)
+    start, stop = batch.rows_of_image(unit, image)
+    block = to_numpy(values[start:stop])
+    if unit == "patch":
+        return _of_patches(block, _sides(batch, image))
+    if unit == "tile":
+        if block.ndim == 4:  # (tile, channels, height, width)
+            return _channels_last(block[0 if batch.layout.overview == "first" else -1])
+        height, width = to_numpy(batch.inputs["spatial_shapes"][stop - 1]).tolist()
+        return _of_patches(block[-1][: height * width], (height, width))
+    if "image_position_ids" in batch.inputs:
+        return _of_positions(block[0], to_numpy(batch.inputs["image_position_ids"][image]))
+    if block.ndim == 5:  # (image, tiles, channels, height, width); anyres, the overview first
+        return _channels_last(block[0][0])
+    found = _channels_last(block[0])
+    if "image_sizes" in batch.inputs:
+        height, width = to_numpy(batch.inputs["image_sizes"][image]).tolist()
+        found = found[:height, :width]
+    if "pixel_mask" in batch.inputs:
+        found = _seen(found, batch.inputs["pixel_mask"][image])
+    return found
+
+
+def _of_sample(batch: Batch, values: Any, image: int) -> np.ndarray | None:
+    """Of a tensor padded by sample: over images (Idefics2, Mllama) or over tiles (Idefics3)."""
+    offsets = batch.counts["image"].offsets
+    sample = next(s for s in range(len(batch)) if offsets[s] <= image < offsets[s + 1])
+    place = image - offsets[sample]
+    if batch.layout[KEY].padded == "tile":
+        tiles = batch.per_image["tile"][offsets[sample] : image + 1]
+        return _channels_last(to_numpy(values[sample][sum(tiles) - 1]))
+    block = to_numpy(values[sample][place])
+    if block.ndim == 3:  # padded to the largest image of the batch
+        mask = batch.inputs.get("pixel_attention_mask")
+        if mask is None:
+            return _channels_last(block)
+        return _seen(_channels_last(block), mask[sample][place])
+    ratio = int(to_numpy(batch.inputs["aspect_ratio_ids"][sample][place]))
+    rows, columns = _canvases(len(block))[ratio - 1]
+    tiles = [_channels_last(tile) for tile in block[: rows * columns]]
+    lines = [np.concatenate(tiles[row * columns : (row + 1) * columns], 1) for row in range(rows)]
+    return np.concatenate(lines, axis=0)
+
+
+def _seen(pixels: np.ndarray, mask: Any) -> np.ndarray:
+    """Pixels without the rows and columns that are padding."""
+    seen = to_numpy(mask).astype(bool)
+    return pixels[seen.any(axis=1)][:, seen.any(axis=0)]
+
+
+def _canvases(most: int) -> list[tuple[int, int]]:
+    """Mllama's aspect ratios `(rows, columns)` in the order of their ids, which begin at 1.
+
+    As `get_all_supported_aspect_ratios` in transformers 5.23, which calls the first one width.
+    """
+    sides = range(1, most + 1)
+    return [(rows, columns) for rows in sides for columns in sides if rows * columns <= most]
+
+
+def _channels_last(block: np.ndarray) -> np.ndarray:
+    return np.moveaxis(block, 0, -1)
+
+
+def _sides(batch: Batch, image: int) -> tuple[int, int]:
+    """Height and width of an image in patches."""
+    key = next(key for key in ("image_grid_thw", "image_grid_hw") if key in batch.inputs)
+    height, width = to_numpy(batch.inputs[key][image]).tolist()[-2:]
+    return height, width
+
+
+def _of_positions(block: np.ndarray, positions: np.ndarray) -> np.ndarray | None:
+    """Gemma 4: every patch has its column and row, -1 where it is padding."""
+    real = positions[:, 0] >= 0
+    columns, rows = positions[real].T
+    height, width = int(rows.max()) + 1, int(columns.max()) + 1
+    if len(rows) != height * width:
+        return None
+    patches = np.empty((height * width, block.shape[1]), dtype=block.dtype)
+    patches[rows * width + columns] = block[real]
+    return _of_patches(patches, (height, width))
+
+
+def _of_patches(patches: np.ndarray, sides: tuple[int, int]) -> np.ndarray | None:
+    """Patches `(patch, …)` of an image so many patches high and wide, in the smoothest order."""
+    found = [
+        image
+        for image in _readings(patches.reshape(len(patches), -1), *sides)
+        if min(image.shape[:2]) >= LEAST
+    ]
+    return min(found, key=_roughness, default=None)
+
+
+def _readings(patches: np.ndarray, height: int, width: int) -> Iterator[np.ndarray]:
+    """All images that the patches can be, `(height, width, 3)`."""
+    if len(patches) != height * width:
+        return
+    for frames in (1, 2):  # Qwen writes an image into both frames of a patch
+        side = isqrt(patches.shape[1] // (3 * frames))
+        if side**2 * 3 * frames != patches.shape[1]:
+            continue
+        for squares in _squares(patches, frames, side):
+            for window in (1, 2, 3, 4):
+                if height % window == 0 and width % window == 0:
+                    yield _laid(squares, height, width, window)
+
+
+def _squares(patches: np.ndarray, frames: int, side: int) -> Iterator[np.ndarray]:
+    """Patches `(patch, side, side, 3)`: channels outermost, inside the frames, or innermost.
+
+    An image has the same pixels in every frame, which rules the wrong ones out.
+    """
+    by_channel = patches.reshape(-1, 3, frames, side, side).transpose(0, 2, 3, 4, 1)
+    by_frame = patches.reshape(-1, frames, 3, side, side).transpose(0, 1, 3, 4, 2)
+    innermost = patches.reshape(-1, frames, side, side, 3)
+    for found in (by_channel, by_frame, innermost):  # (patch, frame, side, side, 3)
+        if (found == found[:, :1]).all():
+            yield found[:, 0]
+
+
+def _laid(squares: np.ndarray, height: int, width: int, window: int) -> np.ndarray:
+    """Squares laid out where they stand window by window, `window` squares high and wide."""
+    side = squares.shape[1]
+    grid = squares.reshape(height // window, width // window, window, window, side, side, 3)
+    return grid.transpose(0, 2, 4, 1, 3, 5, 6).reshape(height * side, width * side, 3)
+
+
+def _roughness(image: np.ndarray) -> float:
+    """How much neighbouring pixels differ."""
+    return float(np.abs(np.diff(image, axis=0)).mean() + np.abs(np.diff(image, axis=1)).mean())
+
+
+def _shown(values: np.ndarray) -> np.ndarray:
+    """Values as brightness from 0 to 1: as they are, from -1 to 1, or as CLIP's are normalised."""
+    values = values.astype(np.float32)
+    low, high = float(values.min()), float(values.max())
+    if low >= -0.01 and high <= 1.01:
+        return values
+    if low >= 0 and high <= 255.5:
+        return values / 255
+    if low >= -1.01 and high <= 1.01:
+        return (values + 1) / 2
+    return values * DEVIATION + MEAN
