@@ -16,7 +16,7 @@ help: ## Show this list
 demo: .venv/.with-torch,plot ## The story of one real bug, on tiny real models
 	@$(BIN)/python -m vlmdebug demo $(ARGS)
 
-test: .venv/.with-torch,plot,notebook,trl,test .venv/.torchvision ## All tests
+test: .venv/.with-torch,plot,notebook,trl,test .venv/.torchvision .venv/.chromium ## All tests
 	$(BIN)/python -m pytest -q $(ARGS)
 
 test-families: .venv/.with-torch,plot,notebook,trl,test .venv/.torchvision ## The tests of every layout family
@@ -60,6 +60,14 @@ clean: ## Remove what make made
 .venv/.torchvision: constraints.txt | .venv/.made
 	@$(BIN)/python -m pip install -qq --no-deps --upgrade --target .venv/torchvision \
 		$$(grep -E '^(timm|torchvision)==' constraints.txt)
+	@touch $@
+
+# Debian's Chromium for the tests of what a person sees; without it they are skipped.
+.venv/.chromium: | .venv/.made
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || { \
+		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get -qq update && \
+		apt-get -qq -y install --no-install-recommends chromium fonts-liberation >/dev/null; \
+	} || echo "There is no Chromium: the browser tests will be skipped. Install chromium." >&2
 	@touch $@
 
 # One stamp per set of extras, named after them.

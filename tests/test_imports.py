@@ -16,7 +16,7 @@ import vlmdebug
 PACKAGE = Path(vlmdebug.__file__).parent
 HEAVY = {"torch", "transformers", "trl", "IPython", "matplotlib", "PIL", "hypothesis"}
 EDGES = {"vlmdebug.tiny", "vlmdebug.tracing", "vlmdebug.views"}
-PROGRAMS = {"vlmdebug.cli", "vlmdebug.demo", "vlmdebug.__main__"}
+PROGRAMS = {"vlmdebug.cli", "vlmdebug.demo", "vlmdebug.exploring", "vlmdebug.__main__"}
 # `falsify` draws batches of the families, so it stands above them.
 ABOVE_FAMILIES = {"vlmdebug.search", "vlmdebug.lines", "vlmdebug.testing"}
 

@@ -80,6 +80,20 @@ def test_scene_survives_json(report):
     assert again.to_html() == report.to_html()
 
 
+@pytest.mark.parametrize(
+    "uri", ["javascript:alert(1)", "https://example.org/a.png", 'data:image/jpeg;base64,"><script>']
+)
+def test_picture_that_is_none_is_left_out(report, uri):
+    data = report.to_dict()
+    data["scene"] = {**data["scene"], "thumbnails": {"1": uri, "2": "data:image/jpeg;base64,AA=="}}
+    data["scene"]["units"] = {**data["scene"]["units"], "pixel_values": "<b>image</b>"}
+    page = vd.Report.from_dict(data).to_html()
+
+    assert uri not in page
+    assert "<script" not in page
+    assert "<b>image" not in page
+
+
 def test_wrong_image_stands_beside_the_right_one(report, batch):
     page = report.to_html()
     right, wrong = (f'src="{html.escape(thumbnail(batch, image))}"' for image in (2, 1))

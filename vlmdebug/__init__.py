@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from vlmdebug.errors import BadInput as BadInput
     from vlmdebug.errors import MismatchError as MismatchError
     from vlmdebug.errors import VlmDebugError as VlmDebugError
+    from vlmdebug.exploring import explore as explore
     from vlmdebug.families.probe import Probe as Probe
     from vlmdebug.families.probe import probe as probe
     from vlmdebug.families.read import read_batch as read_batch
@@ -68,6 +69,7 @@ _HOME = {
     "VlmDebugError": "errors",
     "WatchCallback": "tracing.callback",
     "check": "tracing.check",
+    "explore": "exploring",
     "export": "codegen",
     "falsify": "search",
     "falsify_all": "search",

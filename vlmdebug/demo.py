@@ -26,7 +26,7 @@ SIZE = (160, 160)  # all images alike: that is what makes a wrong one silent
 
 
 @dataclass(frozen=True)
-class Scene:
+class Act:
     """One tiny model, one batch, and the slicers that are tried on it."""
 
     family: str
@@ -35,15 +35,15 @@ class Scene:
     title: str
 
 
-SCENES = (
-    Scene("gemma4", (2, 1, 1), STORY, "The story on Gemma 4"),
-    Scene(
+ACTS = (
+    Act("gemma4", (2, 1, 1), STORY, "The story on Gemma 4"),
+    Act(
         "gemma4",
         (1, 0, 1),
         (slicers.merged_5452, slicers.corrected),
         "The same with a sample that has no image",
     ),
-    Scene(
+    Act(
         "llava_next",
         (2, 1, 1),
         (slicers.merged_5452, slicers.corrected),
@@ -63,28 +63,28 @@ def run_demo(out: Path) -> bool:
     print("vlmdebug demo: TRL's pull request 5452, told by the batches that break it")
     print(f"tiny random models of transformers {transformers.__version__}, real processors\n")
     agreed = True
-    for scene in SCENES:
-        agreed &= _play(scene)
+    for act in ACTS:
+        agreed &= _play(act)
     _write(out)
     return agreed
 
 
-def _batch(scene: Scene) -> tuple[Batch, Any]:
-    model, processor = tiny.build(scene.family)
-    inputs = tiny.batch(scene.family, scene.images_per_sample, sizes=SIZE, processor=processor)
+def _batch(act: Act) -> tuple[Batch, Any]:
+    model, processor = tiny.build(act.family)
+    inputs = tiny.batch(act.family, act.images_per_sample, sizes=SIZE, processor=processor)
     return read_batch(inputs, processor=processor), model
 
 
-def _play(scene: Scene) -> bool:
-    batch, model = _batch(scene)
-    images = ", ".join(map(str, scene.images_per_sample))
-    print(f"{scene.title}: images per sample {images}; chunk size 1")
+def _play(act: Act) -> bool:
+    batch, model = _batch(act)
+    images = ", ".join(map(str, act.images_per_sample))
+    print(f"{act.title}: images per sample {images}; chunk size 1")
     for key, axis in batch.layout.items():
         if key in batch.layout.media:
             print(f"  {key} {tuple(batch.inputs[key].shape)}: {axis}")
     print()
     agreed = True
-    for slicer in scene.slicers:
+    for slicer in act.slicers:
         report, proof = check(slicer, batch), prove(slicer, batch, model)
         print(verdict(slicer, report, proof))
         agreed &= report.ok == proof.ok
@@ -121,7 +121,7 @@ def _indented(text: str) -> list[str]:
 
 def _write(out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    batch, _ = _batch(SCENES[0])
+    batch, _ = _batch(ACTS[0])
     page = out / "report.html"
     check(slicers.by_sample, batch).to_html(page)
     code = export(batch)

@@ -7,6 +7,7 @@ a small picture of the image itself.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from itertools import accumulate
 from typing import Any
 
 from vlmdebug.plan import Rows
+
+THUMBNAIL = re.compile(r"data:image/jpeg;base64,[A-Za-z0-9+/=]{1,100000}")
 
 
 @dataclass(frozen=True)
@@ -92,5 +95,9 @@ class Scene:
             {unit: tuple(rows) for unit, rows in data["per_image"].items()},
             data["tokens"],
             tuple(tuple((run[0], run[1]) for run in sample) for sample in data["places"]),
-            {int(image): uri for image, uri in data["thumbnails"].items()},
+            {
+                int(image): uri
+                for image, uri in data["thumbnails"].items()
+                if THUMBNAIL.fullmatch(uri)  # a report may come from anywhere
+            },
         )

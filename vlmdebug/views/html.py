@@ -26,7 +26,7 @@ MOST_PARAGRAPHS = 16
 GREY = "rgba(128,128,128,.35)"
 LEFT = ' style="text-align:left"'
 PAGE = (
-    ":root{color-scheme:light dark}"
+    ":root{color-scheme:light dark;background:Canvas;color:CanvasText}"
     "body{margin:2rem auto;max-width:68rem;padding:0 1.25rem;"
     "font:15px/1.5 system-ui,-apple-system,'Segoe UI',sans-serif}"
     "h1{font-size:1.25rem;font-weight:600;margin:0 0 1rem}"
@@ -132,7 +132,8 @@ def _picture(report: Report) -> str:
     data = b64encode(picture.svg(report, worst).encode("ascii")).decode("ascii")
     labels = "".join(
         f'<div style="height:{picture.PITCH}px;padding-top:{picture.PITCH // 2 - 18}px;'
-        'box-sizing:border-box;white-space:nowrap;line-height:18px">'
+        "box-sizing:border-box;white-space:nowrap;line-height:18px;overflow:hidden;"
+        'text-overflow:ellipsis;max-width:10rem">'
         f"{escaped(one_line(lane.name, 40))}<br><small>{escaped(lane.counts)}</small></div>"
         for lane in drawn
     )
@@ -145,7 +146,7 @@ def _picture(report: Report) -> str:
         f'<tbody><tr><th scope="row" style="text-align:left;font-weight:400;padding:0 .9em 0 0;'
         f'width:1%;vertical-align:top">{labels}</th><td style="padding:0">'
         f'<img alt="{said}" src="data:image/svg+xml;base64,{data}" '
-        f'style="width:100%;min-width:12rem;height:{picture.height(drawn)}px"></td></tr></tbody>'
+        f'style="width:100%;min-width:6rem;height:{picture.height(drawn)}px"></td></tr></tbody>'
         "</table>"
     )
 
@@ -214,7 +215,8 @@ def _table(report: Report) -> str:
     totals = {key: rows_in(report, key) for key in pictured}
     body = "\n".join(_row(report, line, keys, totals) for line in lines)
     return (
-        '<div style="overflow-x:auto"><table style="border-collapse:collapse;text-align:right;'
+        '<div style="overflow-x:auto" tabindex="0" role="region" aria-label="rows">'
+        '<table style="border-collapse:collapse;text-align:right;'
         'font-variant-numeric:tabular-nums;margin:0 0 .5em">\n'
         f'<caption style="text-align:left;padding:.3em 0;opacity:.8">{_caption(report)}</caption>\n'
         f"<thead><tr>{_heads(report, groups)}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"

@@ -1,0 +1,99 @@
+"""How the explorer feels: a step of the slider until it is painted, in a real JupyterLab.
+
+Budgets: 50 ms at 64 samples and 150 ms at 512, through the kernel and back; first display within
+300 ms of its cell. Needs Chromium and what `make test` installs.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+import lab
+
+STEPS = 15
+MAKE = """import vlmdebug as vd
+from vlmdebug import slicers
+from vlmdebug.views import explorer as _  # imports are not what is measured
+def batch_of(samples):
+    images = [(2, 0, 3, 1, 2)[sample % 5] for sample in range(samples)]
+    return vd.make_batch("qwen2_5_vl", images, sizes=[1 + i % 3 for i in range(sum(images))])
+small, large = batch_of(64), batch_of(512)
+first = vd.explore(slicers.by_sample, batch_of(2))"""
+SHOW = "vd.explore(slicers.by_sample, {})"
+# From the input event until the frame after the words on screen have changed.
+STEP = """([index, size]) => new Promise(done => {
+  const root = document.querySelectorAll(".vlmdebug")[index];
+  const slider = root.querySelector("input[type=range]");
+  const said = root.querySelector(".vlmdebug-bar span:nth-child(2)");
+  const begin = performance.now();
+  const seen = new MutationObserver(() => {
+    seen.disconnect();
+    requestAnimationFrame(() => setTimeout(() => done(performance.now() - begin)));
+  });
+  seen.observe(said, {childList: true, characterData: true, subtree: true});
+  slider.value = size;
+  slider.dispatchEvent(new Event("input", {bubbles: true}));
+})"""
+# The same for a click that has next to nothing to compute: the notebook's own round trip.
+CLICK = """([index, chunk]) => new Promise(done => {
+  const root = document.querySelectorAll(".vlmdebug")[index];
+  const begin = performance.now();
+  const seen = new MutationObserver(() => {
+    seen.disconnect();
+    requestAnimationFrame(() => setTimeout(() => done(performance.now() - begin)));
+  });
+  seen.observe(root.querySelectorAll("svg g")[1], {childList: true});
+  root.querySelectorAll(".vlmdebug-chunks button")[chunk].click();
+})"""
+# From asking for the cell until its explorer is painted.
+DISPLAY = """index => new Promise(done => {
+  const begin = performance.now();
+  const wait = () => document.querySelectorAll(".vlmdebug")[index]
+    ? requestAnimationFrame(() => setTimeout(() => done(performance.now() - begin)))
+    : setTimeout(wait, 2);
+  window.jupyterapp.commands.execute("notebook:run-cell-and-select-next");
+  wait();
+})"""
+
+
+def main() -> None:
+    """Print the table."""
+    if lab.CHROMIUM is None:
+        print("Chromium is not installed; nothing was measured")
+        return
+    folder = Path(tempfile.mkdtemp())
+    lab.write_notebook(folder / "a.ipynb", MAKE, *(SHOW.format(n) for n in ("small", "large")))
+    with lab.browser() as chromium, lab.lab(folder) as address:
+        page = chromium.new_page(viewport={"width": 1280, "height": 1400})
+        lab.open_notebook(page, address, "a.ipynb")
+        page.locator(".jp-CodeCell .jp-InputArea-editor").first.click()
+        lab.command(page, "notebook:run-cell-and-select-next")
+        prompt = ".jp-CodeCell .jp-InputPrompt >> nth=0"
+        page.wait_for_function("p => /\\d/.test(p.textContent)", arg=page.query_selector(prompt))
+        print("explorer (ms; budgets: first display 300, a step 50 and 150)")
+        for index, (samples, budget) in enumerate(((64, 50), (512, 150))):
+            print(f"  {samples:4} samples  {measured(page, index, budget)}")
+
+
+def measured(page: Any, index: int, budget: int) -> str:
+    """First display, then steps of the slider over small and large chunk sizes."""
+    shown = page.evaluate(DISPLAY, index)
+    page.wait_for_timeout(500)
+    sizes = [2 + step % 7 for step in range(STEPS)]
+    steps = [page.evaluate(STEP, [index, size]) for size in sizes]
+    clicks = [page.evaluate(CLICK, [index, chunk]) for chunk in range(1, 8)]
+    verdict = "OK" if median(steps) <= budget else "OVER"
+    return (
+        f"first display {shown:4.0f}   step {median(steps):4.0f} (worst {max(steps):.0f}) {verdict}"
+        f"   a click that computes nothing {median(clicks):4.0f}"
+    )
+
+
+if __name__ == "__main__":
+    main()

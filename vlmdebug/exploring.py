@@ -1,0 +1,179 @@
+"""`explore`: the report as a thing to play with, in a notebook.
+
+Judging is done here, drawing in `vlmdebug.views`: the widget is given reports and never looks at a
+tensor.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
+
+from vlmdebug.batch import Batch
+from vlmdebug.codegen import export
+from vlmdebug.errors import AmbiguousError, BadInput, VlmDebugError
+from vlmdebug.families.pictures import scene_of, thumbnail
+from vlmdebug.families.read import read_batch
+from vlmdebug.report import Report
+from vlmdebug.slicers import STORY
+from vlmdebug.tracing.check import Slicer, check
+
+if TYPE_CHECKING:
+    from vlmdebug.views.explorer import Explorer
+
+PLANNED = "as planned"
+TRL = {"trl grpo": "grpo", "trl rloo": "rloo", "trl grpo-buffer": "grpo-buffer"}
+
+
+def explore(*args: Any, chunk_size: int = 1, **reading: Any) -> Explorer:
+    """Open the explorer on a slicer and a batch, on a batch alone, or on a report.
+
+    The chunk size, the slicer and, where the batch is ambiguous, its layout and images per sample
+    can be changed on screen and from Python: `explorer.chunk_size = 4` moves the view, and
+    `explorer.report`, `explorer.selection` and `explorer.code` are what is on screen.
+
+    Args:
+        *args: `slicer, batch`, `batch`, or a `Report`. A report is shown as it is; without its
+            batch, nothing can be judged anew.
+        chunk_size: Samples per chunk to begin with.
+        **reading: `processor=`, `num_images=` and the other arguments of `read_batch`.
+
+    Raises:
+        BadInput: The arguments are none of these.
+        VlmDebugError: anywidget is not installed.
+    """
+    try:
+        from vlmdebug.views.explorer import Explorer
+    except ImportError as error:
+        raise VlmDebugError(
+            f"{error.name or 'anywidget'} is not installed, but the explorer is a widget. "
+            "Nothing was opened. Install it: pip install 'vlmdebug[notebook]'"
+        ) from error
+    if len(args) == 1 and isinstance(args[0], Report):
+        return Explorer(Shown(args[0]), args[0].chunk_size or 1)
+    if not 1 <= len(args) <= 2 or (len(args) == 2 and not callable(args[0])):
+        raise BadInput(
+            f"explore was given {', '.join(type(one).__name__ for one in args) or 'nothing'}, but "
+            "it takes a slicer and a batch, a batch alone, or a report. Nothing was opened. "
+            "Call explore(slicer, batch), explore(batch) or explore(report)."
+        )
+    slicer = cast("Slicer | None", args[0] if len(args) == 2 else None)
+    return Explorer(Bench(args[-1], slicer, reading), chunk_size)
+
+
+class Shown:
+    """A report without its batch: what was judged then, and nothing new."""
+
+    slicers: tuple[str, ...] = ()
+    samples: int
+    ambiguous = False
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self.samples = report.samples
+
+    def judge(self, slicer: str, chunk_size: int) -> Report:
+        return self._report
+
+    def thumbnail(self, image: int) -> str | None:
+        scene = self._report.scene
+        return scene.thumbnails.get(image) if scene else None
+
+    @property
+    def code(self) -> str:
+        return ""
+
+    def reread(self, num_images: list[int], layout: str) -> None:
+        raise BadInput("A report has no batch to read anew. Pass the batch to explore.")
+
+
+class Bench:
+    """A batch and the slicers that can be tried on it."""
+
+    def __init__(self, given: Any, slicer: Slicer | None, reading: Mapping[str, Any]) -> None:
+        self._given, self._reading = given, dict(reading)
+        self._tried: dict[str, Callable[[], Slicer]] = {}
+        if slicer is not None:
+            name = str(getattr(slicer, "__name__", type(slicer).__name__))
+            self._tried[name] = lambda: slicer
+        self._tried[PLANNED] = lambda: self._as_planned
+        for known in STORY:
+            self._tried.setdefault(known.__name__, lambda known=known: known)
+        if importlib.util.find_spec("trl") is not None:
+            for name, loop in TRL.items():
+                self._tried[name] = lambda loop=loop: _trl(loop)
+        self.batch: Batch = read_batch(given, **self._reading)
+
+    @property
+    def slicers(self) -> tuple[str, ...]:
+        return tuple(self._tried)
+
+    @property
+    def samples(self) -> int:
+        return len(self.batch)
+
+    @property
+    def ambiguous(self) -> bool:
+        return bool(self.batch.ambiguities)
+
+    def judge(self, slicer: str, chunk_size: int) -> Report:
+        """The report on that slicer, with what stands in the rows.
+
+        Raises:
+            VlmDebugError: The slicer cannot be run.
+        """
+        if any(ambiguity.keys for ambiguity in self.batch.ambiguities):
+            report = check(self.batch, pictures=False)
+        else:
+            tried = self._tried[slicer]()
+            report = check(tried, self.batch, chunk_size=chunk_size, pictures=False)
+        return replace(report, scene=self._scene)
+
+    def thumbnail(self, image: int) -> str | None:
+        if image not in self._thumbnails:
+            self._thumbnails[image] = thumbnail(self.batch, image, 96)
+        return self._thumbnails[image]
+
+    @property
+    def code(self) -> str:
+        """Corrected code for the batch's layout, or why there is none, as a comment."""
+        try:
+            return export(self.batch).source
+        except (AmbiguousError, BadInput) as error:
+            return "".join(f"# {line}\n" for line in str(error).splitlines())
+
+    def reread(self, num_images: list[int], layout: str) -> None:
+        """Read the batch anew as it is said to be; an empty answer takes nothing for granted.
+
+        Raises:
+            BadInput: The batch cannot be so.
+        """
+        said: dict[str, Any] = {}
+        if num_images:
+            said["num_images"] = num_images
+        if layout:
+            said["layout"] = layout
+        given = self._given.inputs if isinstance(self._given, Batch) else self._given
+        self.batch = read_batch(given, **{**self._reading, **said})
+        self.__dict__.pop("_scene", None)
+        self.__dict__.pop("_thumbnails", None)
+
+    def _as_planned(self, inputs: dict[str, Any], chunk_size: int) -> Any:
+        return self.batch.chunks(chunk_size)
+
+    @cached_property
+    def _scene(self) -> Any:
+        return scene_of(self.batch)
+
+    @cached_property
+    def _thumbnails(self) -> dict[int, str | None]:
+        return {}
+
+
+def _trl(loop: str) -> Slicer:
+    from vlmdebug.tracing.trl import trl_slicer
+
+    return trl_slicer(loop)

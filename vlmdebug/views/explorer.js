@@ -1,0 +1,341 @@
+// Draws what Python has judged, and tells Python what was touched. It computes no plan and no
+// verdict: lanes, pieces, words and details all come as values of the model.
+
+const PITCH = 46;
+const BAR = 22;
+const WIDTH = 1000;
+const SVG = "http://www.w3.org/2000/svg";
+
+function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (value !== false && value != null) element.setAttribute(name, value);
+  }
+  element.append(...children);
+  return element;
+}
+
+function path(d, attributes) {
+  const element = document.createElementNS(SVG, "path");
+  element.setAttribute("d", d);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  return element;
+}
+
+const top_of = (lane) => lane * PITCH + (PITCH - BAR) / 2;
+
+function box(x, width, lane) {
+  return `M${x} ${top_of(lane)}h${width}v${BAR}h${-width}z`;
+}
+
+function render({ model, el }) {
+  const get = (name) => model.get(name);
+  const set = (values) => {
+    for (const [name, value] of Object.entries(values)) model.set(name, value);
+    model.save_changes();
+  };
+  const number = ++render.count;
+  let cursor = null; // [lane, box] under the pointer or the keyboard
+  let playing = null;
+
+  // Controls
+  const verdict = make("span", { class: "vlmdebug-verdict" });
+  const subject = make("span");
+  const size = make("input", { type: "range", min: 1, "aria-label": "chunk size" });
+  const sized = make("output");
+  const slicer = make("select", { "aria-label": "slicer" });
+  const play = make("button", { type: "button", onclick: () => toggle() }, "▶ play");
+  const previous = make("button", { type: "button", title: "previous chunk (key p)", onclick: () => step(-1) }, "◀");
+  const following = make("button", { type: "button", title: "next chunk (key c)", onclick: () => step(1) }, "▶");
+  const wrong = make("button", { type: "button", title: "key n", onclick: () => model.send("next") }, "next mismatch");
+  const undo = make("button", { type: "button", title: "key u", onclick: () => model.send("undo") }, "undo");
+  const chunks = make("div", { class: "vlmdebug-chunks", role: "group", "aria-label": "chunks" });
+  const message = make("p", { role: "alert" });
+  const asked = make("form", { class: "vlmdebug-bar", hidden: "" });
+
+  // Picture
+  const labels = make("div");
+  const svg = document.createElementNS(SVG, "svg");
+  svg.setAttribute("preserveAspectRatio", "none");
+  svg.setAttribute("tabindex", "0");
+  svg.setAttribute("role", "application");
+  const drawn = document.createElementNS(SVG, "g");
+  const cut = document.createElementNS(SVG, "g");
+  const lit = document.createElementNS(SVG, "g");
+  const hatch = document.createElementNS(SVG, "pattern");
+  const hatched = `vlmdebug-hatch-${number}`;
+  for (const [name, value] of Object.entries({
+    id: hatched, width: 6, height: 6, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)",
+  })) hatch.setAttribute(name, value);
+  hatch.append(path("M0 0h6v6h-6z", { fill: "#D55E00", "fill-opacity": 0.25 }));
+  hatch.append(path("M0 0v6", { stroke: "#D55E00", "stroke-width": 4 }));
+  svg.append(hatch, drawn, cut, lit);
+  const said = make("p", { class: "vlmdebug-said", "aria-live": "polite" });
+  const details = make("div", { class: "vlmdebug-details" });
+
+  // Code
+  const source = make("code");
+  const copy = make("button", { type: "button", onclick: () => copied() }, "copy");
+  const save = make("button", { type: "button", onclick: () => downloaded() }, "download");
+  const code = make(
+    "details", { class: "vlmdebug-code" },
+    make("summary", {}, "corrected slicing code for this batch"),
+    make("div", { class: "vlmdebug-bar" }, copy, save),
+    make("pre", { tabindex: "0" }, source),
+  );
+
+  const root = make(
+    "div", { class: "vlmdebug", role: "group", "aria-label": "vlmdebug explorer", onkeydown: (event) => key(event) },
+    make("div", { class: "vlmdebug-bar" }, verdict, subject),
+    asked,
+    make("div", { class: "vlmdebug-bar" },
+      make("label", {}, "chunk size", size, sized), make("label", {}, "slicer", slicer),
+      previous, play, following, wrong, undo),
+    message,
+    chunks,
+    make("div", { class: "vlmdebug-lanes" }, labels, svg),
+    said, details, code,
+  );
+  el.replaceChildren(root);
+
+  // From Python to the screen
+  function showBatch() {
+    const { lanes = [], samples = 1, ambiguous, ambiguities = [] } = get("_batch");
+    size.max = samples;
+    labels.replaceChildren(...lanes.map((lane) =>
+      make("div", { class: "vlmdebug-label" }, lane.label, make("br"), make("small", {}, lane.counts))));
+    svg.setAttribute("viewBox", `0 0 ${WIDTH} ${Math.max(lanes.length, 1) * PITCH}`);
+    svg.style.height = `${lanes.length * PITCH}px`;
+    drawn.replaceChildren(...lanes.flatMap((lane, index) => {
+      const scale = WIDTH / lane.total;
+      const edges = lane.boxes.filter(([start]) => start > 0)
+        .map(([start]) => `M${start * scale} ${top_of(index)}v${BAR}`).join("");
+      const runs = lane.runs
+        .map(([start, stop]) => `M${start * scale} ${top_of(index) + BAR / 2}H${stop * scale}`).join("");
+      return [
+        path(box(0, WIDTH, index) + edges, { fill: "#8882", stroke: "#888", "stroke-width": 0.8 }),
+        path(runs, { stroke: "#888", "stroke-width": 8 }),
+      ];
+    }));
+    cursor = null;
+    showAsked(ambiguous, ambiguities);
+    showLit();
+  }
+
+  function showAsked(ambiguous, ambiguities) {
+    const overridden = get("num_images").length || get("layout");
+    asked.hidden = !ambiguous && !overridden;
+    if (asked.hidden) return;
+    const images = make("input", {
+      type: "text", placeholder: "2, 0, 1", value: get("num_images").join(", "), "aria-label": "images per sample" });
+    const layout = make("input", {
+      type: "text", placeholder: "gemma4", value: get("layout"), "aria-label": "layout family" });
+    asked.replaceChildren(
+      make("span", {}, ambiguities.join(" ")),
+      make("label", {}, "images per sample", images), make("label", {}, "layout", layout),
+      make("button", { type: "submit" }, "read anew"));
+    asked.onsubmit = (event) => {
+      event.preventDefault();
+      const numbers = images.value.split(/[\s,]+/).filter(Boolean).map(Number);
+      if (numbers.some((one) => !Number.isInteger(one) || one < 0)) {
+        message.textContent = "Images per sample are whole numbers, one for each sample: 2, 0, 1.";
+        return;
+      }
+      set({ num_images: numbers, layout: layout.value.trim() });
+    };
+  }
+
+  function showJudged() {
+    const { verdict: word = "", subject: text = "", chunks: words = [], noun = "chunk" } = get("_judged");
+    const glyph = { OK: "✓", MISMATCH: "✗" }[word] ?? "?";
+    verdict.textContent = `${glyph} ${word}`;
+    verdict.dataset.verdict = word;
+    subject.textContent = text;
+    wrong.disabled = words.every((one) => one === "ok");
+    chunks.setAttribute("aria-label", `${noun}s`);
+    chunks.replaceChildren(...words.map((one, index) => make("button", {
+      type: "button", "data-wrong": one === "ok" ? false : "", title: `${noun} ${index}: ${one}`,
+      "aria-label": `${noun} ${index}: ${one}`, onclick: () => set({ chunk: index }),
+    }, `${one === "ok" ? "✓" : one === "cannot tell" ? "?" : "✗"}${index}`)));
+    showCut();
+  }
+
+  function showCut() {
+    const { chunk = 0, pieces = {}, said: text = "" } = get("_cut");
+    const { lanes = [] } = get("_batch");
+    for (const [index, button] of [...chunks.children].entries()) {
+      button.setAttribute("aria-pressed", index === chunk);
+    }
+    let bands = "", own = "", others = "";
+    lanes.forEach((lane, index) => {
+      if (!pieces[lane.name]) return;
+      const scale = WIDTH / lane.total;
+      const [planned, used] = pieces[lane.name];
+      for (const [start, stop] of planned) own += box(start * scale, Math.max((stop - start) * scale, 2), index);
+      for (const [start, stop] of used) others += box(start * scale, Math.max((stop - start) * scale, 2), index);
+      const below = lanes[index + 1] && pieces[lanes[index + 1].name];
+      if (!below || planned.length !== 1 || below[0].length !== 1) return;
+      const next = WIDTH / lanes[index + 1].total;
+      const [[a, b], [c, d]] = [planned[0].map((row) => row * scale), below[0][0].map((row) => row * next)];
+      const [from, to] = [top_of(index) + BAR, top_of(index + 1)];
+      const middle = (from + to) / 2;
+      bands += `M${a} ${from}C${a} ${middle} ${c} ${middle} ${c} ${to}H${d}C${d} ${middle} ${b} ${middle} ${b} ${from}z`;
+    });
+    cut.replaceChildren(
+      path(bands, { fill: "#0072B2", "fill-opacity": 0.16 }),
+      path(own, { fill: "#0072B2", "fill-opacity": 0.45, stroke: "#0072B2" }),
+      path(others, { fill: `url(#${hatched})`, stroke: "#D55E00", "stroke-width": 1.5 }),
+    );
+    svg.setAttribute("aria-label", `${text}. Arrow keys walk through the rows, Enter selects.`);
+    if (!cursor) said.textContent = text;
+  }
+
+  // Everything that belongs to what is under the cursor, in every lane.
+  function showLit() {
+    const { lanes = [] } = get("_batch");
+    if (!cursor) {
+      lit.replaceChildren();
+      said.textContent = get("_cut").said ?? "";
+      return;
+    }
+    const [at, which] = cursor;
+    const [start, stop, sample, image] = lanes[at].boxes[which];
+    const partners = lanes.map((lane, index) => lane.boxes
+      .filter((one) => (image >= 0 && one[3] >= 0 ? one[3] === image : one[2] === sample))
+      .map(([first, last]) => box((first * WIDTH) / lane.total, ((last - first) * WIDTH) / lane.total, index))
+      .join("")).join("");
+    lit.replaceChildren(
+      path(partners, { fill: "currentColor", "fill-opacity": 0.12, stroke: "currentColor", "stroke-width": 2 }),
+      path(box((start * WIDTH) / lanes[at].total, ((stop - start) * WIDTH) / lanes[at].total, at),
+        { fill: "none", stroke: "currentColor", "stroke-width": 3.5 }));
+    const whose = image >= 0 ? `image ${image} of the batch, sample ${sample}` : `sample ${sample}`;
+    said.textContent = `${lanes[at].label}: ${whose}, rows ${start}:${stop}`;
+  }
+
+  function showSimple() {
+    size.value = get("chunk_size");
+    sized.textContent = get("chunk_size");
+    const names = get("slicers");
+    if (slicer.options.length !== names.length) {
+      slicer.replaceChildren(...names.map((name) => make("option", { value: name }, name)));
+    }
+    slicer.value = get("slicer");
+    size.disabled = slicer.disabled = !names.length;
+    message.textContent = get("message");
+    message.hidden = !get("message");
+  }
+  const showDetails = () => { details.innerHTML = get("_details"); }; // escaped in Python
+  const showCode = () => { source.textContent = get("code"); code.hidden = !get("code"); };
+
+  // From the screen to Python
+  size.addEventListener("input", () => {
+    sized.textContent = size.value;
+    set({ chunk_size: Number(size.value) });
+  });
+  slicer.addEventListener("change", () => set({ slicer: slicer.value }));
+
+  function step(by) {
+    const count = get("_judged").chunks?.length ?? 1;
+    set({ chunk: (get("chunk") + by + count) % count });
+  }
+
+  function toggle() {
+    playing = playing ? clearInterval(playing) : setInterval(() => step(1), 900);
+    play.textContent = playing ? "❚❚ pause" : "▶ play";
+  }
+
+  function at(event) {
+    const { lanes = [] } = get("_batch");
+    const bounds = svg.getBoundingClientRect();
+    const lane = Math.floor((event.clientY - bounds.top) / PITCH);
+    if (!lanes[lane]) return null;
+    const row = ((event.clientX - bounds.left) / bounds.width) * lanes[lane].total;
+    const found = lanes[lane].boxes.findIndex(([start, stop]) => start <= row && row < stop);
+    return found < 0 ? null : [lane, found];
+  }
+
+  function moved(to) {
+    if (String(to) === String(cursor)) return;
+    cursor = to;
+    showLit();
+  }
+
+  function select() {
+    if (cursor) set({ selection: { lane: get("_batch").lanes[cursor[0]].name, index: cursor[1] } });
+  }
+
+  svg.addEventListener("pointermove", (event) => moved(at(event)));
+  svg.addEventListener("pointerleave", () => moved(null));
+  svg.addEventListener("blur", () => moved(null));
+  svg.addEventListener("click", (event) => { moved(at(event)); select(); });
+
+  function walk(name) {
+    const { lanes = [] } = get("_batch");
+    if (!lanes.length) return;
+    let [lane, which] = cursor ?? [0, -1];
+    const filled = (index) => lanes[lane].boxes[index] && lanes[lane].boxes[index][1] > lanes[lane].boxes[index][0];
+    if (name === "ArrowRight" || name === "ArrowLeft") {
+      const by = name === "ArrowRight" ? 1 : -1;
+      let next = which + by;
+      while (lanes[lane].boxes[next] && !filled(next)) next += by;
+      if (lanes[lane].boxes[next]) which = next;
+    } else {
+      const to = lane + (name === "ArrowDown" ? 1 : -1);
+      if (!lanes[to]) return;
+      const [, , sample, image] = lanes[lane].boxes[Math.max(which, 0)];
+      const partner = lanes[to].boxes.findIndex((one) =>
+        one[1] > one[0] && (image >= 0 && one[3] >= 0 ? one[3] === image : one[2] === sample));
+      [lane, which] = [to, partner < 0 ? lanes[to].boxes.findIndex(([start, stop]) => stop > start) : partner];
+    }
+    moved([lane, Math.max(which, 0)]);
+  }
+
+  function key(event) {
+    if (event.target === svg && event.key.startsWith("Arrow")) walk(event.key);
+    else if (event.target === svg && (event.key === "Enter" || event.key === " ")) select();
+    else if (event.target.matches("input[type=text], select") || event.ctrlKey || event.metaKey || event.altKey) return;
+    else if (event.key === "n") model.send("next");
+    else if (event.key === "u") model.send("undo");
+    else if (event.key === "c") step(1);
+    else if (event.key === "p") step(-1);
+    else return;
+    if (event.target === svg) event.preventDefault();
+    event.stopPropagation(); // the notebook has its own keys
+  }
+
+  async function copied() {
+    try {
+      await navigator.clipboard.writeText(get("code"));
+      copy.textContent = "copied";
+    } catch {
+      getSelection().selectAllChildren(source); // no clipboard here: the reader copies
+      copy.textContent = "selected";
+    }
+    setTimeout(() => { copy.textContent = "copy"; }, 1500);
+  }
+
+  function downloaded() {
+    const link = make("a", { download: "slice_inputs.py", href: URL.createObjectURL(new Blob([get("code")])) });
+    link.click();
+    URL.revokeObjectURL(link.href);
+  }
+
+  const listeners = {
+    _batch: showBatch, _judged: showJudged, _cut: showCut, _details: showDetails, code: showCode,
+    chunk_size: showSimple, slicer: showSimple, message: showSimple, slicers: showSimple,
+  };
+  for (const [name, listener] of Object.entries(listeners)) model.on(`change:${name}`, listener);
+  showSimple();
+  showBatch();
+  showJudged();
+  showDetails();
+  showCode();
+  return () => {
+    clearInterval(playing);
+    for (const [name, listener] of Object.entries(listeners)) model.off(`change:${name}`, listener);
+  };
+}
+render.count = 0;
+
+export default { render };

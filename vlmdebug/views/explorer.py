@@ -1,0 +1,309 @@
+"""The explorer: a report to play with. Drawing and events are `explorer.js`; all else is here.
+
+What is on screen is a value: `chunk_size`, `slicer`, `chunk`, `selection`, `report` and `code` can
+be read in the next cell, and setting one of the first four moves the view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+import anywidget
+import traitlets
+
+from vlmdebug.errors import BadInput, VlmDebugError
+from vlmdebug.mismatch import Mismatch, group
+from vlmdebug.plan import Rows
+from vlmdebug.report import Report
+from vlmdebug.views import mimebundle, picture, rows
+from vlmdebug.views.safe import escaped, one_line
+
+HERE = Path(__file__).parent
+MOST_FINDINGS = 6
+MOST_IMAGES = 6
+UNDONE = ("num_images", "layout", "chunk_size", "slicer", "chunk")
+
+
+class Judge(Protocol):
+    """What the widget asks for reports and thumbnails."""
+
+    @property
+    def slicers(self) -> tuple[str, ...]: ...
+    @property
+    def samples(self) -> int: ...
+    @property
+    def ambiguous(self) -> bool: ...
+    @property
+    def code(self) -> str: ...
+    def judge(self, slicer: str, chunk_size: int) -> Report: ...
+    def thumbnail(self, image: int) -> str | None: ...
+    def reread(self, num_images: list[int], layout: str) -> None: ...
+
+
+class Explorer(anywidget.AnyWidget):
+    """A batch cut into chunks, as lanes one can walk through.
+
+    Attributes:
+        chunk_size: Samples per chunk.
+        slicer: Name of the slicer on trial, one of `slicers`.
+        chunk: The chunk whose cut is drawn.
+        selection: What was picked: `{"lane": "images", "index": 3}`, or empty.
+        num_images: Images per sample where the batch does not tell; empty: as it was read.
+        layout: Name of a layout family where the batch does not tell; empty: as it was read.
+        report: The report on screen.
+        code: Corrected slicing code for the batch, as source.
+        message: Why there is nothing to see, where there is not.
+    """
+
+    _esm = HERE / "explorer.js"
+    _css = HERE / "explorer.css"
+
+    chunk_size = traitlets.Int(1, min=1).tag(sync=True)
+    slicer = traitlets.Unicode().tag(sync=True)
+    chunk = traitlets.Int(0, min=0).tag(sync=True)
+    selection = traitlets.Dict().tag(sync=True)
+    num_images = traitlets.List(traitlets.Int()).tag(sync=True)
+    layout = traitlets.Unicode().tag(sync=True)
+    slicers = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    code = traitlets.Unicode().tag(sync=True)
+    message = traitlets.Unicode().tag(sync=True)
+    _batch = traitlets.Dict().tag(sync=True)
+    _judged = traitlets.Dict().tag(sync=True)
+    _cut = traitlets.Dict().tag(sync=True)
+    _details = traitlets.Unicode().tag(sync=True)
+
+    def __init__(self, judge: Judge, chunk_size: int = 1) -> None:
+        self._judge = judge
+        self._past: list[dict[str, Any]] = []
+        self._following = False
+        self._lanes: tuple[picture.Lane, ...] = ()
+        self.report: Report | None = None
+        names = list(judge.slicers)
+        super().__init__(
+            slicers=names,
+            slicer=names[0] if names else "",
+            chunk_size=min(max(chunk_size, 1), judge.samples),
+        )
+        self._state = self._now()
+        self._show_batch()
+        self._show_report()
+        self.observe(self._changed, names=list(UNDONE))
+        self.observe(self._selected, names=["selection"])
+        self.on_msg(self._told)
+
+    def undo(self) -> None:
+        """Go back to what was on screen before the last change."""
+        if not self._past:
+            return
+        last = self._past.pop()
+        self._following = True
+        try:
+            with self.hold_sync():
+                for name in UNDONE:  # the chunk last, when it is there again
+                    setattr(self, name, last[name])
+        finally:
+            self._following = False
+        self._state = self._now()
+
+    def next_mismatch(self) -> None:
+        """Go to the next chunk that is not right, round the end."""
+        if self.report is None:
+            return
+        wrong = [line.index for line in rows.judged(self.report) if not line.ok]
+        if wrong:
+            self.chunk = next((index for index in wrong if index > self.chunk), wrong[0])
+
+    @traitlets.validate("slicer")
+    def _known(self, proposal: Any) -> str:
+        names = list(self._judge.slicers)
+        if proposal["value"] not in names and names:
+            raise BadInput(
+                f"{proposal['value']!r} is no slicer that can be tried here. "
+                f"Nothing was changed. Choose one of {', '.join(names)}."
+            )
+        return proposal["value"]
+
+    @traitlets.validate("chunk_size")
+    def _within(self, proposal: Any) -> int:
+        return min(proposal["value"], self._judge.samples)
+
+    @traitlets.validate("chunk")
+    def _there(self, proposal: Any) -> int:
+        last = len(self.report.chunks) - 1 if self.report is not None else 0
+        return max(0, min(proposal["value"], last))
+
+    def _now(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in UNDONE}
+
+    def _told(self, _: Any, content: Any, buffers: Any) -> None:
+        """A button that is more than a value."""
+        if content == "undo":
+            self.undo()
+        elif content == "next":
+            self.next_mismatch()
+
+    def _changed(self, change: Any) -> None:
+        if not self._following:
+            self._past.append(self._state)
+        if change["name"] == "chunk":
+            self._show_chunk()
+        elif change["name"] in ("num_images", "layout"):
+            self._reread()
+        else:
+            self._show_report()
+        if not self._following:
+            self._state = self._now()
+
+    def _reread(self) -> None:
+        try:
+            self._judge.reread(list(self.num_images), self.layout)
+        except VlmDebugError as error:
+            self.message = str(error)
+            return
+        self._show_batch()
+        self._show_report()
+
+    def _selected(self, _: Any) -> None:
+        self._details = self._picked()
+
+    def _show_batch(self) -> None:
+        self.code = self._judge.code
+
+    def _show_report(self) -> None:
+        try:
+            report = self._judge.judge(self.slicer, self.chunk_size)
+        except VlmDebugError as error:  # the slicer cannot be run: say why, keep the rest
+            self.message = str(error)
+            return
+        before = self._lanes
+        self.report, self._lanes = report, picture.lanes(report)
+        with self.hold_sync():
+            self.message = ""
+            if self._lanes != before or not self._batch:
+                self._batch = {
+                    "samples": self._judge.samples,
+                    "ambiguous": self._judge.ambiguous,
+                    "lanes": [_lane(lane) for lane in self._lanes],
+                    "ambiguities": [one_line(text, 600) for text in report.ambiguities],
+                }
+            self._judged = {
+                "verdict": report.verdict,
+                "subject": one_line(rows.subject(report), 200),
+                "chunks": [line.words for line in rows.judged(report)],
+                "noun": "chunk" if report.chunk_size is not None else "sample",
+            }
+            self._go_to(min(self.chunk, max(len(report.chunks) - 1, 0)))
+            self._show_chunk()
+
+    def _go_to(self, chunk: int) -> None:
+        """Set the chunk as part of another change, which is undone as one."""
+        before, self._following = self._following, True
+        self.chunk = chunk
+        self._following = before
+
+    def _show_chunk(self) -> None:
+        """The cut of the chunk, as pieces of each lane: owned, and handed wrongly."""
+        report = self.report
+        if report is None or not report.chunks:
+            self._cut = {}
+            return
+        cut = picture.cuts(report, self.chunk)
+        strange = picture.handed(report, self.chunk)
+        pieces = {}
+        for lane in self._lanes:
+            found = cut.get(lane.name)
+            if found is None:
+                continue
+            wrong = strange if lane.name == "images" else Rows() if found.ok else found.used
+            pieces[lane.name] = [_pieces(found.planned), _pieces(wrong)]
+        self._cut = {
+            "chunk": self.chunk,
+            "pieces": pieces,
+            "said": one_line(picture.description(report, self.chunk), 400) if cut else "",
+        }
+        self._details = self._picked()
+
+    def _picked(self) -> str:
+        """What is selected, then what is wrong in the chunk; HTML, escaped."""
+        return self._of_selection() + self._of_chunk()
+
+    def _of_selection(self) -> str:
+        lane = next((one for one in self._lanes if one.name == self.selection.get("lane")), None)
+        index = self.selection.get("index")
+        if lane is None or not isinstance(index, int) or not 0 <= index < len(lane.boxes):
+            return ""
+        box, scene = lane.boxes[index], self.report.scene if self.report else None
+        if scene is None:
+            return ""
+        name = scene.name(box.image) if box.image >= 0 else f"sample {box.sample}"
+        where = "" if lane.name in ("samples", "images") else f"{lane.name}[{box.start}:{box.stop}]"
+        first = sum(scene.images[: box.sample])
+        every = range(first, first + scene.images[box.sample])
+        images = [box.image] if box.image >= 0 else list(every)
+        said = f"<strong>{escaped(name)}</strong> {escaped(one_line(where, 80))}"
+        return f"<p>{said}</p>{self._thumbnails(images)}"
+
+    def _of_chunk(self) -> str:
+        report = self.report
+        if report is None:
+            return ""
+        found = group([m for m in report.mismatches if m.chunk in (self.chunk, None)])
+        parts = []
+        for finding in found[:MOST_FINDINGS]:
+            text = escaped(finding.message).replace("\n", "<br>")
+            parts.append(f"<p><strong>✗ {escaped(finding.code)}</strong> {text}</p>")
+            parts.append(self._pair(report, finding.worst) if len(parts) == 1 else "")
+        if len(found) > MOST_FINDINGS:
+            parts.append(f"<p>… {len(found) - MOST_FINDINGS} more in explorer.report</p>")
+        return "".join(parts)
+
+    def _pair(self, report: Report, mismatch: Mismatch) -> str:
+        scene, key = report.scene, mismatch.key
+        if scene is None or key is None or mismatch.used is None or mismatch.planned is None:
+            return ""
+        right, given = (scene.images_in(key, r) for r in (mismatch.planned, mismatch.used))
+        if not right and not given:
+            return ""
+        return (
+            "<table><tr><th scope='col'>should see</th><th scope='col'>was handed</th></tr><tr>"
+            f"<td>{self._thumbnails(right)}</td><td>{self._thumbnails(given)}</td></tr></table>"
+        )
+
+    def _thumbnails(self, images: Iterable[int]) -> str:
+        scene = self.report.scene if self.report is not None else None
+        if scene is None:
+            return ""
+        found = []
+        for image in list(images)[:MOST_IMAGES]:
+            name, uri = escaped(scene.name(image)), self._judge.thumbnail(image)
+            shown = f'<img alt="" src="{escaped(uri, 100_000)}">' if uri else ""
+            found.append(f"<figure>{shown}<figcaption>{name}</figcaption></figure>")
+        return f"<div class='vlmdebug-images'>{''.join(found) or 'no image'}</div>"
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        """The widget; where widgets do not live, the report that was on screen."""
+        bundle = super()._repr_mimebundle_(**kwargs)
+        data, *more = bundle if isinstance(bundle, tuple) else (bundle,)
+        if data is None or self.report is None:
+            return bundle
+        static = mimebundle(self.report)
+        both = {**data, "text/html": static["text/html"], "text/plain": static["text/plain"]}
+        return (both, *more) if more else both
+
+
+def _lane(lane: picture.Lane) -> dict[str, Any]:
+    """A lane as the drawing needs it: numbers in flat lists."""
+    return {
+        "name": lane.name,
+        "label": one_line(lane.name, 40),
+        "counts": lane.counts,
+        "total": lane.total,
+        "boxes": [[box.start, box.stop, box.sample, box.image] for box in lane.boxes],
+        "runs": [[round(start, 3), round(stop, 3)] for start, stop in lane.runs],
+    }
+
+
+def _pieces(found: Rows | None) -> list[list[int]]:
+    return [list(pair) for pair in found.ranges if pair[0] >= 0] if found is not None else []
