@@ -183,3 +183,29 @@ def test_report_without_images_says_why_it_cannot_draw_lanes():
 
     with pytest.raises(vd.BadInput, match=r"check\(\.\.\., pictures=True\)"):
         report.plot_layout()
+
+
+def test_cut_of_a_chunk_is_drawn_by_matplotlib_too(report):
+    pytest.importorskip("matplotlib")
+    drawn = report.plot_layout(chunk=1)
+    hatched = [bars for bars in drawn.collections if bars.get_hatch()]
+    outlined = [bars for bars in drawn.collections if bars.get_linewidth()[0] == 1.2]
+
+    assert "by_sample on gemma4, 3 samples in chunks of 1: chunk 1" in drawn.get_title("left")
+    # Rows 1:2 of four were handed over instead of 2:3, of the pixels and of their positions.
+    assert [bars.get_paths()[0].get_extents().x0 for bars in hatched] == [0.25, 0.25]
+    places = [bars.get_paths()[0].get_extents().x0 for bars in outlined]
+    assert places == pytest.approx([1 / 3, 0.5, 0.5, 0.5])
+
+
+def test_report_is_coloured_for_rich_and_says_the_same(report):
+    pytest.importorskip("rich")
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(width=80, force_terminal=True, color_system="standard")
+    with console.capture() as captured:
+        console.print(report)
+
+    assert "\x1b[1;31mMISMATCH" in captured.get()
+    assert Text.from_ansi(captured.get()).plain.rstrip() == str(report).rstrip()

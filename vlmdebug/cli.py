@@ -160,7 +160,7 @@ def _check(options: argparse.Namespace) -> int:
     alone = check(batch)
     slicer = _slicer(options.slicer) if options.slicer else None
     report = alone if slicer is None else check(slicer, batch, chunk_size=options.chunk_size)
-    print(report)
+    _show(report)
     if slicer is None and not batch.ambiguities:
         _try_story(batch, options.chunk_size)
     for path, write in ((options.html, report.to_html), (options.json, report.to_json)):
@@ -168,6 +168,16 @@ def _check(options: argparse.Namespace) -> int:
             write(path)
             print(f"wrote {path}")
     return {"OK": OK, "MISMATCH": FOUND}.get(report.verdict, FAILED)
+
+
+def _show(report: Any) -> None:
+    """The report, in colour where a terminal has it and rich is there."""
+    if not sys.stdout.isatty() or importlib.util.find_spec("rich") is None:
+        print(report)
+        return
+    from rich.console import Console
+
+    Console().print(report)
 
 
 def _try_story(batch: Any, chunk_size: int) -> None:

@@ -208,17 +208,22 @@ class Report:
 
         return plot(self, ax)
 
-    def plot_layout(self, ax: Axes | None = None) -> Axes:
-        """Draw what each tensor counts, lane by lane; needs `check(..., pictures=True)`."""
+    def plot_layout(self, ax: Axes | None = None, *, chunk: int | None = None) -> Axes:
+        """Draw what each tensor counts, or one chunk's cut; needs `check(..., pictures=True)`."""
         from vlmdebug.views.plot import plot_lanes
 
-        return plot_lanes(self, ax)
+        return plot_lanes(self, ax, chunk=chunk)
 
     def plot_map(self, ax: Axes | None = None) -> Axes:
         """Draw chunk against key, for many chunks; returns the Axes."""
         from vlmdebug.views.plot import plot_map
 
         return plot_map(self, ax)
+
+    def __rich__(self) -> Any:
+        from vlmdebug.views.text import to_rich
+
+        return to_rich(self)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         from vlmdebug.views import mimebundle

@@ -9,7 +9,7 @@ from vlmdebug.errors import BadInput, VlmDebugError
 from vlmdebug.plan import Rows
 from vlmdebug.report import KeyReport, Report
 from vlmdebug.views import rows
-from vlmdebug.views.picture import Box, lanes
+from vlmdebug.views.picture import Box, Cut, Lane, cuts, lanes
 from vlmdebug.views.safe import one_line
 from vlmdebug.views.strips import BLUE, VERMILLION, rows_in
 
@@ -54,10 +54,12 @@ def plot(report: Report, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def plot_lanes(report: Report, ax: Axes | None = None) -> Axes:
+def plot_lanes(report: Report, ax: Axes | None = None, *, chunk: int | None = None) -> Axes:
     """Which tensor counts what: samples, images and every media key, each as wide as its rows.
 
-    Neighbouring samples differ in colour and hatch; a sample's rows look alike in every lane.
+    Neighbouring samples differ in colour and hatch; a sample's rows look alike in every lane. With
+    `chunk`, what that chunk owns is outlined instead, and what it was handed is filled: hatched
+    where it is not its own.
 
     Raises:
         BadInput: The report has no scene, so that nothing says which rows are which image.
@@ -71,28 +73,12 @@ def plot_lanes(report: Report, ax: Axes | None = None) -> Axes:
         )
     if ax is None:
         ax = _new_axes(0.8 + 0.6 * len(drawn))
+    cut = {} if chunk is None else cuts(report, chunk)
     for y, lane in enumerate(drawn):
-        for box in lane.boxes:
-            colour, hatch = LOOKS[box.sample % len(LOOKS)]
-            look: dict[str, Any] = {"facecolor": colour, "hatch": hatch}
-            ax.broken_barh(
-                [(box.start / lane.total, (box.stop - box.start) / lane.total)],
-                (y - 0.3, 0.6),
-                edgecolor="white",
-                linewidth=0.8,
-                **look,
-            )
-            if len(lane.boxes) <= 24 and box.stop > box.start:
-                middle = (box.start + box.stop) / 2 / lane.total
-                ax.text(
-                    middle,
-                    y,
-                    _named(box),
-                    ha="center",
-                    va="center",
-                    fontsize="x-small",
-                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
-                )
+        if chunk is None:
+            _draw_owners(ax, y, lane)
+        elif lane.name in cut:
+            _draw_cut(ax, y, lane, cut[lane.name])
     names = [f"{_literal(lane.name)}\n{_literal(lane.counts)}" for lane in drawn]
     ax.set_yticks(range(len(drawn)), names)
     ax.set_ylim(len(drawn) - 0.5, -0.5)
@@ -101,8 +87,47 @@ def plot_lanes(report: Report, ax: Axes | None = None) -> Axes:
     ax.tick_params(axis="y", length=0)
     for side in ("top", "right", "left", "bottom"):
         ax.spines[side].set_visible(False)
-    ax.set_title(_literal(f"{report.family}: rows of each sample"), loc="left", fontsize="medium")
+    title = f"{report.family}: rows of each sample"
+    if chunk is not None:
+        title = f"{rows.subject(report)}: chunk {chunk}"
+        _legend(ax, [state for state in report.chunks[chunk].keys.values()])
+    ax.set_title(_literal(title), loc="left", fontsize="medium")
     return ax
+
+
+def _draw_owners(ax: Axes, y: int, lane: Lane) -> None:
+    for box in lane.boxes:
+        colour, hatch = LOOKS[box.sample % len(LOOKS)]
+        look: dict[str, Any] = {"facecolor": colour, "hatch": hatch}
+        ax.broken_barh(
+            [(box.start / lane.total, (box.stop - box.start) / lane.total)],
+            (y - 0.3, 0.6),
+            edgecolor="white",
+            linewidth=0.8,
+            **look,
+        )
+        if len(lane.boxes) <= 24 and box.stop > box.start:
+            middle = (box.start + box.stop) / 2 / lane.total
+            ax.text(
+                middle,
+                y,
+                _named(box),
+                ha="center",
+                va="center",
+                fontsize="x-small",
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+            )
+
+
+def _draw_cut(ax: Axes, y: int, lane: Lane, cut: Cut) -> None:
+    ax.broken_barh([(0, 1)], (y - 0.25, 0.5), facecolor="#88888830", edgecolor="none")
+    for found, place, look in (
+        (cut.used, (y - 0.25, 0.5), RIGHT if cut.ok else WRONG),
+        (cut.planned, (y - 0.36, 0.72), PLANNED),
+    ):
+        spans = [(start / lane.total, count / lane.total) for start, count in _spans(found)]
+        if spans:
+            ax.broken_barh(spans, place, **look)
 
 
 def _named(box: Box) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from vlmdebug.report import Report
 from vlmdebug.views import rows
@@ -129,3 +130,15 @@ def wrapped(text: str, first: str = "", then: str = "") -> list[str]:
         for line in plain(text).split("\n")
         for piece in textwrap.wrap(line, WIDTH, initial_indent=first, subsequent_indent=then)
     ]
+
+
+def to_rich(report: Report) -> Any:
+    """The same text for rich, in the terminal's own colours; every verdict is a word first."""
+    from rich.text import Text
+
+    text = Text(to_text(report), no_wrap=True, overflow="ignore")
+    text.highlight_regex(r"\bMISMATCH( (silent|loud))?", "bold red")
+    text.highlight_regex(r"\bVLM\d{3}\b", "bold red")
+    text.highlight_regex(r"\b(OK|ok)\b", "bold blue")
+    text.highlight_regex(r"\bAMBIGUOUS\b|\bcannot tell\b", "bold")
+    return text
