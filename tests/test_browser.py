@@ -136,6 +136,16 @@ def test_pointer_lights_up_the_same_image_in_every_lane(first, notebook):
     assert "{'lane': 'pixel_values', 'index': 2}" in read_back(notebook)
 
 
+def test_span_of_tokens_is_the_image_it_stands_for(first, notebook):
+    bounds = first.locator("svg").bounding_box()
+    notebook.mouse.move(bounds["x"] + bounds["width"] * 0.19, bounds["y"] + 23)
+    first.get_by_text("samples: image 1 of the batch, sample 0, its placeholder tokens").wait_for()
+    notebook.mouse.click(bounds["x"] + bounds["width"] * 0.19, bounds["y"] + 23)
+    first.locator(".vlmdebug-details > p strong", has_text="image 1 of sample 0").wait_for()
+
+    assert "{'lane': 'images', 'index': 1}" in read_back(notebook)
+
+
 def test_keyboard_walks_through_rows_and_chunks(first, notebook):
     first.locator("svg").focus()
     notebook.keyboard.press("ArrowRight")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import html
 import re
 from base64 import b64decode
+from dataclasses import astuple
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 import vlmdebug as vd
 from vlmdebug import slicers
-from vlmdebug.families.pictures import thumbnail
+from vlmdebug.families.pictures import scene_of, thumbnail
 from vlmdebug.plan import Rows
 from vlmdebug.scene import Scene
 from vlmdebug.views import picture
@@ -21,7 +23,7 @@ SCENE = Scene(
     images=(2, 0, 1),
     per_image={"patch": (4, 6, 8)},
     tokens=20,
-    places=(((2, 3), (5, 8)), (), ((1, 9),)),
+    places=(((2, 3, 0), (5, 8, 1)), (), ((1, 9, 2),)),
 )
 
 
@@ -142,7 +144,9 @@ def test_lanes_are_as_wide_as_their_tensors(family):
     for key in picture.told.media(report):
         assert found[key].total == len(batch.inputs[key])
         assert found[key].boxes[-1].stop == len(batch.inputs[key])
-    assert len(found["samples"].runs) == sum(map(len, batch.runs))
+    assert {image for *_, image in found["samples"].runs} == {0, 1, 2}
+    owners = {image: sample for _, _, sample, image in map(astuple, found["images"].boxes)}
+    assert all(int(start) == owners[image] for start, _, image in found["samples"].runs)
 
 
 def test_big_batches_are_not_pictured_unasked():
@@ -209,3 +213,46 @@ def test_report_is_coloured_for_rich_and_says_the_same(report):
 
     assert "\x1b[1;31mMISMATCH" in captured.get()
     assert Text.from_ansi(captured.get()).plain.rstrip() == str(report).rstrip()
+
+
+def test_images_side_by_side_have_tokens_of_their_own():
+    """One run of placeholder tokens may be two images."""
+    batch = vd.make_batch("mistral3", [2, 1], sizes=[2, 3, 1])
+    ids = batch.inputs["input_ids"]
+    ids[0, 2:] = 0
+    ids[0, 2:7] = 3
+    found = scene_of(batch)
+
+    assert found is not None
+    assert found.places[0] == ((2, 4, 0), (4, 7, 1))
+    assert [image for _, _, image in found.places[1]] == [2]
+
+
+def test_truncated_images_have_tokens_of_nobody():
+    batch = vd.make_batch("gemma4", [1, 1])
+    batch.inputs["input_ids"][1] = 9
+    found = scene_of(batch)
+
+    assert found is not None
+    assert {image for sample in found.places for *_, image in sample} == {-1}
+
+
+def test_videos_have_lanes_too():
+    batch = vd.make_batch("qwen2_5_vl", [1, 0])
+    grids = {"video_grid_thw": [[1, 2, 2], [2, 2, 2]]}
+    batch = vd.read_batch(
+        {
+            **batch.inputs,
+            "video_grid_thw": np.array(grids["video_grid_thw"]),
+            "pixel_values_videos": np.zeros((12, 6), dtype=np.float32),
+        },
+        num_images=[1, 0],
+        num_videos=[0, 2],
+    )
+    found = {lane.name: lane for lane in picture.lanes(vd.check(batch, pictures=True))}
+
+    assert found["video_grid_thw"].total == 2
+    assert [astuple(box)[:3] for box in found["pixel_values_videos"].boxes] == [
+        (0, 0, 0),
+        (0, 12, 1),
+    ]

@@ -28,7 +28,8 @@ class Scene:
         images: Images per sample.
         per_image: Rows of each image of the batch, by unit, where they are known.
         tokens: Length of the samples' rows of tokens.
-        places: For each sample, where its runs of placeholder tokens begin and end.
+        places: For each sample, where placeholder tokens begin and end, and of which image they
+            are, `(start, stop, image)`; -1 where that is not known.
         thumbnails: Pictures of images as data URIs, by the image's number in the batch.
     """
 
@@ -36,7 +37,7 @@ class Scene:
     images: tuple[int, ...]
     per_image: Mapping[str, tuple[int, ...]]
     tokens: int
-    places: tuple[tuple[tuple[int, int], ...], ...] = ()
+    places: tuple[tuple[tuple[int, int, int], ...], ...] = ()
     thumbnails: Mapping[int, str] = field(default_factory=dict)
 
     def name(self, image: int) -> str:
@@ -94,7 +95,7 @@ class Scene:
             tuple(data["images"]),
             {unit: tuple(rows) for unit, rows in data["per_image"].items()},
             data["tokens"],
-            tuple(tuple((run[0], run[1]) for run in sample) for sample in data["places"]),
+            tuple(tuple((run[0], run[1], run[2]) for run in sample) for sample in data["places"]),
             {
                 int(image): uri
                 for image, uri in data["thumbnails"].items()

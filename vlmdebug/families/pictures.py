@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 from math import isqrt
 from typing import Any
 
@@ -48,9 +49,44 @@ def scene_of(batch: Batch, images: Iterable[int] = ()) -> Scene | None:
             unit: tuple(rows) for unit, rows in batch.per_image.items() if unit != "feature"
         },
         tokens=int(batch.inputs["input_ids"].shape[-1]),
-        places=facts.places or (),
+        places=_places(facts.places or (), batch),
         thumbnails={image: uri for image, uri in found.items() if uri is not None},
     )
+
+
+def _places(
+    runs: tuple[tuple[tuple[int, int], ...], ...], batch: Batch
+) -> tuple[tuple[tuple[int, int, int], ...], ...]:
+    """The runs of placeholder tokens, cut where one image ends and the next begins."""
+    features = _features_per_image(batch)
+    ends = list(accumulate(features))
+    total = sum(stop - start for sample in runs for start, stop in sample)
+    if not ends or ends[-1] != total or 0 in features:
+        return tuple(tuple((start, stop, -1) for start, stop in sample) for sample in runs)
+    found, seen, image = [], 0, 0
+    for sample in runs:
+        cut: list[tuple[int, int, int]] = []
+        for start, stop in sample:
+            while start < stop:
+                here = min(stop, start + ends[image] - seen)
+                cut.append((start, here, image))
+                seen += here - start
+                start = here
+                image += seen == ends[image]
+        found.append(tuple(cut))
+    return tuple(found)
+
+
+def _features_per_image(batch: Batch) -> Sequence[int]:
+    """Features of each image; none where they are not known."""
+    tiles, features = batch.per_image.get("tile"), batch.features
+    if "feature" in batch.per_image:
+        return batch.per_image["feature"]
+    if tiles is None or features is None or not sum(tiles):
+        return ()
+    if sum(features) % sum(tiles):
+        return ()
+    return [count * (sum(features) // sum(tiles)) for count in tiles]  # all tiles have as many
 
 
 def thumbnail(batch: Batch, image: int, side: int = SIDE) -> str | None:

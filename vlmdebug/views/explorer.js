@@ -199,18 +199,20 @@ function render({ model, el }) {
       said.textContent = get("_cut").said ?? "";
       return;
     }
-    const [at, which] = cursor;
-    const [start, stop, sample, image] = lanes[at].boxes[which];
+    const [at, which, run = -1] = cursor;
+    const [first, end, sample, own] = lanes[at].boxes[which];
+    const [start, stop, image] = run < 0 ? [first, end, own] : lanes[at].runs[run];
     const partners = lanes.map((lane, index) => lane.boxes
       .filter((one) => (image >= 0 && one[3] >= 0 ? one[3] === image : one[2] === sample))
-      .map(([first, last]) => box((first * WIDTH) / lane.total, ((last - first) * WIDTH) / lane.total, index))
+      .map(([from, to]) => box((from * WIDTH) / lane.total, ((to - from) * WIDTH) / lane.total, index))
       .join("")).join("");
     lit.replaceChildren(
       path(partners, { fill: "currentColor", "fill-opacity": 0.12, stroke: "currentColor", "stroke-width": 2 }),
       path(box((start * WIDTH) / lanes[at].total, ((stop - start) * WIDTH) / lanes[at].total, at),
         { fill: "none", stroke: "currentColor", "stroke-width": 3.5 }));
     const whose = image >= 0 ? `image ${image} of the batch, sample ${sample}` : `sample ${sample}`;
-    said.textContent = `${lanes[at].label}: ${whose}, rows ${start}:${stop}`;
+    const rows = run < 0 ? `rows ${start}:${stop}` : "its placeholder tokens";
+    said.textContent = `${lanes[at].label}: ${whose}, ${rows}`;
   }
 
   function showSimple() {
@@ -252,7 +254,9 @@ function render({ model, el }) {
     if (!lanes[lane]) return null;
     const row = ((event.clientX - bounds.left) / bounds.width) * lanes[lane].total;
     const found = lanes[lane].boxes.findIndex(([start, stop]) => start <= row && row < stop);
-    return found < 0 ? null : [lane, found];
+    if (found < 0) return null;
+    const run = lanes[lane].runs.findIndex(([start, stop, image]) => image >= 0 && start <= row && row < stop);
+    return run < 0 ? [lane, found] : [lane, found, run];
   }
 
   function moved(to) {
@@ -262,7 +266,13 @@ function render({ model, el }) {
   }
 
   function select() {
-    if (cursor) set({ selection: { lane: get("_batch").lanes[cursor[0]].name, index: cursor[1] } });
+    if (!cursor) return;
+    const { lanes = [] } = get("_batch");
+    const [lane, index, run = -1] = cursor;
+    // A span of tokens is picked as the image it stands for.
+    set({ selection: run < 0
+      ? { lane: lanes[lane].name, index }
+      : { lane: "images", index: lanes[lane].runs[run][2] } });
   }
 
   svg.addEventListener("pointermove", (event) => moved(at(event)));

@@ -298,10 +298,10 @@ def _lane(lane: picture.Lane) -> dict[str, Any]:
     return {
         "name": lane.name,
         "label": one_line(lane.name, 40),
-        "counts": lane.counts,
+        "counts": one_line(lane.counts, 60),
         "total": lane.total,
         "boxes": [[box.start, box.stop, box.sample, box.image] for box in lane.boxes],
-        "runs": [[round(start, 3), round(stop, 3)] for start, stop in lane.runs],
+        "runs": [[round(start, 3), round(stop, 3), image] for start, stop, image in lane.runs],
     }
 
 

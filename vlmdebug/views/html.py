@@ -134,7 +134,7 @@ def _picture(report: Report) -> str:
         f'<div style="height:{picture.PITCH}px;padding-top:{picture.PITCH // 2 - 18}px;'
         "box-sizing:border-box;white-space:nowrap;line-height:18px;overflow:hidden;"
         'text-overflow:ellipsis;max-width:10rem">'
-        f"{escaped(one_line(lane.name, 40))}<br><small>{escaped(lane.counts)}</small></div>"
+        f"{escaped(one_line(lane.name, 40))}<br>{escaped(one_line(lane.counts, 60))}</div>"
         for lane in drawn
     )
     said = escaped(one_line(picture.description(report, worst), 400))

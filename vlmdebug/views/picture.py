@@ -44,14 +44,15 @@ class Lane:
         counts: What it counts, in words: `576 patches`.
         total: Its rows.
         boxes: Its parts.
-        runs: Rows `(start, stop)` within which placeholder tokens stand; of `samples` alone.
+        runs: Where placeholder tokens stand within the rows, `(start, stop, image)`; of `samples`
+            alone.
     """
 
     name: str
     counts: str
     total: int
     boxes: tuple[Box, ...]
-    runs: tuple[tuple[float, float], ...] = ()
+    runs: tuple[tuple[float, float, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,10 +99,10 @@ def _owners(scene: Scene) -> list[int]:
     return [sample for sample, count in enumerate(scene.images) for _ in range(count)]
 
 
-def _runs(scene: Scene) -> Iterable[tuple[float, float]]:
+def _runs(scene: Scene) -> Iterable[tuple[float, float, int]]:
     for sample, runs in enumerate(scene.places):
-        for start, stop in runs:
-            yield sample + start / scene.tokens, sample + stop / scene.tokens
+        for start, stop, image in runs:
+            yield sample + start / scene.tokens, sample + stop / scene.tokens, image
 
 
 def _of_key(report: Report, scene: Scene, key: str) -> Lane | None:
@@ -165,7 +166,7 @@ def svg(report: Report, chunk: int | None) -> str:
 HATCH = (
     '<pattern id="h" width="6" height="6" patternUnits="userSpaceOnUse" '
     'patternTransform="rotate(45)">'
-    f'<rect width="6" height="6" fill="{VERMILLION}" fill-opacity=".25"/>'
+    f'<path d="M0 0h6v6H0z" fill="{VERMILLION}" fill-opacity=".25"/>'
     f'<path d="M0 0v6" stroke="{VERMILLION}" stroke-width="4"/></pattern>'
 )
 
@@ -181,7 +182,7 @@ def _outlines(drawn: Sequence[Lane]) -> str:
         parts.append(f'<path d="{frame}{ticks}" fill="#8882" stroke="#888" stroke-width=".8"/>')
         runs = "".join(
             f"M{start * scale:.5g} {top + BAR // 2}H{stop * scale:.5g}"
-            for start, stop in lane.runs[:MOST_BOXES]
+            for start, stop, _ in lane.runs[:MOST_BOXES]
         )
         if runs:
             parts.append(f'<path d="{runs}" stroke="#888" stroke-width="8"/>')
