@@ -1,7 +1,7 @@
 # Every target sets up what it needs: Python 3.11 or newer and make are enough.
 # ARGS goes to the tool: make test ARGS="-k layout -x".
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-families test-trl coverage lint lab bench clean
+.PHONY: help demo test test-families test-trl coverage notebooks lint lab bench clean
 
 export HF_HUB_OFFLINE := 1
 export TRANSFORMERS_OFFLINE := 1
@@ -28,6 +28,9 @@ test-trl: .venv/.with-torch,plot,notebook,trl,test ## Several TRL releases on tr
 
 coverage: .venv/.with-torch,plot,notebook,trl,test .venv/.torchvision ## Run every architecture of transformers anew
 	$(BIN)/python tools/coverage.py
+
+notebooks: .venv/.with-torch,plot,notebook,trl,test ## Run the notebooks anew and keep what they print
+	$(BIN)/python tools/notebooks.py $(ARGS)
 
 lint: .venv/.with-torch,plot,notebook,trl,test,dev ## Format, lint and types
 	$(BIN)/ruff format --check .

@@ -30,7 +30,7 @@ def test_notebook_runs_and_prints_what_is_committed(path):
     for cell in fresh.cells:
         if cell.cell_type == "code":
             cell.outputs = []
-    NotebookClient(fresh, timeout=120, kernel_name="python3").execute()
+    NotebookClient(fresh, timeout=120, kernel_name="python3", coalesce_streams=True).execute()
 
     assert texts(fresh) == texts(committed)
     assert path.stat().st_size < 300_000

@@ -64,7 +64,7 @@ def _unsettled(facts: Facts, key: str, fits: list[str]) -> Ambiguity:
     elif fits:
         why = f"its {shape[0]} rows could count samples, or images or tiles of unknown number"
     else:
-        why = f"its {shape[0]} rows are as many as no count that was given"
+        why = f"no count that was given adds up to its {shape[0]} rows"
     return Ambiguity(
         keys=(key,),
         unit=None,

@@ -1,0 +1,45 @@
+"""Run every notebook from a clean kernel and keep what it prints: `make notebooks`.
+
+Widget state, cell ids and timings are left out, so that a diff shows what changed.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+
+
+def main(names: list[str]) -> None:
+    """Run those named, or all."""
+    for path in sorted(FOLDER.glob("*.ipynb")):
+        if names and not any(name in path.stem for name in names):
+            continue
+        notebook = nbformat.read(path, as_version=4)
+        client = NotebookClient(
+            notebook,
+            timeout=120,
+            kernel_name="python3",
+            store_widget_state=False,
+            coalesce_streams=True,
+        )
+        client.execute()
+        for cell in notebook.cells:
+            cell.pop("id", None)
+            cell.metadata = {}
+            for output in cell.get("outputs", []):
+                output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+            if cell.cell_type == "code":
+                cell.outputs = [one for one in cell.outputs if one.get("name") != "stderr"]
+        notebook.metadata = {"kernelspec": {"display_name": "Python 3", "name": "python3"}}
+        notebook.nbformat_minor = 4
+        nbformat.write(notebook, path)
+        print(f"{path.name}: {path.stat().st_size // 1024} KB")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,115 @@
+"""Predict first, then see: a reader says which rows a chunk gets, and is told whose rows those are.
+
+For notebooks and classes. An answer is never only wrong: it says what the rows said belong to, and
+how the right ones are found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vlmdebug.batch import Batch
+from vlmdebug.errors import BadInput
+from vlmdebug.layout import plural
+from vlmdebug.plan import Rows, chunk_bounds
+
+Said = slice | range | tuple[int, int] | str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a prediction was worth.
+
+    Attributes:
+        right: Whether the chunk owns just these rows.
+        explanation: Why, in a few sentences.
+    """
+
+    right: bool
+    explanation: str
+
+    def __str__(self) -> str:
+        return f"{'✓' if self.right else '→'} {self.explanation}"
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def predict(batch: Batch, key: str, rows: Said, *, chunk: int, chunk_size: int = 1) -> Answer:
+    """Say which rows of `key` a chunk owns, and be told whose they are.
+
+    Args:
+        batch: The batch.
+        key: The tensor.
+        rows: `slice(2, 3)`, `(2, 3)`, `range(2, 3)`, or `"absent"` for a key the chunk must not
+            be given.
+        chunk: Number of the chunk, from 0.
+        chunk_size: Samples per chunk.
+
+    Raises:
+        BadInput: The batch has no such key or chunk, or `rows` is none of these.
+    """
+    bounds = chunk_bounds(len(batch), chunk_size)
+    if key not in batch.layout or not 0 <= chunk < len(bounds):
+        raise BadInput(
+            f"{key!r} in chunk {chunk} was asked for, but the batch has "
+            f"{', '.join(batch.layout)} in {len(bounds)} chunks, from 0. Name one of these."
+        )
+    samples = range(*bounds[chunk])
+    planned, said = batch.planned(key, samples), _rows(rows)
+    if said is None:
+        right = planned.presence == "absent" or (planned.presence == "either" and not planned.rows)
+    else:
+        right = planned.presence != "absent" and said == planned.rows
+    told = [_said(batch, key, said, right), _found(batch, key, samples)]
+    return Answer(right, " ".join(told))
+
+
+def _rows(rows: Said) -> Rows | None:
+    """The rows said; None for a key that is absent."""
+    if isinstance(rows, str) and rows == "absent":
+        return None
+    if isinstance(rows, (slice, range)):
+        pair: Sequence[object] = (rows.start or 0, rows.stop)
+    else:
+        pair = rows if isinstance(rows, (tuple, list)) else ()
+    if len(pair) == 2 and all(isinstance(one, int) and one >= 0 for one in pair):
+        start, stop = (one for one in pair if isinstance(one, int))
+        return Rows([(start, max(start, stop))])
+    raise BadInput(
+        f'{rows!r} was predicted, but rows are a slice(start, stop), or "absent" for no key. '
+        "Nothing was compared."
+    )
+
+
+def _said(batch: Batch, key: str, said: Rows | None, right: bool) -> str:
+    if right:
+        return "Right."
+    if said is None:
+        return f"Without {key}, these samples would lose their images."
+    if not said:
+        return "You said no rows."
+    owners = batch.describe(key, said)
+    inside = said.ranges[-1][1] <= batch.counts[batch.layout[key].unit].total
+    whose = f"are {owners}" if owners and inside else "are not all in the batch"
+    return f"Rows {said} of {key} {whose}."
+
+
+def _found(batch: Batch, key: str, samples: range) -> str:
+    """How the rows are found."""
+    unit, planned = batch.layout[key].unit, batch.planned(key, samples)
+    count = batch.counts[unit]
+    whose = f"sample {samples[0]}" if len(samples) == 1 else f"samples {samples[0]}:{samples.stop}"
+    begin = count.offsets[samples.start]
+    if samples.start == 0:
+        verb = "comes" if len(samples) == 1 else "come"
+        start = f"{whose.capitalize()} {verb} first, so its rows begin at 0"
+    else:
+        before = " + ".join(map(str, count[: samples.start]))
+        start = f"Before {whose} come {before} {plural(unit)}, so its rows begin at {begin}"
+    own = " + ".join(map(str, count[samples.start : samples.stop]))
+    if planned.presence == "absent":
+        return f"The chunk holds {whose}, which has no images: it must not be given {key} at all."
+    rows = planned.rows if planned.rows else "nothing"
+    return f"{key} has one row per {unit}. {start}; it owns {own}. That is {key}[{rows}]."
