@@ -229,8 +229,9 @@ def chunk_out_of_step(
         None: "Depending on the model it raises or computes something else.",
     }[silent]
     tokens = number(placeholders, f"{unit} placeholder token".strip())
+    has = "has" if len(samples) == 1 else "have"
     return (
-        f"{name_samples(samples)} have {tokens} in this chunk's "
+        f"{name_samples(samples)} {has} {tokens} in this chunk's "
         f"input_ids but {number(features, 'feature')}.\n{what}\n"
         "Do not cut columns of input_ids that hold placeholder tokens."
     )
