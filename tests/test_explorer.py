@@ -10,6 +10,7 @@ from vlmdebug.families.pictures import thumbnail
 
 pytest.importorskip("anywidget")
 
+from vlmdebug.views import picture
 from vlmdebug.views.explorer import Explorer
 
 
@@ -50,9 +51,10 @@ def test_screen_shows_the_report_of_the_slicer_given(explorer, inputs, processor
 def test_cut_on_screen_is_what_is_owned_and_what_was_handed(explorer):
     explorer.chunk = 1
 
-    assert explorer._cut["pieces"]["pixel_values"] == [[[2, 3]], [[1, 2]]]
-    assert explorer._cut["pieces"]["images"] == [[[2, 3]], [[1, 2]]]
-    assert explorer._cut["pieces"]["samples"] == [[[1, 2]], []]
+    drawn = picture.lanes(explorer.report)
+    assert explorer._cut["svg"] == picture.overlay(explorer.report, 1, drawn)
+    assert explorer._cut["said"] == picture.description(explorer.report, 1)
+    assert explorer._batch["svg"] == picture.outlines(drawn)
 
 
 def test_right_and_wrong_image_stand_side_by_side(explorer, inputs, processor):
@@ -168,7 +170,7 @@ def test_report_alone_is_shown_as_it_is(explorer):
 
     assert shown.report == saved
     assert shown.slicers == []
-    assert shown._cut["pieces"] == {**explorer._cut["pieces"], **shown._cut["pieces"]}
+    assert shown._cut["svg"] == picture.overlay(saved, 1, picture.lanes(saved))
     with pytest.raises(vd.BadInput, match="is no slicer that can be tried here"):
         explorer.slicer = "nonsense"
 

@@ -128,8 +128,9 @@ def test_picture_hatches_what_was_handed_and_fills_what_is_owned(report):
 def test_picture_of_a_right_chunk_has_no_hatch(batch):
     report = vd.check(slicers.corrected, batch, pictures=True)
 
-    assert "url(#h)" not in picture.overlay(report, 1)
-    assert picture.overlay(report, 1)
+    overlay = picture.overlay(report, 1, picture.lanes(report))
+    assert overlay
+    assert "url(#h)" not in overlay
     assert "was handed</th>" not in report.to_html()
 
 

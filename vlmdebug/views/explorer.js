@@ -35,7 +35,6 @@ function render({ model, el }) {
     for (const [name, value] of Object.entries(values)) model.set(name, value);
     model.save_changes();
   };
-  const number = ++render.count;
   let cursor = null; // [lane, box] under the pointer or the keyboard
   let playing = null;
 
@@ -63,14 +62,7 @@ function render({ model, el }) {
   const drawn = document.createElementNS(SVG, "g");
   const cut = document.createElementNS(SVG, "g");
   const lit = document.createElementNS(SVG, "g");
-  const hatch = document.createElementNS(SVG, "pattern");
-  const hatched = `vlmdebug-hatch-${number}`;
-  for (const [name, value] of Object.entries({
-    id: hatched, width: 6, height: 6, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)",
-  })) hatch.setAttribute(name, value);
-  hatch.append(path("M0 0h6v6h-6z", { fill: "#D55E00", "fill-opacity": 0.25 }));
-  hatch.append(path("M0 0v6", { stroke: "#D55E00", "stroke-width": 4 }));
-  svg.append(hatch, drawn, cut, lit);
+  svg.append(drawn, cut, lit);
   const said = make("p", { class: "vlmdebug-said", "aria-live": "polite" });
   const details = make("div", { class: "vlmdebug-details" });
 
@@ -101,23 +93,13 @@ function render({ model, el }) {
 
   // From Python to the screen
   function showBatch() {
-    const { lanes = [], samples = 1, ambiguous, ambiguities = [] } = get("_batch");
+    const { lanes = [], svg: outlines = "", samples = 1, ambiguous, ambiguities = [] } = get("_batch");
     size.max = samples;
     labels.replaceChildren(...lanes.map((lane) =>
       make("div", { class: "vlmdebug-label" }, lane.label, make("br"), make("small", {}, lane.counts))));
     svg.setAttribute("viewBox", `0 0 ${WIDTH} ${Math.max(lanes.length, 1) * PITCH}`);
     svg.style.height = `${lanes.length * PITCH}px`;
-    drawn.replaceChildren(...lanes.flatMap((lane, index) => {
-      const scale = WIDTH / lane.total;
-      const edges = lane.boxes.filter(([start]) => start > 0)
-        .map(([start]) => `M${start * scale} ${top_of(index)}v${BAR}`).join("");
-      const runs = lane.runs
-        .map(([start, stop]) => `M${start * scale} ${top_of(index) + BAR / 2}H${stop * scale}`).join("");
-      return [
-        path(box(0, WIDTH, index) + edges, { fill: "#8882", stroke: "#888", "stroke-width": 0.8 }),
-        path(runs, { stroke: "#888", "stroke-width": 8 }),
-      ];
-    }));
+    drawn.innerHTML = outlines; // numbers alone
     cursor = null;
     showAsked(ambiguous, ambiguities);
     showLit();
@@ -162,31 +144,11 @@ function render({ model, el }) {
   }
 
   function showCut() {
-    const { chunk = 0, pieces = {}, said: text = "" } = get("_cut");
-    const { lanes = [] } = get("_batch");
+    const { chunk = 0, svg: overlay = "", said: text = "" } = get("_cut");
     for (const [index, button] of [...chunks.children].entries()) {
       button.setAttribute("aria-pressed", index === chunk);
     }
-    let bands = "", own = "", others = "";
-    lanes.forEach((lane, index) => {
-      if (!pieces[lane.name]) return;
-      const scale = WIDTH / lane.total;
-      const [planned, used] = pieces[lane.name];
-      for (const [start, stop] of planned) own += box(start * scale, Math.max((stop - start) * scale, 2), index);
-      for (const [start, stop] of used) others += box(start * scale, Math.max((stop - start) * scale, 2), index);
-      const below = lanes[index + 1] && pieces[lanes[index + 1].name];
-      if (!below || planned.length !== 1 || below[0].length !== 1) return;
-      const next = WIDTH / lanes[index + 1].total;
-      const [[a, b], [c, d]] = [planned[0].map((row) => row * scale), below[0][0].map((row) => row * next)];
-      const [from, to] = [top_of(index) + BAR, top_of(index + 1)];
-      const middle = (from + to) / 2;
-      bands += `M${a} ${from}C${a} ${middle} ${c} ${middle} ${c} ${to}H${d}C${d} ${middle} ${b} ${middle} ${b} ${from}z`;
-    });
-    cut.replaceChildren(
-      path(bands, { fill: "#0072B2", "fill-opacity": 0.16 }),
-      path(own, { fill: "#0072B2", "fill-opacity": 0.45, stroke: "#0072B2" }),
-      path(others, { fill: `url(#${hatched})`, stroke: "#D55E00", "stroke-width": 1.5 }),
-    );
+    cut.innerHTML = overlay; // numbers alone
     svg.setAttribute("aria-label", `${text}. Arrow keys walk through the rows, Enter selects.`);
     if (!cursor) said.textContent = text;
   }
@@ -346,6 +308,4 @@ function render({ model, el }) {
     for (const [name, listener] of Object.entries(listeners)) model.off(`change:${name}`, listener);
   };
 }
-render.count = 0;
-
 export default { render };

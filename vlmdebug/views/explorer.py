@@ -15,7 +15,6 @@ import traitlets
 
 from vlmdebug.errors import BadInput, VlmDebugError
 from vlmdebug.mismatch import Mismatch, group
-from vlmdebug.plan import Rows
 from vlmdebug.report import Report
 from vlmdebug.views import mimebundle, picture, rows
 from vlmdebug.views.safe import escaped, one_line
@@ -186,6 +185,7 @@ class Explorer(anywidget.AnyWidget):
                     "samples": self._judge.samples,
                     "ambiguous": self._judge.ambiguous,
                     "lanes": [_lane(lane) for lane in self._lanes],
+                    "svg": picture.outlines(self._lanes),
                     "ambiguities": [one_line(text, 600) for text in report.ambiguities],
                 }
             self._judged = {
@@ -204,24 +204,16 @@ class Explorer(anywidget.AnyWidget):
         self._following = before
 
     def _show_chunk(self) -> None:
-        """The cut of the chunk, as pieces of each lane: owned, and handed wrongly."""
+        """The cut of the chunk: what it owns, and what it was handed instead."""
         report = self.report
         if report is None or not report.chunks:
             self._cut = {}
             return
-        cut = picture.cuts(report, self.chunk)
-        strange = picture.handed(report, self.chunk)
-        pieces = {}
-        for lane in self._lanes:
-            found = cut.get(lane.name)
-            if found is None:
-                continue
-            wrong = strange if lane.name == "images" else Rows() if found.ok else found.used
-            pieces[lane.name] = [_pieces(found.planned), _pieces(wrong)]
+        said = picture.description(report, self.chunk) if self._lanes else ""
         self._cut = {
             "chunk": self.chunk,
-            "pieces": pieces,
-            "said": one_line(picture.description(report, self.chunk), 400) if cut else "",
+            "svg": picture.overlay(report, self.chunk, self._lanes),
+            "said": one_line(said, 400),
         }
         self._details = self._picked()
 
@@ -303,7 +295,3 @@ def _lane(lane: picture.Lane) -> dict[str, Any]:
         "boxes": [[box.start, box.stop, box.sample, box.image] for box in lane.boxes],
         "runs": [[round(start, 3), round(stop, 3), image] for start, stop, image in lane.runs],
     }
-
-
-def _pieces(found: Rows | None) -> list[list[int]]:
-    return [list(pair) for pair in found.ranges if pair[0] >= 0] if found is not None else []

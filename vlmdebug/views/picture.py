@@ -159,7 +159,7 @@ def svg(report: Report, chunk: int | None) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height(drawn)}" '
         f'preserveAspectRatio="none" width="{WIDTH}" height="{height(drawn)}">'
-        f"{HATCH}{_outlines(drawn)}{overlay(report, chunk) if chunk is not None else ''}</svg>"
+        f"{outlines(drawn)}{overlay(report, chunk, drawn) if chunk is not None else ''}</svg>"
     )
 
 
@@ -171,9 +171,9 @@ HATCH = (
 )
 
 
-def _outlines(drawn: Sequence[Lane]) -> str:
+def outlines(drawn: Sequence[Lane]) -> str:
     """Every lane with a line between its boxes; placeholder tokens as bars in their samples."""
-    parts = []
+    parts = [HATCH]
     for index, lane in enumerate(drawn):
         scale, top = WIDTH / lane.total, _top(index)
         edges = {round(box.start * scale, 1) for box in lane.boxes[:MOST_BOXES] if box.start}
@@ -193,9 +193,9 @@ def _top(index: int) -> int:
     return index * PITCH + (PITCH - BAR) // 2
 
 
-def overlay(report: Report, chunk: int) -> str:
+def overlay(report: Report, chunk: int, drawn: Sequence[Lane]) -> str:
     """The cut of one chunk: bands through what it owns, hatches where it was handed others'."""
-    drawn, cut = lanes(report), cuts(report, chunk)
+    cut = cuts(report, chunk)
     bands, owned, wrong = [], [], []
     for index, lane in enumerate(drawn):
         found = cut.get(lane.name)
