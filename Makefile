@@ -1,7 +1,7 @@
 # Every target sets up what it needs: Python 3.11 or newer and make are enough.
 # ARGS goes to the tool: make test ARGS="-k layout -x".
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-families test-trl coverage notebooks lint lab bench clean
+.PHONY: help demo test test-families test-trl coverage notebooks docs lint lab bench clean
 
 export HF_HUB_OFFLINE := 1
 export TRANSFORMERS_OFFLINE := 1
@@ -31,6 +31,10 @@ coverage: .venv/.with-torch,plot,notebook,trl,test .venv/.torchvision ## Run eve
 
 notebooks: .venv/.with-torch,plot,notebook,trl,test ## Run the notebooks anew and keep what they print
 	$(BIN)/python tools/notebooks.py $(ARGS)
+
+docs: .venv/.with-torch,plot,notebook,trl,test,docs ## Build the docs; a warning is an error
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+	@echo "wrote docs/_build/html/index.html"
 
 lint: .venv/.with-torch,plot,notebook,trl,test,dev ## Format, lint and types
 	$(BIN)/ruff format --check .

@@ -13,6 +13,11 @@ from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+
 
 def main(names: list[str]) -> None:
     """Run those named, or all."""
@@ -35,7 +40,7 @@ def main(names: list[str]) -> None:
                 output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
             if cell.cell_type == "code":
                 cell.outputs = [one for one in cell.outputs if one.get("name") != "stderr"]
-        notebook.metadata = {"kernelspec": {"display_name": "Python 3", "name": "python3"}}
+        notebook.metadata = METADATA
         notebook.nbformat_minor = 4
         nbformat.write(notebook, path)
         print(f"{path.name}: {path.stat().st_size // 1024} KB")

@@ -35,7 +35,7 @@ class Counts(tuple[int, ...]):
 
     @cached_property
     def offsets(self) -> tuple[int, ...]:
-        """Sample s owns rows `offsets[s]:offsets[s + 1]`."""
+        """Sample s owns the rows from `offsets[s]` up to `offsets[s + 1]`."""
         return (0, *accumulate(self))
 
     @property

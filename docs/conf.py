@@ -1,0 +1,84 @@
+"""How the docs are built: `make docs`. Pages on families and the API are written from the code."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import shutil
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+sys.path.insert(0, str(ROOT))
+
+import vlmdebug  # noqa: E402
+from vlmdebug.families import FAMILIES  # noqa: E402
+
+project = "vlmdebug"
+author = "The vlmdebug maintainers"
+copyright = author
+version = release = vlmdebug.__version__
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+html_theme = "furo"
+html_title = "vlmdebug"
+exclude_patterns = ["_build"]
+myst_enable_extensions = ["deflist"]
+nb_execution_mode = "off"  # the tests run the notebooks; their outputs are committed
+nb_mime_priority_overrides = [("html", "application/vnd.jupyter.widget-view+json", None)]
+default_role = "code"  # docstrings write `name`, as Markdown does
+autodoc_typehints = "none"  # the signature has them
+napoleon_google_docstring = True
+myst_heading_anchors = 3
+suppress_warnings = ["mystnb.unknown_mime_type"]
+
+GENERATED = HERE / "generated"
+
+
+def write_pages() -> None:
+    """Notebooks, a page for each family, and one for every public name."""
+    shutil.rmtree(GENERATED, ignore_errors=True)
+    GENERATED.mkdir()
+    for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        shutil.copy(notebook, GENERATED / notebook.name)
+    for family in FAMILIES.values():
+        (GENERATED / f"family_{family.name}.md").write_text(family_page(family), encoding="utf-8")
+    names = [name for name in vlmdebug.__all__ if name not in ("__version__", "slicers", "tiny")]
+    (GENERATED / "api.md").write_text(api_page(names), encoding="utf-8")
+
+
+def family_page(family) -> str:
+    """What the family's file says, and its layout as a table."""
+    said = inspect.getdoc(importlib.import_module(type(family).__module__)) or ""
+    lines = [
+        f"# {family.name}",
+        "",
+        said,
+        "",
+        "| key | shape | what a row counts | without media |",
+    ]
+    lines += ["|---|---|---|---|"]
+    without = {"omit": "left out", "either": "left out or empty", "keep": "kept"}
+    for key, axis in family.axes.items():
+        shape, missing = family.shapes[key], without[family.media[key].without]
+        lines.append(f"| `{key}` | `({shape})` | {axis} | {missing} |")
+    models = ", ".join(f"`{model}`" for model in family.models)
+    return "\n".join([*lines, "", f"Models: {models}."]) + "\n"
+
+
+def api_page(names: list[str]) -> str:
+    """Every public name with its docstring."""
+    parts = ["# Reference", ""]
+    for name in sorted(names, key=str.lower):
+        value = getattr(vlmdebug, name)
+        kind = "autoclass" if inspect.isclass(value) else "autofunction"
+        members = ":members:\n" if inspect.isclass(value) else ""
+        home = f"{value.__module__}.{value.__qualname__}"
+        parts += [f"```{{eval-rst}}\n.. {kind}:: {home}"]
+        parts += [f"   {members}" if members else "", "```", ""]
+    for home in ("vlmdebug.tiny.build", "vlmdebug.tiny.batch", "vlmdebug.learn.predict"):
+        parts += [f"```{{eval-rst}}\n.. autofunction:: {home}\n```", ""]
+    return "\n".join(parts)
+
+
+write_pages()
