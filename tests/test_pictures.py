@@ -62,3 +62,18 @@ def test_what_cannot_be_restored_is_no_picture():
     assert restore(dataclasses.replace(batch, inputs=odd), 0) is None
     assert restore(ambiguous, 0) is None
     assert restore(batch, 99) is None
+
+
+@pytest.mark.parametrize("broken", ["nan", "huge", "text"])
+def test_no_check_fails_for_a_picture(broken):
+    batch = batch_of("llava")
+    pixels = batch.inputs["pixel_values"].clone()
+    if broken == "nan":
+        pixels[:] = float("nan")
+    elif broken == "huge":
+        pixels[:] = 1e38
+    inputs = {**batch.inputs, "pixel_values": pixels if broken != "text" else pixels.bool()}
+    report = vd.check(vd.slicers.by_sample, dataclasses.replace(batch, inputs=inputs))
+
+    assert not report.ok
+    assert "MISMATCH" in report.to_html()

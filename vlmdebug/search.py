@@ -230,7 +230,12 @@ class _Search:
     def smallest(self, family: Family, kind: Kind | None = None) -> Counterexample | None:
         """The smallest case that fails, in this way if `kind` is given."""
         case = self._find(family, lambda kinds: kind in kinds if kind else bool(kinds))
-        return None if case is None else Counterexample(case, self._reports[case])
+        if case is None:
+            return None
+        from vlmdebug.tracing.check import illustrated
+
+        report = illustrated(self._reports[case], make(case.spec))
+        return Counterexample(case, report)
 
     def kinds(self, family: Family) -> set[Kind]:
         """Every way to fail that is met among the cases."""
@@ -272,7 +277,8 @@ class _Search:
     def _check(self, case: Case) -> Report:
         from vlmdebug.tracing.check import check
 
-        return check(self._slicer, make(case.spec), chunk_size=case.chunk_size)
+        batch = make(case.spec)
+        return check(self._slicer, batch, chunk_size=case.chunk_size, pictures=False)
 
 
 def _families(names: Sequence[str] | None) -> list[Family]:

@@ -98,13 +98,16 @@ def thumbnail(batch: Batch, image: int, side: int = SIDE) -> str | None:
         from PIL import Image
     except ImportError:
         return None
-    pixels = restore(batch, image)
-    if pixels is None:
+    try:
+        pixels = restore(batch, image)
+        if pixels is None:
+            return None
+        picture = Image.fromarray((pixels * 255).round().astype(np.uint8))
+        picture.thumbnail((side, side))
+        written = io.BytesIO()
+        picture.save(written, "JPEG", quality=80)
+    except Exception:  # a picture is an extra: no check may fail for one
         return None
-    picture = Image.fromarray((pixels * 255).round().astype(np.uint8))
-    picture.thumbnail((side, side))
-    written = io.BytesIO()
-    picture.save(written, "JPEG", quality=80)
     return f"data:image/jpeg;base64,{base64.b64encode(written.getvalue()).decode('ascii')}"
 
 
@@ -264,7 +267,7 @@ def _roughness(image: np.ndarray) -> float:
 
 def _shown(values: np.ndarray) -> np.ndarray:
     """Values as brightness from 0 to 1: as they are, from -1 to 1, or as CLIP's are normalised."""
-    values = values.astype(np.float32)
+    values = np.nan_to_num(values.astype(np.float32))
     low, high = float(values.min()), float(values.max())
     if low >= -0.01 and high <= 1.01:
         return values
