@@ -66,9 +66,9 @@ def _given(batch: Batch, key: str, used: Used) -> str:
         return f"{key} with rows {used.rows} of {used.source}"
     if used.rows.foreign:
         strange = sum(1 for row in used.rows if row < 0)
-        return (
-            f"{key} with {number(len(used.rows), 'row')}, {strange} of which are not in the batch,"
-        )
+        are = "is" if strange == 1 else "are"
+        rows = number(len(used.rows), "row")
+        return f"{key} with {rows}, {strange} of which {are} not in the batch,"
     return _rows(batch, key, used.rows)
 
 
