@@ -42,10 +42,12 @@ def browser() -> Iterator[Any]:
 
 
 @contextmanager
-def lab(folder: Path) -> Iterator[str]:
-    """A JupyterLab that serves `folder`; gives its address."""
+def lab(folder: Path, config: str = "") -> Iterator[str]:
+    """A JupyterLab that serves `folder`, with a server's configuration; gives its address."""
     runtime = folder / ".runtime"
     runtime.mkdir()
+    (folder / ".config").mkdir()
+    (folder / ".config" / "jupyter_server_config.py").write_text(config)
     server = subprocess.Popen(
         [
             *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"),
