@@ -43,7 +43,8 @@ def write_pages() -> None:
         shutil.copy(notebook, GENERATED / notebook.name)
     for family in FAMILIES.values():
         (GENERATED / f"family_{family.name}.md").write_text(family_page(family), encoding="utf-8")
-    names = [name for name in vlmdebug.__all__ if name not in ("__version__", "slicers", "tiny")]
+    values = {name: getattr(vlmdebug, name) for name in vlmdebug.__all__}
+    names = [name for name, value in values.items() if hasattr(value, "__qualname__")]
     (GENERATED / "api.md").write_text(api_page(names), encoding="utf-8")
 
 
@@ -76,7 +77,8 @@ def api_page(names: list[str]) -> str:
         home = f"{value.__module__}.{value.__qualname__}"
         parts += [f"```{{eval-rst}}\n.. {kind}:: {home}"]
         parts += [f"   {members}" if members else "", "```", ""]
-    for home in ("vlmdebug.tiny.build", "vlmdebug.tiny.batch", "vlmdebug.learn.predict"):
+    more = ("tiny.build", "tiny.batch", "learn.predict", "review.paths", "review.source")
+    for home in (f"vlmdebug.{name}" for name in more):
         parts += [f"```{{eval-rst}}\n.. autofunction:: {home}\n```", ""]
     return "\n".join(parts)
 

@@ -31,6 +31,7 @@ def modules_of(folder: Path) -> list[str]:
 
 
 FAMILIES = modules_of(PACKAGE / "families")
+REVIEW = modules_of(PACKAGE / "review")
 CORE = [name for name in modules_of(PACKAGE) if name not in PROGRAMS | ABOVE_FAMILIES]
 
 LAYERS = [
@@ -39,6 +40,7 @@ LAYERS = [
     ),
     pytest.param(FAMILIES, HEAVY | EDGES | PROGRAMS | ABOVE_FAMILIES, id="families"),
     pytest.param(sorted(ABOVE_FAMILIES), HEAVY | EDGES | PROGRAMS, id="above families"),
+    pytest.param(REVIEW, HEAVY | EDGES | PROGRAMS | ABOVE_FAMILIES, id="review"),
     pytest.param(["vlmdebug.cli"], HEAVY | EDGES, id="cli"),
 ]
 

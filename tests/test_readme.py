@@ -38,7 +38,7 @@ def test_every_python_block_prints_the_text_block_after_it():
         assert next_language == "text"
         assert numbers_rounded(printed.getvalue()) == numbers_rounded(expected)
 
-    assert ran == 3
+    assert ran == 4
 
 
 def test_the_demo_prints_what_the_readme_quotes(tmp_path, capsys):

@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vlmdebug import review as review
     from vlmdebug import slicers as slicers
     from vlmdebug import tiny as tiny
     from vlmdebug.batch import Ambiguity as Ambiguity
@@ -83,7 +84,7 @@ _HOME = {
     "unreached": "lines",
     "watch": "tracing.watch",
 }
-_MODULES = ("slicers", "tiny")
+_MODULES = ("review", "slicers", "tiny")
 
 __all__ = [*_HOME, *_MODULES, "__version__"]
 

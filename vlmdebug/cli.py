@@ -1,4 +1,4 @@
-"""The command line: `vlmdebug demo | check | falsify | export | families`.
+"""The command line: `vlmdebug demo | check | falsify | export | review | families`.
 
 Exit codes: 0 nothing found, 1 found something, 2 could not run or could not tell.
 """
@@ -87,6 +87,30 @@ def _parser() -> argparse.ArgumentParser:
     _batch_options(export)
     export.add_argument("--out", type=Path, help="write the code here instead of printing it")
     export.set_defaults(run=_export)
+
+    review = commands.add_parser(
+        "review",
+        help="read slicing code without running it: what is cut by what, in which layouts",
+        description="Read Python files without running them. Every function that cuts a batch is "
+        "followed once for each layout that is known.",
+    )
+    review.add_argument("paths", nargs="*", type=Path, help="files, and folders of them")
+    review.add_argument(
+        "--diff",
+        metavar="FILE",
+        help="review only functions that this unified diff touches; - reads it from the input. "
+        "Without paths, the files it names",
+    )
+    review.add_argument(
+        "--family", action="append", help="judge by this layout only; may be given several times"
+    )
+    review.add_argument(
+        "--format",
+        choices=("text", "json", "github"),
+        default="text",
+        help="github: findings as notes beside the lines of a pull request",
+    )
+    review.set_defaults(run=_review)
 
     families = commands.add_parser("families", help="the layouts that are known, and how well")
     families.set_defaults(run=_families)
@@ -254,6 +278,22 @@ def _export(options: argparse.Namespace) -> int:
         print(f"wrote {code.save(options.out)}")
     print(f"# survived {survived} generated batches of {code.family}", file=sys.stderr)
     return OK
+
+
+def _review(options: argparse.Namespace) -> int:
+    from vlmdebug import review
+
+    names, lines = options.paths, None
+    if options.diff is not None:
+        diff = sys.stdin.read() if options.diff == "-" else Path(options.diff).read_text("utf-8")
+        lines = review.changed(diff)
+        names = names or [name for name in lines if name.endswith(".py") and Path(name).exists()]
+    if not names and lines is None:
+        raise BadInput("Nothing to review was given. Pass files or folders, or --diff FILE.")
+    found = review.paths(names, families=options.family, lines=lines)
+    shown = {"text": str, "json": review.Review.to_json, "github": review.Review.to_github}
+    print(shown[options.format](found))
+    return OK if found.ok else FOUND
 
 
 def _families(options: argparse.Namespace) -> int:

@@ -1,0 +1,216 @@
+"""Read somebody's slicing code without running it: which tensor is cut by what, on which line.
+
+    print(vlmdebug.review.paths(["trainer.py"]))
+
+Each function is walked once for every layout that is known, so that each branch is judged by the
+layouts that reach it. Three things are findings: rows cut by another unit than they count, a key
+that no layout has, and a name that is not assigned on the way of some layout. Bounds and tests
+that cannot be read are listed as not judged: `falsify` runs the code and judges those.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from vlmdebug.errors import BadInput
+from vlmdebug.review.layouts import layouts, media_keys
+from vlmdebug.review.remarks import Function, Reading, Remark
+from vlmdebug.review.walk import TOKEN_KEYS, may_cut
+from vlmdebug.wording import number
+
+Lines = Mapping[str, frozenset[int]]
+
+
+@dataclass(frozen=True)
+class Review:
+    """What was read.
+
+    Attributes:
+        remarks: Findings, and what hangs on a test that could not be read.
+        not_judged: `file:line: text` of cuts whose bounds could not be read.
+        agreeing: How many cuts count what their rows count in every layout that gets there.
+        functions: How many functions cut media.
+    """
+
+    remarks: tuple[Remark, ...] = ()
+    not_judged: tuple[str, ...] = ()
+    agreeing: int = 0
+    functions: int = 0
+
+    @property
+    def findings(self) -> tuple[Remark, ...]:
+        """What is wrong in some layout, whatever the tests that could not be read say."""
+        return tuple(remark for remark in self.remarks if remark.unsure is None)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing wrong was read. No proof: `not_judged` was not."""
+        return not self.findings
+
+    def __add__(self, other: Review) -> Review:
+        return Review(
+            self.remarks + other.remarks,
+            self.not_judged + other.not_judged,
+            self.agreeing + other.agreeing,
+            self.functions + other.functions,
+        )
+
+    def __str__(self) -> str:
+        parts = [str(remark) for remark in self.findings]
+        unsure = [str(remark) for remark in self.remarks if remark.unsure is not None]
+        if unsure:
+            parts += ["No findings, for they hang on a test that cannot be read:", *unsure]
+        if self.not_judged:
+            parts.append(
+                "\n".join(["Not judged, for the bounds cannot be read:", *self.not_judged])
+            )
+        return "\n\n".join([*parts, self._summary])
+
+    @property
+    def _summary(self) -> str:
+        if not self.functions:
+            return "No function was found here that cuts the media of a batch."
+        return (
+            f"Read {number(self.functions, 'function')} about media: "
+            f"{number(len(self.findings), 'finding')}; {number(self.agreeing, 'cut')} as the rows "
+            f"count; {len(self.not_judged)} not judged.\n"
+            "Chunks without media, order and the last chunk cannot be read: run the code with\n"
+            "`vlmdebug falsify FILE.py:NAME`."
+        )
+
+    def to_json(self) -> str:
+        """All of it as JSON."""
+        return json.dumps({"ok": self.ok, **asdict(self)}, indent=1)
+
+    def to_github(self) -> str:
+        """The findings as workflow commands, which GitHub shows beside the lines."""
+        return "\n".join(
+            f"::error file={_escaped(remark.file, ':,')},line={remark.line},title={remark.code}::"
+            f"{_escaped(remark.message)}"
+            for remark in self.findings
+        )
+
+
+def source(
+    text: str,
+    name: str = "<source>",
+    *,
+    families: Sequence[str] | None = None,
+    lines: frozenset[int] | None = None,
+) -> Review:
+    """Review a piece of Python source; nothing of it is run.
+
+    Args:
+        text: The source.
+        name: What to call it.
+        families: Layouts to judge by; all that are known by default.
+        lines: Review only functions that have one of these lines.
+
+    Raises:
+        BadInput: The source is no Python, or no family has that name.
+    """
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError) as error:
+        line = getattr(error, "lineno", None)
+        raise BadInput(
+            f"{name} is no Python source: {getattr(error, 'msg', error)}"
+            f"{f' (line {line})' if line else ''}. Nothing of it was reviewed."
+        ) from None
+    known = layouts(None if families is None else tuple(families))
+    constants = {
+        target.id: node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    asked = media_keys() | TOKEN_KEYS
+    total = Review()
+    for function in _functions(tree):
+        if lines is not None and not lines & {
+            *range(function.lineno, (function.end_lineno or 0) + 1)
+        }:
+            continue
+        if not may_cut(function, asked):
+            continue
+        reading = Reading(function, name, known, constants)
+        if reading.cuts_media or reading.remarks:
+            remarks = tuple(sorted(reading.remarks, key=lambda remark: remark.line))
+            total += Review(remarks, tuple(reading.not_judged), reading.agreeing, 1)
+    return total
+
+
+def paths(
+    names: Iterable[str | Path],
+    *,
+    families: Sequence[str] | None = None,
+    lines: Lines | None = None,
+) -> Review:
+    """Review Python files, and those in folders.
+
+    Args:
+        names: Files and folders.
+        families: Layouts to judge by; all that are known by default.
+        lines: By file, the lines that changed; see `changed`.
+
+    Raises:
+        BadInput: A file cannot be read as Python.
+        OSError: A file cannot be read.
+    """
+    total = Review()
+    for path in _files(names):
+        own = None if lines is None else lines.get(path.as_posix(), frozenset[int]())
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise BadInput(f"{path} is no text in UTF-8. Nothing of it was reviewed.") from None
+        total += source(text, path.as_posix(), families=families, lines=own)
+    return total
+
+
+def changed(diff: str) -> dict[str, frozenset[int]]:
+    """The lines that a unified diff, as of `git diff`, adds or changes, by file.
+
+    >>> changed("--- a/cut.py\\n+++ b/cut.py\\n@@ -3,2 +3,3 @@ def cut():\\n a\\n+b\\n c\\n")
+    {'cut.py': frozenset({4})}
+    """
+    found: dict[str, set[int]] = {}
+    own: set[int] = set()
+    line = left = 0
+    for text in diff.splitlines():
+        hunk = re.match(r"@@ -\d+(?:,\d+)? \+(\d+)(?:,(\d+))? @@", text)
+        if hunk:
+            line, left = int(hunk[1]), int(hunk[2] or 1)
+        elif (left and text.startswith(("+", " "))) or (left and not text):
+            if text.startswith("+"):
+                own.add(line)
+            line, left = line + 1, left - 1
+        elif text.startswith("+++ "):
+            own = found.setdefault(re.sub(r"^(\./|b/)", "", text[4:].partition("\t")[0]), set())
+    return {name: frozenset(lines) for name, lines in found.items() if name != "/dev/null"}
+
+
+def _functions(tree: ast.AST) -> Iterator[Function]:
+    found = (node for node in ast.walk(tree) if isinstance(node, Function))
+    return iter(sorted(found, key=lambda node: node.lineno))
+
+
+def _files(names: Iterable[str | Path]) -> Iterator[Path]:
+    for path in map(Path, names):
+        yield from sorted(path.rglob("*.py")) if path.is_dir() else [path]
+
+
+def _escaped(text: str, more: str = "") -> str:
+    """As workflow commands want it: https://github.com/actions/toolkit, `core`."""
+    for mark in "%\r\n" + more:
+        text = text.replace(mark, f"%{ord(mark):02X}")
+    return text
+
+
+__all__ = ["Remark", "Review", "changed", "paths", "source"]

@@ -1,0 +1,60 @@
+"""Every layout that is known, as names of keys and what their rows count."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from vlmdebug.families import FAMILIES, Family, family_named
+from vlmdebug.families.coverage import read_coverage
+from vlmdebug.families.streams import AUDIO_KEYS, KEYS, VIDEO_KEYS
+from vlmdebug.layout import VIDEO_PATCH, Axis
+from vlmdebug.review.walk import Keys
+
+_VIDEOS = {
+    "qwen2_5_vl": (VIDEO_PATCH, "video_grid_thw", "second_per_grid_ts"),
+    "gemma4": ("frame", "num_frames_per_video", "video_position_ids"),
+    "llava_onevision": ("video",),
+    "llava_next": ("video",),
+}
+"""What a row of `pixel_values_videos` counts, and its companions; see `families.streams`."""
+_AUDIO = ("gemma4", "qwen2_5_vl")
+_OPTIONAL = frozenset({*AUDIO_KEYS[1:], "second_per_grid_ts", "video_merge_sizes"})
+
+
+@cache
+def layouts(families: tuple[str, ...] | None = None) -> tuple[Keys, ...]:
+    """The layouts of these families, with videos and audio where they take them; or all.
+
+    Raises:
+        BadInput: No family has that name.
+    """
+    chosen = FAMILIES.values() if families is None else [family_named(name) for name in families]
+    found = []
+    for family in dict.fromkeys(chosen):
+        found.append(Keys(family.name, family.axes, family.optional, media_keys(), _probed_keys()))
+        if family.name in _VIDEOS:
+            unit, *others = _VIDEOS[family.name]
+            axes = {"pixel_values_videos": Axis(unit)}
+            axes |= {key: Axis(VIDEO_KEYS[key]) for key in others}
+            found.append(_with(family, "videos", axes))
+        if family.name in _AUDIO:
+            found.append(_with(family, "audio", {key: Axis("audio") for key in AUDIO_KEYS}))
+    return tuple(found)
+
+
+def _with(family: Family, media: str, axes: dict[str, Axis]) -> Keys:
+    """A layout of other media, which may have images beside them."""
+    optional = (_OPTIONAL & axes.keys()) | family.axes.keys()
+    name = f"{family.name} with {media}"
+    return Keys(name, axes, optional, media_keys(), _probed_keys())
+
+
+@cache
+def media_keys() -> frozenset[str]:
+    """Keys of all layouts."""
+    return KEYS.union(*(family.axes for family in FAMILIES.values()))
+
+
+@cache
+def _probed_keys() -> frozenset[str]:
+    return frozenset(key for axes, _ in read_coverage().probed.values() for key in axes)
