@@ -97,3 +97,101 @@ def test_time_budget_ends_the_search():
 def test_unknown_family_is_refused():
     with pytest.raises(vd.BadInput, match="not a layout family"):
         vd.falsify(slicers.corrected, families=["nope"])
+
+
+VIDEO_FAMILIES = [family.name for family in FAMILIES.values() if family.videos]
+
+
+def with_videos_by(change):
+    """Right but for the keys of videos."""
+
+    def slicer(inputs, chunk_size):
+        for index, chunk in enumerate(slicers.corrected(inputs, chunk_size)):
+            videos = inputs.get("pixel_values_videos")
+            start = index * chunk_size
+            yield chunk if videos is None else change(chunk, videos, start, start + chunk_size)
+
+    return slicer
+
+
+def by_sample(chunk, videos, start, stop):
+    return {**chunk, "pixel_values_videos": videos[start:stop]}
+
+
+def last_row_lost(chunk, videos, start, stop):
+    clips = chunk.get("pixel_values_videos")
+    return chunk if clips is None else {**chunk, "pixel_values_videos": clips[:-1]}
+
+
+def without_companions(chunk, videos, start, stop):
+    beside = ("video_grid_thw", "num_frames_per_video", "video_position_ids")
+    return {key: value for key, value in chunk.items() if key not in beside}
+
+
+def raising(chunk, videos, start, stop):
+    raise UnboundLocalError("first_video")
+
+
+@pytest.mark.parametrize("family", VIDEO_FAMILIES)
+@pytest.mark.parametrize("change", [by_sample, last_row_lost, raising])
+def test_slicer_that_is_wrong_for_videos_alone_falls(family, change):
+    found = vd.falsify(with_videos_by(change), families=[family])
+
+    assert "videos per sample" in repr(found)
+    assert {m.key for m in found.report.mismatches} <= {None, "pixel_values_videos"}
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma4"])
+def test_dropped_companion_of_videos_falls(family):
+    found = vd.falsify(with_videos_by(without_companions), families=[family])
+
+    assert {m.code for m in found.report.mismatches} == {"VLM003"}
+
+
+@pytest.mark.parametrize("family", VIDEO_FAMILIES)
+def test_slicer_that_takes_no_videos_is_not_blamed_for_them(family):
+    def images_only(inputs, chunk_size):
+        for chunk in slicers.corrected(inputs, chunk_size):
+            yield {key: value for key, value in chunk.items() if "video" not in key}
+
+    assert vd.falsify(images_only, families=[family]) is None
+
+
+@pytest.mark.parametrize("family", VIDEO_FAMILIES)
+def test_code_exported_for_videos_survives_and_hands_them_on(family):
+    batch = vd.make_batch(family, [1, 0], videos_per_sample=[1, 2], frames=[2, 1, 1])
+    code = vd.export(batch)
+    chunks = list(
+        code.function(dict(batch.inputs) | {"num_images": [1, 0], "num_videos": [1, 2]}, 1)
+    )
+
+    assert all("pixel_values_videos" in chunk for chunk in chunks)
+    assert code.verify() > 50
+
+
+def test_regression_test_makes_the_videos_again():
+    found = vd.falsify(with_videos_by(by_sample), families=["gemma4"])
+    source = found.to_pytest("vlmdebug.slicers:by_sample")
+
+    assert "videos_per_sample=[" in source and "frames=[" in source
+    with pytest.raises(vd.MismatchError):
+        run(source)
+    run(source.replace("by_sample", "corrected"))
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "message"),
+    [
+        ("llava", {"videos_per_sample": [1, 0]}, "llava is not known to take videos"),
+        ("gemma4", {"videos_per_sample": [1]}, "videos_per_sample"),
+        (
+            "gemma4",
+            {"videos_per_sample": [1, 1], "frames": [1]},
+            "one whole number above 0 per video",
+        ),
+        ("gemma4", {"videos_per_sample": [1, -1]}, "videos_per_sample"),
+    ],
+)
+def test_videos_that_do_not_fit_are_refused(family, options, message):
+    with pytest.raises(vd.BadInput, match=message):
+        vd.make_batch(family, [1, 0], **options)

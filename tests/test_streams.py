@@ -80,10 +80,23 @@ def test_videos_and_images_are_counted_apart(batch):
     assert vd.check(batch).ok
 
 
+def test_synthesized_videos_are_laid_out_as_these(batch):
+    made = vd.make_batch(
+        "qwen2_5_vl", [1, 0, 1, 0], [1, 2], videos_per_sample=[2, 0, 0, 1], frames=[1, 2, 1]
+    )
+
+    assert dict(made.layout.axes) == dict(batch.layout.axes)
+    assert {key: value.ndim for key, value in made.inputs.items()} == {
+        key: value.ndim for key, value in batch.inputs.items()
+    }
+    assert set(made.counts) == set(batch.counts)
+    assert vd.check(made).ok
+
+
 def test_right_chunks_leave_the_logits_as_they_are(batch, tiny):
     exported = vd.export(batch).function
     for chunk_size in (1, 2, 3, 4):
-        for slicer in (by_plan(batch), exported):
+        for slicer in (by_plan(batch), exported, slicers.corrected):
             assert vd.check(slicer, batch, chunk_size=chunk_size).ok
             assert vd.prove(slicer, batch, tiny[0], chunk_size=chunk_size).ok
 

@@ -97,14 +97,16 @@ def merged_5452(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
 def corrected(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
     """Each tensor by what its rows count; no media keys for a chunk without media."""
     samples = len(inputs["input_ids"])
-    media = {key: inputs[key] for key in _MEDIA if inputs.get(key) is not None}
+    media = {key: inputs[key] for key in (*_MEDIA, *_VIDEO) if inputs.get(key) is not None}
     images = [0, *accumulate(inputs.get("num_images", [0] * samples))]
-    offsets = _offsets(media, inputs, samples, images)
+    videos = [0, *accumulate(inputs.get("num_videos", [0] * samples))]
+    offsets = _offsets(media, inputs, samples, images) | _video_offsets(media, videos)
     for start in range(0, samples, chunk_size):
         stop = min(start + chunk_size, samples)
         chunk = _token_keys(inputs, start, stop)
-        if images[start] < images[stop] or "aspect_ratio_ids" in media:  # Mllama keeps its row
-            for key, rows in media.items():
+        for key, rows in media.items():
+            owned = videos if key in _VIDEO else images
+            if owned[start] < owned[stop] or "aspect_ratio_ids" in media:  # Mllama keeps its row
                 chunk[key] = rows[offsets[key][start] : offsets[key][stop]]
         yield chunk
 
@@ -125,6 +127,19 @@ def _offsets(media: Inputs, inputs: Inputs, samples: int, images: list[int]) -> 
     if "num_tiles" in inputs:
         return dict.fromkeys(media, [0, *accumulate(inputs["num_tiles"])])
     return dict.fromkeys(media, images)
+
+
+def _video_offsets(media: Inputs, videos: list[int]) -> dict[str, Any]:
+    """As `_offsets`, for the keys of videos."""
+    rows = dict.fromkeys((key for key in media if key in _VIDEO), videos)
+    if "video_grid_thw" in media:
+        ends = [0, *accumulate(media["video_grid_thw"].prod(-1).tolist())]
+        rows["pixel_values_videos"] = [ends[video] for video in videos]
+    elif "num_frames_per_video" in media:
+        ends = [0, *accumulate(media["num_frames_per_video"].tolist())]
+        frames = [ends[video] for video in videos]
+        rows |= {"pixel_values_videos": frames, "video_position_ids": frames}
+    return rows
 
 
 STORY: tuple[Callable[[Inputs, int], Iterator[Inputs]], ...] = (
@@ -159,6 +174,12 @@ _MEDIA = (
     "aspect_ratio_ids",
     "aspect_ratio_mask",
     "cross_attention_mask",
+)
+_VIDEO = (
+    "pixel_values_videos",
+    "video_grid_thw",
+    "num_frames_per_video",
+    "video_position_ids",
 )
 
 

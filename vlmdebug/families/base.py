@@ -158,18 +158,27 @@ class Reading:
 
 @dataclass(frozen=True)
 class BatchSpec:
-    """A batch to be made: images per sample and one size number per image.
+    """A batch to be made: images per sample, one size number per image, and videos likewise.
 
-    What a size means is the family's: grid side, tiles, soft tokens. The text is short.
+    What an image's size means is the family's: grid side, tiles, soft tokens; a video's is its
+    frames. The text is short.
     """
 
     family: str
     images_per_sample: tuple[int, ...]
     sizes: tuple[int, ...]
+    videos_per_sample: tuple[int, ...] = ()
+    frames: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
-        sizes = f", sizes {list(self.sizes)}" if len(set(self.sizes)) > 1 else ""
-        return f"{self.family}: images per sample {list(self.images_per_sample)}{sizes}"
+        parts = [f"{self.family}: images per sample {list(self.images_per_sample)}"]
+        if len(set(self.sizes)) > 1:
+            parts.append(f"sizes {list(self.sizes)}")
+        if self.frames:
+            parts.append(f"videos per sample {list(self.videos_per_sample)}")
+        if len(set(self.frames)) > 1:
+            parts.append(f"frames {list(self.frames)}")
+        return ", ".join(parts)
 
 
 class Family(ABC):
@@ -188,6 +197,7 @@ class Family(ABC):
         loud_drops, strict, checks_counts: As in `vlmdebug.layout.Layout`.
         variants: Fields of the layout in which single models differ, by `config.model_type`.
         sizes: The size numbers that `synthesize` understands.
+        videos: What a row of `pixel_values_videos` counts, where the models take videos.
     """
 
     name: ClassVar[str]
@@ -203,6 +213,7 @@ class Family(ABC):
     checks_counts: ClassVar[bool] = True
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     sizes: ClassVar[tuple[int, ...]] = (1, 2, 3)
+    videos: ClassVar[str | None] = None
 
     def layout(self, model_type: str | None = None) -> Layout:
         """The layout with every media key the family has, as that model treats it."""
@@ -350,6 +361,11 @@ def text(per_image: Sequence[Sequence[int]], images_per_sample: Sequence[int]) -
         for _ in range(count):
             row += [*next(images), 6]
         rows.append(row)
+    return padded(rows)
+
+
+def padded(rows: Sequence[list[int]]) -> np.ndarray:
+    """Token ids of unequal length as one array, filled up with 0 on the right."""
     width = max(map(len, rows))
     return np.array([row + [0] * (width - len(row)) for row in rows], dtype=np.int64)
 

@@ -52,6 +52,7 @@ class Gemma4(Family):
     }
     feature_key = "image_position_ids"
     loud_drops = frozenset({"image_position_ids"})
+    videos = "frame"
 
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
         return inputs.get("image_position_ids") is not None

@@ -55,6 +55,7 @@ class LlavaNext(Family):
             }
         }
     }
+    videos = "video"
 
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
         pixels = inputs.get("pixel_values")

@@ -56,6 +56,7 @@ class LlavaOnevision(Family):
     }
     feature_key = "image_sizes"
     loud_drops = frozenset({"image_sizes"})
+    videos = "video"
 
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
         return inputs.get("batch_num_images") is not None

@@ -35,7 +35,7 @@ from vlmdebug.families.base import (
     window,
     with_text,
 )
-from vlmdebug.layout import Axis, Media
+from vlmdebug.layout import VIDEO_PATCH, Axis, Media
 from vlmdebug.plan import Counts
 
 NEEDS_TYPES = frozenset({"image_grid_thw", "mm_token_type_ids"})
@@ -147,6 +147,7 @@ class Qwen2_5VL(Family):
             "loud_drops": frozenset({"image_grid_thw", "image_merge_sizes"}),
         },
     }
+    videos = VIDEO_PATCH
 
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
         return inputs.get(self.grid) is not None
@@ -209,6 +210,7 @@ class NemotronHOmni(Qwen2_5VL):
     media = {"pixel_values": Media("image"), "image_grid_hw": Media("image", without="either")}
     shapes = {"pixel_values": "patch, ...", "image_grid_hw": "image, 2"}
     optional = frozenset()
+    videos = None
     feature_key = "image_grid_hw"
     loud_drops = frozenset({"image_grid_hw"})
     strict = False

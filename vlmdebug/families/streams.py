@@ -14,14 +14,23 @@ models). Read in the models of transformers 5.23. A chunk without a clip is give
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from vlmdebug.batch import Ambiguity, Stream
-from vlmdebug.families.base import Facts, agree, align, to_numpy
+from vlmdebug.families.base import (
+    BatchSpec,
+    Facts,
+    agree,
+    align,
+    numbered,
+    padded,
+    to_numpy,
+    with_text,
+)
 from vlmdebug.layout import VIDEO_PATCH, Axis, Media, plural
 from vlmdebug.plan import Counts
 
@@ -36,8 +45,55 @@ VIDEO_KEYS = {
     "video_merge_sizes": "video",
     "video_position_ids": "frame",
 }
+BESIDE_VIDEOS = {
+    VIDEO_PATCH: ("video_grid_thw",),
+    "frame": ("num_frames_per_video", "video_position_ids"),
+    "video": (),
+}
+"""What lies beside `pixel_values_videos`, by what its rows count."""
 AUDIO_KEYS = ("input_features", "input_features_mask", "feature_attention_mask")
 KEYS = frozenset({"pixel_values_videos", *VIDEO_KEYS, *AUDIO_KEYS})
+
+
+def with_videos(
+    unit: str, inputs: Mapping[str, Any], facts: Facts, spec: BatchSpec
+) -> tuple[dict[str, Any], Facts]:
+    """A synthesized batch with videos after the images of each sample; `unit` as `Family.videos`.
+
+    A frame is one placeholder token. Every row of pixels holds its own number.
+    """
+    token, frames = 4, iter(spec.frames)
+    rows = []
+    for ids, count in zip(inputs["input_ids"], spec.videos_per_sample, strict=True):
+        row = ids[ids != 0].tolist()
+        for _ in range(count):
+            row += [9, *[token] * next(frames), 6]
+        rows.append(row)
+    ids, types = padded(rows), "mm_token_type_ids" in inputs
+    grown = with_text(ids, placeholder=facts.hints.image_token_id or 0, types=types)
+    if types:
+        grown["mm_token_type_ids"][ids == token] = TYPES["video"]
+    whole = {**inputs, **grown, **_synthesize(unit, spec.frames)}
+    hints = replace(facts.hints, token_ids={**facts.hints.token_ids, "video": token})
+    return whole, replace(facts, inputs=whole, hints=hints, clips={"video": spec.videos_per_sample})
+
+
+def _synthesize(unit: str, frames: Sequence[int]) -> dict[str, Any]:
+    """Tensors of videos of so many frames."""
+    side = 2  # of the square of patches that is one token
+    if unit == VIDEO_PATCH:
+        grid = np.array([(count, side, side) for count in frames], dtype=np.int64)
+        patches = numbered(sum(frames) * side**2, 6)
+        return {"pixel_values_videos": patches, "video_grid_thw": grid}
+    if unit == "frame":
+        total = sum(frames)
+        places = np.arange(total).repeat(side**2 * 2).reshape(total, side**2, 2)
+        return {
+            "pixel_values_videos": numbered(total, side**2, 3),
+            "video_position_ids": places,
+            "num_frames_per_video": np.array(frames, dtype=np.int64),
+        }
+    return {"pixel_values_videos": numbered(len(frames), max(frames), 3, side, side)}
 
 
 @dataclass(frozen=True)

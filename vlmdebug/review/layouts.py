@@ -6,19 +6,12 @@ from functools import cache
 
 from vlmdebug.families import FAMILIES, Family, family_named
 from vlmdebug.families.coverage import read_coverage
-from vlmdebug.families.streams import AUDIO_KEYS, KEYS, VIDEO_KEYS
-from vlmdebug.layout import VIDEO_PATCH, Axis
+from vlmdebug.families.streams import AUDIO_KEYS, BESIDE_VIDEOS, KEYS, VIDEO_KEYS
+from vlmdebug.layout import Axis
 from vlmdebug.review.walk import Keys
 
-_VIDEOS = {
-    "qwen2_5_vl": (VIDEO_PATCH, "video_grid_thw", "second_per_grid_ts"),
-    "gemma4": ("frame", "num_frames_per_video", "video_position_ids"),
-    "llava_onevision": ("video",),
-    "llava_next": ("video",),
-}
-"""What a row of `pixel_values_videos` counts, and its companions; see `families.streams`."""
 _AUDIO = ("gemma4", "qwen2_5_vl")
-_OPTIONAL = frozenset({*AUDIO_KEYS[1:], "second_per_grid_ts", "video_merge_sizes"})
+_OPTIONAL = frozenset(AUDIO_KEYS[1:])
 
 
 @cache
@@ -32,10 +25,9 @@ def layouts(families: tuple[str, ...] | None = None) -> tuple[Keys, ...]:
     found = []
     for family in dict.fromkeys(chosen):
         found.append(Keys(family.name, family.axes, family.optional, media_keys(), _probed_keys()))
-        if family.name in _VIDEOS:
-            unit, *others = _VIDEOS[family.name]
-            axes = {"pixel_values_videos": Axis(unit)}
-            axes |= {key: Axis(VIDEO_KEYS[key]) for key in others}
+        if family.videos is not None:
+            axes = {"pixel_values_videos": Axis(family.videos)}
+            axes |= {key: Axis(VIDEO_KEYS[key]) for key in BESIDE_VIDEOS[family.videos]}
             found.append(_with(family, "videos", axes))
         if family.name in _AUDIO:
             found.append(_with(family, "audio", {key: Axis("audio") for key in AUDIO_KEYS}))

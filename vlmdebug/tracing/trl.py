@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from vlmdebug.errors import BadInput, VlmDebugError
+from vlmdebug.families.streams import KEYS
 from vlmdebug.tracing.record import record
 
 LOOPS = {"grpo": ("grpo_trainer", "GRPOTrainer"), "rloo": ("rloo_trainer", "RLOOTrainer")}
@@ -131,7 +132,8 @@ def _buffer(module: str) -> Callable[[dict[str, Any], int], Iterator[dict[str, A
         samples = len(inputs["input_ids"])
         # The trainer's buffer always holds whole steps.
         size = max(size for size in range(1, chunk_size + 1) if samples % size == 0)
-        parts = split(dict(inputs))
+        # Its datasets hold no videos, so its buffer is handed none.
+        parts = split({key: value for key, value in inputs.items() if key not in KEYS})
         with torch.random.fork_rng(devices=[]):  # the same order each time
             torch.default_generator.manual_seed(0)
             parts = shuffle(parts)
