@@ -16,7 +16,7 @@ help: ## Show this list
 demo: .venv/.with-torch,plot ## The story of one real bug, on tiny real models
 	@$(BIN)/python -m vlmdebug demo $(ARGS)
 
-test: .venv/.with-torch,plot,notebook,trl,test .venv/.torchvision .venv/.chromium ## All tests
+test: .venv/.with-torch,plot,notebook,trl,test,docs .venv/.torchvision .venv/.chromium ## All tests
 	$(BIN)/python -m pytest -q $(ARGS)
 
 test-families: .venv/.with-torch,plot,notebook,trl,test .venv/.torchvision ## The tests of every layout family

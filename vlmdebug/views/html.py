@@ -15,7 +15,7 @@ from vlmdebug.report import Report
 from vlmdebug.scene import Scene
 from vlmdebug.views import picture, rows
 from vlmdebug.views.safe import escaped, one_line
-from vlmdebug.views.strips import BLUE, VERMILLION, rows_in, strip
+from vlmdebug.views.strips import BLUE, VERMILION, rows_in, strip
 from vlmdebug.wording import listed
 
 MOST_CHUNKS = 64
@@ -73,7 +73,7 @@ def _head(report: Report) -> str:
 def _badge(verdict: str) -> str:
     glyph, line = {
         "OK": ("✓", f"{BLUE};background:rgba(0,114,178,.16)"),
-        "MISMATCH": ("✗", f"{VERMILLION};background:rgba(213,94,0,.16)"),
+        "MISMATCH": ("✗", f"{VERMILION};background:rgba(213,94,0,.16)"),
     }.get(verdict, ("?", f"{GREY};background:rgba(128,128,128,.16)"))
     return (
         f'<strong style="border-left:5px solid {line};padding:.2em .6em;white-space:nowrap">'
@@ -84,7 +84,7 @@ def _badge(verdict: str) -> str:
 def _finding(report: Report, finding: Finding) -> str:
     head = f"<strong>{escaped(finding.code)} {escaped(rows.title(finding))}</strong>"
     said = f"✗ {head} · {escaped(finding.loudness)}<br>{_broken(finding.message)}"
-    return _note(VERMILLION, said + _pair(report, finding.worst) + _details(finding))
+    return _note(VERMILION, said + _pair(report, finding.worst) + _details(finding))
 
 
 def _pair(report: Report, mismatch: Mismatch) -> str:
@@ -257,7 +257,7 @@ def _verdict(line: rows.Line) -> str:
     """The verdict of one chunk: glyph and word, then colour."""
     if line.ok:
         return f"<td{LEFT}>✓ ok</td>"
-    glyph, colour = ("✗", VERMILLION) if line.verdict == "MISMATCH" else ("?", GREY)
+    glyph, colour = ("✗", VERMILION) if line.verdict == "MISMATCH" else ("?", GREY)
     words = _unbroken(f"{glyph} {line.words}")
     return f'<td style="text-align:left;border-left:5px solid {colour}">{words}</td>'
 

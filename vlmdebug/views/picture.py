@@ -17,7 +17,7 @@ from vlmdebug.plan import Rows
 from vlmdebug.report import Report
 from vlmdebug.scene import Scene
 from vlmdebug.views import rows as told
-from vlmdebug.views.strips import BLUE, VERMILLION
+from vlmdebug.views.strips import BLUE, VERMILION
 
 WIDTH, PITCH, BAR = 1000, 46, 22
 """Width of the picture, distance from lane to lane, height of a lane, in pixels."""
@@ -166,8 +166,8 @@ def svg(report: Report, chunk: int | None) -> str:
 HATCH = (
     '<pattern id="h" width="6" height="6" patternUnits="userSpaceOnUse" '
     'patternTransform="rotate(45)">'
-    f'<path d="M0 0h6v6H0z" fill="{VERMILLION}" fill-opacity=".25"/>'
-    f'<path d="M0 0v6" stroke="{VERMILLION}" stroke-width="4"/></pattern>'
+    f'<path d="M0 0h6v6H0z" fill="{VERMILION}" fill-opacity=".25"/>'
+    f'<path d="M0 0v6" stroke="{VERMILION}" stroke-width="4"/></pattern>'
 )
 
 
@@ -215,7 +215,7 @@ def overlay(report: Report, chunk: int, drawn: Sequence[Lane]) -> str:
     return (
         _path("".join(bands), f'fill="{BLUE}" fill-opacity=".16"')
         + _path("".join(owned), f'fill="{BLUE}" fill-opacity=".45" stroke="{BLUE}"')
-        + _path("".join(wrong), f'fill="url(#h)" stroke="{VERMILLION}" stroke-width="1.5"')
+        + _path("".join(wrong), f'fill="url(#h)" stroke="{VERMILION}" stroke-width="1.5"')
     )
 
 

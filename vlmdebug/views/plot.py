@@ -11,7 +11,7 @@ from vlmdebug.report import KeyReport, Report
 from vlmdebug.views import rows
 from vlmdebug.views.picture import Box, Cut, Lane, cuts, lanes
 from vlmdebug.views.safe import one_line
-from vlmdebug.views.strips import BLUE, VERMILLION, rows_in
+from vlmdebug.views.strips import BLUE, VERMILION, rows_in
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MOST_CHUNKS = 64
 RIGHT: dict[str, Any] = {"facecolor": BLUE, "edgecolor": BLUE, "linewidth": 0}
 WRONG: dict[str, Any] = {
-    "facecolor": VERMILLION,
+    "facecolor": VERMILION,
     "edgecolor": "white",
     "linewidth": 0,
     "hatch": "////",
@@ -154,7 +154,7 @@ def plot_map(report: Report, ax: Axes | None = None) -> Axes:
     size = max(4, min(60, 2500 / max(len(report.chunks), 1)))
     for cells, label, look in (
         (right, "right", {"color": BLUE, "marker": "s", "alpha": 0.5}),
-        (wrong, "wrong", {"color": VERMILLION, "marker": "x"}),
+        (wrong, "wrong", {"color": VERMILION, "marker": "x"}),
         (unknown, "cannot tell", {"color": "#777777", "marker": "."}),
     ):
         if cells:

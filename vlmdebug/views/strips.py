@@ -13,7 +13,7 @@ from vlmdebug.report import KeyReport, Report
 from vlmdebug.views.rows import cell, state
 from vlmdebug.views.safe import escaped, one_line
 
-BLUE, VERMILLION = "#0072B2", "#D55E00"  # Okabe and Ito
+BLUE, VERMILION = "#0072B2", "#D55E00"  # Okabe and Ito
 WIDTH, HEIGHT = 128, 14
 MOST_RANGES = 12
 
@@ -33,7 +33,7 @@ def svg(found: KeyReport, total: int) -> str:
     boxes = "".join(
         f"M{x:g} 1h{width:g}v12h-{width:g}z" for x, width in _spans(found.planned, total)
     )
-    look = f'stroke="{BLUE}"' if found.ok else f'stroke="{VERMILLION}" stroke-dasharray="2 1"'
+    look = f'stroke="{BLUE}"' if found.ok else f'stroke="{VERMILION}" stroke-dasharray="2 1"'
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" fill="none">',
         f'<path d="M0 7h{WIDTH}" stroke="#8886"/>',
