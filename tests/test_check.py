@@ -374,6 +374,18 @@ def test_report_on_64_samples_is_readable_at_a_glance(slicer, family):
     assert len(str(report).splitlines()) < 60
 
 
+def test_key_of_another_layout_asked_for_in_vain_is_no_misspelling():
+    def for_every_layout(inputs, chunk_size):
+        inputs.get("token_type_ids")
+        for chunk in slicers.corrected(inputs, chunk_size):
+            chunk.pop("mm_token_type_ids", None)
+            yield chunk
+
+    report = vd.check(for_every_layout, vd.make_batch("qwen2_5_vl", [1, 1]))
+
+    assert codes(report) == {"VLM003"}
+
+
 def test_stale_lookup_and_the_key_it_drops_are_one_finding():
     report = vd.check(slicers.before_5452, vd.make_batch("gemma4", [1, 1]))
 

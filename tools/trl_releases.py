@@ -2,8 +2,8 @@
 
 Each release is installed without its dependencies into a throw-away folder and run with the
 transformers that is installed; nothing of it is kept. Printed is a Markdown table: per release and
-slicer the codes of what `falsify_all` finds in each layout, silent ones with a star. `--long`
-prints the smallest batch and the message of each.
+slicer the codes of what `falsify_all` finds in each layout, silent ones with a star; slicers that
+fail alike share a row. `--long` prints the smallest batch and the message of each.
 """
 
 from __future__ import annotations
@@ -79,16 +79,19 @@ def main(arguments: list[str]) -> None:
     heads = ["layout", "smallest batch", "finding"] if long else list(FAMILIES)
     print(f"| TRL | slicer | {' | '.join(heads)} |\n|{'---|' * (len(heads) + 2)}")
     for release in releases:
+        rows: dict[str, list[str]] = {}
         for name, found in try_release(release).items():
             if isinstance(found, str):
-                print(f"| {release} | {name} | {found} {'| ' * len(heads)}")
+                print(f"{release} {name}: {found}", file=sys.stderr)
             elif long:
                 for family, case, code, loudness, message in found:
                     finding = f"{code} ({loudness}): {message}"
                     print(f"| {release} | {name} | {family} | {case} | {finding} |")
             else:
                 cells = " | ".join(codes(found, family) for family in FAMILIES)
-                print(f"| {release} | {name} | {cells} |")
+                rows.setdefault(cells, []).append(name)
+        for cells, names in rows.items():
+            print(f"| {release} | {', '.join(names)} | {cells} |")
 
 
 if __name__ == "__main__":

@@ -100,6 +100,7 @@ class Batch:
         streams: Video and audio clips, where the batch has some.
         marked: Placeholder tokens of each sample as `mm_token_type_ids` marks them, where
             `placeholders` were counted by their id.
+        known: Keys that some layout has; to ask for one in vain is no mistake.
     """
 
     inputs: Mapping[str, Any]
@@ -114,6 +115,7 @@ class Batch:
     image_token_id: int | None = None
     streams: tuple[Stream, ...] = ()
     marked: tuple[int, ...] | None = None
+    known: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self.counts["sample"])

@@ -202,6 +202,7 @@ def assemble(facts: Facts, layout: str | Layout | Mapping[str, Axis | str] | Non
         image_token_id=facts.hints.image_token_id,
         marked=_marked(facts),
         streams=tuple(one.stream for one in streams),
+        known=MEDIA_KEYS | TOKEN_KEYS,
     )
 
 

@@ -18,7 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vlmdebug.errors import BadInput
-from vlmdebug.review.layouts import layouts, media_keys
+from vlmdebug.families.read import MEDIA_KEYS
+from vlmdebug.review.layouts import layouts
 from vlmdebug.review.remarks import Function, Reading, Remark
 from vlmdebug.review.walk import TOKEN_KEYS, may_cut
 from vlmdebug.wording import number
@@ -130,7 +131,7 @@ def source(
         for target in node.targets
         if isinstance(target, ast.Name)
     }
-    asked = media_keys() | TOKEN_KEYS
+    asked = MEDIA_KEYS | TOKEN_KEYS
     total = Review()
     for function in _functions(tree):
         if lines is not None and not lines & {

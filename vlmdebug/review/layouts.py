@@ -6,7 +6,8 @@ from functools import cache
 
 from vlmdebug.families import FAMILIES, Family, family_named
 from vlmdebug.families.coverage import read_coverage
-from vlmdebug.families.streams import AUDIO_KEYS, BESIDE_VIDEOS, KEYS, VIDEO_KEYS
+from vlmdebug.families.read import MEDIA_KEYS
+from vlmdebug.families.streams import AUDIO_KEYS, BESIDE_VIDEOS, VIDEO_KEYS
 from vlmdebug.layout import Axis
 from vlmdebug.review.walk import Keys
 
@@ -24,7 +25,7 @@ def layouts(families: tuple[str, ...] | None = None) -> tuple[Keys, ...]:
     chosen = FAMILIES.values() if families is None else [family_named(name) for name in families]
     found = []
     for family in dict.fromkeys(chosen):
-        found.append(Keys(family.name, family.axes, family.optional, media_keys(), _probed_keys()))
+        found.append(Keys(family.name, family.axes, family.optional, MEDIA_KEYS, _probed_keys()))
         if family.videos is not None:
             axes = {"pixel_values_videos": Axis(family.videos)}
             axes |= {key: Axis(VIDEO_KEYS[key]) for key in BESIDE_VIDEOS[family.videos]}
@@ -38,13 +39,7 @@ def _with(family: Family, media: str, axes: dict[str, Axis]) -> Keys:
     """A layout of other media, which may have images beside them."""
     optional = (_OPTIONAL & axes.keys()) | family.axes.keys()
     name = f"{family.name} with {media}"
-    return Keys(name, axes, optional, media_keys(), _probed_keys())
-
-
-@cache
-def media_keys() -> frozenset[str]:
-    """Keys of all layouts."""
-    return KEYS.union(*(family.axes for family in FAMILIES.values()))
+    return Keys(name, axes, optional, MEDIA_KEYS, _probed_keys())
 
 
 @cache
