@@ -250,12 +250,16 @@ def legible(shown):
     """Whether verdict, finding, table and pictures are all there."""
     text = shown.inner_text()
     loaded = shown.locator("img").evaluate_all("all => all.map(one => one.naturalWidth > 0)")
+    names = shown.locator("th[scope=row] > div")  # of the lanes; a table may squeeze them
+    cut = names.evaluate_all("all => all.map(one => one.scrollWidth > one.clientWidth)")
     return (
         "✗ MISMATCH" in text
         and "image 1 of sample 0" in text
         and shown.locator("table").count() >= 3
         and len(loaded) >= 6
         and all(loaded)
+        and len(cut) >= 4
+        and not any(cut)
     )
 
 

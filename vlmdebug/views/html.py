@@ -105,7 +105,7 @@ def _pair(report: Report, mismatch: Mismatch) -> str:
         for images, given in zip(sides, rows_of, strict=True)
     )
     return (
-        '<table style="border-collapse:collapse;margin:.4em 0">'
+        '<table style="table-layout:auto;border-collapse:collapse;margin:.4em 0">'
         f"<thead><tr>{head}</tr></thead><tbody><tr>{cells}</tr></tbody></table>"
     )
 
@@ -140,7 +140,7 @@ def _picture(report: Report) -> str:
     said = escaped(one_line(picture.description(report, worst), 400))
     noun = rows.plural_of(report, 1)
     return (
-        '<table style="border-collapse:collapse;width:100%;margin:0 0 1em">\n'
+        '<table style="table-layout:auto;border-collapse:collapse;width:100%;margin:0 0 1em">\n'
         f'<caption style="text-align:left;padding:.3em 0;opacity:.8">{noun.capitalize()} {worst}: '
         "in blue what it owns in each tensor, hatched what it was handed instead</caption>\n"
         f'<tbody><tr><th scope="row" style="text-align:left;font-weight:400;padding:0 .9em 0 0;'
@@ -216,7 +216,7 @@ def _table(report: Report) -> str:
     body = "\n".join(_row(report, line, keys, totals) for line in lines)
     return (
         '<div style="overflow-x:auto" tabindex="0" role="region" aria-label="rows">'
-        '<table style="border-collapse:collapse;text-align:right;'
+        '<table style="table-layout:auto;border-collapse:collapse;text-align:right;'
         'font-variant-numeric:tabular-nums;margin:0 0 .5em">\n'
         f'<caption style="text-align:left;padding:.3em 0;opacity:.8">{_caption(report)}</caption>\n'
         f"<thead><tr>{_heads(report, groups)}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
