@@ -28,3 +28,20 @@ def rows_per_image(family, key, sizes, images_per_sample):
     if family in ("internvl", "lfm2_vl"):
         return list(sizes)
     return [1] * len(sizes)
+
+
+def rows_per_video(family, key, frames):
+    """Rows that a video of so many frames has in a synthesized batch."""
+    if family == "qwen2_5_vl" and key == "pixel_values_videos":
+        return [4 * count for count in frames]
+    if family == "gemma4" and key in ("pixel_values_videos", "video_position_ids"):
+        return list(frames)
+    return [1] * len(frames)
+
+
+def owned_by_sample(spec, key):
+    """A list of row numbers per sample for a media key; None for one row per sample."""
+    if "video" in key:
+        return owned_rows(spec.videos_per_sample, rows_per_video(spec.family, key, spec.frames))
+    per_image = rows_per_image(spec.family, key, spec.sizes, spec.images_per_sample)
+    return None if per_image is None else owned_rows(spec.images_per_sample, per_image)

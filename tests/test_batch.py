@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import owned_rows, rows_per_image
+from oracle import owned_by_sample
 from transformers import BatchEncoding, BatchFeature
 
 import vlmdebug as vd
@@ -56,15 +56,15 @@ def test_every_chunk_holds_the_rows_that_its_samples_own(case):
     ):
         samples = range(start, stop)
         for key in batch.layout:
-            per_image = rows_per_image(spec.family, key, spec.sizes, spec.images_per_sample)
             media = key in batch.layout.media
-            if media and not any(spec.images_per_sample[s] for s in samples):
+            counted = spec.videos_per_sample if "video" in key else spec.images_per_sample
+            if media and not any(counted[s] for s in samples):
                 if spec.family != "mllama":
                     assert key not in chunk
                     continue
+            by_sample = owned_by_sample(spec, key) if media else None
             owned = list(samples)
-            if media and per_image is not None:
-                by_sample = owned_rows(spec.images_per_sample, per_image)
+            if by_sample is not None:
                 owned = [row for sample in samples for row in by_sample[sample]]
 
             assert torch.equal(chunk[key], batch.inputs[key][owned])

@@ -374,6 +374,15 @@ def test_report_on_64_samples_is_readable_at_a_glance(slicer, family):
     assert len(str(report).splitlines()) < 60
 
 
+def test_every_unit_that_the_rows_may_have_been_cut_by_is_named():
+    """Rows 0:1 of patches are what one gets by samples and by images alike."""
+    alike = vd.check(slicers.by_sample, vd.make_batch("qwen2_5_vl", [1, 1])).findings[0]
+    told_apart = vd.check(slicers.by_sample, vd.make_batch("llava", [2, 1])).findings[0]
+
+    assert "Cut pixel_values per patch, not per sample or image;" in alike.message
+    assert "Cut pixel_values per image, not per sample;" in told_apart.message
+
+
 def test_key_of_another_layout_asked_for_in_vain_is_no_misspelling():
     def for_every_layout(inputs, chunk_size):
         inputs.get("token_type_ids")

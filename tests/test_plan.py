@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import owned_rows, rows_per_image
+from oracle import owned_by_sample, owned_rows
 
 import vlmdebug as vd
 from vlmdebug import slicers
@@ -54,11 +54,8 @@ def test_planned_rows_are_the_oracles_for_any_samples(case):
     batch, spec = make(case.spec), case.spec
     samples = [*range(len(batch)), *reversed(range(len(batch)))]
     for key in batch.layout.media:
-        each = rows_per_image(spec.family, key, spec.sizes, spec.images_per_sample)
-        owned = [[s] for s in range(len(batch))]
-        if each is not None:
-            owned = owned_rows(spec.images_per_sample, each)
-        if any(spec.images_per_sample):
+        owned = owned_by_sample(spec, key) or [[s] for s in range(len(batch))]
+        if any(spec.images_per_sample) or "video" in key:
             expected = [row for sample in samples for row in owned[sample]]
 
             assert batch.planned(key, samples).rows == expected

@@ -202,7 +202,7 @@ class Judge:
 
     def _must_be_absent(self, key: str, used: Used) -> None:
         message = wording.must_be_absent(self.batch, key, self.samples, used)
-        cause = self._cause(key, used) if used.count else None
+        cause = _cause(self._cut_by(key, used)) if used.count else None
         silent = self._is_silent() if self._features else False  # nothing to see: refused
         if key in self._stream_keys:
             silent = None
@@ -214,11 +214,11 @@ class Judge:
             code = "VLM011"
         else:
             code = "VLM002" if used.count == len(planned) else "VLM001"
-        cause, silent = self._cause(key, used), self._is_silent(key)
+        units, silent = self._cut_by(key, used), self._is_silent(key)
         message = wording.wrong_rows(
-            self.batch, key, self.samples, planned, used, silent, cause, self._balance
+            self.batch, key, self.samples, planned, used, silent, units, self._balance
         )
-        self._add(code, message, key, planned, used.rows, silent, cause=cause)
+        self._add(code, message, key, planned, used.rows, silent, cause=_cause(units))
 
     def _unknown_key(self, key: str, used: Used) -> KeyReport:
         missing = [name for name in self.batch.layout if name not in self.chunk.keys]
@@ -244,22 +244,22 @@ class Judge:
             Mismatch(code, message, key, self.index, self.samples, planned, used, silent, cause)
         )
 
-    def _cause(self, key: str, used: Used) -> str | None:
-        """The unit by whose offsets the rows were cut, if it is not the key's own."""
+    def _cut_by(self, key: str, used: Used) -> list[str]:
+        """The units by whose offsets the rows may have been cut, other than the key's own."""
         if not self.samples or used.rows is None:
-            return None
+            return []
         first, last = self.samples[0], self.samples[-1] + 1
         own, total = self.batch.layout[key].unit, self._rows_in_batch(key)
+        found = []
         for unit, counts in self.batch.counts.items():
-            if unit == own:
-                continue
             ends = {last, first + self.run.chunk_size} if unit == "sample" else {last}
             for end in ends:
                 stop = counts.offsets[min(end, len(counts))] if unit != "sample" else end
                 start = counts.offsets[first]
-                if used.rows == Rows([(min(start, total), min(stop, total))]):
-                    return f"cut per {unit}"
-        return None
+                cut = Rows([(min(start, total), min(stop, total))])
+                if unit not in (own, *found) and used.rows == cut:
+                    found.append(unit)
+        return found
 
     def _rows_in_batch(self, key: str) -> int:
         return self.batch.counts[self.batch.layout[key].unit].total
@@ -474,6 +474,11 @@ def images_of(batch: Batch, samples: Sequence[int]) -> int | None:
     if "image" not in batch.counts:
         return None
     return len(rows_of(batch.counts["image"].offsets, samples))
+
+
+def _cause(units: Sequence[str]) -> str | None:
+    """The first unit that fits, in words; mismatches with one cause are one finding."""
+    return f"cut per {units[0]}" if units else None
 
 
 def features_of(batch: Batch, samples: Sequence[int]) -> int | None:

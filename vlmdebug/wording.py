@@ -45,17 +45,20 @@ def wrong_rows(
     planned: Rows,
     used: Used,
     silent: bool | None,
-    cause: str | None,
+    units: Sequence[str],
     balance: tuple[int, int] | None,
 ) -> str:
-    """VLM001, VLM002, VLM011: the rows given, the rows owned, and what follows."""
+    """VLM001, VLM002, VLM011: the rows given, the rows owned, and what follows.
+
+    `units` are those by which the rows may have been cut.
+    """
     assert used.rows is not None
     verb, own = ("was", "owns") if len(samples) == 1 else ("were", "own")
     said = [
         f"{name_samples(samples)} {verb} given {_given(batch, key, used)} "
         f"but {own} {_rows(batch, key, planned)}.",
         _consequence(silent, balance, len(used.rows) == len(planned)),
-        _remedy(batch, key, used, cause),
+        _remedy(batch, key, used, units),
     ]
     return "\n".join(line for line in said if line)
 
@@ -97,11 +100,11 @@ def _consequence(silent: bool | None, balance: tuple[int, int] | None, same: boo
     return "The model will raise: the tensors of the chunk do not fit together."
 
 
-def _remedy(batch: Batch, key: str, used: Used, cause: str | None) -> str:
+def _remedy(batch: Batch, key: str, used: Used, units: Sequence[str]) -> str:
     unit = batch.layout[key].unit
     if used.rows is not None and used.rows.foreign and used.source is None:
         return f"Hand over the rows of {key} unchanged, or say what you changed."
-    mistaken = f", not {cause.removeprefix('cut ')}" if cause else ""
+    mistaken = f", not per {' or '.join(units)}" if units else ""
     if unit == "sample":
         return f"Cut {key} per sample{mistaken}: it has one row per sample."
     return f"Cut {key} per {unit}{mistaken}; vlmdebug.export(batch) writes that code."
