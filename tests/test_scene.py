@@ -257,3 +257,43 @@ def test_videos_have_lanes_too():
         (0, 0, 0),
         (0, 12, 1),
     ]
+
+
+# --- the user's own images -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", ["flat", "per sample"])
+def test_images_given_are_shown_in_place_of_restored_ones(batch, shape):
+    given = vd.tiny.images([2, 1, 1], sizes=(160, 160), seed=5)
+    flat = [image for sample in given for image in sample]
+    report = vd.check(slicers.by_sample, batch, pictures=flat if shape == "flat" else given)
+    restored = vd.check(slicers.by_sample, batch).scene
+
+    assert report.scene.thumbnails.keys() == restored.thumbnails.keys()
+    for number, uri in report.scene.thumbnails.items():
+        assert uri == thumbnail(batch, number, originals=flat) != restored.thumbnails[number]
+    assert flat[0].size == (160, 160)
+
+
+def test_explorer_shows_the_images_given(batch):
+    pytest.importorskip("anywidget")
+    from vlmdebug.exploring import Bench
+
+    given = vd.tiny.images([2, 1, 1], sizes=(160, 160), seed=5)
+    shown = Bench(batch, slicers.by_sample, {}, given).thumbnail(2)
+
+    assert shown == thumbnail(batch, 2, 96, [*given[0], *given[1], *given[2]])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "pictures has 0 images, but the batch has 4"),
+        ("batch.png", "pictures holds a str"),
+        (7, "pictures holds a int"),
+        ([[None]], "pictures holds a NoneType"),
+    ],
+)
+def test_images_that_do_not_fit_are_refused(batch, given, message):
+    with pytest.raises(vd.BadInput, match=message):
+        vd.check(slicers.by_sample, batch, pictures=given)

@@ -7,7 +7,7 @@ tensor.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from vlmdebug.batch import Batch
 from vlmdebug.codegen import export
 from vlmdebug.errors import AmbiguousError, BadInput, VlmDebugError
-from vlmdebug.families.pictures import scene_of, thumbnail
+from vlmdebug.families.pictures import in_order, scene_of, thumbnail
 from vlmdebug.families.read import read_batch
 from vlmdebug.report import Report
 from vlmdebug.slicers import STORY
@@ -28,7 +28,9 @@ PLANNED = "as planned"
 TRL = {"trl grpo": "grpo", "trl rloo": "rloo", "trl grpo-buffer": "grpo-buffer"}
 
 
-def explore(*args: Any, chunk_size: int = 1, **reading: Any) -> Explorer:
+def explore(
+    *args: Any, chunk_size: int = 1, pictures: Sequence[Any] | None = None, **reading: Any
+) -> Explorer:
     """Open the explorer on a slicer and a batch, on a batch alone, or on a report.
 
     The chunk size, the slicer and, where the batch is ambiguous, its layout and images per sample
@@ -39,6 +41,8 @@ def explore(*args: Any, chunk_size: int = 1, **reading: Any) -> Explorer:
         *args: `slicer, batch`, `batch`, or a `Report`. A report is shown as it is; without its
             batch, nothing can be judged anew.
         chunk_size: Samples per chunk to begin with.
+        pictures: The PIL images that the processor was given, flat or per sample, to be shown
+            instead of those restored from the pixel values.
         **reading: `processor=`, `num_images=` and the other arguments of `read_batch`.
 
     Raises:
@@ -61,7 +65,7 @@ def explore(*args: Any, chunk_size: int = 1, **reading: Any) -> Explorer:
             "Call explore(slicer, batch), explore(batch) or explore(report)."
         )
     slicer = cast("Slicer | None", args[0] if len(args) == 2 else None)
-    return Explorer(Bench(args[-1], slicer, reading), chunk_size)
+    return Explorer(Bench(args[-1], slicer, reading, pictures), chunk_size)
 
 
 class Shown:
@@ -93,7 +97,13 @@ class Shown:
 class Bench:
     """A batch and the slicers that can be tried on it."""
 
-    def __init__(self, given: Any, slicer: Slicer | None, reading: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        given: Any,
+        slicer: Slicer | None,
+        reading: Mapping[str, Any],
+        pictures: Sequence[Any] | None = None,
+    ) -> None:
         self._given, self._reading = given, dict(reading)
         self._tried: dict[str, Callable[[], Slicer]] = {}
         if slicer is not None:
@@ -106,6 +116,7 @@ class Bench:
             for name, loop in TRL.items():
                 self._tried[name] = lambda loop=loop: _trl(loop)
         self.batch: Batch = read_batch(given, **self._reading)
+        self._originals = None if pictures is None else in_order(pictures, self.batch)
 
     @property
     def slicers(self) -> tuple[str, ...]:
@@ -134,7 +145,7 @@ class Bench:
 
     def thumbnail(self, image: int) -> str | None:
         if image not in self._thumbnails:
-            self._thumbnails[image] = thumbnail(self.batch, image, 96)
+            self._thumbnails[image] = thumbnail(self.batch, image, 96, self._originals)
         return self._thumbnails[image]
 
     @property

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from vlmdebug.batch import Batch
+from vlmdebug.errors import BadInput
 from vlmdebug.families.base import Facts, Hints, to_numpy
 from vlmdebug.scene import Scene
 
@@ -33,15 +34,18 @@ KEY = "pixel_values"
 MEAN, DEVIATION = np.array([0.481, 0.458, 0.408]), np.array([0.269, 0.261, 0.276])
 
 
-def scene_of(batch: Batch, images: Iterable[int] = ()) -> Scene | None:
+def scene_of(
+    batch: Batch, images: Iterable[int] = (), originals: Sequence[Any] | None = None
+) -> Scene | None:
     """What stands in the rows of the batch, with thumbnails of the images asked for.
 
-    None where images per sample are not known: then no row is anybody's.
+    They are made of `originals`, all images of the batch in order, if these are given. None where
+    images per sample are not known: then no row is anybody's.
     """
     if "image" not in batch.counts:
         return None
     facts = Facts(batch.inputs, Hints(image_token_id=batch.image_token_id))
-    found = {image: thumbnail(batch, image) for image in dict.fromkeys(images)}
+    found = {image: thumbnail(batch, image, SIDE, originals) for image in dict.fromkeys(images)}
     return Scene(
         units={key: axis.unit for key, axis in batch.layout.items()},
         images=tuple(batch.counts["image"]),
@@ -89,7 +93,33 @@ def _features_per_image(batch: Batch) -> Sequence[int]:
     return [count * (sum(features) // sum(tiles)) for count in tiles]  # all tiles have as many
 
 
-def thumbnail(batch: Batch, image: int, side: int = SIDE) -> str | None:
+def in_order(given: Any, batch: Batch) -> list[Any]:
+    """The images that a person passed to the processor, flat or per sample, as one list.
+
+    Raises:
+        BadInput: They are no images, or not as many as the batch has.
+    """
+    flat: list[Any] = []
+    for one in given if isinstance(given, Sequence) else [given]:
+        flat += one if isinstance(one, (list, tuple)) else [one]
+    strange = [type(one).__name__ for one in flat if not hasattr(one, "thumbnail")]
+    if strange:
+        raise BadInput(
+            f"pictures holds a {strange[0]}, but it takes True, False or the PIL "
+            "images that the processor was given, in a list or in a list per sample."
+        )
+    total = batch.counts["image"].total if "image" in batch.counts else len(flat)
+    if len(flat) != total:
+        raise BadInput(
+            f"pictures has {len(flat)} images, but the batch has {total}. "
+            "Each would be shown as another's. Pass the images that the processor was given."
+        )
+    return flat
+
+
+def thumbnail(
+    batch: Batch, image: int, side: int = SIDE, originals: Sequence[Any] | None = None
+) -> str | None:
     """Image number `image` of the whole batch as a data URI; None where it cannot be restored.
 
     Needs Pillow; without it, there are no thumbnails.
@@ -99,10 +129,13 @@ def thumbnail(batch: Batch, image: int, side: int = SIDE) -> str | None:
     except ImportError:
         return None
     try:
-        pixels = restore(batch, image)
-        if pixels is None:
-            return None
-        picture = Image.fromarray((pixels * 255).round().astype(np.uint8))
+        if originals is not None:
+            picture = originals[image].convert("RGB")  # a copy
+        else:
+            pixels = restore(batch, image)
+            if pixels is None:
+                return None
+            picture = Image.fromarray((pixels * 255).round().astype(np.uint8))
         picture.thumbnail((side, side))
         written = io.BytesIO()
         picture.save(written, "JPEG", quality=80)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -15,7 +15,7 @@ import numpy as np
 from vlmdebug.batch import BOOKKEEPING, Batch
 from vlmdebug.compare import check_alone, compare
 from vlmdebug.errors import AmbiguousError, BadInput
-from vlmdebug.families.pictures import scene_of
+from vlmdebug.families.pictures import in_order, scene_of
 from vlmdebug.families.read import read_batch
 from vlmdebug.judge import Run, Used, UsedChunk
 from vlmdebug.plan import Rows, chunk_bounds
@@ -35,7 +35,12 @@ MOST_CHUNKS = 10
 """Chunks per sample after which a slicer is not waited for any longer."""
 
 
-def check(*args: Any, chunk_size: int = 1, pictures: bool | None = None, **reading: Any) -> Report:
+def check(
+    *args: Any,
+    chunk_size: int = 1,
+    pictures: bool | Sequence[Any] | None = None,
+    **reading: Any,
+) -> Report:
     """Judge a slicer on a batch, or a batch alone.
 
     `check(slicer, batch, chunk_size=2)` runs `slicer(inputs, chunk_size)`, which gives the model
@@ -50,7 +55,8 @@ def check(*args: Any, chunk_size: int = 1, pictures: bool | None = None, **readi
         *args: `slicer, batch` or `batch`. A batch is a `Batch` or what a processor returned.
         chunk_size: Samples per chunk; the last chunk may hold fewer.
         pictures: Whether the report shows the images that its findings are about, restored from
-            the pixel values. None: where the batch is small and lies on the CPU.
+            the pixel values. None: where the batch is small and lies on the CPU. Or the PIL images
+            that the processor was given, flat or per sample, to be shown instead.
         **reading: `processor=`, `num_images=` and the other arguments of `read_batch`, where the
             batch is not read yet.
 
@@ -61,11 +67,15 @@ def check(*args: Any, chunk_size: int = 1, pictures: bool | None = None, **readi
         BadInput: The arguments are no slicer and batch, or the slicer yields no mappings.
     """
     slicer, batch = _arguments(args, reading)
+    originals = None
+    if pictures is not None and not isinstance(pictures, bool):
+        originals = in_order(pictures, batch)
     report = (
         check_alone(batch) if slicer is None else compare(batch, run(slicer, batch, chunk_size))
     )
-    wanted = _is_small(batch) and bool(report.mismatches) if pictures is None else pictures
-    return illustrated(report, batch) if wanted else report
+    if pictures is None:
+        pictures = _is_small(batch) and bool(report.mismatches)
+    return report if pictures is False else illustrated(report, batch, originals)
 
 
 def plot_layout(batch: Any, ax: Axes | None = None, **reading: Any) -> Axes:
@@ -83,7 +93,7 @@ def plot_layout(batch: Any, ax: Axes | None = None, **reading: Any) -> Axes:
     return check(batch, pictures=True, **reading).plot_layout(ax)
 
 
-def illustrated(report: Report, batch: Batch) -> Report:
+def illustrated(report: Report, batch: Batch, originals: Sequence[Any] | None = None) -> Report:
     """The report with a scene: the batch's images where its findings need them."""
     scene = scene_of(batch)
     if scene is None:
@@ -92,7 +102,7 @@ def illustrated(report: Report, batch: Batch) -> Report:
     for worst in (finding.worst for finding in report.findings):
         for rows in (worst.planned, worst.used) if worst.key is not None else ():
             wanted += scene.images_in(worst.key or "", rows)[:MOST_IMAGES]
-    return replace(report, scene=scene_of(batch, wanted) if wanted else scene)
+    return replace(report, scene=scene_of(batch, wanted, originals) if wanted else scene)
 
 
 def _is_small(batch: Batch) -> bool:
