@@ -327,3 +327,19 @@ def test_file_that_holds_no_text(tmp_path):
 
     assert "neither a file nor JSON" in said(lambda: vd.Report.from_json(tmp_path / "report.json"))
     assert "neither a file nor JSON" in said(lambda: vd.Report.from_json(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("processor", "Qwen/Qwen2.5-VL-3B-Instruct"), ("config", {"merge_size": 2}), ("model", "q")],
+)
+def test_a_name_in_place_of_the_thing_is_not_ignored(qwen, name, value):
+    with pytest.raises(vd.BadInput, match=rf"^{name} is a \w+, but nothing is loaded"):
+        vd.read_batch(qwen[0], **{name: value})
+
+
+def test_falsify_and_record_say_what_they_take():
+    with pytest.raises(vd.BadInput, match=r"^falsify was given a str, but a slicer is"):
+        vd.falsify("grpo")
+    with pytest.raises(vd.BadInput, match=r"^record was given a Linear, but it takes"):
+        vd.record(torch.nn.Linear(1, 1))

@@ -364,6 +364,10 @@ def test_command_answers_nothing_found_and_bad_input(trainer, capsys):
     assert "Nothing to review was given" in capsys.readouterr().err
 
 
+def test_one_path_is_as_good_as_a_list(trainer):
+    assert review.paths("trainer.py").remarks == review.paths([trainer.name]).remarks
+
+
 def test_layouts_can_be_narrowed(trainer):
     assert main(["review", "trainer.py", "--family", "idefics3"]) == 0
     assert main(["review", "trainer.py", "--family", "llava"]) == 1

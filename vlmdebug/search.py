@@ -274,6 +274,12 @@ class _Search:
         seed: int,
         tried: MutableMapping[str, int],
     ) -> None:
+        if not callable(slicer):
+            raise BadInput(
+                f"falsify was given a {type(slicer).__name__}, but a slicer is a function of "
+                "(inputs, chunk_size) that gives the model inputs of each chunk. Nothing was "
+                'tried. Pass the function itself; TRL\'s is vd.trl_slicer("grpo").'
+            )
         self._slicer, self._max_examples, self._seed = slicer, max_examples, seed
         self._end = None if seconds is None else monotonic() + seconds
         self._tried = tried

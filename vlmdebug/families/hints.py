@@ -5,7 +5,8 @@ Both are asked by attribute name only; transformers itself is never imported.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import PurePath
 from typing import Any
 
 from vlmdebug.errors import BadInput
@@ -35,8 +36,15 @@ def read_hints(processor: Any = None, config: Any = None, model: Any = None) -> 
     """Collect hints; the processor is believed before the config.
 
     Raises:
-        BadInput: Processor and config name different placeholder tokens.
+        BadInput: Processor and config name different placeholder tokens, or one of the three is a
+            name or a dict.
     """
+    for name, given in (("processor", processor), ("config", config), ("model", model)):
+        if isinstance(given, (str, PurePath, Mapping)):
+            raise BadInput(
+                f"{name} is a {type(given).__name__}, but nothing is loaded or downloaded here. "
+                f"What it says of the batch would be ignored. Pass the {name} itself."
+            )
     if config is None and model is not None:
         config = getattr(model, "config", None)
     tokenizer = getattr(processor, "tokenizer", None)

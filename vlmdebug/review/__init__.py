@@ -148,7 +148,7 @@ def source(
 
 
 def paths(
-    names: Iterable[str | Path],
+    names: str | Path | Iterable[str | Path],
     *,
     families: Sequence[str] | None = None,
     lines: Lines | None = None,
@@ -156,7 +156,7 @@ def paths(
     """Review Python files, and those in folders.
 
     Args:
-        names: Files and folders.
+        names: Files and folders, or one of them.
         families: Layouts to judge by; all that are known by default.
         lines: By file, the lines that changed; see `changed`.
 
@@ -165,7 +165,7 @@ def paths(
         OSError: A file cannot be read.
     """
     total = Review()
-    for path in _files(names):
+    for path in _files([names] if isinstance(names, (str, Path)) else names):
         own = None if lines is None else lines.get(path.as_posix(), frozenset[int]())
         try:
             text = path.read_text(encoding="utf-8")

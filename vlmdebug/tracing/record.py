@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from vlmdebug.errors import BadInput
+
 POSITIONAL = ("input_ids", "attention_mask")
 """Names of arguments that a causal model may be handed by position."""
 
@@ -157,7 +159,16 @@ def record(
 
     Each call of the model is one chunk. An exception inside the function reaches `check` after
     the chunks that were recorded before it, so both are reported.
+
+    Raises:
+        BadInput: What was given is no function, or is the model itself.
     """
+    if not callable(function) or isinstance(function, torch.nn.Module):
+        raise BadInput(
+            f"record was given a {type(function).__name__}, but it takes the code that calls a "
+            "model: a function of (model, inputs, chunk_size). Nothing was recorded. "
+            "Pass your loop; to see a model's own calls, use watch(model)."
+        )
 
     def slicer(inputs: dict[str, Any], chunk_size: int) -> Iterator[dict[str, Any]]:
         model = RecordingModel(batch=inputs)
