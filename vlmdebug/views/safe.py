@@ -25,6 +25,8 @@ def plain(text: object, limit: int = LIMIT) -> str:
     """
     whole = str(text)
     shown = whole if len(whole) <= limit else f"{whole[:limit]}… ({len(whole)} characters)"
+    if shown.replace("\n", "").isprintable():  # almost every text; no character of it can act
+        return shown
     return "".join(_spelled(character) for character in shown)
 
 
