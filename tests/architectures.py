@@ -30,6 +30,8 @@ def use_torchvision() -> None:
     import torch
 
     sys.path.insert(0, str(FOLDER))
+    if torch.version.cuda is not None:
+        return  # its operators load beside a CUDA build, and must not be declared twice
     source = (FOLDER / "torchvision" / "_meta_registrations.py").read_text(encoding="utf-8")
     names = re.findall(r"torchvision::(\w+)|register_meta\(\"(\w+)\"", source)
     _KEPT.append(torch.library.Library("torchvision", "DEF"))

@@ -19,9 +19,11 @@ from pathlib import Path
 
 from vlmdebug.errors import BadInput
 from vlmdebug.families.read import MEDIA_KEYS
+from vlmdebug.review.cuts import may_cut
+from vlmdebug.review.keys import TOKEN_KEYS
 from vlmdebug.review.layouts import layouts
-from vlmdebug.review.remarks import Function, Reading, Remark
-from vlmdebug.review.walk import TOKEN_KEYS, may_cut
+from vlmdebug.review.names import Function
+from vlmdebug.review.remarks import Reading, Remark
 from vlmdebug.wording import number
 
 Lines = Mapping[str, frozenset[int]]

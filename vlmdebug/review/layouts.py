@@ -9,7 +9,7 @@ from vlmdebug.families.coverage import read_coverage
 from vlmdebug.families.read import MEDIA_KEYS
 from vlmdebug.families.streams import AUDIO_KEYS, BESIDE_VIDEOS, VIDEO_KEYS
 from vlmdebug.layout import Axis
-from vlmdebug.review.walk import Keys
+from vlmdebug.review.keys import Keys
 
 _AUDIO = ("gemma4", "qwen2_5_vl")
 _OPTIONAL = frozenset(AUDIO_KEYS[1:])

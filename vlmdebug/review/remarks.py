@@ -7,9 +7,10 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from vlmdebug.review.walk import Cut, Keys, Unbound, Walk
-
-Function = ast.FunctionDef | ast.AsyncFunctionDef
+from vlmdebug.review.cuts import Cut
+from vlmdebug.review.keys import Keys
+from vlmdebug.review.names import Function
+from vlmdebug.review.walk import Unbound, Walk
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ KEEPS_ROWS = frozenset(
 )
 """Methods that give the same rows in the same order."""
 LOOKUPS = frozenset({"get", "pop"})
-SUMS = frozenset({"cumsum", "accumulate", "sum"})
 _ALIKE = (ast.Name, ast.Constant, ast.BinOp, ast.operator, ast.Load)
 
 

@@ -10,12 +10,11 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
-from functools import cached_property, lru_cache
 
-from vlmdebug.layout import Axis
+from vlmdebug.review.cuts import Cut, bounds_of, unit_of
+from vlmdebug.review.keys import COUNTS, TOKEN_KEYS, Keys
+from vlmdebug.review.names import Function, batches, bound_names, words
 from vlmdebug.review.values import (
-    SUMS,
     UNKNOWN,
     Value,
     called_name,
@@ -26,42 +25,7 @@ from vlmdebug.review.values import (
     text_of,
 )
 
-TOKEN_KEYS = frozenset(
-    {
-        *("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels"),
-        *("prompt_ids", "prompt_mask", "completion_ids", "completion_mask"),
-    }
-)
-"""Keys with one row per sample in every layout, TRL's names among them."""
-COUNTS = {"num_images": "image", "num_tiles": "tile"}
-"""Lists per sample that go with a batch, and the unit they count."""
-_GRIDS = frozenset({"image_grid_thw", "image_grid_hw"})
 _LENGTHS = frozenset({"len", "size", "shape"})
-METHODS = frozenset({"split", "chunk", "narrow", "index_select", "repeat_interleave"})
-"""Methods that take or repeat rows."""
-READ = SUMS | frozenset(
-    {"prod", "tensor", "as_tensor", "LongTensor", "array", "stack", "cat", "concatenate", "split"}
-    | {"tolist", "list", "tuple", "int", "item", "zip", "map", "range", "len", "size", "pairwise"}
-    | {"", "pad", "to", "cpu", "zeros", "new_zeros", "get", "pop", "chain"}
-)
-"""Functions between counts and offsets after which still the same is counted."""
-_PREFIXES = ("pixel", "image_", "video_", "aspect_", "spatial_")
-
-
-@dataclass(frozen=True)
-class Cut:
-    """Rows of one key, taken by `bounds`; `unit` is what the bounds count, where that was read.
-
-    An `open` one, `[:n]`, may as well shorten the tokens of one sample.
-    """
-
-    line: int
-    key: str
-    text: str
-    bounds: str
-    unit: str | None = None
-    unsure: str | None = None
-    open: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,59 +37,12 @@ class Unbound:
     unsure: str | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class Keys:
-    """Which keys the batches of one layout have; a batch with images is meant.
-
-    Attributes:
-        name: The layout, such as `gemma4` or `gemma4 with videos`.
-        axes: Axis of every media key.
-        optional: Keys that a batch may lack.
-        everywhere: The keys of all layouts.
-        elsewhere: Keys of processors that no layout was made of yet.
-    """
-
-    name: str
-    axes: Mapping[str, Axis]
-    optional: frozenset[str]
-    everywhere: frozenset[str]
-    elsewhere: frozenset[str] = frozenset()
-
-    @cached_property
-    def sure(self) -> frozenset[str]:
-        tiles = any(axis.unit == "tile" for axis in self.axes.values())
-        counts = {"num_images", *(["num_tiles"] if tiles else [])}
-        return frozenset({*self.axes, *counts, "input_ids", "attention_mask"} - self.optional)
-
-    def has(self, name: str) -> bool | None:
-        """Whether a batch has the key; None where it may or may not, or where nobody knows it."""
-        if name in self.sure:
-            return True
-        if name in self.optional or name in TOKEN_KEYS:
-            return None
-        if name in self.everywhere or name in COUNTS or self.nearest(name):
-            return False
-        return None
-
-    def nearest(self, name: str) -> str | None:
-        """The key that `name`, which no processor returns, is nearly; None for any other name."""
-        if name in self.elsewhere or name in self.everywhere or not name.startswith(_PREFIXES):
-            return None
-        return _nearest(name, self.everywhere)
-
-
-@lru_cache(maxsize=10_000)
-def _nearest(name: str, known: frozenset[str]) -> str | None:
-    near = get_close_matches(name, sorted(known), 3, cutoff=0.75)
-    return min(near, key=lambda key: key.startswith("video"), default=None)  # images go first
-
-
 class Walk:
     """The cuts and unbound names of one function under one layout."""
 
     def __init__(
         self,
-        function: ast.FunctionDef | ast.AsyncFunctionDef,
+        function: Function,
         keys: Keys,
         constants: Mapping[str, ast.expr],
     ) -> None:
@@ -137,10 +54,10 @@ class Walk:
         self._exits: list[tuple[str, bool]] = []
         self._ranges: dict[str, str] = {}
         self._recording = True
-        self._locals, bound = _bound_names(function)
+        self._locals, bound = bound_names(function)
         self._names: dict[str, Value] = dict.fromkeys(bound, UNKNOWN)
         self._assigned: set[str] = set()
-        self._batches = _batches(function)
+        self._batches = batches(function)
         self._words = words(function)
         self._block(function.body)
         self._read_units()
@@ -502,7 +419,7 @@ class Walk:
     def _look_for_cut(self, node: ast.expr) -> None:
         if not self._recording:
             return
-        found = _bounds(node)
+        found = bounds_of(node)
         if found is None:
             return
         base, how, bounds = found
@@ -510,28 +427,13 @@ class Walk:
         if key is None or key in COUNTS:
             return
         text = " ".join([how, *(canonical(part, self._names) for part in bounds)])
-        unit = self._unit(how, bounds)
+        unit = "sample" if self._is_a_step(bounds) else unit_of(how, self._values(bounds))
         half = how == "slice" and any(isinstance(part, ast.Constant) for part in bounds)
         cut = Cut(node.lineno, key, ast.unparse(node), text, unit, self._doubt, half)
         self.cuts.setdefault((node.lineno, node.col_offset, key), cut)
 
-    def _unit(self, how: str, parts: Sequence[ast.expr]) -> str | None:
-        """What the bounds count, where they are running totals of a count of the batch."""
-        if self._is_a_step(parts):
-            return "sample"
-        values = [evaluate(part, self._names, self.known) for part in parts]
-        sizes = how == "split"  # takes the counts themselves
-        if not values or not (sizes or all(value.calls & SUMS for value in values)):
-            return None
-        sources = frozenset[str]().union(*(value.sources for value in values)) - TOKEN_KEYS
-        calls = frozenset[str]().union(*(value.calls for value in values))
-        if calls - READ:
-            return None  # a function of theirs may do anything
-        if sources & _GRIDS:
-            areas = sources <= _GRIDS | {"num_images"} and "prod" in calls
-            return "patch" if areas else None
-        units = {COUNTS.get(source) for source in sources}
-        return units.pop() if len(units) == 1 else None
+    def _values(self, parts: Sequence[ast.expr]) -> list[Value]:
+        return [evaluate(part, self._names, self.known) for part in parts]
 
     def _is_a_step(self, parts: Sequence[ast.expr]) -> bool:
         """`start:start + n` of a loop over `range(0, samples, n)`."""
@@ -549,99 +451,5 @@ class Walk:
                 self.cuts[place] = replace(cut, unit="sample")
 
 
-def _bounds(node: ast.expr) -> tuple[ast.expr, str, list[ast.expr]] | None:
-    """What is cut, how, and by which bounds, where `node` takes rows on dim 0 of something."""
-    if isinstance(node, ast.Subscript):
-        index = node.slice
-        if isinstance(index, ast.Tuple) and index.elts:
-            index = index.elts[0]
-        if not isinstance(index, ast.Slice) or (index.lower is None and index.upper is None):
-            return None
-        lower, upper = index.lower or ast.Constant(0), index.upper or ast.Constant(None)
-        return node.value, "slice", [lower, upper]
-    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
-        return None
-    name, base, arguments = node.func.attr, node.func.value, list(node.args)
-    if name not in METHODS:
-        return None
-    if isinstance(base, ast.Name) and base.id == "torch" and arguments:
-        base, *arguments = arguments
-    arguments += [part.value for part in node.keywords if part.arg != "dim"]
-    dims = [part.value for part in node.keywords if part.arg == "dim"]
-    if len(arguments) > 1 and name not in ("narrow", "index_select"):
-        dims.append(arguments.pop())
-    if any(not isinstance(dim, ast.Constant) or dim.value != 0 for dim in dims) or not arguments:
-        return None
-    if isinstance(arguments[0], ast.Constant) and isinstance(arguments[0].value, str):
-        return None  # text
-    return base, name, arguments
-
-
 def _is_none(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and node.value is None
-
-
-@lru_cache(maxsize=1)
-def _bound_names(
-    function: ast.FunctionDef | ast.AsyncFunctionDef,
-) -> tuple[frozenset[str], frozenset[str]]:
-    """Names that plain assignments alone bind, which raise if read early; and all but arguments."""
-    stored: set[str] = set()
-    arguments = {arg.arg for arg in ast.walk(function.args) if isinstance(arg, ast.arg)}
-    other = set(arguments)
-    queue: list[ast.AST] = list(function.body)
-    while queue:
-        node = queue.pop()
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            other.add(node.name)
-            continue
-        if isinstance(node, ast.Lambda | ast.comprehension):
-            parts = [part for part in ast.walk(node) if isinstance(part, ast.Name)]
-            other |= {part.id for part in parts if isinstance(part.ctx, ast.Store)}
-            continue
-        if isinstance(node, ast.Global | ast.Nonlocal):
-            other |= set(node.names)
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            other |= {(name.asname or name.name).partition(".")[0] for name in node.names}
-        elif isinstance(node, ast.ExceptHandler | ast.MatchAs | ast.MatchStar) and node.name:
-            other.add(node.name)
-        elif isinstance(node, ast.MatchMapping) and node.rest:
-            other.add(node.rest)
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            stored.add(node.id)
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Del):
-            other.add(node.id)
-        queue.extend(ast.iter_child_nodes(node))
-    return frozenset(stored - other), frozenset((stored | other) - arguments)
-
-
-def may_cut(function: ast.AST, keys: frozenset[str]) -> bool:
-    """Whether the function names a key and takes rows of something: a quick look beforehand."""
-    if words(function).isdisjoint(keys):
-        return False
-    return any(isinstance(n, ast.expr) and _bounds(n) is not None for n in ast.walk(function))
-
-
-@lru_cache(maxsize=1)
-def words(function: ast.AST) -> frozenset[str]:
-    """Every name and text in a function."""
-    found = {ast.Name: "id", ast.Attribute: "attr", ast.Constant: "value", ast.arg: "arg"}
-    said = (getattr(node, found.get(type(node), ""), None) for node in ast.walk(function))
-    return frozenset(word for word in said if isinstance(word, str))
-
-
-@lru_cache(maxsize=1)
-def _batches(function: ast.AST) -> frozenset[str]:
-    """Names of what the function looks `input_ids` or its like up in."""
-    found = set()
-    for node in ast.walk(function):
-        if isinstance(node, ast.Subscript):
-            base, index = node.value, node.slice
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args:
-            base, index = node.func.value, node.args[0]
-        else:
-            continue
-        if isinstance(base, ast.Name) and isinstance(index, ast.Constant):
-            if index.value in TOKEN_KEYS:
-                found.add(base.id)
-    return frozenset(found)
