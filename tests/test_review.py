@@ -399,6 +399,21 @@ def test_a_diff_narrows_the_review_to_the_functions_it_touches(trainer, capsys):
     assert printed.count("VLM001") == 1
 
 
+def test_a_diff_is_matched_with_paths_however_they_are_written(trainer, capsys):
+    (trainer.parent / "pr.diff").write_text(DIFF)
+
+    for path in ("trainer.py", "./trainer.py", str(trainer), "."):
+        main(["review", path, "--diff", "pr.diff"])
+        assert capsys.readouterr().out.count("VLM001") == 1
+
+
+def test_a_diff_of_files_that_are_not_here_is_refused(trainer, capsys):
+    (trainer.parent / "pr.diff").write_text(DIFF.replace("trainer.py", "other.py"))
+
+    assert main(["review", "--diff", "pr.diff"]) == 2
+    assert "The diff changes other.py, which is not here." in capsys.readouterr().err
+
+
 def test_formats_for_programs(trainer, capsys):
     main(["review", "trainer.py", "--format", "json"])
     data = json.loads(capsys.readouterr().out)

@@ -287,7 +287,14 @@ def _review(options: argparse.Namespace) -> int:
     if options.diff is not None:
         diff = sys.stdin.read() if options.diff == "-" else Path(options.diff).read_text("utf-8")
         lines = review.changed(diff)
-        names = names or [name for name in lines if name.endswith(".py") and Path(name).exists()]
+        python = [Path(name) for name in lines if name.endswith(".py")]
+        missing = [str(path) for path in python if not path.exists()]
+        if missing and not names:
+            raise BadInput(
+                f"The diff changes {missing[0]}, which is not here. Nothing was reviewed. "
+                "Run this where the diff was made, on the changed files, or pass their paths."
+            )
+        names = names or python
     if not names and lines is None:
         raise BadInput("Nothing to review was given. Pass files or folders, or --diff FILE.")
     found = review.paths(names, families=options.family, lines=lines)

@@ -168,7 +168,7 @@ def paths(
     """
     total = Review()
     for path in _files([names] if isinstance(names, (str, Path)) else names):
-        own = None if lines is None else lines.get(path.as_posix(), frozenset[int]())
+        own = None if lines is None else lines.get(_from_here(path), frozenset[int]())
         try:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
@@ -207,6 +207,13 @@ def _functions(tree: ast.AST) -> Iterator[Function]:
 def _files(names: Iterable[str | Path]) -> Iterator[Path]:
     for path in map(Path, names):
         yield from sorted(path.rglob("*.py")) if path.is_dir() else [path]
+
+
+def _from_here(path: Path) -> str:
+    """The path as a diff that was made here names it."""
+    whole = path.resolve()
+    here = Path.cwd()
+    return (whole.relative_to(here) if whole.is_relative_to(here) else path).as_posix()
 
 
 def _escaped(text: str, more: str = "") -> str:
