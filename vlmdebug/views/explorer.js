@@ -4,6 +4,9 @@
 const PITCH = 46;
 const BAR = 22;
 const WIDTH = 1000;
+// Jupyter Server holds an answer back until the message before it, "busy", is acknowledged (Nagle's
+// algorithm). A browser does that after 40 ms or with whatever it sends next: send something, then.
+const ACKNOWLEDGED = 12; // ms
 const SVG = "http://www.w3.org/2000/svg";
 
 function make(tag, attributes = {}, ...children) {
@@ -34,6 +37,7 @@ function render({ model, el }) {
   const set = (values) => {
     for (const [name, value] of Object.entries(values)) model.set(name, value);
     model.save_changes();
+    setTimeout(() => model.send("received"), ACKNOWLEDGED);
   };
   let cursor = null; // [lane, box] under the pointer or the keyboard
   let playing = null;

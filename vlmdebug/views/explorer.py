@@ -16,8 +16,8 @@ import traitlets
 from vlmdebug.errors import BadInput, VlmDebugError
 from vlmdebug.mismatch import Mismatch, group
 from vlmdebug.report import Report
-from vlmdebug.views import mimebundle, picture, rows
 from vlmdebug.views.safe import escaped, one_line
+from vlmdebug.views import mimebundle, picture, rows
 
 HERE = Path(__file__).parent
 MOST_FINDINGS = 6
@@ -137,7 +137,7 @@ class Explorer(anywidget.AnyWidget):
         return {name: getattr(self, name) for name in UNDONE}
 
     def _told(self, _: Any, content: Any, buffers: Any) -> None:
-        """A button that is more than a value."""
+        """A button that is more than a value; anything else was sent for its own sake."""
         if content == "undo":
             self.undo()
         elif content == "next":
