@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ from safetensors.torch import save_file
 
 import vlmdebug as vd
 from vlmdebug.cli import main
+from vlmdebug.mismatch import CODES
 
 
 @pytest.fixture
@@ -123,7 +127,46 @@ def test_families_are_listed(capsys):
     assert "pixel_values: one row per patch" in capsys.readouterr().out
 
 
+def test_every_code_is_explained(capsys):
+    for code, title in CODES.items():
+        assert main(["explain", code.lower()]) == 0
+        assert capsys.readouterr().out.startswith(f"# {code}: {title}\n")
+    assert main(["explain"]) == 0
+    assert capsys.readouterr().out.splitlines() == [f"{c}  {t}" for c, t in CODES.items()]
+
+
+def test_codes_are_explained_without_torch():
+    code = (
+        "import sys; from vlmdebug.cli import main; main(['explain', 'VLM002']);"
+        "sys.exit('torch' in sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_in_a_terminal_the_output_has_links_and_colour(tmp_path):
+    pytest.importorskip("rich")
+    pty = pytest.importorskip("pty")
+    (tmp_path / "cut.py").write_text(
+        "def cut(inputs, start, stop):\n"
+        "    return inputs['image_grid_thw'][start:stop], inputs['input_ids'][start:stop]\n"
+    )
+    code = f"from vlmdebug.cli import main; main(['review', {str(tmp_path / 'cut.py')!r}])"
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "200"}
+    environment.pop("NO_COLOR", None)
+    subprocess.run([sys.executable, "-c", code], stdout=theirs, env=environment, check=True)
+    os.close(theirs)
+    shown = os.read(ours, 100_000).decode()
+    os.close(ours)
+
+    assert re.search(r"\x1b\]8;[^;]*;file://\S+/VLM001\.md", shown)
+    assert "\x1b[1;31m" in shown
+
+
 REFUSED = {
+    "no such code": (["explain", "VLM999"], "'VLM999' is no mismatch code. They are VLM001 to"),
     "no file": (["check", "nothing.pt"], "nothing.pt is no file."),
     "other ending": (["check", __file__], "ends in '.py', but a saved batch is one of"),
     "no such slicer": (["falsify", "nope"], "is neither FILE.py:NAME nor one of by_sample"),

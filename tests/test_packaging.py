@@ -238,7 +238,9 @@ def test_wheel_ships_every_file_of_the_package_and_no_other(wheel: zipfile.ZipFi
         if path.is_file() and "__pycache__" not in path.parts
     }
 
-    assert f"{NAME}/py.typed" in files
+    files |= {f"{NAME}/codes/{page.name}" for page in (ROOT / "docs" / "codes").iterdir()}
+
+    assert {f"{NAME}/py.typed", f"{NAME}/codes/VLM001.md"} <= files
     assert {name for name in wheel.namelist() if ".dist-info/" not in name} == files
 
 

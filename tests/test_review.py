@@ -414,6 +414,21 @@ def test_a_diff_of_files_that_are_not_here_is_refused(trainer, capsys):
     assert "The diff changes other.py, which is not here." in capsys.readouterr().err
 
 
+def test_names_act_on_no_terminal(tmp_path, capsys):
+    path = tmp_path / "cut\x1b[31m.py"
+    for text in (
+        "def cut(inputs, a, b):\n"
+        "    return inputs['image_grid_thw'][a:b], inputs['pixel_values'][f(a) : f(b)]\n",
+        "def cut(:",
+    ):
+        path.write_text(text)
+        main(["review", str(path)])
+    shown = capsys.readouterr()
+
+    assert shown.out.count("cut\\x1b[31m.py") == 2 and "cut\\x1b[31m.py" in shown.err
+    assert "\x1b" not in shown.out + shown.err
+
+
 def test_formats_for_programs(trainer, capsys):
     main(["review", "trainer.py", "--format", "json"])
     data = json.loads(capsys.readouterr().out)

@@ -6,6 +6,9 @@ import html
 import re
 from base64 import b64decode
 from dataclasses import astuple
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 from xml.etree import ElementTree
 
 import numpy as np
@@ -214,6 +217,8 @@ def test_report_is_coloured_for_rich_and_says_the_same(report):
 
     assert "\x1b[1;31mMISMATCH" in captured.get()
     assert Text.from_ansi(captured.get()).plain.rstrip() == str(report).rstrip()
+    (linked,) = set(re.findall(r"\x1b\]8;[^;]*;(file:[^\x1b]+VLM002\.md)\x1b", captured.get()))
+    assert Path(url2pathname(urlsplit(linked).path)).read_text().startswith("# VLM002: ")
 
 
 def test_images_side_by_side_have_tokens_of_their_own():

@@ -20,13 +20,13 @@ from vlmdebug.errors import VlmDebugError
 from vlmdebug.mismatch import Mismatch
 from vlmdebug.plan import Rows
 from vlmdebug.report import ChunkReport, KeyReport, Report
+from vlmdebug.safe import escaped, plain
 from vlmdebug.scene import Scene
 from vlmdebug.views import mimebundle
 from vlmdebug.views.html import to_html, to_page
 from vlmdebug.views.markdown import to_markdown
 from vlmdebug.views.plot import plot
 from vlmdebug.views.rows import judged
-from vlmdebug.views.safe import escaped, plain
 from vlmdebug.views.strips import svg
 from vlmdebug.views.text import to_text
 

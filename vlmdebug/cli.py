@@ -1,4 +1,4 @@
-"""The command line: `vlmdebug demo | check | falsify | export | review | families`.
+"""The command line: `vlmdebug demo | check | falsify | export | review | explain | families`.
 
 Exit codes: 0 nothing found, 1 found something, 2 could not run or could not tell.
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmdebug.errors import BadInput, VlmDebugError
+from vlmdebug.safe import plain
 
 OK, FOUND, FAILED = 0, 1, 2
 
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.run(options)
     except VlmDebugError as error:
-        print(f"vlmdebug: {error}", file=sys.stderr)
+        print(f"vlmdebug: {plain(error)}", file=sys.stderr)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "vlmdebug":
             raise
@@ -34,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
     except OSError as error:
-        print(f"vlmdebug: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        said = f"{error.filename or ''}: {error.strerror or error}"
+        print(f"vlmdebug: {plain(said)}", file=sys.stderr)
     return FAILED
 
 
@@ -111,6 +113,12 @@ def _parser() -> argparse.ArgumentParser:
         help="github: findings as notes beside the lines of a pull request",
     )
     review.set_defaults(run=_review)
+
+    explain = commands.add_parser(
+        "explain", help="what a mismatch code means, with an example and the fix"
+    )
+    explain.add_argument("code", nargs="?", help="VLM001 to VLM012; without it, all of them")
+    explain.set_defaults(run=_explain)
 
     families = commands.add_parser("families", help="the layouts that are known, and how well")
     families.set_defaults(run=_families)
@@ -194,14 +202,20 @@ def _check(options: argparse.Namespace) -> int:
     return {"OK": OK, "MISMATCH": FOUND}.get(report.verdict, FAILED)
 
 
-def _show(report: Any) -> None:
-    """The report, in colour where a terminal has it and rich is there."""
-    if not sys.stdout.isatty() or importlib.util.find_spec("rich") is None:
-        print(report)
+def _show(said: object) -> None:
+    """A report or text, in colour and with links where a terminal has them and rich is there."""
+    if not _is_rich():
+        print(said)
         return
     from rich.console import Console
 
-    Console().print(report)
+    from vlmdebug.views.text import coloured
+
+    Console().print(coloured(str(said)))
+
+
+def _is_rich() -> bool:
+    return sys.stdout.isatty() and importlib.util.find_spec("rich") is not None
 
 
 def _try_story(batch: Any, chunk_size: int) -> None:
@@ -250,7 +264,7 @@ def _falsify(options: argparse.Namespace) -> int:
     for example in found:
         print(example)
         for finding in example.report.findings:
-            print(f"  {finding.code} {finding.title} ({finding.loudness})")
+            _show(f"  {finding.code} {finding.title} ({finding.loudness})")
             print("\n".join(f"    {line}" for line in finding.message.splitlines()))
         if options.pytest:
             print()
@@ -298,9 +312,29 @@ def _review(options: argparse.Namespace) -> int:
     if not names and lines is None:
         raise BadInput("Nothing to review was given. Pass files or folders, or --diff FILE.")
     found = review.paths(names, families=options.family, lines=lines)
-    shown = {"text": str, "json": review.Review.to_json, "github": review.Review.to_github}
-    print(shown[options.format](found))
+    if options.format == "text":
+        _show(found)
+    else:
+        print(found.to_json() if options.format == "json" else found.to_github())
     return OK if found.ok else FOUND
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from vlmdebug.mismatch import CODES
+    from vlmdebug.pages import page
+
+    if options.code is None:
+        _show("\n".join(f"{code}  {title}" for code, title in CODES.items()))
+        return OK
+    said = page(options.code).read_text(encoding="utf-8").strip()
+    if _is_rich():
+        from rich.console import Console
+        from rich.markdown import Markdown
+
+        Console(width=min(Console().width, 100)).print(Markdown(said))
+    else:
+        print(said)
+    return OK
 
 
 def _families(options: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from vlmdebug.review.cuts import Cut
 from vlmdebug.review.keys import Keys
 from vlmdebug.review.names import Function
 from vlmdebug.review.walk import Unbound, Walk
+from vlmdebug.safe import one_line
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Remark:
     unsure: str | None = None
 
     def __str__(self) -> str:
-        head = f"{self.file}:{self.line}: {self.code} {self.text}"
+        head = one_line(f"{self.file}:{self.line}: {self.code} {self.text}")
         return "\n".join([head, *(_wrapped(line) for line in self.message.splitlines())])
 
 
@@ -75,7 +76,7 @@ class Reading:
         for (line, text), cuts in sorted(met.items()):
             unread = [cut for _, cut in cuts if cut.unit is None]
             if unread:
-                self.not_judged.append(f"{self.file}:{line}: {text}")
+                self.not_judged.append(one_line(f"{self.file}:{line}: {text}"))
                 continue
             wrong = [(keys, cut) for keys, cut in cuts if keys.axes[cut.key].unit != cut.unit]
             sure = [(keys, cut) for keys, cut in wrong if cut.unsure is None]

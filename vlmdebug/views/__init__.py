@@ -36,7 +36,7 @@ def _text(report: Report) -> str:
 
 
 def _reason(error: Exception) -> str:
-    from vlmdebug.views.safe import plain
+    from vlmdebug.safe import plain
 
     return plain(f"This view of the report failed: {type(error).__name__}: {error}")
 
@@ -54,7 +54,7 @@ def _markdown(report: Report) -> str:
 
 
 def _as_html(text: str) -> str:
-    from vlmdebug.views.safe import escaped
+    from vlmdebug.safe import escaped
 
     return f"<pre>{escaped(text, 100_000)}</pre>"
 

@@ -16,7 +16,7 @@ import traitlets
 from vlmdebug.errors import BadInput, VlmDebugError
 from vlmdebug.mismatch import Mismatch, group
 from vlmdebug.report import Report
-from vlmdebug.views.safe import escaped, one_line
+from vlmdebug.safe import escaped, one_line
 from vlmdebug.views import mimebundle, picture, rows
 
 HERE = Path(__file__).parent

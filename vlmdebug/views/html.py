@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from vlmdebug.mismatch import Finding, Mismatch
 from vlmdebug.plan import Rows
 from vlmdebug.report import Report
+from vlmdebug.safe import escaped, one_line
 from vlmdebug.scene import Scene
 from vlmdebug.views import picture, rows
-from vlmdebug.views.safe import escaped, one_line
 from vlmdebug.views.strips import BLUE, VERMILION, rows_in, strip
 from vlmdebug.wording import listed
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from vlmdebug.mismatch import Finding
 from vlmdebug.report import Report
+from vlmdebug.safe import one_line, plain
 from vlmdebug.views import rows
-from vlmdebug.views.safe import one_line, plain
 
 MOST_CHUNKS = 64
 MOST_ITEMS = 32

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from vlmdebug.errors import BadInput, VlmDebugError
 from vlmdebug.plan import Rows
 from vlmdebug.report import KeyReport, Report
+from vlmdebug.safe import one_line
 from vlmdebug.views import rows
 from vlmdebug.views.picture import Box, Cut, Lane, cuts, lanes
-from vlmdebug.views.safe import one_line
 from vlmdebug.views.strips import BLUE, VERMILION, rows_in
 
 if TYPE_CHECKING:

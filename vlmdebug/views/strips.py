@@ -10,8 +10,8 @@ from base64 import b64encode
 
 from vlmdebug.plan import Rows
 from vlmdebug.report import KeyReport, Report
+from vlmdebug.safe import escaped, one_line
 from vlmdebug.views.rows import cell, state
-from vlmdebug.views.safe import escaped, one_line
 
 BLUE, VERMILION = "#0072B2", "#D55E00"  # Okabe and Ito
 WIDTH, HEIGHT = 128, 14

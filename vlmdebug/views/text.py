@@ -9,9 +9,11 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from vlmdebug.mismatch import CODES
+from vlmdebug.pages import page
 from vlmdebug.report import Report
+from vlmdebug.safe import one_line, plain
 from vlmdebug.views import rows
-from vlmdebug.views.safe import one_line, plain
 
 WIDTH = 80
 MOST_CHUNKS = 12
@@ -134,11 +136,23 @@ def wrapped(text: str, first: str = "", then: str = "") -> list[str]:
 
 def to_rich(report: Report) -> Any:
     """The same text for rich, in the terminal's own colours; every verdict is a word first."""
+    return coloured(to_text(report))
+
+
+def coloured(said: str) -> Any:
+    """Text with verdicts and codes picked out for rich; a code is a link to its page."""
     from rich.text import Text
 
-    text = Text(to_text(report), no_wrap=True, overflow="ignore")
+    text = Text(said, no_wrap=True, overflow="ignore")
     text.highlight_regex(r"\bMISMATCH( (silent|loud))?", "bold red")
-    text.highlight_regex(r"\bVLM\d{3}\b", "bold red")
+    text.highlight_regex(r"\bVLM\d{3}\b", _linked)
     text.highlight_regex(r"\b(OK|ok)\b", "bold blue")
     text.highlight_regex(r"\bAMBIGUOUS\b|\bcannot tell\b", "bold")
     return text
+
+
+def _linked(code: str) -> Any:
+    from rich.style import Style
+
+    link = page(code).as_uri() if code in CODES else None
+    return Style(bold=True, color="red", link=link)
