@@ -107,6 +107,66 @@ def test_mask_that_hides_nothing_may_be_left_out():
     ]
 
 
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "glm4v"])
+@pytest.mark.parametrize(("kind", "right"), [("places of M-RoPE", True), ("of text", False)])
+def test_types_are_not_missed_beside_the_places_they_are_for(family, kind, right):
+    """verl and others work position_ids out themselves and pass no types on."""
+    model, processor = vd.tiny.build(family)
+    batch = vd.read_batch(vd.tiny.batch(family, [2, 0, 1]), processor=processor)
+
+    def placed(chunk, index):
+        types, ids = chunk.pop("mm_token_type_ids"), chunk["input_ids"]
+        grid, mask = chunk.get("image_grid_thw"), chunk["attention_mask"]
+        places, _ = model.model.get_rope_index(ids, types, grid, attention_mask=mask)
+        return {**chunk, "position_ids": places if right else mask.cumsum(1) - 1}
+
+    slicer = changing(batch, placed)
+    report, proof = vd.check(slicer, batch), vd.prove(slicer, batch, model)
+
+    assert (report.ok, proof.ok) == (right, right)
+    if not right:
+        assert {(m.key, m.silent) for m in report.mismatches} == {("mm_token_type_ids", True)}
+        assert proof.error is None
+
+
+@pytest.mark.parametrize("both_ways", [True, False])
+def test_types_are_missed_where_the_config_makes_something_of_them(both_ways):
+    model, processor = vd.tiny.build("gemma4")
+    if not both_ways:  # as the smaller released checkpoints
+        model.config.text_config.use_bidirectional_attention = None
+    inputs = vd.tiny.batch("gemma4", [2, 0, 1])
+    batch = vd.read_batch(inputs, processor=processor, config=model.config)
+    untyped = changing(batch, lambda c, i: {k: v for k, v in c.items() if "type" not in k})
+
+    assert vd.check(untyped, batch).ok == vd.prove(untyped, batch, model).ok == (not both_ways)
+
+
+@pytest.mark.parametrize("family", ["idefics2", "aria"])
+@pytest.mark.parametrize(("sizes", "full"), [((160, 160), True), ((200, 100), False)])
+def test_mask_of_pixels_is_missed_where_it_hides_some(family, sizes, full):
+    model, processor = vd.tiny.build(family)
+    inputs = vd.tiny.batch(family, [2, 0, 1], sizes=[(160, 160), sizes, (160, 160)])
+    batch = vd.read_batch(inputs, processor=processor, config=model.config)
+    masks = {"pixel_attention_mask", "pixel_mask"}
+    unmasked = changing(batch, lambda c, i: {k: c[k] for k in c.keys() - masks})
+
+    assert vd.check(unmasked, batch, chunk_size=3).ok == full
+    assert vd.prove(unmasked, batch, model, chunk_size=3).ok == full
+
+
+def test_what_no_model_looks_at_may_be_left_out():
+    made = vd.make_batch("gemma4", [1, 2, 0])
+    ids = made.inputs["input_ids"]
+    batch = vd.read_batch(
+        {**made.inputs, "labels": ids.clone(), "prompt": ["a", "b", "c"]}, num_images=[1, 2, 0]
+    )
+    lean = changing(batch, lambda c, i: {k: v for k, v in c.items() if k in made.layout})
+    mixed = changing(batch, lambda c, i: {**c, "labels": batch.inputs["labels"][:1]})
+
+    assert vd.check(lean, batch).ok
+    assert {m.key for m in vd.check(mixed, batch).mismatches} == {"labels"}
+
+
 def test_key_that_the_model_does_not_know_is_named_with_the_nearest(batch):
     def stale(chunk, index):
         chunk["pixel_position_ids"] = chunk.pop("image_position_ids", None)

@@ -85,6 +85,29 @@ def test_correct_chunks_leave_the_logits_as_they_are(family, built, images):
             assert proof.ok, proof
 
 
+@pytest.mark.parametrize("images", [(2, 0, 1), (1, 2)], ids=str)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_key_is_called_dropped_where_the_model_misses_it(family, built, images, side):
+    """Types of tokens come with every batch here, also where the model makes nothing of them."""
+    batch, model = batch_of(family, built, images, side=side), built[family][0]
+    types = {"mm_token_type_ids": (batch.inputs["input_ids"] == batch.image_token_id).long()}
+    batch = vd.read_batch({**types, **batch.inputs}, config=model.config, num_images=images)
+    for key in batch.layout:
+        if key == "input_ids":
+            continue
+
+        def without(inputs, chunk_size, key=key):
+            for chunk in batch.chunks(chunk_size):
+                yield {name: value for name, value in chunk.items() if name != key}
+
+        report, proof = vd.check(without, batch), vd.prove(without, batch, model)
+        said = {mismatch.silent for mismatch in report.mismatches}
+
+        assert report.ok == proof.ok, (key, report, proof)
+        assert {m.code for m in report.mismatches} <= {"VLM003"}
+        assert None in said or (False in said) == (proof.error is not None), (key, proof)
+
+
 def test_config_alone_counts_as_the_processor_does(family, built):
     model, _ = built[family]
     images = (2, 0, 1)

@@ -189,7 +189,18 @@ class Batch:
                 presence = "either"
         elif key == "mm_token_type_ids" and self.placeholders_of(samples) == 0:
             presence = "either"  # they are all zero, as the model assumes without them
+        elif key in self.layout.ignored or isinstance(self.inputs.get(key), list):
+            presence = "either"  # no model looks at it
+        elif key == "labels":
+            presence = "either"  # the same logits; nobody overlooks that there is no loss
         return Planned(rows, presence)
+
+    def is_full(self, key: str, rows: Sequence[int]) -> bool:
+        """Whether these rows of a mask hide nothing of what is there; looks at their values."""
+        mask, padded = self.inputs[key], self.layout[key].padded
+        counts = self.counts[padded] if padded is not None else None
+        owned = (mask[row] if counts is None else mask[row][: counts[row]] for row in rows)
+        return all(bool((one != 0).all()) for one in owned)
 
     def for_slicer(self) -> dict[str, Any]:
         """A fresh dict of the inputs as a slicer is given them.

@@ -60,6 +60,7 @@ class Used:
         source: The batch key whose rows these are, if it is another one.
         inner: Length of the padded dimension that follows the axis, if the layout has one.
         fits: Whether its other dimensions are as long as the batch's.
+        dims: How many dimensions it has.
     """
 
     rows: Rows | None
@@ -67,6 +68,7 @@ class Used:
     source: str | None = None
     inner: int | None = None
     fits: bool = True
+    dims: int = 0
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ class Judge:
         except (AmbiguousError, IndexError):
             return KeyReport("cannot tell", None, used.rows if used else None)
         if used is None:
-            if planned.presence != "required":
+            if planned.presence != "required" or self._does_without(key, planned.rows):
                 return KeyReport("absent", planned.rows, None)
             if key == "input_ids" and "inputs_embeds" in self.chunk.keys:
                 self.unsettled[key] = wording.embedded(self.index)
@@ -190,6 +192,13 @@ class Judge:
         message = wording.dropped(self.batch, key, self.samples, planned, silent)
         self._add("VLM003", message, key, planned, None, silent, cause=None)
 
+    def _does_without(self, key: str, planned: Rows) -> bool:
+        """Whether the model makes the same of the chunk without that key."""
+        if key in self.batch.layout.placing:
+            positions = self.chunk.keys.get("position_ids")
+            return positions is not None and positions.dims == 3  # (3 or 4, sample, seq)
+        return key in self.batch.layout.masks and self.batch.is_full(key, planned)
+
     def _silent_without(self, key: str) -> bool | None:
         """Without pixels no model complains; with them it may miss what describes them."""
         if key == "input_ids":
@@ -198,6 +207,8 @@ class Judge:
             return None
         if self.batch.layout[key].unit == OWNER:
             return None  # other images are made of other features, as many or not
+        if key in self.batch.layout.placing and "position_ids" in self.chunk.keys:
+            return True  # other places than the batch's, and no look at what they are made of
         return not (key in self.batch.layout.loud_drops and "pixel_values" in self.chunk.keys)
 
     def _must_be_absent(self, key: str, used: Used) -> None:

@@ -91,6 +91,10 @@ class Layout(Mapping[str, Axis]):
             it does, and takes some wrong sizes all the same.
         causal: Whether no text token looks at later ones, so that padding behind them needs no
             mask. PaliGemma's prompt looks both ways.
+        ignored: Keys that a model takes and makes nothing of.
+        placing: Keys of which the model makes nothing but M-RoPE's `position_ids`, so that a chunk
+            which has those needs none of them.
+        masks: Masks that the model takes for full where they are absent.
         optional: Media keys that a batch may lack.
         checks_counts: Whether the model compares features with placeholders at all.
         overview: Which of an image's tiles shows the whole image, where one does.
@@ -103,6 +107,9 @@ class Layout(Mapping[str, Axis]):
     loud_drops: frozenset[str] = frozenset()
     strict: bool | None = False
     causal: bool = True
+    ignored: frozenset[str] = frozenset()
+    placing: frozenset[str] = frozenset()
+    masks: frozenset[str] = frozenset()
     checks_counts: bool = True
     optional: frozenset[str] = frozenset()
     overview: Literal["first", "last"] = "last"

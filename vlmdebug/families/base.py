@@ -21,6 +21,8 @@ from vlmdebug.errors import BadInput
 from vlmdebug.layout import Axis, Layout, Media
 from vlmdebug.plan import Counts
 
+TYPES = frozenset({"mm_token_type_ids"})
+
 
 def to_numpy(value: Any) -> np.ndarray:
     """A small tensor as a numpy array; waits for the device, so for ids and grids only."""
@@ -34,14 +36,16 @@ def to_numpy(value: Any) -> np.ndarray:
 class Hints:
     """What the processor and the config say of the counts; None where neither does.
 
-    `image_edges` are the tokens that begin and end an image in the text. `tokens_per_image` takes a
-    list of `(height, width)` and gives placeholder tokens each.
+    `image_edges` are the tokens that begin and end an image in the text. `attends_both_ways` says
+    that the placeholder tokens of an image see each other, later ones too. `tokens_per_image`
+    takes a list of `(height, width)` and gives placeholder tokens each.
     """
 
     model_type: str | None = None
     processor_type: str | None = None
     image_token_id: int | None = None
     image_edges: tuple[int, int] | None = None
+    attends_both_ways: bool | None = None
     token_ids: Mapping[str, int] = field(default_factory=dict)
     global_image_id: int | None = None
     features_per_tile: int | None = None
@@ -194,7 +198,7 @@ class Family(ABC):
         shapes: Dimensions of every media key, by name.
         optional: Media keys that the model may be given or not.
         feature_key: The key whose rows say how many features the model makes.
-        loud_drops, strict, checks_counts: As in `vlmdebug.layout.Layout`.
+        ignored, placing, masks, loud_drops, strict, checks_counts: As in `vlmdebug.layout.Layout`.
         variants: Fields of the layout in which single models differ, by `config.model_type`.
         sizes: The size numbers that `synthesize` understands.
         videos: What a row of `pixel_values_videos` counts, where the models take videos.
@@ -207,6 +211,9 @@ class Family(ABC):
     media: ClassVar[Mapping[str, Media]]
     shapes: ClassVar[Mapping[str, str]]
     optional: ClassVar[frozenset[str]] = frozenset()
+    ignored: ClassVar[frozenset[str]] = TYPES
+    placing: ClassVar[frozenset[str]] = frozenset()
+    masks: ClassVar[frozenset[str]] = frozenset()
     feature_key: ClassVar[str]
     loud_drops: ClassVar[frozenset[str]] = frozenset()
     strict: ClassVar[bool | None] = False
@@ -215,16 +222,19 @@ class Family(ABC):
     sizes: ClassVar[tuple[int, ...]] = (1, 2, 3)
     videos: ClassVar[str | None] = None
 
-    def layout(self, model_type: str | None = None) -> Layout:
-        """The layout with every media key the family has, as that model treats it."""
+    def layout(self, hints: Hints | None = None) -> Layout:
+        """The layout with every media key the family has, as the model of the hints treats it."""
         common = Layout(self.name, self.axes, self.media, self.feature_key, self.loud_drops)
         common = replace(
             common,
             strict=self.strict,
             checks_counts=self.checks_counts,
             optional=self.optional,
+            ignored=self.ignored,
+            placing=self.placing,
+            masks=self.masks,
         )
-        return replace(common, **self.variants.get(model_type or "", {}))
+        return replace(common, **self.variants.get((hints and hints.model_type) or "", {}))
 
     @abstractmethod
     def recognises(self, inputs: Mapping[str, Any]) -> bool:

@@ -14,11 +14,13 @@ A chunk without images must be given no `pixel_values`: zero rows raise "cannot 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from vlmdebug.families.base import (
+    TYPES,
     BatchSpec,
     Facts,
     Family,
@@ -31,7 +33,7 @@ from vlmdebug.families.base import (
     window,
     with_text,
 )
-from vlmdebug.layout import Axis, Media
+from vlmdebug.layout import Axis, Layout, Media
 
 POOL = 2  # side of the pooling window of synthesized batches
 
@@ -52,7 +54,14 @@ class Gemma4(Family):
     }
     feature_key = "image_position_ids"
     loud_drops = frozenset({"image_position_ids"})
+    ignored = frozenset()
     videos = "frame"
+
+    def layout(self, hints: Hints | None = None) -> Layout:
+        """Smaller checkpoints attend to images as to text, and make nothing of the types."""
+        known = super().layout(hints)
+        causal = hints is not None and hints.attends_both_ways is False
+        return replace(known, ignored=TYPES) if causal else known
 
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
         return inputs.get("image_position_ids") is not None

@@ -55,6 +55,7 @@ def read_hints(processor: Any = None, config: Any = None, model: Any = None) -> 
         processor_type=_processor_type(processor),
         image_token_id=_image_token_id(processor, tokenizer, config),
         image_edges=_image_edges(processor, tokenizer),
+        attends_both_ways=_attends_both_ways(config),
         token_ids=_stream_token_ids(processor, config),
         global_image_id=_global_image_id(processor, tokenizer),
         features_per_tile=_features_per_tile(processor, config, vision),
@@ -127,6 +128,14 @@ def _image_edges(processor: Any, tokenizer: Any) -> tuple[int, int] | None:
         return None
     ids = tokenizer.convert_tokens_to_ids([begin, end])
     return (ids[0], ids[1]) if all(isinstance(one, int) for one in ids) else None
+
+
+def _attends_both_ways(config: Any) -> bool | None:
+    """Whether placeholder tokens see each other: Gemma 4's text config says it in a word."""
+    text = getattr(config, "text_config", None)
+    if text is None or not hasattr(text, "use_bidirectional_attention"):
+        return None
+    return text.use_bidirectional_attention == "vision"
 
 
 def _stream_token_ids(processor: Any, config: Any) -> dict[str, int]:

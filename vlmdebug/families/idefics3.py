@@ -52,6 +52,7 @@ class Idefics3(Family):
     }
     optional = frozenset({"pixel_attention_mask"})
     feature_key = "pixel_values"
+    masks = frozenset({"pixel_attention_mask"})
 
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
         pixels, mask = inputs.get("pixel_values"), inputs.get("pixel_attention_mask")
@@ -112,6 +113,7 @@ class Idefics3(Family):
         if spec.sizes:
             pixels = numbered(len(tiles), max(tiles), 3, 2, 2)
             mask = np.ones((len(tiles), max(tiles), 2, 2), dtype=np.int64)
+            mask[..., 1] = 0  # each image is narrower than its frame
             for row, count in enumerate(tiles):
                 pixels[row, count:] = 0
                 mask[row, count:] = 0

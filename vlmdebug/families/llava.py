@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vlmdebug.families.base import (
+    TYPES,
     BatchSpec,
     Facts,
     Family,
@@ -68,8 +69,10 @@ class Llava(Family):
     optional = frozenset({"high_res_pixel_values", "pixel_mask"})
     feature_key = "pixel_values"
     loud_drops = frozenset({"high_res_pixel_values"})
+    masks = frozenset({"pixel_mask"})
     variants = {
         "paligemma": {"causal": False},
+        "gemma3n": {"ignored": TYPES | {"token_type_ids"}},
         # A tower of convolutions takes zero rows.
         "fast_vlm": {"media": {"pixel_values": Media("image", without="either")}},
     }

@@ -23,6 +23,7 @@ import numpy as np
 
 from vlmdebug.errors import BadInput
 from vlmdebug.families.base import (
+    TYPES,
     BatchSpec,
     Facts,
     Family,
@@ -45,8 +46,12 @@ BROADCAST = {
 }
 _QWEN2 = {"loud_drops": NEEDS_TYPES}
 _QWEN3 = {"loud_drops": NEEDS_TYPES, "media": BROADCAST}
-_WITHOUT_MROPE = {"strict": False}
-_OMNI = {"strict": None, "causal": False}  # places are counted with the mask, or without it
+_WITHOUT_MROPE = {"strict": False, "ignored": TYPES, "placing": frozenset()}
+_OMNI = {
+    **_WITHOUT_MROPE,
+    "strict": None,
+    "causal": False,
+}  # places are counted with the mask, or without it
 
 # Features of one image of grid (t, h, w), where they are not t * h * w / merge ** 2.
 _FEATURES: dict[str, Callable[[list[int], int], int]] = {
@@ -114,6 +119,8 @@ class Qwen2_5VL(Family):
     feature_key = "image_grid_thw"
     loud_drops = frozenset({"image_grid_thw"})
     strict = True
+    ignored = frozenset()
+    placing = TYPES
     variants = {
         **dict.fromkeys(["qwen2_vl", "cosmos3_edge", "ernie4_5_vl_moe", "glm_ocr"], _QWEN2),
         **dict.fromkeys(
@@ -214,6 +221,8 @@ class NemotronHOmni(Qwen2_5VL):
     feature_key = "image_grid_hw"
     loud_drops = frozenset({"image_grid_hw"})
     strict = False
+    ignored = TYPES
+    placing = frozenset()
     variants = {}
 
     def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], Facts]:

@@ -172,7 +172,7 @@ def assemble(facts: Facts, layout: str | Layout | Mapping[str, Axis | str] | Non
             found, reading = Layout("text", axes), _no_media(facts)
     else:
         media_axes = {key: axis for key, axis in family.axes.items() if facts.has(key)}
-        known = family.layout(facts.hints.model_type)
+        known = family.layout(facts.hints)
         found = replace(
             known,
             axes={**axes, **media_axes, **overrides},

@@ -278,6 +278,7 @@ def used_chunk(
             source,
             inner,
             fits=axis is None or key == "input_ids" or _fits(batch, key, value, columns),
+            dims=len(value.shape),
         )
         if key == "input_ids":
             columns = value.shape[-1] if len(value.shape) == 2 else None
