@@ -154,6 +154,42 @@ def test_mask_of_pixels_is_missed_where_it_hides_some(family, sizes, full):
     assert vd.prove(unmasked, batch, model, chunk_size=3).ok == full
 
 
+@pytest.mark.parametrize("family", ["idefics2", "idefics3", "smolvlm"])
+@pytest.mark.parametrize("lean", [2, 1], ids=["both keys", "pixels alone"])
+def test_padding_of_samples_without_images_may_be_left_out_of_both_keys(family, lean):
+    """verl keeps what each sample owns and puts it together again: nothing for text alone."""
+    model, processor = vd.tiny.build(family)
+    batch = vd.read_batch(vd.tiny.batch(family, [0, 2, 0, 1]), processor=processor)
+    keys = ["pixel_values", "pixel_attention_mask"][:lean]
+
+    def without_padding(chunk, index):
+        return {**chunk, **{key: chunk[key][1:] for key in keys}}
+
+    slicer = changing(batch, without_padding)
+    report = vd.check(slicer, batch, chunk_size=2)
+    proof = vd.prove(slicer, batch, model, chunk_size=2)
+
+    assert (report.ok, proof.ok) == (lean == 2, lean == 2)
+    if lean == 1:
+        assert {(m.key, m.silent) for m in report.mismatches} == {("pixel_values", False)}
+        assert proof.error is not None
+
+
+@pytest.mark.parametrize("family", ["idefics3", "mllama"])
+def test_padding_that_is_needed_or_is_no_padding_may_not_be_left_out(family):
+    model, processor = vd.tiny.build(family)
+    batch = vd.read_batch(vd.tiny.batch(family, [0, 2, 1, 1]), processor=processor)
+    first = 0 if family == "idefics3" else 1  # the row that stays: padding, or not all of it
+
+    def shortened(chunk, index):
+        media = [key for key in chunk if key in batch.layout.media]
+        return {**chunk, **{key: chunk[key][first : first + 1] for key in media}}
+
+    slicer = changing(batch, shortened)
+    assert not vd.check(slicer, batch, chunk_size=2).ok
+    assert not vd.prove(slicer, batch, model, chunk_size=2).ok
+
+
 def test_what_no_model_looks_at_may_be_left_out():
     made = vd.make_batch("gemma4", [1, 2, 0])
     ids = made.inputs["input_ids"]

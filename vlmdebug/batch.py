@@ -42,10 +42,14 @@ class Ambiguity:
 
 @dataclass(frozen=True)
 class Planned:
-    """The rows one chunk should get of one key, and whether the key must be there at all."""
+    """The rows one chunk should get of one key, and whether the key must be there at all.
+
+    `lean`: rows that do as well, without the padding of samples that own no media.
+    """
 
     rows: Rows
     presence: Presence
+    lean: Rows | None = None
 
 
 class CountsByUnit(dict[str, Counts]):
@@ -177,8 +181,11 @@ class Batch:
         axis, media = self.layout[key], self.layout.media.get(key)
         rows = rows_of(self.counts[axis.unit].offsets, samples)
         presence: Presence = "required"
+        lean = None
         if media is not None and media.without != "keep":
             counts = self.counts[media.unit]
+            if media.lean:
+                lean = Rows.of([sample for sample in samples if counts[sample]])
             if not any(counts[sample] for sample in samples):
                 presence = "absent" if media.without == "omit" else "either"
                 rows = rows if media.without == "either" else Rows()
@@ -193,7 +200,7 @@ class Batch:
             presence = "either"  # no model looks at it
         elif key == "labels":
             presence = "either"  # the same logits; nobody overlooks that there is no loss
-        return Planned(rows, presence)
+        return Planned(rows, presence, lean)
 
     def is_full(self, key: str, rows: Sequence[int]) -> bool:
         """Whether these rows of a mask hide nothing of what is there; looks at their values."""

@@ -166,13 +166,21 @@ class Judge:
         if used.rows is None:
             self.unsettled[key] = wording.cannot_tell(key, self.index, used.count)
             return KeyReport("cannot tell", planned.rows, None)
-        if used.rows == planned.rows and used.source is None and self._inner_fits(key, used):
+        right = used.rows == planned.rows or (used.rows == planned.lean and self._all_lean)
+        if right and used.source is None and self._inner_fits(key, used):
             if not used.fits:
                 self.unsettled[key] = wording.cannot_tell(key, self.index, used.count)
                 return KeyReport("cannot tell", planned.rows, used.rows)
             return KeyReport("ok", planned.rows, used.rows)
         self._wrong_rows(key, planned.rows, used)
         return KeyReport("wrong rows", planned.rows, used.rows)
+
+    @cached_property
+    def _all_lean(self) -> bool:
+        """Whether the same padded rows were left out of every key that can do without them."""
+        media = self.batch.layout.media
+        lean = [used for key, used in self.chunk.keys.items() if key in media and media[key].lean]
+        return len({used.rows for used in lean}) == 1
 
     def _inner_fits(self, key: str, used: Used) -> bool:
         """Whether the padded dimension still holds every tile of the chunk's samples."""

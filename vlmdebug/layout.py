@@ -59,12 +59,14 @@ class Media:
 
     `unit` is the count that must be above zero for the chunk to need the key. `tolerates`
     names wrong lengths, beside the other media keys, that the model takes in silence:
-    `"one"` row (it is broadcast), `"none"`, `"surplus"` rows.
+    `"one"` row (it is broadcast), `"none"`, `"surplus"` rows. `lean`: beside samples with media,
+    one without may lack its padded row, for the model takes all rows as one list.
     """
 
     unit: str
     without: WithoutMedia = "omit"
     tolerates: frozenset[str] = frozenset()
+    lean: bool = False
 
     def takes(self, given: int, expected: int) -> bool:
         """Whether the model takes `given` rows where the other keys ask for `expected`."""

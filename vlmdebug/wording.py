@@ -218,7 +218,8 @@ def reordered(position: int, sample: int) -> str:
         f"The chunks hold the samples in another order: "
         f"sample {sample} came at position {position}.\n"
         "The model will not raise, but outputs put together again belong to other samples.\n"
-        "Keep the batch's order, or undo the permutation on the outputs."
+        "Keep the batch's order, or undo the permutation on the outputs and say so: "
+        "slicer.any_order = True."
     )
 
 

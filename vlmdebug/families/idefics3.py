@@ -9,7 +9,8 @@ each image ends with one global tile, marked by a `<global-img>` token.
 
 A chunk without images must be given no `pixel_values`: with its padded row Idefics3 raises
 "cannot reshape tensor of 0 elements" and SmolVLM makes features of the padding ("tokens: 0,
-features: 4"). Beside a sample with images, a text-only sample's padded row is harmless.
+features: 4"). Beside a sample with images, a text-only sample's padded row is harmless, and so is
+to leave it out of both.
 """
 
 from __future__ import annotations
@@ -45,7 +46,10 @@ class Idefics3(Family):
         "pixel_values": Axis("sample", padded="tile"),
         "pixel_attention_mask": Axis("sample", padded="tile"),
     }
-    media = {"pixel_values": Media("tile"), "pixel_attention_mask": Media("tile", without="either")}
+    media = {
+        "pixel_values": Media("tile", lean=True),
+        "pixel_attention_mask": Media("tile", without="either", lean=True),
+    }
     shapes = {
         "pixel_values": "sample, max_tiles, channels, height, width",
         "pixel_attention_mask": "sample, max_tiles, height, width",
