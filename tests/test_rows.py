@@ -6,10 +6,13 @@ which must be found and named.
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.data import default_collate
 
 import vlmdebug as vd
 from vlmdebug.families import FAMILIES
@@ -57,6 +60,13 @@ ROUTES = {
     "index array": lambda x, a, b: x[np.arange(a, b)],
     "boolean mask": lambda x, a, b: x[(torch.arange(len(x)) >= a) & (torch.arange(len(x)) < b)],
     "index in a tuple": lambda x, a, b: x[torch.arange(a, b), :],
+    "index by an empty list": lambda x, a, b: torch.cat([x[[]], x[a:b]]),
+    "index_select by keywords": lambda x, a, b: torch.index_select(
+        input=x, dim=0, index=torch.arange(a, b)
+    ),
+    "clone by keyword": lambda x, a, b: torch.clone(input=x)[a:b],
+    "pickled": lambda x, a, b: pickle.loads(pickle.dumps(x[a:b])),
+    "collated": lambda x, a, b: default_collate([x[i] for i in range(a, b)]),
     "index_select": lambda x, a, b: x.index_select(0, torch.arange(a, b)),
     "take_along_dim": lambda x, a, b: torch.take_along_dim(
         x, torch.arange(a, b).view(-1, *[1] * (x.ndim - 1)), 0

@@ -74,7 +74,10 @@ class FollowCopies(TorchFunctionMode):
             keys.add(found[0])
             return found[1:]
 
-        found = rule(known, out, args, kwargs)
+        try:
+            found = rule(known, out, args, kwargs)
+        except Exception:  # called in a way no rule foresees: its rows are told by value
+            return
         if found is None or len(keys) != 1:  # rows of two keys in one tensor are told by value
             return
         rows, dim = found
@@ -133,7 +136,7 @@ def _taken(rows: Numbers, index: Any, dim: int) -> Any:
     if isinstance(index, torch.Tensor):
         index = index.detach().cpu().numpy()
     if isinstance(index, (list, np.ndarray)):
-        index = np.asarray(index)
+        index = np.asarray(index) if len(index) else np.empty(0, dtype=np.int64)
         if index.ndim != 1:
             return None
     elif not isinstance(index, slice):
