@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import BatchFeature
 
 import vlmdebug as vd
 from vlmdebug import slicers
 from vlmdebug.slicers import STORY
+from vlmdebug.tracing.check import AskedDict
 
 IMAGES_104 = [*((2, 0, 3, 1, 2)[sample % 5] for sample in range(63)), 3]
 
@@ -38,6 +40,44 @@ def test_right_slicer_is_right_in_every_chunk_size(batch):
         assert report.ok
         assert report.verdict == "OK"
         report.raise_for_mismatch()
+
+
+@pytest.mark.parametrize(
+    "as_used",
+    [
+        lambda inputs: inputs,
+        lambda inputs: inputs.to("cpu"),
+        lambda inputs: inputs.to(torch.device("cpu"), torch.bfloat16),
+        lambda inputs: inputs.to(torch.float64),
+        lambda inputs: inputs.to(device="cpu", non_blocking=True),
+        lambda inputs: inputs.data,
+        lambda inputs: inputs.copy(),
+        lambda inputs: {**inputs},
+    ],
+)
+def test_inputs_are_used_as_what_a_processor_returns_is(batch, as_used):
+    real = BatchFeature({**batch.inputs})
+
+    def by_sample(inputs, chunk_size):
+        inputs = as_used(inputs)
+        for start in range(0, len(inputs["input_ids"]), chunk_size):
+            yield {key: inputs[key][start : start + chunk_size] for key in batch.layout}
+
+    def corrected(inputs, chunk_size):
+        return slicers.corrected(as_used(inputs), chunk_size)
+
+    assert vd.check(corrected, batch).ok
+    assert {m.key for m in vd.check(by_sample, batch).mismatches} == set(batch.layout.media)
+    used, given = as_used(AskedDict(real)), as_used(real)
+    assert {key: used[key].dtype for key in real} == {key: given[key].dtype for key in real}
+
+
+def test_names_asked_for_in_vain_are_known_whatever_they_are_asked_of(batch):
+    asked = AskedDict(batch.inputs)
+
+    assert asked.copy().to("cpu").get("pixel_position_ids") is None
+    assert not hasattr(asked.data, "stale")
+    assert [*asked.asked] == ["pixel_position_ids", "stale"]
 
 
 # --- one code each -------------------------------------------------------------------------

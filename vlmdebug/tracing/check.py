@@ -186,12 +186,39 @@ class NoChunks(BadInput):
 class AskedDict(dict[str, Any]):
     """The inputs a slicer gets; remembers the names it asked for in vain.
 
-    Attribute access works too, as on the `BatchFeature` that a processor returns.
+    Attributes, `.to` and `.data` work too, as on the `BatchFeature` that a processor returns.
     """
 
     def __init__(self, inputs: Mapping[str, Any]) -> None:
         super().__init__(inputs)
         self.__dict__["asked"] = {}
+
+    @property
+    def data(self) -> AskedDict:
+        return self
+
+    def copy(self) -> AskedDict:
+        return self._with(self)
+
+    def to(self, *args: Any, **kwargs: Any) -> AskedDict:
+        """Every tensor on that device; those of floating point in that dtype."""
+        place = kwargs.get("device", args[0] if args else None)
+        names_device = isinstance(place, (str, int)) or type(place).__name__ == "device"
+
+        def moved(value: Any) -> Any:
+            if not hasattr(value, "is_floating_point"):
+                return value
+            if value.is_floating_point():
+                return value.to(*args, **kwargs)
+            return value.to(place) if names_device else value
+
+        return self._with({key: moved(value) for key, value in self.items()})
+
+    def _with(self, inputs: Mapping[str, Any]) -> AskedDict:
+        """Other inputs, whose names asked for in vain are noted here."""
+        made = AskedDict(inputs)
+        made.__dict__["asked"] = self.__dict__["asked"]
+        return made
 
     def get(self, key: str, default: Any = None) -> Any:
         self._note(key)
