@@ -56,6 +56,13 @@ def test_every_kind_of_mistake_has_its_own_counterexample():
     assert "gemma4: images per sample [2, 1], chunk size 1" in map(repr, found)
 
 
+def test_no_case_comes_twice_and_what_is_written_tells_cases_apart():
+    found = vd.falsify_all(slicers.merged_5452, families=["internvl", "gemma4"])
+
+    assert len({repr(example) for example in found}) == len(found) > 2
+    assert any("sizes [2]" in repr(example) for example in found)
+
+
 def test_off_by_one_on_the_last_chunk_falls():
     def floor(inputs, chunk_size):
         chunks = list(slicers.corrected(inputs, chunk_size))
@@ -139,6 +146,13 @@ def test_slicer_that_is_wrong_for_videos_alone_falls(family, change):
 
     assert "videos per sample" in repr(found)
     assert {m.key for m in found.report.mismatches} <= {None, "pixel_values_videos"}
+
+
+def test_what_is_missing_is_called_by_its_name():
+    found = vd.falsify(with_videos_by(by_sample), families=["llava_next"])
+
+    assert found.report.findings[0].message.startswith("sample 0 has no video but was given")
+    assert "Leave pixel_values_videos out of a chunk without videos." in str(found.report)
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma4"])

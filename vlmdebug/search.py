@@ -143,14 +143,14 @@ def falsify_all(
     seed: int = 0,
     tried: MutableMapping[str, int] | None = None,
 ) -> tuple[Counterexample, ...]:
-    """As `falsify`, but one counterexample for every family and every kind of mismatch met."""
+    """As `falsify`, but for every family and every kind of mismatch met; no case comes twice."""
     search = _Search(slicer, max_examples, seconds, seed, {} if tried is None else tried)
     found = [
         search.smallest(family, kind)
         for family in _families(families)
         for kind in sorted(search.kinds(family))
     ]
-    return tuple(example for example in found if example is not None)
+    return tuple({example.case: example for example in found if example is not None}.values())
 
 
 def make_batch(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from vlmdebug.layout import plural
+from vlmdebug.layout import STREAMS, plural
 from vlmdebug.plan import Rows
 
 if TYPE_CHECKING:
@@ -133,10 +133,12 @@ def must_be_absent(batch: Batch, key: str, samples: Sequence[int], used: Used) -
     rows = "rows that cannot be told" if used.rows is None else _rows(batch, key, used.rows)
     if not used.count:
         rows = f"{key} with zero rows"
+    unit = batch.layout.media[key].unit if key in batch.layout.media else ""
+    thing = unit if unit in STREAMS else "image"
     return (
-        f"{name_samples(samples)} {has} no image but {verb} given {rows}.\n"
+        f"{name_samples(samples)} {has} no {thing} but {verb} given {rows}.\n"
         f"{batch.layout.family} cannot take {key} there, not even empty.\n"
-        f"Leave {key} out of a chunk without images."
+        f"Leave {key} out of a chunk without {plural(thing)}."
     )
 
 

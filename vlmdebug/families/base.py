@@ -165,7 +165,7 @@ class BatchSpec:
     """A batch to be made: images per sample, one size number per image, and videos likewise.
 
     What an image's size means is the family's: grid side, tiles, soft tokens; a video's is its
-    frames. The text is short.
+    frames. The text is short: sizes and frames of 1, the smallest, go without saying.
     """
 
     family: str
@@ -176,11 +176,11 @@ class BatchSpec:
 
     def __repr__(self) -> str:
         parts = [f"{self.family}: images per sample {list(self.images_per_sample)}"]
-        if len(set(self.sizes)) > 1:
+        if set(self.sizes) - {1}:
             parts.append(f"sizes {list(self.sizes)}")
         if self.frames:
             parts.append(f"videos per sample {list(self.videos_per_sample)}")
-        if len(set(self.frames)) > 1:
+        if set(self.frames) - {1}:
             parts.append(f"frames {list(self.frames)}")
         return ", ".join(parts)
 

@@ -1,4 +1,4 @@
-"""The page of known bugs: each one prints what the page says, and its mended code passes."""
+"""Pages of code to copy: each block prints what the page says, and a mended one passes."""
 
 from __future__ import annotations
 
@@ -7,23 +7,32 @@ import io
 import re
 from pathlib import Path
 
-PAGE = (Path(__file__).parent.parent / "docs" / "known_bugs.md").read_text(encoding="utf-8")
+import pytest
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGE = (DOCS / "known_bugs.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"```(python|text)\n(.*?)```", re.DOTALL)
 
 
-def test_every_bug_prints_what_the_page_says_and_its_fix_passes():
+@pytest.mark.parametrize("page", ["known_bugs.md", "your_trainer.md"])
+def test_every_block_prints_what_the_page_says(page):
+    text_of_page = (DOCS / page).read_text(encoding="utf-8")
     namespace: dict[str, object] = {}
     printed, compared = "", 0
-    for language, text in BLOCK.findall(PAGE):
+    for language, text in BLOCK.findall(text_of_page):
         if language == "text":
             assert printed.strip() == text.strip()
             compared += 1
             continue
         with contextlib.redirect_stdout(io.StringIO()) as out:
-            exec(compile(text, "known_bugs.md", "exec"), namespace)
+            exec(compile(text, page, "exec"), namespace)
         printed = out.getvalue()
 
-    assert compared == PAGE.count("\n## ")
+    assert compared == text_of_page.count("```text") >= 3
+
+
+def test_every_bug_has_what_it_prints():
+    assert PAGE.count("```text") == PAGE.count("\n## ")
 
 
 def test_every_wrong_version_is_found_and_every_fix_is_asserted():
