@@ -108,6 +108,40 @@ def test_a_key_is_called_dropped_where_the_model_misses_it(family, built, images
         assert None in said or (False in said) == (proof.error is not None), (key, proof)
 
 
+def trimmed(batch, other=None):
+    """Chunks of one sample without its padding; key `other` loses columns of the other end."""
+    tokens = [key for key in batch.layout if key not in batch.layout.media]
+
+    def slicer(inputs, chunk_size):
+        for chunk in batch.chunks(1):
+            places = chunk["attention_mask"][0].nonzero()
+            first, stop = int(places[0]), int(places[-1]) + 1
+            for key in chunk.keys() & {*tokens, "cross_attention_mask"}:
+                width = chunk[key].shape[1]
+                ends = (width - stop, width - first) if key == other else (first, stop)
+                chunk[key] = chunk[key][:, slice(*ends)]
+            yield chunk
+
+    return slicer
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_columns_are_called_others_where_the_model_misses_its_own(family, built, side):
+    images = (2, 1, 1) if family in REFUSES_TEXT else (2, 0, 1)
+    texts = ["Look at these two pictures, please.", "No image.", "Hm?"]
+    inputs = vd.tiny.batch(family, images, texts=texts, padding_side=side)
+    model, processor = built[family]
+    batch = vd.read_batch(inputs, processor=processor, config=model.config)
+    if not vd.prove(trimmed(batch), batch, model).ok:
+        pytest.skip("how far a token is from the first column matters to this model")
+
+    assert vd.check(trimmed(batch), batch).ok
+    for key in batch.layout.keys() - batch.layout.media.keys() - {"input_ids", "labels"}:
+        slicer = trimmed(batch, key)
+
+        assert vd.check(slicer, batch).ok == vd.prove(slicer, batch, model).ok, key
+
+
 def test_config_alone_counts_as_the_processor_does(family, built):
     model, _ = built[family]
     images = (2, 0, 1)

@@ -202,6 +202,19 @@ class Batch:
             presence = "either"  # the same logits; nobody overlooks that there is no loss
         return Planned(rows, presence, lean)
 
+    @cached_property
+    def token_dims(self) -> dict[str, int]:
+        """The dimension that lies along the columns of `input_ids`, of each key that has one."""
+        found = {}
+        for key, axis in self.layout.items():
+            shape = [*getattr(self.inputs[key], "shape", ())]
+            tokens = axis.unit == "sample" and key not in self.layout.media and len(shape) > 1
+            if axis.columns:
+                found[key] = axis.dim + 1
+            elif tokens and shape[-1] == self.inputs["input_ids"].shape[-1]:
+                found[key] = len(shape) - 1
+        return found
+
     def is_full(self, key: str, rows: Sequence[int]) -> bool:
         """Whether these rows of a mask hide nothing of what is there; looks at their values."""
         mask, padded = self.inputs[key], self.layout[key].padded

@@ -60,6 +60,8 @@ class Used:
         source: The batch key whose rows these are, if it is another one.
         inner: Length of the padded dimension that follows the axis, if the layout has one.
         fits: Whether its other dimensions are as long as the batch's.
+        columns: How many columns of tokens it has, where it lies along them.
+        in_step: Whether its columns of tokens are those of the chunk's `input_ids`.
         dims: How many dimensions it has.
     """
 
@@ -68,6 +70,8 @@ class Used:
     source: str | None = None
     inner: int | None = None
     fits: bool = True
+    columns: int | None = None
+    in_step: bool = True
     dims: int = 0
 
 
@@ -168,6 +172,9 @@ class Judge:
             return KeyReport("cannot tell", planned.rows, None)
         right = used.rows == planned.rows or (used.rows == planned.lean and self._all_lean)
         if right and used.source is None and self._inner_fits(key, used):
+            if not used.in_step:
+                self._other_columns(key, used)
+                return KeyReport("wrong rows", planned.rows, used.rows)
             if not used.fits:
                 self.unsettled[key] = wording.cannot_tell(key, self.index, used.count)
                 return KeyReport("cannot tell", planned.rows, used.rows)
@@ -238,6 +245,12 @@ class Judge:
             self.batch, key, self.samples, planned, used, silent, units, self._balance
         )
         self._add(code, message, key, planned, used.rows, silent, cause=_cause(units))
+
+    def _other_columns(self, key: str, used: Used) -> None:
+        ids = self.chunk.keys["input_ids"]
+        silent = True if used.columns == ids.columns else None
+        message = wording.other_columns(self.batch, key, self.samples, used, ids)
+        self._add("VLM011", message, key, used.rows, used.rows, silent, cause="columns")
 
     def _unknown_key(self, key: str, used: Used) -> KeyReport:
         missing = [name for name in self.batch.layout if name not in self.chunk.keys]

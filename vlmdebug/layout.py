@@ -37,12 +37,20 @@ class Axis:
     """The unit that the rows of one tensor count, and the dimension they lie on.
 
     `padded` names what a further dimension is padded over: Idefics3's `pixel_values` is
-    `(sample, max_tiles, 3, height, width)`, so `Axis("sample", padded="tile")`.
+    `(sample, max_tiles, 3, height, width)`, so `Axis("sample", padded="tile")`. It is the next one
+    after `dim`, or the one after the columns of `input_ids` where `columns` says that these come
+    first: Mllama's `cross_attention_mask` is `(sample, seq, max_images, max_tiles)`.
     """
 
     unit: str
     dim: int = 0
     padded: str | None = field(default=None, compare=False)
+    columns: bool = field(default=False, compare=False)
+
+    @property
+    def padded_dim(self) -> int:
+        """The dimension that is padded, where one is."""
+        return self.dim + (2 if self.columns else 1)
 
     def __str__(self) -> str:
         if self.unit == "ambiguous":

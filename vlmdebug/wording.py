@@ -110,6 +110,21 @@ def _remedy(batch: Batch, key: str, used: Used, units: Sequence[str]) -> str:
     return f"Cut {key} per {unit}{mistaken}; vlmdebug.export(batch) writes that code."
 
 
+def other_columns(batch: Batch, key: str, samples: Sequence[int], used: Used, ids: Used) -> str:
+    """VLM011: the right rows, trimmed or padded otherwise than `input_ids`."""
+    verb, its = ("was", "its") if len(samples) == 1 else ("were", "their")
+    if used.columns == ids.columns:
+        said = f"{key} with other columns than {its} input_ids"
+        what = "Both are the same length, so the model will not raise: it reads other tokens."
+    else:
+        said = f"{key} with {used.columns} columns beside {ids.columns} of {its} input_ids"
+        what = "Depending on the model it raises or computes something else."
+    return (
+        f"{name_samples(samples)} {verb} given {said}.\n{what}\n"
+        "Trim and pad all that lies along the tokens by the same columns."
+    )
+
+
 def dropped(
     batch: Batch, key: str, samples: Sequence[int], planned: Rows, silent: bool | None
 ) -> str:

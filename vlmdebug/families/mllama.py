@@ -38,7 +38,7 @@ class Mllama(Family):
     models = ("mllama",)
     axes = {
         **{key: Axis("sample", padded="image") for key in KEYS},
-        "cross_attention_mask": Axis("sample"),
+        "cross_attention_mask": Axis("sample", padded="image", columns=True),
     }
     media = {key: Media("image", without="keep") for key in KEYS}
     shapes = {

@@ -20,6 +20,7 @@ from vlmdebug.families.read import read_batch
 from vlmdebug.judge import Run, Used, UsedChunk
 from vlmdebug.plan import Rows, chunk_bounds
 from vlmdebug.report import Report
+from vlmdebug.tracing.columns import Columns
 from vlmdebug.tracing.rows import RowFinder
 
 if TYPE_CHECKING:
@@ -280,7 +281,8 @@ def used_chunk(
     keys: dict[str, Used] = {}
     samples: Rows | range = planned_samples
     names = sorted(given.keys(), key=lambda key: key != "input_ids")  # samples first
-    placeholders, columns = None, None
+    placeholders, width, ids, columns = None, None, None, None
+    whole = batch.inputs["input_ids"].shape[-1]
     clips: dict[str, int] = {}
     for key in names:
         if key in BOOKKEEPING:
@@ -297,18 +299,32 @@ def used_chunk(
         dim = axis.dim if axis else 0
         rows, source = finder.rows(key, value, partial(_planned, batch, key, samples))
         inner = None
-        if axis is not None and axis.padded and len(value.shape) > dim + 1:
-            inner = value.shape[dim + 1]
+        if axis is not None and axis.padded and len(value.shape) > axis.padded_dim:
+            inner = value.shape[axis.padded_dim]
+        told = rows is not None and not rows.foreign and source is None
+        at = batch.token_dims.get(key)
+        wide = value.shape[at] if at is not None and len(value.shape) > at else None
+        in_step = None
+        if ids is not None and wide is not None and rows is not None and told:
+            if wide == width == whole:
+                in_step = True
+            else:
+                columns = columns or Columns(batch, *ids)
+                in_step = columns.in_step(key, value, rows)
         keys[key] = Used(
             rows,
             value.shape[dim] if len(value.shape) > dim else 1,
             source,
             inner,
-            fits=axis is None or key == "input_ids" or _fits(batch, key, value, columns),
+            fits=axis is None or key == "input_ids" or _fits(batch, key, value, width, in_step),
+            columns=wide,
+            in_step=in_step is not False,
             dims=len(value.shape),
         )
         if key == "input_ids":
-            columns = value.shape[-1] if len(value.shape) == 2 else None
+            width = value.shape[-1] if len(value.shape) == 2 else None
+            if rows is not None and told and width is not None:
+                ids = value, rows
             if rows is not None and not rows.foreign and source is None:
                 samples = rows
             known = rows if source is None else None
@@ -345,22 +361,24 @@ def _numbers(value: Any) -> Any:
         return value
 
 
-def _fits(batch: Batch, key: str, value: Any, columns: int | None) -> bool:
+def _fits(batch: Batch, key: str, value: Any, width: int | None, in_step: bool | None) -> bool:
     """Whether the dimensions beside the rows' are the batch's own.
 
-    Columns of tokens are those of the chunk's `input_ids`. The dimension that the layout pads is
-    left out where it is known how far it must reach.
+    There are as many columns of tokens as in the chunk's `input_ids`, `width`, or they are judged
+    by themselves (`in_step`). The dimension that the layout pads is left out where it is known how
+    far it must reach.
     """
     axis, whole, given = batch.layout[key], batch.inputs[key].shape, value.shape
-    width = batch.inputs["input_ids"].shape[-1]
     if len(given) != len(whole):
         return False
-    if axis.dim == 0 and given[1:] == whole[1:] and columns in (None, width):
+    tokens = batch.token_dims.get(key)
+    if axis.dim == 0 and given[1:] == whole[1:] and (in_step or width is None or tokens is None):
         return True
     expected = list(whole)
-    if columns is not None and key not in batch.layout.media and expected[-1] == width:
-        expected[-1] = columns
-    skipped = axis.dim + 1 if axis.unit == "sample" and axis.padded in batch.counts else axis.dim
+    if width is not None and tokens is not None:
+        expected[tokens] = given[tokens] if in_step is not None else width
+    reaches = axis.unit == "sample" and axis.padded in batch.counts
+    skipped = axis.padded_dim if reaches else axis.dim
     return all(
         given[index] == size
         for index, size in enumerate(expected)

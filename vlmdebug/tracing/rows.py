@@ -122,7 +122,7 @@ class _Values:
         """Row numbers, -1 for a row of other values; None where shapes cannot be compared."""
         if len(tensor.shape) != self._table.ndim:
             return None
-        table = _table(_host(tensor), self._dim)
+        table = _table(host(tensor), self._dim)
         expected = list(planned or ())
         if table.shape[1:] == self._table.shape[1:]:
             if self._equal(table, expected):
@@ -133,7 +133,7 @@ class _Values:
     def equal(self, tensor: Any, planned: Rows) -> bool:
         """Whether the tensor holds the planned rows' values, to the bit."""
         return len(tensor.shape) == self._table.ndim and self._equal(
-            _table(_host(tensor), self._dim), list(planned)
+            _table(host(tensor), self._dim), list(planned)
         )
 
     def _equal(self, table: np.ndarray, expected: Sequence[int]) -> bool:
@@ -205,7 +205,7 @@ def _table(values: np.ndarray, dim: int) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(values, dim, 0))
 
 
-def _host(tensor: Any) -> np.ndarray:
+def host(tensor: Any) -> np.ndarray:
     """The tensor's values in host memory; 16-bit floats numpy lacks are widened exactly."""
     if not hasattr(tensor, "detach"):
         return np.asarray(tensor)
@@ -219,7 +219,6 @@ def _host(tensor: Any) -> np.ndarray:
 def _cast(tensor: Any, like: Any) -> np.ndarray:
     """The batch's own tensor as the copy would hold it after `.to(dtype)`."""
     if hasattr(tensor, "to") and hasattr(like, "detach") and tensor.dtype != like.dtype:
-        return _host(tensor.detach().to(like.dtype))
-    host = _host(tensor)
-    target = _host(like).dtype
-    return host if host.dtype == target else host.astype(target)
+        return host(tensor.detach().to(like.dtype))
+    values, target = host(tensor), host(like).dtype
+    return values if values.dtype == target else values.astype(target)

@@ -1,0 +1,76 @@
+"""Columns of tokens: what lies along `input_ids` is trimmed and padded by the same columns.
+
+Rows may be the right ones and their columns not, as `input_ids[:, 9:]` beside
+`attention_mask[:, :-9]`. Columns are told by value, so that a cut which changes nothing is no
+mismatch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from vlmdebug.batch import Batch
+from vlmdebug.plan import Rows
+from vlmdebug.tracing.rows import host
+
+
+class Columns:
+    """The columns of one call, by its `input_ids`, which are these rows of the batch's."""
+
+    def __init__(self, batch: Batch, ids: Any, rows: Rows) -> None:
+        self._batch, self._width = batch, ids.shape[-1]
+        self._moved = self._width != batch.inputs["input_ids"].shape[-1]
+        # Columns of the batch where these may begin; below 0: behind columns that were added.
+        self._begins = self._found("input_ids", ids, rows) if self._moved else [0]
+
+    def in_step(self, key: str, value: Any, rows: Rows) -> bool | None:
+        """Whether `value`, these rows of `key`, has the columns of `input_ids`.
+
+        None where it begins with them and has more: some models look no further, others raise.
+        """
+        dim = self._batch.token_dims[key]
+        wide = value.shape[dim]
+        if wide == self._width and not self._moved:
+            return True
+        if not self._begins or key in self._batch.layout.ignored:
+            return True  # there is nothing to compare with, or nobody looks
+        if wide < self._width:
+            return False
+        first = value[(slice(None),) * dim + (slice(0, self._width),)]
+        begins = self._found(key, first, rows, self._begins)
+        if not begins:
+            return False
+        self._begins = begins
+        return True if wide == self._width or self._batch.layout[key].columns else None
+
+    def _found(
+        self, key: str, value: Any, rows: Rows, among: Iterable[int] | None = None
+    ) -> list[int]:
+        """Where columns equal to the value's begin in these rows of the batch."""
+        axis, dim = self._batch.layout[key], self._batch.token_dims[key]
+        ours, theirs = host(self._batch.inputs[key]).take(list(rows), axis.dim), host(value)
+        if axis.padded and ours.ndim == theirs.ndim:
+            reach = range(min(ours.shape[axis.padded_dim], theirs.shape[axis.padded_dim]))
+            ours, theirs = (one.take(reach, axis.padded_dim) for one in (ours, theirs))
+        ours, theirs = np.moveaxis(ours, dim, -1), np.moveaxis(theirs, dim, -1)
+        if ours.shape[:-1] != theirs.shape[:-1]:
+            return list(among or ())  # other dimensions are judged by themselves
+        return list(_begins(ours, theirs, among))
+
+
+def _begins(ours: np.ndarray, theirs: np.ndarray, among: Iterable[int] | None) -> Iterator[int]:
+    """Where the last dimension of the one lies in the other's; below 0 if theirs is longer."""
+    longer = theirs.shape[-1] > ours.shape[-1]
+    within, short, sign = (theirs, ours, -1) if longer else (ours, theirs, 1)
+    size = short.shape[-1]
+    room = within.shape[-1] - size
+    if among is None:
+        like_first = within[..., : room + 1] == short[..., :1]
+        among = sign * np.flatnonzero(like_first.reshape(-1, room + 1).all(axis=0))
+    for begin in among:
+        at = sign * int(begin)
+        if 0 <= at <= room and np.array_equal(within[..., at : at + size], short):
+            yield int(begin)
