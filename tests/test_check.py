@@ -97,6 +97,15 @@ def test_wrong_rows_of_another_number_are_loud(batch):
     assert (first.planned, first.used, first.silent) == (range(3), range(4), False)
 
 
+def test_wrong_rows_of_tokens_are_not_called_pixels(batch):
+    masks = batch.inputs["attention_mask"]
+    masks[3, 0] = 0
+    other = changing(batch, lambda c, i: {**c, "attention_mask": masks[[3]]} if i == 0 else c)
+    (finding,) = vd.check(other, batch).findings
+
+    assert "the model will not raise: it reads the wrong tokens.\n" in finding.message
+
+
 def test_wrong_rows_of_the_same_number_are_silent(batch):
     pixels = batch.inputs["pixel_values"]
     swapped = changing(

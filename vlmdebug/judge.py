@@ -248,8 +248,9 @@ class Judge:
 
     def _other_columns(self, key: str, used: Used) -> None:
         ids = self.chunk.keys["input_ids"]
-        silent = True if used.columns == ids.columns else None
-        message = wording.other_columns(self.batch, key, self.samples, used, ids)
+        as_many, strict = used.columns == ids.columns, self.batch.layout.strict is not False
+        silent = True if as_many and not strict else None  # M-RoPE looks for its images there
+        message = wording.other_columns(key, self.samples, used, ids, silent)
         self._add("VLM011", message, key, used.rows, used.rows, silent, cause="columns")
 
     def _unknown_key(self, key: str, used: Used) -> KeyReport:

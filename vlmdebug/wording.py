@@ -57,7 +57,14 @@ def wrong_rows(
     said = [
         f"{name_samples(samples)} {verb} given {_given(batch, key, used)} "
         f"but {own} {_rows(batch, key, planned)}.",
-        _consequence(silent, balance, len(used.rows) == len(planned)),
+        _consequence(
+            silent,
+            balance,
+            len(used.rows) == len(planned),
+            "it sees the wrong pixels"
+            if key in batch.layout.media
+            else "it reads the wrong tokens",
+        ),
         _remedy(batch, key, used, units),
     ]
     return "\n".join(line for line in said if line)
@@ -83,14 +90,14 @@ def _rows(batch: Batch, key: str, rows: Rows) -> str:
     return f"{key}[{rows}] ({number(len(rows), 'row')}{f': {whose}' if whose else ''})"
 
 
-def _consequence(silent: bool | None, balance: tuple[int, int] | None, same: bool) -> str:
+def _consequence(
+    silent: bool | None, balance: tuple[int, int] | None, same: bool, then: str
+) -> str:
     if silent is None:
         return "Whether the model raises cannot be told from the batch."
     if silent:
         if same:
-            return (
-                "Both are the same length, so the model will not raise: it sees the wrong pixels."
-            )
+            return f"Both are the same length, so the model will not raise: {then}."
         return "Features and placeholders still add up, so the model will not raise."
     if balance is not None and balance[0] != balance[1]:
         return (
@@ -110,15 +117,19 @@ def _remedy(batch: Batch, key: str, used: Used, units: Sequence[str]) -> str:
     return f"Cut {key} per {unit}{mistaken}; vlmdebug.export(batch) writes that code."
 
 
-def other_columns(batch: Batch, key: str, samples: Sequence[int], used: Used, ids: Used) -> str:
+def other_columns(
+    key: str, samples: Sequence[int], used: Used, ids: Used, silent: bool | None
+) -> str:
     """VLM011: the right rows, trimmed or padded otherwise than `input_ids`."""
     verb, its = ("was", "its") if len(samples) == 1 else ("were", "their")
     if used.columns == ids.columns:
         said = f"{key} with other columns than {its} input_ids"
-        what = "Both are the same length, so the model will not raise: it reads other tokens."
     else:
         said = f"{key} with {used.columns} columns beside {ids.columns} of {its} input_ids"
-        what = "Depending on the model it raises or computes something else."
+    what = {
+        True: "Both are the same length, so the model will not raise: it reads other tokens.",
+        None: "Depending on the model it raises or computes something else.",
+    }[silent or None]
     return (
         f"{name_samples(samples)} {verb} given {said}.\n{what}\n"
         "Trim and pad all that lies along the tokens by the same columns."

@@ -66,6 +66,8 @@ def _begins(ours: np.ndarray, theirs: np.ndarray, among: Iterable[int] | None) -
     longer = theirs.shape[-1] > ours.shape[-1]
     within, short, sign = (theirs, ours, -1) if longer else (ours, theirs, 1)
     size = short.shape[-1]
+    if not size:
+        return
     room = within.shape[-1] - size
     if among is None:
         like_first = within[..., : room + 1] == short[..., :1]
