@@ -47,11 +47,8 @@ BROADCAST = {
 _QWEN2 = {"loud_drops": NEEDS_TYPES}
 _QWEN3 = {"loud_drops": NEEDS_TYPES, "media": BROADCAST}
 _WITHOUT_MROPE = {"strict": False, "ignored": TYPES, "placing": frozenset()}
-_OMNI = {
-    **_WITHOUT_MROPE,
-    "strict": None,
-    "causal": False,
-}  # places are counted with the mask, or without it
+# Places are counted with the mask, or without it.
+_OMNI = {**_WITHOUT_MROPE, "strict": None, "causal": False}
 
 # Features of one image of grid (t, h, w), where they are not t * h * w / merge ** 2.
 _FEATURES: dict[str, Callable[[list[int], int], int]] = {
