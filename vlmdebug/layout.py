@@ -45,7 +45,7 @@ class Axis:
     unit: str
     dim: int = 0
     padded: str | None = field(default=None, compare=False)
-    columns: bool = field(default=False, compare=False)
+    columns: bool = field(default=False, compare=False, repr=False)
 
     @property
     def padded_dim(self) -> int:
