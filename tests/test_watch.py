@@ -12,6 +12,7 @@ import torch
 
 import vlmdebug as vd
 from vlmdebug import slicers
+from vlmdebug.families.read import assemble
 from vlmdebug.tracing.watch import MismatchWarning
 
 
@@ -101,7 +102,167 @@ def test_copied_chunks_are_judged_by_themselves(built):
         list(run(model, [*right, short]))
 
     assert [call.ok for call in trace.calls] == [True, True, False]
-    assert {m.code for m in trace.calls[2].report.mismatches} == {"VLM010"}
+    assert {m.code for m in trace.calls[2].report.mismatches} == {"VLM009"}
+
+
+def dealt(inputs, first):
+    """Every second sample and image, from `first` on, as a batch is dealt out to two workers."""
+    return {key: value[first::2] for key, value in inputs.items()}
+
+
+def test_rows_that_were_dealt_out_are_told_from_their_neighbours(built):
+    model, processor = built["gemma4"]
+    inputs = dict(batch_of("gemma4", built, (1, 1, 1, 1)).inputs)
+    right = [dealt(inputs, 0), dealt(inputs, 1)]
+    wrong = {**right[0], "pixel_values": right[1]["pixel_values"]}
+    with vd.watch(model, processor=processor, on_mismatch="record") as trace:
+        outputs = list(run(model, [*right, wrong]))
+
+    assert isinstance(outputs[2], torch.Tensor)
+    assert [call.ok for call in trace.calls] == [True, True, False]
+    assert {(m.code, m.key) for m in trace.calls[2].report.mismatches} == {
+        ("VLM002", "pixel_values")
+    }
+
+
+def test_one_row_of_a_dealt_batch_is_read(built):
+    """A single row is contiguous, however far apart the rows of its parent lie."""
+    model, processor = built["gemma4"]
+    inputs = dict(batch_of("gemma4", built, (1, 1, 1, 1)).inputs)
+    second = {key: value[::2][1:2] for key, value in inputs.items()}
+    with vd.watch(model, processor=processor, on_mismatch="raise") as trace:
+        list(run(model, [second]))
+
+    assert trace.ok
+    assert trace.calls[0].report.chunks[0].samples == (2,)
+
+
+def test_columns_that_were_trimmed_in_step_are_right_and_others_are_wrong(built):
+    model, processor = built["gemma4"]
+    chunk = {k: v.clone() for k, v in next(batch_of("gemma4", built).chunks(2)).items()}
+    width = chunk["input_ids"].shape[1]
+    tokens = {k: v for k, v in chunk.items() if v.ndim == 2}
+    trimmed = {**chunk, **{k: v[:, : width - 1] for k, v in tokens.items()}}
+    shifted = {**trimmed, "attention_mask": chunk["attention_mask"][:, 1:]}
+    with vd.watch(model, processor=processor, on_mismatch="record") as trace:
+        list(run(model, [trimmed, shifted]))
+
+    assert [call.ok for call in trace.calls] == [True, False]
+    assert {m.code for m in trace.calls[1].report.mismatches} == {"VLM011"}
+
+
+def test_keys_that_a_later_chunk_lacks_are_missed_where_they_are_needed(built):
+    model, processor = built["gemma4"]
+    first, second, _, text = batch_of("gemma4", built).chunks(1)
+    dropped = {k: v for k, v in second.items() if k not in ("pixel_values", "image_position_ids")}
+    with vd.watch(model, processor=processor, on_mismatch="record") as trace:
+        list(run(model, [first, text, dropped]))
+
+    assert "pixel_values" not in text
+    assert [call.ok for call in trace.calls] == [True, True, False]
+    assert {(m.code, m.key) for m in trace.calls[2].report.mismatches} == {
+        ("VLM003", "pixel_values"),
+        ("VLM003", "image_position_ids"),
+    }
+
+
+def test_columns_that_hold_no_image_need_none(built):
+    """As answers are scored behind a cache, or by themselves."""
+    model, processor = built["gemma4"]
+    batch = batch_of("gemma4", built)
+    whole = next(batch.chunks(2))
+    image = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
+    begin = int((whole["input_ids"] == image).nonzero()[:, 1].max()) + 1
+    answers = {k: v[:, begin:] for k, v in whole.items() if k in ("input_ids", "attention_mask")}
+    with vd.watch(model, processor=processor, on_mismatch="record") as trace, torch.no_grad():
+        cache = model(**whole, use_cache=True).past_key_values
+        list(run(model, [answers, {"input_ids": answers["input_ids"], "past_key_values": cache}]))
+
+    assert answers["input_ids"].shape[1] > 0
+    assert [call.ok for call in trace.calls] == [True] * 3
+
+
+@pytest.mark.parametrize("away", [False, True])
+@pytest.mark.parametrize("how", ["one buffer", "stacked"])
+def test_keys_that_share_one_memory_are_no_rows_of_each_other(how, away, built, monkeypatch):
+    """Megatron broadcasts all tensors of a dtype in one buffer and gives views of it."""
+    model, processor = built["gemma4"]
+    inputs = dict(vd.tiny.batch("gemma4", [1, 1, 0, 1], sizes=(160, 160)))
+    names = [key for key, value in inputs.items() if value.ndim == 2]
+    stacked = torch.stack([inputs[key] for key in names])
+    if how == "one buffer":
+        pieces = stacked.reshape(-1).split(inputs["input_ids"].numel())
+        shared = [piece.view(inputs["input_ids"].shape) for piece in pieces]
+    else:
+        shared = stacked.unbind()
+    inputs.update(zip(names, shared, strict=True))
+    if away:
+        Accelerator(monkeypatch)
+    with vd.watch(model, processor=processor, on_mismatch="record") as trace:
+        list(run(model, [inputs, *vd.read_batch(inputs, processor=processor).chunks(1)]))
+
+    assert [call.ok for call in trace.calls] == [True] * 5
+
+
+def next_batch(into, batch, how):
+    """Write another batch of the same shapes over the tensors of `into`."""
+    for key, value in batch.items():
+        if how == "copy_":
+            into[key].copy_(value)
+        elif how == "data":
+            into[key].data.copy_(value)
+        elif how == "numpy":
+            into[key].numpy()[...] = value.numpy()
+        else:
+            into[key] = value
+
+
+@pytest.mark.parametrize("how", ["copy_", "data", "numpy", "new tensors"])
+def test_the_next_batch_is_read_anew_wherever_it_lies(how, built):
+    """Counts of the batch before would call right chunks wrong, and wrong ones right."""
+    model, processor = built["gemma4"]
+    first = vd.tiny.batch("gemma4", [2, 0], sizes=(160, 160))
+    second = {k: v.flip(0) if v.ndim == 2 else v for k, v in first.items()}
+    inputs = {key: value.clone() for key, value in first.items()}
+
+    def chunks():
+        return [*vd.read_batch(inputs, processor=processor).chunks(1)]
+
+    with vd.watch(model, processor=processor, on_mismatch="record") as trace:
+        list(run(model, chunks()))
+        next_batch(inputs, second, how)
+        list(run(model, chunks()))
+        without, owning = chunks()
+        list(run(model, [{**owning, **without}, {**without, "input_ids": owning["input_ids"]}]))
+
+    assert [call.ok for call in trace.calls] == [True] * 4 + [False] * 2
+
+
+def test_batch_is_read_once_for_all_its_chunks(built, monkeypatch):
+    model, processor = built["gemma4"]
+    batch = batch_of("gemma4", built)
+    read = []
+    monkeypatch.setattr(
+        "vlmdebug.tracing.slices.assemble",
+        lambda facts, layout: read.append(facts) or assemble(facts, layout),
+    )
+    with vd.watch(model, processor=processor, on_mismatch="raise"):
+        list(run(model, batch.chunks(1)))
+
+    assert len(read) == 1
+
+
+def test_inference_mode_is_watched_too(built):
+    """torch counts no writes there, so that nothing is taken for known."""
+    model, processor = built["gemma4"]
+    with torch.inference_mode():
+        inputs = {k: v.clone() for k, v in batch_of("gemma4", built).inputs.items()}
+        batch = vd.read_batch(inputs, processor=processor, num_images=(2, 1, 1, 0))
+        with vd.watch(model, processor=processor, on_mismatch="record") as trace:
+            list(run(model, batch.chunks(1)))
+            list(run(model, slicers.by_sample(batch.for_slicer(), 1)))
+
+    assert [call.ok for call in trace.calls] == [True] * 4 + [False] * 4
 
 
 def test_outputs_are_bit_identical_and_the_hook_is_gone_afterwards(built):
@@ -118,13 +279,17 @@ def test_outputs_are_bit_identical_and_the_hook_is_gone_afterwards(built):
     assert not model._forward_pre_hooks
 
 
-def test_no_tensor_is_kept_alive(built):
+@pytest.mark.parametrize("cut", [False, True])
+def test_no_tensor_is_kept_alive(cut, built):
     model, processor = built["gemma4"]
-    chunk = {k: v.clone() for k, v in next(batch_of("gemma4", built).chunks(2)).items()}
-    kept = [weakref.ref(value) for value in chunk.values()]
+    inputs = {k: v.clone() for k, v in batch_of("gemma4", built).inputs.items()}
+    kept = [weakref.ref(value) for value in inputs.values()]
     with vd.watch(model, processor=processor) as trace:
-        list(run(model, [chunk]))
-        del chunk
+        chunks = [inputs]
+        if cut:
+            chunks = vd.read_batch(inputs, num_images=(2, 1, 1, 0)).chunks(2)
+        list(run(model, chunks))
+        del chunks, inputs
         gc.collect()
 
         assert [ref() for ref in kept] == [None] * len(kept)
@@ -156,6 +321,83 @@ def test_each_rank_writes_its_own_log(built, tmp_path, monkeypatch):
         list(run(model, batch_of("gemma4", built).chunks(4)))
 
     assert len((tmp_path / "trace.rank3.jsonl").read_text().splitlines()) == 1
+
+
+class Accelerator:
+    """Calls look as on an accelerator that has done nothing yet; the host may not read them."""
+
+    def __init__(self, monkeypatch):
+        self.done, self.waited = False, 0
+        monkeypatch.setattr("vlmdebug.tracing.watch.are_here", lambda tensors: False)
+        monkeypatch.setattr("vlmdebug.tracing.away.stream_of", lambda device: self)
+
+    def record_event(self):
+        return self
+
+    def query(self):
+        return self.done
+
+    def synchronize(self):
+        self.waited += not self.done
+
+
+def test_verdict_on_an_accelerator_comes_late_and_nobody_waits(built, monkeypatch):
+    model, processor = built["gemma4"]
+    batch = batch_of("gemma4", built)
+    device = Accelerator(monkeypatch)
+    with vd.watch(model, processor=processor, on_mismatch="record") as trace:
+        list(run(model, batch.chunks(1)))
+        assert trace.calls == []
+        assert device.waited == 0
+
+        device.done = True
+        list(run(model, slicers.by_sample(batch.for_slicer(), 1)))
+        assert len(trace.calls) == 7  # the last one waits for the next
+
+    assert [call.number for call in trace.calls] == [*range(8)]
+    assert [call.ok for call in trace.calls] == [True] * 4 + [False] * 4
+    assert {m.key for m in trace.calls[5].report.mismatches} >= {"pixel_values"}
+
+
+def test_copies_from_an_accelerator_are_waited_for_at_the_end(built, monkeypatch):
+    model, processor = built["gemma4"]
+    batch = batch_of("gemma4", built)
+    device = Accelerator(monkeypatch)
+    with (
+        pytest.raises(vd.MismatchError, match="call 1 at"),
+        vd.watch(model, processor=processor, on_mismatch="raise") as trace,
+    ):
+        chunks = [next(batch.chunks(1)), [*slicers.by_sample(batch.for_slicer(), 1)][1]]
+        list(run(model, chunks))
+
+    assert device.waited > 0
+    assert [call.ok for call in trace.calls] == [True, False]
+
+
+def test_late_verdict_does_not_hide_the_programs_own_exception(built, monkeypatch, tmp_path):
+    model, processor = built["gemma4"]
+    batch = batch_of("gemma4", built)
+    Accelerator(monkeypatch)
+    log = tmp_path / "trace.jsonl"
+    with (
+        pytest.raises(ValueError, match="Image features and image tokens do not match"),
+        pytest.warns(MismatchWarning, match="VLM001"),
+        vd.watch(model, processor=processor, on_mismatch="raise", log=log) as trace,
+        torch.no_grad(),
+    ):
+        model(**next(slicers.by_sample(batch.for_slicer(), 1)))
+
+    assert [call.ok for call in trace.calls] == [False]
+    assert json.loads(log.read_text())["verdict"] == "MISMATCH"
+
+
+def test_tensors_without_values_are_unread_and_never_raised(built):
+    model, processor = built["gemma4"]
+    inputs = {key: value.to("meta") for key, value in batch_of("gemma4", built).inputs.items()}
+    with vd.watch(model, processor=processor, on_mismatch="raise") as trace:
+        list(run(model, [inputs]))
+
+    assert "on the meta device" in trace.calls[0].unread
 
 
 def in_peft(model):

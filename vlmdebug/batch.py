@@ -10,7 +10,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any, Literal
 
 from vlmdebug.errors import AmbiguousError
@@ -186,7 +186,8 @@ class Batch:
             counts = self.counts[media.unit]
             if media.lean:
                 lean = Rows.of([sample for sample in samples if counts[sample]])
-            if not any(counts[sample] for sample in samples):
+            owned = rows if media.unit == axis.unit else rows_of(counts.offsets, samples)
+            if not owned.ranges:
                 presence = "absent" if media.without == "omit" else "either"
                 rows = rows if media.without == "either" else Rows()
             elif axis.unit == OWNER and all(self.counts["image"][s] <= 1 for s in samples):
@@ -289,10 +290,20 @@ class Batch:
 
     def features_of(self, samples: Iterable[int]) -> int | None:
         """Features that the media rows of `samples` become; None where that is not known."""
-        if self.features is None or self.layout.feature_key is None:
+        by_sample = self.features_by_sample
+        return None if by_sample is None else sum(by_sample[sample] for sample in samples)
+
+    @cached_property
+    def features_by_sample(self) -> tuple[int, ...] | None:
+        """Features that the media rows of each sample become; None where that is not known."""
+        if not self.image_keys and "image" in self.counts and not self.ambiguities:
+            return (0,) * len(self)  # no media key at all: nothing can fill a placeholder
+        key = self.layout.feature_key
+        if self.features is None or key is None:
             return None
-        rows = self.planned(self.layout.feature_key, list(samples)).rows
-        return sum(self.features[row] for row in rows)
+        before = (0, *accumulate(self.features))
+        offsets = self.counts[self.layout[key].unit].offsets
+        return tuple(before[stop] - before[start] for start, stop in pairwise(offsets))
 
     def placeholders_of(self, samples: Iterable[int]) -> int | None:
         """Placeholder tokens of `samples`; None where the placeholder id is not known."""

@@ -83,20 +83,15 @@ def batch_mismatches(batch: Batch) -> list[Mismatch]:
     if batch.ambiguities:
         return _totals_mismatch(batch)
     found = []
-    for sample in range(len(batch)):
-        features, placeholders = features_of(batch, [sample]), batch.placeholders_of([sample])
-        if features is None or placeholders is None or features == placeholders:
+    features, placeholders = batch.features_by_sample or (), batch.placeholders or ()
+    for sample, (made, written) in enumerate(zip(features, placeholders, strict=False)):
+        if made == written:
             continue
-        totals = features_of(batch, range(len(batch))), batch.placeholders_of(range(len(batch)))
-        found.append(
-            Mismatch(
-                "VLM010",
-                wording.out_of_step(batch, sample, placeholders, features),
-                key="input_ids",
-                samples=(sample,),
-                silent=not batch.image_keys or (totals[0] == totals[1] and not batch.layout.strict),
-            )
+        silent = not batch.image_keys or (
+            sum(features) == sum(placeholders) and not batch.layout.strict
         )
+        message = wording.out_of_step(batch, sample, written, made)
+        found.append(Mismatch("VLM010", message, key="input_ids", samples=(sample,), silent=silent))
     seen = {sample for mismatch in found for sample in mismatch.samples}
     return found + _marked_otherwise(batch, seen) + _clip_mismatches(batch)
 

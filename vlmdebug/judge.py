@@ -516,8 +516,6 @@ def _cause(units: Sequence[str]) -> str | None:
 
 def features_of(batch: Batch, samples: Sequence[int]) -> int | None:
     """Features of `samples`; None where they are not known."""
-    if not batch.image_keys and "image" in batch.counts and not batch.ambiguities:
-        return 0  # no media key at all: nothing can fill a placeholder
     try:
         return batch.features_of(samples)
     except AmbiguousError:

@@ -7,9 +7,9 @@ sample's rows begin and end is computed elsewhere, from counts (see `plan`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import ItemsView, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 OWNER = "sample with images"
 VIDEO_PATCH = "video patch"
@@ -132,6 +132,17 @@ class Layout(Mapping[str, Axis]):
 
     def __len__(self) -> int:
         return len(self.axes)
+
+    # As Mapping has them, but by the dict's own code: these are asked at every call of a model.
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.axes
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self.axes.get(key, default)
+
+    def items(self) -> ItemsView[str, Axis]:
+        return self.axes.items()
 
     def __hash__(self) -> int:
         return hash((self.family, tuple(self.axes.items())))

@@ -25,11 +25,17 @@ TYPES = frozenset({"mm_token_type_ids"})
 
 
 def to_numpy(value: Any) -> np.ndarray:
-    """A small tensor as a numpy array; waits for the device, so for ids and grids only."""
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        value = (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
-    return np.asarray(value)
+    """A tensor's values in host memory; 16-bit floats that numpy lacks are widened exactly.
+
+    Waits for the device, so it is for ids, grids and what must be compared by value.
+    """
+    if not hasattr(value, "detach"):
+        return np.asarray(value)
+    value = value.detach().cpu()
+    try:
+        return value.numpy()
+    except TypeError:  # bfloat16, float8
+        return value.float().numpy()
 
 
 @dataclass(frozen=True)
@@ -102,16 +108,14 @@ class Facts:
         mask = self.placeholder_mask
         if mask is None:
             return None
-        padded = np.zeros((len(mask), mask.shape[1] + 2), dtype=np.int8)
-        padded[:, 1:-1] = mask
-        edges = padded[:, 1:] - padded[:, :-1]
-        samples, begins = np.nonzero(edges == 1)
-        ends = np.nonzero(edges == -1)[1]  # both in order of sample, then place
-        found: list[list[tuple[int, int]]] = [[] for _ in mask]
-        for sample, begin, end in zip(
-            samples.tolist(), begins.tolist(), ends.tolist(), strict=True
-        ):
-            found[sample].append((begin, end))
+        samples, width = mask.shape
+        flat = np.zeros(samples * (width + 1) + 1, dtype=bool)  # a column of False before each row
+        flat[:-1].reshape(samples, width + 1)[:, 1:] = mask
+        edges = np.flatnonzero(flat[1:] != flat[:-1]).tolist()
+        found: list[list[tuple[int, int]]] = [[] for _ in range(samples)]
+        for begin, end in zip(edges[::2], edges[1::2], strict=True):
+            sample, place = divmod(begin, width + 1)
+            found[sample].append((place, place + end - begin))
         return tuple(map(tuple, found))
 
     @cached_property
@@ -224,9 +228,12 @@ class Family(ABC):
 
     def layout(self, hints: Hints | None = None) -> Layout:
         """The layout with every media key the family has, as the model of the hints treats it."""
-        common = Layout(self.name, self.axes, self.media, self.feature_key, self.loud_drops)
-        common = replace(
-            common,
+        common = Layout(
+            self.name,
+            self.axes,
+            self.media,
+            self.feature_key,
+            self.loud_drops,
             strict=self.strict,
             checks_counts=self.checks_counts,
             optional=self.optional,
@@ -234,7 +241,8 @@ class Family(ABC):
             placing=self.placing,
             masks=self.masks,
         )
-        return replace(common, **self.variants.get((hints and hints.model_type) or "", {}))
+        variant = self.variants.get((hints and hints.model_type) or "")
+        return replace(common, **variant) if variant else common
 
     @abstractmethod
     def recognises(self, inputs: Mapping[str, Any]) -> bool:

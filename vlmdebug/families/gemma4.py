@@ -70,8 +70,8 @@ class Gemma4(Family):
         return read_images(facts, "image_position_ids", self._features(facts))
 
     def _features(self, facts: Facts) -> tuple[int, ...] | None:
-        columns = facts.inputs["image_position_ids"][..., 0]  # (image, max_patches); -1 is padding
-        patches = (to_numpy(columns) != -1).sum(axis=-1)
+        positions = to_numpy(facts.inputs["image_position_ids"])  # (image, max_patches, 2)
+        patches = (positions[..., 0] != -1).sum(axis=-1)  # (image,); -1 is padding
         pool = facts.hints.pooling_size or window(int(patches.sum()), facts.placeholders)
         if facts.hints.model_type == "gemma4_unified":
             pool = 1  # its processor pools: a position is a feature

@@ -162,28 +162,30 @@ def assemble(facts: Facts, layout: str | Layout | Mapping[str, Axis | str] | Non
         if any(facts.has(key) for key in family.axes):
             family = family.actual(facts)
     streams = read_streams(facts, facts.clips)
-    axes = {key: axis for key, axis in _token_axes(facts).items() if key not in overrides}
-    axes |= {key: axis for one in streams for key, axis in one.axes.items() if key not in overrides}
-    if family is None:
-        media = [key for key in facts.inputs if key not in axes]
-        if media:
-            found, reading = read_by_shape(facts, media, overrides, axes)
-        else:
-            found, reading = Layout("text", axes), _no_media(facts)
+    axes = _token_axes(facts)
+    for one in streams:
+        axes |= one.axes
+    axes = {key: axis for key, axis in axes.items() if key not in overrides}
+    strange = [key for key in facts.inputs if key not in axes]
+    if family is not None:
+        found = family.layout(facts.hints)
+        own = {key: axis for key, axis in family.axes.items() if facts.has(key)}
+        reading = family.read(facts) if own else _no_media(facts)
+    elif strange:
+        found, reading = read_by_shape(facts, strange, overrides, axes)
+        own = found.axes
     else:
-        media_axes = {key: axis for key, axis in family.axes.items() if facts.has(key)}
-        known = family.layout(facts.hints)
-        found = replace(
-            known,
-            axes={**axes, **media_axes, **overrides},
-            media={key: media for key, media in known.media.items() if key in media_axes},
-            feature_key=family.feature_key if family.feature_key in media_axes else None,
-        )
-        reading = family.read(facts) if media_axes else _no_media(facts)
+        found, reading, own = Layout("text", axes), _no_media(facts), {}
+    media = {key: needs for key, needs in found.media.items() if key in own}
+    for one in streams:
+        media |= one.media
+    axes = {**axes, **own, **overrides}
     found = replace(
-        found, media={**found.media, **{k: m for one in streams for k, m in one.media.items()}}
+        found,
+        axes={key: axes[key] for key in facts.inputs if key in axes},
+        media=media,
+        feature_key=found.feature_key if found.feature_key in own else None,
     )
-    found = _in_order(found, facts.inputs)
     counts = {"sample": Counts([1] * facts.samples, "rows of input_ids"), **reading.counts}
     counts |= {unit: count for one in streams for unit, count in one.counts.items()}
     _check_rows(facts, found, counts)
@@ -340,7 +342,7 @@ def _token_axes(facts: Facts) -> dict[str, Axis]:
     axes: dict[str, Axis] = {}
     samples = facts.samples
     for key, value in facts.inputs.items():
-        shape = tuple(getattr(value, "shape", ()))
+        shape = getattr(value, "shape", ())
         if isinstance(value, list):
             axes[key] = Axis("sample")
         elif not shape:
@@ -361,12 +363,10 @@ def _token_axes(facts: Facts) -> dict[str, Axis]:
 def _check_rows(facts: Facts, layout: Layout, counts: Mapping[str, Counts]) -> None:
     """Every tensor is as long as its counts say, or the message names both numbers."""
     for key, axis in layout.items():
-        if axis.unit not in counts:
+        value = facts.inputs[key]
+        if axis.unit not in counts or isinstance(value, list):
             continue
-        if isinstance(facts.inputs[key], list):
-            continue
-        shape = tuple(facts.inputs[key].shape)
-        rows = shape[axis.dim] if len(shape) > axis.dim else 0
+        rows = value.shape[axis.dim] if len(value.shape) > axis.dim else 0
         count = counts[axis.unit]
         if rows != count.total:
             raise BadInput(
@@ -416,17 +416,11 @@ def _marked(facts: Facts) -> tuple[int, ...] | None:
     return tuple(marked.sum(axis=1).tolist())
 
 
-def _in_order(layout: Layout, inputs: Mapping[str, Any]) -> Layout:
-    """The same layout with its keys in the order of the batch."""
-    axes = {key: layout[key] for key in inputs if key in layout}
-    return replace(layout, axes=axes)
-
-
 def _unpadded(facts: Facts) -> tuple[bool, ...] | None:
     """Samples whose mask only hides what follows them: causal attention never looks there."""
     if not facts.has("attention_mask"):
         return None
-    mask = to_numpy(facts.inputs["attention_mask"]).astype(np.int8)  # (sample, seq)
+    mask = to_numpy(facts.inputs["attention_mask"])  # (sample, seq)
     if mask.ndim != 2:
         return None
     falls: list[bool] = np.all(mask[:, 1:] <= mask[:, :-1], axis=1).tolist()

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from vlmdebug.batch import Batch
+from vlmdebug.families.base import to_numpy
 from vlmdebug.plan import Rows
-from vlmdebug.tracing.rows import host
 
 
 class Columns:
@@ -51,7 +51,7 @@ class Columns:
     ) -> list[int]:
         """Where columns equal to the value's begin in these rows of the batch."""
         axis, dim = self._batch.layout[key], self._batch.token_dims[key]
-        ours, theirs = host(self._batch.inputs[key]).take(list(rows), axis.dim), host(value)
+        ours, theirs = to_numpy(self._batch.inputs[key]).take(list(rows), axis.dim), to_numpy(value)
         if axis.padded and ours.ndim == theirs.ndim:
             reach = range(min(ours.shape[axis.padded_dim], theirs.shape[axis.padded_dim]))
             ours, theirs = (one.take(reach, axis.padded_dim) for one in (ours, theirs))

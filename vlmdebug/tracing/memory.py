@@ -6,16 +6,14 @@ the parent it holds. No value is read and nothing is copied.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from vlmdebug.plan import Rows
 
 
-@dataclass(frozen=True, slots=True)
-class Parent:
+class Parent(NamedTuple):
     """A tensor whose views can be recognised, and the rows it holds itself.
 
     Attributes:
@@ -27,7 +25,6 @@ class Parent:
         start: Address of the first byte that belongs to it.
         stop: Address behind the last one.
         strides: In elements.
-        order: Dimensions of more than one element, the farthest steps first.
     """
 
     key: str
@@ -38,18 +35,17 @@ class Parent:
     stop: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
-    order: tuple[int, ...]
     version: int | None
 
 
 def parent(key: str, tensor: Any, dim: int, rows: np.ndarray | None = None) -> Parent:
     """Note where `tensor` lies, so that its views can be recognised."""
     start, shape, strides = place(tensor)
-    reach = sum((size - 1) * abs(step) for size, step in zip(shape, strides, strict=True) if size)
-    stop = start + (reach + 1) * tensor.itemsize if 0 not in shape else start
-    long = [index for index, size in enumerate(shape) if size > 1]
-    order = tuple(sorted(long, key=lambda index: -strides[index]))
-    return Parent(key, tensor, dim, rows, start, stop, shape, strides, order, version(tensor))
+    reach = 0 if 0 in shape else 1
+    for size, step in zip(shape, strides, strict=True):
+        reach += (size - 1) * abs(step) if reach else 0
+    stop = start + reach * tensor.itemsize
+    return Parent(key, tensor, dim, rows, start, stop, shape, strides, version(tensor))
 
 
 def place(tensor: Any) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
@@ -103,7 +99,8 @@ def view_rows(tensor: Any, of: Parent) -> tuple[range | np.ndarray, int] | None:
 def _position(offset: int, of: Parent) -> list[int] | None:
     """Index of the element `offset` elements behind the first one; None if it is in a gap."""
     at = [0] * len(of.shape)
-    for index in of.order:
+    long = [index for index, size in enumerate(of.shape) if size > 1]
+    for index in sorted(long, key=lambda index: -of.strides[index]):  # the farthest steps first
         step = of.strides[index]
         if step > 0:
             at[index], offset = divmod(offset, step)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from vlmdebug.families.base import to_numpy
 from vlmdebug.layout import Layout
 from vlmdebug.plan import Rows
 from vlmdebug.tracing.memory import Parent, as_rows, parent, version, view_rows
@@ -122,7 +123,7 @@ class _Values:
         """Row numbers, -1 for a row of other values; None where shapes cannot be compared."""
         if len(tensor.shape) != self._table.ndim:
             return None
-        table = _table(host(tensor), self._dim)
+        table = _table(to_numpy(tensor), self._dim)
         expected = list(planned or ())
         if table.shape[1:] == self._table.shape[1:]:
             if self._equal(table, expected):
@@ -133,7 +134,7 @@ class _Values:
     def equal(self, tensor: Any, planned: Rows) -> bool:
         """Whether the tensor holds the planned rows' values, to the bit."""
         return len(tensor.shape) == self._table.ndim and self._equal(
-            _table(host(tensor), self._dim), list(planned)
+            _table(to_numpy(tensor), self._dim), list(planned)
         )
 
     def _equal(self, table: np.ndarray, expected: Sequence[int]) -> bool:
@@ -205,20 +206,9 @@ def _table(values: np.ndarray, dim: int) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(values, dim, 0))
 
 
-def host(tensor: Any) -> np.ndarray:
-    """The tensor's values in host memory; 16-bit floats numpy lacks are widened exactly."""
-    if not hasattr(tensor, "detach"):
-        return np.asarray(tensor)
-    tensor = tensor.detach().cpu()
-    try:
-        return tensor.numpy()
-    except TypeError:  # bfloat16, float8
-        return tensor.float().numpy()
-
-
 def _cast(tensor: Any, like: Any) -> np.ndarray:
     """The batch's own tensor as the copy would hold it after `.to(dtype)`."""
     if hasattr(tensor, "to") and hasattr(like, "detach") and tensor.dtype != like.dtype:
-        return host(tensor.detach().to(like.dtype))
-    values, target = host(tensor), host(like).dtype
+        return to_numpy(tensor.detach().to(like.dtype))
+    values, target = to_numpy(tensor), to_numpy(like).dtype
     return values if values.dtype == target else values.astype(target)

@@ -16,24 +16,22 @@ import json
 import os
 import sys
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from vlmdebug.batch import Batch
-from vlmdebug.compare import check_alone, compare
 from vlmdebug.errors import BadInput, MismatchError, VlmDebugError
-from vlmdebug.families.base import Facts, Hints
+from vlmdebug.families.base import Hints
 from vlmdebug.families.hints import read_hints
-from vlmdebug.families.read import MEDIA_KEYS, TOKEN_KEYS, assemble
-from vlmdebug.judge import Run, UsedChunk
 from vlmdebug.report import Report
-from vlmdebug.tracing.check import used_chunk
-from vlmdebug.tracing.rows import RowFinder
+from vlmdebug.tracing.away import Away, are_here
+from vlmdebug.tracing.slices import CallJudge
 
 OnMismatch = Literal["record", "warn", "raise"]
 
@@ -45,7 +43,6 @@ UNCALLED = (
     "the model was not called. Watch the module that is called; "
     "PEFT, for one, calls forward of the model within, past its hooks."
 )
-TOKENS = TOKEN_KEYS - {"position_ids", "inputs_embeds"}
 
 
 class MismatchWarning(UserWarning):
@@ -177,9 +174,13 @@ def watch(
     handle = model.register_forward_pre_hook(hook, with_kwargs=True)
     try:
         yield watcher.trace
+    except BaseException:
+        watcher.finish(raising=False)
+        raise
+    else:
+        watcher.finish(raising=True)
     finally:
         handle.remove()
-        watcher.finish()
 
 
 def _within(model: Any) -> Any:
@@ -197,42 +198,47 @@ def _log_path(log: str | Path | None) -> Path | None:
 
 
 class _Watcher:
-    """The hook and what it remembers: plain data, and batches by the memory they lie in."""
+    """The hook and the calls that wait for their verdict; it keeps nothing but plain data."""
 
     def __init__(self, hints: Hints, on_mismatch: OnMismatch, log: Path | None) -> None:
         self.trace = Trace()
-        self._hints, self._on_mismatch = hints, on_mismatch
+        self._on_mismatch = on_mismatch
         self._log = None if log is None else log.open("w", encoding="utf-8")
-        self._late: list[Callable[[], Call]] = []
+        self._judge = CallJudge(hints)
+        self._waiting: deque[tuple[Away, Callable[[], Call]]] = deque()
 
     def before(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The pre-hook; what goes wrong in here is never the program's problem."""
-        self._judge_late()
+        self._judge_arrived()
         inputs = {**dict(zip(("input_ids", "attention_mask"), args, strict=False)), **kwargs}
-        tensors = {k: v.detach() for k, v in inputs.items() if isinstance(v, torch.Tensor)}
-        call = Call(
-            len(self.trace.calls) + len(self._late),
-            _site(),
-            {key: tuple(tensor.shape) for key, tensor in tensors.items()},
-        )
+        tensors = {k: v for k, v in inputs.items() if isinstance(v, torch.Tensor)}
+        shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+        number = len(self.trace.calls) + len(self._waiting)
+        call = partial(Call, number, _site(), shapes)
+        # Behind a cache stands what the model saw before, so that a call need not be whole.
+        judge = partial(self._judge, alone=inputs.get("past_key_values") is not None)
         if inputs.get("mm_encoder_outputs") is not None:
-            self._note(replace(call, unread=ENCODED))
-            return
-        if any(tensor.device.type != "cpu" for tensor in tensors.values()):
-            described = {key: _Described.of(tensor) for key, tensor in tensors.items()}
-            self._late.append(lambda: _judge_described(call, described, self._hints))
-            return
-        self._note(_judge(call, tensors, self._hints))
+            self._note(call(unread=ENCODED))
+        elif are_here(tensors):
+            self._note(call(**judge(lambda: tensors)))
+        else:
+            away = Away(tensors)
+            self._waiting.append((away, lambda: call(**judge(away.tensors))))
 
-    def finish(self) -> None:
-        self._judge_late()
-        if self._log is not None:
-            self._log.close()
+    def finish(self, *, raising: bool) -> None:
+        """Judge what still waits; `raising`: a mismatch may be raised, as nothing else is."""
+        if self._on_mismatch == "raise" and not raising:
+            self._on_mismatch = "warn"
+        try:
+            self._judge_arrived(wait=True)
+        finally:
+            if self._log is not None:
+                self._log.close()
 
-    def _judge_late(self) -> None:
-        late, self._late = self._late, []
-        for judge in late:
-            self._note(judge())
+    def _judge_arrived(self, *, wait: bool = False) -> None:
+        while self._waiting and (wait or self._waiting[0][0].arrived):
+            _, judged = self._waiting.popleft()
+            self._note(judged())
 
     def _note(self, call: Call) -> None:
         self.trace.calls.append(call)
@@ -249,97 +255,6 @@ class _Watcher:
             raise MismatchError(text, call.report)
         if self._on_mismatch == "warn":
             warnings.warn(text, MismatchWarning, stacklevel=2)
-
-
-def _judge(call: Call, tensors: Mapping[str, torch.Tensor], hints: Hints) -> Call:
-    try:
-        return replace(call, report=_report(tensors, hints))
-    except VlmDebugError as error:
-        return replace(call, unread=str(error))
-    except Exception as error:  # a debugger must not end the program that it watches
-        return replace(call, unread=f"vlmdebug failed: {type(error).__name__}: {error}")
-
-
-def _report(tensors: Mapping[str, torch.Tensor], hints: Hints) -> Report:
-    if "input_ids" not in tensors:
-        raise BadInput("The model was called without input_ids, so samples cannot be told.")
-    parents = {key: _parent(tensor) for key, tensor in tensors.items()}
-    if any(parents[key] is not tensors[key] for key in tensors):
-        try:
-            batch = _batch(parents, hints)
-        except VlmDebugError:
-            pass  # the slices were cut from tensors that are no batch together
-        else:
-            if not batch.ambiguities:
-                return _judge_chunk(batch, tensors)
-    return check_alone(_batch(tensors, hints), one_chunk=True)
-
-
-def _judge_chunk(batch: Batch, tensors: Mapping[str, torch.Tensor]) -> Report:
-    finder = RowFinder(batch.inputs, batch.layout)
-    chunk: UsedChunk = used_chunk(batch, finder, tensors, range(0))
-    rows = chunk.keys["input_ids"].rows
-    size = len(rows) if rows is not None else len(tensors["input_ids"])
-    run = Run([chunk], size or 1, slicer="watched calls", partial=True)
-    return compare(batch, run)
-
-
-def _batch(tensors: Mapping[str, torch.Tensor], hints: Hints) -> Batch:
-    """The batch these tensors are; arguments that are no part of one are left out."""
-    samples = len(tensors["input_ids"])
-    known = {
-        key: tensor
-        for key, tensor in tensors.items()
-        if key in MEDIA_KEYS or (key in TOKENS and tensor.ndim == 2 and len(tensor) == samples)
-    }
-    return assemble(Facts(known, hints), None)
-
-
-def _parent(tensor: torch.Tensor) -> torch.Tensor:
-    """All rows that lie in the tensor's memory, if it is a slice of some of them.
-
-    The tensor must be the rows of a contiguous parent, as `parent[a:b]` is.
-    """
-    if not tensor.ndim or not tensor.numel() or not tensor.is_contiguous():
-        return tensor
-    per_row = tensor[0].numel()
-    size = tensor.untyped_storage().nbytes() // tensor.itemsize
-    if size == tensor.numel() or size % per_row or tensor.storage_offset() % per_row:
-        return tensor
-    shape = (size // per_row, *tensor.shape[1:])
-    return tensor.as_strided(shape, tensor.stride(), 0)
-
-
-@dataclass(frozen=True)
-class _Described:
-    """A tensor on an accelerator: where it lies, and a copy on the host if it is small.
-
-    Pixel values are never copied: their memory alone tells their rows.
-    """
-
-    copy: torch.Tensor
-    rows: range
-
-    @classmethod
-    def of(cls, tensor: torch.Tensor) -> _Described:
-        parent = _parent(tensor)
-        first = tensor.storage_offset() // tensor[0].numel() if parent is not tensor else 0
-        rows = range(int(first), int(first) + len(tensor)) if tensor.ndim else range(0)
-        if tensor.is_floating_point():
-            stand_in = torch.empty(0, dtype=tensor.dtype).new_zeros(1).expand(parent.shape)
-            return cls(stand_in, rows)
-        return cls(parent.to("cpu", non_blocking=True), rows)
-
-
-def _judge_described(call: Call, described: Mapping[str, _Described], hints: Hints) -> Call:
-    """As `_judge`, on the copies; a chunk is the same rows of them."""
-    if torch.cuda.is_available():
-        torch.cuda.current_stream().synchronize()
-    chunks = {}
-    for key, found in described.items():
-        whole = found.copy.contiguous() if found.copy.is_floating_point() else found.copy
-        chunks[key] = whole[found.rows.start : found.rows.stop] if whole.ndim else whole
-    return _judge(call, chunks, hints)
 
 
 PLUMBING = (
@@ -359,6 +274,11 @@ def _site() -> str:
     frame = sys._getframe(2)
     while frame is not None:
         if not frame.f_globals.get("__name__", "").startswith(PLUMBING):
-            return f"{'/'.join(Path(frame.f_code.co_filename).parts[-2:])}:{frame.f_lineno}"
+            return f"{_short(frame.f_code.co_filename)}:{frame.f_lineno}"
         frame = frame.f_back
     return "unknown"
+
+
+@cache
+def _short(filename: str) -> str:
+    return "/".join(Path(filename).parts[-2:])
