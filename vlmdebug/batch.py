@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate, pairwise
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from vlmdebug.errors import AmbiguousError
 from vlmdebug.layout import OWNER, Layout, plural
@@ -40,8 +40,7 @@ class Ambiguity:
     message: str
 
 
-@dataclass(frozen=True)
-class Planned:
+class Planned(NamedTuple):
     """The rows one chunk should get of one key, and whether the key must be there at all.
 
     `lean`: rows that do as well, without the padding of samples that own no media.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
 from itertools import islice
+from typing import NamedTuple
 
 from vlmdebug import wording
 from vlmdebug.batch import BOOKKEEPING, Batch
@@ -49,14 +50,13 @@ KNOWN_EXTRAS = frozenset(
 """Arguments of transformers' forward methods that a slicer may add to what the batch has."""
 
 
-@dataclass(frozen=True)
-class Used:
+class Used(NamedTuple):
     """What one key of one chunk was handed.
 
     Attributes:
         rows: Rows of the batch's tensor, in order; -1 for a row that is none of them; None
             where they cannot be told.
-        count: Length of the tensor on the axis.
+        length: Of the tensor on the axis.
         source: The batch key whose rows these are, if it is another one.
         inner: Length of the padded dimension that follows the axis, if the layout has one.
         fits: Whether its other dimensions are as long as the batch's.
@@ -66,7 +66,7 @@ class Used:
     """
 
     rows: Rows | None
-    count: int
+    length: int
     source: str | None = None
     inner: int | None = None
     fits: bool = True
@@ -168,7 +168,7 @@ class Judge:
             self._must_be_absent(key, used)
             return KeyReport("must be absent", planned.rows, used.rows)
         if used.rows is None:
-            self.unsettled[key] = wording.cannot_tell(key, self.index, used.count)
+            self.unsettled[key] = wording.cannot_tell(key, self.index, used.length)
             return KeyReport("cannot tell", planned.rows, None)
         right = used.rows == planned.rows or (used.rows == planned.lean and self._all_lean)
         if right and used.source is None and self._inner_fits(key, used):
@@ -176,7 +176,7 @@ class Judge:
                 self._other_columns(key, used)
                 return KeyReport("wrong rows", planned.rows, used.rows)
             if not used.fits:
-                self.unsettled[key] = wording.cannot_tell(key, self.index, used.count)
+                self.unsettled[key] = wording.cannot_tell(key, self.index, used.length)
                 return KeyReport("cannot tell", planned.rows, used.rows)
             return KeyReport("ok", planned.rows, used.rows)
         self._wrong_rows(key, planned.rows, used)
@@ -228,7 +228,7 @@ class Judge:
 
     def _must_be_absent(self, key: str, used: Used) -> None:
         message = wording.must_be_absent(self.batch, key, self.samples, used)
-        cause = _cause(self._cut_by(key, used)) if used.count else None
+        cause = _cause(self._cut_by(key, used)) if used.length else None
         silent = self._is_silent() if self._features else False  # nothing to see: refused
         if key in self._stream_keys:
             silent = None
@@ -239,7 +239,7 @@ class Judge:
         if used.source is not None or used.rows.foreign:
             code = "VLM011"
         else:
-            code = "VLM002" if used.count == len(planned) else "VLM001"
+            code = "VLM002" if used.length == len(planned) else "VLM001"
         units, silent = self._cut_by(key, used), self._is_silent(key)
         message = wording.wrong_rows(
             self.batch, key, self.samples, planned, used, silent, units, self._balance
@@ -329,7 +329,7 @@ class Judge:
         if key in self._stream_keys or self._streams_differ:
             return None  # what a model makes of clips is not predicted
         pixels = self.chunk.keys.get("pixel_values")
-        if pixels is not None and pixels.count == 0 and "none" in self._media("pixel_values"):
+        if pixels is not None and pixels.length == 0 and "none" in self._media("pixel_values"):
             return True  # the model looks at nothing else then
         if self._lacks_description:
             return False
@@ -345,7 +345,7 @@ class Judge:
             # Other rows of tokens of the same length; a strict model lays images out by them.
             return True if layout.strict is False else None
         if not layout.checks_counts:  # then it lays rows and samples side by side
-            rows = [used.count for name, used in self.chunk.keys.items() if name in layout.media]
+            rows = [used.length for name, used in self.chunk.keys.items() if name in layout.media]
             return all(count == len(self.samples) for count in rows)
         balance = self._balance
         if balance is None:
@@ -355,7 +355,7 @@ class Judge:
         if not self._runs_agree:
             return False if layout.strict else None
         return not any(
-            used.count == 0 and layout.media[name].without == "omit"
+            used.length == 0 and layout.media[name].without == "omit"
             for name, used in self.chunk.keys.items()
             if name in layout.media
         )
@@ -365,7 +365,7 @@ class Judge:
         if key not in self.batch.layout:
             return False
         tokens = key not in self.batch.layout.media and self.batch.layout[key].unit == "sample"
-        broadcast = tokens and used.count == 1 < len(self.samples)
+        broadcast = tokens and used.length == 1 < len(self.samples)
         return broadcast or not used.fits or used.source is not None
 
     @cached_property
@@ -453,11 +453,11 @@ class Judge:
             if key not in layout:
                 continue
             if key not in layout.media:
-                if layout[key].unit == "sample" and used.count not in (1, len(self.samples)):
+                if layout[key].unit == "sample" and used.length not in (1, len(self.samples)):
                     return False
             elif anchor is not None and feature_key is not None:
                 expected = self._expected_length(layout[key].unit, layout[feature_key].unit, anchor)
-                if expected is not None and not layout.media[key].takes(used.count, expected):
+                if expected is not None and not layout.media[key].takes(used.length, expected):
                     return False
                 if used.inner != anchor.inner and used.inner and anchor.inner:
                     return False
@@ -466,7 +466,7 @@ class Judge:
     def _expected_length(self, unit: str, anchor_unit: str, anchor: Used) -> int | None:
         """Rows of `unit` that go with the anchor's rows."""
         if unit == anchor_unit:
-            return anchor.count
+            return anchor.length
         per_image = self.batch.per_image.get(unit)
         if (
             anchor_unit != "image"

@@ -57,8 +57,12 @@ class Rows(Sequence[int]):
     __slots__ = ("ranges",)
 
     def __init__(self, ranges: Iterable[tuple[int, int]] = ()) -> None:
+        given = tuple(ranges)
+        if len(given) == 1 and given[0][0] != given[0][1]:
+            self.ranges = given
+            return
         merged: list[tuple[int, int]] = []
-        for start, stop in ranges:
+        for start, stop in given:
             if start == stop:
                 continue
             if merged and merged[-1][1] == start and start > 0:

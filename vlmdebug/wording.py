@@ -157,7 +157,7 @@ def must_be_absent(batch: Batch, key: str, samples: Sequence[int], used: Used) -
     has = "has" if len(samples) == 1 else "have"
     verb = "was" if len(samples) == 1 else "were"
     rows = "rows that cannot be told" if used.rows is None else _rows(batch, key, used.rows)
-    if not used.count:
+    if not used.length:
         rows = f"{key} with zero rows"
     unit = batch.layout.media[key].unit if key in batch.layout.media else ""
     thing = unit if unit in STREAMS else "image"

@@ -51,12 +51,19 @@ class RowFinder:
         return key in self._own and view_rows(tensor, self._own[key]) is not None
 
     def _locate(self, tensor: Any, key: str | None = None) -> tuple[Parent, Any, int] | None:
-        own = [self._own[key]] if key in self._own else []
-        for of in (*own, *reversed(self._copies), *self._own.values()):
-            found = view_rows(tensor, of)
-            if found is not None and of.version == version(of.tensor):
-                return of, *found
+        if key in self._own:  # where nearly all of them lie
+            found = self._within(tensor, self._own[key])
+            if found is not None:
+                return found
+        for of in (*reversed(self._copies), *self._own.values()):
+            found = self._within(tensor, of)
+            if found is not None:
+                return found
         return None
+
+    def _within(self, tensor: Any, of: Parent) -> tuple[Parent, Any, int] | None:
+        found = view_rows(tensor, of)
+        return None if found is None or of.version != version(of.tensor) else (of, *found)
 
     def rows(
         self, key: str, tensor: Any, planned: Callable[[], Rows | None]
