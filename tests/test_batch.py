@@ -7,13 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import owned_by_sample
+from oracle import clips_per_sample, owned_by_sample
 from transformers import BatchEncoding, BatchFeature
 
 import vlmdebug as vd
+from vlmdebug.cases import cases, make
 from vlmdebug.families import FAMILIES
 from vlmdebug.plan import Counts, Rows, chunk_bounds, rows_of
-from vlmdebug.search import cases, make
 
 any_case = st.sampled_from(sorted(FAMILIES)).flatmap(lambda name: cases(FAMILIES[name]))
 
@@ -57,7 +57,7 @@ def test_every_chunk_holds_the_rows_that_its_samples_own(case):
         samples = range(start, stop)
         for key in batch.layout:
             media = key in batch.layout.media
-            counted = spec.videos_per_sample if "video" in key else spec.images_per_sample
+            counted = clips_per_sample(spec, key) or spec.images_per_sample
             if media and not any(counted[s] for s in samples):
                 if spec.family != "mllama":
                     assert key not in chunk

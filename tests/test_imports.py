@@ -18,7 +18,7 @@ HEAVY = {"torch", "transformers", "trl", "IPython", "matplotlib", "PIL", "hypoth
 EDGES = {"vlmdebug.tiny", "vlmdebug.tracing", "vlmdebug.views"}
 PROGRAMS = {"vlmdebug.cli", "vlmdebug.demo", "vlmdebug.exploring", "vlmdebug.__main__"}
 # `falsify` draws batches of the families, so it stands above them.
-ABOVE_FAMILIES = {"vlmdebug.search", "vlmdebug.lines", "vlmdebug.testing"}
+ABOVE_FAMILIES = {"vlmdebug.cases", "vlmdebug.search", "vlmdebug.lines", "vlmdebug.testing"}
 
 
 def modules_of(folder: Path) -> list[str]:

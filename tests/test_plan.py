@@ -9,13 +9,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import owned_by_sample, owned_rows
+from oracle import clips_per_sample, owned_by_sample, owned_rows
 
 import vlmdebug as vd
 from vlmdebug import slicers
+from vlmdebug.cases import cases, make
 from vlmdebug.families import FAMILIES
 from vlmdebug.plan import Counts, Rows, as_counts, chunk_bounds, rows_of
-from vlmdebug.search import cases, make
 
 counts = st.lists(st.integers(0, 4), min_size=1, max_size=6)
 
@@ -55,7 +55,7 @@ def test_planned_rows_are_the_oracles_for_any_samples(case):
     samples = [*range(len(batch)), *reversed(range(len(batch)))]
     for key in batch.layout.media:
         owned = owned_by_sample(spec, key) or [[s] for s in range(len(batch))]
-        if any(spec.images_per_sample) or "video" in key:
+        if any(spec.images_per_sample) or clips_per_sample(spec, key):
             expected = [row for sample in samples for row in owned[sample]]
 
             assert batch.planned(key, samples).rows == expected

@@ -6,7 +6,9 @@ import pytest
 
 import vlmdebug as vd
 from vlmdebug import slicers
+from vlmdebug.cases import make, smaller
 from vlmdebug.families import FAMILIES
+from vlmdebug.search import _kinds
 
 SMALLEST = {
     slicers.by_sample: "gemma4: images per sample [2], chunk size 1",
@@ -53,7 +55,9 @@ def test_every_kind_of_mistake_has_its_own_counterexample():
     assert ("VLM002", True) in kinds
     assert ("VLM001", False) in kinds
     assert ("VLM005", False) in kinds
-    assert "gemma4: images per sample [2, 1], chunk size 1" in map(repr, found)
+    assert {len(e.case.spec.images_per_sample) for e in found if not e.case.spec.clips} <= {1, 2, 3}
+    for clips in ("videos", "audio clips"):  # each apart, though the cause is one
+        assert any(f"{clips} per sample" in repr(e) for e in found)
 
 
 def test_no_case_comes_twice_and_what_is_written_tells_cases_apart():
@@ -61,6 +65,33 @@ def test_no_case_comes_twice_and_what_is_written_tells_cases_apart():
 
     assert len({repr(example) for example in found}) == len(found) > 2
     assert any("sizes [2]" in repr(example) for example in found)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nothing_can_be_left_out_of_a_counterexample(family):
+    for found in vd.falsify_all(slicers.by_sample, families=[family]):
+        kinds = _kinds(found.report)
+        for case in smaller(found.case):
+            report = vd.check(slicers.by_sample, make(case.spec), chunk_size=case.chunk_size)
+
+            assert not kinds <= _kinds(report)
+
+
+def test_silent_mistake_is_not_hidden_behind_one_of_the_same_cause():
+    found = vd.falsify_all(slicers.by_sample, families=["llava_next"])
+    kinds = {(m.code, m.loudness) for e in found for m in e.report.mismatches}
+
+    assert ("VLM002", "silent") in kinds
+
+
+def test_trainer_that_refuses_text_only_samples_is_tried_without_them():
+    empty_keys = vd.falsify(slicers.merged_5452, families=["gemma4"])
+
+    assert repr(empty_keys) == "gemma4: images per sample [0, 1], chunk size 1"
+    assert vd.falsify(slicers.merged_5452, families=["gemma4"], text_only=False) is None
+    for found in vd.falsify_all(slicers.by_sample, text_only=False, clips=False):
+        assert 0 not in found.case.spec.images_per_sample
+        assert not found.case.spec.clips
 
 
 def test_off_by_one_on_the_last_chunk_falls():
@@ -171,6 +202,98 @@ def test_slicer_that_takes_no_videos_is_not_blamed_for_them(family):
     assert vd.falsify(images_only, families=[family]) is None
 
 
+AUDIO_FAMILIES = [family.name for family in FAMILIES.values() if family.audio]
+
+
+def with_audio_by(change):
+    """Right but for the keys of audio clips."""
+
+    def slicer(inputs, chunk_size):
+        for index, chunk in enumerate(slicers.corrected(inputs, chunk_size)):
+            clips = inputs.get("input_features")
+            start = index * chunk_size
+            yield chunk if clips is None else change(chunk, clips, start, start + chunk_size)
+
+    return slicer
+
+
+def audio_by_sample(chunk, clips, start, stop):
+    return {**chunk, "input_features": clips[start:stop]}
+
+
+def last_clip_lost(chunk, clips, start, stop):
+    heard = chunk.get("input_features")
+    return chunk if heard is None else {**chunk, "input_features": heard[:-1]}
+
+
+def others_mask(chunk, clips, start, stop):
+    """As many rows of the mask, and each another clip's."""
+    key = next(
+        (key for key in chunk if key in ("input_features_mask", "feature_attention_mask")), ""
+    )
+    return {**chunk, key: chunk[key].roll(1, 0)} if key else chunk
+
+
+@pytest.mark.parametrize("family", AUDIO_FAMILIES)
+@pytest.mark.parametrize("change", [audio_by_sample, last_clip_lost, others_mask, raising])
+def test_slicer_that_is_wrong_for_audio_alone_falls(family, change):
+    found = vd.falsify(with_audio_by(change), families=[family])
+
+    assert "audio clips per sample" in repr(found)
+    assert {m.key for m in found.report.mismatches} <= {
+        *(None, "input_features", "input_features_mask", "feature_attention_mask")
+    }
+
+
+@pytest.mark.parametrize("family", AUDIO_FAMILIES)
+def test_mask_that_is_dropped_beside_its_clips_falls(family):
+    def dropped(chunk, clips, start, stop):
+        return {key: value for key, value in chunk.items() if not key.endswith("_mask")}
+
+    def masked(inputs, chunk_size):
+        for full, chunk in zip(
+            slicers.corrected(inputs, chunk_size),
+            with_audio_by(dropped)(inputs, chunk_size),
+            strict=True,
+        ):
+            yield {**chunk, "attention_mask": full["attention_mask"]}
+
+    found = vd.falsify(masked, families=[family])
+
+    assert {m.code for m in found.report.mismatches} == {"VLM003"}
+
+
+@pytest.mark.parametrize("family", AUDIO_FAMILIES)
+def test_slicer_that_takes_no_audio_is_not_blamed_for_it(family):
+    def images_only(inputs, chunk_size):
+        for chunk in slicers.corrected(inputs, chunk_size):
+            yield {key: value for key, value in chunk.items() if "feature" not in key}
+
+    assert vd.falsify(images_only, families=[family]) is None
+
+
+@pytest.mark.parametrize("family", AUDIO_FAMILIES)
+def test_code_exported_for_audio_survives_and_hands_it_on(family):
+    batch = vd.make_batch(family, [1, 0], audios_per_sample=[1, 2])
+    code = vd.export(batch)
+    chunks = list(
+        code.function(dict(batch.inputs) | {"num_images": [1, 0], "num_audios": [1, 2]}, 1)
+    )
+
+    assert [len(chunk["input_features"]) for chunk in chunks] == [1, 2]
+    assert code.verify() > 50
+
+
+def test_regression_test_makes_the_audio_again():
+    found = vd.falsify(with_audio_by(audio_by_sample), families=["gemma4"])
+    source = found.to_pytest("vlmdebug.slicers:by_sample")
+
+    assert "audios_per_sample=[" in source
+    with pytest.raises(vd.MismatchError):
+        run(source)
+    run(source.replace("by_sample", "corrected"))
+
+
 @pytest.mark.parametrize("family", VIDEO_FAMILIES)
 def test_code_exported_for_videos_survives_and_hands_them_on(family):
     batch = vd.make_batch(family, [1, 0], videos_per_sample=[1, 2], frames=[2, 1, 1])
@@ -197,6 +320,9 @@ def test_regression_test_makes_the_videos_again():
     ("family", "options", "message"),
     [
         ("llava", {"videos_per_sample": [1, 0]}, "llava is not known to take videos"),
+        ("llava", {"audios_per_sample": [1, 0]}, "llava is not known to take audio clips"),
+        ("gemma4", {"audios_per_sample": [1]}, "audios_per_sample"),
+        ("gemma4", {"frames": [1]}, "one whole number above 0 per video"),
         ("gemma4", {"videos_per_sample": [1]}, "videos_per_sample"),
         (
             "gemma4",
@@ -206,6 +332,6 @@ def test_regression_test_makes_the_videos_again():
         ("gemma4", {"videos_per_sample": [1, -1]}, "videos_per_sample"),
     ],
 )
-def test_videos_that_do_not_fit_are_refused(family, options, message):
+def test_clips_that_do_not_fit_are_refused(family, options, message):
     with pytest.raises(vd.BadInput, match=message):
         vd.make_batch(family, [1, 0], **options)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import vlmdebug as vd
-from vlmdebug import slicers
+from vlmdebug import slicers, wording
 
 
 def qwen(model, processor, samples, *, width=None):
@@ -317,6 +317,28 @@ def test_audio_clips_are_counted_and_cut(audio):
     for chunk_size in (1, 2, 3):
         assert vd.check(by_plan(batch), batch, chunk_size=chunk_size).ok
         assert vd.prove(by_plan(batch), batch, model, chunk_size=chunk_size).ok
+
+
+def rows_beside(inputs):
+    """Dimensions of the sounds and of their mask, and which of them is as long as the mask."""
+    mask = next(key for key in inputs if key in ("feature_attention_mask", "input_features_mask"))
+    sounds, heard = inputs["input_features"], inputs[mask]
+    return mask, sounds.ndim, heard.ndim, sounds.shape.index(heard.shape[1])
+
+
+def test_synthesized_audio_is_laid_out_as_the_processors_is(audio):
+    from transformers import Gemma4AudioFeatureExtractor
+
+    noise = np.random.default_rng(0)
+    clips = [noise.normal(size=8000), noise.normal(size=16000)]
+    gemma = Gemma4AudioFeatureExtractor()(clips, sampling_rate=16000, return_tensors="pt")
+    qwen = heard(audio[1], [1, 1])
+    for family, real in (("gemma4", gemma), ("qwen2_5_vl", qwen), ("nemotron_h_omni", gemma)):
+        made = vd.make_batch(family, [0, 1], audios_per_sample=[1, 1])
+
+        assert rows_beside(made.inputs) == rows_beside(real)
+        assert made.counts["audio"] == (1, 1)
+        assert vd.check(made).ambiguities == (wording.clips_unknown("audio"),)
 
 
 def test_audio_cut_per_sample_is_wrong(audio):

@@ -30,7 +30,7 @@ for name in sys.argv[1:]:
     found[name] = [
         [example.family, repr(example).partition(": ")[2], finding.code, finding.loudness,
          finding.message.partition("\\n")[0]]
-        for example in vd.falsify_all(slicer, max_examples=100)
+        for example in vd.falsify_all(slicer, max_examples=250)
         for finding in example.report.findings[:1]
     ]
 print(json.dumps(found))

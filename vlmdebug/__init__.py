@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from vlmdebug import tiny as tiny
     from vlmdebug.batch import Ambiguity as Ambiguity
     from vlmdebug.batch import Batch as Batch
+    from vlmdebug.cases import make_batch as make_batch
     from vlmdebug.codegen import Code as Code
     from vlmdebug.codegen import export as export
     from vlmdebug.errors import AmbiguousError as AmbiguousError
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from vlmdebug.search import Counterexample as Counterexample
     from vlmdebug.search import falsify as falsify
     from vlmdebug.search import falsify_all as falsify_all
-    from vlmdebug.search import make_batch as make_batch
     from vlmdebug.tracing.callback import WatchCallback as WatchCallback
     from vlmdebug.tracing.check import check as check
     from vlmdebug.tracing.check import plot_layout as plot_layout
@@ -74,7 +74,7 @@ _HOME = {
     "export": "codegen",
     "falsify": "search",
     "falsify_all": "search",
-    "make_batch": "search",
+    "make_batch": "cases",
     "plot_layout": "tracing.check",
     "probe": "families.probe",
     "prove": "tracing.prove",

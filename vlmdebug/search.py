@@ -1,45 +1,26 @@
 """`falsify`: find the smallest batch that breaks a slicer.
 
-Hypothesis draws batch specifications and shrinks the ones that fail; the tensors are made in
-the family's layout without a processor, so a thousand cases take about a second. `None` is
-evidence, not a proof: no batch that was tried tells the slicer from a right one.
+Hypothesis draws batch specifications and shrinks the ones that fail; then things are left out one
+by one as long as it fails. `None` is evidence, not a proof: no batch that was tried tells the
+slicer from a right one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from random import Random
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vlmdebug.batch import Batch
+from vlmdebug.cases import Case, cases, make, smaller
 from vlmdebug.errors import BadInput
-from vlmdebug.families import FAMILIES, BatchSpec, Family, family_named
-from vlmdebug.families.read import assemble
-from vlmdebug.families.streams import KEYS, with_videos
-from vlmdebug.plan import as_counts
+from vlmdebug.families import FAMILIES, Family, family_named
+from vlmdebug.families.streams import KEYS, clip_of
 from vlmdebug.report import Report
 
-if TYPE_CHECKING:
-    from hypothesis.strategies import SearchStrategy
-
 Slicer = Callable[[Any, int], Iterable[Mapping[str, Any]]]
-
-MAX_SAMPLES = 5
-MAX_IMAGES = 3
-MAX_VIDEOS = 2
-
-
-@dataclass(frozen=True)
-class Case:
-    """What to make a batch of, and how to cut it."""
-
-    spec: BatchSpec
-    chunk_size: int
-
-    def __repr__(self) -> str:
-        return f"{self.spec!r}, chunk size {self.chunk_size}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -87,6 +68,8 @@ class Counterexample:
         if spec.frames:
             numbers += f", videos_per_sample={list(spec.videos_per_sample)}"
             numbers += f", frames={list(spec.frames)}"
+        if spec.audios_per_sample:
+            numbers += f", audios_per_sample={list(spec.audios_per_sample)}"
         return (
             f"import vlmdebug as vd\nfrom {module} import {name}\n\n\n"
             f"def test_{name}_cuts_{spec.family}_images_{images}() -> None:\n"
@@ -105,12 +88,14 @@ def falsify(
     max_examples: int = 200,
     seconds: float | None = None,
     seed: int = 0,
+    text_only: bool = True,
+    clips: bool = True,
     tried: MutableMapping[str, int] | None = None,
 ) -> Counterexample | None:
     """The smallest batch that `slicer` cuts wrongly, of the first family where there is one.
 
-    Batches of families whose models take videos hold some. A slicer that never hands on a key of
-    theirs is not blamed for leaving them out.
+    Batches of families whose models take videos or audio hold some, one kind at a time. A slicer
+    that never hands on a key of theirs is not blamed for leaving them out.
 
     Args:
         slicer: As for `check`.
@@ -118,6 +103,8 @@ def falsify(
         max_examples: Cases to try per family before it is left.
         seconds: Time for the whole search; what is not tried by then is not tried.
         seed: The same seed tries the same cases.
+        text_only: Whether samples without images are tried; False where your trainer refuses them.
+        clips: Whether videos and audio clips are tried, where a family's models take them.
         tried: Filled with the number of cases tried per family, which is how much a `None` says.
 
     Returns:
@@ -126,7 +113,7 @@ def falsify(
     Raises:
         BadInput: A family is unknown, or the slicer gives no chunks.
     """
-    search = _Search(slicer, max_examples, seconds, seed, {} if tried is None else tried)
+    search = _Search(slicer, max_examples, seconds, seed, text_only, clips, tried)
     for family in _families(families):
         found = search.smallest(family)
         if found is not None:
@@ -141,10 +128,12 @@ def falsify_all(
     max_examples: int = 200,
     seconds: float | None = None,
     seed: int = 0,
+    text_only: bool = True,
+    clips: bool = True,
     tried: MutableMapping[str, int] | None = None,
 ) -> tuple[Counterexample, ...]:
     """As `falsify`, but for every family and every kind of mismatch met; no case comes twice."""
-    search = _Search(slicer, max_examples, seconds, seed, {} if tried is None else tried)
+    search = _Search(slicer, max_examples, seconds, seed, text_only, clips, tried)
     found = [
         search.smallest(family, kind)
         for family in _families(families)
@@ -153,104 +142,13 @@ def falsify_all(
     return tuple({example.case: example for example in found if example is not None}.values())
 
 
-def make_batch(
-    family: str,
-    images_per_sample: Sequence[int],
-    sizes: Sequence[int] | None = None,
-    *,
-    videos_per_sample: Sequence[int] | None = None,
-    frames: Sequence[int] | None = None,
-) -> Batch:
-    """A synthetic batch in `family`'s layout, made without processor or model.
-
-    Args:
-        family: Name of a layout family.
-        images_per_sample: One number per sample, 0 for a text-only one.
-        sizes: One number per image: what it means is the family's (grid, tiles or soft
-            tokens). All are the family's smallest by default.
-        videos_per_sample: One number per sample, where the family's models take videos.
-        frames: One number per video; one frame each by default.
-
-    Raises:
-        BadInput: The numbers do not fit together, or the family has no videos.
-    """
-    known, samples = family_named(family), len(images_per_sample)
-    images = as_counts(images_per_sample, name="images_per_sample", samples=samples)
-    if not images:
-        raise BadInput("images_per_sample is empty, but a batch has at least one sample.")
-    given = _sizes("sizes", "image", sizes, sum(images), known.sizes[0])
-    if not videos_per_sample:
-        return make(BatchSpec(known.name, images, given))
-    if known.videos is None:
-        raise BadInput(
-            f"videos_per_sample was given, but {known.name} is not known to take videos. "
-            f"Families that do: {', '.join(f.name for f in FAMILIES.values() if f.videos)}."
-        )
-    videos = as_counts(videos_per_sample, name="videos_per_sample", samples=samples)
-    lengths = _sizes("frames", "video", frames, sum(videos), 1)
-    return make(BatchSpec(known.name, images, given, videos, lengths))
-
-
-def _sizes(
-    name: str, noun: str, given: Sequence[int] | None, total: int, default: int
-) -> tuple[int, ...]:
-    found = (default,) * total if given is None else tuple(given)
-    if len(found) != total or not all(isinstance(size, int) and size > 0 for size in found):
-        raise BadInput(
-            f"{name} is {list(found)!r}, but the samples have {total} {noun}s. "
-            f"Give one whole number above 0 per {noun}."
-        )
-    return found
-
-
-def make(spec: BatchSpec) -> Batch:
-    """The batch of a specification, with torch tensors."""
-    import torch
-
-    family = family_named(spec.family)
-    inputs, facts = family.synthesize(spec)
-    if spec.frames:
-        assert family.videos is not None
-        inputs, facts = with_videos(family.videos, inputs, facts, spec)
-    tensors = {key: torch.from_numpy(value) for key, value in inputs.items()}
-    return assemble(replace(facts, inputs=tensors), spec.family)
-
-
-def cases(family: Family) -> SearchStrategy[Case]:
-    """Hypothesis strategy of batches of one family and chunk sizes to cut them by.
-
-    Text-only samples, equal sizes (which make mismatches silent), unequal ones, short last
-    chunks and one chunk for all are drawn often.
-    """
-    from hypothesis import strategies as st
-
-    @st.composite
-    def draw_case(draw: Any) -> Case:
-        images = tuple(draw(st.lists(st.integers(0, MAX_IMAGES), min_size=1, max_size=MAX_SAMPLES)))
-        size = st.sampled_from(family.sizes)
-        total = sum(images)
-        alike = st.builds(lambda one: (one,) * total, size)
-        mixed = st.lists(size, min_size=total, max_size=total).map(tuple)
-        sizes = draw(st.one_of(alike, mixed))
-        videos = frames = ()
-        if family.videos is not None and draw(st.booleans()):
-            count = st.integers(0, MAX_VIDEOS)
-            videos = tuple(draw(st.lists(count, min_size=len(images), max_size=len(images))))
-            length = st.lists(st.integers(1, 2), min_size=sum(videos), max_size=sum(videos))
-            frames = tuple(draw(length))
-            videos = videos if frames else ()
-        spec = BatchSpec(family.name, images, sizes, videos, frames)
-        return Case(spec, draw(st.integers(1, len(images))))
-
-    return draw_case()
-
-
-Kind = tuple[str, str]
-"""One way to be wrong, without where: the cause, or the code where it is unknown; loudness."""
+Kind = tuple[str, str, str, str]
+"""One way to be wrong, without where: the cause, where it is known; the code; loudness; and whether
+it is in videos, in audio, or in neither."""
 
 
 def _kinds(report: Report) -> set[Kind]:
-    return {(mismatch.cause or mismatch.code, mismatch.loudness) for mismatch in report.mismatches}
+    return {(m.cause or "", m.code, m.loudness, clip_of(m.key or "")) for m in report.mismatches}
 
 
 def _hands_on(report: Report, keys: Collection[str]) -> bool:
@@ -272,7 +170,9 @@ class _Search:
         max_examples: int,
         seconds: float | None,
         seed: int,
-        tried: MutableMapping[str, int],
+        text_only: bool,
+        clips: bool,
+        tried: MutableMapping[str, int] | None,
     ) -> None:
         if not callable(slicer):
             raise BadInput(
@@ -282,7 +182,8 @@ class _Search:
             )
         self._slicer, self._max_examples, self._seed = slicer, max_examples, seed
         self._end = None if seconds is None else monotonic() + seconds
-        self._tried = tried
+        self._text_only, self._clips = text_only, clips
+        self._tried = {} if tried is None else tried
         self._reports: dict[Case, Report] = {}
 
     def smallest(self, family: Family, kind: Kind | None = None) -> Counterexample | None:
@@ -327,10 +228,16 @@ class _Search:
             suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType]
         )
         self._tried.setdefault(family.name, 0)
+        drawn = cases(family, text_only=self._text_only, clips=self._clips)
         try:
-            return find(cases(family), holds, settings=options, random=Random(self._seed))
+            case = find(drawn, holds, settings=options, random=Random(self._seed))
         except NoSuchExample:
             return None
+        less: Case | None = case
+        while less is not None:
+            case = less
+            less = next((c for c in smaller(case, text_only=self._text_only) if holds(c)), None)
+        return case
 
     def _check(self, case: Case) -> Report:
         from vlmdebug.tracing.check import check
@@ -339,9 +246,9 @@ class _Search:
         return check(self._slicer, batch, chunk_size=case.chunk_size, pictures=False)
 
     def _says(self, case: Case) -> set[Kind]:
-        """How the slicer fails there; videos that it never hands on are not its business."""
+        """How the slicer fails there; clips that it never hands on are not its business."""
         report = self._reports[case]
-        if case.spec.frames and report.error is None and not _hands_on(report, KEYS):
+        if case.spec.clips and report.error is None and not _hands_on(report, KEYS):
             return set()
         return _kinds(report)
 

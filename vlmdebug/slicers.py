@@ -97,15 +97,17 @@ def merged_5452(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
 def corrected(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
     """Each tensor by what its rows count; no media keys for a chunk without media."""
     samples = len(inputs["input_ids"])
-    media = {key: inputs[key] for key in (*_MEDIA, *_VIDEO) if inputs.get(key) is not None}
+    media = {key: inputs[key] for key in (*_MEDIA, *_VIDEO, *_AUDIO) if inputs.get(key) is not None}
     images = [0, *accumulate(inputs.get("num_images", [0] * samples))]
     videos = [0, *accumulate(inputs.get("num_videos", [0] * samples))]
+    audios = [0, *accumulate(inputs.get("num_audios", [0] * samples))]
     offsets = _offsets(media, inputs, samples, images) | _video_offsets(media, videos)
+    offsets |= dict.fromkeys(_AUDIO, audios)
     for start in range(0, samples, chunk_size):
         stop = min(start + chunk_size, samples)
         chunk = _token_keys(inputs, start, stop)
         for key, rows in media.items():
-            owned = videos if key in _VIDEO else images
+            owned = videos if key in _VIDEO else audios if key in _AUDIO else images
             if owned[start] < owned[stop] or "aspect_ratio_ids" in media:  # Mllama keeps its row
                 chunk[key] = rows[offsets[key][start] : offsets[key][stop]]
         yield chunk
@@ -181,6 +183,7 @@ _VIDEO = (
     "num_frames_per_video",
     "video_position_ids",
 )
+_AUDIO = ("input_features", "input_features_mask", "feature_attention_mask")
 
 
 def _token_keys(inputs: Inputs, start: int, stop: int) -> Inputs:

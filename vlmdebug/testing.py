@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from vlmdebug.batch import Batch
+from vlmdebug.cases import cases, make
 from vlmdebug.errors import MismatchError
 from vlmdebug.families import FAMILIES, family_named
-from vlmdebug.search import Slicer, cases, falsify, make
+from vlmdebug.search import Slicer, falsify
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
@@ -26,6 +27,8 @@ def assert_slices(
     families: Sequence[str] | None = None,
     max_examples: int = 200,
     seed: int = 0,
+    text_only: bool = True,
+    clips: bool = True,
 ) -> None:
     """Fail unless `slicer` cuts every generated batch rightly.
 
@@ -35,12 +38,21 @@ def assert_slices(
         families: Layout families to try; all by default.
         max_examples: Batches per family.
         seed: The same seed tries the same batches.
+        text_only: Whether samples without images are tried; False where your trainer refuses them.
+        clips: Whether videos and audio clips are tried, where a layout's models take them.
 
     Raises:
         MismatchError: With the smallest batch that is cut wrongly, what is wrong with it, and
             the test that reproduces it.
     """
-    found = falsify(slicer, families=families, max_examples=max_examples, seed=seed)
+    found = falsify(
+        slicer,
+        families=families,
+        max_examples=max_examples,
+        seed=seed,
+        text_only=text_only,
+        clips=clips,
+    )
     if found is None:
         return
     details = "\n".join(f"{f.code} {f.title}: {f.message}" for f in found.report.findings)
@@ -50,10 +62,12 @@ def assert_slices(
     raise MismatchError(f"{found!r}\n{details}\n\n{test}", found.report) from found.error
 
 
-def batches(families: Sequence[str] | None = None) -> SearchStrategy[Batch]:
+def batches(
+    families: Sequence[str] | None = None, *, text_only: bool = True, clips: bool = True
+) -> SearchStrategy[Batch]:
     """Hypothesis strategy of synthetic batches, smallest first, for tests of one's own."""
     from hypothesis import strategies as st
 
     known = [family_named(name) for name in families or FAMILIES]
-    drawn = st.one_of([cases(family) for family in known])
+    drawn = st.one_of([cases(one, text_only=text_only, clips=clips) for one in known])
     return drawn.map(lambda case: make(case.spec))

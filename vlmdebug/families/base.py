@@ -18,7 +18,7 @@ import numpy as np
 
 from vlmdebug.batch import Ambiguity
 from vlmdebug.errors import BadInput
-from vlmdebug.layout import Axis, Layout, Media
+from vlmdebug.layout import STREAMS, Axis, Layout, Media
 from vlmdebug.plan import Counts
 
 TYPES = frozenset({"mm_token_type_ids"})
@@ -169,7 +169,8 @@ class BatchSpec:
     """A batch to be made: images per sample, one size number per image, and videos likewise.
 
     What an image's size means is the family's: grid side, tiles, soft tokens; a video's is its
-    frames. The text is short: sizes and frames of 1, the smallest, go without saying.
+    frames; audio clips are alike. The text is short: sizes and frames of 1, the smallest, go
+    without saying.
     """
 
     family: str
@@ -177,6 +178,12 @@ class BatchSpec:
     sizes: tuple[int, ...]
     videos_per_sample: tuple[int, ...] = ()
     frames: tuple[int, ...] = ()
+    audios_per_sample: tuple[int, ...] = ()
+
+    @property
+    def clips(self) -> bool:
+        """Whether there are videos or audio clips."""
+        return any(self.videos_per_sample) or any(self.audios_per_sample)
 
     def __repr__(self) -> str:
         parts = [f"{self.family}: images per sample {list(self.images_per_sample)}"]
@@ -186,6 +193,8 @@ class BatchSpec:
             parts.append(f"videos per sample {list(self.videos_per_sample)}")
         if set(self.frames) - {1}:
             parts.append(f"frames {list(self.frames)}")
+        if self.audios_per_sample:
+            parts.append(f"audio clips per sample {list(self.audios_per_sample)}")
         return ", ".join(parts)
 
 
@@ -206,6 +215,7 @@ class Family(ABC):
         variants: Fields of the layout in which single models differ, by `config.model_type`.
         sizes: The size numbers that `synthesize` understands.
         videos: What a row of `pixel_values_videos` counts, where the models take videos.
+        audio: Key of the mask beside `input_features`, where some of the models take audio.
     """
 
     name: ClassVar[str]
@@ -225,6 +235,14 @@ class Family(ABC):
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     sizes: ClassVar[tuple[int, ...]] = (1, 2, 3)
     videos: ClassVar[str | None] = None
+    audio: ClassVar[str | None] = None
+
+    @property
+    def clips(self) -> list[str]:
+        """Kinds of clips that some of the models take beside images: `video`, `audio`."""
+        return [
+            unit for unit, takes in zip(STREAMS, (self.videos, self.audio), strict=True) if takes
+        ]
 
     def layout(self, hints: Hints | None = None) -> Layout:
         """The layout with every media key the family has, as the model of the hints treats it."""

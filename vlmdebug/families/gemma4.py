@@ -56,6 +56,7 @@ class Gemma4(Family):
     loud_drops = frozenset({"image_position_ids"})
     ignored = frozenset()
     videos = "frame"
+    audio = "input_features_mask"
 
     def layout(self, hints: Hints | None = None) -> Layout:
         """Smaller checkpoints attend to images as to text, and make nothing of the types."""

@@ -152,6 +152,7 @@ class Qwen2_5VL(Family):
         },
     }
     videos = VIDEO_PATCH
+    audio = "feature_attention_mask"
 
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
         return inputs.get(self.grid) is not None
@@ -215,6 +216,7 @@ class NemotronHOmni(Qwen2_5VL):
     shapes = {"pixel_values": "patch, ...", "image_grid_hw": "image, 2"}
     optional = frozenset()
     videos = None
+    audio = "input_features_mask"
     feature_key = "image_grid_hw"
     loud_drops = frozenset({"image_grid_hw"})
     strict = False

@@ -24,6 +24,7 @@ from vlmdebug.batch import Ambiguity, Stream
 from vlmdebug.families.base import (
     BatchSpec,
     Facts,
+    Family,
     agree,
     align,
     numbered,
@@ -55,30 +56,47 @@ AUDIO_KEYS = ("input_features", "input_features_mask", "feature_attention_mask")
 KEYS = frozenset({"pixel_values_videos", *VIDEO_KEYS, *AUDIO_KEYS})
 
 
-def with_videos(
-    unit: str, inputs: Mapping[str, Any], facts: Facts, spec: BatchSpec
-) -> tuple[dict[str, Any], Facts]:
-    """A synthesized batch with videos after the images of each sample; `unit` as `Family.videos`.
+def clip_of(key: str) -> str:
+    """Whether a key is of `video` or `audio` clips; empty where it is of neither."""
+    if key not in KEYS:
+        return ""
+    return "audio" if key in AUDIO_KEYS else "video"
 
-    A frame is one placeholder token. Every row of pixels holds its own number.
+
+def with_clips(
+    family: Family, inputs: Mapping[str, Any], facts: Facts, spec: BatchSpec
+) -> tuple[dict[str, Any], Facts]:
+    """A synthesized batch with videos, then audio clips, after the images of each sample.
+
+    A frame is one placeholder token, an audio clip two. Every row of pixels and of sounds holds
+    its own number.
     """
-    token, frames = 4, iter(spec.frames)
+    tokens, frames = {"video": 4, "audio": 11}, iter(spec.frames)
+    none = (0,) * len(spec.images_per_sample)
+    clips = {"video": spec.videos_per_sample or none, "audio": spec.audios_per_sample or none}
     rows = []
-    for ids, count in zip(inputs["input_ids"], spec.videos_per_sample, strict=True):
+    for sample, ids in enumerate(inputs["input_ids"]):
         row = ids[ids != 0].tolist()
-        for _ in range(count):
-            row += [9, *[token] * next(frames), 6]
+        for _ in range(clips["video"][sample]):
+            row += [9, *[tokens["video"]] * next(frames), 6]
+        for _ in range(clips["audio"][sample]):
+            row += [10, *[tokens["audio"]] * 2, 6]
         rows.append(row)
     ids, types = padded(rows), "mm_token_type_ids" in inputs
     grown = with_text(ids, placeholder=facts.hints.image_token_id or 0, types=types)
     if types:
-        grown["mm_token_type_ids"][ids == token] = TYPES["video"]
-    whole = {**inputs, **grown, **_synthesize(unit, spec.frames)}
-    hints = replace(facts.hints, token_ids={**facts.hints.token_ids, "video": token})
-    return whole, replace(facts, inputs=whole, hints=hints, clips={"video": spec.videos_per_sample})
+        for unit, token in tokens.items():
+            grown["mm_token_type_ids"][ids == token] = TYPES[unit]
+    whole = {**inputs, **grown}
+    if spec.frames:
+        whole |= _videos(family.videos, spec.frames)
+    if any(clips["audio"]):
+        whole |= _audio(family.audio, sum(clips["audio"]))
+    hints = replace(facts.hints, token_ids={**facts.hints.token_ids, **tokens})
+    return whole, replace(facts, inputs=whole, hints=hints, clips=clips)
 
 
-def _synthesize(unit: str, frames: Sequence[int]) -> dict[str, Any]:
+def _videos(unit: str | None, frames: Sequence[int]) -> dict[str, Any]:
     """Tensors of videos of so many frames."""
     side = 2  # of the square of patches that is one token
     if unit == VIDEO_PATCH:
@@ -94,6 +112,17 @@ def _synthesize(unit: str, frames: Sequence[int]) -> dict[str, Any]:
             "num_frames_per_video": np.array(frames, dtype=np.int64),
         }
     return {"pixel_values_videos": numbered(len(frames), max(frames), 3, side, side)}
+
+
+def _audio(mask: str | None, clips: int) -> dict[str, Any]:
+    """Tensors of so many audio clips, `(audio, mel, frames)` for Qwen, `(audio, frames, mel)` else.
+
+    The first clip is the longest and each next one frame shorter, so no two masks are alike.
+    """
+    length, mel = 2 + clips, 3
+    shape = (mel, length) if mask == "feature_attention_mask" else (length, mel)
+    heard = np.arange(length) < length - np.arange(clips)[:, None]  # (audio, frames)
+    return {"input_features": numbered(clips, *shape), str(mask): heard.astype(np.int64)}
 
 
 @dataclass(frozen=True)
