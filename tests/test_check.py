@@ -354,6 +354,87 @@ def test_slicer_that_says_it_shuffles_may_do_so(batch):
     assert "VLM001" in codes(vd.check(lose, batch))
 
 
+@pytest.mark.parametrize("whole", [True, False], ids=["batch after batch", "copies side by side"])
+@pytest.mark.parametrize("family", ["gemma4", "qwen2_5_vl", "internvl", "idefics3"])
+def test_slicer_that_says_it_repeats_each_sample_may_do_so(family, whole):
+    batch = vd.make_batch(family, [2, 0, 1])
+
+    def repeated(inputs, chunk_size):
+        (every,), chunks = batch.chunks(3), list(batch.chunks(1))
+        parts = [every, every] if whole else [chunk for chunk in chunks for _ in "ab"]
+        keys = dict.fromkeys(key for part in parts for key in part)
+        yield {key: torch.cat([part[key] for part in parts if key in part]) for key in keys}
+
+    def thrice_one(inputs, chunk_size):
+        yield from (*repeated(inputs, chunk_size), next(batch.chunks(1)))
+
+    def mixed_up(inputs, chunk_size):  # as repeat_interleave of everything
+        (every,) = batch.chunks(3)
+        yield {key: value.repeat_interleave(2, 0) for key, value in every.items()}
+
+    assert codes(vd.check(repeated, batch)) == {"VLM006"}
+    assert "slicer.expand_size = 2" in vd.check(repeated, batch).findings[0].message
+    repeated.expand_size = thrice_one.expand_size = mixed_up.expand_size = 2
+
+    assert vd.check(repeated, batch).ok
+    assert vd.check(thrice_one, batch).findings[0].message.startswith("sample 0 came 3 times, of 3")
+    assert vd.check(mixed_up, batch).ok == (family == "idefics3")
+
+
+def test_copies_in_another_order_are_reordered(batch):
+    def backwards(inputs, chunk_size):
+        yield from [*batch.chunks(1), *reversed(list(batch.chunks(1)))]
+
+    backwards.expand_size = 2
+
+    assert codes(vd.check(backwards, batch)) == {"VLM007"}
+
+
+@pytest.mark.parametrize("size", [0, True, 1.5, "2"])
+def test_expand_size_that_is_no_count_is_refused(batch, size):
+    def slicer(inputs, chunk_size):
+        return batch.chunks(1)
+
+    slicer.expand_size = size
+    with pytest.raises(vd.BadInput, match="whole number, at least 1"):
+        vd.check(slicer, batch)
+
+
+def test_keys_along_the_tokens_that_are_shorter_are_found_without_a_slicer():
+    """A collator forgot to extend them by the completion."""
+    for family, key in (("qwen2_5_vl", "mm_token_type_ids"), ("mllama", "cross_attention_mask")):
+        inputs = dict(vd.tiny.batch(family, [1, 1]))
+        right = vd.check(inputs, processor=vd.tiny.build(family)[1])
+        report = vd.check({**inputs, key: inputs[key][:, :-3]}, processor=vd.tiny.build(family)[1])
+
+        assert right.ok
+        assert [(m.code, m.key) for m in report.mismatches] == [("VLM011", key)]
+
+
+def test_mask_that_is_longer_than_the_tokens_cannot_be_told_without_a_model():
+    inputs = dict(vd.tiny.batch("llava", [1, 1]))
+    inputs["attention_mask"] = torch.nn.functional.pad(inputs["attention_mask"], (0, 2))
+    report = vd.check(inputs, processor=vd.tiny.build("llava")[1])
+
+    assert report.verdict == "AMBIGUOUS"
+    assert "attention_mask has" in report.ambiguities[0]
+
+
+@pytest.mark.parametrize("family", ["gemma4", "mllama", "qwen3_vl"])
+def test_key_dropped_beside_one_that_the_model_must_have_is_loud(family):
+    model, processor = vd.tiny.build(family)
+    batch = vd.read_batch(vd.tiny.batch(family, [1, 1]), processor=processor)
+
+    def bare(inputs, chunk_size):
+        yield {key: inputs[key] for key in ("input_ids", "attention_mask", "pixel_values")}
+
+    report, proof = vd.check(bare, batch, chunk_size=2), vd.prove(bare, batch, model, chunk_size=2)
+
+    assert proof.error is not None
+    assert len(report.mismatches) > 1
+    assert {m.loudness for m in report.mismatches} == {"loud"}
+
+
 def test_exception_of_the_slicer_is_kept_with_chunk_and_line(batch):
     def raising(inputs, chunk_size):
         for index, chunk in enumerate(batch.chunks(1)):
@@ -602,7 +683,7 @@ def test_slicer_that_never_ends_is_left_and_found(batch):
     report = vd.check(endless, batch)
 
     assert codes(report) == {"VLM006"}
-    assert "is in a chunk more than once" in report.mismatches[0].message
+    assert "sample 0 came " in report.mismatches[0].message
 
 
 def test_embeddings_in_place_of_ids_are_not_called_dropped(batch):

@@ -7,6 +7,8 @@ import torch
 
 import vlmdebug as vd
 from vlmdebug.tracing.record import record
+from vlmdebug.tracing.stand_in import RecordingModel
+from vlmdebug.tracing.trl_trainer import trainer_of
 
 trl = pytest.importorskip("trl")
 
@@ -51,13 +53,13 @@ def test_exception_after_some_calls_is_kept_with_what_was_recorded():
     def stops(model, inputs, chunk_size):
         chunks = list(batch.chunks(1))
         model(**chunks[0])
-        return model(**chunks[1]).no_such_output
+        return model(**chunks[1]).logits[9, 9, 9, 9]
 
     report = vd.check(vd.record(stops), batch)
 
     assert [(m.code, m.chunk) for m in report.mismatches] == [("VLM008", 2)]
-    assert isinstance(report.error, AttributeError)
-    assert "stops" not in str(report.error)
+    assert isinstance(report.error, IndexError)
+    assert "test_trl.py:" in report.mismatches[0].message
     assert [chunk.samples for chunk in report.chunks] == [(0,), (1,)]
 
 
@@ -118,8 +120,108 @@ def test_trl_is_right_where_every_sample_has_images(name, family):
         assert vd.check(vd.trl_slicer(name), batch, chunk_size=chunk_size).ok
 
 
-def test_trainers_that_cut_nothing_are_refused_with_the_reason():
-    with pytest.raises(vd.BadInput, match="TRL's dpo trainer cuts no batch"):
-        vd.trl_slicer("dpo")
+@pytest.mark.parametrize("name", ["sft", "dpo", "kto"])
+def test_losses_that_hand_on_every_key_survive(name):
+    assert vd.falsify(vd.trl_slicer(name), max_examples=50) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "missing"),
+    [
+        ("gmpo", "lfm2_vl", "spatial_shapes"),
+        ("grpo-loss", "llava_onevision", "batch_num_images"),
+        ("online-dpo", "qwen2_5_vl", "mm_token_type_ids"),
+        ("online-dpo", "lfm2_vl", "spatial_shapes"),
+    ],
+)
+def test_losses_that_hand_on_keys_by_name_drop_the_others(name, family, missing):
+    found = vd.falsify_all(vd.trl_slicer(name), families=[family])
+
+    assert missing in {m.key for e in found for m in e.report.mismatches if m.code == "VLM003"}
+
+
+def test_gmpo_cuts_tiles_as_images_and_grpo_does_not():
+    """`num_tiles` is handed on by the one and not by the other."""
+    batch = vd.make_batch("internvl", [1, 2], [2, 1, 2])
+
+    assert vd.check(vd.trl_slicer("grpo-loss"), batch).ok
+    assert {m.code for m in vd.check(vd.trl_slicer("gmpo"), batch).mismatches} == {"VLM001"}
+
+
+def test_online_dpo_on_a_real_model_moves_the_logits():
+    model, processor = vd.tiny.build("qwen2_5_vl")
+    batch = vd.read_batch(vd.tiny.batch("qwen2_5_vl", [1, 1]), processor=processor)
+    proof = vd.prove(vd.trl_slicer("online-dpo"), batch, model)
+
+    assert proof.error is None
+    assert proof.silent_samples == (0, 1)
+
+
+@pytest.mark.parametrize("family", ["llava", "idefics3", "llava_next"])
+def test_online_dpo_repeats_each_image_beside_its_sample(family):
+    slicer = vd.trl_slicer("online-dpo")
+
+    assert slicer.expand_size == 2
+    assert vd.check(slicer, vd.make_batch(family, [2, 0, 1])).ok
+
+
+def test_what_is_no_slicer_of_trl_is_refused():
     with pytest.raises(vd.BadInput, match="'ppo' is no slicer of TRL"):
         vd.trl_slicer("ppo")
+
+
+# --- what the stand-ins lack is never blamed on the code on trial ----------------------------
+
+
+@pytest.mark.parametrize(
+    ("read", "said"),
+    [
+        (lambda model: model(input_ids=torch.ones(1, 1)).router_probs, "of the model's outputs"),
+        (lambda model: model.vision_tower, "model.vision_tower"),
+        (lambda model: model.config.image_token_id, r"record\(function, config=model.config\)"),
+        (lambda model: model(torch.ones(1, 2), torch.ones(1, 3)), "Pass them by name"),
+    ],
+    ids=["output", "attribute", "config", "by place"],
+)
+def test_what_the_stand_in_lacks_ends_the_trial(read, said):
+    def asks(model, inputs, chunk_size):
+        model(**inputs)
+        read(model)
+
+    with pytest.raises(vd.BadInput, match=said) as caught:
+        vd.falsify(vd.record(asks), families=["llava"])
+
+    assert "Nothing was judged" in str(caught.value)
+
+
+def test_code_that_asks_first_whether_there_is_something_runs_on():
+    def careful(model, inputs, chunk_size):
+        assert not hasattr(model, "vision_tower")
+        assert getattr(model.config, "image_token_id", None) is None
+        for chunk in batch.chunks(chunk_size):
+            model.base_model(**chunk).last_hidden_state @ model.lm_head.weight.T
+
+    batch = vd.make_batch("gemma4", [1, 0])
+
+    assert vd.check(vd.record(careful), batch).ok
+
+
+def test_config_may_be_the_models_own():
+    model, _ = vd.tiny.build("gemma4")
+    seen = []
+
+    def looks(stand_in, inputs, chunk_size):
+        seen.append(stand_in.config.image_token_id)
+        stand_in.generate(**inputs, max_new_tokens=1)
+
+    assert vd.check(vd.record(looks, config=model.config), vd.make_batch("gemma4", [1])).ok
+    assert seen == [model.config.image_token_id]
+
+
+def test_trainer_that_reads_something_else_of_itself_ends_the_trial():
+    class Trainer:
+        def loss(self):
+            return self.secret
+
+    with pytest.raises(vd.BadInput, match="In this TRL Trainer reads secret of itself"):
+        trainer_of(Trainer, RecordingModel()).loss()

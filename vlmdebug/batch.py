@@ -104,6 +104,7 @@ class Batch:
         marked: Placeholder tokens of each sample as `mm_token_type_ids` marks them, where
             `placeholders` were counted by their id.
         known: Keys that some layout has; to ask for one in vain is no mistake.
+        columns: Columns of tokens of each key that should have as many as `input_ids`.
     """
 
     inputs: Mapping[str, Any]
@@ -119,6 +120,7 @@ class Batch:
     streams: tuple[Stream, ...] = ()
     marked: tuple[int, ...] | None = None
     known: frozenset[str] = frozenset()
+    columns: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.counts["sample"])

@@ -51,6 +51,11 @@ def check_alone(batch: Batch, *, one_chunk: bool = False) -> Report:
     if not messages and _steps_unknown(batch):
         messages = [wording.steps_unknown(batch)]
     messages += [
+        wording.more_columns(key, width, batch.inputs["input_ids"].shape[-1])
+        for key, width in batch.columns.items()
+        if width > batch.inputs["input_ids"].shape[-1]
+    ]
+    messages += [
         wording.clips_unknown(stream.unit)
         for stream in batch.streams
         if not messages and batch.stream_step(stream, []) is None
@@ -82,7 +87,7 @@ def batch_mismatches(batch: Batch) -> list[Mismatch]:
     """Samples whose placeholder tokens are not as many as their images' features."""
     if batch.ambiguities:
         return _totals_mismatch(batch)
-    found = []
+    found = _short_columns(batch)
     features, placeholders = batch.features_by_sample or (), batch.placeholders or ()
     for sample, (made, written) in enumerate(zip(features, placeholders, strict=False)):
         if made == written:
@@ -94,6 +99,16 @@ def batch_mismatches(batch: Batch) -> list[Mismatch]:
         found.append(Mismatch("VLM010", message, key="input_ids", samples=(sample,), silent=silent))
     seen = {sample for mismatch in found for sample in mismatch.samples}
     return found + _marked_otherwise(batch, seen) + _clip_mismatches(batch)
+
+
+def _short_columns(batch: Batch) -> list[Mismatch]:
+    """Keys that lie along the tokens, but not along all of them."""
+    wide = batch.inputs["input_ids"].shape[-1]
+    return [
+        Mismatch("VLM011", wording.short_columns(key, width, wide), key=key, cause="columns")
+        for key, width in batch.columns.items()
+        if width < wide
+    ]
 
 
 def _marked_otherwise(batch: Batch, seen: Collection[int]) -> list[Mismatch]:
@@ -166,19 +181,41 @@ def _raised(run: Run) -> list[Mismatch]:
 
 
 def _order(batch: Batch, run: Run, reports: Sequence[ChunkReport]) -> list[Mismatch]:
-    """Samples over all chunks: each once, in the batch's order."""
+    """Samples over all chunks: each as often as it should come, in the batch's order."""
     visited = [sample for report in reports for sample in report.samples]
-    times = Counter(visited)
-    skipped = [] if run.error or run.partial else [s for s in range(len(batch)) if s not in times]
-    repeated = [sample for sample, count in times.items() if count > 1]
-    if skipped or repeated:
-        message = wording.skipped_or_repeated(skipped, repeated, len(batch))
-        return [Mismatch("VLM006", message, samples=(*skipped, *repeated), silent=True)]
-    if visited != sorted(visited) and not (run.any_order or run.partial):
-        first = next(i for i, sample in enumerate(visited) if sample != i)
-        message = wording.reordered(first, visited[first])
+    times, wanted = Counter(visited), run.expand_size
+    ended = run.error is not None or run.partial
+    counted = [(s, times[s]) for s in range(len(batch)) if not (ended and times[s] < wanted)]
+    wrong = {sample: count for sample, count in counted if count != wanted}
+    if wrong:
+        message = wording.skipped_or_repeated(wrong, len(batch), wanted)
+        return [Mismatch("VLM006", message, samples=tuple(wrong), silent=True)]
+    misplaced = None if run.any_order or run.partial else _first_out_of_order(visited)
+    if misplaced is not None:
+        message = wording.reordered(misplaced, visited[misplaced])
         return [Mismatch("VLM007", message, samples=tuple(visited), silent=True)]
     return []
+
+
+def _first_out_of_order(visited: Sequence[int]) -> int | None:
+    """Place of the first sample that came before an earlier one.
+
+    Where each comes several times, whole batches may follow each other or copies of a sample: the
+    first copies are in order then, and so are the second ones.
+    """
+    comings: list[list[int]] = []  # places in `visited` of first copies, of second ones, …
+    times: Counter[int] = Counter()
+    for place, sample in enumerate(visited):
+        if times[sample] == len(comings):
+            comings.append([])
+        comings[times[sample]].append(place)
+        times[sample] += 1
+    for places in comings:
+        samples = [visited[place] for place in places]
+        for place, sample, due in zip(places, samples, sorted(samples), strict=True):
+            if sample != due:
+                return place
+    return None
 
 
 def _report(

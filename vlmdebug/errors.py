@@ -14,6 +14,10 @@ class BadInput(VlmDebugError, ValueError):
     """What was handed over cannot be read as a batch, a count, a layout or a family."""
 
 
+class NotJudged(BadInput):
+    """A slicer could not be put on trial; that says nothing of the slicer."""
+
+
 class AmbiguousError(VlmDebugError):
     """The batch fits more than one layout or count; the message names what settles it."""
 

@@ -92,7 +92,8 @@ class UsedChunk:
 class Run:
     """What a slicer did: its chunks, the exception that ended it, the keys it asked for in vain.
 
-    `partial`: these are some of the batch's chunks, so samples may be missing.
+    `partial`: these are some of the batch's chunks, so samples may be missing. `expand_size`: how
+    often each sample comes.
     """
 
     chunks: Sequence[UsedChunk]
@@ -103,6 +104,7 @@ class Run:
     asked: Collection[str] = field(default_factory=tuple)
     any_order: bool = False
     partial: bool = False
+    expand_size: int = 1
 
 
 class Judge:
@@ -222,9 +224,11 @@ class Judge:
             return None
         if self.batch.layout[key].unit == OWNER:
             return None  # other images are made of other features, as many or not
-        if key in self.batch.layout.placing and "position_ids" in self.chunk.keys:
-            return True  # other places than the batch's, and no look at what they are made of
-        return not (key in self.batch.layout.loud_drops and "pixel_values" in self.chunk.keys)
+        if "pixel_values" not in self.chunk.keys:
+            return True
+        if self._lacks_description:
+            return False
+        return self._is_silent() is not False
 
     def _must_be_absent(self, key: str, used: Used) -> None:
         message = wording.must_be_absent(self.batch, key, self.samples, used)
@@ -372,8 +376,11 @@ class Judge:
     def _lacks_description(self) -> bool:
         """Whether there are pixels, but a key is missing without which the model raises."""
         pixels = self.chunk.keys.get("pixel_values")
-        needed = [key for key in self.batch.layout.loud_drops if key in self.batch.layout]
-        return pixels is not None and any(key not in self.chunk.keys for key in needed)
+        layout, keys = self.batch.layout, self.chunk.keys
+        missing = {key for key in layout.loud_drops if key in layout and key not in keys}
+        if "position_ids" in keys:
+            missing -= layout.placing  # nobody looks at what they are made of
+        return pixels is not None and bool(missing)
 
     @cached_property
     def _stream_keys(self) -> frozenset[str]:

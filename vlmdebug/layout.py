@@ -67,8 +67,9 @@ class Media:
 
     `unit` is the count that must be above zero for the chunk to need the key. `tolerates`
     names wrong lengths, beside the other media keys, that the model takes in silence:
-    `"one"` row (it is broadcast), `"none"`, `"surplus"` rows. `lean`: beside samples with media,
-    one without may lack its padded row, for the model takes all rows as one list.
+    `"one"` row (it is broadcast), `"none"`, `"surplus"` rows beside right ones. `lean`: beside
+    samples with media, one without may lack its padded row, for the model takes all rows as one
+    list.
     """
 
     unit: str
@@ -81,7 +82,7 @@ class Media:
         if given == expected:
             return True
         if given > expected:
-            return "surplus" in self.tolerates
+            return "surplus" in self.tolerates and expected > 0
         return ("none" if given == 0 else "one" if given == 1 else "") in self.tolerates
 
 

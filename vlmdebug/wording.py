@@ -5,7 +5,7 @@ The first sentence alone must suffice in a log. Names are as in the user's code.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from vlmdebug.layout import STREAMS, plural
@@ -35,7 +35,9 @@ def name_samples(samples: Sequence[int]) -> str:
     """`sample 1`, `samples 0:2`, `samples 2, 0`."""
     if len(samples) == 1:
         return f"sample {samples[0]}"
-    return f"samples {Rows.of(samples)}" if samples else "no sample"
+    rows = Rows.of(samples)
+    named = str(rows) if len(rows.ranges) == 1 else listed(samples)
+    return f"samples {named}" if samples else "no sample"
 
 
 def wrong_rows(
@@ -60,7 +62,8 @@ def wrong_rows(
         _consequence(
             silent,
             balance,
-            len(used.rows) == len(planned),
+            planned,
+            used,
             "it sees the wrong pixels"
             if key in batch.layout.media
             else "it reads the wrong tokens",
@@ -91,13 +94,19 @@ def _rows(batch: Batch, key: str, rows: Rows) -> str:
 
 
 def _consequence(
-    silent: bool | None, balance: tuple[int, int] | None, same: bool, then: str
+    silent: bool | None,
+    balance: tuple[int, int] | None,
+    planned: Rows,
+    used: Used,
+    then: str,
 ) -> str:
     if silent is None:
         return "Whether the model raises cannot be told from the batch."
     if silent:
-        if same:
+        if used.length == len(planned):
             return f"Both are the same length, so the model will not raise: {then}."
+        if not used.length:
+            return "The model passes over pixels without rows, so it will not raise: it sees none."
         return "Features and placeholders still add up, so the model will not raise."
     if balance is not None and balance[0] != balance[1]:
         return (
@@ -133,6 +142,23 @@ def other_columns(
     return (
         f"{name_samples(samples)} {verb} given {said}.\n{what}\n"
         "Trim and pad all that lies along the tokens by the same columns."
+    )
+
+
+def short_columns(key: str, width: int, wide: int) -> str:
+    """VLM011, in the batch as it was given."""
+    return (
+        f"{key} has {width} columns of tokens, but input_ids has {wide}.\n"
+        "Depending on the model it raises or computes something else.\n"
+        f"Pad {key} wherever input_ids grows, as by a completion, and trim both alike."
+    )
+
+
+def more_columns(key: str, width: int, wide: int) -> str:
+    """Columns behind the tokens, which some models never look at; no mismatch."""
+    return (
+        f"{key} has {width} columns of tokens, but input_ids has {wide}: some models look no "
+        "further than input_ids, others raise. Trim both alike, or ask the model: vlmdebug.prove."
     )
 
 
@@ -222,22 +248,23 @@ def raised(error: BaseException, place: str | None, chunk: int) -> str:
     )
 
 
-def skipped_or_repeated(skipped: Sequence[int], repeated: Sequence[int], total: int) -> str:
-    """VLM006."""
-    parts = []
-    if skipped:
-        parts.append(f"{name_samples(skipped)} {_are(skipped)} in no chunk")
-    if repeated:
-        parts.append(f"{name_samples(repeated)} {_are(repeated)} in a chunk more than once")
-    return (
-        f"{' and '.join(parts)}, of {number(total, 'sample')}.\n"
-        "No chunk is wrong by itself, so the model will not raise.\n"
+def skipped_or_repeated(times: Mapping[int, int], total: int, wanted: int) -> str:
+    """VLM006; `times`: how often each sample came that should have come `wanted` times."""
+    counts, parts = sorted({*times.values()}), []
+    for count in counts:
+        samples = [sample for sample, came in times.items() if came == count]
+        never = "is in no chunk" if len(samples) == 1 else "are in no chunk"
+        often = f"came {count} times" if count > 1 else "came once"
+        parts.append(f"{name_samples(samples)} {often if count else never}")
+    due = "" if wanted == 1 else f" that are due {wanted} times each (slicer.expand_size)"
+    text = (
+        f"{' and '.join(parts)}, of {number(total, 'sample')}{due}.\n"
+        "No single call shows that, so the model will not raise.\n"
         "Let every sample be in one chunk: for start in range(0, samples, chunk_size)."
     )
-
-
-def _are(samples: Sequence[int]) -> str:
-    return "is" if len(samples) == 1 else "are"
+    if wanted == 1 and len(times) == total and len(counts) == 1 and counts[0]:
+        text += f"\nIf that is on purpose, as for beams, say so: slicer.expand_size = {counts[0]}."
+    return text
 
 
 def reordered(position: int, sample: int) -> str:
@@ -322,8 +349,8 @@ def clips_out_of_step(unit: str, sample: int, placeholders: int, features: int) 
 def clips_unknown(unit: str) -> str:
     """Clips whose placeholders and features could not be compared."""
     return (
-        f"How many features each {unit} becomes is not known, so its placeholder tokens were not "
-        "compared; rows can be cut all the same."
+        f"How many features the {plural(unit)} become is not known, so their placeholder tokens "
+        "were not compared; rows can be cut all the same."
     )
 
 

@@ -6,7 +6,8 @@ original height and width, from which processor and model both derive tiles and 
 placeholder tokens of an image; without a processor they follow from the config.
 
 A chunk without images may be given zero rows or no key: both leave the logits unchanged. The
-model reads as many rows of pixels as there are sizes; surplus rows never raise.
+model reads as many rows of pixels as there are sizes: surplus rows do not raise, unless there is no
+size at all ("expected a non-empty list of Tensors").
 """
 
 from __future__ import annotations

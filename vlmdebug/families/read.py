@@ -205,6 +205,7 @@ def assemble(facts: Facts, layout: str | Layout | Mapping[str, Axis | str] | Non
         marked=_marked(facts),
         streams=tuple(one.stream for one in streams),
         known=MEDIA_KEYS | TOKEN_KEYS,
+        columns=_columns(facts, found),
     )
 
 
@@ -410,10 +411,28 @@ def _marked(facts: Facts) -> tuple[int, ...] | None:
     types = facts.inputs.get("mm_token_type_ids")
     if types is None or facts.hints.image_token_id is None:
         return None
-    if facts.placeholder_mask is None:
+    mask = facts.placeholder_mask
+    if mask is None or tuple(types.shape) != mask.shape:
         return None
-    marked = (to_numpy(types) == 1) & facts.placeholder_mask
+    marked = (to_numpy(types) == 1) & mask
     return tuple(marked.sum(axis=1).tolist())
+
+
+ALONG_TOKENS = ("attention_mask", "token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
+
+
+def _columns(facts: Facts, layout: Layout) -> dict[str, int]:
+    """Columns of tokens of the keys that a model lays beside `input_ids` and makes something of.
+
+    Not of labels, which an encoder-decoder has for other tokens, nor of masks of more dimensions.
+    """
+    dims = {key: 1 for key in ALONG_TOKENS if len(getattr(facts.inputs.get(key), "shape", ())) == 2}
+    dims |= {key: axis.dim + 1 for key, axis in layout.items() if axis.columns}
+    return {
+        key: int(facts.inputs[key].shape[dim])
+        for key, dim in dims.items()
+        if key in layout and key not in layout.ignored
+    }
 
 
 def _unpadded(facts: Facts) -> tuple[bool, ...] | None:

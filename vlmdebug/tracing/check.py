@@ -14,7 +14,7 @@ import numpy as np
 
 from vlmdebug.batch import BOOKKEEPING, Batch
 from vlmdebug.compare import check_alone, compare
-from vlmdebug.errors import AmbiguousError, BadInput
+from vlmdebug.errors import AmbiguousError, BadInput, NotJudged
 from vlmdebug.families.pictures import in_order, scene_of
 from vlmdebug.families.read import read_batch
 from vlmdebug.judge import Run, Used, UsedChunk
@@ -62,7 +62,8 @@ def check(
             batch is not read yet.
 
     A slicer that shuffles on purpose says so by an attribute, `slicer.any_order = True`; then only
-    rows that do not follow their sample are mismatches.
+    rows that do not follow their sample are mismatches. One that repeats each sample on purpose, as
+    for beams or generations, says how often: `slicer.expand_size = 2`.
 
     Raises:
         BadInput: The arguments are no slicer and batch, or the slicer yields no mappings.
@@ -143,6 +144,7 @@ def run(
     `keep` is called with each chunk's model inputs as the slicer gave them.
     """
     bounds, chunk_size = chunk_bounds(len(batch), chunk_size), int(chunk_size)
+    expand_size = _expand_size(slicer)
     finder = RowFinder(batch.inputs, batch.layout)
     inputs = AskedDict(batch.for_slicer())
     chunks: list[UsedChunk] = []
@@ -153,7 +155,7 @@ def run(
             given = next(steps)
         except StopIteration:
             break
-        except NoChunks:
+        except NotJudged:
             raise
         except Exception as raised:  # the slicer's own, kept with what came before it
             error = raised
@@ -164,7 +166,7 @@ def run(
                 "a mapping of names to tensors, as for model(**chunk). Nothing was judged. "
                 "Yield one dict per chunk."
             )
-        if len(chunks) > MOST_CHUNKS * len(batch):
+        if len(chunks) > MOST_CHUNKS * len(batch) * expand_size:
             break  # its loop does not end; the samples that came again are in the report
         planned = range(*bounds[len(chunks)]) if len(chunks) < len(bounds) else range(0)
         chunks.append(used_chunk(batch, finder, given, planned))
@@ -177,11 +179,19 @@ def run(
         error_place=_place(error) if error else None,
         asked=tuple(inputs.asked),
         any_order=getattr(slicer, "any_order", False),
+        expand_size=expand_size,
     )
 
 
-class NoChunks(BadInput):
-    """The slicer gave something that is no row of chunks."""
+def _expand_size(slicer: Slicer) -> int:
+    """How often the slicer says that each sample comes."""
+    size = getattr(slicer, "expand_size", 1)
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise BadInput(
+            f"The slicer's expand_size is {size!r}, but it says how often each sample comes: a "
+            "whole number, at least 1. Nothing was judged. Set slicer.expand_size = 2, or leave it."
+        )
+    return size
 
 
 class AskedDict(dict[str, Any]):
@@ -251,7 +261,7 @@ def _steps(slicer: Slicer, inputs: AskedDict, chunk_size: int, finder: RowFinder
     with _following(inputs, finder):
         given = slicer(inputs, chunk_size)
     if isinstance(given, Mapping) or not isinstance(given, Iterable):
-        raise NoChunks(
+        raise NotJudged(
             f"The slicer gave a {type(given).__name__}, but it gives one chunk after another. "
             "Nothing was judged. Return a list of dicts, or yield each dict."
         )

@@ -67,7 +67,10 @@ class CallJudge:
             report = self._cut.judge(tensors, whole)
             if report is not None:
                 return report
-        return check_alone(_batch(tensors, self._hints), one_chunk=True)
+        batch = _batch(tensors, self._hints)
+        if alone:  # behind a cache the mask has columns of earlier tokens
+            batch = replace(batch, columns={})
+        return check_alone(batch, one_chunk=True)
 
 
 class _CutBatch:

@@ -1,0 +1,262 @@
+"""What stands in for a model while code that calls one is recorded.
+
+It takes every call, keeps what it was handed, and answers with outputs of the right shape, so that
+the code runs on. No weight is touched. What it lacks is never blamed on the code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from functools import cached_property
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from vlmdebug.errors import NotJudged
+
+VOCAB_SIZE, HIDDEN_SIZE = 512, 8
+
+
+class Lacks(NotJudged, AttributeError):
+    """A stand-in was asked for what only the real thing has."""
+
+
+class Outputs:
+    """What the stand-in answers, by attribute, name or place, as transformers' outputs do.
+
+    Each output is made when it is asked for: recording costs little beside the code recorded.
+    """
+
+    def __init__(self, makers: Mapping[str, Callable[[], Any]], first: tuple[str, ...]) -> None:
+        self._makers, self._first = makers, first
+
+    def keys(self) -> list[str]:
+        """Names of what can be asked for."""
+        return list(self._makers)
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """The loss, where labels were given, and the logits."""
+        return tuple(getattr(self, name) for name in self._first)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._makers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._first)
+
+    def __getitem__(self, name: Any) -> Any:
+        return getattr(self, name) if isinstance(name, str) else self.to_tuple()[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """An output, or `default`."""
+        return getattr(self, name) if name in self._makers else default
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if name not in self._makers:
+            raise Lacks(
+                f"The code read {name!r} of the model's outputs, but the recording stand-in gives "
+                f"{', '.join(self._makers)}. Nothing was judged. "
+                "Record code that reads these only, or watch the real model: vlmdebug.watch(model)."
+            )
+        value = self._makers[name]()
+        setattr(self, name, value)
+        return value
+
+
+class _Config(SimpleNamespace):
+    """The fields of a config that trainers read."""
+
+    def get_text_config(self, *_: Any, **__: Any) -> _Config:
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise Lacks(
+            f"The code read config.{name}, which the recording stand-in for the model has not. "
+            "Nothing was judged. Give it a config: vlmdebug.record(function, config=model.config)."
+        )
+
+
+class RecordingModel(torch.nn.Module):
+    """Stands for a causal language model: keeps every call, computes nothing.
+
+    Attributes:
+        calls: The inputs of each call by name, in order. Slices of the batch are the ones handed
+            over; other tensors are copied, for code may fill the same buffer for its next call.
+        config: Has the fields that trainers read.
+    """
+
+    is_gradient_checkpointing = False
+    main_input_name = "input_ids"
+    name_or_path = "vlmdebug-recording"
+
+    def __init__(self, config: Any = None, batch: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self.calls: list[dict[str, Any]] = []
+        self._memory = {_memory(value) for value in (batch or {}).values()}
+        self.config = config or _Config(
+            model_type="vlmdebug_recording",
+            vocab_size=VOCAB_SIZE,
+            hidden_size=HIDDEN_SIZE,
+            is_encoder_decoder=False,
+            use_cache=False,
+            output_router_logits=False,
+            router_aux_loss_coef=0.0,
+        )
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.warnings_issued: dict[str, bool] = {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the stand-in says it lies."""
+        return self.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision it says it has."""
+        return self.weight.dtype
+
+    @cached_property
+    def generation_config(self) -> SimpleNamespace:
+        """Options of generation; it has its own way, whatever they are."""
+        return SimpleNamespace(bos_token_id=None, eos_token_id=None, pad_token_id=None)
+
+    @cached_property
+    def base_model(self) -> Callable[..., Outputs]:
+        """The model without its head; calls of it are calls of the model."""
+        return _Backbone(self.forward)
+
+    @property
+    def model(self) -> Callable[..., Outputs]:
+        """The same, by the name that most models have for it."""
+        return self.base_model
+
+    @cached_property
+    def lm_head(self) -> torch.nn.Module:
+        """The head, `(…, hidden)` to `(…, vocab)`."""
+        return torch.nn.Linear(HIDDEN_SIZE, VOCAB_SIZE, bias=False)
+
+    def get_base_model(self) -> RecordingModel:
+        """Itself, as within PEFT's wrapper."""
+        return self
+
+    def get_input_embeddings(self) -> torch.nn.Module:
+        """An embedding, for code that only asks whether there is one."""
+        return torch.nn.Embedding(1, HIDDEN_SIZE)
+
+    def get_output_embeddings(self) -> torch.nn.Module:
+        """The head."""
+        return self.lm_head
+
+    def disable_adapter(self) -> Any:
+        """A context without adapters; there are none."""
+        return nullcontext()
+
+    def can_generate(self) -> bool:
+        return True
+
+    def _nothing(self, *_: Any, **__: Any) -> None:
+        """What trainers call for an effect on a real model."""
+
+    add_model_tags = enable_input_require_grads = _nothing
+    gradient_checkpointing_enable = gradient_checkpointing_disable = _nothing
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            raise Lacks(
+                f"The code read model.{name}, which the recording stand-in for the model has not. "
+                "Nothing was judged. "
+                "Record less of the code, or watch the real model: vlmdebug.watch(model)."
+            ) from None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Outputs:
+        """Keep the inputs; answer with zeros that have the right shape and a gradient."""
+        inputs = {**_named(args), **kwargs}
+        self._keep(inputs)
+        tokens = inputs.get("input_ids")
+        tokens = inputs.get("inputs_embeds") if tokens is None else tokens
+        if tokens is None:
+            raise ValueError("the model was called with neither input_ids nor inputs_embeds")
+        return self._outputs(tokens, inputs)
+
+    def generate(self, inputs: Any = None, **kwargs: Any) -> Any:
+        """Keep the inputs; answer with each sample's tokens and one more, a 0."""
+        given = kwargs if inputs is None else {"input_ids": inputs, **kwargs}
+        self._keep(given)
+        ids = given["input_ids"].repeat_interleave(kwargs.get("num_return_sequences") or 1, 0)
+        sequences = torch.cat([ids, ids.new_zeros(len(ids), 1)], 1)  # (sample, seq + 1)
+        if not kwargs.get("return_dict_in_generate"):
+            return sequences
+        return Outputs({"sequences": lambda: sequences}, ("sequences",))
+
+    def _keep(self, inputs: Mapping[str, Any]) -> None:
+        self.calls.append({key: self._kept(value) for key, value in inputs.items()})
+
+    def _kept(self, value: Any) -> Any:
+        if not isinstance(value, torch.Tensor) or _memory(value) in self._memory:
+            return value
+        return value.clone()
+
+    def _outputs(self, tokens: torch.Tensor, inputs: Mapping[str, Any]) -> Outputs:
+        rows, seq = tokens.shape[:2]
+        keep = inputs.get("logits_to_keep") or seq
+        keep = len(keep) if isinstance(keep, torch.Tensor) else min(int(keep), seq)
+
+        def zeros(*shape: int) -> torch.Tensor:
+            return (self.weight.sum() * 0.0).expand(shape)
+
+        def logits() -> torch.Tensor:
+            known = getattr(self.config, "vocab_size", VOCAB_SIZE)
+            whole = tokens.numel() and not tokens.is_floating_point()
+            vocab = max(known, int(tokens.max()) + 1) if whole else known
+            return zeros(rows, keep, vocab).clone()
+
+        makers: dict[str, Callable[[], Any]] = {
+            "logits": logits,
+            "last_hidden_state": lambda: zeros(rows, seq, HIDDEN_SIZE),
+            "hidden_states": lambda: (zeros(rows, seq, HIDDEN_SIZE),),
+            "log_probs": lambda: zeros(rows, seq),
+            "entropy": lambda: zeros(rows, seq),
+            "aux_loss": lambda: zeros(),
+            "past_key_values": lambda: None,
+            "attentions": lambda: None,
+        }
+        if inputs.get("labels") is None:
+            return Outputs(makers, ("logits",))
+        return Outputs({**makers, "loss": lambda: zeros()}, ("loss", "logits"))
+
+
+class _Backbone:
+    """Calls of it are calls of the model. It is no module: a module is in one place."""
+
+    def __init__(self, call: Callable[..., Outputs]) -> None:
+        self._call = call
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Outputs:
+        return self._call(*args, **kwargs)
+
+    forward = __call__
+
+
+def _named(args: tuple[Any, ...]) -> dict[str, Any]:
+    """Names of what was handed over by place; models agree on the first place only."""
+    alike = len(args) == 2 and getattr(args[1], "shape", None) == getattr(args[0], "shape", ())
+    if len(args) > 2 or (len(args) == 2 and args[1] is not None and not alike):
+        raise NotJudged(
+            f"The model was called with {len(args)} arguments by place, but models do not agree on "
+            "their order, and the recording stand-in is any model. Nothing was judged. "
+            "Pass them by name: model(input_ids=…, pixel_values=…)."
+        )
+    return dict(zip(("input_ids", "attention_mask"), args, strict=False))
+
+
+def _memory(value: Any) -> int | None:
+    """Where the memory begins that a tensor is a part of; None for what is no tensor."""
+    return value.untyped_storage().data_ptr() if isinstance(value, torch.Tensor) else None
