@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -178,7 +182,7 @@ def test_what_is_no_slicer_of_trl_is_refused():
     [
         (lambda model: model(input_ids=torch.ones(1, 1)).router_probs, "of the model's outputs"),
         (lambda model: model.vision_tower, "model.vision_tower"),
-        (lambda model: model.config.image_token_id, r"record\(function, config=model.config\)"),
+        (lambda model: model.config.vision_config, r"record\(function, config=model.config\)"),
         (lambda model: model(torch.ones(1, 2), torch.ones(1, 3)), "Pass them by name"),
     ],
     ids=["output", "attribute", "config", "by place"],
@@ -197,7 +201,8 @@ def test_what_the_stand_in_lacks_ends_the_trial(read, said):
 def test_code_that_asks_first_whether_there_is_something_runs_on():
     def careful(model, inputs, chunk_size):
         assert not hasattr(model, "vision_tower")
-        assert getattr(model.config, "image_token_id", None) is None
+        assert getattr(model.config, "vision_config", None) is None
+        assert model.config.image_token_id == batch.image_token_id
         for chunk in batch.chunks(chunk_size):
             model.base_model(**chunk).last_hidden_state @ model.lm_head.weight.T
 
@@ -216,6 +221,101 @@ def test_config_may_be_the_models_own():
 
     assert vd.check(vd.record(looks, config=model.config), vd.make_batch("gemma4", [1])).ok
     assert seen == [model.config.image_token_id]
+
+
+def policy_and_reference(model, inputs, chunk_size):
+    for chunk in batch_of(inputs).chunks(chunk_size):
+        with torch.no_grad():
+            model(**chunk)
+        model(**chunk).logits.sum().backward()
+
+
+def two_epochs(model, inputs, chunk_size):
+    for _ in range(2):
+        for chunk in batch_of(inputs).chunks(chunk_size):
+            model(**chunk)
+
+
+def copied(model, inputs, chunk_size):
+    reference = copy.deepcopy(model).eval()
+    for chunk in batch_of(inputs).chunks(chunk_size):
+        reference(**chunk)
+
+
+def batch_of(inputs):
+    return vd.read_batch(inputs, config=SimpleNamespace(model_type="llava"))
+
+
+@pytest.mark.parametrize("loop", [policy_and_reference, two_epochs, copied])
+def test_recorded_code_may_call_its_model_and_copies_of_it_as_often_as_it_likes(loop):
+    assert vd.falsify(vd.record(loop), families=["llava"]) is None
+
+
+def test_reference_model_that_is_handed_other_images_is_found():
+    def wrong(model, inputs, chunk_size):
+        reference = copy.deepcopy(model)
+        for chunk in vd.slicers.corrected(inputs, chunk_size):
+            model(**chunk)
+        for chunk in vd.slicers.by_sample(inputs, chunk_size):
+            reference(**chunk)
+
+    report = vd.check(vd.record(wrong), vd.make_batch("llava", [2, 1]))
+
+    assert {m.code for m in report.mismatches} == {"VLM001", "VLM002"}
+    assert {m.chunk for m in report.mismatches} == {2, 3}
+
+
+def test_recorded_code_that_skips_a_sample_once_is_found():
+    def last_one_lost(model, inputs, chunk_size):
+        chunks = list(vd.slicers.corrected(inputs, 1))
+        for chunk in (*chunks, *chunks[:-1]):
+            model(**chunk)
+
+    report = vd.check(vd.record(last_one_lost), vd.make_batch("llava", [1, 1, 1]))
+
+    assert [(m.code, m.samples) for m in report.mismatches] == [("VLM006", (2,))]
+    assert report.findings[0].message.startswith(
+        "sample 2 came once, of 3 samples, while others came 2 times."
+    )
+
+
+def test_outputs_are_read_as_transformers_outputs_are():
+    def reads(model, inputs, chunk_size):
+        outputs = model(**inputs, labels=inputs["input_ids"])
+        loss, logits = outputs[:2]
+        assert isinstance(outputs, dict)
+        assert outputs["loss"] is outputs.loss is outputs[0] is loss
+        assert list(outputs) == ["loss", "logits"] and len(outputs) == 2
+        assert [*dict(outputs)] == [*{**outputs}] == [name for name, _ in outputs.items()]
+        assert dict(outputs)["logits"] is logits is outputs.to_tuple()[1]
+        outputs["logits"] = logits * 2
+        outputs.loss = loss + 1
+        assert outputs.logits is not logits and outputs["loss"] is not loss
+        assert model(**inputs).loss is None
+        assert isinstance(model(**inputs, return_dict=False), tuple)
+        embedded = model.get_input_embeddings()(inputs["input_ids"] + 99_999)
+        assert embedded.shape[:2] == inputs["input_ids"].shape
+
+    batch = vd.make_batch("gemma4", [0])
+
+    assert vd.check(vd.record(reads), batch).ok
+
+
+def test_code_that_hands_on_what_is_in_the_models_signature_hands_on_everything():
+    def filtered(model, inputs, chunk_size):
+        known = inspect.signature(model.forward).parameters
+        for chunk in vd.slicers.corrected(inputs, chunk_size):
+            model(**{key: chunk[key] for key in chunk if key in known})
+
+    assert vd.falsify(vd.record(filtered), max_examples=20) is None
+
+
+def test_arguments_by_place_are_known_by_their_memory():
+    def by_place(model, inputs, chunk_size):
+        for chunk in vd.slicers.corrected(inputs, chunk_size):
+            model(chunk["input_ids"], chunk.get("pixel_values"), chunk["attention_mask"])
+
+    assert vd.falsify(vd.record(by_place), families=["llava"]) is None
 
 
 def test_trainer_that_reads_something_else_of_itself_ends_the_trial():

@@ -217,6 +217,12 @@ class Batch:
                 found[key] = len(shape) - 1
         return found
 
+    @property
+    def token_ids(self) -> dict[str, int]:
+        """Ids of the placeholder tokens by what they stand for, as far as they are known."""
+        ids = {"image": self.image_token_id, **{s.unit: s.token_id for s in self.streams}}
+        return {unit: token for unit, token in ids.items() if token is not None}
+
     def is_full(self, key: str, rows: Sequence[int]) -> bool:
         """Whether these rows of a mask hide nothing of what is there; looks at their values."""
         mask, padded = self.inputs[key], self.layout[key].padded

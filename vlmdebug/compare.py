@@ -7,7 +7,7 @@ recognised (`vlmdebug.tracing`) does not matter; every way of watching code ends
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 
@@ -183,18 +183,25 @@ def _raised(run: Run) -> list[Mismatch]:
 def _order(batch: Batch, run: Run, reports: Sequence[ChunkReport]) -> list[Mismatch]:
     """Samples over all chunks: each as often as it should come, in the batch's order."""
     visited = [sample for report in reports for sample in report.samples]
-    times, wanted = Counter(visited), run.expand_size
+    times = Counter(visited)
+    wanted = run.expand_size or _usual(times)
     ended = run.error is not None or run.partial
     counted = [(s, times[s]) for s in range(len(batch)) if not (ended and times[s] < wanted)]
     wrong = {sample: count for sample, count in counted if count != wanted}
     if wrong:
-        message = wording.skipped_or_repeated(wrong, len(batch), wanted)
+        message = wording.skipped_or_repeated(wrong, len(batch), wanted, run.expand_size)
         return [Mismatch("VLM006", message, samples=tuple(wrong), silent=True)]
     misplaced = None if run.any_order or run.partial else _first_out_of_order(visited)
     if misplaced is not None:
         message = wording.reordered(misplaced, visited[misplaced])
         return [Mismatch("VLM007", message, samples=tuple(visited), silent=True)]
     return []
+
+
+def _usual(times: Mapping[int, int]) -> int:
+    """How often most samples came."""
+    samples_by_count = Counter(times.values())
+    return max(samples_by_count, key=lambda count: (samples_by_count[count], count), default=1)
 
 
 def _first_out_of_order(visited: Sequence[int]) -> int | None:

@@ -93,7 +93,7 @@ class Run:
     """What a slicer did: its chunks, the exception that ended it, the keys it asked for in vain.
 
     `partial`: these are some of the batch's chunks, so samples may be missing. `expand_size`: how
-    often each sample comes.
+    often each sample comes; None where it may be often, but each alike.
     """
 
     chunks: Sequence[UsedChunk]
@@ -104,7 +104,7 @@ class Run:
     asked: Collection[str] = field(default_factory=tuple)
     any_order: bool = False
     partial: bool = False
-    expand_size: int = 1
+    expand_size: int | None = 1
 
 
 class Judge:

@@ -248,7 +248,9 @@ def raised(error: BaseException, place: str | None, chunk: int) -> str:
     )
 
 
-def skipped_or_repeated(times: Mapping[int, int], total: int, wanted: int) -> str:
+def skipped_or_repeated(
+    times: Mapping[int, int], total: int, wanted: int, expand_size: int | None
+) -> str:
     """VLM006; `times`: how often each sample came that should have come `wanted` times."""
     counts, parts = sorted({*times.values()}), []
     for count in counts:
@@ -256,13 +258,16 @@ def skipped_or_repeated(times: Mapping[int, int], total: int, wanted: int) -> st
         never = "is in no chunk" if len(samples) == 1 else "are in no chunk"
         often = f"came {count} times" if count > 1 else "came once"
         parts.append(f"{name_samples(samples)} {often if count else never}")
-    due = "" if wanted == 1 else f" that are due {wanted} times each (slicer.expand_size)"
+    due = ""
+    if wanted > 1:
+        due = f" that are due {wanted} times each (slicer.expand_size)"
+        due = due if expand_size else f", while others came {wanted} times"
     text = (
         f"{' and '.join(parts)}, of {number(total, 'sample')}{due}.\n"
         "No single call shows that, so the model will not raise.\n"
         "Let every sample be in one chunk: for start in range(0, samples, chunk_size)."
     )
-    if wanted == 1 and len(times) == total and len(counts) == 1 and counts[0]:
+    if expand_size == 1 and len(times) == total and len(counts) == 1 and counts[0]:
         text += f"\nIf that is on purpose, as for beams, say so: slicer.expand_size = {counts[0]}."
     return text
 

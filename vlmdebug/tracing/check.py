@@ -63,7 +63,8 @@ def check(
 
     A slicer that shuffles on purpose says so by an attribute, `slicer.any_order = True`; then only
     rows that do not follow their sample are mismatches. One that repeats each sample on purpose, as
-    for beams or generations, says how often: `slicer.expand_size = 2`.
+    for beams or generations, says how often: `slicer.expand_size = 2`, or None for as often as it
+    likes, each alike.
 
     Raises:
         BadInput: The arguments are no slicer and batch, or the slicer yields no mappings.
@@ -146,7 +147,7 @@ def run(
     bounds, chunk_size = chunk_bounds(len(batch), chunk_size), int(chunk_size)
     expand_size = _expand_size(slicer)
     finder = RowFinder(batch.inputs, batch.layout)
-    inputs = AskedDict(batch.for_slicer())
+    inputs = AskedDict(batch.for_slicer(), batch.token_ids)
     chunks: list[UsedChunk] = []
     error: BaseException | None = None
     steps = _steps(slicer, inputs, chunk_size, finder)
@@ -166,7 +167,7 @@ def run(
                 "a mapping of names to tensors, as for model(**chunk). Nothing was judged. "
                 "Yield one dict per chunk."
             )
-        if len(chunks) > MOST_CHUNKS * len(batch) * expand_size:
+        if len(chunks) > MOST_CHUNKS * len(batch) * (expand_size or 1):
             break  # its loop does not end; the samples that came again are in the report
         planned = range(*bounds[len(chunks)]) if len(chunks) < len(bounds) else range(0)
         chunks.append(used_chunk(batch, finder, given, planned))
@@ -183,9 +184,11 @@ def run(
     )
 
 
-def _expand_size(slicer: Slicer) -> int:
-    """How often the slicer says that each sample comes."""
+def _expand_size(slicer: Slicer) -> int | None:
+    """How often the slicer says that each sample comes; None where it leaves that open."""
     size = getattr(slicer, "expand_size", 1)
+    if size is None:
+        return None
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise BadInput(
             f"The slicer's expand_size is {size!r}, but it says how often each sample comes: a "
@@ -198,11 +201,12 @@ class AskedDict(dict[str, Any]):
     """The inputs a slicer gets; remembers the names it asked for in vain.
 
     Attributes, `.to` and `.data` work too, as on the `BatchFeature` that a processor returns.
+    `token_ids` are the batch's placeholder tokens, for the config of a model that stands in.
     """
 
-    def __init__(self, inputs: Mapping[str, Any]) -> None:
+    def __init__(self, inputs: Mapping[str, Any], token_ids: Mapping[str, int]) -> None:
         super().__init__(inputs)
-        self.__dict__["asked"] = {}
+        self.__dict__.update(asked={}, token_ids=token_ids)
 
     @property
     def data(self) -> AskedDict:
@@ -227,7 +231,7 @@ class AskedDict(dict[str, Any]):
 
     def _with(self, inputs: Mapping[str, Any]) -> AskedDict:
         """Other inputs, whose names asked for in vain are noted here."""
-        made = AskedDict(inputs)
+        made = AskedDict(inputs, self.token_ids)
         made.__dict__["asked"] = self.__dict__["asked"]
         return made
 

@@ -19,7 +19,8 @@ def record(
 
     Each call of the model is one chunk, and so is each call of `model.generate`. An exception
     inside the function reaches `check` after the chunks that were recorded before it, so both
-    are reported; what the stand-in for the model lacks is not blamed on the function.
+    are reported; what the stand-in for the model lacks is not blamed on the function. The model,
+    and copies of it, may be called several times for a sample: as often for each.
 
     Args:
         function: The code on trial. What it says of itself (`any_order`, `expand_size`) holds.
@@ -48,4 +49,5 @@ def record(
             raise error
 
     slicer.__name__ = "recorded"
+    slicer.expand_size = None  # type: ignore[attr-defined]  # a loop calls its model as it likes
     return update_wrapper(slicer, function)

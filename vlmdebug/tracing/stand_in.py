@@ -6,15 +6,18 @@ the code runs on. No weight is touched. What it lacks is never blamed on the cod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import cached_property
+from inspect import Parameter, Signature
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from vlmdebug.errors import NotJudged
+from vlmdebug.families.read import MEDIA_KEYS, TOKEN_KEYS
+from vlmdebug.judge import KNOWN_EXTRAS
 
 VOCAB_SIZE, HIDDEN_SIZE = 512, 8
 
@@ -23,48 +26,57 @@ class Lacks(NotJudged, AttributeError):
     """A stand-in was asked for what only the real thing has."""
 
 
-class Outputs:
-    """What the stand-in answers, by attribute, name or place, as transformers' outputs do.
+class Outputs(dict[str, Any]):
+    """What the stand-in answers: a dict by name, attributes and places, as transformers' outputs.
 
     Each output is made when it is asked for: recording costs little beside the code recorded.
+    What is asked for by attribute only, such as `log_probs`, is not among the items.
     """
 
-    def __init__(self, makers: Mapping[str, Callable[[], Any]], first: tuple[str, ...]) -> None:
-        self._makers, self._first = makers, first
-
-    def keys(self) -> list[str]:
-        """Names of what can be asked for."""
-        return list(self._makers)
-
-    def to_tuple(self) -> tuple[Any, ...]:
-        """The loss, where labels were given, and the logits."""
-        return tuple(getattr(self, name) for name in self._first)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._makers
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._first)
-
-    def __getitem__(self, name: Any) -> Any:
-        return getattr(self, name) if isinstance(name, str) else self.to_tuple()[name]
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """An output, or `default`."""
-        return getattr(self, name) if name in self._makers else default
+    def __init__(self, makers: Mapping[str, Callable[[], Any]], items: Iterable[str]) -> None:
+        super().__init__(dict.fromkeys(items))
+        self.__dict__["_makers"] = makers
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        if name not in self._makers:
+        makers = self.__dict__["_makers"]
+        if name not in makers:
             raise Lacks(
                 f"The code read {name!r} of the model's outputs, but the recording stand-in gives "
-                f"{', '.join(self._makers)}. Nothing was judged. "
+                f"{', '.join(makers)}. Nothing was judged. "
                 "Record code that reads these only, or watch the real model: vlmdebug.watch(model)."
             )
-        value = self._makers[name]()
-        setattr(self, name, value)
+        value = makers[name]()
+        self.__dict__[name] = value
         return value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self[name] = value
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        super().__setitem__(name, None)
+        self.__dict__[name] = value
+
+    def __getitem__(self, name: Any) -> Any:
+        return getattr(self, name) if isinstance(name, str) else self.to_tuple()[name]
+
+    def __iter__(self) -> Iterator[str]:  # what iterates makes dict(outputs) ask for the values
+        return super().__iter__()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """An output, or `default`."""
+        return self[name] if name in self or name in self._makers else default
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """The loss, where labels were given, and the logits."""
+        return tuple(self[name] for name in self)
+
+    def values(self) -> Any:
+        return self.to_tuple()
+
+    def items(self) -> Any:
+        return tuple((name, self[name]) for name in self)
 
 
 class _Config(SimpleNamespace):
@@ -73,6 +85,9 @@ class _Config(SimpleNamespace):
     def get_text_config(self, *_: Any, **__: Any) -> _Config:
         return self
 
+    def to_dict(self) -> dict[str, Any]:
+        return dict(self.__dict__)
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
@@ -80,6 +95,20 @@ class _Config(SimpleNamespace):
             f"The code read config.{name}, which the recording stand-in for the model has not. "
             "Nothing was judged. Give it a config: vlmdebug.record(function, config=model.config)."
         )
+
+
+def signature_of(names: Iterable[str]) -> Signature:
+    """`(self, *args, input_ids=None, …, **kwargs)`."""
+    kinds = Parameter
+    named = [Parameter(name, kinds.KEYWORD_ONLY, default=None) for name in sorted(names)]
+    return Signature(
+        [
+            Parameter("self", kinds.POSITIONAL_OR_KEYWORD),
+            Parameter("args", kinds.VAR_POSITIONAL),
+            *named,
+            Parameter("kwargs", kinds.VAR_KEYWORD),
+        ]
+    )
 
 
 class RecordingModel(torch.nn.Module):
@@ -91,14 +120,18 @@ class RecordingModel(torch.nn.Module):
         config: Has the fields that trainers read.
     """
 
-    is_gradient_checkpointing = False
+    base_model_prefix = "model"
+    is_gradient_checkpointing = supports_gradient_checkpointing = False
     main_input_name = "input_ids"
     name_or_path = "vlmdebug-recording"
 
     def __init__(self, config: Any = None, batch: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self.calls: list[dict[str, Any]] = []
-        self._memory = {_memory(value) for value in (batch or {}).values()}
+        self._memory = {
+            _memory(value): key for key, value in (batch or {}).items() if _is_tensor(value)
+        }
+        ids = getattr(batch, "token_ids", {})
         self.config = config or _Config(
             model_type="vlmdebug_recording",
             vocab_size=VOCAB_SIZE,
@@ -107,9 +140,19 @@ class RecordingModel(torch.nn.Module):
             use_cache=False,
             output_router_logits=False,
             router_aux_loss_coef=0.0,
+            bos_token_id=None,
+            eos_token_id=None,
+            pad_token_id=None,
+            **{f"{kind}_token_id": token for kind, token in ids.items()},
         )
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.warnings_issued: dict[str, bool] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> RecordingModel:
+        """A reference model or the like; its calls are recorded beside the model's own."""
+        other = RecordingModel(self.config)
+        other.calls, other._memory = self.calls, self._memory
+        return other
 
     @property
     def device(self) -> torch.device:
@@ -129,7 +172,7 @@ class RecordingModel(torch.nn.Module):
     @cached_property
     def base_model(self) -> Callable[..., Outputs]:
         """The model without its head; calls of it are calls of the model."""
-        return _Backbone(self.forward)
+        return _Backbone(self.__call__)
 
     @property
     def model(self) -> Callable[..., Outputs]:
@@ -141,13 +184,21 @@ class RecordingModel(torch.nn.Module):
         """The head, `(…, hidden)` to `(…, vocab)`."""
         return torch.nn.Linear(HIDDEN_SIZE, VOCAB_SIZE, bias=False)
 
+    def get_decoder(self) -> Callable[..., Outputs]:
+        """The same again."""
+        return self.base_model
+
     def get_base_model(self) -> RecordingModel:
         """Itself, as within PEFT's wrapper."""
         return self
 
     def get_input_embeddings(self) -> torch.nn.Module:
-        """An embedding, for code that only asks whether there is one."""
-        return torch.nn.Embedding(1, HIDDEN_SIZE)
+        """The embeddings, `(…)` to `(…, hidden)`; they know any token."""
+        return self._embeddings
+
+    @cached_property
+    def _embeddings(self) -> torch.nn.Module:
+        return _Embeddings(VOCAB_SIZE, HIDDEN_SIZE)
 
     def get_output_embeddings(self) -> torch.nn.Module:
         """The head."""
@@ -163,7 +214,7 @@ class RecordingModel(torch.nn.Module):
     def _nothing(self, *_: Any, **__: Any) -> None:
         """What trainers call for an effect on a real model."""
 
-    add_model_tags = enable_input_require_grads = _nothing
+    add_model_tags = enable_input_require_grads = resize_token_embeddings = tie_weights = _nothing
     gradient_checkpointing_enable = gradient_checkpointing_disable = _nothing
 
     def __getattr__(self, name: str) -> Any:
@@ -176,15 +227,33 @@ class RecordingModel(torch.nn.Module):
                 "Record less of the code, or watch the real model: vlmdebug.watch(model)."
             ) from None
 
-    def forward(self, *args: Any, **kwargs: Any) -> Outputs:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Keep the inputs; answer with zeros that have the right shape and a gradient."""
-        inputs = {**_named(args), **kwargs}
+        inputs = {**self._named(args), **kwargs}
         self._keep(inputs)
         tokens = inputs.get("input_ids")
         tokens = inputs.get("inputs_embeds") if tokens is None else tokens
         if tokens is None:
             raise ValueError("the model was called with neither input_ids nor inputs_embeds")
-        return self._outputs(tokens, inputs)
+        outputs = self._outputs(tokens, inputs)
+        return outputs if inputs.get("return_dict") is not False else outputs.to_tuple()
+
+    # Code that hands on what is in a model's signature hands on all that any model takes.
+    forward.__signature__ = signature_of(MEDIA_KEYS | TOKEN_KEYS | KNOWN_EXTRAS)  # type: ignore
+
+    def _named(self, args: tuple[Any, ...]) -> dict[str, Any]:
+        """Names of what was handed over by place; models agree on the first place only."""
+        found: dict[str, Any] = dict(zip(("input_ids",), args, strict=False))
+        for value in args[1:]:
+            key = self._memory.get(_memory(value)) if _is_tensor(value) else None
+            if key is None and value is not None:
+                alike = "attention_mask" not in found and _shape(value) == _shape(args[0])
+                key = "attention_mask" if alike else None
+            if key is None and value is not None:
+                raise NotJudged(BY_PLACE)
+            if key is not None:
+                found[key] = value
+        return found
 
     def generate(self, inputs: Any = None, **kwargs: Any) -> Any:
         """Keep the inputs; answer with each sample's tokens and one more, a 0."""
@@ -194,15 +263,13 @@ class RecordingModel(torch.nn.Module):
         sequences = torch.cat([ids, ids.new_zeros(len(ids), 1)], 1)  # (sample, seq + 1)
         if not kwargs.get("return_dict_in_generate"):
             return sequences
-        return Outputs({"sequences": lambda: sequences}, ("sequences",))
+        return Outputs({"sequences": lambda: sequences}, ["sequences"])
 
     def _keep(self, inputs: Mapping[str, Any]) -> None:
         self.calls.append({key: self._kept(value) for key, value in inputs.items()})
 
     def _kept(self, value: Any) -> Any:
-        if not isinstance(value, torch.Tensor) or _memory(value) in self._memory:
-            return value
-        return value.clone()
+        return value.clone() if _is_tensor(value) and _memory(value) not in self._memory else value
 
     def _outputs(self, tokens: torch.Tensor, inputs: Mapping[str, Any]) -> Outputs:
         rows, seq = tokens.shape[:2]
@@ -227,10 +294,11 @@ class RecordingModel(torch.nn.Module):
             "aux_loss": lambda: zeros(),
             "past_key_values": lambda: None,
             "attentions": lambda: None,
+            "rope_deltas": lambda: None,
         }
         if inputs.get("labels") is None:
-            return Outputs(makers, ("logits",))
-        return Outputs({**makers, "loss": lambda: zeros()}, ("loss", "logits"))
+            return Outputs({**makers, "loss": lambda: None}, ["logits"])
+        return Outputs({**makers, "loss": lambda: zeros()}, ["loss", "logits"])
 
 
 class _Backbone:
@@ -245,18 +313,28 @@ class _Backbone:
     forward = __call__
 
 
-def _named(args: tuple[Any, ...]) -> dict[str, Any]:
-    """Names of what was handed over by place; models agree on the first place only."""
-    alike = len(args) == 2 and getattr(args[1], "shape", None) == getattr(args[0], "shape", ())
-    if len(args) > 2 or (len(args) == 2 and args[1] is not None and not alike):
-        raise NotJudged(
-            f"The model was called with {len(args)} arguments by place, but models do not agree on "
-            "their order, and the recording stand-in is any model. Nothing was judged. "
-            "Pass them by name: model(input_ids=…, pixel_values=…)."
-        )
-    return dict(zip(("input_ids", "attention_mask"), args, strict=False))
+class _Embeddings(torch.nn.Embedding):
+    """Embeddings of any token, whatever the vocabulary of the batch."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input % self.num_embeddings)
 
 
-def _memory(value: Any) -> int | None:
-    """Where the memory begins that a tensor is a part of; None for what is no tensor."""
-    return value.untyped_storage().data_ptr() if isinstance(value, torch.Tensor) else None
+BY_PLACE = (
+    "The model was called with arguments by place, but models do not agree on their order, and the "
+    "recording stand-in is any model. Nothing was judged. "
+    "Pass them by name: model(input_ids=…, pixel_values=…)."
+)
+
+
+def _memory(value: torch.Tensor) -> int:
+    """Where the memory begins that a tensor is a part of."""
+    return value.untyped_storage().data_ptr()
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, torch.Tensor)
+
+
+def _shape(value: Any) -> Any:
+    return getattr(value, "shape", None)
