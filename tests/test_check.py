@@ -435,6 +435,46 @@ def test_key_dropped_beside_one_that_the_model_must_have_is_loud(family):
     assert {m.loudness for m in report.mismatches} == {"loud"}
 
 
+LOST = [("pixel_values", "pixel_attention_mask"), ("pixel_values",), ("pixel_attention_mask",)]
+
+
+@pytest.mark.parametrize("keys", LOST, ids=" and ".join)
+@pytest.mark.parametrize("family", ["idefics3", "idefics2", "smolvlm"])
+def test_what_is_cut_off_the_padded_dimension_is_named_and_loud(family, keys):
+    model, processor = vd.tiny.build(family)
+    inputs = vd.tiny.batch(family, [2, 1], sizes=(160, 160))
+    batch = vd.read_batch(inputs, processor=processor)
+
+    def trimmed(inputs, chunk_size):
+        for chunk in slicers.corrected(inputs, chunk_size):
+            yield {**chunk, **{key: chunk[key][:, :-1].contiguous() for key in keys}}
+
+    report, proof = vd.check(trimmed, batch), vd.prove(trimmed, batch, model)
+    first = [m for m in report.mismatches if m.chunk == 0]
+
+    assert proof.error is not None and proof.chunk == 0
+    assert {m.key for m in first} == set(keys)
+    assert {m.loudness for m in first} == {"loud"}
+    assert f"on dim 0 only: dim 1 is padded over {batch.layout[keys[0]].padded}" in first[0].message
+
+
+def test_trimmed_chunk_without_a_mask_is_proven_by_its_own_tokens():
+    model, processor = vd.tiny.build("llava")
+    inputs = vd.tiny.batch("llava", [0, 1, 2], padding_side="right")
+    batch = vd.read_batch(inputs, processor=processor)
+
+    def trimmed(chunk, other=0):
+        width = int(chunk.pop("attention_mask").sum(1).max())
+        return {**chunk, "input_ids": chunk["input_ids"][:, other : width + other]}
+
+    right = changing(batch, lambda chunk, index: trimmed(chunk))
+    wrong = changing(batch, lambda chunk, index: trimmed(chunk, 1))
+
+    assert vd.check(right, batch, chunk_size=2).ok
+    assert vd.prove(right, batch, model, chunk_size=2).ok
+    assert not vd.prove(wrong, batch, model, chunk_size=2).ok
+
+
 def test_exception_of_the_slicer_is_kept_with_chunk_and_line(batch):
     def raising(inputs, chunk_size):
         for index, chunk in enumerate(batch.chunks(1)):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from vlmdebug import wording
 from vlmdebug.batch import BOOKKEEPING, Batch
 from vlmdebug.errors import AmbiguousError
-from vlmdebug.layout import OWNER
+from vlmdebug.layout import OWNER, plural
 from vlmdebug.mismatch import Mismatch
 from vlmdebug.plan import Rows, chunk_bounds, rows_of
 from vlmdebug.report import ChunkReport, KeyReport
@@ -173,7 +173,10 @@ class Judge:
             self.unsettled[key] = wording.cannot_tell(key, self.index, used.length)
             return KeyReport("cannot tell", planned.rows, None)
         right = used.rows == planned.rows or (used.rows == planned.lean and self._all_lean)
-        if right and used.source is None and self._inner_fits(key, used):
+        if right and used.source is None and not self._inner_fits(key, used):
+            self._other_inner(key, used)
+            return KeyReport("wrong rows", planned.rows, used.rows)
+        if right and used.source is None:
             if not used.in_step:
                 self._other_columns(key, used)
                 return KeyReport("wrong rows", planned.rows, used.rows)
@@ -193,16 +196,20 @@ class Judge:
 
     def _inner_fits(self, key: str, used: Used) -> bool:
         """Whether the padded dimension still holds every tile of the chunk's samples."""
-        padded = self.batch.layout[key].padded
-        if used.inner is None or padded is None or padded not in self.batch.counts:
-            return True
-        if self.batch.layout[key].unit != "sample":
+        needed = self._needed_inner(key)
+        if used.inner is None or needed is None:
             return True
         anchor = self.chunk.keys.get(self.batch.layout.feature_key or "")
-        if anchor is not None and anchor.inner not in (None, used.inner):
-            return False  # cut beside a key that was not
-        counts = self.batch.counts[padded]
-        return used.inner >= max((counts[sample] for sample in self.samples), default=0)
+        beside = anchor.inner if anchor is not None and anchor.inner is not None else used.inner
+        return used.inner >= needed and (beside == used.inner or beside < needed)
+
+    def _needed_inner(self, key: str) -> int | None:
+        """The most tiles or images of one of the chunk's samples; None where none are padded."""
+        axis = self.batch.layout[key]
+        if axis.padded is None or axis.padded not in self.batch.counts or axis.unit != "sample":
+            return None
+        counts = self.batch.counts[axis.padded]
+        return max((counts[sample] for sample in self.samples), default=0)
 
     def _dropped(self, key: str, planned: Rows) -> None:
         silent = self._silent_without(key)
@@ -256,6 +263,16 @@ class Judge:
         silent = True if as_many and not strict else None  # M-RoPE looks for its images there
         message = wording.other_columns(key, self.samples, used, ids, silent)
         self._add("VLM011", message, key, used.rows, used.rows, silent, cause="columns")
+
+    def _other_inner(self, key: str, used: Used) -> None:
+        """The right rows, from whose padded dimension something was cut off."""
+        axis, needed, given = self.batch.layout[key], self._needed_inner(key), used.inner
+        assert axis.padded is not None and needed is not None and given is not None
+        fit, checked = self._lengths_agree, self.batch.layout.checks_counts
+        silent = None if fit and not checked else False
+        message = wording.other_inner(key, self.samples, axis, given, needed, silent, fit)
+        cause = f"padded {plural(axis.padded)}"
+        self._add("VLM001", message, key, used.rows, used.rows, silent, cause=cause)
 
     def _unknown_key(self, key: str, used: Used) -> KeyReport:
         missing = [name for name in self.batch.layout if name not in self.chunk.keys]

@@ -14,6 +14,7 @@ from vlmdebug.plan import Rows
 if TYPE_CHECKING:
     from vlmdebug.batch import Batch
     from vlmdebug.judge import Used
+    from vlmdebug.layout import Axis
 
 
 def number(count: int, noun: str) -> str:
@@ -142,6 +143,31 @@ def other_columns(
     return (
         f"{name_samples(samples)} {verb} given {said}.\n{what}\n"
         "Trim and pad all that lies along the tokens by the same columns."
+    )
+
+
+def other_inner(
+    key: str,
+    samples: Sequence[int],
+    axis: Axis,
+    given: int,
+    needed: int,
+    silent: bool | None,
+    fit: bool,
+) -> str:
+    """VLM001: the right rows, with less in each than their samples have."""
+    verb, own = ("was", "owns") if len(samples) == 1 else ("were", "own")
+    assert axis.padded is not None
+    said = f"{key} with {number(given, axis.padded)} per sample"
+    said += f" but {own} up to {needed}" if given < needed else ", and pixel_values with others"
+    why = "fewer features than placeholder tokens" if fit else "tensors that do not fit together"
+    what = f"The model will raise: the chunk has {why}."
+    if silent is None:
+        what = "Depending on the model it raises or computes something else."
+    return (
+        f"{name_samples(samples)} {verb} given {said}.\n{what}\n"
+        f"Cut {key} on dim {axis.dim} only: dim {axis.padded_dim} is padded over "
+        f"{plural(axis.padded)}, for the sample with the most."
     )
 
 

@@ -204,9 +204,11 @@ class AskedDict(dict[str, Any]):
     `token_ids` are the batch's placeholder tokens, for the config of a model that stands in.
     """
 
-    def __init__(self, inputs: Mapping[str, Any], token_ids: Mapping[str, int]) -> None:
+    def __init__(
+        self, inputs: Mapping[str, Any], token_ids: Mapping[str, int] | None = None
+    ) -> None:
         super().__init__(inputs)
-        self.__dict__.update(asked={}, token_ids=token_ids)
+        self.__dict__.update(asked={}, token_ids=token_ids or {})
 
     @property
     def data(self) -> AskedDict:

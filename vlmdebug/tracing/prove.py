@@ -142,11 +142,7 @@ def _compare(
         for row, sample in enumerate(samples):
             if sample < 0 or row >= len(answer.logits):
                 continue
-            logits = answer.logits[row]
-            if answer.mask is not None:
-                logits = logits[answer.mask[row]]
-            elif len(logits) == len(real[sample]):
-                logits = logits[real[sample]]  # the mask was left out; padding is none of ours
+            logits = answer.logits_of(row, batch.inputs["input_ids"][sample], real[sample])
             diff = _diff(whole[sample][real[sample]], logits)
             diffs[sample] = max(diff, diffs[sample] or 0.0)
     known = [diff for diff in diffs if diff is not None]
@@ -165,17 +161,37 @@ class _Answer:
 
     logits: torch.Tensor | None
     mask: torch.Tensor | None
+    ids: torch.Tensor | None = None
     error: Exception | None = None
+
+    def logits_of(self, row: int, ids: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        """Logits of the tokens of a sample, `(real token, vocab)`, without those of padding.
+
+        Where the mask was left out, padding is what stands beside the sample's own tokens.
+        """
+        assert self.logits is not None
+        logits = self.logits[row]
+        if self.mask is not None:
+            return logits[self.mask[row]]
+        if len(logits) == len(real):
+            return logits[real]
+        own, given = ids[real], self.ids[row] if self.ids is not None else ids[:0]
+        for begin in {0, max(0, len(given) - len(own))}:
+            place = slice(begin, begin + len(own))
+            if len(given) == len(logits) and torch.equal(given[place], own):
+                return logits[place]
+        return logits
 
 
 def _answer(model: Any, inputs: Mapping[str, Any]) -> _Answer:
     try:
         logits = _logits(model, inputs)
     except Exception as raised:
-        return _Answer(None, None, raised)
-    mask = inputs.get("attention_mask")
-    fits = mask is not None and mask.shape == inputs["input_ids"].shape
-    return _Answer(logits, mask.bool().clone() if mask is not None and fits else None)
+        return _Answer(None, None, error=raised)
+    mask, ids = inputs.get("attention_mask"), inputs.get("input_ids")
+    fits = mask is not None and ids is not None and mask.shape == ids.shape
+    kept = mask.bool().clone() if mask is not None and fits else None
+    return _Answer(logits, kept, None if ids is None else ids.clone())
 
 
 def _diff(whole: torch.Tensor, chunk: torch.Tensor) -> float:
