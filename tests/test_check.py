@@ -458,6 +458,64 @@ def test_what_is_cut_off_the_padded_dimension_is_named_and_loud(family, keys):
     assert f"on dim 0 only: dim 1 is padded over {batch.layout[keys[0]].padded}" in first[0].message
 
 
+def repadded(chunk, side, keys):
+    """Each row's real tokens at one side, in as many columns as the longest has."""
+    shown = chunk["attention_mask"].bool()
+    width = int(shown.sum(1).max())
+    for key in keys:
+        rows = [row[own] for row, own in zip(chunk[key], shown, strict=True)]
+        pads = [(0, width - len(row))[:: 1 if side == "right" else -1] for row in rows]
+        rows = [torch.nn.functional.pad(row, pad) for row, pad in zip(rows, pads, strict=True)]
+        chunk[key] = torch.stack(rows)
+    return chunk
+
+
+@pytest.mark.parametrize(("given", "made"), [("right", "left"), ("left", "right")])
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "gemma4"])
+def test_padding_may_be_moved_to_the_other_side(family, given, made):
+    model, processor = vd.tiny.build(family)
+    inputs = vd.tiny.batch(family, [1, 0, 2], padding_side=given)
+    batch = vd.read_batch(inputs, processor=processor)
+    keys = [*batch.token_dims]
+    moved = changing(batch, lambda chunk, index: repadded(chunk, made, keys))
+    others = changing(batch, lambda c, i: repadded({**c, **images_turned(c)}, made, keys))
+
+    for chunk_size in (1, 2, 3):
+        assert vd.check(moved, batch, chunk_size=chunk_size).ok
+        assert vd.prove(moved, batch, model, chunk_size=chunk_size).ok
+    assert not vd.check(others, batch, chunk_size=3).ok
+
+
+def images_turned(chunk):
+    return {key: value.flip(0) for key, value in chunk.items() if "pixel" in key or "grid" in key}
+
+
+@pytest.mark.parametrize("left_behind", ["mm_token_type_ids", "attention_mask"])
+def test_key_whose_padding_was_not_moved_with_the_tokens_is_found(left_behind):
+    batch = vd.read_batch(
+        vd.tiny.batch("gemma4", [1, 0, 2], padding_side="right"),
+        processor=vd.tiny.build("gemma4")[1],
+    )
+    keys = [key for key in batch.token_dims if key != left_behind]
+
+    def moved(chunk, index):
+        kept = chunk[left_behind]
+        return {**repadded(chunk, "left", keys), left_behind: kept}
+
+    assert not vd.check(changing(batch, moved), batch, chunk_size=3).ok
+
+
+def test_token_that_was_changed_is_none_of_the_batch_however_it_is_padded():
+    batch = vd.make_batch("llava", [1, 0, 2])
+
+    def altered(chunk, index):
+        chunk = repadded(chunk, "left", ["input_ids", "attention_mask"])
+        chunk["input_ids"][0, -1] += 1
+        return chunk
+
+    assert "VLM011" in codes(vd.check(changing(batch, altered), batch, chunk_size=3))
+
+
 def test_trimmed_chunk_without_a_mask_is_proven_by_its_own_tokens():
     model, processor = vd.tiny.build("llava")
     inputs = vd.tiny.batch("llava", [0, 1, 2], padding_side="right")

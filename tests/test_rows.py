@@ -707,3 +707,52 @@ def test_no_columns_are_no_rows():
     batch = vd.make_batch("gemma4", [0, 0])
 
     assert not vd.check(handing(batch, lambda c, _: {k: v[:, :0] for k, v in c.items()}), batch).ok
+
+
+def turned_through_numpy(inputs):
+    values = inputs["pixel_values"].numpy()
+    values[:] = values[::-1].copy()
+
+
+def turned_through_data(inputs):
+    inputs["pixel_values"].data.copy_(inputs["pixel_values"].flip(0))
+
+
+def copied_and_turned_through_numpy(inputs):
+    inputs["pixel_values"] = inputs["pixel_values"].clone()
+    turned_through_numpy(inputs)
+
+
+def test_copy_written_where_torch_does_not_count_is_told_by_value(batch):
+    def slicer(inputs, chunk_size):
+        copied_and_turned_through_numpy(inputs)
+        yield from vd.slicers.corrected(inputs, chunk_size)
+
+    assert [list(m.used) for m in vd.check(slicer, batch).mismatches] == [[3], [2], [1], [0]]
+
+
+@pytest.mark.parametrize("write", [turned_through_numpy, turned_through_data])
+def test_values_written_where_torch_does_not_count_cannot_be_told(batch, write):
+    def slicer(inputs, chunk_size):
+        write(inputs)
+        yield from vd.slicers.corrected(inputs, chunk_size)
+
+    report = vd.check(slicer, batch, pictures=False)
+
+    assert report.verdict == "AMBIGUOUS"
+    assert "pixel_values" in report.ambiguities[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64, torch.int8])
+def test_copy_in_another_dtype_is_not_taken_for_other_values(batch, dtype):
+    def slicer(inputs, chunk_size):
+        inputs["pixel_values"] = inputs["pixel_values"].clone().to(dtype)
+        yield from vd.slicers.corrected(inputs, chunk_size)
+
+    assert vd.check(slicer, batch).ok
+
+
+def test_values_that_are_no_number_are_not_taken_for_other_values(batch):
+    batch.inputs["pixel_values"][1] = float("nan")
+
+    assert vd.check(vd.slicers.corrected, batch).ok

@@ -6,21 +6,20 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from vlmdebug.batch import BOOKKEEPING, Batch
+from vlmdebug.batch import Batch
 from vlmdebug.compare import check_alone, compare
-from vlmdebug.errors import AmbiguousError, BadInput, NotJudged
+from vlmdebug.errors import BadInput, NotJudged
 from vlmdebug.families.pictures import in_order, scene_of
 from vlmdebug.families.read import read_batch
-from vlmdebug.judge import Run, Used, UsedChunk
-from vlmdebug.plan import Rows, chunk_bounds
+from vlmdebug.judge import Run, UsedChunk
+from vlmdebug.plan import chunk_bounds
 from vlmdebug.report import Report
-from vlmdebug.tracing.columns import Columns
+from vlmdebug.tracing.chunks import used_chunk
 from vlmdebug.tracing.rows import RowFinder
 
 if TYPE_CHECKING:
@@ -146,7 +145,7 @@ def run(
     """
     bounds, chunk_size = chunk_bounds(len(batch), chunk_size), int(chunk_size)
     expand_size = _expand_size(slicer)
-    finder = RowFinder(batch.inputs, batch.layout)
+    finder = RowFinder(batch.inputs, batch.layout, by_value=True)
     inputs = AskedDict(batch.for_slicer(), batch.token_ids)
     chunks: list[UsedChunk] = []
     error: BaseException | None = None
@@ -173,7 +172,7 @@ def run(
         chunks.append(used_chunk(batch, finder, given, planned))
         keep(given)
     return Run(
-        chunks,
+        _judged_apart(chunks, finder.written()),
         chunk_size,
         slicer=getattr(slicer, "__name__", type(slicer).__name__),
         error=error,
@@ -182,6 +181,19 @@ def run(
         any_order=getattr(slicer, "any_order", False),
         expand_size=expand_size,
     )
+
+
+def _judged_apart(chunks: list[UsedChunk], written: Sequence[str]) -> list[UsedChunk]:
+    """The chunks without rows of keys that the slicer wrote into: they are not what they were."""
+    return [
+        replace(
+            chunk,
+            keys={k: u._replace(rows=None) if k in written else u for k, u in chunk.keys.items()},
+        )
+        if written
+        else chunk
+        for chunk in chunks
+    ]
 
 
 def _expand_size(slicer: Slicer) -> int | None:
@@ -288,154 +300,6 @@ def _following(inputs: Mapping[str, Any], finder: RowFinder) -> Any:
     from vlmdebug.tracing.copies import FollowCopies
 
     return FollowCopies(finder.known, finder.learn)
-
-
-def used_chunk(
-    batch: Batch, finder: RowFinder, given: Mapping[str, Any], planned_samples: range
-) -> UsedChunk:
-    """The rows of everything one call is given."""
-    keys: dict[str, Used] = {}
-    samples: Rows | range = planned_samples
-    names = sorted(given.keys(), key=lambda key: key != "input_ids")  # samples first
-    placeholders, width, ids, columns = None, None, None, None
-    whole = batch.inputs["input_ids"].shape[-1]
-    clips: dict[str, int] = {}
-    for key in names:
-        if key in BOOKKEEPING:
-            continue
-        if isinstance(batch.inputs.get(key), list) and key in batch.layout:
-            keys[key] = _listed(batch, key, given[key], _planned(batch, key, samples))
-            continue
-        value = _numbers(given[key])
-        if not _is_tensor(value):
-            if isinstance(value, (list, tuple)) and key in batch.layout:
-                keys[key] = Used(None, len(value))
-            continue
-        axis = batch.layout.get(key)
-        dim = axis.dim if axis else 0
-        rows, source = finder.rows(key, value, partial(_planned, batch, key, samples))
-        inner = None
-        if axis is not None and axis.padded and len(value.shape) > axis.padded_dim:
-            inner = value.shape[axis.padded_dim]
-        told = rows is not None and not rows.foreign and source is None
-        at = batch.token_dims.get(key)
-        wide = value.shape[at] if at is not None and len(value.shape) > at else None
-        in_step = None
-        if ids is not None and wide is not None and rows is not None and told:
-            if wide == width == whole:
-                in_step = True
-            else:
-                columns = columns or Columns(batch, *ids)
-                in_step = columns.in_step(key, value, rows)
-        keys[key] = Used(
-            rows,
-            value.shape[dim] if len(value.shape) > dim else 1,
-            source,
-            inner,
-            fits=axis is None or key == "input_ids" or _fits(batch, key, value, width, in_step),
-            columns=wide,
-            in_step=in_step is not False,
-            dims=len(value.shape),
-        )
-        if key == "input_ids":
-            width = value.shape[-1] if len(value.shape) == 2 else None
-            if rows is not None and told and width is not None:
-                ids = value, rows
-            if rows is not None and not rows.foreign and source is None:
-                samples = rows
-            known = rows if source is None else None
-            is_slice = finder.is_slice(key, value)
-            placeholders = _placeholders(batch, value, known, is_slice)
-            clips = _clips(batch, value, known, is_slice)
-    return UsedChunk(keys, placeholders, clips)
-
-
-def _listed(batch: Batch, key: str, value: Any, planned: Rows | None) -> Used:
-    """The rows of a list, told by its items: those planned, if they are what is there."""
-    if not isinstance(value, (list, tuple)):
-        return Used(None, len(value) if hasattr(value, "__len__") else 1)
-    source = batch.inputs[key]
-    if planned is not None and len(planned) == len(value):
-        if all(source[row] is item for row, item in zip(planned, value, strict=True)):
-            return Used(planned, len(value))
-    places = {id(item): row for row, item in enumerate(source)}
-    if len(places) < len(source) or any(id(item) not in places for item in value):
-        return Used(None, len(value))  # equal items, or copies of them
-    return Used(Rows.of([places[id(item)] for item in value]), len(value))
-
-
-def _numbers(value: Any) -> Any:
-    """A list of numbers as an array, `image_sizes.tolist()` for instance; all else as it is."""
-    first = value
-    while isinstance(first, (list, tuple)) and first:
-        first = first[0]
-    if first is value or not isinstance(first, (int, float)):
-        return value
-    try:
-        return np.asarray(value)
-    except ValueError:  # rows of several lengths
-        return value
-
-
-def _fits(batch: Batch, key: str, value: Any, width: int | None, in_step: bool | None) -> bool:
-    """Whether the dimensions beside the rows' are the batch's own.
-
-    There are as many columns of tokens as in the chunk's `input_ids`, `width`, or they are judged
-    by themselves (`in_step`). The dimension that the layout pads is left out where it is known how
-    far it must reach.
-    """
-    axis, whole, given = batch.layout[key], batch.inputs[key].shape, value.shape
-    if len(given) != len(whole):
-        return False
-    tokens = batch.token_dims.get(key)
-    if axis.dim == 0 and given[1:] == whole[1:] and (in_step or width is None or tokens is None):
-        return True
-    expected = list(whole)
-    if width is not None and tokens is not None:
-        expected[tokens] = given[tokens] if in_step is not None else width
-    reaches = axis.unit == "sample" and axis.padded in batch.counts
-    skipped = axis.padded_dim if reaches else axis.dim
-    return all(
-        given[index] == size
-        for index, size in enumerate(expected)
-        if index not in (axis.dim, skipped)
-    )
-
-
-def _planned(batch: Batch, key: str, samples: Rows | range) -> Rows | None:
-    if key not in batch.layout:
-        return None
-    try:
-        return batch.planned(key, samples).rows
-    except (AmbiguousError, IndexError):
-        return None
-
-
-def _placeholders(batch: Batch, ids: Any, rows: Rows | None, is_slice: bool) -> int | None:
-    """Placeholder tokens of the chunk's own `input_ids`; a copy's columns may have been moved."""
-    whole = len(ids.shape) == 2 and ids.shape[1] == batch.inputs["input_ids"].shape[1]
-    if whole and rows is not None and not rows.foreign:
-        if is_slice or batch.image_token_id is None:
-            return batch.placeholders_of(rows)
-    if batch.image_token_id is None:
-        return None
-    return int((ids == batch.image_token_id).sum())
-
-
-def _clips(batch: Batch, ids: Any, rows: Rows | None, is_slice: bool) -> dict[str, int]:
-    """Placeholder tokens of video and audio clips, where they can be counted."""
-    found: dict[str, int] = {}
-    whole = len(ids.shape) == 2 and ids.shape[1] == batch.inputs["input_ids"].shape[1]
-    for stream in batch.streams:
-        if whole and is_slice and rows is not None and not rows.foreign and stream.placeholders:
-            found[stream.unit] = sum(stream.placeholders[row] for row in rows)
-        elif stream.token_id is not None:
-            found[stream.unit] = int((ids == stream.token_id).sum())
-    return found
-
-
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, np.ndarray) or hasattr(value, "data_ptr")
 
 
 def _place(error: BaseException) -> str:

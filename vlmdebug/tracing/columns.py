@@ -15,6 +15,56 @@ import numpy as np
 from vlmdebug.batch import Batch
 from vlmdebug.families.base import to_numpy
 from vlmdebug.plan import Rows
+from vlmdebug.tracing.memory import as_rows
+from vlmdebug.tracing.rows import matching, rows_by_value
+
+
+class Realigned:
+    """Tokens whose padding was moved, to the other side or off, row by row.
+
+    Rows are told by their real tokens, those that their own `attention_mask` shows.
+    """
+
+    def __init__(self, batch: Batch, ids: Any, mask: Any) -> None:
+        self._batch = batch
+        self._ours, self._theirs = _shown(batch.inputs["attention_mask"]), _shown(mask)
+        self._width = max(int(mask.sum(axis=1).max()) for mask in (self._ours, self._theirs))
+        ours = self._aligned(batch.inputs["input_ids"], self._ours)
+        self._rows = rows_by_value(ours)
+        self._ids = self._aligned(ids, self._theirs).astype(ours.dtype)
+
+    @classmethod
+    def of(cls, batch: Batch, ids: Any, mask: Any) -> Realigned | None:
+        """None where batch or chunk has no mask of its own shape, or no row could be told."""
+        masks = ((batch.inputs["input_ids"], batch.inputs.get("attention_mask")), (ids, mask))
+        for tokens, shows in masks:
+            shape = tuple(getattr(shows, "shape", ()))
+            if len(shape) != 2 or shape != tuple(tokens.shape) or 0 in shape:
+                return None
+        return cls(batch, ids, mask)
+
+    def rows(self, planned: Rows | None) -> Rows | None:
+        """The samples that the chunk's `input_ids` hold; None where one is not in the batch."""
+        found = matching(self._rows, self._ids, list(planned or ()))
+        return None if (found < 0).any() else as_rows(found)
+
+    def in_step(self, key: str, value: Any, rows: Rows) -> bool:
+        """Whether `value` says the same of each real token as these rows of `key`."""
+        ours = self._aligned(self._batch.inputs[key], self._ours)[list(rows)]
+        return np.array_equal(ours, self._aligned(value, self._theirs))
+
+    def _aligned(self, values: Any, shown: np.ndarray) -> np.ndarray:
+        """Real tokens of each row from the first column on; behind them 0 and their number."""
+        table = to_numpy(values)
+        aligned = np.zeros((len(table), self._width + 1), dtype=table.dtype)
+        for row, (one, real) in enumerate(zip(table, shown, strict=True)):
+            own = one[real]
+            aligned[row, : len(own)], aligned[row, -1] = own, len(own)
+        return aligned
+
+
+def _shown(mask: Any) -> np.ndarray:
+    return to_numpy(mask) != 0
 
 
 class Columns:

@@ -18,18 +18,41 @@ from vlmdebug.layout import Layout
 from vlmdebug.plan import Rows
 from vlmdebug.tracing.memory import Parent, as_rows, parent, version, view_rows
 
+SMALL = 1 << 20
+"""Bytes of a tensor up to which its values are looked at unasked."""
+
 
 class RowFinder:
-    """Finds rows of one batch's tensors; knows the copies made while it was told of them."""
+    """Finds rows of one batch's tensors; knows the copies made while it was told of them.
 
-    def __init__(self, inputs: Mapping[str, Any], layout: Layout) -> None:
+    `by_value`: small tensors on the host are compared too, for torch does not count what is
+    written through numpy or `.data`.
+    """
+
+    def __init__(
+        self, inputs: Mapping[str, Any], layout: Layout, *, by_value: bool = False
+    ) -> None:
         self._own = {
             key: parent(key, inputs[key], axis.dim)
             for key, axis in layout.items()
             if axis.unit != "batch" and not isinstance(inputs[key], list)
         }
+        self._media = layout.media.keys()
         self._copies: list[Parent] = []
         self._by_value: dict[tuple[str, Any], _Values] = {}
+        self._at_first = {
+            key: to_numpy(own.tensor).copy()
+            for key, own in self._own.items()
+            if by_value and _is_small(own.tensor)
+        }
+
+    def written(self) -> list[str]:
+        """Keys of the batch whose values are no longer what they were at first."""
+        return [
+            key
+            for key, values in self._at_first.items()
+            if not np.array_equal(_bits(values), _bits(to_numpy(self._own[key].tensor)))
+        ]
 
     def learn(self, tensor: Any, key: str, rows: np.ndarray, dim: int) -> None:
         """Remember a copy, unless writes into it would go unseen (inference mode)."""
@@ -95,12 +118,25 @@ class RowFinder:
         rows = as_rows(numbers)
         if of is own:
             return rows, None
+        if self._was_written(own, of, tensor, rows):
+            numbers = self._values(own, tensor).find(tensor, planned())
+            return (None if numbers is None else as_rows(numbers)), None
         expected = planned()
         if rows == expected and self._is(of.key, key):
             return rows, None
         if expected is not None and self._values(own, tensor).equal(tensor, expected):
             return expected, None
         return rows, None if self._is(of.key, key) else of.key
+
+    def _was_written(self, own: Parent, of: Parent, copy: Any, rows: Rows) -> bool:
+        """Whether a copy of media rows holds other values than they do.
+
+        Tokens are left out: what pads them moves their columns.
+        """
+        if own.key not in self._media or of.key != own.key or own.key not in self._at_first:
+            return False
+        values = self._values(own, copy)
+        return not rows.foreign and values.fits(copy) and not values.equal(copy, rows)
 
     def _is(self, key: str, other: str) -> bool:
         """Whether two keys of the batch are the same tensor, as labels often are `input_ids`."""
@@ -138,6 +174,11 @@ class _Values:
             return self._search(table, expected)
         return self._window(table, expected)
 
+    def fits(self, tensor: Any) -> bool:
+        """Whether its rows are of the same shape."""
+        shape, dim = [*tensor.shape], self._dim
+        return shape[:dim] + shape[dim + 1 :] == [*self._table.shape[1:]]
+
     def equal(self, tensor: Any, planned: Rows) -> bool:
         """Whether the tensor holds the planned rows' values, to the bit."""
         return len(tensor.shape) == self._table.ndim and self._equal(
@@ -151,17 +192,8 @@ class _Values:
 
     def _search(self, table: np.ndarray, expected: Sequence[int]) -> np.ndarray:
         if self._rows is None:
-            self._rows = {}
-            for row, values in enumerate(self._table):
-                self._rows.setdefault(values.tobytes(), []).append(row)
-        found = np.full(len(table), -1, dtype=np.int64)
-        for index, values in enumerate(table):
-            rows = self._rows.get(values.tobytes(), [])
-            if rows:
-                wanted = expected[index] if index < len(expected) else None
-                following = int(found[index - 1]) + 1 if index else -1
-                found[index] = next((r for r in (wanted, following) if r in rows), rows[0])
-        return found
+            self._rows = rows_by_value(self._table)
+        return matching(self._rows, table, expected)
 
     def _window(self, table: np.ndarray, expected: Sequence[int]) -> np.ndarray | None:
         """Rows whose trailing dimensions were trimmed or padded, at the end or at the start.
@@ -180,6 +212,31 @@ class _Values:
                 return None
             found.append(wanted if wanted in rows else rows.pop())
         return np.array(found, dtype=np.int64)
+
+
+def rows_by_value(table: np.ndarray) -> dict[bytes, list[int]]:
+    """Row numbers by what the rows hold."""
+    rows: dict[bytes, list[int]] = {}
+    for row, values in enumerate(table):
+        rows.setdefault(values.tobytes(), []).append(row)
+    return rows
+
+
+def matching(
+    rows: Mapping[bytes, Sequence[int]], table: np.ndarray, expected: Sequence[int]
+) -> np.ndarray:
+    """The number of each row of `table`, -1 where there is none.
+
+    Of equal rows, the expected one is meant, or the one that follows the row before.
+    """
+    found = np.full(len(table), -1, dtype=np.int64)
+    for index, values in enumerate(table):
+        alike = rows.get(values.tobytes(), [])
+        if alike:
+            wanted = expected[index] if index < len(expected) else -1
+            following = int(found[index - 1]) + 1 if index else -1
+            found[index] = next((r for r in (wanted, following) if r in alike), alike[0])
+    return found
 
 
 def _fitting(ours: np.ndarray, theirs: np.ndarray) -> list[set[int]]:
@@ -201,6 +258,12 @@ def _common(ours: np.ndarray, theirs: np.ndarray, side: str) -> tuple[np.ndarray
         ]
         for table in (ours, theirs)
     )
+
+
+def _is_small(tensor: Any) -> bool:
+    """Whether its values lie on the host and are few."""
+    here = isinstance(tensor, np.ndarray) or getattr(tensor, "is_cpu", False)
+    return here and tensor.nbytes <= SMALL
 
 
 def _bits(table: np.ndarray) -> np.ndarray:
