@@ -438,3 +438,23 @@ def test_formats_for_programs(trainer, capsys):
     assert data["ok"] is False and data["remarks"][0]["line"] == 5
     assert first.startswith("::error file=trainer.py,line=5,title=VLM001::pixel_values is cut per")
     assert "%0A" in first
+
+
+def test_name_that_hangs_on_options_of_the_trainer_alone_is_not_remarked_on():
+    """It is missing in every layout or in none: nothing that has to do with a batch's layout."""
+
+    def unbound(test):
+        code = f"""
+        def cut(self, model, inputs, size):
+            if {test}:
+                pads = 1
+            if self.packed:
+                model(pads)
+            for start in range(0, len(inputs["input_ids"]), size):
+                model(pixel_values=inputs["pixel_values"][start : start + size])
+        """
+        remarks = review.source(textwrap.dedent(code)).remarks
+        return [one.text for one in remarks if one.code == "VLM008"]
+
+    assert unbound('"input_ids" not in inputs') == []
+    assert unbound('"image_grid_thw" not in inputs') == ["pads"]

@@ -13,9 +13,11 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 
 RELEASES = ("0.29.0", "1.0.0", "1.4.0", "1.6.0", "1.8.0", "1.9.0", "1.12.0", "1.16.0")
-SLICERS = ("grpo", "rloo", "grpo-buffer", "rloo-buffer", "distillation")
+LOOPS = ("grpo", "rloo", "grpo-buffer", "rloo-buffer", "distillation")
+LOSSES = ("sft", "dpo", "kto", "grpo-loss", "rloo-loss", "gmpo", "online-dpo")
 
 PROGRAM = """
 import json, sys
@@ -23,21 +25,21 @@ import vlmdebug as vd
 found = {}
 for name in sys.argv[1:]:
     try:
-        slicer = vd.trl_slicer(name)
+        examples = vd.falsify_all(vd.trl_slicer(name), max_examples=250)
     except vd.VlmDebugError as error:
         found[name] = str(error)
         continue
     found[name] = [
         [example.family, repr(example).partition(": ")[2], finding.code, finding.loudness,
          finding.message.partition("\\n")[0]]
-        for example in vd.falsify_all(slicer, max_examples=250)
-        for finding in example.report.findings[:1]
+        for example in examples
+        for finding in example.report.findings
     ]
 print(json.dumps(found))
 """
 
 
-def try_release(release: str) -> dict[str, list[list[str]] | str]:
+def try_release(release: str, slicers: Sequence[str]) -> dict[str, list[list[str]] | str]:
     """What is found in one release, by slicer."""
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(
@@ -50,14 +52,14 @@ def try_release(release: str) -> dict[str, list[list[str]] | str]:
             stderr=subprocess.DEVNULL,
         )
         ran = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", PROGRAM, *SLICERS],
+            [sys.executable, "-W", "ignore", "-c", PROGRAM, *slicers],
             env={**os.environ, "PYTHONPATH": folder},
             capture_output=True,
             text=True,
             check=False,
         )
     if ran.returncode:
-        return {"grpo": ran.stderr.strip().splitlines()[-1]}
+        return {slicers[0]: ran.stderr.strip().splitlines()[-1]}
     return json.loads(ran.stdout.strip().splitlines()[-1])
 
 
@@ -71,27 +73,36 @@ def codes(found: list[list[str]], family: str) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Print the table."""
+    """Print a table of what cuts batches, and one of what hands them on."""
     from vlmdebug.families import FAMILIES
 
     long = "--long" in arguments
     releases = [argument for argument in arguments if argument != "--long"] or RELEASES
     heads = ["layout", "smallest batch", "finding"] if long else list(FAMILIES)
-    print(f"| TRL | slicer | {' | '.join(heads)} |\n|{'---|' * (len(heads) + 2)}")
-    for release in releases:
-        rows: dict[str, list[str]] = {}
-        for name, found in try_release(release).items():
-            if isinstance(found, str):
-                print(f"{release} {name}: {found}", file=sys.stderr)
-            elif long:
-                for family, case, code, loudness, message in found:
-                    finding = f"{code} ({loudness}): {message}"
-                    print(f"| {release} | {name} | {family} | {case} | {finding} |")
-            else:
-                cells = " | ".join(codes(found, family) for family in FAMILIES)
-                rows.setdefault(cells, []).append(name)
-        for cells, names in rows.items():
-            print(f"| {release} | {', '.join(names)} | {cells} |")
+    for slicers in (LOOPS, LOSSES):
+        print(f"| TRL | slicer | {' | '.join(heads)} |\n|{'---|' * (len(heads) + 2)}")
+        for release in releases:
+            print_rows(release, slicers, long=long)
+        print()
+
+
+def print_rows(release: str, slicers: Sequence[str], *, long: bool) -> None:
+    """Print the rows of one release; slicers that fail alike share one."""
+    from vlmdebug.families import FAMILIES
+
+    rows: dict[str, list[str]] = {}
+    for name, found in try_release(release, slicers).items():
+        if isinstance(found, str):
+            print(f"{release} {name}: {found}", file=sys.stderr)
+        elif long:
+            for family, case, code, loudness, message in found:
+                finding = f"{code} ({loudness}): {message}"
+                print(f"| {release} | {name} | {family} | {case} | {finding} |")
+        else:
+            cells = " | ".join(codes(found, family) for family in FAMILIES)
+            rows.setdefault(cells, []).append(name)
+    for cells, names in rows.items():
+        print(f"| {release} | {', '.join(names)} | {cells} |")
 
 
 if __name__ == "__main__":

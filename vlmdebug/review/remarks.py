@@ -111,7 +111,7 @@ class Reading:
         if right:
             lines.append(f"It is right in {', '.join(right)}.")
         if unsure:
-            lines.append(f"Whether a batch gets here hangs on: {unsure}")
+            lines.append(f"Whether a batch gets here hangs on: {_short(unsure)}")
         else:
             lines.append("Cut by running totals of what the rows count; see `vlmdebug export`.")
         found = tuple(dict.fromkeys(names))
@@ -142,10 +142,12 @@ class Reading:
             sure = [keys.name for keys, unbound in places if unbound.unsure is None]
             wrong = tuple(sure or [keys.name for keys, _ in places])
             unsure = None if sure else places[0][1].unsure
+            if unsure and len(wrong) == len(self.walks):
+                continue  # it hangs on no layout, but on the trainer's options: a linter's business
             lines = [
                 f"{name} is not assigned where batches of {', '.join(wrong)} get here: "
                 "UnboundLocalError.",
-                f"Whether they do hangs on: {unsure}"
+                f"Whether they do hangs on: {_short(unsure)}"
                 if unsure
                 else "Assign it before the branches.",
             ]
@@ -163,6 +165,11 @@ class Reading:
     ) -> Remark:
         message, name = "\n".join(lines), self.function.name
         return Remark(self.file, line, name, code, text, message, wrong, right, unsure)
+
+
+def _short(tests: str) -> str:
+    """The tests on the way, as many as two lines hold."""
+    return textwrap.shorten(tests, 150, placeholder=" …")
 
 
 def _wrapped(line: str) -> str:
