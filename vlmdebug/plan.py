@@ -15,6 +15,10 @@ from typing import Any, overload
 from vlmdebug.errors import BadInput
 
 
+MOST_RANGES = 6
+"""Ranges of rows that are written out."""
+
+
 class Counts(tuple[int, ...]):
     """How many rows of one unit each sample owns, and how that is known.
 
@@ -109,7 +113,9 @@ class Rows(Sequence[int]):
     def __str__(self) -> str:
         if not self.ranges:
             return "no rows"
-        return ", ".join("?" if start < 0 else f"{start}:{stop}" for start, stop in self.ranges)
+        shown = self.ranges[:MOST_RANGES]
+        text = ", ".join("?" if start < 0 else f"{start}:{stop}" for start, stop in shown)
+        return text if len(shown) == len(self.ranges) else f"{text}, …"
 
     def __repr__(self) -> str:
         return f"Rows({self})"
