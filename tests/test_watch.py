@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import itertools
 import json
 import weakref
@@ -499,3 +500,108 @@ def test_what_cannot_be_watched_is_refused():
         vd.watch(torch.nn.Linear(1, 1), on_mismatch="shout"),
     ):
         pass
+
+
+POSITIONAL = {"gemma4": "pixel_values", "llava": "pixel_values", "idefics3": "attention_mask"}
+
+
+def by_place(model, chunk, wrong=()):
+    """Call with the first three arguments by place, in the order of the model's own signature."""
+    names = list(inspect.signature(model.forward).parameters)[:3]
+    given = {**chunk, **dict(wrong)}
+    with torch.no_grad():
+        args = [given.pop(name, None) for name in names]
+        model(*args, **given)
+
+
+@pytest.mark.parametrize("family", POSITIONAL)
+def test_arguments_by_place_have_the_names_of_the_models_signature(family, built):
+    model, processor = built[family]
+    assert list(inspect.signature(model.forward).parameters)[1] == POSITIONAL[family]
+
+    right, other = [*batch_of(family, built, (1, 1)).chunks(1)]
+    with vd.watch(model, processor=processor, on_mismatch="record") as trace:
+        by_place(model, right)
+        by_place(model, right, [("pixel_values", other["pixel_values"])])
+
+    assert [call.ok for call in trace.calls] == [True, False]
+    assert trace.calls[1].report.mismatches[0].key == "pixel_values"
+
+
+class Shell(torch.nn.Module):
+    """Passes everything on."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.inner = model
+
+    def forward(self, *args, **kwargs):
+        return self.inner(*args, **kwargs)
+
+
+def test_arguments_by_place_are_named_through_shells(built):
+    model, processor = built["llava"]
+    shell = Shell(torch.nn.DataParallel(Shell(model)))
+    chunks = [*batch_of("llava", built, (1, 1)).chunks(1)]
+    with vd.watch(shell, processor=processor, on_mismatch="raise") as trace, torch.no_grad():
+        for chunk in chunks:
+            shell(chunk["input_ids"], chunk["pixel_values"], chunk["attention_mask"])
+
+    assert trace.ok
+    assert set(trace.calls[0].shapes) == {"input_ids", "pixel_values", "attention_mask"}
+
+
+class Opaque(torch.nn.Module):
+    """Takes anything, and nothing tells what."""
+
+    def forward(self, *args, **kwargs):
+        pass
+
+
+def test_arguments_by_place_without_a_name_are_not_guessed(built):
+    _, processor = built["llava"]
+    chunk = next(batch_of("llava", built).chunks(1))
+    model = Opaque()
+    with vd.watch(model, processor=processor, on_mismatch="raise") as trace:
+        model(chunk["input_ids"], chunk["pixel_values"])
+
+    assert trace.calls[0].unread == (
+        "The model was called with 2 arguments by place, but the signature of its forward names "
+        "0. This call was not judged. Pass them by name: model(input_ids=…, pixel_values=…)."
+    )
+
+
+def test_mapping_given_by_place_is_its_content(built):
+    _, processor = built["llava"]
+    model = Opaque()
+    with vd.watch(model, processor=processor, on_mismatch="record") as trace:
+        for chunk in batch_of("llava", built).chunks(2):
+            model(chunk)
+        model({**chunk, "pixel_values": chunk["pixel_values"][:0]})
+
+    assert [call.ok for call in trace.calls] == [True, True, False]
+
+
+class WithAdvantages(torch.nn.Module):
+    """A model in its trainer's own module, which takes more than the model."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.config = model, model.config
+
+    def forward(self, advantages=None, **kwargs):
+        return self.model(**kwargs)
+
+
+def test_argument_that_the_watched_module_names_is_no_unknown_key(built):
+    model, processor = built["llava"]
+    own, batch = WithAdvantages(model), batch_of("llava", built)
+    advantages = torch.randn(4)
+    with vd.watch(own, processor=processor, on_mismatch="record") as trace:
+        for index, chunk in enumerate(batch.chunks(1)):
+            own(**chunk, advantages=advantages[index : index + 1])
+        list(run(own, [{**chunk, "pixel_positions": advantages[:1]}]))
+
+    assert [call.ok for call in trace.calls] == [True] * 4 + [False]
+    assert [m.code for m in trace.calls[4].report.mismatches] == ["VLM004"]
+    assert "advantages" in trace.calls[0].shapes

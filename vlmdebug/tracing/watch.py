@@ -29,7 +29,9 @@ import torch
 from vlmdebug.errors import BadInput, MismatchError, VlmDebugError
 from vlmdebug.families.base import Hints
 from vlmdebug.families.hints import read_hints
+from vlmdebug.families.read import MEDIA_KEYS, TOKEN_KEYS
 from vlmdebug.report import Report
+from vlmdebug.tracing.arguments import Arguments
 from vlmdebug.tracing.away import Away, are_here
 from vlmdebug.tracing.slices import CallJudge
 
@@ -39,6 +41,8 @@ ENCODED = (
     "Media came already encoded (mm_encoder_outputs, as generate() does it): "
     "their rows were not judged. Watch the code that encodes them."
 )
+JUDGED = MEDIA_KEYS | TOKEN_KEYS
+"""Arguments that layouts know. Others are a model's own, if it names them, and nobody's if not."""
 UNCALLED = (
     "the model was not called. Watch the module that is called; "
     "PEFT, for one, calls forward of the model within, past its hooks."
@@ -167,7 +171,7 @@ def watch(
             "Nothing was watched."
         )
     hints = read_hints(processor, config, _within(model))
-    watcher = _Watcher(hints, on_mismatch, _log_path(log))
+    watcher = _Watcher(hints, Arguments(model), on_mismatch, _log_path(log))
     hook: Any = watcher.before
     if "torch._dynamo" in sys.modules:  # torch.compile must not trace into the hook
         hook = torch.compiler.disable(hook)
@@ -200,8 +204,11 @@ def _log_path(log: str | Path | None) -> Path | None:
 class _Watcher:
     """The hook and the calls that wait for their verdict; it keeps nothing but plain data."""
 
-    def __init__(self, hints: Hints, on_mismatch: OnMismatch, log: Path | None) -> None:
+    def __init__(
+        self, hints: Hints, arguments: Arguments, on_mismatch: OnMismatch, log: Path | None
+    ) -> None:
         self.trace = Trace()
+        self._arguments = arguments
         self._on_mismatch = on_mismatch
         self._log = None if log is None else log.open("w", encoding="utf-8")
         self._judge = CallJudge(hints)
@@ -210,10 +217,15 @@ class _Watcher:
     def before(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The pre-hook; what goes wrong in here is never the program's problem."""
         self._judge_arrived()
-        inputs = {**dict(zip(("input_ids", "attention_mask"), args, strict=False)), **kwargs}
+        number = len(self.trace.calls) + len(self._waiting)
+        try:
+            inputs = self._arguments.named(args, kwargs)
+        except BadInput as error:
+            self._note(Call(number, _site(), {}, unread=str(error)))
+            return
         tensors = {k: v for k, v in inputs.items() if isinstance(v, torch.Tensor)}
         shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-        number = len(self.trace.calls) + len(self._waiting)
+        tensors = {k: v for k, v in tensors.items() if k in JUDGED or k not in self._arguments.own}
         call = partial(Call, number, _site(), shapes)
         # Behind a cache stands what the model saw before, so that a call need not be whole.
         judge = partial(self._judge, alone=inputs.get("past_key_values") is not None)

@@ -1,0 +1,91 @@
+"""What a call hands to a model, by name.
+
+Models do not agree on the order of their arguments: `pixel_values` comes second in LLaVA and
+InternVL, `attention_mask` in Idefics3. So the signature of `forward` is asked, and where a wrapper
+(DDP, PEFT, torch.compile) only passes everything on, that of the model within.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from vlmdebug.errors import BadInput
+
+Parameters = Mapping[str, inspect.Parameter]
+
+
+class Arguments:
+    """The arguments of one model by name; its signature is read once.
+
+    Attributes:
+        own: Names that the model, or one within it, takes by its own signature.
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        signatures = [_parameters(module) for module in _within(model)]
+        self.own = frozenset(name for found in signatures for name in found)
+        self._places = next(filter(None, map(_places, signatures)), ())
+
+    def named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What a call with these arguments hands over; a mapping alone is its content.
+
+        Raises:
+            BadInput: A tensor was given by place, and no signature says its name.
+        """
+        if not args:
+            return kwargs
+        if len(args) == 1 and isinstance(args[0], Mapping):
+            return {**args[0], **kwargs}
+        nameless = [one for one in args[len(self._places) :] if isinstance(one, torch.Tensor)]
+        if nameless:
+            raise BadInput(
+                f"The model was called with {len(args)} arguments by place, but the signature of "
+                f"its forward names {len(self._places)}. This call was not judged. "
+                "Pass them by name: model(input_ids=…, pixel_values=…)."
+            )
+        return {**dict(zip(self._places, args, strict=False)), **kwargs}
+
+
+def _within(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    """The model and, as long as its forward passes on what it does not name, the one within."""
+    module: Any = model
+    while isinstance(module, torch.nn.Module):
+        yield module
+        kinds = {parameter.kind for parameter in _parameters(module, every=True).values()}
+        if not kinds & {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}:
+            return
+        module = _wrapped(module)
+
+
+def _wrapped(module: Any) -> Any:
+    """The one module that this one is a shell of; None where there is no such."""
+    for name in ("_orig_mod", "module"):  # torch.compile; DDP, FSDP, DataParallel, DeepSpeed
+        if isinstance(getattr(module, name, None), torch.nn.Module):
+            return getattr(module, name)
+    if hasattr(module, "get_base_model"):  # PEFT
+        return module.get_base_model()
+    children = list(module.children())
+    return children[0] if len(children) == 1 else None
+
+
+def _parameters(module: torch.nn.Module, *, every: bool = False) -> Parameters:
+    """Parameters of its forward that have a name of their own, or `every` one."""
+    try:
+        found = inspect.signature(module.forward).parameters
+    except (TypeError, ValueError):  # scripted modules and other built-ins tell nothing
+        return {}
+    starred = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    return {name: one for name, one in found.items() if every or one.kind not in starred}
+
+
+def _places(parameters: Parameters) -> tuple[str, ...]:
+    """Names of those that can be given by place, in order."""
+    return tuple(
+        name
+        for name, parameter in parameters.items()
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY
+    )
