@@ -7,6 +7,7 @@ import inspect
 import itertools
 import json
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -554,6 +555,10 @@ def test_arguments_by_place_are_named_through_shells(built):
 class Opaque(torch.nn.Module):
     """Takes anything, and nothing tells what."""
 
+    def __init__(self, config=None):
+        super().__init__()
+        self.config = config
+
     def forward(self, *args, **kwargs):
         pass
 
@@ -605,3 +610,158 @@ def test_argument_that_the_watched_module_names_is_no_unknown_key(built):
     assert [call.ok for call in trace.calls] == [True] * 4 + [False]
     assert [m.code for m in trace.calls[4].report.mismatches] == ["VLM004"]
     assert "advantages" in trace.calls[0].shapes
+
+
+def with_copies(chunk, keys):
+    return {key: value.clone() if key in keys else value for key, value in chunk.items()}
+
+
+@pytest.mark.parametrize("images", [(2, 1, 0, 1), (1, 1, 1, 1), (2, 0), (0, 2)])
+@pytest.mark.parametrize("family", ["gemma4", "idefics3", "internvl", "llava", "qwen2_5_vl"])
+def test_right_chunks_are_right_whichever_of_their_keys_are_copies(family, images, built):
+    _, processor = built[family]
+    batch, model = batch_of(family, built, images), Opaque(built[family][0].config)
+    every = [*batch.inputs]
+    choices = [keys for n in range(len(every) + 1) for keys in itertools.combinations(every, n)]
+    for size in (1, 2, 3):
+        for keys in choices:
+            with vd.watch(model, processor=processor, on_mismatch="raise") as trace:
+                for chunk in batch.chunks(size):
+                    model(**with_copies(chunk, keys))
+
+            assert trace.ok, keys
+
+
+def lower(chunk):
+    """A mask of more dimensions, as made of it for attention."""
+    width = chunk["input_ids"].shape[1]
+    return {"attention_mask": torch.ones(1, 1, width, width).tril().bool()}
+
+
+def continued(chunk):
+    """A prompt and its completion in new tensors, beside slices of pixels."""
+    more = torch.full((len(chunk["input_ids"]), 3), 7)
+    return {
+        "input_ids": torch.cat([chunk["input_ids"], more], 1),
+        "attention_mask": torch.cat([chunk["attention_mask"], torch.ones_like(more)], 1),
+    }
+
+
+def unpadded(chunk):
+    """The columns that the mask leaves, of one row."""
+    kept = chunk["attention_mask"][0].nonzero()[:, 0]
+    begin, end = int(kept[0]), int(kept[-1]) + 1
+    return {key: chunk[key][:, begin:end] for key in ("input_ids", "attention_mask")}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        pytest.param(lambda c: {"attention_mask": c["attention_mask"].bool()}, id="mask as bool"),
+        pytest.param(lower, id="mask of four dimensions"),
+        pytest.param(continued, id="prompt and completion"),
+        pytest.param(unpadded, id="padding cut off"),
+    ],
+)
+def test_tokens_in_new_tensors_beside_slices_of_pixels_raise_no_false_alarm(changed, built):
+    model, processor = built["llava"]
+    batch = batch_of("llava", built, (1, 2, 1, 1))
+    with vd.watch(model, processor=processor, on_mismatch="raise") as trace:
+        outputs = list(run(model, ({**chunk, **changed(chunk)} for chunk in batch.chunks(1))))
+
+    assert not [one for one in outputs if isinstance(one, Exception)]
+    assert trace.ok
+
+
+def test_wrong_rows_beside_a_mask_that_is_a_copy_are_found(built):
+    model, processor = built["llava"]
+    batch = batch_of("llava", built, (1, 1, 1, 1))
+    first, second, *_ = batch.chunks(1)
+    wrong = {**first, "pixel_values": second["pixel_values"]}
+    with vd.watch(model, processor=processor, on_mismatch="record") as trace:
+        list(run(model, [with_copies(wrong, ["attention_mask"])]))
+
+    assert [(m.code, m.key) for m in trace.calls[0].report.mismatches] == [
+        ("VLM002", "pixel_values")
+    ]
+
+
+def test_wrong_rows_beside_the_whole_of_another_kind_are_found():
+    """All videos are the first sample's, so that its chunk holds the whole tensor of them."""
+    batch = vd.make_batch("qwen2_5_vl", [1, 1], videos_per_sample=[1, 0])
+    ids = {"image_token_id": batch.image_token_id, "video_token_id": batch.streams[0].token_id}
+    vision = SimpleNamespace(spatial_merge_size=2)
+    model = Opaque(SimpleNamespace(model_type="qwen2_5_vl", vision_config=vision, **ids))
+    first, second = batch.chunks(1)
+    names = ("pixel_values", "image_grid_thw")
+    with vd.watch(model, on_mismatch="record") as trace:
+        for chunk in (first, second, {**first, **{key: second[key] for key in names}}):
+            model(**chunk)
+
+    assert [call.ok for call in trace.calls] == [True, True, False]
+    assert {m.code for m in trace.calls[2].report.mismatches} == {"VLM002"}
+
+
+def test_all_pixels_beside_a_slice_of_tokens_are_told_by_the_batch(built):
+    model, processor = built["llava"]
+    batch = batch_of("llava", built, (1, 2))
+    first, _ = batch.chunks(1)
+    every = {**first, "pixel_values": dict(batch.inputs)["pixel_values"]}
+    with vd.watch(model, processor=processor, on_mismatch="record") as trace:
+        list(run(model, [every]))
+
+    (found,) = trace.calls[0].report.mismatches
+    assert (found.code, found.planned, found.used) == ("VLM001", range(1), range(3))
+
+
+def test_start_of_a_larger_buffer_is_no_slice_of_a_batch(built):
+    model, processor = built["gemma4"]
+    inputs = dict(batch_of("gemma4", built, (2, 1)).inputs)
+    buffers = {key: torch.cat([inputs[key]] * 2) for key in ("pixel_values", "image_position_ids")}
+    first = {key: value[:1].clone() for key, value in inputs.items() if value.ndim == 2}
+    with vd.watch(model, processor=processor, on_mismatch="raise") as trace:
+        list(run(model, [{**inputs, **{key: value[:3] for key, value in buffers.items()}}]))
+        list(run(model, [{**first, **{key: value[:2] for key, value in buffers.items()}}]))
+        for value in buffers.values():
+            value[2:] = 0
+        list(run(model, [{**first, **{key: value[:2] for key, value in buffers.items()}}]))
+
+    assert [call.ok for call in trace.calls] == [True] * 3
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_batches_packed_in_one_memory_raise_no_false_alarm(order, built):
+    model, processor = built["llava"]
+    batches = [dict(vd.tiny.batch("llava", n, sizes=(160, 160))) for n in ([1, 2], [2, 0, 1])]
+    packed = [{} for _ in batches]
+    for key in batches[0]:
+        memory = torch.cat([batches[index][key].reshape(-1) for index in order])
+        sizes = [batches[index][key].numel() for index in order]
+        for index, piece in zip(order, memory.split(sizes), strict=True):
+            packed[index][key] = piece.view(batches[index][key].shape)
+    with vd.watch(model, processor=processor, on_mismatch="raise") as trace:
+        for inputs in packed:
+            list(run(model, [inputs, *vd.read_batch(inputs, processor=processor).chunks(1)]))
+
+    assert trace.ok
+    assert len(trace.calls) == 7
+
+
+def test_images_that_are_copied_to_one_place_chunk_by_chunk_are_not_taken_for_others(built):
+    """The place says the first image, the values any; a wrong slice there is not called right."""
+    model, processor = built["llava"]
+    batch = batch_of("llava", built, (1, 1, 1))
+    images = dict(batch.inputs)["pixel_values"]
+    buffer = torch.zeros_like(images)
+    with vd.watch(model, processor=processor, on_mismatch="raise") as trace:
+        for index, chunk in enumerate(batch.chunks(1)):
+            buffer[:1].copy_(images[index : index + 1])
+            list(run(model, [{**chunk, "pixel_values": buffer[:1]}]))
+        list(run(model, [{**chunk, "pixel_values": buffer[:1]}]))
+
+    assert [call.report.verdict for call in trace.calls] == ["OK", *["AMBIGUOUS"] * 3]
+    assert (
+        trace.calls[1]
+        .report.ambiguities[0]
+        .startswith("pixel_values was written to between two chunks of the same input_ids")
+    )

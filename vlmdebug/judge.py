@@ -19,6 +19,7 @@ from vlmdebug.report import ChunkReport, KeyReport
 
 KNOWN_EXTRAS = frozenset(
     [
+        "attention_mask",
         "labels",
         "position_ids",
         "token_type_ids",
@@ -92,8 +93,9 @@ class UsedChunk:
 class Run:
     """What a slicer did: its chunks, the exception that ended it, the keys it asked for in vain.
 
-    `partial`: these are some of the batch's chunks, so samples may be missing. `expand_size`: how
-    often each sample comes; None where it may be often, but each alike.
+    `partial`: these are some of the batch's chunks, so samples may be missing, or come again as
+    for several answers to one question. `expand_size`: how often each sample comes; None where it
+    may be often, but each alike.
     """
 
     chunks: Sequence[UsedChunk]

@@ -6,8 +6,9 @@ A batch is read once, as long as its chunks come; the tensors themselves are not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate
 from operator import mul
 from typing import Any, NamedTuple, TypedDict
@@ -16,10 +17,11 @@ from weakref import ref
 import torch
 
 from vlmdebug.batch import Batch
-from vlmdebug.compare import check_alone, compare
+from vlmdebug.compare import batch_mismatches, check_alone, compare
 from vlmdebug.errors import BadInput, VlmDebugError
 from vlmdebug.families.base import Facts, Hints
 from vlmdebug.families.read import MEDIA_KEYS, TOKEN_KEYS, assemble
+from vlmdebug.families.streams import clip_of
 from vlmdebug.judge import Run
 from vlmdebug.report import Report
 from vlmdebug.tracing.check import used_chunk
@@ -28,6 +30,13 @@ from vlmdebug.tracing.rows import RowFinder
 
 Tensors = Mapping[str, torch.Tensor]
 TOKENS = TOKEN_KEYS - {"position_ids", "inputs_embeds"}
+
+
+WRITTEN = (
+    "{key} was written to between two chunks of the same input_ids, so the place of its rows does "
+    "not tell whose they are, and only their number was judged. To have rows told apart, cut all "
+    "chunks from a batch that stays as it is."
+)
 
 
 class Verdict(TypedDict, total=False):
@@ -59,18 +68,79 @@ class CallJudge:
     def _report(self, tensors: Tensors, alone: bool) -> Report:
         if "input_ids" not in tensors:
             raise BadInput("The model was called without input_ids, so samples cannot be told.")
-        parents = tensors if alone else parents_of(tensors)
-        if any(parents[key] is not tensors[key] for key in tensors):
-            whole = None if self._cut is None else self._cut.whole(tensors, parents)
-            if self._cut is None or whole is None:
-                self._cut, whole = _CutBatch(tensors, parents, self._hints), parents
-            report = self._cut.judge(tensors, whole)
-            if report is not None:
-                return report
-        batch = _batch(tensors, self._hints)
         if alone:  # behind a cache the mask has columns of earlier tokens
-            batch = replace(batch, columns={})
-        return check_alone(batch, one_chunk=True)
+            batch = replace(_batch(tensors, self._hints), columns={})
+            return check_alone(batch, one_chunk=True)
+        parents = parents_of(tensors)
+        slices = {key for key in tensors if parents[key] is not tensors[key]}
+        if not slices:
+            return self._by_itself(tensors)
+        if "input_ids" not in slices or MEDIA_KEYS & tensors.keys() - slices:
+            return self._by_both(tensors, parents)
+        cut = self._cut_from(tensors, parents)
+        report = cut.judge(tensors)
+        if report is None:
+            return self._by_itself(tensors)
+        return _unless_written(report, cut.written, partial(self._by_itself, tensors))
+
+    def _by_itself(self, tensors: Tensors) -> Report:
+        """By what the call was handed only."""
+        return check_alone(_batch(tensors, self._hints), one_chunk=True)
+
+    def _cut_from(self, tensors: Tensors, parents: Tensors) -> _CutBatch:
+        """The batch that these are slices of, with its tensors at hand for one judgement."""
+        if self._cut is None or not self._cut.takes(tensors, parents):
+            before = frozenset() if self._cut is None else self._cut.written_since(tensors)
+            self._cut = _CutBatch(tensors, parents, self._hints, before)
+        return self._cut
+
+    def _by_both(self, tensors: Tensors, parents: Tensors) -> Report:
+        """Slices beside tensors that are none: copies, or the whole of what others are slices of.
+
+        What is in step by itself is right, for nothing tells whose rows copies are. But where the
+        chunk has all placeholders of the batch, what is no slice must be the whole. And where the
+        call is wrong anyway, the batch tells better what is wrong, if it is in step itself.
+        """
+        try:
+            alone, unread = self._by_itself(tensors), None
+        except VlmDebugError as error:
+            alone, unread = None, error
+        every = _has_all(tensors, parents, self._hints)
+        if every or unread is not None or (alone is not None and alone.mismatches):
+            cut = _CutBatch(tensors, parents, self._hints)
+            report = cut.judge(tensors) if cut.in_step else None
+            if report is not None and (every or report.mismatches):
+                return report
+        if unread is not None:
+            raise unread
+        assert alone is not None
+        return alone
+
+
+def _unless_written(
+    report: Report, written: Collection[str], by_itself: Callable[[], Report]
+) -> Report:
+    """The report, unless what it finds may come of media that are written chunk by chunk."""
+    if not written or not report.mismatches:
+        return report
+    alone = by_itself()
+    if not alone.ok:
+        return report
+    return replace(alone, ambiguities=tuple(WRITTEN.format(key=key) for key in sorted(written)))
+
+
+def _has_all(tensors: Tensors, parents: Tensors, hints: Hints) -> bool:
+    """Whether the chunk has all the placeholder tokens of the media that are no slices."""
+    ids, whole = tensors["input_ids"], parents["input_ids"]
+    own = {key for key in MEDIA_KEYS & tensors.keys() if parents[key] is tensors[key]}
+    if whole is ids or not own:
+        return False
+    token_ids = {"": hints.image_token_id, **hints.token_ids}
+    for token in {token_ids.get(clip_of(key)) for key in own}:
+        count = 0 if token is None else int((ids == token).sum())
+        if not count or count != int((whole == token).sum()):
+            return False
+    return True
 
 
 class _CutBatch:
@@ -78,6 +148,9 @@ class _CutBatch:
 
     The next chunk is of the same batch if it is a view of the same tensors, unwritten by torch's
     count; a copy of `input_ids` tells writes that torch does not see (through `.data`, numpy).
+
+    Attributes:
+        written: Media that were written to while chunks of the same `input_ids` came.
     """
 
     def __init__(
@@ -85,47 +158,68 @@ class _CutBatch:
         tensors: Tensors,
         parents: Tensors,
         hints: Hints,
+        written: frozenset[str] = frozenset(),
     ) -> None:
-        self._marks = {key: _Mark.of(tensors[key], parents[key]) for key in tensors}
+        self.written = written
+        self._whole = _of_batch(parents)
+        self._marks = {key: _Mark.of(tensors[key], parents[key]) for key in self._whole}
         self._ids = parents["input_ids"].clone()
         self._inputs: dict[str, Any] = {}
         self._batch: Batch | None = None
         try:
-            batch = _batch(parents, hints)
+            batch = assemble(Facts(self._whole, hints), None)
         except VlmDebugError:
             return  # the slices were cut from tensors that are no batch together
         if not batch.ambiguities:
-            self._names = tuple(batch.inputs)
             self._batch = replace(batch, inputs=self._inputs)
 
-    def whole(self, tensors: Tensors, parents: Tensors) -> Tensors | None:
-        """The batch's tensors, if these are slices of them and nobody wrote into them since.
+    @property
+    def in_step(self) -> bool:
+        """Whether placeholders and features of all its samples are; only before `judge`."""
+        if self._batch is None:
+            return False
+        return not batch_mismatches(replace(self._batch, inputs=self._whole))
+
+    def takes(self, tensors: Tensors, parents: Tensors) -> bool:
+        """Whether these are slices of it and nobody wrote into its tensors since.
 
         A chunk may lack keys, as one without images does, but not where some of its columns were
         left out too: what it needs is then another question.
         """
         ids, known = tensors["input_ids"], parents["input_ids"]
-        if self._marks.keys() != tensors.keys() and ids.shape[1:] != known.shape[1:]:
-            return None
-        if not tensors.keys() <= self._marks.keys():
-            return None
+        given = _of_batch(parents)
+        if self._marks.keys() != given.keys() and ids.shape[1:] != known.shape[1:]:
+            return False
+        if not given.keys() <= self._marks.keys():
+            return False
         found = {}
         for key, mark in self._marks.items():
-            if key not in tensors:
+            if key not in given:
                 found[key] = mark.parent()
             elif mark.fits(tensors[key], parents[key]):
                 found[key] = parents[key]
             if found.get(key) is None:
-                return None
+                return False
         begin = ids.storage_offset() - known.storage_offset()
-        unwritten = torch.equal(ids, self._ids.as_strided(ids.shape, ids.stride(), begin))
-        return found if unwritten else None
+        if not torch.equal(ids, self._ids.as_strided(ids.shape, ids.stride(), begin)):
+            return False
+        self._whole = found
+        return True
 
-    def judge(self, tensors: Tensors, whole: Tensors) -> Report | None:
+    def written_since(self, tensors: Tensors) -> frozenset[str]:
+        """Media that were written to, if these `input_ids` are slices of the batch's still."""
+        if not self._marks["input_ids"].is_of(_root(tensors["input_ids"])):
+            return frozenset()
+        media = self._marks.keys() & MEDIA_KEYS & tensors.keys()
+        found = {key for key in media if self._marks[key].was_written(_root(tensors[key]))}
+        return self.written | found
+
+    def judge(self, tensors: Tensors) -> Report | None:
         """The report on a chunk; None where the tensors it was cut from are no batch together."""
+        whole, self._whole = self._whole, {}
         if self._batch is None:
             return None
-        self._inputs.update((key, whole[key]) for key in self._names)
+        self._inputs.update(whole)
         try:
             finder = RowFinder(self._inputs, self._batch.layout)
             chunk = used_chunk(self._batch, finder, tensors, range(0))
@@ -139,13 +233,17 @@ class _CutBatch:
 
 def _batch(tensors: Tensors, hints: Hints) -> Batch:
     """The batch these tensors are; arguments that are no part of one are left out."""
+    return assemble(Facts(_of_batch(tensors), hints), None)
+
+
+def _of_batch(tensors: Tensors) -> dict[str, torch.Tensor]:
+    """Media, and tokens with a row per sample; a mask of more dimensions is none of them."""
     samples = len(tensors["input_ids"])
-    known = {
+    return {
         key: tensor
         for key, tensor in tensors.items()
         if key in MEDIA_KEYS or (key in TOKENS and tensor.ndim == 2 and len(tensor) == samples)
     }
-    return assemble(Facts(known, hints), None)
 
 
 class _Mark(NamedTuple):
@@ -164,8 +262,7 @@ class _Mark(NamedTuple):
 
     def fits(self, tensor: torch.Tensor, parent: torch.Tensor) -> bool:
         """Whether the tensor is a slice of it."""
-        root = _root(tensor)
-        same = self.root() is root and self._is_unwritten(root)
+        same = self.is_of(_root(tensor))
         return same and self.dtype == parent.dtype and self.place == place(parent)
 
     def parent(self) -> torch.Tensor | None:
@@ -175,6 +272,14 @@ class _Mark(NamedTuple):
             return None
         _, shape, stride = self.place
         return root.detach().as_strided(shape, stride, self.offset)
+
+    def is_of(self, root: torch.Tensor) -> bool:
+        """Whether the parent is a view of that tensor, as it was."""
+        return self.root() is root and self._is_unwritten(root)
+
+    def was_written(self, root: torch.Tensor) -> bool:
+        """Whether the parent is a view of that tensor, but not as it was."""
+        return self.root() is root and self.version is not None and not self._is_unwritten(root)
 
     def _is_unwritten(self, root: torch.Tensor) -> bool:
         return self.version is not None and self.version == version(root)
