@@ -765,3 +765,16 @@ def test_images_that_are_copied_to_one_place_chunk_by_chunk_are_not_taken_for_ot
         .report.ambiguities[0]
         .startswith("pixel_values was written to between two chunks of the same input_ids")
     )
+
+
+def test_answers_to_one_question_may_share_its_memory(built):
+    """Repeated by `expand`, a sample comes several times in a call: that is no mistake."""
+    model, processor = built["llava"]
+    inputs = dict(batch_of("llava", built, (1, 1)).inputs)
+    four = {key: value[:1].expand(4, *value.shape[1:]) for key, value in inputs.items()}
+    other = {**four, "pixel_values": inputs["pixel_values"][1:].expand(4, -1, -1, -1)}
+    with vd.watch(model, processor=processor, on_mismatch="record") as trace:
+        list(run(model, [four, other]))
+
+    assert [call.ok for call in trace.calls] == [True, False]
+    assert {m.code for m in trace.calls[1].report.mismatches} == {"VLM002"}

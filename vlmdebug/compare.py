@@ -182,16 +182,18 @@ def _raised(run: Run) -> list[Mismatch]:
 
 def _order(batch: Batch, run: Run, reports: Sequence[ChunkReport]) -> list[Mismatch]:
     """Samples over all chunks: each as often as it should come, in the batch's order."""
+    if run.partial:
+        return []
     visited = [sample for report in reports for sample in report.samples]
     times = Counter(visited)
     wanted = run.expand_size or _usual(times)
-    ended = run.error is not None or run.partial
+    ended = run.error is not None
     counted = [(s, times[s]) for s in range(len(batch)) if not (ended and times[s] < wanted)]
     wrong = {sample: count for sample, count in counted if count != wanted}
     if wrong:
         message = wording.skipped_or_repeated(wrong, len(batch), wanted, run.expand_size)
         return [Mismatch("VLM006", message, samples=tuple(wrong), silent=True)]
-    misplaced = None if run.any_order or run.partial else _first_out_of_order(visited)
+    misplaced = None if run.any_order else _first_out_of_order(visited)
     if misplaced is not None:
         message = wording.reordered(misplaced, visited[misplaced])
         return [Mismatch("VLM007", message, samples=tuple(visited), silent=True)]
