@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import inspect
 import itertools
 import json
+import sys
+import threading
 import weakref
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -778,3 +782,151 @@ def test_answers_to_one_question_may_share_its_memory(built):
 
     assert [call.ok for call in trace.calls] == [True, False]
     assert {m.code for m in trace.calls[1].report.mismatches} == {"VLM002"}
+
+
+def test_copy_of_a_watched_model_is_not_watched(built):
+    """A frozen reference model, or an average of weights, is made while a trainer runs."""
+    _, processor = built["llava"]
+    model, chunks = Opaque(built["llava"][0].config), [*batch_of("llava", built).chunks(1)]
+    with vd.watch(model, processor=processor) as trace:
+        model(**chunks[0])
+        reference = copy.deepcopy(model)
+        reference(**chunks[1])
+    reference(**chunks[2])
+
+    assert len(trace.calls) == 1
+
+
+def test_watched_model_can_be_saved_and_loads_without_this_package(tmp_path):
+    model = torch.nn.Linear(2, 2)
+    with vd.watch(model, log=tmp_path / "trace.jsonl"):
+        model(torch.zeros(1, 2))
+        torch.save(model, tmp_path / "model.pt")
+    loaded = torch.load(tmp_path / "model.pt", weights_only=False)
+
+    assert torch.equal(loaded(torch.ones(1, 2)), model(torch.ones(1, 2)))
+    assert b"vlmdebug" not in (tmp_path / "model.pt").read_bytes()
+
+
+def full(path):
+    """A log on a disk that has no room left."""
+    if not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full")
+    path.symlink_to("/dev/full")
+    return path
+
+
+def test_log_on_a_full_disk_ends_and_the_program_does_not(built, tmp_path):
+    model, processor = built["llava"]
+    log = full(tmp_path / "trace.jsonl")
+    with (
+        pytest.warns(RuntimeWarning, match="ends here: No space left on device") as warned,
+        vd.watch(model, processor=processor, on_mismatch="record", log=log) as trace,
+    ):
+        outputs = list(run(model, batch_of("llava", built).chunks(1)))
+
+    assert len(warned) == 1
+    assert len(trace.calls) == 4
+    assert trace.ok
+    assert not [one for one in outputs if isinstance(one, Exception)]
+
+
+@pytest.mark.filterwarnings("error")
+def test_full_disk_does_not_take_the_place_of_the_programs_own_exception(built, tmp_path):
+    model, processor = built["llava"]
+    chunk = next(batch_of("llava", built).chunks(1))
+    log = full(tmp_path / "trace.jsonl")
+    with (
+        pytest.raises(KeyError, match="the program's own"),
+        vd.watch(model, processor=processor, on_mismatch="record", log=log),
+    ):
+        list(run(model, [chunk]))
+        raise KeyError("the program's own")
+
+
+def test_log_that_cannot_be_written_is_refused_before_anything_runs(tmp_path):
+    model, log = torch.nn.Linear(2, 2), tmp_path / "missing" / "trace.jsonl"
+    with pytest.raises(vd.BadInput) as refused, vd.watch(model, log=log):
+        pytest.fail("the block ran")
+
+    assert str(refused.value) == (
+        f"log is {str(log)!r}, which cannot be written: No such file or directory. Nothing was "
+        "watched. Pass a file in a folder that is there, or leave log out."
+    )
+    assert not model._forward_pre_hooks
+
+
+def test_threads_are_judged_one_after_another(built):
+    _, processor = built["llava"]
+    model = Opaque(built["llava"][0].config)
+    loops = [[*batch_of("llava", built, n).chunks(1)] for n in ((1, 2, 1, 0), (2, 1, 1, 0, 1))]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with vd.watch(model, processor=processor, on_mismatch="record") as trace:
+            threads = [
+                threading.Thread(target=lambda own=own: [model(**c) for c in own * 25])
+                for own in loops * 2
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+
+    assert [call.number for call in trace.calls] == [*range(2 * 25 * (4 + 5))]
+    assert trace.ok
+
+
+@pytest.mark.filterwarnings("error")
+def test_warning_that_is_an_error_loses_no_call(built, tmp_path):
+    """With `python -W error` it is raised in the program, as it asked for."""
+    model, processor = built["gemma4"]
+    batch = batch_of("gemma4", built)
+    wrong, right = [*slicers.by_sample(batch.for_slicer(), 1)][1], [*batch.chunks(1)][1]
+    log = tmp_path / "trace.jsonl"
+    with vd.watch(model, processor=processor, log=log) as trace:
+        outputs = list(run(model, [right, wrong, right, wrong, right]))
+
+    assert [isinstance(one, MismatchWarning) for one in outputs] == [False, True] * 2 + [False]
+    assert [call.ok for call in trace.calls] == [True, False] * 2 + [True]
+    assert len(log.read_text().splitlines()) == 5
+
+
+@pytest.mark.filterwarnings("error")
+def test_late_verdict_that_is_an_error_loses_no_call(built, monkeypatch):
+    model, processor = built["gemma4"]
+    batch = batch_of("gemma4", built)
+    wrong, right = [*slicers.by_sample(batch.for_slicer(), 1)][1], [*batch.chunks(1)][1]
+    device = Accelerator(monkeypatch)
+    with vd.watch(model, processor=processor) as trace:
+        list(run(model, [wrong]))
+        device.done = True
+        (output,) = run(model, [right])
+        list(run(model, [right]))
+
+    assert isinstance(output, MismatchWarning)
+    assert [(call.number, call.ok) for call in trace.calls] == [(0, False), (1, True), (2, True)]
+
+
+def test_device_that_failed_leaves_the_programs_exception_alone(built, monkeypatch):
+    model, processor = built["gemma4"]
+    device = Accelerator(monkeypatch)
+
+    def fail(self):
+        raise RuntimeError("device-side assert triggered")
+
+    monkeypatch.setattr(Accelerator, "query", fail)
+    monkeypatch.setattr(Accelerator, "synchronize", fail)
+    with (
+        pytest.raises(KeyError, match="the program's own"),
+        vd.watch(model, processor=processor) as trace,
+    ):
+        list(run(model, batch_of("gemma4", built).chunks(2)))
+        raise KeyError("the program's own")
+
+    assert device.waited == 0
+    assert {call.unread for call in trace.calls} == {
+        "vlmdebug failed: RuntimeError: device-side assert triggered"
+    }

@@ -41,8 +41,11 @@ class Away:
 
     @property
     def arrived(self) -> bool:
-        """Whether they can be read without waiting."""
-        return all(event.query() for event in self._events)
+        """Whether they can be read without waiting, or never will be."""
+        try:
+            return all(event.query() for event in self._events)
+        except RuntimeError:  # the device has failed, which the program will hear of
+            return True
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Copies that lie in their parents as the tensors themselves do; waits for them."""

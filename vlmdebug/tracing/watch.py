@@ -16,13 +16,16 @@ import json
 import os
 import sys
 import warnings
+from bisect import insort
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
+from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from threading import RLock
+from typing import Any, Literal, NamedTuple, TextIO
 
 import torch
 
@@ -158,7 +161,8 @@ def watch(
         The trace, filled as calls come; it stays readable after an exception.
 
     Raises:
-        BadInput: `model` is no module, or `on_mismatch` is none of the three.
+        BadInput: `model` is no module, `on_mismatch` is none of the three, or `log` cannot be
+            written.
     """
     if not isinstance(model, torch.nn.Module):
         raise BadInput(
@@ -171,11 +175,8 @@ def watch(
             "Nothing was watched."
         )
     hints = read_hints(processor, config, _within(model))
-    watcher = _Watcher(hints, Arguments(model), on_mismatch, _log_path(log))
-    hook: Any = watcher.before
-    if "torch._dynamo" in sys.modules:  # torch.compile must not trace into the hook
-        hook = torch.compiler.disable(hook)
-    handle = model.register_forward_pre_hook(hook, with_kwargs=True)
+    watcher = _Watcher(hints, Arguments(model), on_mismatch, _log(log))
+    handle = model.register_forward_pre_hook(_Hook(watcher), with_kwargs=True)
     try:
         yield watcher.trace
     except BaseException:
@@ -194,79 +195,180 @@ def _within(model: Any) -> Any:
     return model
 
 
-def _log_path(log: str | Path | None) -> Path | None:
-    if log is None:
-        return None
-    path, rank = Path(log), os.environ.get("RANK")
-    return path if rank is None else path.with_name(f"{path.stem}.rank{rank}{path.suffix}")
+class _Hook:
+    """The pre-hook on the model; a copy of the model, or one that is saved, has nothing of it."""
+
+    def __init__(self, watcher: _Watcher) -> None:
+        self._before: Any = watcher.before
+        if "torch._dynamo" in sys.modules:  # torch.compile must not trace into the hook
+            self._before = torch.compiler.disable(self._before)
+
+    def __call__(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._before(args, kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Something that takes anything and does nothing, and needs no vlmdebug to be loaded."""
+        return getattr, (nullcontext(), "__exit__")
 
 
 class _Watcher:
-    """The hook and the calls that wait for their verdict; it keeps nothing but plain data."""
+    """The calls and those that wait for their verdict; it keeps nothing but plain data.
+
+    Threads may call the model at once: one call is judged after another.
+    """
 
     def __init__(
-        self, hints: Hints, arguments: Arguments, on_mismatch: OnMismatch, log: Path | None
+        self, hints: Hints, arguments: Arguments, on_mismatch: OnMismatch, log: _Log | None
     ) -> None:
         self.trace = Trace()
         self._arguments = arguments
         self._on_mismatch = on_mismatch
-        self._log = None if log is None else log.open("w", encoding="utf-8")
+        self._log = log
         self._judge = CallJudge(hints)
-        self._waiting: deque[tuple[Away, Callable[[], Call]]] = deque()
+        self._waiting: deque[tuple[int, Away, Callable[[], Call]]] = deque()
+        self._numbers = count()
+        self._lock = RLock()
 
-    def before(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """The pre-hook; what goes wrong in here is never the program's problem."""
-        self._judge_arrived()
-        number = len(self.trace.calls) + len(self._waiting)
+    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before a call; what goes wrong in here is never the program's problem."""
+        site = _site()
+        with self._lock:
+            calls = [*self._arrived(), *self._judged(site, args, kwargs)]
+            untold = self._noted(calls)
+        self._tell(untold)
+
+    def _judged(self, site: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Call]:
+        """The call; none where it waits for a device."""
+        number = next(self._numbers)
         try:
             inputs = self._arguments.named(args, kwargs)
         except BadInput as error:
-            self._note(Call(number, _site(), {}, unread=str(error)))
-            return
+            return [Call(number, site, {}, unread=str(error))]
         tensors = {k: v for k, v in inputs.items() if isinstance(v, torch.Tensor)}
         shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
         tensors = {k: v for k, v in tensors.items() if k in JUDGED or k not in self._arguments.own}
-        call = partial(Call, number, _site(), shapes)
+        call = partial(Call, number, site, shapes)
         # Behind a cache stands what the model saw before, so that a call need not be whole.
         judge = partial(self._judge, alone=inputs.get("past_key_values") is not None)
         if inputs.get("mm_encoder_outputs") is not None:
-            self._note(call(unread=ENCODED))
-        elif are_here(tensors):
-            self._note(call(**judge(lambda: tensors)))
-        else:
-            away = Away(tensors)
-            self._waiting.append((away, lambda: call(**judge(away.tensors))))
+            return [call(unread=ENCODED)]
+        if are_here(tensors):
+            return [call(**judge(lambda: tensors))]
+        away = Away(tensors)
+        self._waiting.append((number, away, lambda: call(**judge(away.tensors))))
+        return []
 
     def finish(self, *, raising: bool) -> None:
         """Judge what still waits; `raising`: a mismatch may be raised, as nothing else is."""
-        if self._on_mismatch == "raise" and not raising:
-            self._on_mismatch = "warn"
-        try:
-            self._judge_arrived(wait=True)
-        finally:
+        with self._lock:
+            untold = self._noted(self._arrived(wait=True))
             if self._log is not None:
-                self._log.close()
-
-    def _judge_arrived(self, *, wait: bool = False) -> None:
-        while self._waiting and (wait or self._waiting[0][0].arrived):
-            _, judged = self._waiting.popleft()
-            self._note(judged())
-
-    def _note(self, call: Call) -> None:
-        self.trace.calls.append(call)
-        if self._log is not None:
-            self._log.write(json.dumps(call.to_dict()) + "\n")
-            self._log.flush()
-        if call.report is None or not call.report.mismatches:
+                untold += self._log.close()
+        if raising:
+            self._tell(untold)
             return
-        finding = call.report.findings[0]
-        text = (
-            f"call {call.number} at {call.site}: {finding.code} {finding.title}: {finding.message}"
-        )
-        if self._on_mismatch == "raise":
-            raise MismatchError(text, call.report)
-        if self._on_mismatch == "warn":
-            warnings.warn(text, MismatchWarning, stacklevel=2)
+        for one in untold:
+            with suppress(
+                Warning
+            ):  # where warnings are errors, it is the program's own that counts
+                self._warn(one)
+
+    def _arrived(self, *, wait: bool = False) -> list[Call]:
+        """Calls whose tensors have arrived by now."""
+        calls = []
+        while self._waiting and (wait or self._waiting[0][1].arrived):
+            calls.append(self._waiting.popleft()[2]())
+        return calls
+
+    def _noted(self, calls: list[Call]) -> list[_Untold]:
+        """Write the calls down, in order; what the user is to be told of them."""
+        untold: list[_Untold] = []
+        for call in calls:
+            insort(self.trace.calls, call, key=_number)  # one that waited is late
+            if self._log is not None:
+                untold += self._log.write(call)
+            if call.report is None or not call.report.mismatches:
+                continue
+            finding = call.report.findings[0]
+            told = f"{finding.code} {finding.title}: {finding.message}"
+            untold.append(_Untold(f"call {call.number} at {call.site}: {told}", call.report))
+        return untold
+
+    def _tell(self, untold: list[_Untold]) -> None:
+        """Warn of each, or raise the first mismatch when all else is told."""
+        mismatches = [one for one in untold if one.report is not None]
+        for one in untold:
+            if one.report is None or self._on_mismatch == "warn":
+                self._warn(one)
+        if mismatches and self._on_mismatch == "raise":
+            raise MismatchError(*mismatches[0])
+
+    def _warn(self, one: _Untold) -> None:
+        if one.report is None:
+            warnings.warn(one.text, RuntimeWarning, stacklevel=4)
+        elif self._on_mismatch != "record":
+            warnings.warn(one.text, MismatchWarning, stacklevel=4)
+
+
+class _Untold(NamedTuple):
+    """What the user is to be told: a mismatch with its report, or that the log ended."""
+
+    text: str
+    report: Report | None = None
+
+
+def _number(call: Call) -> int:
+    return call.number
+
+
+def _log(log: str | Path | None) -> _Log | None:
+    """The log of this rank."""
+    if log is None:
+        return None
+    path, rank = Path(log), os.environ.get("RANK")
+    return _Log(path if rank is None else path.with_name(f"{path.stem}.rank{rank}{path.suffix}"))
+
+
+class _Log:
+    """One JSON line per call. Where no more can be written, the log ends and not the program."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._file: TextIO | None = path.open("w", encoding="utf-8")
+        except OSError as error:
+            raise BadInput(
+                f"log is {str(path)!r}, which cannot be written: {error.strerror}. "
+                "Nothing was watched. Pass a file in a folder that is there, or leave log out."
+            ) from error
+
+    def write(self, call: Call) -> list[_Untold]:
+        """Write a line; what there is to tell where that failed."""
+        if self._file is None:
+            return []
+        try:
+            self._file.write(json.dumps(call.to_dict()) + "\n")
+            self._file.flush()
+        except OSError as error:
+            return self._ended(error)
+        return []
+
+    def close(self) -> list[_Untold]:
+        if self._file is None:
+            return []
+        try:
+            self._file.close()
+        except OSError as error:
+            return self._ended(error)
+        return []
+
+    def _ended(self, error: OSError) -> list[_Untold]:
+        file, self._file = self._file, None
+        with suppress(OSError):  # what it holds back is tried once more, and fails again
+            if file is not None:
+                file.close()
+        text = f"The log {str(self._path)!r} ends here: {error.strerror}. "
+        return [_Untold(text + "The model is watched all the same; see trace.calls.")]
 
 
 PLUMBING = (
@@ -283,7 +385,7 @@ PLUMBING = (
 
 def _site() -> str:
     """The nearest frame that is neither torch's nor ours nor a wrapper's."""
-    frame = sys._getframe(2)
+    frame = sys._getframe(1)
     while frame is not None:
         if not frame.f_globals.get("__name__", "").startswith(PLUMBING):
             return f"{_short(frame.f_code.co_filename)}:{frame.f_lineno}"
