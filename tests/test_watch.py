@@ -7,6 +7,7 @@ import gc
 import inspect
 import itertools
 import json
+import re
 import sys
 import threading
 import weakref
@@ -923,10 +924,61 @@ def test_device_that_failed_leaves_the_programs_exception_alone(built, monkeypat
         pytest.raises(KeyError, match="the program's own"),
         vd.watch(model, processor=processor) as trace,
     ):
-        list(run(model, batch_of("gemma4", built).chunks(2)))
+        outputs = list(run(model, batch_of("gemma4", built).chunks(2)))
         raise KeyError("the program's own")
 
+    assert not [one for one in outputs if isinstance(one, Exception)]
+    assert len(trace.calls) == 2
     assert device.waited == 0
     assert {call.unread for call in trace.calls} == {
         "vlmdebug failed: RuntimeError: device-side assert triggered"
     }
+
+
+@pytest.mark.parametrize(
+    ("changed", "unread"),
+    [
+        pytest.param(
+            lambda c: {"input_ids": c["input_ids"][0]},
+            r"with input_ids of shape \(\d+,\), but a call is judged by rows of tokens",
+            id="one row without its dimension",
+        ),
+        pytest.param(
+            lambda c: {key: value[:0] for key, value in c.items()},
+            r"with no sample: input_ids has shape \(0, \d+\)\. There was nothing to judge",
+            id="no sample",
+        ),
+        pytest.param(
+            lambda c: {"input_ids": c["input_ids"][:, :0]},
+            r"with no token: input_ids has shape \(1, 0\)\.",
+            id="no token",
+        ),
+        pytest.param(
+            lambda c: {"attention_mask": c["attention_mask"].to_sparse()},
+            "with a sparse attention_mask, but rows can be told only where they lie in memory",
+            id="sparse mask",
+        ),
+        pytest.param(
+            lambda c: {"attention_mask": torch.nested.nested_tensor([c["attention_mask"][0]])},
+            "with a nested attention_mask, but rows",
+            id="nested mask",
+        ),
+        pytest.param(
+            lambda c: {"pixel_values": list(c["pixel_values"])},
+            "with pixel_values as a list of 2, but rows can be told only in a tensor",
+            id="list of pixels",
+        ),
+        pytest.param(
+            lambda c: {"input_ids": c["input_ids"].tolist()},
+            "with input_ids as a list of 1, but rows",
+            id="list of tokens",
+        ),
+    ],
+)
+def test_what_has_no_rows_is_said_plainly(changed, unread, built):
+    model = Opaque(built["gemma4"][0].config)
+    chunk = next(batch_of("gemma4", built).chunks(1))
+    with vd.watch(model, on_mismatch="raise") as trace:
+        model(**{**chunk, **changed(chunk)})
+
+    assert re.match(f"The model was called {unread}", trace.calls[0].unread)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from vlmdebug.errors import BadInput
+from vlmdebug.families.read import MEDIA_KEYS, TOKEN_KEYS
 
 Parameters = Mapping[str, inspect.Parameter]
 
@@ -48,6 +49,57 @@ class Arguments:
                 "Pass them by name: model(input_ids=…, pixel_values=…)."
             )
         return {**dict(zip(self._places, args, strict=False)), **kwargs}
+
+
+JUDGED = MEDIA_KEYS | TOKEN_KEYS
+"""Arguments that layouts know. Others are a model's own, if it names them, and nobody's if not."""
+
+
+def refuse_unreadable(inputs: Mapping[str, Any]) -> None:
+    """Say plainly of what was handed over that its rows cannot be told.
+
+    Raises:
+        BadInput: There are no `input_ids`, or no samples or tokens in them; something that has
+            rows is no tensor, or one whose rows do not lie in memory, as a sparse one.
+    """
+    ids = inputs.get("input_ids")
+    if ids is None:
+        raise BadInput("The model was called without input_ids, so samples cannot be told.")
+    for key in JUDGED & inputs.keys():
+        _refuse(key, inputs[key])
+    if ids.ndim != 2:
+        raise BadInput(
+            f"The model was called with input_ids of shape {tuple(ids.shape)}, but a call is "
+            "judged by rows of tokens, one per sample: (sample, seq). This call was not judged."
+        )
+    if 0 in ids.shape:
+        what = "no sample" if not len(ids) else "no token"
+        raise BadInput(
+            f"The model was called with {what}: input_ids has shape {tuple(ids.shape)}. There was "
+            "nothing to judge. Let the loop end with the batch."
+        )
+
+
+def is_dense(value: Any) -> bool:
+    """Whether it is a tensor whose rows lie in memory."""
+    return isinstance(value, torch.Tensor) and value.layout is torch.strided and not value.is_nested
+
+
+def _refuse(key: str, value: Any) -> None:
+    if not isinstance(value, torch.Tensor):
+        if value is None or not (key == "input_ids" or key in MEDIA_KEYS):
+            return
+        many = f" of {len(value)}" if hasattr(value, "__len__") else ""
+        raise BadInput(
+            f"The model was called with {key} as a {type(value).__name__}{many}, but rows can be "
+            "told only in a tensor. This call was not judged. Pass the tensor."
+        )
+    if not is_dense(value):
+        raise BadInput(
+            f"The model was called with a {'nested' if value.is_nested else 'sparse'} {key}, but "
+            "rows can be told only where they lie in memory one after another. This call was not "
+            "judged. Pass a dense tensor."
+        )
 
 
 def _within(model: torch.nn.Module) -> Iterator[torch.nn.Module]:

@@ -18,7 +18,7 @@ import torch
 
 from vlmdebug.batch import Batch
 from vlmdebug.compare import batch_mismatches, check_alone, compare
-from vlmdebug.errors import BadInput, VlmDebugError
+from vlmdebug.errors import VlmDebugError
 from vlmdebug.families.base import Facts, Hints
 from vlmdebug.families.read import MEDIA_KEYS, TOKEN_KEYS, assemble
 from vlmdebug.families.streams import clip_of
@@ -60,14 +60,10 @@ class CallJudge:
         """
         try:
             return {"report": self._report(tensors(), alone)}
-        except VlmDebugError as error:
-            return {"unread": str(error)}
         except Exception as error:  # a debugger must not end the program that it watches
-            return {"unread": f"vlmdebug failed: {type(error).__name__}: {error}"}
+            return {"unread": why(error)}
 
     def _report(self, tensors: Tensors, alone: bool) -> Report:
-        if "input_ids" not in tensors:
-            raise BadInput("The model was called without input_ids, so samples cannot be told.")
         if alone:  # behind a cache the mask has columns of earlier tokens
             batch = replace(_batch(tensors, self._hints), columns={})
             return check_alone(batch, one_chunk=True)
@@ -115,6 +111,12 @@ class CallJudge:
             raise unread
         assert alone is not None
         return alone
+
+
+def why(error: Exception) -> str:
+    """Why a call is unread: what the user is told, or that the mistake is ours."""
+    ours = f"vlmdebug failed: {type(error).__name__}: {error}"
+    return str(error) if isinstance(error, VlmDebugError) else ours
 
 
 def _unless_written(

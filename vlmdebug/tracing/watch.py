@@ -32,11 +32,10 @@ import torch
 from vlmdebug.errors import BadInput, MismatchError, VlmDebugError
 from vlmdebug.families.base import Hints
 from vlmdebug.families.hints import read_hints
-from vlmdebug.families.read import MEDIA_KEYS, TOKEN_KEYS
 from vlmdebug.report import Report
-from vlmdebug.tracing.arguments import Arguments
+from vlmdebug.tracing.arguments import JUDGED, Arguments, is_dense, refuse_unreadable
 from vlmdebug.tracing.away import Away, are_here
-from vlmdebug.tracing.slices import CallJudge
+from vlmdebug.tracing.slices import CallJudge, why
 
 OnMismatch = Literal["record", "warn", "raise"]
 
@@ -44,8 +43,6 @@ ENCODED = (
     "Media came already encoded (mm_encoder_outputs, as generate() does it): "
     "their rows were not judged. Watch the code that encodes them."
 )
-JUDGED = MEDIA_KEYS | TOKEN_KEYS
-"""Arguments that layouts know. Others are a model's own, if it names them, and nobody's if not."""
 UNCALLED = (
     "the model was not called. Watch the module that is called; "
     "PEFT, for one, calls forward of the model within, past its hooks."
@@ -240,18 +237,21 @@ class _Watcher:
     def _judged(self, site: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Call]:
         """The call; none where it waits for a device."""
         number = next(self._numbers)
+        shapes: dict[str, tuple[int, ...]] = {}
         try:
             inputs = self._arguments.named(args, kwargs)
-        except BadInput as error:
-            return [Call(number, site, {}, unread=str(error))]
-        tensors = {k: v for k, v in inputs.items() if isinstance(v, torch.Tensor)}
-        shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-        tensors = {k: v for k, v in tensors.items() if k in JUDGED or k not in self._arguments.own}
+            tensors = {key: value for key, value in inputs.items() if is_dense(value)}
+            shapes.update({key: tuple(tensor.shape) for key, tensor in tensors.items()})
+            refuse_unreadable(inputs)
+        except Exception as error:
+            return [Call(number, site, shapes, unread=why(error))]
         call = partial(Call, number, site, shapes)
-        # Behind a cache stands what the model saw before, so that a call need not be whole.
-        judge = partial(self._judge, alone=inputs.get("past_key_values") is not None)
         if inputs.get("mm_encoder_outputs") is not None:
             return [call(unread=ENCODED)]
+        # Behind a cache stands what the model saw before, so that a call need not be whole.
+        judge = partial(self._judge, alone=inputs.get("past_key_values") is not None)
+        own = self._arguments.own - JUDGED
+        tensors = {key: tensor for key, tensor in tensors.items() if key not in own}
         if are_here(tensors):
             return [call(**judge(lambda: tensors))]
         away = Away(tensors)
