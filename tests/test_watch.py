@@ -785,6 +785,18 @@ def test_answers_to_one_question_may_share_its_memory(built):
     assert {m.code for m in trace.calls[1].report.mismatches} == {"VLM002"}
 
 
+def test_answers_to_one_question_may_have_copies_of_its_images(built):
+    """As many as the batch has by chance: they are not all of the batch's for that."""
+    model, processor = built["llava"]
+    inputs = dict(batch_of("llava", built, (2, 1, 1)).inputs)
+    two = {key: value[:1].expand(2, -1) for key, value in inputs.items() if value.ndim == 2}
+    pixels = inputs["pixel_values"][:2].repeat(2, 1, 1, 1)
+    with vd.watch(model, processor=processor, on_mismatch="raise") as trace:
+        list(run(model, [{**two, "pixel_values": pixels}]))
+
+    assert trace.ok
+
+
 def test_copy_of_a_watched_model_is_not_watched(built):
     """A frozen reference model, or an average of weights, is made while a trainer runs."""
     _, processor = built["llava"]

@@ -135,7 +135,7 @@ def _has_all(tensors: Tensors, parents: Tensors, hints: Hints) -> bool:
     """Whether the chunk has all the placeholder tokens of the media that are no slices."""
     ids, whole = tensors["input_ids"], parents["input_ids"]
     own = {key for key in MEDIA_KEYS & tensors.keys() if parents[key] is tensors[key]}
-    if whole is ids or not own:
+    if whole is ids or not own or not ids.stride(0):  # one row several times, by expand
         return False
     token_ids = {"": hints.image_token_id, **hints.token_ids}
     for token in {token_ids.get(clip_of(key)) for key in own}:
