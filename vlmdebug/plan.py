@@ -14,7 +14,6 @@ from typing import Any, overload
 
 from vlmdebug.errors import BadInput
 
-
 MOST_RANGES = 6
 """Ranges of rows that are written out."""
 
