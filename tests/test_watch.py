@@ -291,6 +291,7 @@ def test_no_tensor_is_kept_alive(cut, built):
     model, processor = built["gemma4"]
     inputs = {k: v.clone() for k, v in batch_of("gemma4", built).inputs.items()}
     kept = [weakref.ref(value) for value in inputs.values()]
+    memory = {value.untyped_storage().data_ptr() for value in inputs.values()}
     with vd.watch(model, processor=processor) as trace:
         chunks = [inputs]
         if cut:
@@ -300,6 +301,11 @@ def test_no_tensor_is_kept_alive(cut, built):
         gc.collect()
 
         assert [ref() for ref in kept] == [None] * len(kept)
+        assert memory.isdisjoint(
+            one.untyped_storage().data_ptr()
+            for one in gc.get_objects()
+            if type(one) is torch.Tensor and one.is_cpu
+        )
     assert trace.ok
 
 
@@ -994,3 +1000,47 @@ def test_what_has_no_rows_is_said_plainly(changed, unread, built):
         model(**{**chunk, **changed(chunk)})
 
     assert re.match(f"The model was called {unread}", trace.calls[0].unread)
+
+
+def watched(model, processor, chunks):
+    with vd.watch(model, processor=processor) as trace:
+        for chunk in chunks:
+            model(**chunk)
+    return trace
+
+
+def closer_look(*_):
+    raise AssertionError("a chunk that is plainly right was looked at closer")
+
+
+@pytest.mark.parametrize("family", vd.tiny.families())
+def test_plainly_right_chunk_has_the_report_of_a_closer_look(family, built, monkeypatch):
+    batch, processor = batch_of(family, built), built[family][1]
+    model = Opaque(built[family][0].config)
+    chunks = [chunk for size in (1, 2, 3) for chunk in batch.chunks(size)]
+    with monkeypatch.context() as patched:
+        patched.setattr("vlmdebug.tracing.slices.used_chunk", closer_look)
+        plain = watched(model, processor, chunks)
+    monkeypatch.setattr("vlmdebug.tracing.right.RightChunks.samples", lambda *_: None)
+    closer = watched(model, processor, chunks)
+
+    assert plain.ok
+    assert [call.report for call in plain.calls] == [call.report for call in closer.calls]
+
+
+def test_batches_that_take_turns_are_read_once_each(built, monkeypatch):
+    """As chosen and rejected answers do, or two threads."""
+    _, processor = built["gemma4"]
+    model, read = Opaque(built["gemma4"][0].config), []
+    monkeypatch.setattr(
+        "vlmdebug.tracing.slices.assemble",
+        lambda facts, layout: read.append(facts) or assemble(facts, layout),
+    )
+    batches = [batch_of("gemma4", built, images) for images in ((2, 1, 0), (1, 0, 2))]
+    with vd.watch(model, processor=processor, on_mismatch="raise") as trace:
+        for chunks in zip(*(batch.chunks(1) for batch in batches), strict=True):
+            for chunk in chunks:
+                model(**chunk)
+
+    assert trace.ok
+    assert len(read) == 2

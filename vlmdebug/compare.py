@@ -42,11 +42,26 @@ def check_alone(batch: Batch, *, one_chunk: bool = False) -> Report:
 
     A line per sample, or one for all of them.
     """
+    report = planned_report(batch, one_chunk=one_chunk)
+    return replace(
+        report,
+        mismatches=tuple(batch_mismatches(batch)),
+        ambiguities=tuple(doubts_alone(batch)),
+    )
+
+
+def planned_report(batch: Batch, *, one_chunk: bool = False) -> Report:
+    """The rows each sample owns, or all of them together; nothing is looked for."""
     every = range(len(batch))
     reports = [
         _planned_chunk(batch, samples)
         for samples in ([every] if one_chunk else [[s] for s in every])
     ]
+    return _report(batch, reports, [], [], None)
+
+
+def doubts_alone(batch: Batch) -> list[str]:
+    """What cannot be told of the batch without a slicer."""
     messages = [ambiguity.message for ambiguity in batch.ambiguities]
     if not messages and _steps_unknown(batch):
         messages = [wording.steps_unknown(batch)]
@@ -60,7 +75,7 @@ def check_alone(batch: Batch, *, one_chunk: bool = False) -> Report:
         for stream in batch.streams
         if not messages and batch.stream_step(stream, []) is None
     ]
-    return _report(batch, reports, batch_mismatches(batch), messages, None)
+    return messages
 
 
 def _planned_chunk(batch: Batch, samples: Sequence[int]) -> ChunkReport:

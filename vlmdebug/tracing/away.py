@@ -13,7 +13,8 @@ import torch
 
 from vlmdebug.errors import BadInput
 from vlmdebug.families.read import MEDIA_KEYS
-from vlmdebug.tracing.slices import TOKENS, Tensors, parents_of
+from vlmdebug.tracing.right import TOKENS, Tensors
+from vlmdebug.tracing.slices import parents_of
 
 PIXELS = {"pixel_values", "high_res_pixel_values", "pixel_values_videos", "input_features"}
 READ = (MEDIA_KEYS - PIXELS) | TOKENS

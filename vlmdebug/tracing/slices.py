@@ -6,30 +6,30 @@ A batch is read once, as long as its chunks come; the tensors themselves are not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate
 from operator import mul
 from typing import Any, NamedTuple, TypedDict
-from weakref import ref
 
 import torch
 
 from vlmdebug.batch import Batch
-from vlmdebug.compare import batch_mismatches, check_alone, compare
+from vlmdebug.compare import batch_mismatches, check_alone, compare, doubts_alone, planned_report
 from vlmdebug.errors import VlmDebugError
 from vlmdebug.families.base import Facts, Hints
-from vlmdebug.families.read import MEDIA_KEYS, TOKEN_KEYS, assemble
+from vlmdebug.families.read import MEDIA_KEYS, assemble
 from vlmdebug.families.streams import clip_of
 from vlmdebug.judge import Run
 from vlmdebug.report import Report
 from vlmdebug.tracing.check import used_chunk
-from vlmdebug.tracing.memory import place, version
+from vlmdebug.tracing.marks import Mark, root_of
+from vlmdebug.tracing.right import TOKENS, RightChunks, Tensors
 from vlmdebug.tracing.rows import RowFinder
 
-Tensors = Mapping[str, torch.Tensor]
-TOKENS = TOKEN_KEYS - {"position_ids", "inputs_embeds"}
+BATCHES = 4
+"""Batches that are known at a time, as chosen and rejected answers that take turns."""
 
 
 WRITTEN = (
@@ -39,10 +39,26 @@ WRITTEN = (
 )
 
 
-class Verdict(TypedDict, total=False):
-    """What came of one call: a report, or why there is none."""
+class Judged(NamedTuple):
+    """What was found in a call.
 
-    report: Report
+    Attributes:
+        ok: Whether all was read and was right.
+        report: Puts the report together: most calls are right, and nobody asks for it.
+    """
+
+    ok: bool
+    report: Callable[[], Report]
+
+    @classmethod
+    def of(cls, report: Report) -> Judged:
+        return cls(report.ok, partial(_itself, report))
+
+
+class Verdict(TypedDict, total=False):
+    """What came of one call: what was found, or why it could not be read."""
+
+    judged: Judged
     unread: str
 
 
@@ -51,46 +67,80 @@ class CallJudge:
 
     def __init__(self, hints: Hints) -> None:
         self._hints = hints
-        self._cut: _CutBatch | None = None
+        self._cuts: list[_CutBatch] = []  # the latest first
 
     def __call__(self, tensors: Callable[[], Tensors], *, alone: bool = False) -> Verdict:
-        """The `report` on one call, or why it is `unread`.
+        """What is found in one call, or why it is unread.
 
         `alone`: by what it was handed only, whatever that was cut from.
         """
         try:
-            return {"report": self._report(tensors(), alone)}
+            given = tensors()
+            return {"judged": self._by_itself(given, cached=True) if alone else self._judged(given)}
         except Exception as error:  # a debugger must not end the program that it watches
             return {"unread": why(error)}
 
-    def _report(self, tensors: Tensors, alone: bool) -> Report:
-        if alone:  # behind a cache the mask has columns of earlier tokens
-            batch = replace(_batch(tensors, self._hints), columns={})
-            return check_alone(batch, one_chunk=True)
+    def _judged(self, tensors: Tensors) -> Judged:
+        for cut in self._cuts:
+            right = cut.right(tensors)
+            if right is not None:
+                return Judged(True, right)
         parents = parents_of(tensors)
         slices = {key for key in tensors if parents[key] is not tensors[key]}
         if not slices:
             return self._by_itself(tensors)
         if "input_ids" not in slices or MEDIA_KEYS & tensors.keys() - slices:
             return self._by_both(tensors, parents)
-        cut = self._cut_from(tensors, parents)
-        report = cut.judge(tensors)
+        return self._by_batch(tensors, parents)
+
+    def _by_itself(self, tensors: Tensors, *, cached: bool = False) -> Judged:
+        """By what the call was handed only.
+
+        `cached`: behind a cache, where the mask has columns of earlier tokens.
+        """
+        inputs: dict[str, Any] = _of_batch(tensors)
+        batch = assemble(Facts(inputs, self._hints), None)
+        if cached:
+            batch = replace(batch, columns={})
+        if doubts_alone(batch) or batch_mismatches(batch):
+            return Judged.of(check_alone(batch, one_chunk=True))
+        inputs.update(dict.fromkeys(inputs))  # the names are enough, and no tensor is kept
+        return Judged(True, partial(planned_report, batch, one_chunk=True))
+
+    def _by_batch(self, tensors: Tensors, parents: Tensors) -> Judged:
+        """By the batch that all of these are slices of."""
+        for cut in self._cuts:
+            whole = cut.whole(tensors, parents)
+            if whole is not None:
+                break
+        else:
+            cut, whole = self._read(tensors, parents), _of_batch(parents)
+            right = cut.right(tensors)
+            if right is not None:
+                return Judged(True, right)
+        report = cut.judge(tensors, whole)
         if report is None:
             return self._by_itself(tensors)
-        return _unless_written(report, cut.written, partial(self._by_itself, tensors))
+        return self._unless_written(Judged.of(report), cut.written, tensors)
 
-    def _by_itself(self, tensors: Tensors) -> Report:
-        """By what the call was handed only."""
-        return check_alone(_batch(tensors, self._hints), one_chunk=True)
+    def _read(self, tensors: Tensors, parents: Tensors) -> _CutBatch:
+        """Read the batch that these are slices of, and forget the one known longest."""
+        written = frozenset[str]().union(*(cut.written_since(tensors) for cut in self._cuts))
+        cut = _CutBatch(tensors, parents, self._hints, written)
+        self._cuts = [cut, *self._cuts[: BATCHES - 1]]
+        return cut
 
-    def _cut_from(self, tensors: Tensors, parents: Tensors) -> _CutBatch:
-        """The batch that these are slices of, with its tensors at hand for one judgement."""
-        if self._cut is None or not self._cut.takes(tensors, parents):
-            before = frozenset() if self._cut is None else self._cut.written_since(tensors)
-            self._cut = _CutBatch(tensors, parents, self._hints, before)
-        return self._cut
+    def _unless_written(self, judged: Judged, written: Collection[str], tensors: Tensors) -> Judged:
+        """What was found, unless it may come of media that are written to chunk by chunk."""
+        if not written or not judged.report().mismatches:
+            return judged
+        alone = self._by_itself(tensors)
+        if not alone.ok:
+            return judged
+        doubts = tuple(WRITTEN.format(key=key) for key in sorted(written))
+        return Judged.of(replace(alone.report(), ambiguities=doubts))
 
-    def _by_both(self, tensors: Tensors, parents: Tensors) -> Report:
+    def _by_both(self, tensors: Tensors, parents: Tensors) -> Judged:
         """Slices beside tensors that are none: copies, or the whole of what others are slices of.
 
         What is in step by itself is right, for nothing tells whose rows copies are. But where the
@@ -102,33 +152,25 @@ class CallJudge:
         except VlmDebugError as error:
             alone, unread = None, error
         every = _has_all(tensors, parents, self._hints)
-        if every or unread is not None or (alone is not None and alone.mismatches):
+        if every or alone is None or (not alone.ok and alone.report().mismatches):
             cut = _CutBatch(tensors, parents, self._hints)
-            report = cut.judge(tensors) if cut.in_step else None
+            report = cut.judge(tensors, _of_batch(parents)) if cut.in_step else None
             if report is not None and (every or report.mismatches):
-                return report
-        if unread is not None:
-            raise unread
-        assert alone is not None
-        return alone
+                return Judged.of(report)
+        if alone is not None:
+            return alone
+        assert unread is not None
+        raise unread
+
+
+def _itself(report: Report) -> Report:
+    return report
 
 
 def why(error: Exception) -> str:
     """Why a call is unread: what the user is told, or that the mistake is ours."""
     ours = f"vlmdebug failed: {type(error).__name__}: {error}"
     return str(error) if isinstance(error, VlmDebugError) else ours
-
-
-def _unless_written(
-    report: Report, written: Collection[str], by_itself: Callable[[], Report]
-) -> Report:
-    """The report, unless what it finds may come of media that are written chunk by chunk."""
-    if not written or not report.mismatches:
-        return report
-    alone = by_itself()
-    if not alone.ok:
-        return report
-    return replace(alone, ambiguities=tuple(WRITTEN.format(key=key) for key in sorted(written)))
 
 
 def _has_all(tensors: Tensors, parents: Tensors, hints: Hints) -> bool:
@@ -153,6 +195,7 @@ class _CutBatch:
 
     Attributes:
         written: Media that were written to while chunks of the same `input_ids` came.
+        in_step: Whether it is a batch, and placeholders and features of all its samples agree.
     """
 
     def __init__(
@@ -163,37 +206,52 @@ class _CutBatch:
         written: frozenset[str] = frozenset(),
     ) -> None:
         self.written = written
-        self._whole = _of_batch(parents)
-        self._marks = {key: _Mark.of(tensors[key], parents[key]) for key in self._whole}
+        self.in_step = False
+        self._inputs: dict[str, Any] = _of_batch(parents)
+        self._marks = {key: Mark.of(tensors[key], parents[key]) for key in self._inputs}
         self._ids = parents["input_ids"].clone()
-        self._inputs: dict[str, Any] = {}
         self._batch: Batch | None = None
+        self._right: RightChunks | None = None
         try:
-            batch = assemble(Facts(self._whole, hints), None)
+            batch = assemble(Facts(self._inputs, hints), None)
+            if not batch.ambiguities:
+                self.in_step = not batch_mismatches(batch)
+                self._batch, self._right = batch, RightChunks(batch, self._marks)
         except VlmDebugError:
-            return  # the slices were cut from tensors that are no batch together
-        if not batch.ambiguities:
-            self._batch = replace(batch, inputs=self._inputs)
+            pass  # the slices were cut from tensors that are no batch together
+        finally:
+            self._forget()
 
-    @property
-    def in_step(self) -> bool:
-        """Whether placeholders and features of all its samples are; only before `judge`."""
-        if self._batch is None:
-            return False
-        return not batch_mismatches(replace(self._batch, inputs=self._whole))
+    def _forget(self) -> None:
+        """Keep the names of the batch's tensors only."""
+        self._inputs.update(dict.fromkeys(self._inputs))
 
-    def takes(self, tensors: Tensors, parents: Tensors) -> bool:
-        """Whether these are slices of it and nobody wrote into its tensors since.
+    def right(self, tensors: Tensors) -> Callable[[], Report] | None:
+        """The report on a chunk that is plainly right; None where it takes a closer look."""
+        samples = None if self._right is None else self._right.samples(tensors)
+        if self._right is None or samples is None:
+            return None
+        known = self._ids[samples.start : samples.stop]
+        return (
+            self._right.report(samples, tensors)
+            if torch.equal(tensors["input_ids"], known)
+            else None
+        )
+
+    def whole(self, tensors: Tensors, parents: Tensors) -> Tensors | None:
+        """The batch's tensors, if these are slices of them and nobody wrote into them since.
 
         A chunk may lack keys, as one without images does, but not where some of its columns were
         left out too: what it needs is then another question.
         """
         ids, known = tensors["input_ids"], parents["input_ids"]
+        if not self._marks["input_ids"].is_of(root_of(ids)):
+            return None
         given = _of_batch(parents)
         if self._marks.keys() != given.keys() and ids.shape[1:] != known.shape[1:]:
-            return False
+            return None
         if not given.keys() <= self._marks.keys():
-            return False
+            return None
         found = {}
         for key, mark in self._marks.items():
             if key not in given:
@@ -201,24 +259,22 @@ class _CutBatch:
             elif mark.fits(tensors[key], parents[key]):
                 found[key] = parents[key]
             if found.get(key) is None:
-                return False
+                return None
         begin = ids.storage_offset() - known.storage_offset()
         if not torch.equal(ids, self._ids.as_strided(ids.shape, ids.stride(), begin)):
-            return False
-        self._whole = found
-        return True
+            return None
+        return found
 
     def written_since(self, tensors: Tensors) -> frozenset[str]:
         """Media that were written to, if these `input_ids` are slices of the batch's still."""
-        if not self._marks["input_ids"].is_of(_root(tensors["input_ids"])):
+        if not self._marks["input_ids"].is_of(root_of(tensors["input_ids"])):
             return frozenset()
         media = self._marks.keys() & MEDIA_KEYS & tensors.keys()
-        found = {key for key in media if self._marks[key].was_written(_root(tensors[key]))}
+        found = {key for key in media if self._marks[key].was_written(root_of(tensors[key]))}
         return self.written | found
 
-    def judge(self, tensors: Tensors) -> Report | None:
+    def judge(self, tensors: Tensors, whole: Tensors) -> Report | None:
         """The report on a chunk; None where the tensors it was cut from are no batch together."""
-        whole, self._whole = self._whole, {}
         if self._batch is None:
             return None
         self._inputs.update(whole)
@@ -230,12 +286,7 @@ class _CutBatch:
             run = Run([chunk], size or 1, slicer="watched calls", partial=True)
             return compare(self._batch, run)
         finally:
-            self._inputs.clear()
-
-
-def _batch(tensors: Tensors, hints: Hints) -> Batch:
-    """The batch these tensors are; arguments that are no part of one are left out."""
-    return assemble(Facts(_of_batch(tensors), hints), None)
+            self._forget()
 
 
 def _of_batch(tensors: Tensors) -> dict[str, torch.Tensor]:
@@ -246,50 +297,6 @@ def _of_batch(tensors: Tensors) -> dict[str, torch.Tensor]:
         for key, tensor in tensors.items()
         if key in MEDIA_KEYS or (key in TOKENS and tensor.ndim == 2 and len(tensor) == samples)
     }
-
-
-class _Mark(NamedTuple):
-    """By what a parent is known again, and that nobody wrote into it; it is not kept alive."""
-
-    root: ref[torch.Tensor]
-    version: int | None
-    dtype: torch.dtype
-    place: tuple[int, tuple[int, ...], tuple[int, ...]]
-    offset: int
-
-    @classmethod
-    def of(cls, tensor: torch.Tensor, parent: torch.Tensor) -> _Mark:
-        root, offset = _root(tensor), int(parent.storage_offset())
-        return cls(ref(root), version(root), parent.dtype, place(parent), offset)
-
-    def fits(self, tensor: torch.Tensor, parent: torch.Tensor) -> bool:
-        """Whether the tensor is a slice of it."""
-        same = self.is_of(_root(tensor))
-        return same and self.dtype == parent.dtype and self.place == place(parent)
-
-    def parent(self) -> torch.Tensor | None:
-        """The parent again; None where it is gone or was written to."""
-        root = self.root()
-        if root is None or root.dtype != self.dtype or not self._is_unwritten(root):
-            return None
-        _, shape, stride = self.place
-        return root.detach().as_strided(shape, stride, self.offset)
-
-    def is_of(self, root: torch.Tensor) -> bool:
-        """Whether the parent is a view of that tensor, as it was."""
-        return self.root() is root and self._is_unwritten(root)
-
-    def was_written(self, root: torch.Tensor) -> bool:
-        """Whether the parent is a view of that tensor, but not as it was."""
-        return self.root() is root and self.version is not None and not self._is_unwritten(root)
-
-    def _is_unwritten(self, root: torch.Tensor) -> bool:
-        return self.version is not None and self.version == version(root)
-
-
-def _root(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor that this one is a view of, or itself."""
-    return tensor if tensor._base is None else tensor._base
 
 
 def parents_of(tensors: Tensors) -> Tensors:
@@ -319,7 +326,7 @@ def _parent(tensor: torch.Tensor) -> torch.Tensor:
     if not shape or not count:
         return tensor
     if not tensor.is_contiguous():
-        root = _root(tensor)
+        root = root_of(tensor)
         alike = root.is_contiguous() and root.stride()[1:] == tensor.stride()[1:]
         return root.detach() if alike and root.dtype == tensor.dtype else tensor
     size, per_row = tensor.untyped_storage().nbytes() // tensor.itemsize, count // shape[0]

@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from itertools import count
 from pathlib import Path
 from threading import RLock
@@ -32,10 +32,11 @@ import torch
 from vlmdebug.errors import BadInput, MismatchError, VlmDebugError
 from vlmdebug.families.base import Hints
 from vlmdebug.families.hints import read_hints
+from vlmdebug.mismatch import Mismatch
 from vlmdebug.report import Report
 from vlmdebug.tracing.arguments import JUDGED, Arguments, is_dense, refuse_unreadable
 from vlmdebug.tracing.away import Away, are_here
-from vlmdebug.tracing.slices import CallJudge, why
+from vlmdebug.tracing.slices import CallJudge, Judged, why
 
 OnMismatch = Literal["record", "warn", "raise"]
 
@@ -61,28 +62,39 @@ class Call:
         number: From 0.
         site: `folder/file.py:line` of the code that called the model.
         shapes: Shape of each tensor handed over.
-        report: What was found; its only chunk is this call. None where the call could not be
-            read, for the reason in `unread`.
+        judged: What was found; None where the call could not be read.
+        unread: Why it could not be read.
+        report: What was found, as a report whose only chunk is this call; put together when it
+            is first asked for.
     """
 
     number: int
     site: str
     shapes: Mapping[str, tuple[int, ...]]
-    report: Report | None = None
+    judged: Judged | None = field(default=None, repr=False)
     unread: str | None = None
+
+    @cached_property
+    def report(self) -> Report | None:
+        return None if self.judged is None else self.judged.report()
 
     @property
     def ok(self) -> bool:
-        return self.report is not None and self.report.ok
+        return self.judged is not None and self.judged.ok
+
+    @property
+    def mismatches(self) -> tuple[Mismatch, ...]:
+        """What was wrong; empty too where the call could not be read."""
+        return () if self.ok or self.report is None else self.report.mismatches
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "call": self.number,
             "site": self.site,
             "shapes": {key: list(shape) for key, shape in self.shapes.items()},
-            "verdict": self.report.verdict if self.report else "UNREAD",
+            "verdict": "OK" if self.ok else self.report.verdict if self.report else "UNREAD",
             "unread": self.unread,
-            "mismatches": [m.to_dict() for m in self.report.mismatches] if self.report else [],
+            "mismatches": [mismatch.to_dict() for mismatch in self.mismatches],
         }
 
 
@@ -287,7 +299,7 @@ class _Watcher:
             insort(self.trace.calls, call, key=_number)  # one that waited is late
             if self._log is not None:
                 untold += self._log.write(call)
-            if call.report is None or not call.report.mismatches:
+            if not call.mismatches or call.report is None:
                 continue
             finding = call.report.findings[0]
             told = f"{finding.code} {finding.title}: {finding.message}"

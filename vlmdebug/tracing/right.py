@@ -1,0 +1,125 @@
+"""Right chunks of a batch that was read already, told by where they lie.
+
+Nearly every call of a loop is right. That it is can be told from a few numbers: each key begins
+and ends where the rows of the chunk's samples do. Nothing is called wrong here; whatever is not
+plainly right is looked at closer (`vlmdebug.judge`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import accumulate
+from typing import NamedTuple
+
+import torch
+
+from vlmdebug.batch import BOOKKEEPING, Batch
+from vlmdebug.compare import compare
+from vlmdebug.families.read import TOKEN_KEYS
+from vlmdebug.judge import KNOWN_EXTRAS, Run, Used, UsedChunk
+from vlmdebug.plan import rows_of
+from vlmdebug.report import Report
+from vlmdebug.tracing.marks import Mark
+
+Tensors = Mapping[str, torch.Tensor]
+TOKENS = TOKEN_KEYS - {"position_ids", "inputs_embeds"}
+BESIDE = KNOWN_EXTRAS | BOOKKEEPING.keys()
+"""Arguments that are no part of a batch."""
+
+
+class _Rows(NamedTuple):
+    """Where the rows of each sample are; `owned`: by this count the key is needed or absent."""
+
+    mark: Mark
+    offsets: Sequence[int]
+    owned: Sequence[int] | None
+
+
+class RightChunks:
+    """The chunks of one batch that are right at first sight; it keeps no tensor."""
+
+    def __init__(self, batch: Batch, marks: Mapping[str, Mark]) -> None:
+        self._batch = batch
+        self._odd = (0, *accumulate(map(int, _out_of_step(batch))))
+        plain = all(key in marks and _is_plain(batch, key, marks[key]) for key in batch.layout)
+        self._rows = {key: _rows(batch, key, marks[key]) for key in batch.layout if plain}
+
+    def samples(self, tensors: Tensors) -> range | None:
+        """Samples of a chunk that is plainly right, but for the values of its `input_ids`."""
+        ids = tensors["input_ids"]
+        first = self._rows["input_ids"].mark.first_row(ids) if self._rows else None
+        if first is None:
+            return None
+        last = first + len(ids)
+        if last >= len(self._odd) or self._odd[first] != self._odd[last]:
+            return None
+        for key, rows in self._rows.items():
+            owns = rows.owned is None or rows.owned[first] != rows.owned[last]
+            if (key in tensors) != owns or not (owns or rows.mark.is_there()):
+                return None
+            if owns:
+                start, stop = rows.offsets[first], rows.offsets[last]
+                if rows.mark.first_row(tensors[key]) != start or len(tensors[key]) != stop - start:
+                    return None
+        others = [key for key in tensors if key not in self._rows]
+        if all(_is_beside(key, tensors[key], last - first) for key in others):
+            return range(first, last)
+        return None
+
+    def report(self, samples: range, keys: Mapping[str, object]) -> Callable[[], Report]:
+        """Puts the report on such a chunk together, which is handed these keys."""
+        names = tuple(key for key in keys if key in self._rows)
+        return partial(_report, self._batch, samples, names)
+
+
+def _report(batch: Batch, samples: range, keys: Sequence[str]) -> Report:
+    used = {}
+    for key in keys:
+        rows = rows_of(batch.counts[batch.layout[key].unit].offsets, samples)
+        used[key] = Used(rows, len(rows))
+    clips = {
+        stream.unit: sum(stream.placeholders[sample] for sample in samples)
+        for stream in batch.streams
+        if stream.placeholders
+    }
+    chunk = UsedChunk(used, batch.placeholders_of(samples), clips)
+    return compare(batch, Run([chunk], len(samples), slicer="watched calls", partial=True))
+
+
+def _rows(batch: Batch, key: str, mark: Mark) -> _Rows:
+    media, counts = batch.layout.media.get(key), batch.counts
+    owned = None if media is None or media.without == "keep" else counts[media.unit].offsets
+    return _Rows(mark, counts[batch.layout[key].unit].offsets, owned)
+
+
+def _is_plain(batch: Batch, key: str, mark: Mark) -> bool:
+    """Whether its rows lie one after another on dim 0, each long enough for what it is padded."""
+    axis, media, (_, shape, strides) = batch.layout[key], batch.layout.media.get(key), mark.place
+    units = {axis.unit} | ({media.unit} if media is not None else set())
+    if axis.dim or not units <= batch.counts.keys() or not shape or strides[0] <= 0:
+        return False
+    if axis.padded is None or axis.padded not in batch.counts:
+        return True
+    return len(shape) > axis.padded_dim and shape[axis.padded_dim] >= max(
+        batch.counts[axis.padded], default=0
+    )
+
+
+def _out_of_step(batch: Batch) -> list[bool]:
+    """Samples whose placeholder tokens are not as many as the features of what they own."""
+    found = [False] * len(batch)
+    features, placeholders = batch.features_by_sample, batch.placeholders
+    for sample in range(len(batch)):
+        steps = [batch.stream_step(stream, [sample]) for stream in batch.streams]
+        if features is not None and placeholders is not None:
+            steps.append((placeholders[sample], features[sample]))
+        found[sample] = any(step is not None and step[0] != step[1] for step in steps)
+    return found
+
+
+def _is_beside(key: str, tensor: torch.Tensor, samples: int) -> bool:
+    """Whether it is no part of the batch: an argument of another kind, or a copy of tokens."""
+    if key not in TOKENS:
+        return key in BESIDE
+    return tensor._base is None and (tensor.ndim != 2 or len(tensor) == samples)
