@@ -41,11 +41,11 @@ def seconds_of(hook: Any, model: Any, chunk: dict[str, Any]) -> float:
 def kinds_of_chunks(inputs: dict[str, Any], processor: Any) -> dict[str, list[dict[str, Any]]]:
     """Chunks as `watch` may meet them: of a new batch, of one it knows, or copied."""
     batch = vd.read_batch(inputs, processor=processor)
-    chunk = list(batch.chunks(8))[1]
+    first, chunk = batch.chunks(8)
     fresh = [{key: value.clone() for key, value in inputs.items()} for _ in range(21)]
     return {
         "first chunk": [next(vd.read_batch(one, processor=processor).chunks(8)) for one in fresh],
-        "next chunk": [chunk] * 41,
+        "next chunk": [first, *[chunk] * 40],
         "copy": [{key: value.clone() for key, value in chunk.items()} for _ in range(41)],
     }
 

@@ -8,7 +8,7 @@ InternVL, `attention_mask` in Idefics3. So the signature of `forward` is asked, 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -55,8 +55,12 @@ JUDGED = MEDIA_KEYS | TOKEN_KEYS
 """Arguments that layouts know. Others are a model's own, if it names them, and nobody's if not."""
 
 
-def refuse_unreadable(inputs: Mapping[str, Any]) -> None:
+def refuse_unreadable(inputs: Mapping[str, Any], dense: Collection[str]) -> None:
     """Say plainly of what was handed over that its rows cannot be told.
+
+    Args:
+        inputs: What was handed over, by name.
+        dense: Those of the names that are tensors whose rows lie in memory.
 
     Raises:
         BadInput: There are no `input_ids`, or no samples or tokens in them; something that has
@@ -65,8 +69,9 @@ def refuse_unreadable(inputs: Mapping[str, Any]) -> None:
     ids = inputs.get("input_ids")
     if ids is None:
         raise BadInput("The model was called without input_ids, so samples cannot be told.")
-    for key in JUDGED & inputs.keys():
-        _refuse(key, inputs[key])
+    for key, value in inputs.items():
+        if key not in dense and key in JUDGED:
+            _refuse(key, value)
     if ids.ndim != 2:
         raise BadInput(
             f"The model was called with input_ids of shape {tuple(ids.shape)}, but a call is "
@@ -86,6 +91,7 @@ def is_dense(value: Any) -> bool:
 
 
 def _refuse(key: str, value: Any) -> None:
+    """Refuse what is no dense tensor, where rows of it would be judged."""
     if not isinstance(value, torch.Tensor):
         if value is None or not (key == "input_ids" or key in MEDIA_KEYS):
             return
@@ -94,12 +100,11 @@ def _refuse(key: str, value: Any) -> None:
             f"The model was called with {key} as a {type(value).__name__}{many}, but rows can be "
             "told only in a tensor. This call was not judged. Pass the tensor."
         )
-    if not is_dense(value):
-        raise BadInput(
-            f"The model was called with a {'nested' if value.is_nested else 'sparse'} {key}, but "
-            "rows can be told only where they lie in memory one after another. This call was not "
-            "judged. Pass a dense tensor."
-        )
+    raise BadInput(
+        f"The model was called with a {'nested' if value.is_nested else 'sparse'} {key}, but "
+        "rows can be told only where they lie in memory one after another. This call was not "
+        "judged. Pass a dense tensor."
+    )
 
 
 def _within(model: torch.nn.Module) -> Iterator[torch.nn.Module]:

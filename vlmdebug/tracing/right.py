@@ -37,11 +37,15 @@ class _Rows(NamedTuple):
 
 
 class RightChunks:
-    """The chunks of one batch that are right at first sight; it keeps no tensor."""
+    """The chunks of one batch that are right at first sight; it keeps no tensor.
 
-    def __init__(self, batch: Batch, marks: Mapping[str, Mark]) -> None:
+    `in_step`: placeholders and features of all samples agree, as far as they are known.
+    """
+
+    def __init__(self, batch: Batch, marks: Mapping[str, Mark], *, in_step: bool) -> None:
         self._batch = batch
-        self._odd = (0, *accumulate(map(int, _out_of_step(batch))))
+        odd = [False] * len(batch) if in_step else _out_of_step(batch)
+        self._odd = (0, *accumulate(map(int, odd)))
         plain = all(key in marks and _is_plain(batch, key, marks[key]) for key in batch.layout)
         self._rows = {key: _rows(batch, key, marks[key]) for key in batch.layout if plain}
 

@@ -216,7 +216,8 @@ class _CutBatch:
             batch = assemble(Facts(self._inputs, hints), None)
             if not batch.ambiguities:
                 self.in_step = not batch_mismatches(batch)
-                self._batch, self._right = batch, RightChunks(batch, self._marks)
+                self._batch = batch
+                self._right = RightChunks(batch, self._marks, in_step=self.in_step)
         except VlmDebugError:
             pass  # the slices were cut from tensors that are no batch together
         finally:

@@ -254,7 +254,7 @@ class _Watcher:
             inputs = self._arguments.named(args, kwargs)
             tensors = {key: value for key, value in inputs.items() if is_dense(value)}
             shapes.update({key: tuple(tensor.shape) for key, tensor in tensors.items()})
-            refuse_unreadable(inputs)
+            refuse_unreadable(inputs, tensors)
         except Exception as error:
             return [Call(number, site, shapes, unread=why(error))]
         call = partial(Call, number, site, shapes)
