@@ -1003,7 +1003,7 @@ def test_what_has_no_rows_is_said_plainly(changed, unread, built):
 
 
 def watched(model, processor, chunks):
-    with vd.watch(model, processor=processor) as trace:
+    with vd.watch(model, processor=processor, on_mismatch="record") as trace:
         for chunk in chunks:
             model(**chunk)
     return trace
@@ -1044,3 +1044,20 @@ def test_batches_that_take_turns_are_read_once_each(built, monkeypatch):
 
     assert trace.ok
     assert len(read) == 2
+
+
+@pytest.mark.parametrize("family", vd.tiny.families())
+def test_chunk_with_a_key_of_another_is_never_plainly_right(family, built, monkeypatch):
+    batch, processor = batch_of(family, built), built[family][1]
+    model = Opaque(built[family][0].config)
+    right = [*batch.chunks(1)]
+    mixed = [
+        {**one, key: other[key]} for one, other in itertools.permutations(right, 2) for key in other
+    ]
+    mixed += [{k: v for k, v in one.items() if k != key} for one in right for key in [*one][2:]]
+    plain = watched(model, processor, [right[0], *mixed])
+    monkeypatch.setattr("vlmdebug.tracing.right.RightChunks.samples", lambda *_: None)
+    closer = watched(model, processor, [right[0], *mixed])
+
+    assert [call.ok for call in plain.calls] == [call.ok for call in closer.calls]
+    assert not all(call.ok for call in plain.calls)
