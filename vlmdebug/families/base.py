@@ -73,9 +73,9 @@ class Facts:
     num_tiles: tuple[int, ...] | None = None
     clips: Mapping[str, tuple[int, ...] | None] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def samples(self) -> int:
-        return len(self.inputs["input_ids"])
+        return int(self.inputs["input_ids"].shape[0])
 
     @cached_property
     def ids(self) -> np.ndarray:

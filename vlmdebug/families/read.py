@@ -37,6 +37,8 @@ TOKEN_KEYS = frozenset(
     ]
 )
 MEDIA_KEYS = STREAM_KEYS | {key for family in FAMILIES.values() for key in family.axes}
+KNOWN = MEDIA_KEYS | TOKEN_KEYS
+PER_SAMPLE, WHOLE, PLACES = Axis("sample"), Axis("batch"), Axis("sample", dim=1)
 
 
 def read_batch(
@@ -204,7 +206,7 @@ def assemble(facts: Facts, layout: str | Layout | Mapping[str, Axis | str] | Non
         image_token_id=facts.hints.image_token_id,
         marked=_marked(facts),
         streams=tuple(one.stream for one in streams),
-        known=MEDIA_KEYS | TOKEN_KEYS,
+        known=KNOWN,
         columns=_columns(facts, found),
     )
 
@@ -345,11 +347,11 @@ def _token_axes(facts: Facts) -> dict[str, Axis]:
     for key, value in facts.inputs.items():
         shape = getattr(value, "shape", ())
         if isinstance(value, list):
-            axes[key] = Axis("sample")
+            axes[key] = PER_SAMPLE
         elif not shape:
-            axes[key] = Axis("batch")
+            axes[key] = WHOLE
         elif key == "position_ids" and len(shape) == 3 and shape[1] == samples:
-            axes[key] = Axis("sample", dim=1)  # M-RoPE: (3 or 4, sample, seq)
+            axes[key] = PLACES  # M-RoPE: (3 or 4, sample, seq)
         elif key in TOKEN_KEYS:
             if shape[0] != samples:
                 raise BadInput(
@@ -357,7 +359,7 @@ def _token_axes(facts: Facts) -> dict[str, Axis]:
                     "One of the two was cut or padded without the other. "
                     "Pass both as the processor returned them."
                 )
-            axes[key] = Axis("sample")
+            axes[key] = PER_SAMPLE
     return axes
 
 
