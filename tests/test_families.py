@@ -156,12 +156,18 @@ def test_config_alone_counts_as_the_processor_does(family, built):
     assert by_config.counts == batch.counts
 
 
-def test_synthesized_batch_has_the_layout_of_the_real_one(family, built):
-    real = batch_of(family, built, (2, 0, 1))
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_synthesized_batch_has_the_layout_of_the_real_one(family, side, built):
+    inputs = vd.tiny.batch(family, (2, 0, 1), padding_side=side)
+    model, processor = built[family]
+    real = vd.read_batch(inputs, processor=processor, config=model.config)
     known = find_family(family)
     assert known is not None
     made = vd.make_batch(
-        known.name, [2, 0, 1], [known.sizes[i % len(known.sizes)] for i in range(3)]
+        known.name,
+        [2, 0, 1],
+        [known.sizes[i % len(known.sizes)] for i in range(3)],
+        padding_side=side,
     )
 
     for key in made.layout.media:
@@ -170,6 +176,16 @@ def test_synthesized_batch_has_the_layout_of_the_real_one(family, built):
         assert made.inputs[key].is_floating_point() == real.inputs[key].is_floating_point()
     assert set(real.layout.media) - known.optional == set(made.layout.media) - known.optional
     assert set(made.counts) | {"image"} >= set(real.counts)
+    assert padded_sides(made) == padded_sides(real)
+
+
+def padded_sides(batch):
+    """Where the keys along the tokens have no token: before a sample's own or after them."""
+    mask = batch.inputs["attention_mask"]
+    begins, ends = mask[:, 0].eq(0), mask[:, -1].eq(0)
+    types = batch.inputs.get("mm_token_type_ids")
+    assert types is None or not types[mask == 0].any()
+    return bool(begins.any()), bool(ends.any())
 
 
 @st.composite

@@ -137,6 +137,27 @@ def test_unknown_family_is_refused():
         vd.falsify(slicers.corrected, families=["nope"])
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_places_are_those_that_the_real_model_computes(side):
+    batch = vd.make_batch("qwen2_5_vl", [2, 0, 1], [1, 3, 2], padding_side=side, position_ids=True)
+    model, _ = vd.tiny.build("qwen2_5_vl")
+    keys = ("input_ids", "image_grid_thw", "attention_mask", "mm_token_type_ids")
+    places, _ = model.model.get_rope_index(**{key: batch.inputs[key] for key in keys})
+
+    assert batch.layout["position_ids"] == vd.Axis("sample", dim=1)
+    assert batch.inputs["position_ids"].equal(places)
+
+
+def test_labels_are_the_text_of_each_sample():
+    batch = vd.make_batch("llava", [1, 0], padding_side="left", labels=True)
+    ids, mask, labels = (batch.inputs[key] for key in ("input_ids", "attention_mask", "labels"))
+    text = mask.bool() & (ids != batch.image_token_id)
+
+    assert batch.layout["labels"] == vd.Axis("sample")
+    assert mask.tolist() == [[1] * 8, [0] * 6 + [1] * 2]
+    assert labels.eq(ids.where(text, -100)).all()
+
+
 VIDEO_FAMILIES = [family.name for family in FAMILIES.values() if family.videos]
 
 
@@ -330,8 +351,10 @@ def test_regression_test_makes_the_videos_again():
             "one whole number above 0 per video",
         ),
         ("gemma4", {"videos_per_sample": [1, -1]}, "videos_per_sample"),
+        ("gemma4", {"padding_side": "top"}, "padding_side is 'top', but shorter samples are"),
+        ("llava", {"position_ids": True}, "llava is not known to take any of three rows per"),
     ],
 )
-def test_clips_that_do_not_fit_are_refused(family, options, message):
+def test_what_does_not_fit_is_refused(family, options, message):
     with pytest.raises(vd.BadInput, match=message):
         vd.make_batch(family, [1, 0], **options)

@@ -15,6 +15,7 @@ from vlmdebug.errors import BadInput
 from vlmdebug.families import FAMILIES, BatchSpec, Family, family_named
 from vlmdebug.families.read import assemble
 from vlmdebug.families.streams import with_clips
+from vlmdebug.families.tokens import with_token_keys
 from vlmdebug.layout import plural
 from vlmdebug.plan import as_counts
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 MAX_SAMPLES = 5
 MAX_IMAGES = 3
 MAX_CLIPS = 2
+SIDES = ("right", "left")
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,9 @@ def make_batch(
     videos_per_sample: Sequence[int] | None = None,
     frames: Sequence[int] | None = None,
     audios_per_sample: Sequence[int] | None = None,
+    padding_side: str = "right",
+    labels: bool = False,
+    position_ids: bool = False,
 ) -> Batch:
     """A synthetic batch in `family`'s layout, made without processor or model.
 
@@ -56,9 +61,13 @@ def make_batch(
         videos_per_sample: One number per sample, where the family's models take videos.
         frames: One number per video; one frame each by default.
         audios_per_sample: One number per sample, where some of the family's models take audio.
+        padding_side: Where shorter samples are padded, `"right"` or `"left"`.
+        labels: Whether there are `labels`, as a collator makes them.
+        position_ids: Whether there are M-RoPE's `position_ids`, `(3, sample, seq)`, as trainers
+            compute them ahead; where the family's models take them.
 
     Raises:
-        BadInput: The numbers do not fit together, or the family has no videos or audio.
+        BadInput: The numbers do not fit together, or the family has no videos, audio or M-RoPE.
     """
     known, samples = family_named(family), len(images_per_sample)
     images = as_counts(images_per_sample, name="images_per_sample", samples=samples)
@@ -68,7 +77,27 @@ def make_batch(
     videos = _clips(known, "video", videos_per_sample, samples)
     audios = _clips(known, "audio", audios_per_sample, samples)
     lengths = _sizes("frames", "video", frames, sum(videos), 1)
-    return make(BatchSpec(known.name, images, given, videos, lengths, audios))
+    _check_side(padding_side)
+    _check_places(known, position_ids)
+    spec = BatchSpec(known.name, images, given, videos, lengths, audios, padding_side)
+    return make(replace(spec, labels=labels, position_ids=position_ids))
+
+
+def _check_side(side: object) -> None:
+    if side not in SIDES:
+        raise BadInput(
+            f"padding_side is {side!r}, but shorter samples are padded on the right or on the "
+            'left. Nothing was made. Give "right" or "left".'
+        )
+
+
+def _check_places(family: Family, asked: bool) -> None:
+    if asked and not family.mrope:
+        takers = [other.name for other in FAMILIES.values() if other.mrope]
+        raise BadInput(
+            f"position_ids were asked for, but {family.name} is not known to take any of three "
+            f"rows per sample (M-RoPE). Families that do: {', '.join(takers)}."
+        )
 
 
 def _clips(family: Family, unit: str, given: Sequence[int] | None, samples: int) -> tuple[int, ...]:
@@ -105,6 +134,7 @@ def make(spec: BatchSpec) -> Batch:
     inputs, facts = family.synthesize(spec)
     if spec.clips:
         inputs, facts = with_clips(family, inputs, facts, spec)
+    inputs = with_token_keys(inputs, facts.hints, spec)
     tensors = {key: torch.from_numpy(value) for key, value in inputs.items()}
     return assemble(replace(facts, inputs=tensors), spec.family)
 

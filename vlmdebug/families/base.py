@@ -169,8 +169,9 @@ class BatchSpec:
     """A batch to be made: images per sample, one size number per image, and videos likewise.
 
     What an image's size means is the family's: grid side, tiles, soft tokens; a video's is its
-    frames; audio clips are alike. The text is short: sizes and frames of 1, the smallest, go
-    without saying.
+    frames; audio clips are alike. `labels` and M-RoPE's `position_ids` are there where asked for.
+    The text is short: sizes and frames of 1, the smallest, go without saying, and so do padding on
+    the right and what is not there.
     """
 
     family: str
@@ -179,6 +180,9 @@ class BatchSpec:
     videos_per_sample: tuple[int, ...] = ()
     frames: tuple[int, ...] = ()
     audios_per_sample: tuple[int, ...] = ()
+    padding_side: str = "right"
+    labels: bool = False
+    position_ids: bool = False
 
     @property
     def clips(self) -> bool:
@@ -195,6 +199,9 @@ class BatchSpec:
             parts.append(f"frames {list(self.frames)}")
         if self.audios_per_sample:
             parts.append(f"audio clips per sample {list(self.audios_per_sample)}")
+        if self.padding_side == "left":
+            parts.append("padded left")
+        parts += [f"with {key}" for key in ("labels", "position_ids") if getattr(self, key)]
         return ", ".join(parts)
 
 
@@ -236,6 +243,11 @@ class Family(ABC):
     sizes: ClassVar[tuple[int, ...]] = (1, 2, 3)
     videos: ClassVar[str | None] = None
     audio: ClassVar[str | None] = None
+
+    @property
+    def mrope(self) -> bool:
+        """Whether some of the models place tokens by `position_ids` of `(3, sample, seq)`."""
+        return bool(self.placing)
 
     @property
     def clips(self) -> list[str]:

@@ -1,0 +1,70 @@
+"""What may lie along the tokens of a synthesized batch: left padding, labels, M-RoPE's places.
+
+No family's own: each is laid out alike wherever it comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from vlmdebug.families.base import BatchSpec, Hints
+
+IGNORED = -100  # the label of what is not learned
+ALONG_TOKENS = ("input_ids", "attention_mask", "mm_token_type_ids")
+
+
+def with_token_keys(
+    inputs: Mapping[str, np.ndarray], hints: Hints, spec: BatchSpec
+) -> dict[str, np.ndarray]:
+    """The batch, padded where its specification says, with the token keys that it asks for."""
+    made = dict(inputs)
+    if spec.padding_side == "left":
+        made |= _padded_left(made)
+    if spec.labels:
+        made["labels"] = _labels(made, hints)
+    if spec.position_ids:
+        made["position_ids"] = _places(made, hints)
+    return made
+
+
+def _padded_left(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The keys along the tokens, each row moved to the right by its own padding."""
+    padding = (inputs["attention_mask"] == 0).sum(axis=1)  # (sample,)
+    width = inputs["attention_mask"].shape[1]
+    columns = (np.arange(width) - padding[:, None]) % width  # (sample, seq)
+    return {
+        key: np.take_along_axis(inputs[key], columns, axis=1)
+        for key in ALONG_TOKENS
+        if key in inputs
+    }
+
+
+def _labels(inputs: Mapping[str, np.ndarray], hints: Hints) -> np.ndarray:
+    """The ids themselves where there is text, as collators make them, `(sample, seq)`."""
+    ids = inputs["input_ids"]
+    tokens = {hints.image_token_id, *hints.token_ids.values()} - {None}
+    media = np.isin(ids, [*tokens])
+    return np.where((inputs["attention_mask"] == 0) | media, IGNORED, ids)
+
+
+def _places(inputs: Mapping[str, np.ndarray], hints: Hints) -> np.ndarray:
+    """M-RoPE's places in time, height and width, `(3, sample, seq)`; 0 where there is padding.
+
+    Synthesized images are one row of tokens, and the frames of videos one token each, so only one
+    of the three goes on within them.
+    """
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    order = mask.cumsum(axis=1) - 1  # (sample, seq)
+    image, video = ids == hints.image_token_id, ids == hints.token_ids.get("video")
+    text = np.where(image | video, -1, order)
+    begin = np.maximum.accumulate(text, axis=1) + 1  # of the image or video that a token is of
+    places = np.stack(
+        [
+            np.where(image, begin, order),
+            np.where(image | video, begin, order),
+            np.where(video, begin, order),
+        ]
+    )
+    return places * mask
