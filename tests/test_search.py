@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import islice
+
 import pytest
 
 import vlmdebug as vd
 from vlmdebug import slicers
-from vlmdebug.cases import make, smaller
-from vlmdebug.families import FAMILIES
-from vlmdebug.search import _kinds
+from vlmdebug.cases import Case, Limits, make, smaller
+from vlmdebug.families import FAMILIES, BatchSpec
+from vlmdebug.search import _kinds, _Search
 
 SMALLEST = {
     slicers.by_sample: "gemma4: images per sample [2], chunk size 1",
@@ -39,13 +42,13 @@ def test_right_slicer_survives_and_the_tries_are_counted(family):
     tried = {}
 
     assert vd.falsify(slicers.corrected, families=[family], tried=tried) is None
-    assert tried[family] > 150
+    assert tried == {family: 200}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_exported_code_survives_two_thousand_cases(family):
-    assert vd.export(family).verify(max_examples=2700) >= 2000
+    assert vd.export(family).verify(max_examples=2000) == 2000
 
 
 def test_every_kind_of_mistake_has_its_own_counterexample():
@@ -61,20 +64,20 @@ def test_every_kind_of_mistake_has_its_own_counterexample():
 
 
 def test_no_case_comes_twice_and_what_is_written_tells_cases_apart():
-    found = vd.falsify_all(slicers.merged_5452, families=["internvl", "gemma4"])
+    found = vd.falsify_all(slicers.merged_5452, families=["llava_next", "gemma4"])
 
     assert len({repr(example) for example in found}) == len(found) > 2
-    assert any("sizes [2]" in repr(example) for example in found)
+    assert any("sizes [2" in repr(example) for example in found)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_nothing_can_be_left_out_of_a_counterexample(family):
     for found in vd.falsify_all(slicers.by_sample, families=[family]):
-        kinds = _kinds(found.report)
+        kinds = _kinds(found.report.mismatches)
         for case in smaller(found.case):
             report = vd.check(slicers.by_sample, make(case.spec), chunk_size=case.chunk_size)
 
-            assert not kinds <= _kinds(report)
+            assert not kinds <= _kinds(report.mismatches)
 
 
 def test_silent_mistake_is_not_hidden_behind_one_of_the_same_cause():
@@ -101,8 +104,58 @@ def test_off_by_one_on_the_last_chunk_falls():
 
     found = vd.falsify(floor)
 
-    assert repr(found) == "gemma4: images per sample [0, 0, 0], chunk size 2"
+    assert repr(found) == "gemma4: images per sample [0], chunk size 2"
     assert [m.code for m in found.report.mismatches] == ["VLM006"]
+
+
+def test_wrong_for_one_late_family_is_found_before_any_is_tried_at_length():
+    def in_mistral(inputs, chunk_size):
+        for chunk in slicers.corrected(inputs, chunk_size):
+            if "image_sizes" in chunk and chunk["pixel_values"].ndim == 4:
+                chunk["image_sizes"] = chunk["image_sizes"].flip(1)
+            yield chunk
+
+    tried = {}
+    found = vd.falsify(in_mistral, tried=tried)
+
+    assert repr(found) == "mistral3: images per sample [1], sizes [2], chunk size 1"
+    assert max(count for family, count in tried.items() if family != "mistral3") <= 24
+
+
+@pytest.mark.parametrize(
+    ("counted", "least", "smallest"),
+    [
+        (len, 6, "images per sample [0, 0, 0, 0, 0, 0], chunk size 1"),
+        (max, 4, "images per sample [4], chunk size 1"),
+    ],
+    ids=["samples", "images of a sample"],
+)
+def test_wrong_for_larger_batches_alone_falls(counted, least, smallest):
+    def wrong_from_there(inputs, chunk_size):
+        for chunk in slicers.corrected(inputs, chunk_size):
+            many = counted(inputs["num_images"]) >= least
+            yield {key: value[:-1] if many else value for key, value in chunk.items()}
+
+    assert repr(vd.falsify(wrong_from_there)).endswith(smallest)
+
+
+def test_chunks_larger_than_the_batch_are_tried():
+    def floor(inputs, chunk_size):
+        return (
+            [] if chunk_size > len(inputs["input_ids"]) else slicers.corrected(inputs, chunk_size)
+        )
+
+    assert repr(vd.falsify(floor)) == "gemma4: images per sample [0], chunk size 2"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_case_is_tried_twice_and_the_first_are_the_smallest(family):
+    drawn = list(
+        islice(_Search(slicers.corrected, Limits(), 100, None, 0, None).of(FAMILIES[family]), 100)
+    )
+
+    assert len(set(drawn)) == 100
+    assert [case.spec.images_per_sample for case in drawn[:5]] == [(0,), (1,), (2,), (0, 0), (0, 1)]
 
 
 def test_the_same_seed_finds_the_same_case():
@@ -137,6 +190,103 @@ def test_unknown_family_is_refused():
         vd.falsify(slicers.corrected, families=["nope"])
 
 
+# --- what lies along the tokens -------------------------------------------------------------
+
+
+def changed(change):
+    """Right chunks, but for `change(chunk, inputs, start, stop)`."""
+
+    def slicer(inputs, chunk_size):
+        for number, chunk in enumerate(slicers.corrected(inputs, chunk_size)):
+            change(chunk, inputs, number * chunk_size, (number + 1) * chunk_size)
+            yield chunk
+
+    return slicer
+
+
+def without_mask(chunk, inputs, start, stop):
+    del chunk["attention_mask"]
+
+
+def first_labels(chunk, inputs, start, stop):
+    if "labels" in inputs:
+        chunk["labels"] = inputs["labels"][: stop - start]
+
+
+def places_of_the_first_dimension(chunk, inputs, start, stop):
+    if "position_ids" in inputs:
+        chunk["position_ids"] = inputs["position_ids"][start:stop]
+
+
+def places_without_what_they_are_made_of(chunk, inputs, start, stop):
+    if "position_ids" in inputs:
+        chunk["position_ids"] = inputs["position_ids"][:, start:stop]
+        del chunk["mm_token_type_ids"]
+
+
+def its_own(chunk, inputs, start, stop):
+    chunk["labels"] = chunk["input_ids"] + 1
+    chunk["position_ids"] = chunk["attention_mask"].cumsum(1) - 1
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (without_mask, "padded left"),
+        (first_labels, "with labels"),
+        (places_of_the_first_dimension, "with position_ids"),
+    ],
+)
+def test_wrong_along_the_tokens_falls_and_its_test_makes_the_batch_again(change, said):
+    slicer = changed(change)
+    slicer.__name__ = "wrong"
+    found = vd.falsify(slicer)
+    source = found.to_pytest("vlmdebug.slicers:corrected")
+    case = found.case
+
+    assert said in repr(found)
+    assert eval(source.partition("batch = ")[2].partition("\n")[0]).layout == found.batch.layout
+    assert {one.spec.padding_side for one in smaller(case)} <= {"right", case.spec.padding_side}
+    assert vd.check(slicer, make(replace(case.spec, **PLAIN)), chunk_size=case.chunk_size).ok
+
+
+PLAIN = {"padding_side": "right", "labels": False, "position_ids": False}
+
+
+@pytest.mark.parametrize("change", [places_without_what_they_are_made_of, its_own, lambda *_: None])
+def test_right_along_the_tokens_survives(change):
+    assert vd.falsify(changed(change)) is None
+
+
+def test_loop_that_makes_its_labels_is_given_none():
+    def loss(model, inputs, chunk_size):
+        for chunk in slicers.corrected(inputs, chunk_size):
+            model(**chunk, labels=chunk["input_ids"]).loss.backward()
+
+    assert vd.falsify(vd.record(loss), families=["llava", "qwen2_5_vl"]) is None
+
+
+def test_case_with_labels_that_are_not_the_matter_stands_for_the_one_without():
+    def wrong(chunk, inputs, start, stop):
+        chunk.update(labels=chunk["input_ids"], input_ids=chunk["input_ids"].flip(0))
+
+    labelled = Case(BatchSpec("llava", (1, 1), (1, 1), labels=True), 2)
+    search = _Search(changed(wrong), Limits(), 10, 0, 0, {"llava": 0})  # no time to leave more out
+
+    assert search.kinds(labelled)
+    assert repr(search.smallest(labelled)) == "llava: images per sample [1, 1], chunk size 2"
+
+
+def test_trainer_is_tried_on_what_it_says_it_meets():
+    places = changed(places_of_the_first_dimension)
+
+    assert vd.falsify(changed(without_mask), padding_side="right") is None
+    assert "padded left" in repr(vd.falsify(slicers.by_sample, padding_side="left"))
+    assert vd.falsify(places, families=["qwen2_5_vl"], position_ids=False) is None
+    with pytest.raises(vd.BadInput, match="padding_side is 'both', but"):
+        vd.falsify(places, padding_side="both")
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_places_are_those_that_the_real_model_computes(side):
     batch = vd.make_batch("qwen2_5_vl", [2, 0, 1], [1, 3, 2], padding_side=side, position_ids=True)
@@ -157,6 +307,8 @@ def test_labels_are_the_text_of_each_sample():
     assert mask.tolist() == [[1] * 8, [0] * 6 + [1] * 2]
     assert labels.eq(ids.where(text, -100)).all()
 
+
+# --- videos and audio -----------------------------------------------------------------------
 
 VIDEO_FAMILIES = [family.name for family in FAMILIES.values() if family.videos]
 
@@ -201,10 +353,11 @@ def test_slicer_that_is_wrong_for_videos_alone_falls(family, change):
 
 
 def test_what_is_missing_is_called_by_its_name():
-    found = vd.falsify(with_videos_by(by_sample), families=["llava_next"])
+    found = vd.falsify_all(with_videos_by(by_sample), families=["llava_next"])
+    messages = [m.message for e in found for m in e.report.mismatches]
 
-    assert found.report.findings[0].message.startswith("sample 0 has no video but was given")
-    assert "Leave pixel_values_videos out of a chunk without videos." in str(found.report)
+    assert any(message.startswith("sample 0 has no video but was given") for message in messages)
+    assert any("Leave pixel_values_videos out of a chunk without vid" in text for text in messages)
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma4"])

@@ -25,7 +25,7 @@ import vlmdebug as vd
 found = {}
 for name in sys.argv[1:]:
     try:
-        examples = vd.falsify_all(vd.trl_slicer(name), max_examples=250)
+        examples = vd.falsify_all(vd.trl_slicer(name), max_examples=500, position_ids=False)
     except vd.VlmDebugError as error:
         found[name] = str(error)
         continue

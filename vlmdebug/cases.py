@@ -1,13 +1,14 @@
-"""The batches that a slicer is tried on: what they are made of, drawn by Hypothesis or asked for.
+"""The batches that a slicer is tried on: what they are made of, drawn at random or asked for.
 
-Tensors are made in the family's layout without a processor, so that a thousand cases take about a
-second. Each row of a tensor holds its own number: rows are told apart by what they are.
+Tensors are made in the family's layout without a processor, so that a thousand cases take about
+half a second. Each row of a tensor holds its own number: rows are told apart by what they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vlmdebug.batch import Batch
@@ -22,10 +23,14 @@ from vlmdebug.plan import as_counts
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
-MAX_SAMPLES = 5
-MAX_IMAGES = 3
-MAX_CLIPS = 2
+MAX_SAMPLES, MAX_IMAGES = 5, 3
+WIDE_SAMPLES, WIDE_IMAGES = 8, 4
+"""At most as many, in one case of ten."""
+MAX_CLIPS = MAX_FRAMES = 2
 SIDES = ("right", "left")
+
+Pick = Callable[[int, int], int]
+"""Gives a whole number between two, both of them included; the lower ones make simpler cases."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,38 @@ class Case:
 
     def __repr__(self) -> str:
         return f"{self.spec!r}, chunk size {self.chunk_size}"
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """How much there is to read, to sort cases by: samples, what is unusual, and the rest."""
+        spec = self.spec
+        sizes = *spec.sizes, *spec.frames
+        keys = (spec.padding_side == "left") + spec.labels + spec.position_ids
+        clips = sum(spec.videos_per_sample) + sum(spec.audios_per_sample)
+        unusual = sum(size > 1 for size in sizes) + keys + clips
+        samples, images = len(spec.images_per_sample), sum(spec.images_per_sample)
+        return samples, unusual, images, sum(sizes), self.chunk_size
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the cases that are drawn may hold.
+
+    Attributes:
+        text_only: Whether there are samples without images.
+        clips: Whether there are videos and audio clips, where the family's models take them.
+        position_ids: Whether there are M-RoPE's `position_ids`, where its models take them.
+        padding_side: Where shorter samples are padded, `"right"` or `"left"`; either if None.
+    """
+
+    text_only: bool = True
+    clips: bool = True
+    position_ids: bool = True
+    padding_side: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.padding_side is not None:
+            _check_side(self.padding_side)
 
 
 def make_batch(
@@ -139,43 +176,97 @@ def make(spec: BatchSpec) -> Batch:
     return assemble(replace(facts, inputs=tensors), spec.family)
 
 
-def cases(family: Family, *, text_only: bool = True, clips: bool = True) -> SearchStrategy[Case]:
-    """Hypothesis strategy of batches of one family and chunk sizes to cut them by.
+# --- drawing -------------------------------------------------------------------------------
 
-    Text-only samples, equal sizes (which make mismatches silent), unequal ones, short last
-    chunks and one chunk for all are drawn often.
 
-    Args:
-        family: The layout.
-        text_only: Whether samples without images are drawn.
-        clips: Whether videos and audio clips are drawn, where the family's models take them.
+def simplest(family: Family, limits: Limits = Limits()) -> Iterator[Case]:
+    """The cases to begin with, smallest first: one sample or two, of no more than two images."""
+    side = limits.padding_side or "right"
+    for samples in (1, 2):
+        counts = product(range(_least(limits), 3), repeat=samples)
+        for images in sorted(counts, key=sum):
+            sizes = (family.sizes[0],) * sum(images)
+            yield Case(BatchSpec(family.name, images, sizes, padding_side=side), 1)
+
+
+def draw(family: Family, pick: Pick, limits: Limits = Limits()) -> Case:
+    """One case of a family.
+
+    Text-only samples, as many images as samples (which code takes for one each), equal sizes (which
+    make mismatches silent), unequal ones, short last chunks and one chunk for all come often; more
+    samples and images, and chunks larger than the batch, come now and then.
     """
+    wide = pick(0, 9) == 9
+    samples = pick(1, WIDE_SAMPLES if wide else MAX_SAMPLES)
+    most = WIDE_IMAGES if wide else MAX_IMAGES
+    images = _drawn_images(pick, samples, _least(limits), most)
+    spec = BatchSpec(family.name, images, _drawn_sizes(family, pick, sum(images)))
+    if limits.clips and family.clips and pick(0, 1):
+        spec = _with_drawn_clips(spec, family, pick)
+    spec = replace(
+        spec,
+        padding_side=limits.padding_side or SIDES[pick(0, 3) // 3],
+        labels=pick(0, 3) == 3,
+        position_ids=limits.position_ids and family.mrope and pick(0, 3) == 3,
+    )
+    return Case(spec, _drawn_chunk_size(pick, samples))
+
+
+def cases(family: Family, limits: Limits = Limits()) -> SearchStrategy[Case]:
+    """Hypothesis strategy of batches of one family and chunk sizes to cut them by."""
     from hypothesis import strategies as st
 
-    least = 0 if text_only else 1
-
     @st.composite
-    def draw_case(draw: Any) -> Case:
-        counts = st.lists(st.integers(least, MAX_IMAGES), min_size=1, max_size=MAX_SAMPLES)
-        images = tuple(draw(counts))
-        size = st.sampled_from(family.sizes)
-        total = sum(images)
-        alike = st.builds(lambda one: (one,) * total, size)
-        mixed = st.lists(size, min_size=total, max_size=total).map(tuple)
-        sizes = draw(st.one_of(alike, mixed))
-        spec = BatchSpec(family.name, images, sizes)
-        if clips and family.clips and draw(st.booleans()):
-            unit = draw(st.sampled_from(family.clips))
-            count = st.lists(st.integers(0, MAX_CLIPS), min_size=len(images), max_size=len(images))
-            given = tuple(draw(count))
-            if unit == "audio" and any(given):
-                spec = replace(spec, audios_per_sample=given)
-            elif any(given):
-                length = st.lists(st.integers(1, 2), min_size=sum(given), max_size=sum(given))
-                spec = replace(spec, videos_per_sample=given, frames=tuple(draw(length)))
-        return Case(spec, draw(st.integers(1, len(images))))
+    def drawn(choose: Any) -> Case:
+        return draw(family, lambda low, high: choose(st.integers(low, high)), limits)
 
-    return draw_case()
+    return drawn()
+
+
+def _least(limits: Limits) -> int:
+    return 0 if limits.text_only else 1
+
+
+def _drawn_images(pick: Pick, samples: int, least: int, most: int) -> tuple[int, ...]:
+    """Images of each sample; as many as there are samples in one case of three."""
+    if pick(0, 2) < 2:
+        return tuple(pick(least, most) for _ in range(samples))
+    images = [1] * samples
+    for at in range(samples):
+        to = pick(0, samples - 1)
+        if images[at] > least and images[to] < most:
+            images[at] -= 1
+            images[to] += 1
+    return tuple(images)
+
+
+def _drawn_chunk_size(pick: Pick, samples: int) -> int:
+    """One sample a chunk in half of the cases, for then no mistake hides behind its neighbour."""
+    how = pick(0, 9)
+    return 1 if how < 5 else samples + 1 if how == 9 else pick(1, samples)
+
+
+def _drawn_sizes(family: Family, pick: Pick, images: int) -> tuple[int, ...]:
+    """A size per image; all alike in every second case."""
+    last = len(family.sizes) - 1
+    if pick(0, 1) == 0:
+        return (family.sizes[pick(0, last)],) * images
+    return tuple(family.sizes[pick(0, last)] for _ in range(images))
+
+
+def _with_drawn_clips(spec: BatchSpec, family: Family, pick: Pick) -> BatchSpec:
+    """The specification with clips of one kind."""
+    unit = family.clips[pick(0, len(family.clips) - 1)]
+    clips = tuple(pick(0, MAX_CLIPS) for _ in spec.images_per_sample)
+    if not any(clips):
+        return spec
+    if unit == "audio":
+        return replace(spec, audios_per_sample=clips)
+    frames = tuple(pick(1, MAX_FRAMES) for _ in range(sum(clips)))
+    return replace(spec, videos_per_sample=clips, frames=frames)
+
+
+# --- leaving out ---------------------------------------------------------------------------
 
 
 class _Sample(NamedTuple):
@@ -186,24 +277,56 @@ class _Sample(NamedTuple):
     audios: int
 
 
-def smaller(case: Case, *, text_only: bool = True) -> Iterator[Case]:
-    """Cases with one thing less, the largest steps first: a sample, a clip, an image, a size.
+def smaller(case: Case, limits: Limits = Limits()) -> Iterator[Case]:
+    """Cases with one thing less, the largest steps first: samples, a clip, an image, a size.
 
     Where none of them fails as the case does, it is the smallest around.
     """
     samples = _samples(case.spec)
-    fewer = [samples[:at] + samples[at + 1 :] for at in range(len(samples)) if len(samples) > 1]
+    fewer = [
+        samples[:at] + samples[at + gone :]
+        for gone in range(len(samples) - 1, 0, -1)
+        for at in range(len(samples) - gone + 1)
+    ]
     less = [
         [*samples[:at], one, *samples[at + 1 :]]
         for shrink in (_fewer_clips, _fewer_images, _smaller_things)
         for at, sample in enumerate(samples)
         for one in shrink(sample)
     ]
-    for found in (*fewer, *less):
-        if text_only or all(sample.images for sample in found):
-            yield Case(_spec(case.spec.family, found), min(case.chunk_size, len(found)))
-    if case.chunk_size > 1:
-        yield Case(case.spec, case.chunk_size - 1)
+    for found in (*fewer, *_fewer_of_both(samples), *less):
+        if limits.text_only or all(sample.images for sample in found):
+            yield Case(_spec(case.spec, found), _chunk_size(case, len(found)))
+    for spec in _plainer(case.spec, limits):
+        yield Case(spec, case.chunk_size)
+    for size in range(1, case.chunk_size):
+        yield Case(case.spec, size)
+
+
+def _fewer_of_both(samples: Sequence[_Sample]) -> Iterator[list[_Sample]]:
+    """The samples without a text-only one and an image, so that their numbers still agree."""
+    for gone, sample in enumerate(samples):
+        for at, other in enumerate(samples):
+            if not sample.images and other.images:
+                less = [*samples[:at], other._replace(images=other.images[1:]), *samples[at + 1 :]]
+                yield less[:gone] + less[gone + 1 :]
+
+
+def _chunk_size(case: Case, samples: int) -> int:
+    """The chunk size for so many samples: larger than the batch if it was that."""
+    if case.chunk_size > len(case.spec.images_per_sample):
+        return samples + 1
+    return min(case.chunk_size, samples)
+
+
+def _plainer(spec: BatchSpec, limits: Limits) -> Iterator[BatchSpec]:
+    """The specification without one of the token keys, or padded as usual."""
+    if spec.labels:
+        yield replace(spec, labels=False)
+    if spec.position_ids:
+        yield replace(spec, position_ids=False)
+    if spec.padding_side == "left" and limits.padding_side is None:
+        yield replace(spec, padding_side="right")
 
 
 def _fewer_clips(sample: _Sample) -> Iterator[_Sample]:
@@ -222,8 +345,8 @@ def _smaller_things(sample: _Sample) -> Iterator[_Sample]:
     for name in ("images", "videos"):
         sizes = getattr(sample, name)
         for at, size in enumerate(sizes):
-            if size > 1:
-                yield sample._replace(**{name: (*sizes[:at], 1, *sizes[at + 1 :])})
+            for less in range(1, size):
+                yield sample._replace(**{name: (*sizes[:at], less, *sizes[at + 1 :])})
 
 
 def _samples(spec: BatchSpec) -> list[_Sample]:
@@ -244,14 +367,15 @@ def _samples(spec: BatchSpec) -> list[_Sample]:
     ]
 
 
-def _spec(family: str, samples: Sequence[_Sample]) -> BatchSpec:
+def _spec(like: BatchSpec, samples: Sequence[_Sample]) -> BatchSpec:
+    """A specification of these samples; what is not theirs stays as it was."""
     frames = tuple(frame for sample in samples for frame in sample.videos)
     audios = tuple(sample.audios for sample in samples)
-    return BatchSpec(
-        family,
-        tuple(len(sample.images) for sample in samples),
-        tuple(size for sample in samples for size in sample.images),
-        tuple(len(sample.videos) for sample in samples) if frames else (),
-        frames,
-        audios if any(audios) else (),
+    return replace(
+        like,
+        images_per_sample=tuple(len(sample.images) for sample in samples),
+        sizes=tuple(size for sample in samples for size in sample.images),
+        videos_per_sample=tuple(len(sample.videos) for sample in samples) if frames else (),
+        frames=frames,
+        audios_per_sample=audios if any(audios) else (),
     )

@@ -1,24 +1,32 @@
 """`falsify`: find the smallest batch that breaks a slicer.
 
-Hypothesis draws batch specifications and shrinks the ones that fail; then things are left out one
-by one as long as it fails. `None` is evidence, not a proof: no batch that was tried tells the
-slicer from a right one.
+Cases are tried from the smallest on, then at random, a few of each family before many of any; what
+fails is made smaller, one thing at a time, as long as it fails. `None` is evidence, not a proof: no
+batch that was tried tells the slicer from a right one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 from random import Random
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 from vlmdebug.batch import Batch
-from vlmdebug.cases import Case, cases, make, smaller
+from vlmdebug.cases import Case, Limits, draw, make, simplest, smaller
+from vlmdebug.compare import compare
 from vlmdebug.errors import BadInput
-from vlmdebug.families import FAMILIES, Family, family_named
+from vlmdebug.families import FAMILIES, BatchSpec, Family, family_named
 from vlmdebug.families.streams import KEYS, clip_of
+from vlmdebug.mismatch import Mismatch
 from vlmdebug.report import Report
+
+FIRST_ROUND = 24
+"""Cases of each family that are tried before more of any; each round has four times as many."""
+MADE_BY_TRAINERS = ("labels", "position_ids")
+"""Token keys that come with some batches, and that other trainers make for themselves."""
 
 Slicer = Callable[[Any, int], Iterable[Mapping[str, Any]]]
 
@@ -64,21 +72,30 @@ class Counterexample:
         module, _, name = slicer.partition(":")
         spec = self.case.spec
         images = "_".join(map(str, spec.images_per_sample))
-        numbers = f"{list(spec.images_per_sample)}, sizes={list(spec.sizes)}"
-        if spec.frames:
-            numbers += f", videos_per_sample={list(spec.videos_per_sample)}"
-            numbers += f", frames={list(spec.frames)}"
-        if spec.audios_per_sample:
-            numbers += f", audios_per_sample={list(spec.audios_per_sample)}"
         return (
             f"import vlmdebug as vd\nfrom {module} import {name}\n\n\n"
             f"def test_{name}_cuts_{spec.family}_images_{images}() -> None:\n"
-            f'    batch = vd.make_batch("{spec.family}", {numbers})\n\n'
+            f'    batch = vd.make_batch("{spec.family}", {_arguments(spec)})\n\n'
             f"    vd.check({name}, batch, chunk_size={self.chunk_size}).raise_for_mismatch()\n"
         )
 
     def __repr__(self) -> str:
         return repr(self.case)
+
+
+def _arguments(spec: BatchSpec) -> str:
+    """What `make_batch` is given beside the family, as source."""
+    given = f"{list(spec.images_per_sample)}, sizes={list(spec.sizes)}"
+    if spec.frames:
+        given += f", videos_per_sample={list(spec.videos_per_sample)}, frames={list(spec.frames)}"
+    if spec.audios_per_sample:
+        given += f", audios_per_sample={list(spec.audios_per_sample)}"
+    if spec.padding_side != "right":
+        given += f', padding_side="{spec.padding_side}"'
+    for key in MADE_BY_TRAINERS:
+        if getattr(spec, key):
+            given += f", {key}=True"
+    return given
 
 
 def falsify(
@@ -90,21 +107,31 @@ def falsify(
     seed: int = 0,
     text_only: bool = True,
     clips: bool = True,
+    position_ids: bool = True,
+    padding_side: str | None = None,
     tried: MutableMapping[str, int] | None = None,
 ) -> Counterexample | None:
-    """The smallest batch that `slicer` cuts wrongly, of the first family where there is one.
+    """The smallest batch that `slicer` cuts wrongly, of a family where there is one.
 
-    Batches of families whose models take videos or audio hold some, one kind at a time. A slicer
-    that never hands on a key of theirs is not blamed for leaving them out.
+    Batches have up to 5 samples of up to 3 images, one in ten up to 8 of up to 4; chunk sizes go
+    one beyond the samples. Those of families whose models take videos or audio hold some, at most
+    2 per sample and one kind at a time; some have `labels`, or M-RoPE's `position_ids`. A slicer
+    that never hands on a key of clips, or `position_ids`, is not blamed for leaving it out, and
+    one that makes `labels` or `position_ids` of its own is not given any.
 
     Args:
         slicer: As for `check`.
-        families: Names of the families to try, in this order; all by default.
+        families: Names of the families to try, in this order; all by default. A few cases of each
+            are tried before more of any.
         max_examples: Cases to try per family before it is left.
         seconds: Time for the whole search; what is not tried by then is not tried.
         seed: The same seed tries the same cases.
         text_only: Whether samples without images are tried; False where your trainer refuses them.
         clips: Whether videos and audio clips are tried, where a family's models take them.
+        position_ids: Whether M-RoPE's `position_ids` are tried, which some trainers compute ahead
+            and lay in the batch; False where yours does not.
+        padding_side: `"right"` or `"left"`, where your trainer pads on that side only; both are
+            tried by default.
         tried: Filled with the number of cases tried per family, which is how much a `None` says.
 
     Returns:
@@ -113,11 +140,11 @@ def falsify(
     Raises:
         BadInput: A family is unknown, or the slicer gives no chunks.
     """
-    search = _Search(slicer, max_examples, seconds, seed, text_only, clips, tried)
-    for family in _families(families):
-        found = search.smallest(family)
-        if found is not None:
-            return found
+    limits = Limits(text_only, clips, position_ids, padding_side)
+    search = _Search(slicer, limits, max_examples, seconds, seed, tried)
+    for case in search.in_rounds(_families(families)):
+        if search.kinds(case):
+            return search.smallest(case)
     return None
 
 
@@ -130,16 +157,21 @@ def falsify_all(
     seed: int = 0,
     text_only: bool = True,
     clips: bool = True,
+    position_ids: bool = True,
+    padding_side: str | None = None,
     tried: MutableMapping[str, int] | None = None,
 ) -> tuple[Counterexample, ...]:
     """As `falsify`, but for every family and every kind of mismatch met; no case comes twice."""
-    search = _Search(slicer, max_examples, seconds, seed, text_only, clips, tried)
-    found = [
-        search.smallest(family, kind)
-        for family in _families(families)
-        for kind in sorted(search.kinds(family))
-    ]
-    return tuple({example.case: example for example in found if example is not None}.values())
+    limits = Limits(text_only, clips, position_ids, padding_side)
+    search = _Search(slicer, limits, max_examples, seconds, seed, tried)
+    found: dict[Case, Counterexample] = {}
+    for family in _families(families):
+        failing = sorted((case for case in search.of(family) if search.kinds(case)), key=_size)
+        for kind in sorted({kind for case in failing for kind in search.kinds(case)}):
+            first = next(case for case in failing if kind in search.kinds(case))
+            example = search.smallest(first, kind)
+            found.setdefault(example.case, example)
+    return tuple(found.values())
 
 
 Kind = tuple[str, str, str, str]
@@ -147,18 +179,28 @@ Kind = tuple[str, str, str, str]
 it is in videos, in audio, or in neither."""
 
 
-def _kinds(report: Report) -> set[Kind]:
-    return {(m.cause or "", m.code, m.loudness, clip_of(m.key or "")) for m in report.mismatches}
+def _kinds(mismatches: Iterable[Mismatch]) -> frozenset[Kind]:
+    return frozenset((m.cause or "", m.code, m.loudness, clip_of(m.key or "")) for m in mismatches)
 
 
-def _hands_on(report: Report, keys: Collection[str]) -> bool:
-    """Whether some chunk was handed one of the keys."""
-    given = ("absent", "dropped")
-    return any(
-        chunk.keys[key].state not in given
-        for chunk in report.chunks
-        for key in chunk.keys.keys() & keys
-    )
+def _size(case: Case) -> tuple[int, ...]:
+    return case.size
+
+
+class _Trial(NamedTuple):
+    """What came of one case.
+
+    Attributes:
+        report: What `check` says of it.
+        handed_on: Names of what some chunk was handed.
+        spared: Keys that the slicer left out of every chunk, and is not blamed for.
+        blamed: The mismatches that are left.
+    """
+
+    report: Report
+    handed_on: frozenset[str]
+    spared: frozenset[str]
+    blamed: tuple[Mismatch, ...]
 
 
 class _Search:
@@ -167,11 +209,10 @@ class _Search:
     def __init__(
         self,
         slicer: Slicer,
+        limits: Limits,
         max_examples: int,
         seconds: float | None,
         seed: int,
-        text_only: bool,
-        clips: bool,
         tried: MutableMapping[str, int] | None,
     ) -> None:
         if not callable(slicer):
@@ -180,77 +221,129 @@ class _Search:
                 "(inputs, chunk_size) that gives the model inputs of each chunk. Nothing was "
                 'tried. Pass the function itself; TRL\'s is vd.trl_slicer("grpo").'
             )
-        self._slicer, self._max_examples, self._seed = slicer, max_examples, seed
+        self._slicer, self._limits = slicer, limits
+        self._max_examples, self._seed = max_examples, seed
         self._end = None if seconds is None else monotonic() + seconds
-        self._text_only, self._clips = text_only, clips
         self._tried = {} if tried is None else tried
-        self._reports: dict[Case, Report] = {}
+        self._known: dict[Case, frozenset[Kind]] = {}
+        self._failed: dict[Case, Counterexample] = {}
 
-    def smallest(self, family: Family, kind: Kind | None = None) -> Counterexample | None:
-        """The smallest case that fails, in this way if `kind` is given."""
-        case = self._find(family, lambda kinds: kind in kinds if kind else bool(kinds))
-        if case is None:
-            return None
+    def in_rounds(self, families: Iterable[Family]) -> Iterator[Case]:
+        """Cases of all the families, a few of each before more of any."""
+        streams, size = [self.of(family) for family in families], FIRST_ROUND
+        while streams:
+            going_on = []
+            for stream in streams:
+                taken = 0
+                for case in islice(stream, size):
+                    taken += 1
+                    yield case
+                if taken == size:
+                    going_on.append(stream)
+            streams, size = going_on, size * 4
+
+    def of(self, family: Family) -> Iterator[Case]:
+        """Cases of one family, each once: the simplest first, then others at random."""
+        self._tried.setdefault(family.name, 0)
+        pick, most = Random(self._seed).randint, self._max_examples
+        drawn = (draw(family, pick, self._limits) for _ in range(10 * most))
+        given = dict[Case, None]()
+        for case in chain(simplest(family, self._limits), drawn):
+            if len(given) >= most or self._is_over():
+                return
+            if case not in given:
+                given[case] = None
+                yield case
+
+    def kinds(self, case: Case) -> frozenset[Kind]:
+        """How the slicer fails there."""
+        if case not in self._known:
+            self._known[case] = self._judged(case)
+        return self._known[case]
+
+    def smallest(self, case: Case, kind: Kind | None = None) -> Counterexample:
+        """A case that still fails, in this way if `kind` is given, without all that can be left."""
         from vlmdebug.tracing.check import illustrated
 
-        report = illustrated(self._reports[case], make(case.spec))
-        return Counterexample(case, report)
+        def fails(one: Case) -> bool:
+            kinds = self.kinds(one)
+            return kind in kinds if kind else bool(kinds)
 
-    def kinds(self, family: Family) -> set[Kind]:
-        """Every way to fail that is met among the cases."""
-        met: set[Kind] = set()
+        found = self._failed[self._least(case, fails)]
+        return replace(found, report=illustrated(found.report, found.batch))
 
-        def note(kinds: set[Kind]) -> bool:
-            met.update(kinds)
-            return False  # go on: all cases are tried
+    def _judged(self, case: Case) -> frozenset[Kind]:
+        trial = self._run(case)
+        if trial.blamed or trial.report.ambiguities:
+            plainer = self._without_its_own(case)
+            if plainer != case:  # what it does with other people's is not asked
+                return self._as(case, plainer)
+        blamed = () if trial.spared & KEYS and case.spec.clips else trial.blamed
+        self._tried[case.spec.family] += 1
+        if blamed:
+            self._failed[case] = Counterexample(case, trial.report)
+        return _kinds(blamed)
 
-        self._find(family, note)
-        return met
+    def _as(self, case: Case, plainer: Case) -> frozenset[Kind]:
+        """How it fails with less in the batch, which then is what there is to say of the case."""
+        found = self.kinds(plainer)
+        if found:
+            self._failed[case] = self._failed[plainer]
+        return found
 
-    def _find(self, family: Family, wanted: Callable[[set[Kind]], bool]) -> Case | None:
-        """The smallest case whose kinds of failure are wanted."""
-        from hypothesis import HealthCheck, Phase, find, settings
-        from hypothesis.errors import NoSuchExample
+    def _run(self, case: Case) -> _Trial:
+        from vlmdebug.tracing.check import run
 
-        def holds(case: Case) -> bool:
-            if self._end is not None and monotonic() > self._end:
-                return False
-            if case not in self._reports:
-                self._reports[case] = self._check(case)
-                self._tried[family.name] += 1
-            return wanted(self._says(case))
+        batch, names = make(case.spec), set[str]()
 
-        options = settings(
-            max_examples=self._max_examples,
-            database=None,
-            deadline=None,
-            phases=(Phase.generate, Phase.shrink),
-            suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType]
-        )
-        self._tried.setdefault(family.name, 0)
-        drawn = cases(family, text_only=self._text_only, clips=self._clips)
-        try:
-            case = find(drawn, holds, settings=options, random=Random(self._seed))
-        except NoSuchExample:
-            return None
+        def note(given: Mapping[str, Any]) -> None:
+            names.update(key for key in given.keys() if given[key] is not None)  # noqa: SIM118
+
+        ran = run(self._slicer, batch, case.chunk_size, note)
+        report, handed_on = compare(batch, ran), frozenset(names)
+        spared = _spared(handed_on) if report.error is None else frozenset[str]()
+        return _Trial(report, handed_on, spared, _blamed(report, spared))
+
+    def _without_its_own(self, case: Case) -> Case:
+        """The case without the token keys that the slicer makes even where there are none."""
+        given = {key: False for key in MADE_BY_TRAINERS if getattr(case.spec, key)}
+        if not given:
+            return case
+        own = self._run(_without(case, **given)).handed_on
+        return _without(case, **{key: False for key in given if key in own})
+
+    def _least(self, case: Case, holds: Callable[[Case], bool]) -> Case:
+        """The smallest case around of which that still holds."""
         less: Case | None = case
         while less is not None:
-            case = less
-            less = next((c for c in smaller(case, text_only=self._text_only) if holds(c)), None)
+            case, around = less, smaller(less, self._limits)
+            less = next((one for one in around if not self._is_over() and holds(one)), None)
         return case
 
-    def _check(self, case: Case) -> Report:
-        from vlmdebug.tracing.check import check
+    def _is_over(self) -> bool:
+        return self._end is not None and monotonic() > self._end
 
-        batch = make(case.spec)
-        return check(self._slicer, batch, chunk_size=case.chunk_size, pictures=False)
 
-    def _says(self, case: Case) -> set[Kind]:
-        """How the slicer fails there; clips that it never hands on are not its business."""
-        report = self._reports[case]
-        if case.spec.clips and report.error is None and not _hands_on(report, KEYS):
-            return set()
-        return _kinds(report)
+def _without(case: Case, **fields: Any) -> Case:
+    """The case with some fields of its specification as they are where nothing is asked for."""
+    return replace(case, spec=replace(case.spec, **fields))
+
+
+def _spared(handed_on: frozenset[str]) -> frozenset[str]:
+    """Keys that a slicer need not hand on: no chunk has one of their kind."""
+    spared = frozenset({"position_ids"}) - handed_on
+    return spared if handed_on & KEYS else spared | KEYS
+
+
+def _blamed(report: Report, spared: frozenset[str]) -> tuple[Mismatch, ...]:
+    """The mismatches without the spared keys that were left out, and what follows from that."""
+    out = [m for m in report.mismatches if m.code == "VLM003" and m.key in spared]
+    causes = {m.cause for m in out if m.cause is not None}
+    return tuple(
+        m
+        for m in report.mismatches
+        if m not in out and not (m.code == "VLM004" and m.cause in causes)
+    )
 
 
 def _families(names: Sequence[str] | None) -> list[Family]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from vlmdebug.batch import Batch
-from vlmdebug.cases import cases, make
+from vlmdebug.cases import Limits, cases, make
 from vlmdebug.errors import MismatchError
 from vlmdebug.families import FAMILIES, family_named
 from vlmdebug.search import Slicer, falsify
@@ -29,6 +29,8 @@ def assert_slices(
     seed: int = 0,
     text_only: bool = True,
     clips: bool = True,
+    position_ids: bool = True,
+    padding_side: str | None = None,
 ) -> None:
     """Fail unless `slicer` cuts every generated batch rightly.
 
@@ -40,6 +42,9 @@ def assert_slices(
         seed: The same seed tries the same batches.
         text_only: Whether samples without images are tried; False where your trainer refuses them.
         clips: Whether videos and audio clips are tried, where a layout's models take them.
+        position_ids: Whether M-RoPE's `position_ids` are tried, where a layout's models take them;
+            False where your trainer does not compute them ahead.
+        padding_side: `"right"` or `"left"`, where your trainer pads on that side only.
 
     Raises:
         MismatchError: With the smallest batch that is cut wrongly, what is wrong with it, and
@@ -52,6 +57,8 @@ def assert_slices(
         seed=seed,
         text_only=text_only,
         clips=clips,
+        position_ids=position_ids,
+        padding_side=padding_side,
     )
     if found is None:
         return
@@ -63,11 +70,17 @@ def assert_slices(
 
 
 def batches(
-    families: Sequence[str] | None = None, *, text_only: bool = True, clips: bool = True
+    families: Sequence[str] | None = None,
+    *,
+    text_only: bool = True,
+    clips: bool = True,
+    position_ids: bool = True,
+    padding_side: str | None = None,
 ) -> SearchStrategy[Batch]:
     """Hypothesis strategy of synthetic batches, smallest first, for tests of one's own."""
     from hypothesis import strategies as st
 
     known = [family_named(name) for name in families or FAMILIES]
-    drawn = st.one_of([cases(one, text_only=text_only, clips=clips) for one in known])
+    limits = Limits(text_only, clips, position_ids, padding_side)
+    drawn = st.one_of([cases(one, limits) for one in known])
     return drawn.map(lambda case: make(case.spec))
