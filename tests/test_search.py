@@ -12,6 +12,7 @@ from vlmdebug import slicers
 from vlmdebug.cases import Case, Limits, make, smaller
 from vlmdebug.families import FAMILIES, BatchSpec
 from vlmdebug.search import _kinds, _Search
+from vlmdebug.testing import assert_slices
 
 SMALLEST = {
     slicers.by_sample: "gemma4: images per sample [2], chunk size 1",
@@ -188,6 +189,52 @@ def test_time_budget_ends_the_search():
 def test_unknown_family_is_refused():
     with pytest.raises(vd.BadInput, match="not a layout family"):
         vd.falsify(slicers.corrected, families=["nope"])
+
+
+# --- what cannot be told is no verdict ------------------------------------------------------
+
+
+def written_in_place(inputs, chunk_size):
+    """Normalises the pixels where they lie; each chunk is given the first images."""
+    if "pixel_values" in inputs:
+        inputs["pixel_values"].mul_(2).sub_(1)
+    for chunk in slicers.corrected(inputs, chunk_size):
+        if "pixel_values" in chunk:
+            chunk["pixel_values"] = inputs["pixel_values"][: len(chunk["pixel_values"])]
+        yield chunk
+
+
+def handed_over_as_lists(inputs, chunk_size):
+    for chunk in slicers.corrected(inputs, chunk_size):
+        yield {k: list(v) if k == "pixel_values" else v for k, v in chunk.items()}
+
+
+@pytest.mark.parametrize("slicer", [written_in_place, handed_over_as_lists])
+def test_slicer_that_cannot_be_judged_is_not_called_right(slicer):
+    tried = {}
+    with pytest.raises(vd.AmbiguousError) as caught:
+        vd.falsify(slicer, families=["gemma4", "llava"], tried=tried)
+    first, *others = str(caught.value).splitlines()
+
+    assert first.endswith("The smallest is gemma4: images per sample [1], chunk size 1.")
+    assert f"on {400 - sum(tried.values())} generated batches" in first
+    assert f"cuts the other {sum(tried.values())} rightly" in first
+    assert "the chunks' pixel_values holds cannot be told" in others[0]
+    with pytest.raises(vd.AmbiguousError):
+        vd.falsify_all(slicer, families=["llava"])
+    with pytest.raises(vd.AmbiguousError):
+        assert_slices(slicer, families=["gemma4"])
+
+
+def test_what_is_seen_to_be_wrong_comes_before_what_cannot_be_told():
+    def both(inputs, chunk_size):
+        for chunk in handed_over_as_lists(inputs, chunk_size):
+            if "image_sizes" in chunk:
+                chunk["image_sizes"] = chunk["image_sizes"].flip(0)
+            yield chunk
+
+    assert vd.falsify(both).family == "llava_next"
+    assert {found.family for found in vd.falsify_all(both)} >= {"llava_next", "mistral3"}
 
 
 # --- what lies along the tokens -------------------------------------------------------------

@@ -87,6 +87,16 @@ def test_recorded_function_is_looked_at_itself():
     ]
 
 
+def test_what_a_slicer_does_to_its_inputs_ends_no_search_for_lines():
+    def careless(inputs, chunk_size):
+        inputs["input_ids"].add_(1)
+        if inputs.pop("pixel_values", None) is None:
+            return []
+        return [inputs]
+
+    assert vd.unreached(careless, families=["llava"], max_examples=20) == ()
+
+
 def test_slicer_without_source_is_refused():
     with pytest.raises(vd.BadInput, match="its lines cannot be watched"):
         vd.unreached(zip)

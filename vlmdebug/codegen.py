@@ -68,6 +68,7 @@ class Code:
 
         Raises:
             MismatchError: The smallest batch that it cuts wrongly.
+            AmbiguousError: It cut none wrongly, but on some it could not be judged.
         """
         from vlmdebug.search import falsify
 

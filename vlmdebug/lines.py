@@ -17,7 +17,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
-from vlmdebug.errors import BadInput
+from vlmdebug.errors import AmbiguousError, BadInput
 from vlmdebug.search import Slicer, falsify
 from vlmdebug.slicers import corrected
 
@@ -65,10 +65,11 @@ def unreached(
     def watched(inputs: Any, chunk_size: int) -> Iterator[Any]:
         """Run the slicer for its lines; hand over right chunks, so that every case is tried."""
         with _lines_of(codes, reached), suppress(Exception):  # mistakes are `falsify`'s business
-            list(slicer(inputs, chunk_size))
+            list(slicer(inputs.copy(), chunk_size))
         yield from corrected(inputs, chunk_size)
 
-    falsify(watched, families=families, max_examples=max_examples, seed=seed)
+    with suppress(AmbiguousError):  # what a slicer writes into the batch is not judged here
+        falsify(watched, families=families, max_examples=max_examples, seed=seed)
     lines = {line for part in codes for _, _, line in part.co_lines() if line}
     heads = {part.co_firstlineno for part in codes if not part.co_name.startswith("<")}
     dead = sorted(lines - reached - heads)

@@ -17,11 +17,12 @@ from typing import Any, NamedTuple
 from vlmdebug.batch import Batch
 from vlmdebug.cases import Case, Limits, draw, make, simplest, smaller
 from vlmdebug.compare import compare
-from vlmdebug.errors import BadInput
+from vlmdebug.errors import AmbiguousError, BadInput
 from vlmdebug.families import FAMILIES, BatchSpec, Family, family_named
 from vlmdebug.families.streams import KEYS, clip_of
 from vlmdebug.mismatch import Mismatch
 from vlmdebug.report import Report
+from vlmdebug.wording import number
 
 FIRST_ROUND = 24
 """Cases of each family that are tried before more of any; each round has four times as many."""
@@ -132,19 +133,22 @@ def falsify(
             and lay in the batch; False where yours does not.
         padding_side: `"right"` or `"left"`, where your trainer pads on that side only; both are
             tried by default.
-        tried: Filled with the number of cases tried per family, which is how much a `None` says.
+        tried: Filled with the number of cases judged per family, which is how much a `None` says.
 
     Returns:
         The counterexample, or None if every case tried was cut rightly.
 
     Raises:
         BadInput: A family is unknown, or the slicer gives no chunks.
+        AmbiguousError: No case was seen to be cut wrongly, but some could not be judged; the
+            message names the smallest of these.
     """
     limits = Limits(text_only, clips, position_ids, padding_side)
     search = _Search(slicer, limits, max_examples, seconds, seed, tried)
     for case in search.in_rounds(_families(families)):
         if search.kinds(case):
             return search.smallest(case)
+    search.refuse_untold()
     return None
 
 
@@ -171,6 +175,8 @@ def falsify_all(
             first = next(case for case in failing if kind in search.kinds(case))
             example = search.smallest(first, kind)
             found.setdefault(example.case, example)
+    if not found:
+        search.refuse_untold()
     return tuple(found.values())
 
 
@@ -204,7 +210,7 @@ class _Trial(NamedTuple):
 
 
 class _Search:
-    """One slicer on trial; counts what it tried."""
+    """One slicer on trial; counts what it judged."""
 
     def __init__(
         self,
@@ -227,6 +233,7 @@ class _Search:
         self._tried = {} if tried is None else tried
         self._known: dict[Case, frozenset[Kind]] = {}
         self._failed: dict[Case, Counterexample] = {}
+        self._untold: dict[Case, tuple[str, ...]] = {}
 
     def in_rounds(self, families: Iterable[Family]) -> Iterator[Case]:
         """Cases of all the families, a few of each before more of any."""
@@ -256,7 +263,7 @@ class _Search:
                 yield case
 
     def kinds(self, case: Case) -> frozenset[Kind]:
-        """How the slicer fails there."""
+        """How the slicer fails there; nothing where it does not, or where that cannot be told."""
         if case not in self._known:
             self._known[case] = self._judged(case)
         return self._known[case]
@@ -272,6 +279,18 @@ class _Search:
         found = self._failed[self._least(case, fails)]
         return replace(found, report=illustrated(found.report, found.batch))
 
+    def refuse_untold(self) -> None:
+        """Raise if some case could not be judged, for then nothing wrong is no verdict."""
+        if not self._untold:
+            return
+        judged, untold = sum(self._tried.values()), number(len(self._untold), "generated batch")
+        case = self._least(min(self._untold, key=_size), self._cannot_tell)
+        others = f"and cuts the other {judged} rightly" if judged else "and there are no others"
+        raise AmbiguousError(
+            f"The slicer could not be judged on {untold}, {others}. "
+            f"The smallest is {case!r}.\n" + "\n".join(self._untold[case])
+        )
+
     def _judged(self, case: Case) -> frozenset[Kind]:
         trial = self._run(case)
         if trial.blamed or trial.report.ambiguities:
@@ -279,6 +298,9 @@ class _Search:
             if plainer != case:  # what it does with other people's is not asked
                 return self._as(case, plainer)
         blamed = () if trial.spared & KEYS and case.spec.clips else trial.blamed
+        if not blamed and trial.report.ambiguities:
+            self._untold[case] = trial.report.ambiguities
+            return frozenset()
         self._tried[case.spec.family] += 1
         if blamed:
             self._failed[case] = Counterexample(case, trial.report)
@@ -311,6 +333,9 @@ class _Search:
             return case
         own = self._run(_without(case, **given)).handed_on
         return _without(case, **{key: False for key in given if key in own})
+
+    def _cannot_tell(self, case: Case) -> bool:
+        return not self.kinds(case) and case in self._untold
 
     def _least(self, case: Case, holds: Callable[[Case], bool]) -> Case:
         """The smallest case around of which that still holds."""

@@ -32,7 +32,7 @@ def assert_slices(
     position_ids: bool = True,
     padding_side: str | None = None,
 ) -> None:
-    """Fail unless `slicer` cuts every generated batch rightly.
+    """Fail unless `slicer` is seen to cut every generated batch rightly.
 
     Args:
         slicer: A function of `(inputs, chunk_size)` that gives the model inputs of each chunk; make
@@ -49,6 +49,8 @@ def assert_slices(
     Raises:
         MismatchError: With the smallest batch that is cut wrongly, what is wrong with it, and
             the test that reproduces it.
+        AmbiguousError: None was seen to be cut wrongly, but some could not be judged; with the
+            smallest of these.
     """
     found = falsify(
         slicer,
