@@ -423,6 +423,38 @@ def test_slicer_that_takes_no_videos_is_not_blamed_for_them(family):
     assert vd.falsify(images_only, families=[family]) is None
 
 
+@pytest.mark.parametrize("family", VIDEO_FAMILIES)
+def test_videos_under_a_mistyped_name_fall(family):
+    def handed_on(inputs, chunk_size):
+        for chunk in slicers.corrected(inputs, chunk_size):
+            beside = {key: value for key, value in chunk.items() if "video" not in key}
+            clips = chunk.get("pixel_values_videos")
+            yield beside if clips is None else {**beside, "pixel_value_videos": clips}
+
+    def looked_up(inputs, chunk_size):
+        inputs.get("pixel_value_videos")
+        for chunk in slicers.corrected(inputs, chunk_size):
+            yield {key: value for key, value in chunk.items() if "video" not in key}
+
+    for slicer in (handed_on, looked_up):
+        found = vd.falsify(slicer, families=[family])
+
+        assert "VLM004" in {m.code for m in found.report.mismatches}
+
+
+def test_mistake_in_images_is_seen_beside_videos_that_are_not_taken():
+    def wrong_beside_videos(inputs, chunk_size):
+        for chunk in slicers.corrected(inputs, chunk_size):
+            images = {key: value for key, value in chunk.items() if "video" not in key}
+            if "num_videos" in inputs and "pixel_values" in images:
+                images["pixel_values"] = images["pixel_values"][:-1]
+            yield images
+
+    found = vd.falsify(wrong_beside_videos, families=["gemma4"])
+
+    assert repr(found) == "gemma4: images per sample [1], videos per sample [1], chunk size 1"
+
+
 AUDIO_FAMILIES = [family.name for family in FAMILIES.values() if family.audio]
 
 

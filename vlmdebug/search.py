@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from itertools import chain, islice
 from random import Random
 from time import monotonic
@@ -297,14 +298,17 @@ class _Search:
             plainer = self._without_its_own(case)
             if plainer != case:  # what it does with other people's is not asked
                 return self._as(case, plainer)
-        blamed = () if trial.spared & KEYS and case.spec.clips else trial.blamed
-        if not blamed and trial.report.ambiguities:
+        if trial.blamed and trial.spared & KEYS and case.spec.clips:
+            found = self._as(case, _without(case, **NO_CLIPS))
+            if found:
+                return found  # it is wrong without the clips that it leaves out, too
+        if not trial.blamed and trial.report.ambiguities:
             self._untold[case] = trial.report.ambiguities
             return frozenset()
         self._tried[case.spec.family] += 1
-        if blamed:
+        if trial.blamed:
             self._failed[case] = Counterexample(case, trial.report)
-        return _kinds(blamed)
+        return _kinds(trial.blamed)
 
     def _as(self, case: Case, plainer: Case) -> frozenset[Kind]:
         """How it fails with less in the batch, which then is what there is to say of the case."""
@@ -323,7 +327,7 @@ class _Search:
 
         ran = run(self._slicer, batch, case.chunk_size, note)
         report, handed_on = compare(batch, ran), frozenset(names)
-        spared = _spared(handed_on) if report.error is None else frozenset[str]()
+        spared = _spared(report, handed_on) if report.error is None else frozenset[str]()
         return _Trial(report, handed_on, spared, _blamed(report, spared))
 
     def _without_its_own(self, case: Case) -> Case:
@@ -349,15 +353,28 @@ class _Search:
         return self._end is not None and monotonic() > self._end
 
 
+NO_CLIPS = {"videos_per_sample": (), "frames": (), "audios_per_sample": ()}
+
+
 def _without(case: Case, **fields: Any) -> Case:
     """The case with some fields of its specification as they are where nothing is asked for."""
     return replace(case, spec=replace(case.spec, **fields))
 
 
-def _spared(handed_on: frozenset[str]) -> frozenset[str]:
-    """Keys that a slicer need not hand on: no chunk has one of their kind."""
+def _spared(report: Report, handed_on: frozenset[str]) -> frozenset[str]:
+    """Keys that a slicer need not hand on, and does not try to: no chunk has one of their kind.
+
+    A name that nothing has, or one asked for that is nearly a key's, shows that it tries to.
+    """
     spared = frozenset({"position_ids"}) - handed_on
-    return spared if handed_on & KEYS else spared | KEYS
+    tries = any(m.code == "VLM004" and _is_slip(m, KEYS) for m in report.mismatches)
+    return spared if handed_on & KEYS or tries else spared | KEYS
+
+
+def _is_slip(mismatch: Mismatch, keys: Iterable[str]) -> bool:
+    """Whether it is about an unknown name that was handed over, or asked for in place of a key."""
+    asked = mismatch.chunk is None
+    return not asked or bool(get_close_matches(mismatch.key or "", [*keys], 1, cutoff=0.9))
 
 
 def _blamed(report: Report, spared: frozenset[str]) -> tuple[Mismatch, ...]:
