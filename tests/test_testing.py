@@ -87,6 +87,19 @@ def test_recorded_function_is_looked_at_itself():
     ]
 
 
+@pytest.mark.parametrize("families", [["llava"], ["qwen2_5_vl"]])
+def test_slicer_that_never_ends_is_left_after_some_chunks(families):
+    def endless(inputs, chunk_size):
+        while True:
+            yield dict(inputs)
+            if len(inputs) < 0:
+                return
+
+    dead = vd.unreached(endless, families=families, max_examples=5)
+
+    assert [line.text for line in dead] == ["return"]
+
+
 def test_what_a_slicer_does_to_its_inputs_ends_no_search_for_lines():
     def careless(inputs, chunk_size):
         inputs["input_ids"].add_(1)

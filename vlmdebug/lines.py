@@ -10,9 +10,11 @@ from __future__ import annotations
 import inspect
 import linecache
 import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -59,13 +61,16 @@ def unreached(
             f"The slicer is a {type(slicer).__name__} without Python code of its own, so its lines "
             "cannot be watched. Pass the function itself."
         )
+    from vlmdebug.tracing.check import MOST_CHUNKS
+
     codes = set(_nested(code))
     reached: set[int] = set()
 
     def watched(inputs: Any, chunk_size: int) -> Iterator[Any]:
         """Run the slicer for its lines; hand over right chunks, so that every case is tried."""
         with _lines_of(codes, reached), suppress(Exception):  # mistakes are `falsify`'s business
-            list(slicer(inputs.copy(), chunk_size))
+            most = MOST_CHUNKS * len(inputs["input_ids"]) * (getattr(slicer, "expand_size", 1) or 1)
+            deque(islice(slicer(inputs.copy(), chunk_size), most), maxlen=0)
         yield from corrected(inputs, chunk_size)
 
     with suppress(AmbiguousError):  # what a slicer writes into the batch is not judged here
