@@ -112,6 +112,43 @@ def test_falsify_counts_what_a_right_slicer_survived(capsys):
     assert "evidence and no proof" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("slicer", "option", "code"),
+    [
+        ("merged_5452", "--no-text-only", 0),
+        ("no_mask", "--padding-side=right", 0),
+        ("no_mask", "--padding-side=left", 1),
+        ("videos_lost", "--no-clips", 0),
+        ("videos_lost", "--padding-side=right", 1),
+        ("places", "--no-position-ids", 0),
+        ("as_lists", "--no-clips", 2),
+    ],
+)
+def test_falsify_tries_what_your_trainer_meets(slicer, option, code, tmp_path, capsys):
+    (tmp_path / "cut.py").write_text(
+        "from vlmdebug.slicers import corrected\n"
+        "def cut(change):\n"
+        "    def slicer(inputs, chunk_size):\n"
+        "        for n, chunk in enumerate(corrected(inputs, chunk_size)):\n"
+        "            yield change(chunk, inputs, n * chunk_size, (n + 1) * chunk_size)\n"
+        "    return slicer\n"
+        "def lost(chunk, key):\n"
+        "    return {k: v[:-1] if k == key else v for k, v in chunk.items()}\n"
+        "def placed(c, i, a, b):\n"
+        "    return {**c, 'position_ids': i['position_ids'][a:b]} if 'position_ids' in i else c\n"
+        "no_mask = cut(lambda c, *_: {k: v for k, v in c.items() if k != 'attention_mask'})\n"
+        "videos_lost = cut(lambda c, *_: lost(c, 'pixel_values_videos'))\n"
+        "as_lists = cut(lambda c, *_: {k: list(v) for k, v in c.items()})\n"
+        "places = cut(placed)\n"
+    )
+    name = slicer if slicer == "merged_5452" else f"{tmp_path / 'cut.py'}:{slicer}"
+    family = "gemma4" if slicer == "merged_5452" else "qwen2_5_vl"
+
+    assert main(["falsify", name, "--family", family, option]) == code
+    if code == 2:
+        assert "could not be judged" in capsys.readouterr().err
+
+
 def test_export_prints_or_writes_code_that_cuts_rightly(saved, capsys):
     assert main(["export", str(saved / "batch.pt"), "--out", str(saved / "slice_inputs.py")]) == 0
     assert main(["export", str(saved / "batch.pt")]) == 0

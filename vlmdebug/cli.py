@@ -82,6 +82,20 @@ def _parser() -> argparse.ArgumentParser:
     falsify.add_argument(
         "--max-examples", type=int, default=200, help="cases per family (default 200)"
     )
+    falsify.add_argument(
+        "--no-text-only",
+        action="store_true",
+        help="try no samples without images, where your trainer refuses them",
+    )
+    falsify.add_argument("--no-clips", action="store_true", help="try no videos and audio clips")
+    falsify.add_argument(
+        "--no-position-ids",
+        action="store_true",
+        help="try no batches with M-RoPE's position_ids, where your trainer lays none in",
+    )
+    falsify.add_argument(
+        "--padding-side", choices=("right", "left"), help="pad on this side only (default both)"
+    )
     falsify.add_argument("--pytest", action="store_true", help="print a regression test")
     falsify.set_defaults(run=_falsify)
 
@@ -255,7 +269,15 @@ def _falsify(options: argparse.Namespace) -> int:
     from vlmdebug.search import falsify, falsify_all
 
     slicer, tried = _slicer(options.slicer), {}
-    settings = {"families": options.family, "max_examples": options.max_examples, "tried": tried}
+    settings = {
+        "families": options.family,
+        "max_examples": options.max_examples,
+        "text_only": not options.no_text_only,
+        "clips": not options.no_clips,
+        "position_ids": not options.no_position_ids,
+        "padding_side": options.padding_side,
+        "tried": tried,
+    }
     if options.all:
         found = falsify_all(slicer, **settings)
     else:
