@@ -121,3 +121,16 @@ def test_values_that_are_not_cut_are_passed_on():
     chunks = list(vd.export(read).function(read.for_slicer(), 1))
 
     assert [chunk["use_cache"] for chunk in chunks] == [False, False]
+
+
+def test_code_for_keys_that_come_with_some_batches_survives_those_without():
+    made = vd.make_batch("qwen2_5_vl", [1, 0], position_ids=True)
+    read = vd.read_batch(
+        {**made.inputs, "use_cache": False}, num_images=[1, 0], layout="qwen2_5_vl"
+    )
+    code = vd.export(read)
+    chunks = list(code.function(read.for_slicer(), 1))
+
+    assert [tuple(chunk["position_ids"].shape[:2]) for chunk in chunks] == [(3, 1), (3, 1)]
+    assert [chunk["use_cache"] for chunk in chunks] == [False, False]
+    assert code.verify() == 100

@@ -199,16 +199,7 @@ def _function(layout: Layout, batch_axes: Mapping[str, Axis]) -> list[str]:
         "    for start in range(0, samples, chunk_size):",
         "        stop = min(start + chunk_size, samples)",
         "        chunk = {key: value[start:stop] for key, value in rows.items()}",
-        *(
-            f'        chunk["{key}"] = inputs["{key}"][{":, " * axis.dim}start:stop]'
-            for key, axis in batch_axes.items()
-            if axis.unit == "sample" and axis.dim
-        ),
-        *(
-            f'        chunk["{key}"] = inputs["{key}"]'
-            for key, axis in batch_axes.items()
-            if axis.unit == "batch"
-        ),
+        *(line for key, axis in batch_axes.items() for line in _passed_on(key, axis)),
     ]
     clips = [_clips(unit, batch_axes) for unit in STREAMS]
     start += [line for offsets, _ in clips for line in offsets]
@@ -224,6 +215,20 @@ def _function(layout: Layout, batch_axes: Mapping[str, Axis]) -> list[str]:
         "        if pixel_values is not None and images[start] < images[stop]:",
         *(f"            {line}" for line in _cuts(layout)),
         *end,
+    ]
+
+
+def _passed_on(key: str, axis: Axis) -> list[str]:
+    """Lines for a key that is cut on another dimension than the first, or not at all."""
+    if axis.unit == "batch":
+        rows = ""
+    elif axis.unit == "sample" and axis.dim:
+        rows = f"[{':, ' * axis.dim}start:stop]"
+    else:
+        return []
+    return [
+        f'        if inputs.get("{key}") is not None:',
+        f'            chunk["{key}"] = inputs["{key}"]{rows}',
     ]
 
 
