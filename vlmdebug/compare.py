@@ -170,7 +170,7 @@ def _with_stale_lookups(batch: Batch, run: Run, found: Sequence[Mismatch]) -> li
     """A name the slicer asked for in vain is why it dropped the key of nearly that name."""
     dropped = dict.fromkeys(m.key for m in found if m.code == "VLM003" and m.key)
     result = list(found)
-    for asked in run.asked:
+    for asked in run.asked if dropped else ():
         near = get_close_matches(asked, list(dropped), 1, cutoff=0.75)
         if not near or asked in batch.known:
             continue  # code for all layouts asks for keys that this one lacks
