@@ -105,6 +105,14 @@ def test_trls_loop_takes_padded_samples_for_images_when_the_numbers_agree(name):
     assert report.chunks[0].keys["pixel_attention_mask"].used == [0]
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_trls_loop_is_falsified_in_silence_by_as_many_images_as_samples(seed):
+    found = vd.falsify_all(vd.trl_slicer("grpo"), families=["idefics3"], seed=seed)
+    kinds = {(m.code, m.loudness) for example in found for m in example.report.mismatches}
+
+    assert kinds >= {("VLM005", "loud"), ("VLM002", "silent")}
+
+
 @pytest.mark.parametrize("family", ["idefics3", "smolvlm"])
 def test_real_models_bear_that_out(family):
     model, processor = vd.tiny.build(family)

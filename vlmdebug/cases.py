@@ -180,13 +180,18 @@ def make(spec: BatchSpec) -> Batch:
 
 
 def simplest(family: Family, limits: Limits = Limits()) -> Iterator[Case]:
-    """The cases to begin with, smallest first: one sample or two, of no more than two images."""
+    """The cases to begin with, smallest first, of no more than two images per sample.
+
+    One sample or two, then three or four that have as many images as there are samples: code that
+    goes by the number of rows takes these for one image each.
+    """
     side = limits.padding_side or "right"
-    for samples in (1, 2):
+    for samples in (1, 2, 3, 4):
         counts = product(range(_least(limits), 3), repeat=samples)
         for images in sorted(counts, key=sum):
-            sizes = (family.sizes[0],) * sum(images)
-            yield Case(BatchSpec(family.name, images, sizes, padding_side=side), 1)
+            if samples <= 2 or sum(images) == samples:
+                sizes = (family.sizes[0],) * sum(images)
+                yield Case(BatchSpec(family.name, images, sizes, padding_side=side), 1)
 
 
 def draw(family: Family, pick: Pick, limits: Limits = Limits()) -> Case:

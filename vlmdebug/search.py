@@ -25,7 +25,7 @@ from vlmdebug.mismatch import Mismatch
 from vlmdebug.report import Report
 from vlmdebug.wording import number
 
-FIRST_ROUND = 24
+FIRST_ROUND = 48
 """Cases of each family that are tried before more of any; each round has four times as many."""
 MADE_BY_TRAINERS = ("labels", "position_ids")
 """Token keys that come with some batches, and that other trainers make for themselves."""
