@@ -1,0 +1,146 @@
+"""Put the slicing code of trainers other than TRL on trial: `make test-trainers`.
+
+Pinned versions are installed without their dependencies into a throw-away folder and run with the
+torch and transformers that are installed; nothing of them is kept. Printed is a Markdown table: per
+function the layouts that fall, with the codes of what `falsify_all` finds and a star where the
+model takes it in silence; first where every sample has an image, then what samples without images
+add. Names of trainers narrow it. `--long` prints the smallest batch and the message of each, and
+what a tiny real model says of a batch of as many images.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from trials import BESIDE, TRIALS
+
+import vlmdebug as vd
+from vlmdebug.families import FAMILIES
+
+Found = dict[str, Any]
+
+
+@cache
+def tiny(family: str) -> tuple[Any, Any]:
+    """A tiny real model and its processor."""
+    return vd.tiny.build(family)
+
+
+def prove(slicer: Any, example: vd.Counterexample) -> str:
+    """What the tiny real model says of a batch with the same images per sample."""
+    spec = example.case.spec
+    try:
+        model, processor = tiny(spec.family)
+        inputs = vd.tiny.batch(spec.family, list(spec.images_per_sample))
+        batch = vd.read_batch(inputs, processor=processor)
+        return str(vd.prove(slicer, batch, model, chunk_size=example.chunk_size))
+    except vd.VlmDebugError as error:
+        return str(error).partition("\n")[0]
+
+
+def trial(slicer: Any, *, long: bool) -> Found:
+    """What falls, and how much was tried: every sample with an image first, then any."""
+    found: list[Found] = []
+    cases = 0
+    for text_only in (False, True):
+        for family in FAMILIES:
+            tried: dict[str, int] = {}
+            options = {"families": [family], "max_examples": 250, "tried": tried}
+            try:
+                examples = vd.falsify_all(slicer, text_only=text_only, clips=False, **options)
+            except vd.VlmDebugError as error:
+                reason = str(error).partition("\n")[0]
+                found.append({"layout": family, "text_only": text_only, "not_judged": reason})
+                continue
+            cases += sum(tried.values())
+            for example in examples:
+                first = example.report.findings[0]
+                one = {"layout": family, "text_only": text_only, "code": first.code}
+                one |= {"loudness": first.loudness, "message": first.message.partition("\n")[0]}
+                one |= {"batch": repr(example).partition(": ")[2]}
+                found.append(one | ({"proof": prove(slicer, example)} if long else {}))
+    return {"found": found, "cases": cases}
+
+
+def run(requirement: str, *options: str) -> dict[str, Found]:
+    """What is found in one trainer, by function, in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        install = ["pip", "install", "-q", "--no-deps", "--target", folder]
+        command = [sys.executable, "-m", *install, requirement, *BESIDE.get(requirement, ())]
+        subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+        command = [sys.executable, "-W", "ignore", __file__, "--in", folder, requirement, *options]
+        ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(ran.stdout.strip().splitlines()[-1])
+
+
+def is_silent(one: Found) -> bool:
+    """Whether some chunk is wrong without an exception."""
+    return "silent" in one.get("loudness", "")
+
+
+def cell(found: list[Found]) -> str:
+    """`VLM001 VLM002*`: gemma4, llava; a star where some chunk is wrong in silence."""
+    layouts: dict[str, list[str]] = {}
+    for family in FAMILIES:
+        met = [one for one in found if one["layout"] == family]
+        silent = {one["code"] for one in met if is_silent(one)}
+        codes = sorted({one.get("code", "not judged") for one in met})
+        if codes:
+            text = " ".join(f"{code}*" if code in silent else code for code in codes)
+            layouts.setdefault(text, []).append(family)
+    return "; ".join(f"{codes}: {', '.join(names)}" for codes, names in layouts.items()) or "–"
+
+
+def rows(requirement: str, function: str, result: Found, *, long: bool) -> list[str]:
+    """The lines of one function in the table."""
+    name = f"| {requirement.replace('==', ' ')} | `{function}` |"
+    with_images = [one for one in result["found"] if not one["text_only"]]
+    met = {(one["layout"], one.get("code"), is_silent(one)) for one in with_images}
+    met |= {(layout, code, False) for layout, code, _ in met}
+    added = [
+        one
+        for one in result["found"]
+        if one["text_only"] and (one["layout"], one.get("code"), is_silent(one)) not in met
+    ]
+    if not long:
+        return [f"{name} {cell(with_images)} | {cell(added)} | {result['cases']:,} |"]
+    return [
+        f"{name} {one['layout']} | {one['batch']} | {one['code']} ({one['loudness']}): "
+        f"{one['message']} | {one['proof']} |"
+        for one in [*with_images, *added]
+        if "code" in one
+    ]
+
+
+def main(arguments: list[str]) -> None:
+    """Print the table, or, in the process of one trainer, what is found in it."""
+    long = "--long" in arguments
+    if "--in" in arguments:
+        folder, requirement = arguments[1:3]
+        slicers = {name: adapt(Path(folder)) for name, adapt in TRIALS[requirement].items()}
+        print(json.dumps({name: trial(one, long=long) for name, one in slicers.items()}))
+        return
+    names = [argument for argument in arguments if argument != "--long"]
+    heads = ["every sample has an image", "samples without images add", "cases"]
+    heads = ["layout", "smallest batch", "finding", "tiny real model"] if long else heads
+    print(f"| trainer | code on trial | {' | '.join(heads)} |\n|{'---|' * (len(heads) + 2)}")
+    for requirement in TRIALS:
+        if not names or requirement.partition("==")[0] in names:
+            try:
+                results = run(requirement, *(["--long"] if long else []))
+            except subprocess.CalledProcessError as error:
+                print(f"{requirement} could not be tried: {error}", file=sys.stderr)
+                continue
+            for function, result in results.items():
+                for row in rows(requirement, function, result, long=long):
+                    print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
