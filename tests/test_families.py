@@ -357,3 +357,18 @@ def test_model_raises_where_check_says_loud_and_runs_where_it_says_silent(family
     # LLaVA-OneVision: what an image becomes depends on the very numbers that were cut wrongly.
     most = judged["told"] / (2 if family == "llava_onevision" else 5)
     assert judged["unknown"] < most
+
+
+def test_what_describes_images_is_not_looked_at_where_there_are_no_pixels(family, built):
+    """A text-only chunk may be handed another sample's grids or sizes, if no pixels come along."""
+    batch, model = batch_of(family, built, (0, 2)), built[family][0]
+    of_images = [key for key in batch.image_keys if batch.layout[key].unit != "sample"]
+    left = [key for key in of_images if key != "pixel_values"]
+
+    def left_over(inputs, chunk_size):
+        text, images = batch.chunks(1)
+        yield {**text, **{key: inputs[key][:1] for key in left}}
+        yield images
+
+    assert vd.check(left_over, batch).ok
+    assert vd.prove(left_over, batch, model).ok

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from vlmdebug import wording
-from vlmdebug.batch import BOOKKEEPING, Batch
+from vlmdebug.batch import BOOKKEEPING, Batch, Planned
 from vlmdebug.errors import AmbiguousError
 from vlmdebug.layout import OWNER, plural
 from vlmdebug.mismatch import Mismatch
@@ -174,6 +174,8 @@ class Judge:
         if used.rows is None:
             self.unsettled[key] = wording.cannot_tell(key, self.index, used.length)
             return KeyReport("cannot tell", planned.rows, None)
+        if not planned.rows.ranges and self._unlooked_at(key, planned):
+            return KeyReport("ok", planned.rows, used.rows)
         right = used.rows == planned.rows or (used.rows == planned.lean and self._all_lean)
         if right and used.source is None and not self._inner_fits(key, used):
             self._other_inner(key, used)
@@ -188,6 +190,11 @@ class Judge:
             return KeyReport("ok", planned.rows, used.rows)
         self._wrong_rows(key, planned.rows, used)
         return KeyReport("wrong rows", planned.rows, used.rows)
+
+    def _unlooked_at(self, key: str, planned: Planned) -> bool:
+        """Whether it says something of images in a chunk without any, and without pixels."""
+        described = planned.presence == "either" and key in self.batch.image_keys
+        return described and "pixel_values" not in self.chunk.keys
 
     @cached_property
     def _all_lean(self) -> bool:
