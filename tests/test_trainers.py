@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from vlmdebug.tracing.trl import SLICERS
+
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "what_we_found_elsewhere.md").read_text(encoding="utf-8")
+TRL = (ROOT / "docs" / "what_we_found_in_trl.md").read_text(encoding="utf-8")
 SOURCE = """
 SIZE = 2
 
@@ -72,3 +75,14 @@ def test_function_that_falls_nowhere_has_dashes(tools):
     row = tools[0].rows("some==1.0", "cut", {"found": [], "cases": 12}, long=False)
 
     assert row == ["| some 1.0 | `cut` | – | – | 12 |"]
+
+
+def test_page_on_trl_has_every_slicer_in_the_rows_of_its_newest_release(tools):
+    import trl_releases
+
+    newest = trl_releases.RELEASES[-1]
+    rows = [line.split("|")[2] for line in TRL.splitlines() if line.startswith(f"| {newest} |")]
+    named = [name.strip() for row in rows for name in row.split(",")]
+
+    assert sorted(named) == sorted(SLICERS)
+    assert sorted(named) == sorted(trl_releases.LOOPS + trl_releases.LOSSES)

@@ -53,19 +53,26 @@ def trial(slicer: Any, *, long: bool) -> Found:
             tried: dict[str, int] = {}
             options = {"families": [family], "max_examples": 250, "tried": tried}
             try:
-                examples = vd.falsify_all(slicer, text_only=text_only, clips=False, **options)
+                examples = vd.falsify_all(
+                    slicer, text_only=text_only, clips=False, position_ids=False, **options
+                )
             except vd.VlmDebugError as error:
                 reason = str(error).partition("\n")[0]
                 found.append({"layout": family, "text_only": text_only, "not_judged": reason})
                 continue
             cases += sum(tried.values())
             for example in examples:
-                first = example.report.findings[0]
-                one = {"layout": family, "text_only": text_only, "code": first.code}
-                one |= {"loudness": first.loudness, "message": first.message.partition("\n")[0]}
-                one |= {"batch": repr(example).partition(": ")[2]}
-                found.append(one | ({"proof": prove(slicer, example)} if long else {}))
+                case = {"layout": family, "text_only": text_only}
+                case |= {"batch": repr(example).partition(": ")[2]}
+                case |= {"proof": prove(slicer, example)} if long else {}
+                found += [{**case, **said(finding)} for finding in example.report.findings]
     return {"found": found, "cases": cases}
+
+
+def said(finding: Any) -> Found:
+    """What is printed of a finding."""
+    message = finding.message.partition("\n")[0]
+    return {"code": finding.code, "loudness": finding.loudness, "message": message}
 
 
 def run(requirement: str, *options: str) -> dict[str, Found]:

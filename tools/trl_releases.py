@@ -22,10 +22,11 @@ LOSSES = ("sft", "dpo", "kto", "grpo-loss", "rloo-loss", "gmpo", "online-dpo")
 PROGRAM = """
 import json, sys
 import vlmdebug as vd
+FEWER = {"clips": False, "position_ids": False}  # TRL lays neither in a batch
 found = {}
 for name in sys.argv[1:]:
     try:
-        examples = vd.falsify_all(vd.trl_slicer(name), max_examples=500, position_ids=False)
+        examples = vd.falsify_all(vd.trl_slicer(name), max_examples=500, **FEWER)
     except vd.VlmDebugError as error:
         found[name] = str(error)
         continue

@@ -327,7 +327,7 @@ class _Search:
 
         ran = run(self._slicer, batch, case.chunk_size, note)
         report, handed_on = compare(batch, ran), frozenset(names)
-        spared = _spared(report, handed_on) if report.error is None else frozenset[str]()
+        spared = _spared(report, handed_on)
         return _Trial(report, handed_on, spared, _blamed(report, spared))
 
     def _without_its_own(self, case: Case) -> Case:
