@@ -280,9 +280,7 @@ class _Watcher:
             self._tell(untold)
             return
         for one in untold:
-            with suppress(
-                Warning
-            ):  # where warnings are errors, it is the program's own that counts
+            with suppress(Warning):  # even where warnings are errors: the program's own counts
                 self._warn(one)
 
     def _arrived(self, *, wait: bool = False) -> list[Call]:
