@@ -132,6 +132,11 @@ def test_trl_is_right_where_every_sample_has_images(name, family):
         assert vd.check(vd.trl_slicer(name), batch, chunk_size=chunk_size).ok
 
 
+@pytest.mark.parametrize("name", ["grpo-buffer", "distillation"])
+def test_buffers_are_not_blamed_for_keys_that_trl_lays_in_no_batch(name):
+    assert vd.falsify(vd.trl_slicer(name), families=["qwen2_5_vl"], text_only=False) is None
+
+
 @pytest.mark.parametrize("name", ["sft", "dpo", "kto"])
 def test_losses_that_hand_on_every_key_survive(name):
     assert vd.falsify(vd.trl_slicer(name), max_examples=50) is None
@@ -204,6 +209,15 @@ def test_what_the_stand_in_lacks_ends_the_trial(read, said):
         vd.falsify(vd.record(asks), families=["llava"])
 
     assert "Nothing was judged" in str(caught.value)
+
+
+def test_recorded_loop_that_never_ends_is_left():
+    def forever(model, inputs, chunk_size):
+        while True:
+            model(**inputs)
+
+    with pytest.raises(vd.BadInput, match="did not come to an end"):
+        vd.check(vd.record(forever), vd.make_batch("llava", [1]))
 
 
 def test_code_that_asks_first_whether_there_is_something_runs_on():

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from vlmdebug.errors import BadInput
+from vlmdebug.errors import BadInput, NotJudged
 from vlmdebug.tracing.stand_in import RecordingModel
 
 
@@ -42,6 +42,8 @@ def record(
         error: Exception | None = None
         try:
             function(model, inputs, chunk_size)
+        except NotJudged:
+            raise
         except Exception as raised:  # the function's own; handed on below
             error = raised
         yield from model.calls

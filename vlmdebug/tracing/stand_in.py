@@ -20,6 +20,8 @@ from vlmdebug.families.read import MEDIA_KEYS, TOKEN_KEYS
 from vlmdebug.judge import KNOWN_EXTRAS
 
 VOCAB_SIZE, HIDDEN_SIZE = 512, 8
+MOST_CALLS = 2000
+"""Calls after which the code is not waited for any longer."""
 
 
 class Lacks(NotJudged, AttributeError):
@@ -266,6 +268,11 @@ class RecordingModel(torch.nn.Module):
         return Outputs({"sequences": lambda: sequences}, ["sequences"])
 
     def _keep(self, inputs: Mapping[str, Any]) -> None:
+        if len(self.calls) >= MOST_CALLS:
+            raise NotJudged(
+                f"The code called the model {MOST_CALLS:,} times and did not come to an end, so it "
+                "was stopped. Nothing was judged. Record a loop that ends with its batch."
+            )
         self.calls.append({key: self._kept(value) for key, value in inputs.items()})
 
     def _kept(self, value: Any) -> Any:

@@ -50,6 +50,9 @@ COLLATED = {
 }
 """What collators add to a batch, for the modules whose batches come from one."""
 
+NOT_BUFFERED = KEYS | {"labels", "position_ids"}
+"""Keys that a generation batch never has: its datasets hold no videos, and its loss no labels."""
+
 SLICERS = (*LOOPS, *BUFFERS, *LOSSES, "online-dpo")
 
 
@@ -198,8 +201,7 @@ def _buffer(module: str) -> Callable[[dict[str, Any], int], Iterator[dict[str, A
         samples = len(inputs["input_ids"])
         # The trainer's buffer always holds whole steps.
         size = max(size for size in range(1, chunk_size + 1) if samples % size == 0)
-        # Its datasets hold no videos, so its buffer is handed none.
-        parts = split({key: value for key, value in inputs.items() if key not in KEYS})
+        parts = split({key: value for key, value in inputs.items() if key not in NOT_BUFFERED})
         with torch.random.fork_rng(devices=[]):  # the same order each time
             torch.default_generator.manual_seed(0)
             parts = shuffle(parts)
