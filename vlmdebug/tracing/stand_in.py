@@ -241,7 +241,7 @@ class RecordingModel(torch.nn.Module):
         return outputs if inputs.get("return_dict") is not False else outputs.to_tuple()
 
     # Code that hands on what is in a model's signature hands on all that any model takes.
-    forward.__signature__ = signature_of(MEDIA_KEYS | TOKEN_KEYS | KNOWN_EXTRAS)  # type: ignore
+    forward.__signature__ = signature_of(MEDIA_KEYS | TOKEN_KEYS | KNOWN_EXTRAS)  # type: ignore[attr-defined]
 
     def _named(self, args: tuple[Any, ...]) -> dict[str, Any]:
         """Names of what was handed over by place; models agree on the first place only."""
