@@ -244,7 +244,7 @@ class Judge:
             return True
         if self._lacks_description:
             return False
-        return self._is_silent() is not False
+        return self._is_silent()  # as all of the chunk is taken
 
     def _must_be_absent(self, key: str, used: Used) -> None:
         message = wording.must_be_absent(self.batch, key, self.samples, used)

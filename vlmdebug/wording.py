@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from vlmdebug.layout import Axis
 
 
+DEPENDS = "Depending on the model it raises or computes something else."
+"""What follows where models differ."""
+
+
 def number(count: int, noun: str) -> str:
     """`1 row`, `2 rows`, `2 patches`.
 
@@ -138,7 +142,7 @@ def other_columns(
         said = f"{key} with {used.columns} columns beside {ids.columns} of {its} input_ids"
     what = {
         True: "Both are the same length, so the model will not raise: it reads other tokens.",
-        None: "Depending on the model it raises or computes something else.",
+        None: DEPENDS,
     }[silent or None]
     return (
         f"{name_samples(samples)} {verb} given {said}.\n{what}\n"
@@ -163,7 +167,7 @@ def other_inner(
     why = "fewer features than placeholder tokens" if fit else "tensors that do not fit together"
     what = f"The model will raise: the chunk has {why}."
     if silent is None:
-        what = "Depending on the model it raises or computes something else."
+        what = DEPENDS
     return (
         f"{name_samples(samples)} {verb} given {said}.\n{what}\n"
         f"Cut {key} on dim {axis.dim} only: dim {axis.padded_dim} is padded over "
@@ -175,7 +179,7 @@ def short_columns(key: str, width: int, wide: int) -> str:
     """VLM011, in the batch as it was given."""
     return (
         f"{key} has {width} columns of tokens, but input_ids has {wide}.\n"
-        "Depending on the model it raises or computes something else.\n"
+        f"{DEPENDS}\n"
         f"Pad {key} wherever input_ids grows, as by a completion, and trim both alike."
     )
 
@@ -196,7 +200,7 @@ def dropped(
     what = {
         True: "The model will not raise, but its answer changes.",
         False: "The model will raise.",
-        None: "Depending on the model it raises or computes something else.",
+        None: DEPENDS,
     }[silent]
     return (
         f"{name_samples(samples)} {verb} given no {key} but {own} {_rows(batch, key, planned)}.\n"
@@ -316,7 +320,7 @@ def chunk_out_of_step(
     what = {
         True: "The model will not raise: without pixels it compares nothing.",
         False: "The model will raise.",
-        None: "Depending on the model it raises or computes something else.",
+        None: DEPENDS,
     }[silent]
     tokens = number(placeholders, f"{unit} placeholder token".strip())
     has = "has" if len(samples) == 1 else "have"
@@ -371,7 +375,7 @@ def clips_out_of_step(unit: str, sample: int, placeholders: int, features: int) 
     return (
         f"sample {sample} has {number(placeholders, f'{unit} placeholder token')} but its "
         f"{plural(unit)} become {number(features, 'feature')}.\n"
-        "Depending on the model it raises or computes something else.\n"
+        f"{DEPENDS}\n"
         "Truncation (max_length) may have cut the text inside a clip, or the clips are not this "
         f"sample's: check num_{unit}s."
     )

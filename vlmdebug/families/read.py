@@ -11,7 +11,7 @@ import numpy as np
 from vlmdebug.batch import BOOKKEEPING, Ambiguity, Batch, CountsByUnit
 from vlmdebug.errors import BadInput
 from vlmdebug.families import FAMILIES, Family, family_named, find_family
-from vlmdebug.families.base import Facts, Reading, to_numpy
+from vlmdebug.families.base import ALONG_TOKENS, Facts, Reading, to_numpy
 from vlmdebug.families.by_shape import NAME as UNKNOWN
 from vlmdebug.families.by_shape import read_by_shape
 from vlmdebug.families.hints import read_hints
@@ -418,9 +418,6 @@ def _marked(facts: Facts) -> tuple[int, ...] | None:
         return None
     marked = (to_numpy(types) == 1) & mask
     return tuple(marked.sum(axis=1).tolist())
-
-
-ALONG_TOKENS = ("attention_mask", "token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
 
 
 def _columns(facts: Facts, layout: Layout) -> dict[str, int]:

@@ -9,10 +9,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from vlmdebug.families.base import BatchSpec, Hints
+from vlmdebug.families.base import ALONG_TOKENS, BatchSpec, Hints
 
 IGNORED = -100  # the label of what is not learned
-ALONG_TOKENS = ("input_ids", "attention_mask", "mm_token_type_ids")
 
 
 def with_token_keys(
@@ -36,7 +35,7 @@ def _padded_left(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     columns = (np.arange(width) - padding[:, None]) % width  # (sample, seq)
     return {
         key: np.take_along_axis(inputs[key], columns, axis=1)
-        for key in ALONG_TOKENS
+        for key in ("input_ids", *ALONG_TOKENS)
         if key in inputs
     }
 

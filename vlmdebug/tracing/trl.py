@@ -78,6 +78,7 @@ def trl_slicer(name: str) -> Callable[[dict[str, Any], int], Iterator[dict[str, 
         ) from error
     if name in LOOPS:
         slicer = record(_loop(*LOOPS[name]))
+        slicer.expand_size = 1  # type: ignore[attr-defined]  # its loop comes by each sample once
     elif name in BUFFERS:
         slicer = _buffer(BUFFERS[name])
     elif name in LOSSES:
