@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from vlmdebug.alone import check_alone
 from vlmdebug.batch import Batch
-from vlmdebug.compare import check_alone, compare
+from vlmdebug.compare import compare
 from vlmdebug.errors import BadInput, NotJudged
 from vlmdebug.families.pictures import in_order, scene_of
 from vlmdebug.families.read import read_batch

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple, TypedDict
 
 import torch
 
+from vlmdebug.alone import batch_mismatches, check_alone, doubts_alone, planned_report
 from vlmdebug.batch import Batch
-from vlmdebug.compare import batch_mismatches, check_alone, compare, doubts_alone, planned_report
+from vlmdebug.compare import compare
 from vlmdebug.errors import VlmDebugError
 from vlmdebug.families.base import Facts, Hints
 from vlmdebug.families.read import MEDIA_KEYS, assemble
