@@ -14,9 +14,11 @@ from difflib import get_close_matches
 from vlmdebug import wording
 from vlmdebug.batch import Batch
 from vlmdebug.errors import AmbiguousError
-from vlmdebug.judge import Judge, Run, features_of, images_of
+from vlmdebug.judge import Judge, images_of
 from vlmdebug.mismatch import Mismatch
+from vlmdebug.outcome import features_of
 from vlmdebug.report import ChunkReport, KeyReport, Report
+from vlmdebug.used import Run
 
 
 def compare(batch: Batch, run: Run) -> Report:
