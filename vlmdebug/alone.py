@@ -12,9 +12,11 @@ from dataclasses import replace
 from vlmdebug import wording
 from vlmdebug.batch import Batch
 from vlmdebug.errors import AmbiguousError
-from vlmdebug.judge import Run, features_of, images_of
+from vlmdebug.judge import images_of
 from vlmdebug.mismatch import Mismatch
+from vlmdebug.outcome import features_of
 from vlmdebug.report import ChunkReport, KeyReport, Report
+from vlmdebug.used import Run
 
 
 def check_alone(batch: Batch, *, one_chunk: bool = False) -> Report:

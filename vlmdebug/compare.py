@@ -14,9 +14,10 @@ from difflib import get_close_matches
 from vlmdebug import wording
 from vlmdebug.alone import batch_mismatches, report_of
 from vlmdebug.batch import Batch
-from vlmdebug.judge import Judge, Run
+from vlmdebug.judge import Judge
 from vlmdebug.mismatch import Mismatch
 from vlmdebug.report import ChunkReport, Report
+from vlmdebug.used import Run
 
 
 def compare(batch: Batch, run: Run) -> Report:

@@ -13,12 +13,13 @@ from vlmdebug.plan import Rows
 
 if TYPE_CHECKING:
     from vlmdebug.batch import Batch
-    from vlmdebug.judge import Used
     from vlmdebug.layout import Axis
+    from vlmdebug.used import Used
 
 
 DEPENDS = "Depending on the model it raises or computes something else."
 """What follows where models differ."""
+WRONG_TOKENS = "it reads the wrong tokens"
 
 
 def number(count: int, noun: str) -> str:
@@ -51,28 +52,19 @@ def wrong_rows(
     samples: Sequence[int],
     planned: Rows,
     used: Used,
-    silent: bool | None,
+    then: str,
     units: Sequence[str],
-    balance: tuple[int, int] | None,
 ) -> str:
     """VLM001, VLM002, VLM011: the rows given, the rows owned, and what follows.
 
-    `units` are those by which the rows may have been cut.
+    `then` says what the model does; `units` are those by which the rows may have been cut.
     """
     assert used.rows is not None
     verb, own = ("was", "owns") if len(samples) == 1 else ("were", "own")
     said = [
         f"{name_samples(samples)} {verb} given {_given(batch, key, used)} "
         f"but {own} {_rows(batch, key, planned)}.",
-        _consequence(
-            silent,
-            balance,
-            planned,
-            used,
-            "it sees the wrong pixels"
-            if key in batch.layout.media
-            else "it reads the wrong tokens",
-        ),
+        then,
         _remedy(batch, key, used, units),
     ]
     return "\n".join(line for line in said if line)
@@ -98,19 +90,16 @@ def _rows(batch: Batch, key: str, rows: Rows) -> str:
     return f"{key}[{rows}] ({number(len(rows), 'row')}{f': {whose}' if whose else ''})"
 
 
-def _consequence(
-    silent: bool | None,
-    balance: tuple[int, int] | None,
-    planned: Rows,
-    used: Used,
-    then: str,
+def consequence(
+    silent: bool | None, balance: tuple[int, int] | None, planned: int, given: int, sees: str
 ) -> str:
+    """What follows from `given` rows in place of the `planned` ones."""
     if silent is None:
         return "Whether the model raises cannot be told from the batch."
     if silent:
-        if used.length == len(planned):
-            return f"Both are the same length, so the model will not raise: {then}."
-        if not used.length:
+        if given == planned:
+            return f"Both are the same length, so the model will not raise: {sees}."
+        if not given:
             return "The model passes over pixels without rows, so it will not raise: it sees none."
         return "Features and placeholders still add up, so the model will not raise."
     if balance is not None and balance[0] != balance[1]:
@@ -119,6 +108,24 @@ def _consequence(
             f"and the rows become {number(balance[1], 'feature')}."
         )
     return "The model will raise: the tensors of the chunk do not fit together."
+
+
+def without(silent: bool | None) -> str:
+    """What follows where a key is missing."""
+    return {
+        True: "The model will not raise, but its answer changes.",
+        False: "The model will raise.",
+        None: DEPENDS,
+    }[silent]
+
+
+def surplus(family: str, key: str, silent: bool | None) -> str:
+    """What follows where a key is there that must not be."""
+    return {
+        True: f"The model will not raise: it takes {key} for what the chunk's tokens stand for.",
+        False: f"{family} cannot take {key} there, not even empty.",
+        None: DEPENDS,
+    }[silent]
 
 
 def _remedy(batch: Batch, key: str, used: Used, units: Sequence[str]) -> str:
@@ -192,23 +199,16 @@ def more_columns(key: str, width: int, wide: int) -> str:
     )
 
 
-def dropped(
-    batch: Batch, key: str, samples: Sequence[int], planned: Rows, silent: bool | None
-) -> str:
+def dropped(batch: Batch, key: str, samples: Sequence[int], planned: Rows, then: str) -> str:
     """VLM003."""
     verb, own = ("was", "owns") if len(samples) == 1 else ("were", "own")
-    what = {
-        True: "The model will not raise, but its answer changes.",
-        False: "The model will raise.",
-        None: DEPENDS,
-    }[silent]
     return (
         f"{name_samples(samples)} {verb} given no {key} but {own} {_rows(batch, key, planned)}.\n"
-        f"{what}\nPass {key} on."
+        f"{then}\nPass {key} on."
     )
 
 
-def must_be_absent(batch: Batch, key: str, samples: Sequence[int], used: Used) -> str:
+def must_be_absent(batch: Batch, key: str, samples: Sequence[int], used: Used, then: str) -> str:
     """VLM005."""
     has = "has" if len(samples) == 1 else "have"
     verb = "was" if len(samples) == 1 else "were"
@@ -219,7 +219,7 @@ def must_be_absent(batch: Batch, key: str, samples: Sequence[int], used: Used) -
     thing = unit if unit in STREAMS else "image"
     return (
         f"{name_samples(samples)} {has} no {thing} but {verb} given {rows}.\n"
-        f"{batch.layout.family} cannot take {key} there, not even empty.\n"
+        f"{then}\n"
         f"Leave {key} out of a chunk without {plural(thing)}."
     )
 

@@ -17,11 +17,11 @@ from vlmdebug.compare import compare
 from vlmdebug.errors import BadInput, NotJudged
 from vlmdebug.families.pictures import in_order, scene_of
 from vlmdebug.families.read import read_batch
-from vlmdebug.judge import Run, UsedChunk
 from vlmdebug.plan import chunk_bounds
 from vlmdebug.report import Report
 from vlmdebug.tracing.chunks import used_chunk
 from vlmdebug.tracing.rows import RowFinder
+from vlmdebug.used import Run, UsedChunk
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,10 +14,10 @@ import numpy as np
 
 from vlmdebug.batch import BOOKKEEPING, Batch
 from vlmdebug.errors import AmbiguousError
-from vlmdebug.judge import Used, UsedChunk
 from vlmdebug.plan import Rows
 from vlmdebug.tracing.columns import Columns, Realigned
 from vlmdebug.tracing.rows import RowFinder
+from vlmdebug.used import Used, UsedChunk
 
 
 def used_chunk(

@@ -17,10 +17,11 @@ import torch
 from vlmdebug.batch import BOOKKEEPING, Batch
 from vlmdebug.compare import compare
 from vlmdebug.families.read import TOKEN_KEYS
-from vlmdebug.judge import KNOWN_EXTRAS, Run, Used, UsedChunk
+from vlmdebug.judge import KNOWN_EXTRAS
 from vlmdebug.plan import rows_of
 from vlmdebug.report import Report
 from vlmdebug.tracing.marks import Mark
+from vlmdebug.used import Run, Used, UsedChunk
 
 Tensors = Mapping[str, torch.Tensor]
 TOKENS = TOKEN_KEYS - {"position_ids", "inputs_embeds"}

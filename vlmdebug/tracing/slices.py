@@ -22,12 +22,12 @@ from vlmdebug.errors import VlmDebugError
 from vlmdebug.families.base import Facts, Hints
 from vlmdebug.families.read import MEDIA_KEYS, assemble
 from vlmdebug.families.streams import clip_of
-from vlmdebug.judge import Run
 from vlmdebug.report import Report
 from vlmdebug.tracing.check import used_chunk
 from vlmdebug.tracing.marks import Mark, root_of
 from vlmdebug.tracing.right import TOKENS, RightChunks, Tensors
 from vlmdebug.tracing.rows import RowFinder
+from vlmdebug.used import Run
 
 BATCHES = 4
 """Batches that are known at a time, as chosen and rejected answers that take turns."""

@@ -1,0 +1,67 @@
+"""What the calls of a model were given: the rows of every key, as they were recognised."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from vlmdebug.plan import Rows
+
+
+class Used(NamedTuple):
+    """What one key of one chunk was handed.
+
+    Attributes:
+        rows: Rows of the batch's tensor, in order; -1 for a row that is none of them; None
+            where they cannot be told.
+        length: Of the tensor on the axis.
+        source: The batch key whose rows these are, if it is another one.
+        inner: Length of the padded dimension that follows the axis, if the layout has one.
+        fits: Whether its other dimensions are as long as the batch's.
+        columns: How many columns of tokens it has, where it lies along them.
+        in_step: Whether its columns of tokens are those of the chunk's `input_ids`.
+        dims: How many dimensions it has.
+    """
+
+    rows: Rows | None
+    length: int
+    source: str | None = None
+    inner: int | None = None
+    fits: bool = True
+    columns: int | None = None
+    in_step: bool = True
+    dims: int = 0
+
+
+@dataclass(frozen=True)
+class UsedChunk:
+    """All keys of one chunk that hold something.
+
+    `placeholders` are those of images, as its `input_ids` has them; `clips` those of video and
+    audio.
+    """
+
+    keys: Mapping[str, Used]
+    placeholders: int | None = None
+    clips: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a slicer did: its chunks, the exception that ended it, the keys it asked for in vain.
+
+    `partial`: these are some of the batch's chunks, so samples may be missing, or come again as
+    for several answers to one question. `expand_size`: how often each sample comes; None where it
+    may be often, but each alike.
+    """
+
+    chunks: Sequence[UsedChunk]
+    chunk_size: int
+    slicer: str | None = None
+    error: BaseException | None = None
+    error_place: str | None = None
+    asked: Collection[str] = field(default_factory=tuple)
+    any_order: bool = False
+    partial: bool = False
+    expand_size: int | None = 1
