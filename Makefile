@@ -1,7 +1,7 @@
 # Every target sets up what it needs: Python 3.11 or newer and make are enough.
 # ARGS goes to the tool: make test ARGS="-k layout -x".
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-families test-trl test-trainers coverage notebooks docs lint lab bench clean
+.PHONY: help demo test test-families test-trl test-trainers fuzz coverage notebooks docs lint lab bench clean
 
 export HF_HUB_OFFLINE := 1
 export TRANSFORMERS_OFFLINE := 1
@@ -28,6 +28,9 @@ test-trl: .venv/.with-torch,plot,notebook,trl,test ## Several TRL releases on tr
 
 test-trainers: .venv/.with-torch,plot,notebook,trl,test ## Other trainers on trial, many minutes
 	$(BIN)/python tools/trainers.py $(ARGS)
+
+fuzz: .venv/.with-torch,plot,notebook,trl,test .venv/.torchvision ## Judge thousands of broken slicers and batches, many minutes
+	$(BIN)/python tools/fuzz.py $(ARGS)
 
 coverage: .venv/.with-torch,plot,notebook,trl,test .venv/.torchvision ## Run every architecture of transformers anew
 	$(BIN)/python tools/coverage.py

@@ -1,0 +1,121 @@
+"""A short run of the differential fuzzer; `make fuzz` is the long one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from random import Random
+
+import pytest
+import torch
+
+pytest.importorskip("transformers")
+
+from architectures import architectures
+from differential import trial
+from differential.faults import FAULTS
+from differential.mutations import Mutation
+from differential.sound import pool, sound
+
+import vlmdebug as vd
+
+PAIRS, BATCHES = 40, 12  # of each family
+
+
+@pytest.fixture(params=architectures())
+def family(request):
+    return request.param
+
+
+def read(source):
+    return vd.read_batch(
+        source.inputs,
+        processor=source.processor,
+        config=source.model.config,
+        num_images=list(source.images),
+    )
+
+
+def test_oracle_and_package_cut_alike(family):
+    """The one says what a sample owns by processing it alone, the other by its layout."""
+    for source in pool(family):
+        batch = read(source)
+        for size in (1, 2, 3):
+            for samples, chunk in zip(source.chunks(size), batch.chunks(size), strict=True):
+                ours = source.chunk(samples)
+
+                assert ours.keys() == chunk.keys()
+                assert all(torch.equal(ours[key], chunk[key]) for key in ours)
+
+
+def test_slicers_are_judged_as_values_and_model_say(family):
+    dice, sounds = Random(f"pairs of {family}"), list(pool(family))
+    batches = {source: read(source) for source in sounds}
+    outcomes = []
+    for _ in range(PAIRS):
+        pair = trial.drawn(sounds, dice)
+        outcomes.append(trial.tried(pair, batches[pair.sound]))
+
+    assert [str(outcome) for outcome in outcomes if outcome.fault] == []
+
+
+def test_batches_are_judged_as_the_model_says(family):
+    dice, sounds = Random(f"batches of {family}"), list(pool(family))
+    found = []
+    while len(found) < BATCHES:
+        outcome = trial.tried_alone(dice.choice(sounds), dice.choice(FAULTS), dice)
+        if outcome is not None:
+            found.append(outcome)
+
+    assert [str(outcome) for outcome in found if outcome.fault] == []
+
+
+# --- the fuzzer itself -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def source():
+    return sound("llava", (1, 2, 1), (160, 160), "right", 0)
+
+
+def trials_of(mutation, source, at=1, key="pixel_values"):
+    pair = trial.Pair(source, 1, mutation, key, at, tuple(range(len(source.images))))
+    return trial.tried(pair, read(source))
+
+
+def test_fuzzer_sees_what_a_check_that_finds_nothing_misses(source, monkeypatch):
+    nothing = vd.check(lambda inputs, size: read(source).chunks(size), read(source))
+    monkeypatch.setattr(vd, "check", lambda *args, **kwargs: nothing)
+    wrong = Mutation("first rows", lambda value, place: place.value[: len(value)])
+
+    assert trials_of(wrong, source).fault == "missed"
+
+
+def test_fuzzer_sees_a_false_alarm(source, monkeypatch):
+    alarm = vd.check(vd.slicers.by_sample, read(source))
+    monkeypatch.setattr(vd, "check", lambda *args, **kwargs: alarm)
+
+    assert trials_of(Mutation("clone", lambda value, place: value.clone()), source).fault == (
+        "false alarm"
+    )
+
+
+def test_fuzzer_sees_a_foreign_exception(source, monkeypatch):
+    def fails(*args, **kwargs):
+        raise KeyError("patch")
+
+    monkeypatch.setattr(vd, "check", fails)
+
+    assert trials_of(Mutation("clone", lambda v, p: v.clone()), source).fault == "foreign exception"
+
+
+def test_fuzzer_draws_every_fault_and_says_what_models_make_of_them():
+    dice, truths = Random(0), Counter()
+    for fault in FAULTS:
+        for source in pool("qwen2_5_vl"):
+            outcome = trial.tried_alone(source, fault, dice)
+            if outcome is not None:
+                truths[fault.name, outcome.truth] += 1
+    applied = {name for name, _ in truths}
+
+    assert applied >= {fault.name for fault in FAULTS} - {"audio token sampled"}
+    assert {truth for _, truth in truths} >= {"raises", "differs", "the same"}
