@@ -14,7 +14,6 @@ from vlmdebug.batch import Batch
 from vlmdebug.errors import AmbiguousError
 from vlmdebug.judge import images_of
 from vlmdebug.mismatch import Mismatch
-from vlmdebug.outcome import features_of
 from vlmdebug.report import ChunkReport, KeyReport, Report
 from vlmdebug.used import Run
 
@@ -62,7 +61,9 @@ def doubts_alone(batch: Batch) -> list[str]:
 
 def _planned_chunk(batch: Batch, samples: Sequence[int]) -> ChunkReport:
     keys = {}
-    for key in batch.layout:
+    for key, axis in batch.layout.items():
+        if axis.unit == "batch":
+            continue
         try:
             planned = batch.planned(key, samples)
         except AmbiguousError:
@@ -70,7 +71,7 @@ def _planned_chunk(batch: Batch, samples: Sequence[int]) -> ChunkReport:
         else:
             state = "absent" if planned.presence == "absent" else "planned"
             keys[key] = KeyReport(state, planned.rows, None)
-    placeholders, features = batch.placeholders_of(samples), features_of(batch, samples)
+    placeholders, features = batch.placeholders_of(samples), batch.features_of(samples)
     return ChunkReport(tuple(samples), images_of(batch, samples), placeholders, features, keys)
 
 

@@ -14,7 +14,7 @@ from itertools import accumulate, pairwise
 from typing import Any, Literal, NamedTuple
 
 from vlmdebug.errors import AmbiguousError
-from vlmdebug.layout import OWNER, Layout, plural
+from vlmdebug.layout import HANGS_ON, OWNER, TRAINERS_OWN, Layout, plural
 from vlmdebug.plan import Counts, Rows, chunk_bounds, rows_of
 
 Presence = Literal["required", "absent", "either"]
@@ -60,7 +60,7 @@ class CountsByUnit(dict[str, Counts]):
 
     def __missing__(self, unit: str) -> Counts:
         for ambiguity in self._ambiguities:
-            if ambiguity.unit == unit or unit == "ambiguous":
+            if unit == "ambiguous" or ambiguity.unit in (unit, HANGS_ON.get(unit, unit)):
                 raise AmbiguousError(ambiguity.message)
         raise KeyError(f"{unit!r}: this batch counts {', '.join(self) or 'nothing'}")
 
@@ -178,7 +178,13 @@ class Batch:
         return whole, plain, counted
 
     def planned(self, key: str, samples: Sequence[int]) -> Planned:
-        """The rows of `key` that a chunk of `samples` should get, in their order."""
+        """The rows of `key` that a chunk of `samples` should get, in their order.
+
+        Raises:
+            AmbiguousError: The rows of the key cannot be given to samples.
+        """
+        if key in self.unsettled:
+            raise AmbiguousError(self.unsettled[key])
         axis, media = self.layout[key], self.layout.media.get(key)
         rows = rows_of(self.counts[axis.unit].offsets, samples)
         presence: Presence = "required"
@@ -198,11 +204,18 @@ class Batch:
                 presence = "either"
         elif key == "mm_token_type_ids" and self.placeholders_of(samples) == 0:
             presence = "either"  # they are all zero, as the model assumes without them
-        elif key in self.layout.ignored or isinstance(self.inputs.get(key), list):
+        elif key in self.layout.ignored or key in TRAINERS_OWN:
             presence = "either"  # no model looks at it
+        elif isinstance(self.inputs.get(key), list):
+            presence = "either"
         elif key == "labels":
             presence = "either"  # the same logits; nobody overlooks that there is no loss
         return Planned(rows, presence, lean)
+
+    @cached_property
+    def unsettled(self) -> dict[str, str]:
+        """Keys that cannot be cut, and what would settle each."""
+        return {key: one.message for one in reversed(self.ambiguities) for key in one.keys}
 
     @cached_property
     def token_dims(self) -> dict[str, int]:
@@ -306,7 +319,7 @@ class Batch:
         if not self.image_keys and "image" in self.counts and not self.ambiguities:
             return (0,) * len(self)  # no media key at all: nothing can fill a placeholder
         key = self.layout.feature_key
-        if self.features is None or key is None:
+        if self.features is None or key is None or self.layout[key].unit not in self.counts:
             return None
         before = (0, *accumulate(self.features))
         offsets = self.counts[self.layout[key].unit].offsets

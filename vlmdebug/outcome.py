@@ -159,7 +159,7 @@ class Call:
         """Features the model would make of the media rows used."""
         key, features = self.layout.feature_key, self.batch.features
         if not self.batch.image_keys:
-            return features_of(self.batch, self.samples)
+            return self.batch.features_of(self.samples)
         if key is None or features is None:
             return None
         used = self.keys.get(key)
@@ -336,11 +336,3 @@ class Call:
         ):
             return None
         return sum(per_image[row] for row in anchor.rows)
-
-
-def features_of(batch: Batch, samples: Sequence[int]) -> int | None:
-    """Features of `samples`; None where they are not known."""
-    try:
-        return batch.features_of(samples)
-    except AmbiguousError:
-        return None

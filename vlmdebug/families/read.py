@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from vlmdebug.families.hints import read_hints
 from vlmdebug.families.probe import probe
 from vlmdebug.families.streams import KEYS as STREAM_KEYS
 from vlmdebug.families.streams import read_streams
-from vlmdebug.layout import UNITS, Axis, Layout, plural
+from vlmdebug.layout import OPTIONS, TRAINERS_OWN, UNITS, Axis, Layout, plural
 from vlmdebug.plan import Counts, as_counts
 
 TOKEN_KEYS = frozenset(
@@ -193,6 +193,7 @@ def assemble(facts: Facts, layout: str | Layout | Mapping[str, Axis | str] | Non
     _check_rows(facts, found, counts)
     unsettled = tuple(ambiguity for one in streams for ambiguity in one.ambiguities)
     ambiguities = (*reading.ambiguities, *unsettled, *_strangers(facts, found))
+    ambiguities = (*ambiguities, *_uncounted(found, counts, ambiguities))
     return Batch(
         inputs=facts.inputs,
         layout=found,
@@ -246,15 +247,17 @@ def _tensors(inputs: Any) -> dict[str, Any]:
 
 
 def _check_tensor(key: str, value: Any, samples: int) -> None:
-    if isinstance(value, list) and key not in TOKEN_KEYS | MEDIA_KEYS and len(value) == samples:
-        return  # a thing per sample, such as its prompt
-    if isinstance(value, (list, tuple)):
+    listed = isinstance(value, (list, tuple))
+    if listed and key not in KNOWN:
+        if len(value) == samples or not any(getattr(one, "shape", ()) for one in value):
+            return  # a thing per sample, such as its prompt, or a note of the trainer
+    if listed:
         raise BadInput(
             f"{key} is a {type(value).__name__} of {len(value)}, but rows can be followed only "
             'in a tensor. Call the processor with return_tensors="pt" and padding=True, '
             "or leave the key out."
         )
-    if key in TOKEN_KEYS | MEDIA_KEYS and not getattr(value, "shape", ()):
+    if key in KNOWN and not getattr(value, "shape", ()):
         raise BadInput(
             f"{key} is {value!r}, but it is a tensor with a row per sample, image, tile or patch. "
             "Pass it as the processor returned it, or leave it out."
@@ -269,7 +272,7 @@ def _check_tensor(key: str, value: Any, samples: int) -> None:
 def _check_devices(tensors: Mapping[str, Any]) -> None:
     devices: dict[str, str] = {}
     for key, value in tensors.items():
-        if hasattr(value, "shape"):
+        if getattr(value, "shape", ()) and key not in OPTIONS:
             devices.setdefault(str(getattr(value, "device", "cpu")), key)
     if len(devices) > 1:
         where = ", ".join(f"{key} on {device}" for device, key in devices.items())
@@ -346,9 +349,10 @@ def _token_axes(facts: Facts) -> dict[str, Axis]:
     samples = facts.samples
     for key, value in facts.inputs.items():
         shape = getattr(value, "shape", ())
-        if isinstance(value, list):
+        per_sample = isinstance(value, list) and len(value) == samples
+        if per_sample or (key in TRAINERS_OWN and tuple(shape[:1]) == (samples,)):
             axes[key] = PER_SAMPLE
-        elif not shape:
+        elif not shape or key in OPTIONS or str(getattr(value, "dtype", "")) == "object":
             axes[key] = WHOLE
         elif key == "position_ids" and len(shape) == 3 and shape[1] == samples:
             axes[key] = PLACES  # M-RoPE: (3 or 4, sample, seq)
@@ -403,6 +407,32 @@ def _strangers(facts: Facts, layout: Layout) -> tuple[Ambiguity, ...]:
         for key, value in facts.inputs.items()
         if key not in layout
     )
+
+
+def _uncounted(
+    layout: Layout, counts: Mapping[str, Counts], ambiguities: Sequence[Ambiguity]
+) -> list[Ambiguity]:
+    """Keys whose rows nobody could give to samples, though no family said so."""
+    said = {key for ambiguity in ambiguities for key in ambiguity.keys}
+    units: dict[str, list[str]] = {}
+    for key, axis in layout.items():
+        needs = layout.media.get(key)
+        missing = [axis.unit] if axis.unit not in (*counts, "batch") else []
+        if needs is not None and needs.without != "keep" and needs.unit not in counts:
+            missing.append(needs.unit)
+        if missing and key not in said:
+            units.setdefault(missing[0], []).append(key)
+    return [
+        Ambiguity(
+            keys=tuple(keys),
+            unit=unit,
+            message=(
+                f"{' and '.join(keys)} cannot be cut, because nothing says how many "
+                f"{plural(unit)} each sample has. Pass processor= or config=."
+            ),
+        )
+        for unit, keys in units.items()
+    ]
 
 
 def _marked(facts: Facts) -> tuple[int, ...] | None:
