@@ -652,15 +652,19 @@ def test_placeholders_without_any_media_key_are_found():
     assert "without pixels it compares nothing" in report.mismatches[0].message
 
 
-def test_truncation_shows_in_the_totals_where_images_per_sample_are_unknown():
+def test_truncation_names_samples_and_totals_where_images_per_sample_are_unknown():
     inputs, processor = real("gemma4", [2, 1], sizes=(160, 160), padding_side="right")
     batch = vd.read_batch(cut(inputs, slice(0, 40)), processor=processor)
     report = vd.check(batch)
 
     assert batch.ambiguities
     assert report.verdict == "MISMATCH"
-    assert [(m.code, m.samples) for m in report.mismatches] == [("VLM010", ())]
-    assert "but its images become 192 features." in report.mismatches[0].message
+    assert [(m.code, m.samples) for m in report.mismatches] == [
+        ("VLM010", (0,)),
+        ("VLM010", (1,)),
+        ("VLM010", ()),
+    ]
+    assert "but its images become 192 features." in report.mismatches[2].message
 
 
 def test_truncated_batch_is_not_blamed_on_a_right_slicer_twice():

@@ -75,6 +75,9 @@ class Stream:
         features: Features that the model makes of each clip, where known.
         placeholders: Its placeholder tokens of each sample, where known.
         token_id: Id of that token, where known.
+        places: Where each unbroken run of them begins and ends, by sample, where known.
+        pieces: Lengths of the runs that the features of each clip are written in, where a clip
+            is several runs.
     """
 
     unit: str
@@ -82,6 +85,8 @@ class Stream:
     features: tuple[int, ...] | None
     placeholders: tuple[int, ...] | None
     token_id: int | None
+    places: tuple[tuple[tuple[int, int], ...], ...] | None = None
+    pieces: tuple[tuple[int, ...], ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +99,9 @@ class Batch:
         counts: Rows per sample of every unit: `counts["image"]` is `(2, 0, 1)`.
         features: Features that the model makes of each row of `layout.feature_key`.
         placeholders: Placeholder tokens of each sample, as `input_ids` has them.
-        runs: Lengths of the unbroken runs of placeholder tokens of each sample.
+        places: Where each unbroken run of placeholder tokens of each sample begins and ends.
+        pieces: Lengths of the runs that the features of each row of `layout.feature_key` are
+            written in, where an image is several runs.
         per_image: Rows (by unit) and features (under `"feature"`) of each image, in order.
         unpadded: Whether a sample's `attention_mask` hides nothing that a later token could
             see; such a sample's mask may be left out.
@@ -112,7 +119,8 @@ class Batch:
     counts: Mapping[str, Counts]
     features: tuple[int, ...] | None = None
     placeholders: tuple[int, ...] | None = None
-    runs: tuple[tuple[int, ...], ...] | None = None
+    places: tuple[tuple[tuple[int, int], ...], ...] | None = None
+    pieces: tuple[tuple[int, ...], ...] | None = None
     per_image: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     unpadded: tuple[bool, ...] | None = None
     ambiguities: tuple[Ambiguity, ...] = ()
@@ -211,6 +219,13 @@ class Batch:
         elif key == "labels":
             presence = "either"  # the same logits; nobody overlooks that there is no loss
         return Planned(rows, presence, lean)
+
+    @cached_property
+    def runs(self) -> tuple[tuple[int, ...], ...] | None:
+        """Lengths of the unbroken runs of placeholder tokens of each sample."""
+        if self.places is None:
+            return None
+        return tuple(tuple(end - begin for begin, end in sample) for sample in self.places)
 
     @cached_property
     def unsettled(self) -> dict[str, str]:

@@ -331,34 +331,6 @@ def chunk_out_of_step(
     )
 
 
-def out_of_step(batch: Batch, sample: int, placeholders: int, features: int) -> str:
-    """A whole sample whose tokens and images disagree, with the likely cause."""
-    has = f"sample {sample} has {number(placeholders, 'placeholder token')}"
-    images = f"its images become {number(features, 'feature')}"
-    if placeholders > features:
-        extra = placeholders - features
-        return f"{has} but {images}: {extra} too many.\n{_whole_batch(batch)}\n" + (
-            f"{number(extra, 'lone placeholder')} is likely sampled by a model in its completion: "
-            "forbid that token id in generation."
-            if extra <= 3
-            else "Give the batch every image that the text names, or check num_images."
-        )
-    if not placeholders:
-        return (
-            f"{has} but {images}: the text names none of them.\n{_whole_batch(batch)}\n"
-            "The chat template likely has no image placeholder, or the prompt was made without "
-            "it: print the text of that sample."
-        )
-    cut = features - placeholders
-    where = _cut_images(batch, sample)
-    return (
-        f"{has} but {images}: {cut} were cut{f' from {where}' if where else ''}.\n"
-        f"{_whole_batch(batch)}\n"
-        "Truncation (max_length) likely cut the text inside an image: "
-        "raise max_length or drop that image with all its tokens."
-    )
-
-
 def marked_otherwise(sample: int, counted: int, marked: int) -> str:
     """VLM010 where two sources disagree."""
     return (
@@ -367,17 +339,6 @@ def marked_otherwise(sample: int, counted: int, marked: int) -> str:
         "A model that lays images out by mm_token_type_ids raises or computes something else.\n"
         "Make mm_token_type_ids from the final input_ids: a completion or a template changed one "
         "of them."
-    )
-
-
-def clips_out_of_step(unit: str, sample: int, placeholders: int, features: int) -> str:
-    """VLM010 for video or audio clips."""
-    return (
-        f"sample {sample} has {number(placeholders, f'{unit} placeholder token')} but its "
-        f"{plural(unit)} become {number(features, 'feature')}.\n"
-        f"{DEPENDS}\n"
-        "Truncation (max_length) may have cut the text inside a clip, or the clips are not this "
-        f"sample's: check num_{unit}s."
     )
 
 
@@ -396,68 +357,3 @@ def steps_unknown(batch: Batch) -> str:
         f"How many {missing} each image has is not known, so placeholders and features were not "
         "compared; rows can be cut all the same. Pass processor= or config=."
     )
-
-
-def totals_out_of_step(placeholders: int, features: int) -> str:
-    """VLM010 where images per sample are not known."""
-    return (
-        f"The batch has {number(placeholders, 'placeholder token')} but its images become "
-        f"{number(features, 'feature')}.\nThe model will raise, naming just these totals.\n"
-        "Pass num_images=[…] to see which sample and image it is."
-    )
-
-
-def _whole_batch(batch: Batch) -> str:
-    every = range(len(batch))
-    if not batch.image_keys:
-        return "The model will not raise: without pixels it compares nothing and sees no image."
-    if batch.features_of(every) == batch.placeholders_of(every):
-        if batch.layout.strict:
-            return (
-                "The totals of the batch agree, but the model lays images out sample by sample "
-                "and will raise."
-            )
-        return "The totals of the batch agree, so the model will not raise on the whole batch."
-    return "The model will raise, naming totals only."
-
-
-def _cut_images(batch: Batch, sample: int) -> str | None:
-    """Which images of the sample lost placeholder tokens: `image 1 (30 of 64 left)`.
-
-    Truncation takes tokens from one end. The unbroken runs of placeholder tokens tell from
-    which; where they do not, no image is named.
-    """
-    wanted = batch.per_image.get("feature")
-    if wanted is None or batch.runs is None or "image" not in batch.counts:
-        return None
-    start, stop = batch.counts["image"].offsets[sample : sample + 2]
-    wants, runs = list(wanted[start:stop]), list(batch.runs[sample])
-    at_end = _kept(wants, runs)
-    at_start = _kept(wants[::-1], runs[::-1])
-    kept = at_end if at_end is not None else at_start and at_start[::-1]
-    if kept is None or (at_end and at_start and at_end != at_start[::-1]):
-        return None
-    return ", ".join(
-        f"image {image} ({have} of {want} left)"
-        for image, (have, want) in enumerate(zip(kept, wants, strict=True))
-        if have != want
-    )
-
-
-def _kept(wants: Sequence[int], runs: Sequence[int]) -> list[int] | None:
-    """Tokens left of each image if the last ones were cut, or None where runs contradict that."""
-    left, kept = sum(runs), []
-    for want in wants:
-        kept.append(min(want, left))
-        left -= kept[-1]
-    ends, total = {0}, 0
-    for have in kept:
-        total += have
-        ends.add(total)
-    # Every image's end is the end of a run, unless images stand side by side.
-    total = 0
-    for run in runs:
-        total += run
-        if total not in ends and len(runs) <= len(wants):
-            return None
-    return kept

@@ -38,6 +38,19 @@ def to_numpy(value: Any) -> np.ndarray:
         return value.float().numpy()
 
 
+def places_of(mask: np.ndarray) -> tuple[tuple[tuple[int, int], ...], ...]:
+    """Where each unbroken run of a mask `(sample, seq)` begins and ends, by sample."""
+    samples, width = mask.shape
+    flat = np.zeros(samples * (width + 1) + 1, dtype=bool)  # a column of False before each row
+    flat[:-1].reshape(samples, width + 1)[:, 1:] = mask
+    edges = np.flatnonzero(flat[1:] != flat[:-1]).tolist()
+    found: list[list[tuple[int, int]]] = [[] for _ in range(samples)]
+    for begin, end in zip(edges[::2], edges[1::2], strict=True):
+        sample, place = divmod(begin, width + 1)
+        found[sample].append((place, place + end - begin))
+    return tuple(map(tuple, found))
+
+
 ALONG_TOKENS = ("attention_mask", "token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
 """Keys that say something of each token, `(sample, seq)` as `input_ids`."""
 
@@ -109,18 +122,7 @@ class Facts:
     @cached_property
     def places(self) -> tuple[tuple[tuple[int, int], ...], ...] | None:
         """Where each unbroken run of placeholder tokens begins and ends, by sample."""
-        mask = self.placeholder_mask
-        if mask is None:
-            return None
-        samples, width = mask.shape
-        flat = np.zeros(samples * (width + 1) + 1, dtype=bool)  # a column of False before each row
-        flat[:-1].reshape(samples, width + 1)[:, 1:] = mask
-        edges = np.flatnonzero(flat[1:] != flat[:-1]).tolist()
-        found: list[list[tuple[int, int]]] = [[] for _ in range(samples)]
-        for begin, end in zip(edges[::2], edges[1::2], strict=True):
-            sample, place = divmod(begin, width + 1)
-            found[sample].append((place, place + end - begin))
-        return tuple(map(tuple, found))
+        return None if self.placeholder_mask is None else places_of(self.placeholder_mask)
 
     @cached_property
     def runs(self) -> tuple[tuple[int, ...], ...] | None:
@@ -166,6 +168,7 @@ class Reading:
     features: tuple[int, ...] | None = None
     per_image: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     ambiguities: tuple[Ambiguity, ...] = ()
+    pieces: tuple[tuple[int, ...], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -337,7 +340,12 @@ def count_images(
     return None, (ambiguous_images(facts, key, images),)
 
 
-def read_images(facts: Facts, key: str, features: tuple[int, ...] | None) -> Reading:
+def read_images(
+    facts: Facts,
+    key: str,
+    features: tuple[int, ...] | None,
+    pieces: tuple[tuple[int, ...], ...] | None = None,
+) -> Reading:
     """The reading of a layout whose `key` has one row per image, each of so many features."""
     counts, ambiguities = count_images(facts, key, features)
     return Reading(
@@ -345,6 +353,7 @@ def read_images(facts: Facts, key: str, features: tuple[int, ...] | None) -> Rea
         features,
         {"feature": features} if features else {},
         ambiguities,
+        pieces,
     )
 
 
@@ -384,13 +393,14 @@ def ambiguous_images(facts: Facts, key: str, images: int) -> Ambiguity:
         if facts.placeholders is None
         else f"its placeholder tokens per sample, {list(facts.placeholders)}, do not add up to them"
     )
+    known = facts.hints.processor_type is not None or facts.placeholders is not None
     return Ambiguity(
         keys=tuple(name for name in facts.inputs if name in (key, "pixel_values")),
         unit="image",
         message=(
             f"{key} has {images} images for {facts.samples} samples, and {why}. "
             f"Images per sample cannot be known, so no chunk was cut. "
-            f"Pass num_images=[…] (one number per sample) or processor=."
+            f"Pass num_images=[…] (one number per sample){'' if known else ' or processor='}."
         ),
     )
 

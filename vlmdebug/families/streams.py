@@ -29,6 +29,7 @@ from vlmdebug.families.base import (
     align,
     numbered,
     padded,
+    places_of,
     to_numpy,
     with_text,
 )
@@ -150,12 +151,14 @@ def read_streams(facts: Facts, given: Mapping[str, tuple[int, ...] | None]) -> l
 
 def _video(facts: Facts, given: tuple[int, ...] | None) -> StreamReading:
     units = {key: unit for key, unit in VIDEO_KEYS.items() if _is_tensor(facts.inputs.get(key))}
-    features = rows = None
+    features = rows = pieces = None
     if "video_grid_thw" in units:
         grid = to_numpy(facts.inputs["video_grid_thw"])  # (video, 3)
         rows = grid.prod(axis=1).tolist()
         merge = facts.hints.merge_size
-        features = tuple(count // merge**2 for count in rows) if merge else None
+        if merge:
+            pieces = tuple((h * w // merge**2,) * t for t, h, w in grid.tolist())
+            features = tuple(count // merge**2 for count in rows)
         units["pixel_values_videos"] = VIDEO_PATCH
     elif "num_frames_per_video" in units:
         rows = to_numpy(facts.inputs["num_frames_per_video"]).tolist()
@@ -163,7 +166,7 @@ def _video(facts: Facts, given: tuple[int, ...] | None) -> StreamReading:
         features = _pooled(facts, rows)
     else:
         units["pixel_values_videos"] = "video"
-    return _stream(facts, "video", units, given, features, rows)
+    return _stream(facts, "video", units, given, features, rows, pieces)
 
 
 def _pooled(facts: Facts, frames: Sequence[int]) -> tuple[int, ...] | None:
@@ -183,13 +186,15 @@ def _stream(
     given: tuple[int, ...] | None,
     features: tuple[int, ...] | None,
     rows: Sequence[int] | None,
+    pieces: tuple[tuple[int, ...], ...] | None = None,
 ) -> StreamReading:
     anchor = next(key for key, own in units.items() if own == unit)
     clips = facts.rows(anchor)
     token = facts.hints.token_ids.get(unit)
     mask = _mask(facts, unit, token)
     placeholders = None if mask is None else tuple(mask.sum(axis=1).tolist())
-    stream = Stream(unit, tuple(units), features, placeholders, token)
+    places = None if mask is None else places_of(mask)
+    stream = Stream(unit, tuple(units), features, placeholders, token, places, pieces)
     axes = {key: Axis(own) for key, own in units.items()}
     media = {key: Media(unit) for key in units}
     counts = _counts(facts, unit, anchor, clips, given, features, placeholders, mask)
