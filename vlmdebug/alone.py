@@ -12,7 +12,7 @@ from itertools import accumulate
 
 from vlmdebug import batch_wording, wording
 from vlmdebug.alignment import Step, align_runs, fits
-from vlmdebug.batch import Batch
+from vlmdebug.batch import Batch, Contradiction
 from vlmdebug.causes import Fault, faults_of, is_another_order
 from vlmdebug.errors import AmbiguousError
 from vlmdebug.judge import images_of
@@ -47,8 +47,8 @@ def planned_report(batch: Batch, *, one_chunk: bool = False) -> Report:
 
 def doubts_alone(batch: Batch) -> list[str]:
     """What cannot be told of the batch without a slicer."""
-    messages = [ambiguity.message for ambiguity in batch.ambiguities]
-    if not messages and _steps_unknown(batch):
+    messages = [one.message for one in batch.ambiguities if not isinstance(one, Contradiction)]
+    if not messages and not batch.contradictions and _steps_unknown(batch):
         messages = [wording.steps_unknown(batch)]
     messages += [
         wording.more_columns(key, width, batch.inputs["input_ids"].shape[-1])
@@ -87,13 +87,20 @@ def _steps_unknown(batch: Batch) -> bool:
 
 def batch_mismatches(batch: Batch) -> list[Mismatch]:
     """What is wrong with the batch, whoever cuts it."""
-    found = _short_columns(batch) + _image_mismatches(batch)
+    found = [_contradicted(one) for one in batch.contradictions]
+    found += _short_columns(batch) + _image_mismatches(batch)
     seen = {sample for mismatch in found for sample in mismatch.samples}
     found += _marked_otherwise(batch, seen)
     for stream in batch.streams:
         sides = clip_sides(batch, stream)
         found += [] if sides is None else _out_of_step(batch, sides)
     return found
+
+
+def _contradicted(one: Contradiction) -> Mismatch:
+    first, *rest = one.message.split(". ")
+    message = f"{first}.\n" + ". ".join(rest)
+    return Mismatch("VLM010", message, key=next(iter(one.keys), None), silent=one.silent)
 
 
 def _image_mismatches(batch: Batch) -> list[Mismatch]:
@@ -196,8 +203,13 @@ def _mismatch(
     differ = made is None or sides.placeholders[sample] != made
     silent = False
     if written == features:
-        silent = None if not differ else {False: True, True: False, None: None}[batch.layout.strict]
-        if not differ and batch.layout.strict is False:
+        lengths = [run.length for own in sides.runs for run in own]
+        if differ and fits(lengths, sides.pieces):  # models count in order, not by sample
+            differ, strict = False, False
+        else:
+            strict = batch.layout.strict
+        silent = None if not differ else {False: True, True: False, None: None}[strict]
+        if not differ and strict is False:
             silent = True
     message = batch_wording.out_of_step(batch, sides, sample, made, faults, silent)
     causes = {fault.cause for fault in faults}

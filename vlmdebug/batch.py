@@ -40,6 +40,18 @@ class Ambiguity:
     message: str
 
 
+@dataclass(frozen=True)
+class Contradiction(Ambiguity):
+    """What cannot all be right in a batch, whoever cuts it.
+
+    `refused`: rows that are missing or left over, so that `read_batch` refuses the batch; `check`
+    reports it. `silent` as for a `Mismatch`.
+    """
+
+    refused: bool = True
+    silent: bool | None = False
+
+
 class Planned(NamedTuple):
     """The rows one chunk should get of one key, and whether the key must be there at all.
 
@@ -226,6 +238,11 @@ class Batch:
         if self.places is None:
             return None
         return tuple(tuple(end - begin for begin, end in sample) for sample in self.places)
+
+    @property
+    def contradictions(self) -> list[Contradiction]:
+        """What cannot all be right, whoever cuts it."""
+        return [one for one in self.ambiguities if isinstance(one, Contradiction)]
 
     @cached_property
     def unsettled(self) -> dict[str, str]:

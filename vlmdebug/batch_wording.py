@@ -12,15 +12,15 @@ from vlmdebug.wording import DEPENDS, listed, number
 
 REMEDIES: dict[Cause, str] = {
     "text cut off": "Truncation (max_length) likely cut the text inside {the}: "
-    "raise max_length or drop that {noun} with all its tokens.",
+    "raise max_length or drop {the} with all placeholder tokens.",
     "text without its images": "The chat template likely has no {noun} placeholder, or the prompt "
     "was made without it: print the text of that sample.",
     "images without a text": "The text likely names a {noun} whose rows were dropped: "
     "pass the rows of every {noun} that the text names.",
     "another order": "The texts are likely in another order than the {nouns}: sort, shuffle and "
     "repeat both together.",
-    "another size": "The text was likely made for another size of {the}: make text and {nouns} in "
-    "one call of the processor, with the same options.",
+    "another size": "The text was likely made for {the} at another size{frames}: "
+    "make text and {nouns} in one call of the processor, with the same options.",
     "expanded twice": "A placeholder was likely expanded twice, by the processor and again by "
     "other code: pass the text before or after expansion, not both.",
     "sampled placeholder": "A lone placeholder is likely sampled by a model in its completion: "
@@ -53,8 +53,12 @@ def out_of_step(
     if made is not None and len(runs) + len(faults) > 1:
         lines.append(f"Runs of placeholder tokens: {listed(runs)}.")
     causes: list[Cause] = [*dict.fromkeys(fault.cause for fault in faults)] or ["unknown"]
-    the = f"that {sides.noun}" if len(faults) == 1 else f"a {sides.noun}"
-    lines += [REMEDIES[cause].format(noun=sides.noun, nouns=nouns, the=the) for cause in causes]
+    the = f"that {sides.noun}" if len(faults) == 1 else f"the {nouns}"
+    frames = " or with another number of frames" if sides.noun == "video" else ""
+    lines += [
+        REMEDIES[cause].format(noun=sides.noun, nouns=nouns, the=the, frames=frames)
+        for cause in causes
+    ]
     return "\n".join(lines)
 
 

@@ -99,7 +99,7 @@ def _changed(
             if _is_cut(runs[step.runs.start], runs[step.runs[-1]], ends)
             else ("another size")
         )
-    if want > 1 and have in (2 * want - 1, want**2):
+    if want > 1 and have == 2 * want - 1:
         return "expanded twice"
     return "stray placeholder" if have - want <= FEW else "another size"
 

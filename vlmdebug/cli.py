@@ -163,10 +163,10 @@ def _numbers(text: str) -> list[int]:
 
 
 def _read(options: argparse.Namespace) -> Any:
-    from vlmdebug.families.read import read_batch
+    from vlmdebug.families.read import read_as_it_is
     from vlmdebug.files import load_batch
 
-    return read_batch(
+    return read_as_it_is(
         load_batch(options.file),
         processor=_processor(options.processor),
         num_images=options.num_images,

@@ -24,7 +24,9 @@ def compare(batch: Batch, run: Run) -> Report:
     """Judge every chunk of `run`, then the whole of it, then the batch alone."""
     reports: list[ChunkReport] = []
     mismatches: list[Mismatch] = []
-    unsettled: dict[str, str] = {a.message: a.message for a in batch.ambiguities}
+    unsettled: dict[str, str] = {
+        a.message: a.message for a in batch.ambiguities if a not in batch.contradictions
+    }
     for index, chunk in enumerate(run.chunks):
         judge = Judge(batch, run, index, chunk)
         reports.append(judge.report())

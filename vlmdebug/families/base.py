@@ -76,6 +76,7 @@ class Hints:
     pooling_size: int | None = None
     downsample_factor: int | None = None
     pixels_per_feature: int | None = None
+    patch_pixels: frozenset[int] = frozenset()
     splits_images: bool = False
     tokens_per_image: Callable[[list[tuple[int, int]]], list[int]] | None = None
 

@@ -64,6 +64,7 @@ def read_hints(processor: Any = None, config: Any = None, model: Any = None) -> 
         downsample_factor=_first(images, "downsample_factor")
         or _first(config, "downsample_factor"),
         pixels_per_feature=_pixels_per_feature(processor, config, vision),
+        patch_pixels=_patch_pixels(images) or _patch_pixels(vision),
         splits_images=any(
             getattr(images, name, False)
             for name in ("do_image_splitting", "do_pan_and_scan", "split_image")
@@ -197,6 +198,16 @@ def _pixels_per_feature(processor: Any, config: Any, vision: Any) -> int | None:
     side = _first(processor, "patch_size") or _first(vision, "patch_size")
     merge = _first(processor, "spatial_merge_size") or _first(config, "spatial_merge_size")
     return side * merge if isinstance(side, int) and isinstance(merge, int) else None
+
+
+def _patch_pixels(holder: Any) -> frozenset[int]:
+    """Values of one flat patch, of one frame or of a few; none where they are not said."""
+    side = _first(holder, "patch_size")
+    frames = _first(holder, "temporal_patch_size") or 1
+    channels = _first(holder, "in_channels", "in_chans", "num_channels") or 3
+    if not all(isinstance(one, int) for one in (side, frames, channels)):
+        return frozenset()
+    return frozenset(channels * count * side**2 for count in (1, 2, frames))
 
 
 def _tokens_per_image(processor: Any, config: Any) -> Callable[[Sizes], list[int]] | None:

@@ -63,7 +63,7 @@ class Llava(Family):
     }
     shapes = {
         "pixel_values": "image, channels, height, width",
-        "high_res_pixel_values": "image, channels, height, width",
+        "high_res_pixel_values": "image, channels, high_height, high_width",
         "pixel_mask": "image, height, width",
     }
     optional = frozenset({"high_res_pixel_values", "pixel_mask"})

@@ -15,13 +15,13 @@ its processor with GLM-4.6V and does not broadcast; without a config it is read 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 
-from vlmdebug.errors import BadInput
+from vlmdebug.batch import Contradiction
 from vlmdebug.families.base import (
     TYPES,
     BatchSpec,
@@ -160,15 +160,10 @@ class Qwen2_5VL(Family):
     def read(self, facts: Facts) -> Reading:
         grid = to_numpy(facts.inputs[self.grid])  # (image, 3)
         patches = tuple(grid.prod(axis=1).tolist())  # (image,)
-        if sum(patches) != facts.rows("pixel_values"):
-            raise BadInput(
-                f"{self.grid} asks for {sum(patches)} patches "
-                f"({len(patches)} images), but pixel_values has {facts.rows('pixel_values')} rows. "
-                "The two belong to different batches or one was cut without the other. "
-                "Pass both as the processor returned them."
-            )
         features = self._features(facts, grid)
         images, ambiguities = count_images(facts, self.grid, features)
+        wrong = [*self._other_rows(facts, patches), *self._odd_grids(facts, grid)]
+        ambiguities = (*ambiguities, *wrong)
         per_image = {"patch": patches, **({"feature": features} if features else {})}
         if images is None:
             return Reading({}, features, per_image, ambiguities)
@@ -177,7 +172,40 @@ class Qwen2_5VL(Family):
             for start, stop in zip(images.offsets, images.offsets[1:], strict=False)
         ]
         counts = {"image": images, "patch": Counts(owned, f"{self.grid}, {images.evidence}")}
-        return Reading(counts, features, per_image)
+        return Reading(counts, features, per_image, ambiguities)
+
+    def _other_rows(self, facts: Facts, patches: Sequence[int]) -> list[Contradiction]:
+        """Pixels of more or fewer patches than the grids ask for."""
+        rows = facts.rows("pixel_values")
+        if sum(patches) == rows:
+            return []
+        said = (
+            f"{self.grid} asks for {sum(patches)} patches "
+            f"({len(patches)} images), but pixel_values has {rows} rows. "
+            "The two belong to different batches or one was cut without the other. "
+            "Pass both as the processor returned them."
+        )
+        broadcast = self.layout(facts.hints).media["pixel_values"].takes(rows, sum(patches))
+        return [
+            Contradiction(("pixel_values",), "patch", said, silent=None if broadcast else False)
+        ]
+
+    def _odd_grids(self, facts: Facts, grid: np.ndarray) -> list[Contradiction]:
+        """Images whose sides in patches cannot be merged."""
+        merge = facts.hints.merge_size
+        if not merge or facts.has("image_merge_sizes") or facts.hints.model_type == "inkling2":
+            return []
+        odd = np.flatnonzero((grid[:, -2:] % merge).any(axis=1)).tolist()
+        if not odd:
+            return []
+        sides = " x ".join(map(str, grid[odd[0]].tolist()))
+        said = (
+            f"{self.grid}[{odd[0]}] is {sides}, but height and width are multiples of the merge "
+            f"size {merge} ({len(odd)} of {len(grid)} images are not). "
+            "The model raises or mixes up patches. "
+            "Resize images by the processor, which rounds their sides."
+        )
+        return [Contradiction((), None, said, refused=False, silent=None)]
 
     def _features(self, facts: Facts, grid: np.ndarray) -> tuple[int, ...] | None:
         """Placeholder tokens of each image; None where nothing says how many patches merge."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from vlmdebug.batch import BOOKKEEPING, Ambiguity, Batch, CountsByUnit
+from vlmdebug.batch import BOOKKEEPING, Ambiguity, Batch, Contradiction, CountsByUnit
 from vlmdebug.errors import BadInput
 from vlmdebug.families import FAMILIES, Family, family_named, find_family
 from vlmdebug.families.base import ALONG_TOKENS, Facts, Reading, to_numpy
@@ -77,6 +77,30 @@ def read_batch(
     Raises:
         BadInput: A key is missing, is no tensor, or contradicts another; the message says which.
     """
+    given = dict(processor=processor, config=config, model=model, layout=layout)
+    counts = dict(
+        num_images=num_images, num_tiles=num_tiles, num_videos=num_videos, num_audios=num_audios
+    )
+    batch = read_as_it_is(inputs, **given, **counts)
+    refused = [one.message for one in batch.contradictions if one.refused]
+    if refused and batch is not inputs:
+        raise BadInput(refused[0])
+    return batch
+
+
+def read_as_it_is(
+    inputs: Mapping[str, Any],
+    *,
+    processor: Any = None,
+    config: Any = None,
+    model: Any = None,
+    num_images: Any = None,
+    num_tiles: Any = None,
+    num_videos: Any = None,
+    num_audios: Any = None,
+    layout: str | Layout | Mapping[str, Axis | str] | None = None,
+) -> Batch:
+    """`read_batch`, of a batch whose keys may contradict each other, as far as it can be read."""
     if isinstance(inputs, Batch):
         _refuse_second_reading(
             processor=processor,
@@ -190,15 +214,18 @@ def assemble(facts: Facts, layout: str | Layout | Mapping[str, Axis | str] | Non
     )
     counts = {"sample": Counts([1] * facts.samples, "rows of input_ids"), **reading.counts}
     counts |= {unit: count for one in streams for unit, count in one.counts.items()}
-    _check_rows(facts, found, counts)
+    wrong = _odd_dimensions(facts, own, family) if family is not None else []
+    broken = {key for one in wrong for key in one.keys}
+    wrong = [replace(one, keys=()) for one in wrong]
     unsettled = tuple(ambiguity for one in streams for ambiguity in one.ambiguities)
     ambiguities = (*reading.ambiguities, *unsettled, *_strangers(facts, found))
+    ambiguities = (*ambiguities, *wrong, *_other_rows(facts, found, counts))
     ambiguities = (*ambiguities, *_uncounted(found, counts, ambiguities))
     return Batch(
         inputs=facts.inputs,
         layout=found,
         counts=CountsByUnit(counts, ambiguities),
-        features=reading.features,
+        features=None if found.feature_key in broken else reading.features,
         placeholders=facts.placeholders,
         places=facts.places,
         pieces=reading.pieces,
@@ -368,8 +395,9 @@ def _token_axes(facts: Facts) -> dict[str, Axis]:
     return axes
 
 
-def _check_rows(facts: Facts, layout: Layout, counts: Mapping[str, Counts]) -> None:
-    """Every tensor is as long as its counts say, or the message names both numbers."""
+def _other_rows(facts: Facts, layout: Layout, counts: Mapping[str, Counts]) -> list[Contradiction]:
+    """Tensors that are not as long as their counts say; the message names both numbers."""
+    found = []
     for key, axis in layout.items():
         value = facts.inputs[key]
         if axis.unit not in counts or isinstance(value, list):
@@ -377,12 +405,49 @@ def _check_rows(facts: Facts, layout: Layout, counts: Mapping[str, Counts]) -> N
         rows = value.shape[axis.dim] if len(value.shape) > axis.dim else 0
         count = counts[axis.unit]
         if rows != count.total:
-            raise BadInput(
+            media = layout.media.get(key)
+            takes = media is not None and media.takes(rows, count.total)
+            said = (
                 f"{key} has {rows} rows on dim {axis.dim}, but layout {layout.family} has one row "
                 f"per {axis.unit} and the batch has {count.total} {plural(axis.unit)} "
                 f"({count.evidence}). The tensors belong to different batches, or one was cut. "
                 "Pass the batch as the processor returned it."
             )
+            found.append(Contradiction((key,), None, said, silent=None if takes else False))
+    return found
+
+
+def _odd_dimensions(facts: Facts, keys: Collection[str], family: Family) -> list[Contradiction]:
+    """Keys that share a dimension but not its length, or whose rows are no patches."""
+    first: dict[str, tuple[str, int]] = {}
+    found = []
+    for key in keys:
+        shape, names = tuple(facts.inputs[key].shape), family.shapes[key].split(", ")
+        patch = facts.hints.patch_pixels
+        if names[0] == "patch" and len(shape) == 2 and patch and shape[1] not in patch:
+            found.append(_cut_columns(key, shape[1], f"a patch has {max(patch)} values"))
+        for dim, (name, size) in enumerate(zip(names, shape, strict=False)):
+            if dim == 0 or name == "..." or name.isdigit():
+                continue
+            other, length = first.setdefault(name, (key, size))
+            if length != size:
+                cut, whole = (key, other) if size < length else (other, key)
+                least, most = sorted((length, size))
+                said = _cut_columns(cut, least, f"{whole} has {most} of them", name)
+                found.append(replace(said, keys=(cut, whole)))
+    return found
+
+
+def _cut_columns(key: str, size: int, but: str, name: str = "columns") -> Contradiction:
+    return Contradiction(
+        (key,),
+        None,
+        f"{key} was cut to {size} {name}, but {but}. "
+        "The model raises, or reads other pixels. "
+        "Trim and pad only what lies along the tokens: its second dimension is none of them.",
+        refused=False,
+        silent=None,
+    )
 
 
 def _no_media(facts: Facts) -> Reading:

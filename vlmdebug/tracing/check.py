@@ -16,7 +16,7 @@ from vlmdebug.batch import Batch
 from vlmdebug.compare import compare
 from vlmdebug.errors import BadInput, NotJudged
 from vlmdebug.families.pictures import in_order, scene_of
-from vlmdebug.families.read import read_batch
+from vlmdebug.families.read import read_as_it_is
 from vlmdebug.plan import chunk_bounds
 from vlmdebug.report import Report
 from vlmdebug.tracing.chunks import used_chunk
@@ -131,7 +131,7 @@ def _arguments(args: tuple[Any, ...], reading: dict[str, Any]) -> tuple[Slicer |
             f"The slicer is a {type(slicer).__name__}, but a slicer is a function of (inputs, "
             "chunk_size) that gives the model inputs of each chunk. Call check(slicer, batch)."
         )
-    return cast("Slicer | None", slicer), read_batch(args[-1], **reading)
+    return cast("Slicer | None", slicer), read_as_it_is(args[-1], **reading)
 
 
 def run(
