@@ -45,9 +45,14 @@ def planned_report(batch: Batch, *, one_chunk: bool = False) -> Report:
     return report_of(batch, reports, [], [], None)
 
 
+def unsettled_of(batch: Batch) -> list[str]:
+    """What could not be settled when the batch was read."""
+    return [one.message for one in batch.ambiguities if not isinstance(one, Contradiction)]
+
+
 def doubts_alone(batch: Batch) -> list[str]:
     """What cannot be told of the batch without a slicer."""
-    messages = [one.message for one in batch.ambiguities if not isinstance(one, Contradiction)]
+    messages = unsettled_of(batch)
     if not messages and not batch.contradictions and _steps_unknown(batch):
         messages = [wording.steps_unknown(batch)]
     messages += [
@@ -199,24 +204,29 @@ def _is_within(step: Step, own: range) -> bool:
 def _mismatch(
     batch: Batch, sides: Sides, sample: int, made: int | None, faults: Sequence[Fault]
 ) -> Mismatch:
-    written, features = sum(sides.placeholders), sum(sides.features)
-    differ = made is None or sides.placeholders[sample] != made
-    silent = False
-    if written == features:
-        lengths = [run.length for own in sides.runs for run in own]
-        if differ and fits(lengths, sides.pieces):  # models count in order, not by sample
-            differ, strict = False, False
-        else:
-            strict = batch.layout.strict
-        silent = None if not differ else {False: True, True: False, None: None}[strict]
-        if not differ and strict is False:
-            silent = True
+    differ = None if made is None else sides.placeholders[sample] != made
+    silent = _is_silent(batch, sides, differ)
     message = batch_wording.out_of_step(batch, sides, sample, made, faults, silent)
     causes = {fault.cause for fault in faults}
     cause = next(iter(causes)) if len(causes) == 1 else None
     return Mismatch(
         "VLM010", message, key="input_ids", samples=(sample,), silent=silent, cause=cause
     )
+
+
+def _is_silent(batch: Batch, sides: Sides, differ: bool | None) -> bool | None:
+    """Whether the model takes the batch: it compares totals, and some look at each image.
+
+    `differ`: whether the totals of the sample differ; None where its images are not known.
+    """
+    if sum(sides.placeholders) != sum(sides.features):
+        return False
+    lengths = [run.length for own in sides.runs for run in own]
+    if differ is None or batch.layout.strict is None:
+        return None
+    if fits(lengths, sides.pieces) or not batch.layout.strict:
+        return True  # models give the images to the runs in order, whichever sample they are of
+    return False if differ else None
 
 
 def _short_columns(batch: Batch) -> list[Mismatch]:

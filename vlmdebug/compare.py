@@ -12,7 +12,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 
 from vlmdebug import wording
-from vlmdebug.alone import batch_mismatches, report_of
+from vlmdebug.alone import batch_mismatches, report_of, unsettled_of
 from vlmdebug.batch import Batch
 from vlmdebug.judge import Judge
 from vlmdebug.mismatch import Mismatch
@@ -24,9 +24,7 @@ def compare(batch: Batch, run: Run) -> Report:
     """Judge every chunk of `run`, then the whole of it, then the batch alone."""
     reports: list[ChunkReport] = []
     mismatches: list[Mismatch] = []
-    unsettled: dict[str, str] = {
-        a.message: a.message for a in batch.ambiguities if a not in batch.contradictions
-    }
+    unsettled = {text: text for text in unsettled_of(batch)}
     for index, chunk in enumerate(run.chunks):
         judge = Judge(batch, run, index, chunk)
         reports.append(judge.report())

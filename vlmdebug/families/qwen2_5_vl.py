@@ -192,16 +192,17 @@ class Qwen2_5VL(Family):
 
     def _odd_grids(self, facts: Facts, grid: np.ndarray) -> list[Contradiction]:
         """Images whose sides in patches cannot be merged."""
-        merge = facts.hints.merge_size
-        if not merge or facts.has("image_merge_sizes") or facts.hints.model_type == "inkling2":
+        merges = self._merges(facts, grid)
+        if not merges or facts.hints.model_type == "inkling2":
             return []
-        odd = np.flatnonzero((grid[:, -2:] % merge).any(axis=1)).tolist()
+        sides = grid[:, -2:] % np.array(merges)[:, None]  # (image, 2)
+        odd = np.flatnonzero(sides.any(axis=1)).tolist()
         if not odd:
             return []
         sides = " x ".join(map(str, grid[odd[0]].tolist()))
         said = (
             f"{self.grid}[{odd[0]}] is {sides}, but height and width are multiples of the merge "
-            f"size {merge} ({len(odd)} of {len(grid)} images are not). "
+            f"size {merges[odd[0]]} ({len(odd)} of {len(grid)} images are not). "
             "The model raises or mixes up patches. "
             "Resize images by the processor, which rounds their sides."
         )
@@ -209,16 +210,20 @@ class Qwen2_5VL(Family):
 
     def _features(self, facts: Facts, grid: np.ndarray) -> tuple[int, ...] | None:
         """Placeholder tokens of each image; None where nothing says how many patches merge."""
-        images = grid.tolist()
+        merges = self._merges(facts, grid)
+        if not merges:
+            return None
+        rule = _FEATURES.get(facts.hints.model_type or "", _merged)
+        return tuple(rule(one, merge) for one, merge in zip(grid.tolist(), merges, strict=True))
+
+    def _merges(self, facts: Facts, grid: np.ndarray) -> list[int]:
+        """Side of the square of patches that merge, of each image; none where nothing says it."""
         if facts.has("image_merge_sizes"):
             merges = to_numpy(facts.inputs["image_merge_sizes"]).tolist()  # (image,)
-        else:
-            merge = facts.hints.merge_size or window(int(grid.prod(1).sum()), facts.placeholders)
-            if not merge:
-                return None
-            merges = [merge] * len(images)
-        rule = _FEATURES.get(facts.hints.model_type or "", _merged)
-        return tuple(rule(one, merge) for one, merge in zip(images, merges, strict=True))
+            return [merges[min(image, len(merges) - 1)] for image in range(len(grid))]
+        patches = int(grid.prod(axis=1).sum())
+        merge = facts.hints.merge_size or window(patches, facts.placeholders)
+        return [merge] * len(grid) if merge else []
 
     def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], Facts]:
         image = 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from math import isqrt
 from typing import Any
 
 import numpy as np
@@ -424,8 +425,9 @@ def _odd_dimensions(facts: Facts, keys: Collection[str], family: Family) -> list
     for key in keys:
         shape, names = tuple(facts.inputs[key].shape), family.shapes[key].split(", ")
         patch = facts.hints.patch_pixels
-        if names[0] == "patch" and len(shape) == 2 and patch and shape[1] not in patch:
-            found.append(_cut_columns(key, shape[1], f"a patch has {max(patch)} values"))
+        if names[0] == "patch" and len(shape) == 2 and not _is_patch(shape[1], patch):
+            due = f"a patch has {max(patch)} values" if patch else "no square patch has as many"
+            found.append(_cut_columns(key, shape[1], due))
         for dim, (name, size) in enumerate(zip(names, shape, strict=False)):
             if dim == 0 or name == "..." or name.isdigit():
                 continue
@@ -436,6 +438,15 @@ def _odd_dimensions(facts: Facts, keys: Collection[str], family: Family) -> list
                 said = _cut_columns(cut, least, f"{whole} has {most} of them", name)
                 found.append(replace(said, keys=(cut, whole)))
     return found
+
+
+def _is_patch(values: int, known: Collection[int]) -> bool:
+    """Whether a flat patch can have so many values: three channels of one or two square frames."""
+    if known:
+        return values in known
+    return any(
+        values % (3 * n) == 0 and isqrt(values // (3 * n)) ** 2 * 3 * n == values for n in (1, 2)
+    )
 
 
 def _cut_columns(key: str, size: int, but: str, name: str = "columns") -> Contradiction:
