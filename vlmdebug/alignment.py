@@ -175,7 +175,7 @@ class _Table:
 
     def _cost(self, step: Step) -> int:
         several = step.kind == "changed" and len(step.images) > 1 and not self.joined
-        return COSTS[step.kind] + several
+        return COSTS[step.kind] + 2 * several
 
     def _steps(self, run: int, image: int) -> Iterator[tuple[Node, Step]]:
         if run < len(self.runs):

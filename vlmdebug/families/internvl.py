@@ -150,6 +150,6 @@ def ambiguous_tiles(facts: Facts, tiles: int, features: tuple[int, ...] | None) 
         message=(
             f"pixel_values has {tiles} tiles for {facts.samples} samples, and {why}. "
             "Tiles per sample cannot be known, so no chunk was cut. "
-            "Pass num_tiles=[…] (one number per sample) or processor=."
+            f"Pass num_tiles=[…] (one number per sample){'' if features else ' or processor='}."
         ),
     )

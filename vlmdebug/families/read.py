@@ -220,7 +220,8 @@ def assemble(facts: Facts, layout: str | Layout | Mapping[str, Axis | str] | Non
     wrong = [replace(one, keys=()) for one in wrong]
     unsettled = tuple(ambiguity for one in streams for ambiguity in one.ambiguities)
     ambiguities = (*reading.ambiguities, *unsettled, *_strangers(facts, found))
-    ambiguities = (*ambiguities, *wrong, *_other_rows(facts, found, counts))
+    told = [key for one in ambiguities if isinstance(one, Contradiction) for key in one.keys]
+    ambiguities = (*ambiguities, *wrong, *_other_rows(facts, found, counts, told))
     ambiguities = (*ambiguities, *_uncounted(found, counts, ambiguities))
     return Batch(
         inputs=facts.inputs,
@@ -396,12 +397,14 @@ def _token_axes(facts: Facts) -> dict[str, Axis]:
     return axes
 
 
-def _other_rows(facts: Facts, layout: Layout, counts: Mapping[str, Counts]) -> list[Contradiction]:
+def _other_rows(
+    facts: Facts, layout: Layout, counts: Mapping[str, Counts], wrong: Collection[str]
+) -> list[Contradiction]:
     """Tensors that are not as long as their counts say; the message names both numbers."""
-    found = []
+    found: list[Contradiction] = []
     for key, axis in layout.items():
         value = facts.inputs[key]
-        if axis.unit not in counts or isinstance(value, list):
+        if axis.unit not in counts or isinstance(value, list) or key in wrong:
             continue
         rows = value.shape[axis.dim] if len(value.shape) > axis.dim else 0
         count = counts[axis.unit]
