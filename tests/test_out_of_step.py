@@ -195,8 +195,8 @@ def test_every_way_in_has_an_answer(make, tmp_path):
 )
 def test_sampled_token_is_named_in_every_layout(family):
     inputs, processor = real(family, padding_side="left")
-    for counts in ({}, {"num_images": [2, 0, 1]}):
-        report = vd.check(sampled(inputs, processor), processor=processor, **counts)
+    for counts in (None, [2, 0, 1]):
+        report = vd.check(sampled(inputs, processor), processor=processor, num_images=counts)
 
         assert {m.samples for m in report.mismatches if m.samples} == {(2,)}
         assert "sampled by a model" in report.findings[0].message
@@ -250,7 +250,7 @@ def test_columns_that_media_share_are_compared():
 def test_patches_that_were_trimmed_are_found(known):
     inputs, processor = real()
     bad = {**inputs, "pixel_values": inputs["pixel_values"][:, :63]}
-    report = vd.check(bad, **({"processor": processor} if known else {}))
+    report = vd.check(bad, processor=processor if known else None)
 
     assert "pixel_values was cut to 63 columns" in report.mismatches[0].message
 
