@@ -86,7 +86,7 @@ def _planned_chunk(batch: Batch, samples: Sequence[int]) -> ChunkReport:
 
 def _steps_unknown(batch: Batch) -> bool:
     """Whether placeholders and features of a batch with media cannot be compared."""
-    known = batch.features is not None and batch.placeholders is not None
+    known = batch.features is not None and batch.placeholders is not None and not batch.inferred
     return bool(batch.image_keys) and batch.layout.checks_counts and not known
 
 

@@ -124,6 +124,8 @@ class Batch:
             `placeholders` were counted by their id.
         known: Keys that some layout has; to ask for one in vain is no mistake.
         columns: Columns of tokens of each key that should have as many as `input_ids`.
+        inferred: Whether `features` are only what the placeholders suggest, so that these cannot
+            be held against them.
     """
 
     inputs: Mapping[str, Any]
@@ -141,6 +143,7 @@ class Batch:
     marked: tuple[int, ...] | None = None
     known: frozenset[str] = frozenset()
     columns: Mapping[str, int] = field(default_factory=dict)
+    inferred: bool = False
 
     def __len__(self) -> int:
         return len(self.counts["sample"])

@@ -352,7 +352,7 @@ def clips_unknown(unit: str) -> str:
 
 def steps_unknown(batch: Batch) -> str:
     """Placeholders and features that could not be compared."""
-    missing = "features" if batch.features is None else "placeholder tokens"
+    missing = "placeholder tokens" if batch.placeholders is None else "features"
     return (
         f"How many {missing} each image has is not known, so placeholders and features were not "
         "compared; rows can be cut all the same. Pass processor= or config=."

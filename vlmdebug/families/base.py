@@ -18,6 +18,7 @@ import numpy as np
 
 from vlmdebug.batch import Ambiguity
 from vlmdebug.errors import BadInput
+from vlmdebug.families.formulas import AudioRule, PixelRule, VideoRule
 from vlmdebug.layout import STREAMS, Axis, Layout, Media
 from vlmdebug.plan import Counts
 
@@ -61,7 +62,8 @@ class Hints:
 
     `image_edges` are the tokens that begin and end an image in the text. `attends_both_ways` says
     that the placeholder tokens of an image see each other, later ones too. `tokens_per_image`
-    takes a list of `(height, width)` and gives placeholder tokens each.
+    takes a list of `(height, width)` and gives placeholder tokens each. The `features_of_` rules
+    are those of `vlmdebug.families.formulas`.
     """
 
     model_type: str | None = None
@@ -79,6 +81,9 @@ class Hints:
     patch_pixels: frozenset[int] = frozenset()
     splits_images: bool = False
     tokens_per_image: Callable[[list[tuple[int, int]]], list[int]] | None = None
+    features_of_pixels: PixelRule | None = None
+    features_of_video: VideoRule | None = None
+    features_of_audio: AudioRule | None = None
 
 
 @dataclass(frozen=True)
@@ -170,6 +175,7 @@ class Reading:
     per_image: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     ambiguities: tuple[Ambiguity, ...] = ()
     pieces: tuple[tuple[int, ...], ...] | None = None
+    inferred: bool = False
 
 
 @dataclass(frozen=True)
@@ -346,6 +352,8 @@ def read_images(
     key: str,
     features: tuple[int, ...] | None,
     pieces: tuple[tuple[int, ...], ...] | None = None,
+    *,
+    inferred: bool = False,
 ) -> Reading:
     """The reading of a layout whose `key` has one row per image, each of so many features."""
     counts, ambiguities = count_images(facts, key, features)
@@ -355,6 +363,7 @@ def read_images(
         {"feature": features} if features else {},
         ambiguities,
         pieces,
+        inferred,
     )
 
 
@@ -406,10 +415,20 @@ def ambiguous_images(facts: Facts, key: str, images: int) -> Ambiguity:
     )
 
 
-def each(facts: Facts, rows: int) -> int | None:
-    """Tokens of one row, where all have as many and the totals divide."""
+def features_of_rows(facts: Facts, key: str) -> tuple[tuple[int, ...] | None, bool]:
+    """Features of each row of `key`, all of one size, and whether placeholders only suggest them.
+
+    Where no rule is known, but all placeholder tokens divide evenly, rows can be counted by that;
+    it is no evidence of the placeholders themselves.
+    """
+    rows, (height, width) = facts.rows(key), facts.inputs[key].shape[-2:]
+    rule = facts.hints.features_of_pixels
+    known = (rule(height, width) if rule is not None else None) or facts.hints.features_per_tile
+    if known:
+        return (known,) * rows, False
     tokens = sum(facts.placeholders or ())
-    return tokens // rows if rows and tokens and tokens % rows == 0 else None
+    divides = rows and tokens and tokens % rows == 0
+    return ((tokens // rows,) * rows if divides else None), True
 
 
 def text(per_image: Sequence[Sequence[int]], images_per_sample: Sequence[int]) -> np.ndarray:

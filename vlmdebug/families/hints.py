@@ -11,6 +11,12 @@ from typing import Any
 
 from vlmdebug.errors import BadInput
 from vlmdebug.families.base import Hints
+from vlmdebug.families.formulas import (
+    features_of_audio,
+    features_of_pixels,
+    features_of_video,
+    tower_side,
+)
 from vlmdebug.layout import STREAMS
 
 PLACEHOLDERS = {"ovis2": "<IMG_ATOM>", "llama4": "<|patch|>"}
@@ -50,8 +56,9 @@ def read_hints(processor: Any = None, config: Any = None, model: Any = None) -> 
     tokenizer = getattr(processor, "tokenizer", None)
     images = getattr(processor, "image_processor", None)
     vision = getattr(config, "vision_config", None)
+    kind = getattr(config, "model_type", None) or _processor_type(processor)
     return Hints(
-        model_type=getattr(config, "model_type", None) or _processor_type(processor),
+        model_type=kind,
         processor_type=_processor_type(processor),
         image_token_id=_image_token_id(processor, tokenizer, config),
         image_edges=_image_edges(processor, tokenizer),
@@ -70,6 +77,9 @@ def read_hints(processor: Any = None, config: Any = None, model: Any = None) -> 
             for name in ("do_image_splitting", "do_pan_and_scan", "split_image")
         ),
         tokens_per_image=_tokens_per_image(processor, config),
+        features_of_pixels=features_of_pixels(kind, processor, config),
+        features_of_video=features_of_video(kind, processor, config),
+        features_of_audio=features_of_audio(kind, processor, config),
     )
 
 
@@ -168,8 +178,12 @@ def _features_per_tile(processor: Any, config: Any, vision: Any) -> int | None:
     Aya Vision by `downsample_factor` and Ovis 2 by `hidden_stride` in the same way.
     """
     said = _first(processor, "image_seq_length", "image_seq_len", "num_image_tokens") or _first(
-        config, "image_seq_length"
+        config, "image_seq_length", "mm_tokens_per_image", "vision_soft_tokens_per_image"
     )
+    said = said or _first(getattr(config, "perceiver_config", None), "resampler_n_latents")
+    if said is None and getattr(config, "model_type", None) == "llava_onevision":
+        side = tower_side(processor, config)
+        said = side and side**2
     if said is not None:
         return said
     side, square = _first(processor, "img_size"), _first(processor, "patch_size")

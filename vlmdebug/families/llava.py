@@ -20,7 +20,7 @@ from vlmdebug.families.base import (
     Family,
     Hints,
     Reading,
-    each,
+    features_of_rows,
     numbered,
     read_images,
     text,
@@ -89,10 +89,8 @@ class Llava(Family):
         return _CROPPED if cut else self
 
     def read(self, facts: Facts) -> Reading:
-        images = facts.rows("pixel_values")
-        tokens = facts.hints.features_per_tile or each(facts, images)
-        features = (tokens,) * images if tokens else None
-        return read_images(facts, "pixel_values", features)
+        features, inferred = features_of_rows(facts, "pixel_values")
+        return read_images(facts, "pixel_values", features, inferred=inferred)
 
     def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], Facts]:
         image = 3

@@ -161,18 +161,19 @@ class Qwen2_5VL(Family):
         grid = to_numpy(facts.inputs[self.grid])  # (image, 3)
         patches = tuple(grid.prod(axis=1).tolist())  # (image,)
         features = self._features(facts, grid)
+        inferred = not facts.has("image_merge_sizes") and not facts.hints.merge_size
         images, ambiguities = count_images(facts, self.grid, features)
         wrong = [*self._other_rows(facts, patches), *self._odd_grids(facts, grid)]
         ambiguities = (*ambiguities, *wrong)
         per_image = {"patch": patches, **({"feature": features} if features else {})}
         if images is None:
-            return Reading({}, features, per_image, ambiguities)
+            return Reading({}, features, per_image, ambiguities, inferred=inferred)
         owned = [
             sum(patches[start:stop])
             for start, stop in zip(images.offsets, images.offsets[1:], strict=False)
         ]
         counts = {"image": images, "patch": Counts(owned, f"{self.grid}, {images.evidence}")}
-        return Reading(counts, features, per_image, ambiguities)
+        return Reading(counts, features, per_image, ambiguities, inferred=inferred)
 
     def _other_rows(self, facts: Facts, patches: Sequence[int]) -> list[Contradiction]:
         """Pixels of more or fewer patches than the grids ask for."""

@@ -239,6 +239,7 @@ def assemble(facts: Facts, layout: str | Layout | Mapping[str, Axis | str] | Non
         streams=tuple(one.stream for one in streams),
         known=KNOWN,
         columns=_columns(facts, found),
+        inferred=reading.inferred,
     )
 
 

@@ -93,7 +93,12 @@ def with_clips(
         whole |= _videos(family.videos, spec.frames)
     if any(clips["audio"]):
         whole |= _audio(family.audio, sum(clips["audio"]))
-    hints = replace(facts.hints, token_ids={**facts.hints.token_ids, **tokens})
+    hints = replace(
+        facts.hints,
+        token_ids={**facts.hints.token_ids, **tokens},
+        features_of_video=lambda frames, height, width: frames,
+        features_of_audio=lambda frames: 2,
+    )
     return whole, replace(facts, inputs=whole, hints=hints, clips=clips)
 
 
@@ -145,7 +150,8 @@ def read_streams(facts: Facts, given: Mapping[str, tuple[int, ...] | None]) -> l
     if facts.has("input_features"):
         keys = [key for key in AUDIO_KEYS if facts.has(key)]
         axes = dict.fromkeys(keys, "audio")
-        found.append(_stream(facts, "audio", axes, given.get("audio"), None, None))
+        features = _heard(facts)
+        found.append(_stream(facts, "audio", axes, given.get("audio"), features, None))
     return found
 
 
@@ -166,7 +172,26 @@ def _video(facts: Facts, given: tuple[int, ...] | None) -> StreamReading:
         features = _pooled(facts, rows)
     else:
         units["pixel_values_videos"] = "video"
+        features = _by_shape(facts)
     return _stream(facts, "video", units, given, features, rows, pieces)
+
+
+def _by_shape(facts: Facts) -> tuple[int, ...] | None:
+    """Features of videos of `(video, frames, channels, height, width)`."""
+    rule, shape = facts.hints.features_of_video, facts.inputs["pixel_values_videos"].shape
+    if rule is None or len(shape) != 5:
+        return None
+    each = rule(shape[1], shape[3], shape[4])
+    return None if each is None else (each,) * shape[0]
+
+
+def _heard(facts: Facts) -> tuple[int, ...] | None:
+    """Features of audio clips, from the frames that their mask leaves; None without one."""
+    rule = facts.hints.features_of_audio
+    mask = next((facts.inputs[key] for key in AUDIO_KEYS[1:] if facts.has(key)), None)
+    if rule is None or mask is None or len(mask.shape) != 2:
+        return None
+    return tuple(map(rule, to_numpy(mask).astype(bool).sum(axis=1).tolist()))
 
 
 def _pooled(facts: Facts, frames: Sequence[int]) -> tuple[int, ...] | None:
