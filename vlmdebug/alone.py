@@ -16,6 +16,8 @@ from vlmdebug.batch import Batch, Contradiction
 from vlmdebug.causes import Fault, faults_of, is_another_order
 from vlmdebug.errors import AmbiguousError
 from vlmdebug.judge import images_of
+from vlmdebug.labels import labels_mismatches
+from vlmdebug.lacking import lacking
 from vlmdebug.mismatch import Mismatch
 from vlmdebug.report import ChunkReport, KeyReport, Report
 from vlmdebug.runs import Sides, clip_sides, image_sides
@@ -94,6 +96,7 @@ def batch_mismatches(batch: Batch) -> list[Mismatch]:
     """What is wrong with the batch, whoever cuts it."""
     found = [_contradicted(one) for one in batch.contradictions]
     found += _short_columns(batch) + _image_mismatches(batch)
+    found += lacking(batch) + labels_mismatches(batch)
     seen = {sample for mismatch in found for sample in mismatch.samples}
     found += _marked_otherwise(batch, seen)
     for stream in batch.streams:

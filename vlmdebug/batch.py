@@ -126,6 +126,9 @@ class Batch:
         columns: Columns of tokens of each key that should have as many as `input_ids`.
         inferred: Whether `features` are only what the placeholders suggest, so that these cannot
             be held against them.
+        strays: Placeholder tokens of each sample, by kind of clips that the batch has none of.
+        promised: Counts that were given, summed, of media that the batch has none of.
+        lacks: Keys that the processor returns and the model takes, and the batch has not.
     """
 
     inputs: Mapping[str, Any]
@@ -144,6 +147,9 @@ class Batch:
     known: frozenset[str] = frozenset()
     columns: Mapping[str, int] = field(default_factory=dict)
     inferred: bool = False
+    strays: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    promised: Mapping[str, int] = field(default_factory=dict)
+    lacks: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.counts["sample"])

@@ -131,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     explain = commands.add_parser(
         "explain", help="what a mismatch code means, with an example and the fix"
     )
-    explain.add_argument("code", nargs="?", help="VLM001 to VLM012; without it, all of them")
+    explain.add_argument("code", nargs="?", help="VLM001 to VLM013; without it, all of them")
     explain.set_defaults(run=_explain)
 
     families = commands.add_parser("families", help="the layouts that are known, and how well")

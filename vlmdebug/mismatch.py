@@ -22,6 +22,7 @@ CODES = {
     "VLM010": "placeholders and features of the batch differ",
     "VLM011": "rows that are not in the batch",
     "VLM012": "cannot be told",
+    "VLM013": "labels beside other tokens",
 }
 
 

@@ -62,7 +62,9 @@ class Hints:
 
     `image_edges` are the tokens that begin and end an image in the text. `attends_both_ways` says
     that the placeholder tokens of an image see each other, later ones too. `tokens_per_image`
-    takes a list of `(height, width)` and gives placeholder tokens each. The `features_of_` rules
+    takes a list of `(height, width)` and gives placeholder tokens each. `returned_keys` are
+    those that the processor says it returns, `taken_keys` those that the model's forward names. The
+    `features_of_` rules
     are those of `vlmdebug.families.formulas`.
     """
 
@@ -81,6 +83,8 @@ class Hints:
     patch_pixels: frozenset[int] = frozenset()
     splits_images: bool = False
     tokens_per_image: Callable[[list[tuple[int, int]]], list[int]] | None = None
+    returned_keys: frozenset[str] | None = None
+    taken_keys: frozenset[str] | None = None
     features_of_pixels: PixelRule | None = None
     features_of_video: VideoRule | None = None
     features_of_audio: AudioRule | None = None

@@ -72,9 +72,7 @@ def features_of_video(model_type: str | None, processor: Any, config: Any) -> Vi
     if not isinstance(patch, int):
         return None
     if model_type == "llava_next_video":  # LlavaNextVideoPooler in its modeling file
-        return lambda frames, height, width: (
-            frames * (height // patch // 2) * (width // patch // 2)
-        )
+        return lambda frames, height, width: frames * (height // patch // 2) * (width // patch // 2)
     if model_type == "video_llava":  # get_video_features keeps the class token
         return lambda frames, height, width: frames * ((height // patch) * (width // patch) + 1)
     return None

@@ -5,7 +5,10 @@ Both are asked by attribute name only; transformers itself is never imported.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from inspect import signature
 from pathlib import PurePath
 from typing import Any
 
@@ -77,10 +80,32 @@ def read_hints(processor: Any = None, config: Any = None, model: Any = None) -> 
             for name in ("do_image_splitting", "do_pan_and_scan", "split_image")
         ),
         tokens_per_image=_tokens_per_image(processor, config),
+        returned_keys=_returned_keys(processor),
+        taken_keys=_taken_keys(config, model),
         features_of_pixels=features_of_pixels(kind, processor, config),
         features_of_video=features_of_video(kind, processor, config),
         features_of_audio=features_of_audio(kind, processor, config),
     )
+
+
+def _returned_keys(processor: Any) -> frozenset[str] | None:
+    """`model_input_names`, which also knows what is returned by default in the release at hand."""
+    try:
+        return frozenset(processor.model_input_names)
+    except (AttributeError, TypeError):  # none, or one whose parts are not all there
+        return None
+
+
+def _taken_keys(config: Any, model: Any) -> frozenset[str] | None:
+    """What the forward of the model names, or of the installed class that has such a config."""
+    forward = getattr(model, "forward", None)
+    if forward is None and config is not None:
+        mapping = getattr(
+            sys.modules.get("transformers"), "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING", {}
+        )
+        with suppress(Exception):  # a class that cannot be imported here
+            forward = mapping[type(config)].forward
+    return frozenset(signature(forward).parameters) if forward is not None else None
 
 
 def _first(holder: Any, *names: str) -> Any:

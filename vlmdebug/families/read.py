@@ -18,7 +18,7 @@ from vlmdebug.families.by_shape import read_by_shape
 from vlmdebug.families.hints import read_hints
 from vlmdebug.families.probe import probe
 from vlmdebug.families.streams import KEYS as STREAM_KEYS
-from vlmdebug.families.streams import read_streams
+from vlmdebug.families.streams import clip_of, read_streams
 from vlmdebug.layout import OPTIONS, TRAINERS_OWN, UNITS, Axis, Layout, plural
 from vlmdebug.plan import Counts, as_counts
 
@@ -240,6 +240,9 @@ def assemble(facts: Facts, layout: str | Layout | Mapping[str, Axis | str] | Non
         known=KNOWN,
         columns=_columns(facts, found),
         inferred=reading.inferred,
+        strays=_strays(facts, {one.stream.unit for one in streams}),
+        promised=_promised(facts, found),
+        lacks=_lacks(facts, found),
     )
 
 
@@ -468,9 +471,53 @@ def _cut_columns(key: str, size: int, but: str, name: str = "columns") -> Contra
 def _no_media(facts: Facts) -> Reading:
     """A batch without media keys: nobody owns an image, whatever the text says."""
     why = "no media key in the batch"
-    images = facts.num_images
-    counts = {"image": Counts(images, "num_images") if images else Counts([0] * facts.samples, why)}
+    counts = {"image": Counts([0] * facts.samples, why)}
     return Reading(counts)
+
+
+NEEDED = ("mm_token_type_ids", "token_type_ids", "moe_mm_token_type_ids", "cross_attention_mask")
+"""Keys beside the media that change what a model makes of them."""
+
+
+def _strays(facts: Facts, present: Collection[str]) -> dict[str, tuple[int, ...]]:
+    """Placeholder tokens of clips that the batch does not have, by sample."""
+    found = {}
+    for unit, token in facts.hints.token_ids.items():
+        if unit not in present and token != facts.hints.image_token_id:
+            counted = tuple((facts.ids == token).sum(axis=1).tolist())
+            found |= {unit: counted} if any(counted) else {}
+    return found
+
+
+def _promised(facts: Facts, layout: Layout) -> dict[str, int]:
+    """Sums of counts that were given of media without any key in the batch."""
+    clips = {key: clip_of(key) for key in layout.media}
+    given = {"image": facts.num_images, "tile": facts.num_tiles, **facts.clips}
+    own = {unit: {"video", "audio"} & {unit} or {""} for unit in given}
+    strange = any(key not in TOKEN_KEYS | MEDIA_KEYS for key in facts.inputs)
+    return {
+        unit: sum(counts)
+        for unit, counts in given.items()
+        if counts and sum(counts) and not strange and not own[unit] & set(clips.values())
+    }
+
+
+def _lacks(facts: Facts, layout: Layout) -> tuple[str, ...]:
+    """Needed keys that the processor names, or the model where no processor is at hand."""
+    hints, places = facts.hints, facts.inputs.get("position_ids")
+    named = hints.taken_keys if hints.returned_keys is None else hints.returned_keys
+    if not layout.media or named is None:
+        return ()
+    placed = getattr(places, "ndim", 0) == 3
+    return tuple(
+        key
+        for key in (*NEEDED, *(layout.optional & layout.loud_drops))
+        if (key in named or key in layout.loud_drops & (hints.taken_keys or frozenset()))
+        and (hints.taken_keys is None or key in hints.taken_keys)
+        and not facts.has(key)
+        and key not in layout.ignored
+        and not (placed and key in layout.placing)
+    )
 
 
 def _strangers(facts: Facts, layout: Layout) -> tuple[Ambiguity, ...]:
