@@ -14,14 +14,16 @@ from vlmdebug import batch_wording, wording
 from vlmdebug.alignment import Step, align_runs, fits
 from vlmdebug.batch import Batch, Contradiction
 from vlmdebug.causes import Fault, faults_of, is_another_order
+from vlmdebug.compared import Compared
 from vlmdebug.errors import AmbiguousError
 from vlmdebug.judge import images_of
-from vlmdebug.labels import labels_mismatches
+from vlmdebug.labels import UNTOLD, labels_mismatches
 from vlmdebug.lacking import lacking
 from vlmdebug.mismatch import Mismatch
 from vlmdebug.report import ChunkReport, KeyReport, Report
 from vlmdebug.runs import Sides, clip_sides, image_sides
 from vlmdebug.used import Run
+from vlmdebug.wording import number
 
 
 def check_alone(batch: Batch, *, one_chunk: bool = False) -> Report:
@@ -278,5 +280,35 @@ def report_of(
         mismatches=tuple(mismatches),
         ambiguities=tuple(ambiguities),
         slicer=run.slicer if run else None,
+        compared=_compared(batch, run),
         error=run.error if run else None,
     )
+
+
+def _compared(batch: Batch, run: Run | None) -> tuple[Compared, ...]:
+    """Rows against the batch's own, and placeholder tokens of each modality against features."""
+    found = []
+    if run is not None:
+        rows = f"rows of {number(len(batch.layout), 'key')} in {number(len(run.chunks), 'chunk')}"
+        found.append(Compared(rows, "those that the batch's counts give them"))
+    if run is not None and run.partial:
+        return tuple(found)
+    if batch.image_keys:
+        what = f"image placeholders of {number(len(batch), 'sample')}"
+        known = not _steps_unknown(batch) and batch.placeholders is not None
+        found.append(Compared(what, _features_of(batch) if known else None))
+    elif batch.placeholders is not None:
+        what = f"image placeholders of {number(len(batch), 'sample')}"
+        found.append(Compared(what, "no images in the batch"))
+    for stream in batch.streams:
+        known = stream.features is not None and stream.placeholders is not None
+        against = f"features of {stream.keys[0]}" if known else None
+        found.append(Compared(f"{stream.unit} placeholders", against))
+    if "labels" in batch.layout:
+        against = None if batch.layout.family in UNTOLD else "input_ids"
+        found.append(Compared("labels", against))
+    return tuple(found)
+
+
+def _features_of(batch: Batch) -> str:
+    return f"features of {batch.layout.feature_key}" if batch.layout.checks_counts else "its rows"
