@@ -628,7 +628,7 @@ def test_placeholder_that_moved_to_another_sample_is_as_loud_as_the_model(family
     token = vd.read_batch(inputs, processor=processor).image_token_id
     ids = inputs["input_ids"].clone()
     at = int((ids[0] == token).nonzero()[-1])
-    ids[0, at], ids[1, -1] = 5, token
+    ids[0, at], ids[1, -1] = 9, token  # 9 is text
     inputs["input_ids"] = ids
     if "mm_token_type_ids" in inputs:
         inputs["mm_token_type_ids"] = (ids == token).long()

@@ -55,7 +55,7 @@ def _placeholders(batch: Batch, ids: Any, learned: Any) -> int:
 
 
 def _shift(ids: Any, labels: Any) -> int:
-    """Columns by which labels stand to the right of their tokens; 0 where no shift explains them."""
+    """Columns by which labels stand to the right of their tokens, 0 where no shift fits."""
     for by in (side * step for step in range(1, MOST_SHIFT + 1) for side in (1, -1)):
         own, beside = (labels[by:], ids[:-by]) if by > 0 else (labels[:by], ids[-by:])
         learned = own != IGNORED

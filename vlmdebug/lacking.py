@@ -114,8 +114,8 @@ def _in_other_rows(batch: Batch) -> list[Mismatch]:
     return [
         Mismatch(
             "VLM010",
-            f"sample {sample} has {number(named, 'placeholder token')} but {number(given, 'image')} "
-            "in its rows of pixel_values and aspect_ratio_ids.\n"
+            f"sample {sample} has {number(named, 'placeholder token')} but "
+            f"{number(given, 'image')} in its rows of pixel_values and aspect_ratio_ids.\n"
             "The model will not raise: it compares no counts and shows it other images.\n"
             "Pass the images of each sample in its own row, in the order of its text.",
             key="aspect_ratio_ids",

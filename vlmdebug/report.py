@@ -85,8 +85,8 @@ class Report:
     mismatches: tuple[Mismatch, ...] = ()
     ambiguities: tuple[str, ...] = ()
     slicer: str | None = None
-    compared: tuple[Compared, ...] = ()
     scene: Scene | None = field(default=None, repr=False)
+    compared: tuple[Compared, ...] = field(default=(), repr=False)
     error: BaseException | None = field(default=None, compare=False, repr=False)
 
     @property

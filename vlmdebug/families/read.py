@@ -506,7 +506,8 @@ def _lacks(facts: Facts, layout: Layout) -> tuple[str, ...]:
     """Needed keys that the processor names, or the model where no processor is at hand."""
     hints, places = facts.hints, facts.inputs.get("position_ids")
     named = hints.taken_keys if hints.returned_keys is None else hints.returned_keys
-    if not layout.media or named is None:
+    streams = any(clip_of(key) for key in layout.media)
+    if not layout.media or named is None or not (streams or any(facts.placeholders or (1,))):
         return ()
     placed = getattr(places, "ndim", 0) == 3
     return tuple(
