@@ -68,7 +68,9 @@ def features_of_video(model_type: str | None, processor: Any, config: Any) -> Vi
     patch = getattr(vision, "patch_size", None) or getattr(processor, "patch_size", None)
     if model_type == "llava_onevision":  # apply_pooling in modeling_llava_onevision
         side = tower_side(processor, config)
-        return side and (lambda frames, height, width: frames * ceil(side / 2) ** 2 + 1)
+        if side is None:
+            return None
+        return lambda frames, height, width: frames * ceil(side / 2) ** 2 + 1
     if not isinstance(patch, int):
         return None
     if model_type == "llava_next_video":  # LlavaNextVideoPooler in its modeling file

@@ -96,7 +96,6 @@ def with_clips(
     hints = replace(
         facts.hints,
         token_ids={**facts.hints.token_ids, **tokens},
-        features_of_video=lambda frames, height, width: frames,
         features_of_audio=lambda frames: 2,
     )
     return whole, replace(facts, inputs=whole, hints=hints, clips=clips)
