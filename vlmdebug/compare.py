@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from vlmdebug import wording
 from vlmdebug.alone import batch_mismatches, report_of, unsettled_of
 from vlmdebug.batch import Batch
+from vlmdebug.cut_causes import Causes
 from vlmdebug.judge import Judge
 from vlmdebug.mismatch import Mismatch
 from vlmdebug.report import ChunkReport, Report
@@ -25,8 +26,9 @@ def compare(batch: Batch, run: Run) -> Report:
     reports: list[ChunkReport] = []
     mismatches: list[Mismatch] = []
     unsettled = {text: text for text in unsettled_of(batch)}
+    causes = Causes(batch, run)
     for index, chunk in enumerate(run.chunks):
-        judge = Judge(batch, run, index, chunk)
+        judge = Judge(batch, run, index, chunk, causes)
         reports.append(judge.report())
         mismatches += judge.mismatches
         for key, message in judge.unsettled.items():

@@ -107,8 +107,10 @@ class Report:
 
     @cached_property
     def findings(self) -> tuple[Finding, ...]:
-        """The mismatches by root cause, silent ones first."""
-        return group(self.mismatches)
+        """The mismatches by root cause, worst first: silent wrong images before all others."""
+        tokens = ("not cut", "one row per sample", "one row per sample on dim 1")
+        media = {key for key, words in self.layout.items() if words not in tokens}
+        return group(self.mismatches, media)
 
     def raise_for_mismatch(self) -> None:
         """Raise if the check did not come out OK.

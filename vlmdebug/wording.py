@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from vlmdebug.cut_causes import WITHOUT_ZEROS
 from vlmdebug.layout import STREAMS, plural
 from vlmdebug.plan import Rows
 
@@ -132,10 +133,22 @@ def _remedy(batch: Batch, key: str, used: Used, units: Sequence[str]) -> str:
     unit = batch.layout[key].unit
     if used.rows is not None and used.rows.foreign and used.source is None:
         return f"Hand over the rows of {key} unchanged, or say what you changed."
+    if WITHOUT_ZEROS in units:
+        return _zeros(batch, key, units)
     mistaken = f", not per {' or '.join(units)}" if units else ""
     if unit == "sample":
         return f"Cut {key} per sample{mistaken}: it has one row per sample."
     return f"Cut {key} per {unit}{mistaken}; vlmdebug.export(batch) writes that code."
+
+
+def _zeros(batch: Batch, key: str, units: Sequence[str]) -> str:
+    """What to do where the samples that own nothing are missing from the counts."""
+    if WITHOUT_ZEROS not in units:
+        return ""
+    return (
+        f"The offsets of {key} were computed without the samples that have no "
+        f"{batch.layout[key].unit}: keep a 0 in the counts for each of them."
+    )
 
 
 def other_columns(
@@ -199,17 +212,31 @@ def more_columns(key: str, width: int, wide: int) -> str:
     )
 
 
-def dropped(batch: Batch, key: str, samples: Sequence[int], planned: Rows, then: str) -> str:
-    """VLM003."""
+def dropped(
+    batch: Batch,
+    key: str,
+    samples: Sequence[int],
+    planned: Rows,
+    then: str,
+    units: Sequence[str] = (),
+) -> str:
+    """VLM003; `then` and `units` as for `wrong_rows`."""
     verb, own = ("was", "owns") if len(samples) == 1 else ("were", "own")
     return (
         f"{name_samples(samples)} {verb} given no {key} but {own} {_rows(batch, key, planned)}.\n"
-        f"{then}\nPass {key} on."
+        f"{then}\n{_zeros(batch, key, units) or f'Pass {key} on.'}"
     )
 
 
-def must_be_absent(batch: Batch, key: str, samples: Sequence[int], used: Used, then: str) -> str:
-    """VLM005."""
+def must_be_absent(
+    batch: Batch,
+    key: str,
+    samples: Sequence[int],
+    used: Used,
+    then: str,
+    units: Sequence[str] = (),
+) -> str:
+    """VLM005; `then` and `units` as for `wrong_rows`."""
     has = "has" if len(samples) == 1 else "have"
     verb = "was" if len(samples) == 1 else "were"
     rows = "rows that cannot be told" if used.rows is None else _rows(batch, key, used.rows)
@@ -220,7 +247,7 @@ def must_be_absent(batch: Batch, key: str, samples: Sequence[int], used: Used, t
     return (
         f"{name_samples(samples)} {has} no {thing} but {verb} given {rows}.\n"
         f"{then}\n"
-        f"Leave {key} out of a chunk without {plural(thing)}."
+        f"{_zeros(batch, key, units) or f'Leave {key} out of a chunk without {plural(thing)}.'}"
     )
 
 
@@ -314,20 +341,24 @@ def reordered(position: int, sample: int) -> str:
 
 
 def chunk_out_of_step(
-    samples: Sequence[int], placeholders: int, features: int, silent: bool | None, unit: str = ""
+    who: str, placeholders: int, features: int, silent: bool | None, unit: str = ""
 ) -> str:
-    """VLM009; `unit` names clips, where it is not about images."""
+    """VLM009; `who` is `sample 1 has`; `unit` names clips, where it is not about images."""
     what = {
         True: "The model will not raise: without pixels it compares nothing.",
         False: "The model will raise.",
         None: DEPENDS,
     }[silent]
     tokens = number(placeholders, f"{unit} placeholder token".strip())
-    has = "has" if len(samples) == 1 else "have"
+    todo = "Do not cut columns of input_ids that hold placeholder tokens."
+    if placeholders > features > 0:
+        todo = (
+            f"{number(placeholders - features, 'placeholder token')} too many: a placeholder that "
+            "was expanded already was likely expanded again. Expand each placeholder once."
+        )
     return (
-        f"{name_samples(samples)} {has} {tokens} in this chunk's "
-        f"input_ids but {number(features, 'feature')}.\n{what}\n"
-        "Do not cut columns of input_ids that hold placeholder tokens."
+        f"{who} {tokens} in this chunk's input_ids but {number(features, 'feature')}.\n"
+        f"{what}\n{todo}"
     )
 
 

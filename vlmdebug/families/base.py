@@ -19,6 +19,7 @@ import numpy as np
 from vlmdebug.batch import Ambiguity
 from vlmdebug.errors import BadInput
 from vlmdebug.families.formulas import AudioRule, PixelRule, VideoRule
+from vlmdebug.families.token_rows import token_rows
 from vlmdebug.layout import STREAMS, Axis, Layout, Media
 from vlmdebug.plan import Counts
 
@@ -288,6 +289,7 @@ class Family(ABC):
             ignored=self.ignored,
             placing=self.placing,
             masks=self.masks,
+            tokens=token_rows(hints and hints.model_type, self.models),
         )
         variant = self.variants.get((hints and hints.model_type) or "")
         return replace(common, **variant) if variant else common

@@ -19,6 +19,7 @@ from vlmdebug.families.hints import read_hints
 from vlmdebug.families.probe import probe
 from vlmdebug.families.streams import KEYS as STREAM_KEYS
 from vlmdebug.families.streams import clip_of, read_streams
+from vlmdebug.families.token_rows import USUAL
 from vlmdebug.layout import OPTIONS, TRAINERS_OWN, UNITS, Axis, Layout, plural
 from vlmdebug.plan import Counts, as_counts
 
@@ -202,7 +203,7 @@ def assemble(facts: Facts, layout: str | Layout | Mapping[str, Axis | str] | Non
         found, reading = read_by_shape(facts, strange, overrides, axes)
         own = found.axes
     else:
-        found, reading, own = Layout("text", axes), _no_media(facts), {}
+        found, reading, own = Layout("text", axes, tokens=USUAL), _no_media(facts), {}
     media = {key: needs for key, needs in found.media.items() if key in own}
     for one in streams:
         media |= one.media

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -159,6 +160,7 @@ def run(
         except NotJudged:
             raise
         except Exception as raised:  # the slicer's own, kept with what came before it
+            _refuse_gap(raised, len(chunks))
             error = raised
             break
         if not isinstance(given, Mapping) and not hasattr(given, "keys"):
@@ -301,6 +303,18 @@ def _following(inputs: Mapping[str, Any], finder: RowFinder) -> Any:
     from vlmdebug.tracing.copies import FollowCopies
 
     return FollowCopies(finder.known, finder.learn)
+
+
+def _refuse_gap(error: BaseException, chunks: int) -> None:
+    """Blame an attribute that a stand-in lacks on the trial, not on the code."""
+    if not isinstance(error, AttributeError) or not isinstance(error.obj, SimpleNamespace):
+        return
+    reached = "" if chunks else "; the slicing code was never reached"
+    raise NotJudged(
+        f"The stand-in for self has no attribute {error.name}{reached}: {_place(error)} asks a "
+        "SimpleNamespace for it. Nothing was judged. Give the stand-in that attribute: "
+        f"SimpleNamespace({error.name}=…)."
+    ) from error
 
 
 def _place(error: BaseException) -> str:
