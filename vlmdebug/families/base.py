@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
-from math import isqrt
+from math import isqrt, prod
 from typing import Any, ClassVar
 
 import numpy as np
@@ -32,6 +32,8 @@ def to_numpy(value: Any) -> np.ndarray:
     if not hasattr(value, "detach"):
         return np.asarray(value)
     value = value.detach().cpu()
+    if value.is_neg() or value.is_conj():  # views that are negated when they are read
+        value = value.resolve_neg().resolve_conj()
     try:
         return value.numpy()
     except TypeError:  # bfloat16, float8
@@ -431,9 +433,13 @@ def with_text(ids: np.ndarray, *, placeholder: int, types: bool) -> dict[str, An
 
 
 def numbered(rows: int, *shape: int) -> np.ndarray:
-    """A float tensor `(rows, *shape)` in which every row holds its own number, from 1."""
+    """A float tensor `(rows, *shape)` in which every row holds its own number, from 1.
+
+    Its fractions rise along the row, so that a cast or a move within it changes something.
+    """
     column = np.arange(1, rows + 1, dtype=np.float32).reshape(rows, *[1] * len(shape))
-    return np.broadcast_to(column, (rows, *shape)).copy()
+    within = np.arange(prod(shape), dtype=np.float32).reshape(shape) / (2 * max(prod(shape), 1))
+    return column + within
 
 
 def window(patches: int, placeholders: Sequence[int] | None) -> int | None:
