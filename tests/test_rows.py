@@ -154,7 +154,8 @@ def test_samples_are_recognised_by_every_route(batch, route):
     report = vd.check(backwards, batch)
 
     assert [chunk.samples for chunk in report.chunks] == [(3,), (2,), (1,), (0,)]
-    assert {mismatch.code for mismatch in report.mismatches} == {"VLM007"}
+    assert {m.code for m in report.mismatches if m.key is None} == {"VLM007"}
+    assert {m.key for m in report.mismatches} <= {None, "input_ids"}  # ids as floats are loud
 
 
 def test_reversed_rows_are_not_the_same_rows():
@@ -675,8 +676,8 @@ def test_tensor_cut_on_another_dimension_is_not_called_right(family, key, cut):
     batch = vd.make_batch(family, [1, 1], [FAMILIES[family].sizes[-1]] * 2)
     report = vd.check(handing(batch, lambda c, _: {**c, key: cut(c[key])}), batch)
 
-    assert report.verdict == "AMBIGUOUS"
-    assert f"the chunks' {key} holds cannot be told" in report.ambiguities[0]
+    assert {(m.code, m.key) for m in report.mismatches} == {("VLM011", key)}
+    assert f"columns of {key} were cut: " in report.findings[0].message
 
 
 def test_numbers_in_a_list_are_rows_too():
@@ -743,7 +744,7 @@ def test_values_written_where_torch_does_not_count_cannot_be_told(batch, write):
     assert "pixel_values" in report.ambiguities[0]
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64, torch.int8])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64, torch.half])
 def test_copy_in_another_dtype_is_not_taken_for_other_values(batch, dtype):
     def slicer(inputs, chunk_size):
         inputs["pixel_values"] = inputs["pixel_values"].clone().to(dtype)

@@ -73,7 +73,9 @@ class Forecast:
     def _is_cut_alone(self, key: str) -> bool:
         """Whether no other media key of the chunk was cut on another dimension than its rows'."""
         media = self.batch.layout.media
-        beside = (used.change for name, used in self.chunk.keys.items() if name in media and name != key)
+        beside = (
+            used.change for name, used in self.chunk.keys.items() if name in media and name != key
+        )
         return key in media and not any(one is not None and one.kind in CUTS for one in beside)
 
     def missing(self, key: str) -> Outcome:

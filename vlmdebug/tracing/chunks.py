@@ -87,9 +87,12 @@ class _Chunk:
         )
         columns = None
         if ids.ndim == 2 and source is None and (change is None or not change.reshapes):
-            columns = Columns.of(self.batch, ids, rows, self._planned("input_ids"))
+            mask = self.given.get("attention_mask")
+            told = rows if change is None or change.kind != "values" else None
+            columns = Columns.of(self.batch, ids, told, self._planned("input_ids"))
+            columns = columns or Columns.moved(self.batch, ids, rows, mask)
             if columns is not None:
-                rows = columns.rows
+                rows, change = columns.rows, None if told is None else change
             elif ids.shape[1] != self.batch.inputs["input_ids"].shape[-1]:
                 rows = None  # its columns are of no rows of the batch
         if source is None and (rows is None or rows.foreign):
@@ -117,8 +120,10 @@ class _Chunk:
         rows, source, change = self.finder.see(
             key, value, partial(self._planned, key), self._free(axis, at)
         )
-        if wide is not None and source is None and change is None:
-            rows, change = self._in_columns(key, value, rows)
+        turned = self.columns is not None and self.columns.is_moved
+        if wide is not None and source is None and (turned or change is None):
+            if change is None or change.kind == "values":
+                rows, change = self._in_columns(key, value, rows, turned=turned)
         dim = axis.dim if axis else 0
         inner = None
         if axis is not None and axis.padded and value.ndim > axis.padded_dim:
@@ -142,16 +147,17 @@ class _Chunk:
         return free if tokens is None else (*free, tokens)
 
     def _in_columns(
-        self, key: str, value: Any, rows: Rows | None
+        self, key: str, value: Any, rows: Rows | None, *, turned: bool
     ) -> tuple[Rows | None, Change | None]:
         """The rows of a key along the tokens, and whether it has the columns of `input_ids`.
 
         A copy of another width was not compared with the batch yet.
         """
         at, dim = self.batch.token_dims[key], self.batch.layout[key].dim
-        moved = value.shape[at] != self.batch.inputs[key].shape[at]
+        moved = turned or value.shape[at] != self.batch.inputs[key].shape[at]
         if moved and not self.finder.is_slice(key, value):
-            likely, rows = rows or self._planned(key), None
+            known = rows is not None and not rows.foreign
+            likely, rows = rows if known else self._planned(key), None
         else:
             likely = rows
         if self.columns is None or likely is None or likely.foreign:

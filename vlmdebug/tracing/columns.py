@@ -72,11 +72,12 @@ class Columns:
 
     Attributes:
         rows: The samples that `input_ids` hold.
+        is_moved: Whether these are not all columns of the batch, as they are.
     """
 
     def __init__(self, batch: Batch, rows: Rows, width: int, begins: list[int]) -> None:
         self._batch, self.rows, self._width = batch, rows, width
-        self._moved = width != batch.inputs["input_ids"].shape[-1]
+        self.is_moved = width != batch.inputs["input_ids"].shape[-1]
         # Columns of the batch where these may begin; below 0: behind columns that were added.
         self._begins = begins
 
@@ -84,8 +85,7 @@ class Columns:
     def of(cls, batch: Batch, ids: Any, told: Rows | None, planned: Rows | None) -> Columns | None:
         """None where these columns are of no rows of the batch's.
 
-        `told`: the rows by memory or history, which may have lost columns at one end and got new
-        ones at the other; those `planned` must be all there.
+        `told`: the rows by memory or history.
         """
         width = ids.shape[-1]
         if width == batch.inputs["input_ids"].shape[-1]:
@@ -97,23 +97,31 @@ class Columns:
             columns._begins = columns._found("input_ids", ids, rows)
             if columns._begins:
                 return columns
+        return None
+
+    @classmethod
+    def moved(cls, batch: Batch, ids: Any, told: Rows | None, mask: Any) -> Columns | None:
+        """The same where columns at one end were lost, and others came at the other end.
+
+        `told`: the rows by memory or history. Where there are as many columns as before, the new
+        ones must be padding by the chunk's own `mask`: tokens that were turned round are none.
+        """
         if told is None or told.foreign:
             return None
-        columns = cls(batch, told, width, [])
-        columns._begins = columns._overlapping(ids, told)
-        return columns if columns._begins else None
-
-    def _overlapping(self, ids: Any, rows: Rows) -> list[int]:
-        """Where these begin if they lost columns at one end and got others at the other one."""
-        ours, theirs = to_numpy(self._batch.inputs["input_ids"])[list(rows)], to_numpy(ids)
-        have, width = ours.shape[1], theirs.shape[1]
+        have, width = batch.inputs["input_ids"].shape[-1], ids.shape[-1]
+        ours, theirs = to_numpy(batch.inputs["input_ids"])[list(told)], to_numpy(ids)
         for begin in sorted(range(1 - width, have), key=abs):
             first, last = max(begin, 0), min(begin + width, have)
-            if 2 * (last - first) >= min(have, width) and np.array_equal(
-                ours[:, first:last], theirs[:, first - begin : last - begin]
+            if width != have and 2 * (last - first) < min(have, width):
+                return None
+            shared = theirs[:, first - begin : last - begin]
+            if np.array_equal(ours[:, first:last], shared) and (
+                width != have or _hides(mask, ids, first - begin, last - begin)
             ):
-                return [begin]
-        return []
+                columns = cls(batch, told, width, [begin])
+                columns.is_moved = True
+                return columns
+        return None
 
     def in_step(self, key: str, value: Any, rows: Rows) -> bool | None:
         """Whether `value`, these rows of `key`, has the columns of `input_ids`.
@@ -122,7 +130,7 @@ class Columns:
         """
         dim = self._batch.token_dims[key]
         wide = value.shape[dim]
-        if wide == self._width and not self._moved:
+        if wide == self._width and not self.is_moved:
             return True
         if key in self._batch.layout.ignored:
             return True  # nobody looks
@@ -167,3 +175,11 @@ def _begins(ours: np.ndarray, theirs: np.ndarray, among: Iterable[int] | None) -
             ours[..., first:last], theirs[..., first - begin : last - begin]
         ):
             yield begin
+
+
+def _hides(mask: Any, ids: Any, first: int, last: int) -> bool:
+    """Whether a mask of the shape of `ids` hides all columns but `first:last`."""
+    if tuple(getattr(mask, "shape", ())) != tuple(ids.shape):
+        return False
+    shown = _shown(mask)
+    return not shown[:, :first].any() and not shown[:, last:].any()

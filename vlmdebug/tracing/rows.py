@@ -157,7 +157,8 @@ class RowFinder:
     ) -> Seen:
         """A copy of the batch's own shape: what it holds decides, whatever is known of it."""
         told = self._told(own, tensor, found)
-        likely = [rows for rows in (expected, told) if _may_be(own, rows, tensor)]
+        given = (rows for rows in (expected, told) if rows is not None)
+        likely = [rows for rows in given if _may_be(own, rows, tensor)]
         blocks = [take(own.tensor, own.dim, rows) for rows in likely]
         for rows, block in zip(likely, blocks, strict=True):
             if equal(block, tensor):
@@ -195,6 +196,8 @@ class RowFinder:
             change = reshaped(block, tensor, own.dim)
             if change is not None:
                 return Seen(rows, None, change)
+        if found is not None and not self._is(found.of.key, own.key):
+            return Seen(as_rows(found.rows), found.of.key)
         if not _fits(own, tensor, free):
             return Seen(None)
         return Seen(told if told is not None else self._by_beginning(own, tensor, expected))
@@ -256,29 +259,22 @@ class _Values:
     """The rows of one tensor of the batch by their values, in the dtype of a copy of it."""
 
     def __init__(self, own: Parent, like: Any) -> None:
-        self._dim = own.dim
+        self._dim, self._is_mask = own.dim, "mask" in own.key
         self._rows = rows_by_value(_table(_cast(own.tensor, like), own.dim))
 
     def find(self, tensor: Any, planned: Rows | None) -> np.ndarray:
         """Row numbers, -1 for a row of other values.
 
-        A row that says nothing of its own, as a mask of ones, may have been made: it is nobody's
-        but where it is expected.
+        A row of a mask may have been made, and equal another one by chance: it is nobody's but
+        where it is expected.
         """
         table, expected = _table(to_numpy(tensor), self._dim), list(planned or ())
         found = matching(self._rows, table, expected)
-        for index, (row, values) in enumerate(zip(found, table, strict=True)):
+        for index, row in enumerate(found):
             wanted = expected[index] if index < len(expected) else -1
-            if row != wanted and _says_nothing(values):
+            if row != wanted and self._is_mask:
                 found[index] = -1
         return found
-
-
-def _says_nothing(values: np.ndarray) -> bool:
-    """Whether all are one number, or a mask."""
-    if not values.size:
-        return True
-    return bool((values == values.flat[0]).all() or ((values == 0) | (values == 1)).all())
 
 
 def rows_by_value(table: np.ndarray) -> dict[bytes, list[int]]:
@@ -306,9 +302,9 @@ def matching(
     return found
 
 
-def _may_be(own: Parent, rows: Rows | None, tensor: Any) -> bool:
+def _may_be(own: Parent, rows: Rows, tensor: Any) -> bool:
     """Whether a tensor has the shape of these rows."""
-    if rows is None or rows.foreign or tensor.ndim != len(own.shape):
+    if rows.foreign or tensor.ndim != len(own.shape):
         return False
     return len(rows) == tensor.shape[own.dim] and _fits(own, tensor)
 
