@@ -40,6 +40,24 @@ def to_numpy(value: Any) -> np.ndarray:
         return value.float().numpy()
 
 
+def unreadable(value: Any) -> str | None:
+    """Why the values of a tensor cannot be compared, in words: `on the meta device`."""
+    if isinstance(value, np.ndarray):
+        return None if value.dtype.kind in "biuf" else f"an array of {value.dtype}"
+    if getattr(value, "is_nested", False):
+        return "nested"
+    layout = str(getattr(value, "layout", "torch.strided")).removeprefix("torch.")
+    if layout != "strided":
+        return "sparse" if "sparse" in layout else f"laid out as {layout}"
+    if getattr(value, "is_meta", False):
+        return "on the meta device, which holds no values"
+    if getattr(value, "is_quantized", False):
+        return "quantized"
+    if value.is_complex():
+        return "of complex numbers"
+    return None
+
+
 ALONG_TOKENS = ("attention_mask", "token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
 """Keys that say something of each token, `(sample, seq)` as `input_ids`."""
 

@@ -15,11 +15,11 @@ import numpy as np
 from vlmdebug.batch import BOOKKEEPING, Batch
 from vlmdebug.change import Change
 from vlmdebug.errors import AmbiguousError
+from vlmdebug.families.base import unreadable
 from vlmdebug.layout import Axis
 from vlmdebug.plan import Rows
 from vlmdebug.tracing.columns import Columns, Realigned
 from vlmdebug.tracing.rows import RowFinder
-from vlmdebug.tracing.values import unreadable
 from vlmdebug.used import Used, UsedChunk
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vlmdebug.change import Change, Kind
-from vlmdebug.families.base import to_numpy
+from vlmdebug.families.base import to_numpy, unreadable
 from vlmdebug.layout import Layout
 from vlmdebug.plan import Rows
 from vlmdebug.tracing.memory import Parent, as_rows, is_as_it_was, parent, version, view_rows
@@ -24,7 +24,6 @@ from vlmdebug.tracing.values import (
     equal,
     kind_of,
     positions,
-    unreadable,
 )
 
 SMALL = 1 << 20
@@ -173,7 +172,10 @@ class RowFinder:
         numbers = self._values(own, tensor).find(tensor, expected)
         if told is not None and not told.foreign and (numbers < 0).all():
             return Seen(told, None, _changed("values", own, tensor))
-        return Seen(as_rows(numbers))
+        rows = as_rows(numbers)
+        if not rows.foreign and compare(take(own.tensor, own.dim, rows), tensor) == "other":
+            return Seen(rows, None, _changed("destroyed", own, tensor))  # equal after the cast only
+        return Seen(rows)
 
     def _of_another_shape(
         self,

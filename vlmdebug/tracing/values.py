@@ -21,23 +21,6 @@ CLOSE = 2.0**-7
 """What rounding to 16 bits takes of a tensor's largest value at most."""
 
 
-def unreadable(value: Any) -> str | None:
-    """Why the values of a tensor cannot be compared, in words: `on the meta device`."""
-    if isinstance(value, np.ndarray):
-        return None if value.dtype.kind in "biuf" else f"an array of {value.dtype}"
-    if getattr(value, "is_nested", False):
-        return "nested"
-    if repr(getattr(value, "layout", "torch.strided")) not in ("torch.strided", "'torch.strided'"):
-        return "sparse"
-    if getattr(value, "is_meta", False):
-        return "on the meta device, which holds no values"
-    if getattr(value, "is_quantized", False):
-        return "quantized"
-    if value.is_complex():
-        return "of complex numbers"
-    return None
-
-
 def compare(ours: Any, theirs: Any) -> Values:
     """What `theirs` holds of `ours`, which has the same shape."""
     if equal(ours, theirs):
