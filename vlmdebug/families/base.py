@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import accumulate, pairwise
 from math import isqrt, prod
 from typing import Any, ClassVar
@@ -46,9 +46,9 @@ def unreadable(value: Any) -> str | None:
         return None if value.dtype.kind in "biuf" else f"an array of {value.dtype}"
     if getattr(value, "is_nested", False):
         return "nested"
-    layout = str(getattr(value, "layout", "torch.strided")).removeprefix("torch.")
-    if layout != "strided":
-        return "sparse" if "sparse" in layout else f"laid out as {layout}"
+    laid_out = _laid_out(value.layout)
+    if laid_out is not None:
+        return laid_out
     if getattr(value, "is_meta", False):
         return "on the meta device, which holds no values"
     if getattr(value, "is_quantized", False):
@@ -56,6 +56,15 @@ def unreadable(value: Any) -> str | None:
     if value.is_complex():
         return "of complex numbers"
     return None
+
+
+@cache
+def _laid_out(layout: Any) -> str | None:
+    """What is said of a torch layout in which rows do not lie in memory one after another."""
+    name = str(layout).removeprefix("torch.")
+    if name == "strided":
+        return None
+    return "sparse" if "sparse" in name else f"laid out as {name}"
 
 
 ALONG_TOKENS = ("attention_mask", "token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")

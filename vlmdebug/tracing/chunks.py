@@ -121,7 +121,8 @@ class _Chunk:
             key, value, partial(self._planned, key), self._free(axis, at)
         )
         turned = self.columns is not None and self.columns.is_moved
-        if wide is not None and source is None and (turned or change is None):
+        as_wide = wide == self.width and self.columns is not None and not turned
+        if wide is not None and source is None and not as_wide:
             if change is None or change.kind == "values":
                 rows, change = self._in_columns(key, value, rows, turned=turned)
         dim = axis.dim if axis else 0

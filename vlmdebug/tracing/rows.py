@@ -250,6 +250,8 @@ class RowFinder:
 
 def _view(own: Parent, rows: Rows, tensor: Any, free: Collection[int]) -> Seen:
     """A view of the batch's own tensor; its dimensions may be shorter."""
+    if not own.dim and tensor.shape[1:] == own.shape[1:]:
+        return Seen(rows)
     if not others(tuple(tensor.shape), own.shape, {own.dim, *free}):
         return Seen(rows)
     block = take(own.tensor, own.dim, rows)
