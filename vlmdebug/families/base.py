@@ -46,6 +46,8 @@ def unreadable(value: Any) -> str | None:
         return None if value.dtype.kind in "biuf" else f"an array of {value.dtype}"
     if getattr(value, "is_nested", False):
         return "nested"
+    if not hasattr(value, "layout"):
+        return None  # no tensor of torch's
     laid_out = _laid_out(value.layout)
     if laid_out is not None:
         return laid_out
