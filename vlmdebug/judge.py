@@ -8,6 +8,7 @@ from functools import cached_property
 
 from vlmdebug import wording
 from vlmdebug.batch import BOOKKEEPING, Batch, Planned
+from vlmdebug.change import UNSURE, Change
 from vlmdebug.cut_causes import WITHOUT_ZEROS, Causes, named, samples_of
 from vlmdebug.errors import AmbiguousError
 from vlmdebug.layout import plural
@@ -110,7 +111,7 @@ class Judge:
             self._must_be_absent(key, used)
             return KeyReport("must be absent", planned.rows, used.rows)
         if used.rows is None:
-            self.unsettled[key] = wording.cannot_tell(key, self.index, used.length)
+            self._cannot_tell(key, used)
             return KeyReport("cannot tell", planned.rows, None)
         if not planned.rows.ranges and self._unlooked_at(key, planned):
             return KeyReport("ok", planned.rows, used.rows)
@@ -119,13 +120,7 @@ class Judge:
             self._other_inner(key, used)
             return KeyReport("wrong rows", planned.rows, used.rows)
         if right and used.source is None:
-            if not used.in_step:
-                self._other_columns(key, used)
-                return KeyReport("wrong rows", planned.rows, used.rows)
-            if not used.fits:
-                self.unsettled[key] = wording.cannot_tell(key, self.index, used.length)
-                return KeyReport("cannot tell", planned.rows, used.rows)
-            return KeyReport("ok", planned.rows, used.rows)
+            return KeyReport(self._changed(key, used), planned.rows, used.rows)
         self._wrong_rows(key, planned.rows, used)
         return KeyReport("wrong rows", planned.rows, used.rows)
 
@@ -188,10 +183,53 @@ class Judge:
         message = wording.wrong_rows(self.batch, key, self.samples, planned, used, then, units)
         self._add(code, message, key, planned, used.rows, silent, cause=named(units))
 
+    def _cannot_tell(self, key: str, used: Used) -> None:
+        message = wording.cannot_tell(key, self.index, used.length, used.unread)
+        self.unsettled.setdefault(key, message)
+
+    def _changed(self, key: str, used: Used) -> str:
+        """Right rows that may have become something else: the state of their key."""
+        change = used.change
+        if change is None:
+            return "ok"
+        if change.kind == "columns" or (change.kind == "longer" and self._looks_beyond):
+            self._other_columns(key, used)
+            return "wrong rows"
+        if change.kind in UNSURE and not self._cut_apart(key, change):
+            self.unsettled[key] = wording.may_be_cut(self.batch, key, self.index, used, change)
+            return "cannot tell"
+        silent, then = self.forecast.changed(key, change)
+        whole = tuple(self.batch.inputs[key].shape)
+        message = wording.changed(key, self.samples, change, whole, then)
+        cause = f"{change.kind} {change.dtype[0]}".strip()
+        self._add("VLM011", message, key, used.rows, used.rows, silent, cause=cause)
+        return "wrong rows"
+
+    @property
+    def _looks_beyond(self) -> bool:
+        """Whether the model lays its tokens out by all keys along them: longer ones raise."""
+        return self.batch.layout.strict is not False
+
+    def _cut_apart(self, key: str, change: Change) -> bool:
+        """Whether a media key that shares a dimension of it was not cut alike."""
+        media, keys = self.batch.layout.media, self.chunk.keys
+        if key not in media or change.kind != "padding cut":
+            return False
+        sizes = _sizes(change)
+        for name in media.keys() & keys.keys() - {key}:
+            other, shape = keys[name], self.batch.inputs[name].shape[1:]
+            for have, given in sizes:
+                theirs = _sizes(other.change) if other.change is not None else ()
+                if have in shape and (have, given) not in theirs:
+                    return True
+        return False
+
     def _other_columns(self, key: str, used: Used) -> None:
         ids = self.chunk.keys["input_ids"]
         as_many, strict = used.columns == ids.columns, self.batch.layout.strict is not False
         silent = True if as_many and not strict else None  # M-RoPE looks for its images there
+        if not as_many and self.batch.layout.strict and "pixel_values" in self.chunk.keys:
+            silent = False  # it lays them out token by token
         message = wording.other_columns(key, self.samples, used, ids, silent)
         self._add("VLM011", message, key, used.rows, used.rows, silent, cause="columns")
 
@@ -267,6 +305,12 @@ class Judge:
             silent = False if compared and stream.unit == "video" else None
             message = wording.chunk_out_of_step(self._who, given, step[1], silent, stream.unit)
             self._add("VLM009", message, "input_ids", None, None, silent, cause=None)
+
+
+def _sizes(change: Change) -> list[tuple[int, int]]:
+    """Lengths of the dimensions that changed: in the batch, and now."""
+    pairs = zip(change.expected[1:], change.given[1:], strict=False)
+    return [(have, given) for have, given in pairs if have != given]
 
 
 def images_of(batch: Batch, samples: Sequence[int]) -> int | None:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from vlmdebug import wording
 from vlmdebug.batch import Batch, Stream
+from vlmdebug.change import Change
 from vlmdebug.errors import AmbiguousError
 from vlmdebug.layout import OWNER, TokenRows
 from vlmdebug.plan import Rows
@@ -31,6 +32,8 @@ class Outcome(NamedTuple):
 
 
 UNKNOWN = Outcome(None, wording.DEPENDS)
+LOUD = Outcome(False, wording.LOUD)
+CUTS = ("cut", "padding cut")
 
 
 class Forecast:
@@ -48,6 +51,32 @@ class Forecast:
         """What follows from wrong rows of `key`, and of the keys that were cut with it."""
         beside = [name for name in self._group(key) if self.chunk.keys.get(name) is not None]
         return self._only([key, *beside]).with_wrong(key)
+
+    def changed(self, key: str, change: Change) -> Outcome:
+        """What follows from right rows of `key` in another shape, or with other values.
+
+        As tiny models of all families do in transformers 5.23: none takes media with fewer columns
+        than their siblings, and none its feature key with a dimension more or less.
+        """
+        if any(key in stream.keys for stream in self.batch.streams):
+            return UNKNOWN
+        if change.kind == "values":
+            return self._only([key]).with_wrong(key)
+        layout = self.batch.layout
+        loud = (
+            (key == "input_ids" and change.kind in ("dtype", "destroyed") and change.is_recast)
+            or (change.kind in ("lost", "added") and key in ("input_ids", layout.feature_key))
+            or (change.kind in CUTS and layout.checks_counts and self._is_cut_alone(key))
+        )
+        return LOUD if loud else UNKNOWN
+
+    def _is_cut_alone(self, key: str) -> bool:
+        """Whether no other media key of the chunk was cut on another dimension than its rows'."""
+        media = self.batch.layout.media
+        beside = (
+            used.change for name, used in self.chunk.keys.items() if name in media and name != key
+        )
+        return key in media and not any(one is not None and one.kind in CUTS for one in beside)
 
     def missing(self, key: str) -> Outcome:
         """What follows from the lack of `key`, and of the keys that were left out with it."""
@@ -88,7 +117,7 @@ class Forecast:
         if used is None and planned.presence == "either":
             return None
         right = used is not None and used.rows in (planned.rows, planned.lean)
-        if used is not None and right and used.source is None and used.fits and used.in_step:
+        if used is not None and right and used.source is None and used.change is None:
             return used
         return Used(planned.rows, len(planned.rows), inner=self._inner(key))
 

@@ -14,12 +14,14 @@ from vlmdebug.plan import Rows
 
 if TYPE_CHECKING:
     from vlmdebug.batch import Batch
+    from vlmdebug.change import Change
     from vlmdebug.layout import Axis
     from vlmdebug.used import Used
 
 
 DEPENDS = "Depending on the model it raises or computes something else."
 """What follows where models differ."""
+LOUD = "The model will raise."
 WRONG_TOKENS = "it reads the wrong tokens"
 
 
@@ -162,8 +164,9 @@ def other_columns(
         said = f"{key} with {used.columns} columns beside {ids.columns} of {its} input_ids"
     what = {
         True: "Both are the same length, so the model will not raise: it reads other tokens.",
+        False: LOUD,
         None: DEPENDS,
-    }[silent or None]
+    }[silent]
     return (
         f"{name_samples(samples)} {verb} given {said}.\n{what}\n"
         "Trim and pad all that lies along the tokens by the same columns."
@@ -271,13 +274,91 @@ def stale_lookup(batch: Batch, asked: str, near: str) -> str:
     )
 
 
-def cannot_tell(key: str, chunk: int, count: int) -> str:
+def cannot_tell(key: str, chunk: int, count: int, unread: str | None = None) -> str:
     """Rows that could not be told; no mismatch."""
+    if unread is not None:
+        return (
+            f"Could not match {key} to rows of the batch (first in chunk {chunk}): it is {unread}. "
+            f"{key} was not checked in these chunks. Pass a dense tensor of numbers."
+        )
     return (
         f"Which rows of the batch the chunks' {key} holds cannot be told (first in chunk {chunk}, "
         f"{number(count, 'row')}): its values or shape were changed. It was not judged there. "
         "Pass the rows on unchanged, or change them after slicing."
     )
+
+
+def may_be_cut(batch: Batch, key: str, chunk: int, used: Used, change: Change) -> str:
+    """Rows of which padding was cut off, or with more columns than tokens; no mismatch."""
+    if change.kind == "longer":
+        return (
+            f"{key} has {used.columns} columns of tokens, more than input_ids (first in chunk "
+            f"{chunk}): some models look no further than input_ids, others raise. Trim both "
+            "alike, or ask the model: vlmdebug.prove."
+        )
+    return (
+        f"{_cut_columns(key, change)} (first in chunk {chunk}). Only padding was cut off, which "
+        f"some models do not need. Pass {key} uncut, or ask the model: vlmdebug.prove."
+    )
+
+
+def changed(
+    key: str,
+    samples: Sequence[int],
+    change: Change,
+    whole: tuple[int, ...],
+    then: str,
+) -> str:
+    """VLM011: the right rows in another shape, or with other values; `then`: what follows."""
+    verb = "was" if len(samples) == 1 else "were"
+    said, todo = _change(key, change, whole)
+    return f"{name_samples(samples)} {verb} given {said}.\n{then}\n{todo}"
+
+
+def _change(key: str, change: Change, whole: tuple[int, ...]) -> tuple[str, str]:
+    """What was given, and what to do."""
+    shapes = f"{change.given} in place of {change.expected}"
+    now, before = change.dtype
+    keep = f"Pass the rows of {key} with all their dimensions: {key}[start:stop]."
+    match change.kind:
+        case "cut" | "padding cut":
+            said = f"{key} with shape {shapes}: {_cut_columns(key, change)}"
+            return said, f"Cut only the dimension of the rows: {key}[start:stop]."
+        case "grown":
+            return f"{key} with shape {shapes}: columns were added", keep
+        case "lost":
+            return f"{key} with shape {shapes}: a dimension was lost", keep
+        case "added":
+            return f"{key} with shape {shapes}: a dimension was added", keep
+        case "plane":
+            count = f"{change.given[0] if len(change.given) == len(whole) else 1} of {whole[0]}"
+            planes = f"{key} with shape {shapes}: one plane of three was passed"
+            if whole[0] != 3 or not count.startswith("1 "):
+                planes = f"{key} with shape {shapes}: planes {count} were passed"
+            return planes, f"Cut {key} on dim 1: {key}[:, start:stop]."
+        case "reshaped":
+            return f"{key} with shape {shapes}: it was reshaped", keep
+        case "destroyed":
+            cast = f"as {now}, where the batch has {before}" if now != before else f"in {now}"
+            return (
+                f"{key} {cast}: its values were destroyed by a cast",
+                f"Pass {key} as {before}, or round it to 16 bits at most.",
+            )
+        case "dtype":
+            said = f"{key} as {now}, but token ids are looked up as int64 or int32"
+            return said, f"Pass {key} as {before}: cast only tensors of floating point."
+        case _:
+            return (
+                f"{key} with the batch's rows but other values: changed or moved within the rows",
+                f"Pass the rows of {key} unchanged.",
+            )
+
+
+def _cut_columns(key: str, change: Change) -> str:
+    """`columns of pixel_values were cut: 63 of 1176`."""
+    pairs = zip(change.given, change.expected, strict=True)
+    cut = [f"{given} of {have}" for given, have in pairs if given != have]
+    return f"columns of {key} were cut: {' and '.join(cut)}"
 
 
 def embedded(chunk: int) -> str:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import accumulate, pairwise
-from math import isqrt
+from math import isqrt, prod
 from typing import Any, ClassVar
 
 import numpy as np
@@ -34,6 +34,8 @@ def to_numpy(value: Any) -> np.ndarray:
     if not hasattr(value, "detach"):
         return np.asarray(value)
     value = value.detach().cpu()
+    if value.is_neg() or value.is_conj():  # views that are negated when they are read
+        value = value.resolve_neg().resolve_conj()
     try:
         return value.numpy()
     except TypeError:  # bfloat16, float8
@@ -51,6 +53,35 @@ def places_of(mask: np.ndarray) -> tuple[tuple[tuple[int, int], ...], ...]:
         sample, place = divmod(begin, width + 1)
         found[sample].append((place, place + end - begin))
     return tuple(map(tuple, found))
+
+
+def unreadable(value: Any) -> str | None:
+    """Why the values of a tensor cannot be compared, in words: `on the meta device`."""
+    if isinstance(value, np.ndarray):
+        return None if value.dtype.kind in "biuf" else f"an array of {value.dtype}"
+    if getattr(value, "is_nested", False):
+        return "nested"
+    if not hasattr(value, "layout"):
+        return None  # no tensor of torch's
+    laid_out = _laid_out(value.layout)
+    if laid_out is not None:
+        return laid_out
+    if getattr(value, "is_meta", False):
+        return "on the meta device, which holds no values"
+    if getattr(value, "is_quantized", False):
+        return "quantized"
+    if value.is_complex():
+        return "of complex numbers"
+    return None
+
+
+@cache
+def _laid_out(layout: Any) -> str | None:
+    """What is said of a torch layout in which rows do not lie in memory one after another."""
+    name = str(layout).removeprefix("torch.")
+    if name == "strided":
+        return None
+    return "sparse" if "sparse" in name else f"laid out as {name}"
 
 
 ALONG_TOKENS = ("attention_mask", "token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
@@ -467,9 +498,13 @@ def with_text(ids: np.ndarray, *, placeholder: int, types: bool) -> dict[str, An
 
 
 def numbered(rows: int, *shape: int) -> np.ndarray:
-    """A float tensor `(rows, *shape)` in which every row holds its own number, from 1."""
+    """A float tensor `(rows, *shape)` in which every row holds its own number, from 1.
+
+    Its fractions rise along the row, so that a cast or a move within it changes something.
+    """
     column = np.arange(1, rows + 1, dtype=np.float32).reshape(rows, *[1] * len(shape))
-    return np.broadcast_to(column, (rows, *shape)).copy()
+    within = np.arange(prod(shape), dtype=np.float32).reshape(shape) / (2 * max(prod(shape), 1))
+    return column + within
 
 
 def window(patches: int, placeholders: Sequence[int] | None) -> int | None:

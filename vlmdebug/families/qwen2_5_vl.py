@@ -233,7 +233,7 @@ class Qwen2_5VL(Family):
         if spec.sizes:
             grid = [(1, MERGE, MERGE * size) for size in spec.sizes]
             inputs["image_grid_thw"] = np.array(grid, dtype=np.int64)
-            inputs["pixel_values"] = numbered(sum(spec.sizes) * MERGE**2, 6)
+            inputs["pixel_values"] = numbered(sum(spec.sizes) * MERGE**2, 96)
         hints = Hints(model_type="qwen2_5_vl", image_token_id=image, merge_size=MERGE)
         return inputs, Facts(inputs, hints, spec.images_per_sample)
 

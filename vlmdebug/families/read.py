@@ -12,7 +12,7 @@ import numpy as np
 from vlmdebug.batch import BOOKKEEPING, Ambiguity, Batch, Contradiction, CountsByUnit
 from vlmdebug.errors import BadInput
 from vlmdebug.families import FAMILIES, Family, family_named, find_family
-from vlmdebug.families.base import ALONG_TOKENS, Facts, Reading, to_numpy
+from vlmdebug.families.base import ALONG_TOKENS, Facts, Reading, to_numpy, unreadable
 from vlmdebug.families.by_shape import NAME as UNKNOWN
 from vlmdebug.families.by_shape import read_by_shape
 from vlmdebug.families.hints import read_hints
@@ -263,6 +263,7 @@ def _tensors(inputs: Any) -> dict[str, Any]:
             "Samples are the rows of input_ids, so nothing can be cut without it. "
             "Pass what the processor returned for text and images together."
         )
+    _check_tensor("input_ids", tensors["input_ids"], 0)
     for key, value in tensors.items():
         _check_tensor(key, value, len(tensors["input_ids"]))
     _check_devices(tensors)
@@ -292,15 +293,22 @@ def _check_tensor(key: str, value: Any, samples: int) -> None:
             'in a tensor. Call the processor with return_tensors="pt" and padding=True, '
             "or leave the key out."
         )
-    if key in KNOWN and not getattr(value, "shape", ()):
+    nested = getattr(value, "is_nested", False)  # which has no shape to ask for
+    if key in KNOWN and not nested and not getattr(value, "shape", ()):
         raise BadInput(
             f"{key} is {value!r}, but it is a tensor with a row per sample, image, tile or patch. "
             "Pass it as the processor returned it, or leave it out."
         )
-    if getattr(getattr(value, "device", None), "type", None) == "meta":
+    if getattr(getattr(value, "device", None), "type", None) == "meta" and not nested:
         raise BadInput(
             f"{key} is on the meta device: it has a shape {tuple(value.shape)} but no values, "
             "so rows cannot be told apart. Pass the batch before it is moved to meta."
+        )
+    reason = unreadable(value) if hasattr(value, "dtype") else None
+    if reason is not None and key in TOKEN_KEYS | MEDIA_KEYS:
+        raise BadInput(
+            f"{key} is {reason}, but rows can be followed only in a dense tensor of numbers. "
+            "Pass it as the processor returned it."
         )
 
 
