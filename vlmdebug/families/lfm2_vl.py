@@ -56,6 +56,7 @@ class Lfm2VL(Family):
         "spatial_shapes": "tile, 2",
     }
     feature_key = "spatial_shapes"
+    feature_rules = ('(-(-inputs["spatial_shapes"] // {n})).prod(-1).tolist()',)
     loud_drops = frozenset({"pixel_attention_mask", "spatial_shapes"})
 
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
