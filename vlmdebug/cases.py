@@ -226,9 +226,7 @@ def with_every_key(family: Family) -> Batch:
     inputs.setdefault("mm_token_type_ids", (inputs["input_ids"] == batch.image_token_id).long())
     for key in sorted(TOKEN_KEYS - inputs.keys()):
         inputs[key] = inputs["input_ids"].clone()
-    others = dict(family.axes)
-    for unit, kind in (("video", family.videos), ("audio", family.audio)):
-        others |= clip_axes(unit, kind) if kind else {}
+    others = {**family.axes, **clip_axes(family)}
     for key in [key for key in others if key not in inputs]:
         rows = batch.counts[others[key].unit].total
         inputs[key] = torch.full([rows] + [1] * family.shapes.get(key, "").count(","), 2)

@@ -162,18 +162,16 @@ def _complete(layout: Layout) -> Layout:
     """
     from vlmdebug.families import find_family
     from vlmdebug.families.read import TOKEN_KEYS
-    from vlmdebug.families.streams import clip_axes
+    from vlmdebug.families.streams import clip_axes, clip_of
 
     axes: dict[str, Axis] = dict.fromkeys(["input_ids", *sorted(TOKEN_KEYS)], Axis("sample"))
     media: dict[str, Media] = {}
     family = find_family(layout.family)
     if family is not None:
-        axes |= family.axes
-        media |= family.layout().media
-        for unit, kind in (("video", family.videos), ("audio", family.audio)):
-            clips = clip_axes(unit, kind) if kind else {}
-            axes |= clips
-            media |= dict.fromkeys(clips, Media(unit))
+        clips = clip_axes(family)
+        axes |= {**family.axes, **clips}
+        media = dict(family.layout().media)
+        media |= {key: Media(clip_of(key)) for key in clips}
     whole = replace(layout, axes={**axes, **layout.axes}, media={**media, **layout.media})
     for key, axis in whole.items():
         _refuse(whole, key, axis)
@@ -191,9 +189,9 @@ def _refuse(layout: Layout, key: str, axis: Axis) -> None:
     if cut and (lengths is None or any(name in layout for name in lengths)):
         return
     raise BadInput(
-        f"{one_line(key)} has {one_line(axis)}, but layout {one_line(layout.family)} has no such key, so no "
-        "code was written that would drop it in silence. Leave it out of the batch, and cut it "
-        "beside the exported code."
+        f"{one_line(key)} has {one_line(axis)}, but layout {one_line(layout.family)} has no such "
+        "key, so no code was written that would drop it in silence. Leave it out of the batch, "
+        "and cut it beside the exported code."
     )
 
 

@@ -66,12 +66,16 @@ AUDIO_KEYS = ("input_features", "input_features_mask", "feature_attention_mask")
 KEYS = frozenset({"pixel_values_videos", *VIDEO_KEYS, *AUDIO_KEYS})
 
 
-def clip_axes(unit: str, kind: str) -> dict[str, Axis]:
-    """Axes of all keys of videos whose pixels have one row per `kind`, or of audio clips."""
-    if unit == "audio":
-        return dict.fromkeys(AUDIO_KEYS, Axis("audio"))
-    beside = (*BESIDE_VIDEOS[kind], *ALSO_BESIDE_VIDEOS.get(kind, ()))
-    return {"pixel_values_videos": Axis(kind), **{key: Axis(VIDEO_KEYS[key]) for key in beside}}
+def clip_axes(family: Family) -> dict[str, Axis]:
+    """Axes of all keys of videos and audio clips that some model of the family takes."""
+    axes: dict[str, Axis] = {}
+    if family.videos is not None:
+        beside = (*BESIDE_VIDEOS[family.videos], *ALSO_BESIDE_VIDEOS.get(family.videos, ()))
+        axes["pixel_values_videos"] = Axis(family.videos)
+        axes |= {key: Axis(VIDEO_KEYS[key]) for key in beside}
+    if family.audio is not None:
+        axes |= dict.fromkeys(AUDIO_KEYS, Axis("audio"))
+    return axes
 
 
 def clip_of(key: str) -> str:
