@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmdebug.errors import BadInput, VlmDebugError
-from vlmdebug.safe import plain
+from vlmdebug.safe import one_line, plain
 
 OK, FOUND, FAILED = 0, 1, 2
 
@@ -293,8 +293,17 @@ def _falsify(options: argparse.Namespace) -> int:
             print(example.to_pytest(_import_name(options.slicer)))
     if not found:
         print("no counterexample, which is evidence and no proof; cases tried:")
-        print("\n".join(f"  {family} {count}" for family, count in tried.items()))
+    for family, count in tried.items():
+        left_out = _not_checked(count)
+        if left_out or not found:
+            print(f"  {family} {int(count)}{left_out}")
     return FOUND if found else OK
+
+
+def _not_checked(count: int) -> str:
+    """What a number of cases says that it left out."""
+    left_out = getattr(count, "left_out", ())
+    return f"; not checked: {', '.join(map(one_line, left_out))}" if left_out else ""
 
 
 def _import_name(slicer: str) -> str:
@@ -312,7 +321,8 @@ def _export(options: argparse.Namespace) -> int:
         print(code.source)
     else:
         print(f"wrote {code.save(options.out)}")
-    print(f"# survived {survived} generated batches of {code.family}", file=sys.stderr)
+    said = f"cut its own batch right, and survived {int(survived)} generated batches of"
+    print(f"# {said} {one_line(code.family)}{_not_checked(survived)}", file=sys.stderr)
     return OK
 
 

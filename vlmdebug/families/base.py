@@ -19,6 +19,7 @@ import numpy as np
 from vlmdebug.batch import Ambiguity
 from vlmdebug.errors import BadInput
 from vlmdebug.families.formulas import AudioRule, PixelRule, VideoRule
+from vlmdebug.families.release import as_released
 from vlmdebug.families.token_rows import token_rows
 from vlmdebug.layout import STREAMS, Axis, Layout, Media
 from vlmdebug.plan import Counts
@@ -219,7 +220,8 @@ class BatchSpec:
     """A batch to be made: images per sample, one size number per image, and videos likewise.
 
     What an image's size means is the family's: grid side, tiles, soft tokens; a video's is its
-    frames; audio clips are alike. `labels` and M-RoPE's `position_ids` are there where asked for.
+    frames; audio clips are alike. `labels`, M-RoPE's `position_ids` and, beside videos,
+    `second_per_grid_ts` are there where asked for.
     The text is short: sizes and frames of 1, the smallest, go without saying, and so do padding on
     the right and what is not there.
     """
@@ -233,6 +235,7 @@ class BatchSpec:
     padding_side: str = "right"
     labels: bool = False
     position_ids: bool = False
+    second_per_grid_ts: bool = False
 
     @property
     def clips(self) -> bool:
@@ -251,8 +254,12 @@ class BatchSpec:
             parts.append(f"audio clips per sample {list(self.audios_per_sample)}")
         if self.padding_side == "left":
             parts.append("padded left")
-        parts += [f"with {key}" for key in ("labels", "position_ids") if getattr(self, key)]
+        parts += [f"with {key}" for key in ASKED_FOR if getattr(self, key)]
         return ", ".join(parts)
+
+
+ASKED_FOR = ("labels", "position_ids", "second_per_grid_ts")
+"""Keys of a made batch that are there where its specification asks for them."""
 
 
 class Family(ABC):
@@ -272,7 +279,10 @@ class Family(ABC):
         variants: Fields of the layout in which single models differ, by `config.model_type`.
         sizes: The size numbers that `synthesize` understands.
         videos: What a row of `pixel_values_videos` counts, where the models take videos.
+        timed: Whether the processor gives the seconds of each video's frames beside them.
         audio: Key of the mask beside `input_features`, where some of the models take audio.
+        feature_rules: Sources of the features of each row of `feature_key`, for exported code;
+            `{n}` is a number in which models differ. None where more than that is needed.
     """
 
     name: ClassVar[str]
@@ -293,6 +303,8 @@ class Family(ABC):
     sizes: ClassVar[tuple[int, ...]] = (1, 2, 3)
     videos: ClassVar[str | None] = None
     audio: ClassVar[str | None] = None
+    timed: ClassVar[bool] = False
+    feature_rules: ClassVar[tuple[str, ...]] = ()
 
     @property
     def mrope(self) -> bool:
@@ -323,7 +335,8 @@ class Family(ABC):
             tokens=token_rows(hints and hints.model_type, self.models),
         )
         variant = self.variants.get((hints and hints.model_type) or "")
-        return replace(common, **variant) if variant else common
+        known = replace(common, **variant) if variant else common
+        return as_released(known, hints.model_type) if hints else known
 
     @abstractmethod
     def recognises(self, inputs: Mapping[str, Any]) -> bool:

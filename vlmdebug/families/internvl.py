@@ -56,6 +56,7 @@ class InternVL(Family):
     }
     optional = frozenset({"pixel_mask"})
     feature_key = "pixel_values"
+    feature_rules = ('[{n}] * len(inputs["pixel_values"])',)
     variants = {"ovis2": {"overview": "first"}}
 
     def recognises(self, inputs: Mapping[str, Any]) -> bool:

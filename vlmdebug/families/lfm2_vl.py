@@ -57,6 +57,7 @@ class Lfm2VL(Family):
         "spatial_shapes": "tile, 2",
     }
     feature_key = "spatial_shapes"
+    feature_rules = ('(-(-inputs["spatial_shapes"] // {n})).prod(-1).tolist()',)
     loud_drops = frozenset({"pixel_attention_mask", "spatial_shapes"})
 
     def layout(self, hints: Hints | None = None) -> Layout:

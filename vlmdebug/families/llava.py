@@ -68,6 +68,7 @@ class Llava(Family):
     }
     optional = frozenset({"high_res_pixel_values", "pixel_mask"})
     feature_key = "pixel_values"
+    feature_rules = ('[{n}] * len(inputs["pixel_values"])',)
     loud_drops = frozenset({"high_res_pixel_values"})
     masks = frozenset({"pixel_mask"})
     variants = {

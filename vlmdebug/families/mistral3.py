@@ -45,6 +45,7 @@ class Mistral3(Family):
     }
     shapes = {"pixel_values": "image, channels, height, width", "image_sizes": "image, 2"}
     feature_key = "image_sizes"
+    feature_rules = ('(inputs["image_sizes"] / {n}).prod(-1).tolist()',)  # no part of a square
     loud_drops = frozenset({"image_sizes"})
 
     def recognises(self, inputs: Mapping[str, Any]) -> bool:

@@ -114,10 +114,14 @@ class Qwen2_5VL(Family):
     }
     optional = frozenset({"image_merge_sizes"})
     feature_key = "image_grid_thw"
+    feature_rules = (
+        '(inputs["image_grid_thw"].prod(-1) // inputs["image_merge_sizes"] ** 2).tolist()',
+        '(inputs["image_grid_thw"].prod(-1) // {n}**2).tolist()',
+    )
     loud_drops = frozenset({"image_grid_thw"})
     strict = True
     ignored = frozenset()
-    placing = TYPES
+    placing = TYPES | {"second_per_grid_ts"}
     variants = {
         **dict.fromkeys(["qwen2_vl", "cosmos3_edge", "ernie4_5_vl_moe", "glm_ocr"], _QWEN2),
         **dict.fromkeys(
@@ -152,6 +156,7 @@ class Qwen2_5VL(Family):
         },
     }
     videos = VIDEO_PATCH
+    timed = True
     audio = "feature_attention_mask"
 
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
@@ -250,8 +255,10 @@ class NemotronHOmni(Qwen2_5VL):
     shapes = {"pixel_values": "patch, ...", "image_grid_hw": "image, 2"}
     optional = frozenset()
     videos = None
+    timed = False
     audio = "input_features_mask"
     feature_key = "image_grid_hw"
+    feature_rules = ('(inputs["image_grid_hw"].prod(-1) // {n}**2).tolist()',)
     loud_drops = frozenset({"image_grid_hw"})
     strict = False
     ignored = TYPES

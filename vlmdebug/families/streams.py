@@ -53,8 +53,30 @@ BESIDE_VIDEOS = {
     "video": (),
 }
 """What lies beside `pixel_values_videos`, by what its rows count."""
+ALSO_BESIDE_VIDEOS = {
+    VIDEO_PATCH: ("second_per_grid_ts", "video_second_per_grid", "video_merge_sizes"),
+}
+"""What some of the models take there, too."""
+FEATURE_RULES = (
+    '(inputs["video_grid_thw"].prod(-1) // {n}**2).tolist()',
+    '_summed(((inputs["video_position_ids"][..., 0] != -1).sum(-1) // {n}**2).tolist(), '
+    'inputs["num_frames_per_video"].tolist())',
+)
+"""Sources of the features of each video, for exported code; as `Family.feature_rules`."""
 AUDIO_KEYS = ("input_features", "input_features_mask", "feature_attention_mask")
 KEYS = frozenset({"pixel_values_videos", *VIDEO_KEYS, *AUDIO_KEYS})
+
+
+def clip_axes(family: Family) -> dict[str, Axis]:
+    """Axes of all keys of videos and audio clips that some model of the family takes."""
+    axes: dict[str, Axis] = {}
+    if family.videos is not None:
+        beside = (*BESIDE_VIDEOS[family.videos], *ALSO_BESIDE_VIDEOS.get(family.videos, ()))
+        axes["pixel_values_videos"] = Axis(family.videos)
+        axes |= {key: Axis(VIDEO_KEYS[key]) for key in beside}
+    if family.audio is not None:
+        axes |= dict.fromkeys(AUDIO_KEYS, Axis("audio"))
+    return axes
 
 
 def clip_of(key: str) -> str:
@@ -91,6 +113,8 @@ def with_clips(
     whole = {**inputs, **grown}
     if spec.frames:
         whole |= _videos(family.videos, spec.frames)
+    if spec.second_per_grid_ts:
+        whole["second_per_grid_ts"] = 0.5 * numbered(len(spec.frames))  # no two alike
     if any(clips["audio"]):
         whole |= _audio(family.audio, sum(clips["audio"]))
     hints = replace(
