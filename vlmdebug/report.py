@@ -113,6 +113,7 @@ class Report:
             MismatchError: Something was wrong.
             AmbiguousError: Nothing was seen to be wrong, but not all could be checked.
         """
+        __tracebackhide__ = True  # pytest shows the message, not these lines
         if self.mismatches:
             text = "\n\n".join(f"{f.code} {f.title}: {f.message}" for f in self.findings)
             raise MismatchError(text, report=self)

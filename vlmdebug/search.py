@@ -23,6 +23,7 @@ from vlmdebug.families import FAMILIES, BatchSpec, Family, family_named
 from vlmdebug.families.streams import KEYS, clip_of
 from vlmdebug.mismatch import Mismatch
 from vlmdebug.report import Report
+from vlmdebug.signature import as_slicer
 from vlmdebug.wording import number
 
 FIRST_ROUND = 48
@@ -65,20 +66,22 @@ class Counterexample:
         """What the slicer raised, if it did."""
         return self.report.error
 
-    def to_pytest(self, slicer: str = "my_module:slicer") -> str:
+    def to_pytest(self, slicer: str = "my_module:slicer", *, recorded: bool = False) -> str:
         """Source of a regression test.
 
         Args:
             slicer: Where the test imports the slicer from, `module:name`.
+            recorded: Whether it calls a model, and was tried as `record` records it.
         """
         module, _, name = slicer.partition(":")
+        tried = f"vd.record({name})" if recorded else name
         spec = self.case.spec
         images = "_".join(map(str, spec.images_per_sample))
         return (
             f"import vlmdebug as vd\nfrom {module} import {name}\n\n\n"
             f"def test_{name}_cuts_{spec.family}_images_{images}() -> None:\n"
             f'    batch = vd.make_batch("{spec.family}", {_arguments(spec)})\n\n'
-            f"    vd.check({name}, batch, chunk_size={self.chunk_size}).raise_for_mismatch()\n"
+            f"    vd.check({tried}, batch, chunk_size={self.chunk_size}).raise_for_mismatch()\n"
         )
 
     def __repr__(self) -> str:
@@ -228,7 +231,7 @@ class _Search:
                 "(inputs, chunk_size) that gives the model inputs of each chunk. Nothing was "
                 'tried. Pass the function itself; TRL\'s is vd.trl_slicer("grpo").'
             )
-        self._slicer, self._limits = slicer, limits
+        self._slicer, self._limits = as_slicer(slicer), limits
         self._max_examples, self._seed = max_examples, seed
         self._end = None if seconds is None else monotonic() + seconds
         self._tried = {} if tried is None else tried

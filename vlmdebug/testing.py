@@ -52,6 +52,7 @@ def assert_slices(
         AmbiguousError: None was seen to be cut wrongly, but some could not be judged; with the
             smallest of these.
     """
+    __tracebackhide__ = True  # pytest shows the message, not these lines
     found = falsify(
         slicer,
         families=families,
@@ -67,7 +68,8 @@ def assert_slices(
     details = "\n".join(f"{f.code} {f.title}: {f.message}" for f in found.report.findings)
     name = getattr(slicer, "__name__", "slicer")
     name = name if name.isidentifier() else "slicer"
-    test = found.to_pytest(f"my_module:{name}")
+    recorded = getattr(slicer, "recorded", False) is True
+    test = found.to_pytest(f"my_module:{name}", recorded=recorded)
     raise MismatchError(f"{found!r}\n{details}\n\n{test}", found.report) from found.error
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from vlmdebug.families.pictures import in_order, scene_of
 from vlmdebug.families.read import read_batch
 from vlmdebug.plan import chunk_bounds
 from vlmdebug.report import Report
+from vlmdebug.safe import one_line
+from vlmdebug.signature import as_slicer
 from vlmdebug.tracing.chunks import used_chunk
 from vlmdebug.tracing.rows import RowFinder
 from vlmdebug.used import Run, UsedChunk
@@ -131,7 +133,8 @@ def _arguments(args: tuple[Any, ...], reading: dict[str, Any]) -> tuple[Slicer |
             f"The slicer is a {type(slicer).__name__}, but a slicer is a function of (inputs, "
             "chunk_size) that gives the model inputs of each chunk. Call check(slicer, batch)."
         )
-    return cast("Slicer | None", slicer), read_batch(args[-1], **reading)
+    slicer = None if slicer is None else as_slicer(slicer)
+    return slicer, read_batch(args[-1], **reading)
 
 
 def run(
@@ -158,6 +161,11 @@ def run(
             break
         except NotJudged:
             raise
+        except SystemExit as end:
+            raise NotJudged(
+                f"The slicer ended the process: {_ended(end)}. Nothing was judged. "
+                "Let it return, or raise an exception of its own."
+            ) from end
         except Exception as raised:  # the slicer's own, kept with what came before it
             error = raised
             break
@@ -301,6 +309,11 @@ def _following(inputs: Mapping[str, Any], finder: RowFinder) -> Any:
     from vlmdebug.tracing.copies import FollowCopies
 
     return FollowCopies(finder.known, finder.learn)
+
+
+def _ended(end: SystemExit) -> str:
+    """`SystemExit(0) at folder/file.py:12`."""
+    return one_line(f"SystemExit({end.code!r}) at {_place(end)}", 300)
 
 
 def _place(error: BaseException) -> str:

@@ -16,6 +16,7 @@ import torch
 from vlmdebug.batch import BOOKKEEPING, Batch
 from vlmdebug.errors import BadInput
 from vlmdebug.families.read import read_batch
+from vlmdebug.signature import as_slicer
 from vlmdebug.tracing.check import Slicer, run
 from vlmdebug.wording import name_samples
 
@@ -112,6 +113,7 @@ def prove(
         raise BadInput(
             f"The slicer is a {type(slicer).__name__}, not a function of (inputs, chunk_size)."
         )
+    slicer = as_slicer(slicer)
     read = (
         read_batch(batch, **{"model": model, **reading}) if not isinstance(batch, Batch) else batch
     )

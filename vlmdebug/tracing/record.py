@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from vlmdebug.errors import BadInput, NotJudged
+from vlmdebug.signature import refuse_no_loop
 from vlmdebug.tracing.stand_in import RecordingModel
 
 
@@ -36,6 +37,7 @@ def record(
             "model: a function of (model, inputs, chunk_size). Nothing was recorded. "
             "Pass your loop; to see a model's own calls, use watch(model)."
         )
+    refuse_no_loop(function)
 
     def slicer(inputs: dict[str, Any], chunk_size: int) -> Iterator[dict[str, Any]]:
         model = RecordingModel(config, inputs)
@@ -52,4 +54,6 @@ def record(
 
     slicer.__name__ = "recorded"
     slicer.expand_size = None  # type: ignore[attr-defined]  # a loop calls its model as it likes
-    return update_wrapper(slicer, function)
+    update_wrapper(slicer, function)
+    slicer.recorded = True  # type: ignore[attr-defined]  # a test of it is written with `record`
+    return slicer
