@@ -14,6 +14,7 @@ from typing import Any
 
 from vlmdebug.batch import Batch
 from vlmdebug.errors import BadInput, MismatchError
+from vlmdebug.given import public
 from vlmdebug.layout import OWNER, STREAMS, VIDEO_PATCH, Axis, Layout
 
 TOKEN_KEYS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels")
@@ -89,6 +90,7 @@ class Code:
         return self.source
 
 
+@public
 def export(batch: Batch | Layout | Mapping[str, Any] | str, **reading: Any) -> Code:
     """Corrected slicing code for the layout of `batch`.
 

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from vlmdebug.errors import BadInput
+from vlmdebug.given import public
 
 
+@public
 def load_batch(path: str | Path) -> dict[str, Any]:
     """The tensors of a saved batch, by key.
 

@@ -62,10 +62,15 @@ def spell_names(text: str, names: Iterable[object]) -> str:
     >>> spell_names("no a\nb here\nLeave it out.", ["a\nb", "c"])
     'no a\\nb here\nLeave it out.'
     """
-    acting = {name for name in map(str, names) if name and not name.isprintable()}
+    acting = [name for name in map(str, names) if acts(name)]
     for name in sorted(acting, key=len, reverse=True):
-        text = text.replace(name, one_line(name))
+        text = text.replace(name, harmless(one_line(name)))
     return text
+
+
+def acts(name: str) -> bool:
+    """Whether a name would do something where it is printed: a control character, a command."""
+    return bool(name) and (not name.isprintable() or _COMMAND.search(name) is not None)
 
 
 def _disarmed(command: re.Match[str]) -> str:

@@ -21,6 +21,7 @@ from vlmdebug.compare import compare
 from vlmdebug.errors import AmbiguousError, BadInput
 from vlmdebug.families import FAMILIES, BatchSpec, Family, family_named
 from vlmdebug.families.streams import KEYS, clip_of
+from vlmdebug.given import public
 from vlmdebug.mismatch import Mismatch
 from vlmdebug.report import Report
 from vlmdebug.signature import as_slicer
@@ -103,6 +104,7 @@ def _arguments(spec: BatchSpec) -> str:
     return given
 
 
+@public
 def falsify(
     slicer: Slicer,
     *,
@@ -156,6 +158,7 @@ def falsify(
     return None
 
 
+@public
 def falsify_all(
     slicer: Slicer,
     *,

@@ -15,12 +15,14 @@ from vlmdebug.batch import Batch
 from vlmdebug.cases import Limits, cases, make
 from vlmdebug.errors import MismatchError
 from vlmdebug.families import FAMILIES, family_named
+from vlmdebug.given import public
 from vlmdebug.search import Slicer, falsify
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
 
+@public
 def assert_slices(
     slicer: Slicer,
     *,
@@ -73,6 +75,7 @@ def assert_slices(
     raise MismatchError(f"{found!r}\n{details}\n\n{test}", found.report) from found.error
 
 
+@public
 def batches(
     families: Sequence[str] | None = None,
     *,

@@ -11,6 +11,7 @@ from typing import Any
 
 from vlmdebug.errors import BadInput
 from vlmdebug.families.base import Hints
+from vlmdebug.given import refuse_other_kind
 from vlmdebug.layout import STREAMS
 
 PLACEHOLDERS = {"ovis2": "<IMG_ATOM>", "llama4": "<|patch|>"}
@@ -45,6 +46,8 @@ def read_hints(processor: Any = None, config: Any = None, model: Any = None) -> 
                 f"{name} is a {type(given).__name__}, but nothing is loaded or downloaded here. "
                 f"What it says of the batch would be ignored. Pass the {name} itself."
             )
+        if given is not None:
+            refuse_other_kind(name, given)
     if config is None and model is not None:
         config = getattr(model, "config", None)
     tokenizer = getattr(processor, "tokenizer", None)

@@ -17,6 +17,7 @@ from vlmdebug.compare import compare
 from vlmdebug.errors import BadInput, NotJudged
 from vlmdebug.families.pictures import in_order, scene_of
 from vlmdebug.families.read import read_batch
+from vlmdebug.given import public
 from vlmdebug.plan import chunk_bounds
 from vlmdebug.report import Report
 from vlmdebug.safe import one_line
@@ -38,6 +39,7 @@ MOST_CHUNKS = 10
 """Chunks per sample after which a slicer is not waited for any longer."""
 
 
+@public
 def check(
     *args: Any,
     chunk_size: int = 1,
@@ -72,6 +74,7 @@ def check(
         BadInput: The arguments are no slicer and batch, or the slicer yields no mappings.
     """
     slicer, batch = _arguments(args, reading)
+    chunk_bounds(len(batch), chunk_size)
     originals = None
     if pictures is not None and not isinstance(pictures, bool):
         originals = in_order(pictures, batch)
@@ -83,6 +86,7 @@ def check(
     return report if pictures is False else illustrated(report, batch, originals)
 
 
+@public
 def plot_layout(batch: Any, ax: Axes | None = None, **reading: Any) -> Axes:
     """Draw which tensor of a batch counts what: samples, images and media keys as lanes.
 

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 
 from vlmdebug.errors import BadInput, NotJudged
+from vlmdebug.given import public
 from vlmdebug.signature import refuse_no_loop
 from vlmdebug.tracing.stand_in import RecordingModel
 
 
+@public
 def record(
     function: Callable[[Any, dict[str, Any], int], Any], *, config: Any = None
 ) -> Callable[[dict[str, Any], int], Iterator[dict[str, Any]]]:
