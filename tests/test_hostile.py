@@ -12,6 +12,7 @@ import torch
 
 import vlmdebug as vd
 from vlmdebug.cli import main
+from vlmdebug.files import load_batch
 from vlmdebug.learn import predict
 from vlmdebug.views.markdown import to_markdown
 
@@ -182,6 +183,66 @@ MAPPINGS = {
 def test_odd_mapping_is_refused(inputs, message):
     with pytest.raises(vd.BadInput, match=message):
         vd.read_batch(inputs)
+
+
+SIZES = {
+    "negative": (
+        "qwen2_5_vl",
+        "image_grid_thw",
+        [[-1, 4, 4]] * 3,
+        r"image_grid_thw\[0\] is \[-1.0",
+    ),
+    "zero": ("qwen2_5_vl", "image_grid_thw", [[1, 0, 4]] * 3, "but sizes are whole numbers, 1 or"),
+    "fractions": ("qwen2_5_vl", "image_grid_thw", [[1, 2.5, 4]] * 3, "whole numbers"),
+    "no number": ("qwen2_5_vl", "image_grid_thw", [[1, float("nan"), 4]] * 3, "whole numbers"),
+    "larger than memory": ("qwen2_5_vl", "image_grid_thw", [[2**62, 2, 2]] * 3, "than memory"),
+    "a product beyond 64 bits": (
+        "qwen2_5_vl",
+        "image_grid_thw",
+        [[2**22, 2**22, 2**22]] * 3,
+        "than memory",
+    ),
+    "no size": ("llava_next", "image_sizes", [[0, 10]] * 3, r"image_sizes\[0\] is \[0.0, 10.0\]"),
+    "one number": ("llava_next", "image_sizes", [[10]] * 3, "each row holds 2 numbers"),
+}
+
+
+@pytest.mark.parametrize(("family", "key", "rows", "message"), SIZES.values(), ids=SIZES.keys())
+def test_sizes_that_no_image_has_are_refused(family, key, rows, message):
+    inputs = {**vd.tiny.batch(family, [2, 1]), key: torch.tensor(rows)}
+
+    with pytest.raises(vd.BadInput, match=message):
+        vd.read_batch(inputs, processor=vd.tiny.build(family)[1])
+
+
+def test_saved_objects_are_not_loaded_and_the_advice_works(tmp_path):
+    """torch's own message would advise to run what is in the file."""
+    made = vd.tiny.batch("gemma4", [2, 1])
+    torch.save(made, tmp_path / "batch.pt")
+
+    with pytest.raises(vd.BadInput, match="Python objects, which are not loaded") as caught:
+        load_batch(tmp_path / "batch.pt")
+    assert "weights_only" not in str(caught.value)
+    assert "torch.save(dict(inputs), path)" in str(caught.value)
+
+    torch.save(dict(made), tmp_path / "batch.pt")
+    assert vd.check(load_batch(tmp_path / "batch.pt")).ok
+
+
+FILES = {
+    "cut": (lambda whole: whole[: len(whole) // 2], "could not be read as a batch"),
+    "empty": (lambda whole: b"", "could not be read as a batch: EOFError"),
+    "text": (lambda whole: b"hello", "could not be read as a batch"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), FILES.values(), ids=FILES.keys())
+def test_damaged_file_is_refused(tmp_path, change, message):
+    torch.save(dict(vd.make_batch("gemma4", [1]).inputs), tmp_path / "batch.pt")
+    (tmp_path / "batch.pt").write_bytes(change((tmp_path / "batch.pt").read_bytes()))
+
+    with pytest.raises(vd.BadInput, match=message):
+        load_batch(tmp_path / "batch.pt")
 
 
 # --- reports -------------------------------------------------------------------------------

@@ -95,7 +95,7 @@ def refuse_other_kind(argument: str, thing: object) -> None:
 
 def _whole(value: Any, least: int = 0) -> bool:
     own = isinstance(value, Integral) and not isinstance(value, bool)
-    return own and least <= value < 2**63
+    return own and least <= int(value) < 2**63
 
 
 def _listed(value: Any) -> bool:
@@ -111,7 +111,7 @@ def _flag(value: Any) -> bool:
 
 
 def _seconds(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, Real) and not isinstance(value, bool) and float(value) >= 0
 
 
 def _none_or(check: Callable[[Any], bool]) -> Callable[[Any], bool]:

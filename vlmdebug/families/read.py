@@ -18,7 +18,12 @@ from vlmdebug.families.hints import read_hints
 from vlmdebug.families.probe import probe
 from vlmdebug.families.streams import KEYS as STREAM_KEYS
 from vlmdebug.families.streams import read_streams
-from vlmdebug.families.unreadable import items_of, refuse_too_many, refuse_unreadable
+from vlmdebug.families.unreadable import (
+    items_of,
+    refuse_measures,
+    refuse_too_many,
+    refuse_unreadable,
+)
 from vlmdebug.given import public
 from vlmdebug.layout import UNITS, Axis, Layout, plural
 from vlmdebug.plan import Counts, as_counts
@@ -252,6 +257,7 @@ def _tensors(inputs: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in tensors.items():
         _check_tensor(key, value, len(ids))
     _check_devices(tensors)
+    refuse_measures(tensors)
     ids = tensors["input_ids"]
     refuse_too_many("input_ids", tuple(ids.shape))
     if "float" in str(ids.dtype) or "bool" in str(ids.dtype):

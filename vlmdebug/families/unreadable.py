@@ -5,9 +5,13 @@ Each is refused by its name and with what to do, before any look at values fails
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from vlmdebug.errors import BadInput
+from vlmdebug.families.base import to_numpy
 from vlmdebug.given import described
 from vlmdebug.safe import one_line
 
@@ -21,6 +25,20 @@ STORED_OTHERWISE = {
     "is_neg": ("lazily negated", "value.resolve_neg()"),
 }
 """Kinds of torch tensors by the attribute or method that tells, and what to pass in their place."""
+
+MEASURES = {
+    "image_grid_thw": 3,
+    "video_grid_thw": 3,
+    "image_sizes": 2,
+    "spatial_shapes": 2,
+    "image_merge_sizes": None,
+    "video_merge_sizes": None,
+    "batch_num_images": None,
+}
+"""Keys whose values are sizes or counts, with how many each row has; None for one, flat."""
+OF_EACH = {"image_merge_sizes": "image_grid_thw", "video_merge_sizes": "video_grid_thw"}
+"""Keys with one number for each row of another."""
+MOST_OF_A_SIDE, MOST_OF_A_ROW = 2**24, 2**40
 
 
 def items_of(inputs: Any) -> dict[str, Any]:
@@ -107,3 +125,37 @@ def refuse_too_many(key: str, shape: tuple[int, ...]) -> None:
             f"{key} has shape {shape}, {total} tokens, but at most {MOST_TOKENS} are read. "
             "Nothing was read. Pass a smaller batch."
         )
+
+
+def refuse_measures(tensors: Mapping[str, Any]) -> None:
+    """Refuse sizes and counts that no image has: below 1, fractions, or too large to multiply.
+
+    Raises:
+        BadInput: The message names the key, the row and what stands there.
+    """
+    for key, width in MEASURES.items():
+        value: Any = tensors.get(key)
+        if len(getattr(value, "shape", ())) != (1 if width is None else 2):
+            continue  # another layout's, or refused with its family
+        if width is not None and value.shape[1] != width:
+            raise BadInput(
+                f"{key} has shape {tuple(value.shape)}, but each row holds {width} numbers. "
+                "Nothing was read. Pass it as the processor returned it."
+            )
+        rows = to_numpy(value).astype(float).reshape(len(value), width or 1)
+        least = 0 if key == "batch_num_images" else 1
+        good = (rows >= least) & (rows <= MOST_OF_A_SIDE) & (rows == np.floor(rows))
+        good &= "float" not in str(value.dtype)  # nor does a model take 4.0 for a size
+        bad = np.flatnonzero(~good.all(axis=1) | (rows.prod(axis=1) > MOST_OF_A_ROW))
+        if len(bad):
+            raise BadInput(
+                f"{key}[{bad[0]}] is {rows[bad[0]].tolist()}, but sizes are whole numbers, "
+                f"{least} or more, and no image is larger than memory. Nothing was read. "
+                "Pass it as the processor returned it."
+            )
+    for key, other in OF_EACH.items():
+        if key in tensors and other in tensors and len(tensors[key]) != len(tensors[other]):
+            raise BadInput(
+                f"{key} has {len(tensors[key])} rows, but {other} has {len(tensors[other])}, one "
+                "each. One was cut without the other. Pass both as the processor returned them."
+            )
