@@ -64,11 +64,7 @@ def declared(slicer, **said):
     """The slicer, with what it says of itself."""
 
     def same(inputs, chunk_size):
-        yield from (
-            vd.slicers.corrected(inputs, chunk_size)
-            if slicer is None
-            else slicer(inputs, chunk_size)
-        )
+        yield from slicer(inputs, chunk_size)
 
     for name, value in said.items():
         setattr(same, name, value)

@@ -201,7 +201,7 @@ def test_file_that_cannot_be_tried_exits_2_and_says_why(saved, source, message, 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("tral.py:cut", "There is no file tral.py here; did you mean trial.py?"),
+        ("trial2.py:cut", "There is no file trial2.py here; did you mean trial.py?"),
         ("trial:cut", "There is no file trial here; did you mean trial.py?"),
         ("trial.py", "SLICER is trial.py, but it is FILE.py:NAME"),
         ("nowhere/trial.py:cut", "There is no file trial.py in nowhere."),
