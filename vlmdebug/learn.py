@@ -63,7 +63,9 @@ def predict(batch: Batch, key: str, rows: Said, *, chunk: int, chunk_size: int =
     samples = range(*bounds[chunk])
     planned, said = batch.planned(key, samples), _rows(rows)
     if said is None:
-        right = planned.presence == "absent" or (planned.presence == "either" and not planned.rows)
+        right = planned.presence == "absent" or (
+            not planned.rows and (planned.presence == "either" or isinstance(rows, slice))
+        )
     else:
         right = planned.presence != "absent" and said == planned.rows
     told = [_said(batch, key, said, right), _found(batch, key, samples)]
