@@ -226,7 +226,7 @@ def test_chunk_size_that_is_none(gemma, size):
 LAYOUTS = {
     "unknown family": (
         "gemma5",
-        "'gemma5' is not a layout family; did you mean 'gemma4'? Known are ",
+        "'gemma5' is not a layout family; did you mean 'gemma4'? Or pass layout=",
     ),
     "a number": (3, "layout is 3, but it is a family's name, a Layout, or {key: unit}."),
     "unknown unit": (

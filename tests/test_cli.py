@@ -36,12 +36,20 @@ def trainer(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["batch.pt", "batch.safetensors"])
-def test_right_batch_is_checked_and_known_slicers_are_tried_on_it(saved, name, capsys):
+def test_right_batch_is_checked_alone(saved, name, capsys):
     code = main(["check", str(saved / name)])
     printed = capsys.readouterr().out
 
     assert code == 0
     assert "gemma4 batch, 3 samples: OK" in printed
+    assert "MISMATCH" not in printed
+
+
+def test_known_slicers_are_tried_on_a_batch_where_the_story_is_asked_for(saved, capsys):
+    code = main(["check", str(saved / "batch.pt"), "--story"])
+    printed = capsys.readouterr().out
+
+    assert code == 0
     assert re.search(r"sample 1 was given \w+\[1:2\] \(1 row: image 1 of sample 0\)", printed)
     assert "corrected: " in printed
 
@@ -96,6 +104,115 @@ def test_processor_folder_settles_the_counts(tmp_path, capsys):
     assert (
         main(["check", str(tmp_path / "batch.pt"), "--processor", str(tmp_path / "processor")]) == 0
     )
+
+
+NEIGHBOUR = "from neighbour import cut\n\n\ndef slicer(inputs, chunk_size):\n"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param("    yield from cut(inputs, chunk_size)\n", id="imported at the top"),
+        pytest.param(
+            "    import later\n    yield from cut(inputs, chunk_size)\n", id="when called"
+        ),
+    ],
+)
+def test_file_may_import_what_is_next_to_it(tmp_path, trainer, body, monkeypatch, capsys):
+    """As in `python trial.py`, from any folder; nothing of it stays imported."""
+    trainer.rename(tmp_path / "neighbour.py")
+    (tmp_path / "later.py").write_text("")
+    (tmp_path / "trial.py").write_text(NEIGHBOUR + body)
+    before = list(sys.path)
+
+    assert main(["falsify", f"{tmp_path}/trial.py:slicer", "--family", "llava"]) == 1
+    assert "VLM001" in capsys.readouterr().out
+    assert sys.path == before
+    assert not {"trial", "neighbour", "later"} & set(sys.modules)
+
+
+def test_loop_that_takes_a_model_first_is_recorded(tmp_path, capsys):
+    (tmp_path / "trial.py").write_text(
+        "def loop(model, inputs, chunk_size):\n"
+        "    for start in range(0, len(inputs['input_ids']), chunk_size):\n"
+        "        own = {k: inputs[k][start:start + chunk_size] for k in inputs if k[:3] != 'num'}\n"
+        "        model(**own)\n"
+    )
+    code = main(["falsify", f"{tmp_path}/trial.py:loop", "--family", "llava", "--pytest"])
+    printed = capsys.readouterr().out
+
+    assert code == 1
+    assert "VLM001" in printed
+    assert "VLM008" not in printed
+    assert "vd.check(vd.record(loop), batch" in printed
+
+
+ENDS = {
+    "at import": ("import sys\nsys.exit(0)\n", "trial.py:2 ended the process: SystemExit.0."),
+    "raised at import": ("raise SystemExit\n", "trial.py:1 ended the process: SystemExit.None."),
+    "when called": (
+        "import sys\ndef cut(inputs, chunk_size):\n    sys.exit(0)\n",
+        r"The slicer ended the process: SystemExit\(0\) at \S+/trial.py:3. Nothing was judged",
+    ),
+    "at a later chunk": (
+        "def cut(inputs, chunk_size):\n    yield {}\n    exit()\n",
+        "The slicer ended the process",
+    ),
+    "in a recorded loop": (
+        "def cut(model, inputs, chunk_size):\n    raise SystemExit(0)\n",
+        "The slicer ended the process",
+    ),
+    "interrupted": ("raise KeyboardInterrupt\n", "interrupted; nothing was judged"),
+    "syntax": ("def cut(:\n", "trial.py:1 raised SyntaxError: invalid syntax"),
+    "a null byte": ("\0", "raised SyntaxError|raised ValueError"),
+    "raises at import": ("x = 1\n1 / 0\n", "trial.py:2 raised ZeroDivisionError: division by zero"),
+    "raises in a function": (
+        "def f():\n    return {}['k']\nf()\n",
+        "trial.py:2 raised KeyError: 'k'",
+    ),
+    "raises lines": (
+        "raise ValueError('a\\n::error::b')\n",
+        r"trial.py:1 raised ValueError: a\\n::error::b",
+    ),
+    "imports what is not there": (
+        "import nowhere_x\n",
+        "trial.py:1 imports nowhere_x, which was not",
+    ),
+    "another name": ("def cuts(a, b):\n    pass\n", "no such function; did you mean cuts?"),
+    "no function": ("cut = 3\n", "trial.py has no such function; it defines none"),
+    "one argument": ("def cut(a):\n    pass\n", r"cut takes \(a\), but a slicer takes"),
+}
+
+
+@pytest.mark.parametrize("command", ["check", "falsify"])
+@pytest.mark.parametrize(("source", "message"), ENDS.values(), ids=ENDS.keys())
+def test_file_that_cannot_be_tried_exits_2_and_says_why(saved, source, message, command, capsys):
+    (saved / "trial.py").write_text(source)
+    cut = f"{saved}/trial.py:cut"
+    batch = ["check", f"{saved}/batch.pt", "--slicer", cut]
+
+    assert main(batch if command == "check" else ["falsify", cut, "--family", "llava"]) == 2
+    said = capsys.readouterr().err
+    assert re.search(message, said)
+    assert not [line for line in said.splitlines() if line.strip().startswith("::")]
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("trial2.py:cut", "There is no file trial2.py here; did you mean trial.py?"),
+        ("trial:cut", "There is no file trial here; did you mean trial.py?"),
+        ("trial.py", "SLICER is trial.py, but it is FILE.py:NAME"),
+        ("nowhere/trial.py:cut", "There is no file trial.py in nowhere."),
+    ],
+)
+def test_typo_in_a_file_name_is_said(tmp_path, name, message, monkeypatch, capsys):
+    (tmp_path / "trial.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+
+    assert main(["falsify", name]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_falsify_prints_the_counterexample_and_its_test(trainer, capsys):

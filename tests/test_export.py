@@ -435,5 +435,5 @@ def test_layout_that_does_not_say_where_rows_begin_is_refused(axis, media):
 def test_key_that_is_no_text_is_refused():
     inputs = {**vd.make_batch("gemma4", [1]).inputs, 5: True}
 
-    with pytest.raises(vd.BadInput, match="A name is a int"):
+    with pytest.raises(vd.BadInput, match="the key 5, a int"):
         vd.export(inputs, layout="gemma4", num_images=[1])

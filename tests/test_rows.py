@@ -500,31 +500,31 @@ def neighbours_by_index(batch, key):
 
 
 def one_tensor_under_two_names(inputs):
-    return {**inputs, "labels": inputs["input_ids"]}
+    return {**inputs, "token_type_ids": inputs["input_ids"]}
 
 
 def equal_tensors(inputs):
-    return {**inputs, "labels": inputs["input_ids"].clone()}
+    return {**inputs, "token_type_ids": inputs["input_ids"].clone()}
 
 
 def halves_of_one_buffer(inputs):
     ids = inputs["input_ids"]
     seq = ids.shape[1]
     buffer = torch.cat([ids, ids + 1], dim=1)
-    return {**inputs, "input_ids": buffer[:, :seq], "labels": buffer[:, seq:]}
+    return {**inputs, "input_ids": buffer[:, :seq], "token_type_ids": buffer[:, seq:]}
 
 
 def every_other_row(inputs):
     return {
         key: value.repeat_interleave(2, 0)[::2] if key == "input_ids" else value
-        for key, value in {**inputs, "labels": inputs["input_ids"] + 1}.items()
+        for key, value in {**inputs, "token_type_ids": inputs["input_ids"] + 1}.items()
     }
 
 
 def transposed(inputs):
     wide = torch.zeros(inputs["input_ids"].shape[1], 9, dtype=torch.long)
     wide[:, :4] = inputs["input_ids"].T + 1
-    return {**inputs, "labels": wide[:, :4].T}
+    return {**inputs, "token_type_ids": wide[:, :4].T}
 
 
 SHARED = [
@@ -542,10 +542,10 @@ def test_keys_that_share_memory_or_values_are_told_apart(batch, share):
     for slicer in (lambda inputs, size: shared.chunks(size), by_index(shared)):
         assert vd.check(slicer, shared).ok
 
-    report = vd.check(neighbours_by_index(shared, "labels"), shared)
+    report = vd.check(neighbours_by_index(shared, "token_type_ids"), shared)
 
     assert [(m.key, list(m.used)) for m in report.mismatches] == [
-        ("labels", [(sample + 1) % 4]) for sample in range(4)
+        ("token_type_ids", [(sample + 1) % 4]) for sample in range(4)
     ]
 
 

@@ -19,6 +19,7 @@ from vlmdebug.families.read import TOKEN_KEYS, assemble
 from vlmdebug.families.release import as_released
 from vlmdebug.families.streams import clip_axes, with_clips
 from vlmdebug.families.tokens import with_token_keys
+from vlmdebug.given import described, public
 from vlmdebug.layout import STREAMS, plural
 from vlmdebug.plan import as_counts
 
@@ -29,6 +30,8 @@ MAX_SAMPLES, MAX_IMAGES = 5, 3
 WIDE_SAMPLES, WIDE_IMAGES = 8, 4
 """At most as many, in one case of ten."""
 MAX_CLIPS = MAX_FRAMES = 2
+MOST_SIZE = 4096
+"""Largest size number of a synthetic image."""
 SIDES = ("right", "left")
 
 Pick = Callable[[int, int], int]
@@ -92,6 +95,7 @@ class Limits:
             )
 
 
+@public
 def make_batch(
     family: str,
     images_per_sample: Sequence[int],
@@ -125,7 +129,8 @@ def make_batch(
     Raises:
         BadInput: The numbers do not fit together, or the family has no videos, audio or M-RoPE.
     """
-    known, samples = family_named(family), len(images_per_sample)
+    known = family_named(family)
+    samples = len(images_per_sample) if hasattr(images_per_sample, "__len__") else 1
     images = as_counts(images_per_sample, name="images_per_sample", samples=samples)
     if not images:
         raise BadInput("images_per_sample is empty, but a batch has at least one sample.")
@@ -164,7 +169,7 @@ def _check_places(family: Family, asked: bool) -> None:
 
 def _clips(family: Family, unit: str, given: Sequence[int] | None, samples: int) -> tuple[int, ...]:
     """Clips of each sample; nothing where there are none."""
-    if not given:
+    if given is None or (hasattr(given, "__len__") and not len(given)):
         return ()
     takers = [other.name for other in FAMILIES.values() if unit in other.clips]
     if unit not in family.clips:
@@ -179,13 +184,22 @@ def _clips(family: Family, unit: str, given: Sequence[int] | None, samples: int)
 def _sizes(
     name: str, noun: str, given: Sequence[int] | None, total: int, default: int
 ) -> tuple[int, ...]:
+    if given is not None and (isinstance(given, str) or not hasattr(given, "__iter__")):
+        raise BadInput(
+            f"{name} is {described(given)}, but it has one whole number above 0 per {noun}. "
+            f"Give a list of {total}."
+        )
     found = (default,) * total if given is None else tuple(given)
-    if len(found) != total or not all(isinstance(size, int) and size > 0 for size in found):
+    if len(found) != total or not all(_is_size(size) for size in found):
         raise BadInput(
             f"{name} is {list(found)!r}, but the samples have {total} {noun}s. "
             f"Give one whole number above 0 per {noun}."
         )
     return found
+
+
+def _is_size(size: Any) -> bool:
+    return isinstance(size, int) and not isinstance(size, bool) and 0 < size <= MOST_SIZE
 
 
 def make(spec: BatchSpec) -> Batch:

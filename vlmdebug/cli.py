@@ -9,14 +9,17 @@ import argparse
 import importlib.util
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from traceback import format_exc
 from typing import Any
 
 from vlmdebug.errors import BadInput, VlmDebugError
-from vlmdebug.safe import one_line, plain
+from vlmdebug.safe import harmless, one_line, plain
 
 OK, FOUND, FAILED = 0, 1, 2
+COUNTS = {"images": "2,0,1", "tiles": "6,0,5", "videos": "1,0,0", "audios": "0,1,0"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,19 +28,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.run(options)
     except VlmDebugError as error:
-        print(f"vlmdebug: {plain(error)}", file=sys.stderr)
+        _complain(error)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "vlmdebug":
             raise
-        print(
-            f"vlmdebug: {error.name or error} is not installed, but this command needs it. "
-            "Install it with: pip install 'vlmdebug[torch]'",
-            file=sys.stderr,
+        _complain(
+            f"{error.name or error} is not installed, but this command needs it. "
+            "Install it with: pip install 'vlmdebug[torch]'"
         )
     except OSError as error:
-        said = f"{error.filename or ''}: {error.strerror or error}"
-        print(f"vlmdebug: {plain(said)}", file=sys.stderr)
+        _complain(f"{error.filename or ''}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        _complain("interrupted; nothing was judged.")
+    except Exception:  # a bug of ours: not the exit status of a finding
+        _complain(f"this is a bug of vlmdebug's own, please report it:\n{format_exc()}")
     return FAILED
+
+
+def _complain(said: object) -> None:
+    print(harmless(f"vlmdebug: {plain(said)}"), file=sys.stderr)
+
+
+def _print(said: object = "") -> None:
+    """Every line that may hold names from data; none is a command to a CI system."""
+    print(harmless(said))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -60,9 +74,12 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--slicer",
         metavar="FILE.py:NAME",
-        help="your function (inputs, chunk_size); this runs the file. Or the name of a slicer of "
-        "the 5452 story. Without it, the batch is judged alone and every slicer of the story is "
-        "tried on it",
+        help="your function (inputs, chunk_size), or (model, inputs, chunk_size), which is "
+        "recorded; this runs the file. Or the name of a slicer of the 5452 story. Without it, the "
+        "batch is checked alone",
+    )
+    check.add_argument(
+        "--story", action="store_true", help="also try the slicers of the 5452 story on the batch"
     )
     check.add_argument("--chunk-size", type=int, default=1, help="samples per chunk (default 1)")
     check.add_argument("--html", type=Path, help="write the report as HTML here")
@@ -73,7 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     falsify.add_argument(
         "slicer",
         metavar="FILE.py:NAME",
-        help="your function (inputs, chunk_size), the file is run; or a slicer of the 5452 story",
+        help="your function (inputs, chunk_size), or (model, inputs, chunk_size), which is "
+        "recorded; the file is run. Or a slicer of the 5452 story",
     )
     falsify.add_argument(
         "--family", action="append", help="try this family only; may be given several times"
@@ -91,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     falsify.add_argument(
         "--no-position-ids",
         action="store_true",
-        help="try no batches with M-RoPE's position_ids, where your trainer lays none in",
+        help="try no batches with M-RoPE's position_ids, if your trainer does not add them",
     )
     falsify.add_argument(
         "--padding-side", choices=("right", "left"), help="pad on this side only (default both)"
@@ -145,12 +163,13 @@ def _batch_options(command: argparse.ArgumentParser) -> None:
         "--processor", metavar="DIR", help="a processor saved on this machine; settles the counts"
     )
     command.add_argument("--family", help="the layout family, as `vlmdebug families` lists them")
-    command.add_argument(
-        "--num-images", type=_numbers, metavar="N,N,…", help="images per sample, such as 2,0,1"
-    )
-    command.add_argument(
-        "--num-tiles", type=_numbers, metavar="N,N,…", help="tiles per sample, such as 6,0,5"
-    )
+    for option, example in COUNTS.items():
+        command.add_argument(
+            f"--num-{option}",
+            type=_numbers,
+            metavar="N,N,…",
+            help=f"{option} per sample, such as {example}",
+        )
 
 
 def _numbers(text: str) -> list[int]:
@@ -169,9 +188,8 @@ def _read(options: argparse.Namespace) -> Any:
     return read_as_it_is(
         load_batch(options.file),
         processor=_processor(options.processor),
-        num_images=options.num_images,
-        num_tiles=options.num_tiles,
         layout=options.family,
+        **{f"num_{one}": getattr(options, f"num_{one}") for one in COUNTS},
     )
 
 
@@ -203,29 +221,31 @@ def _check(options: argparse.Namespace) -> int:
     from vlmdebug.tracing.check import check
 
     batch = _read(options)
-    alone = check(batch)
-    slicer = _slicer(options.slicer) if options.slicer else None
-    report = alone if slicer is None else check(slicer, batch, chunk_size=options.chunk_size)
+    if options.slicer:
+        with _slicer(options.slicer, "--slicer") as slicer:
+            report = check(slicer, batch, chunk_size=options.chunk_size)
+    else:
+        report = check(batch)
     _show(report)
-    if slicer is None and not batch.ambiguities:
+    if options.story:
         _try_story(batch, options.chunk_size)
     for path, write in ((options.html, report.to_html), (options.json, report.to_json)):
         if path is not None:
             write(path)
-            print(f"wrote {path}")
+            _print(f"wrote {path}")
     return {"OK": OK, "MISMATCH": FOUND}.get(report.verdict, FAILED)
 
 
 def _show(said: object) -> None:
     """A report or text, in colour and with links where a terminal has them and rich is there."""
     if not _is_rich():
-        print(said)
+        _print(said)
         return
     from rich.console import Console
 
     from vlmdebug.views.text import coloured
 
-    Console().print(coloured(str(said)))
+    Console().print(coloured(harmless(said)))
 
 
 def _is_rich() -> bool:
@@ -237,38 +257,40 @@ def _try_story(batch: Any, chunk_size: int) -> None:
     from vlmdebug.slicers import STORY
     from vlmdebug.tracing.check import check
 
-    print("\nHow known slicers would cut this batch:\n")
+    batch.refuse_ambiguity()
+    _print("\nHow known slicers would cut this batch:\n")
     for slicer in STORY:
-        print(verdict(slicer, check(slicer, batch, chunk_size=chunk_size)))
+        _print(verdict(slicer, check(slicer, batch, chunk_size=chunk_size)))
 
 
-def _slicer(name: str) -> Any:
-    """A slicer of the story by name, or a function of a file; the file is run."""
+@contextmanager
+def _slicer(name: str, what: str) -> Iterator[Any]:
+    """A slicer of the story by name, or a function of a file, which is run.
+
+    A function that takes a model first is recorded, as `vlmdebug.record` does it.
+    """
+    from vlmdebug.signature import takes_model
     from vlmdebug.slicers import STORY
+    from vlmdebug.tracing.record import record
+    from vlmdebug.user_file import function_of
 
-    for slicer in STORY:
-        if slicer.__name__ == name:
-            return slicer
-    path, colon, function = name.rpartition(":")
-    if not colon or not Path(path).is_file():
+    known = {slicer.__name__: slicer for slicer in STORY}
+    if name in known:
+        yield known[name]
+        return
+    if name.isidentifier():
         raise BadInput(
-            f"--slicer {name} is neither FILE.py:NAME nor one of "
-            f"{', '.join(slicer.__name__ for slicer in STORY)}."
+            f"{what} {name} is neither FILE.py:NAME nor one of {', '.join(known)}. "
+            "Nothing was tried. Pass a file and a function in it, such as trial.py:slicer."
         )
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    if spec is None or spec.loader is None:
-        raise BadInput(f"--slicer {name}: {path} is no Python file.")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not callable(getattr(module, function, None)):
-        raise BadInput(f"--slicer {name}: {path} defines no function {function}.")
-    return getattr(module, function)
+    with function_of(name, what) as function:
+        yield record(function) if takes_model(function) else function
 
 
 def _falsify(options: argparse.Namespace) -> int:
     from vlmdebug.search import falsify, falsify_all
 
-    slicer, tried = _slicer(options.slicer), {}
+    tried = {}
     settings = {
         "families": options.family,
         "max_examples": options.max_examples,
@@ -278,25 +300,25 @@ def _falsify(options: argparse.Namespace) -> int:
         "padding_side": options.padding_side,
         "tried": tried,
     }
-    if options.all:
-        found = falsify_all(slicer, **settings)
-    else:
-        first = falsify(slicer, **settings)
-        found = () if first is None else (first,)
+    with _slicer(options.slicer, "SLICER") as slicer:
+        if options.all:
+            found = falsify_all(slicer, **settings)
+        else:
+            first = falsify(slicer, **settings)
+            found = () if first is None else (first,)
     for example in found:
-        print(example)
+        _print(example)
         for finding in example.report.findings:
             _show(f"  {finding.code} {finding.title} ({finding.loudness})")
-            print("\n".join(f"    {line}" for line in finding.message.splitlines()))
+            _print("\n".join(f"    {line}" for line in plain(finding.message).splitlines()))
         if options.pytest:
-            print()
-            print(example.to_pytest(_import_name(options.slicer)))
+            _print(f"\n{example.to_pytest(_import_name(options.slicer))}")
     if not found:
-        print("no counterexample, which is evidence and no proof; cases tried:")
+        _print("no counterexample, which is evidence and no proof; cases tried:")
     for family, count in tried.items():
         left_out = _not_checked(count)
         if left_out or not found:
-            print(f"  {family} {int(count)}{left_out}")
+            _print(f"  {family} {int(count)}{left_out}")
     return FOUND if found else OK
 
 
@@ -309,7 +331,9 @@ def _not_checked(count: int) -> str:
 def _import_name(slicer: str) -> str:
     """`pkg/cut.py:f` as a test imports it, `cut:f`."""
     path, colon, name = slicer.rpartition(":")
-    return f"{Path(path).stem}:{name}" if colon else f"vlmdebug.slicers:{slicer}"
+    stem = Path(path).stem
+    module = stem if stem.isidentifier() else "my_module"
+    return f"{module}:{name}" if colon else f"vlmdebug.slicers:{slicer}"
 
 
 def _export(options: argparse.Namespace) -> int:
@@ -318,9 +342,9 @@ def _export(options: argparse.Namespace) -> int:
     code = export(_read(options))
     survived = code.verify()
     if options.out is None:
-        print(code.source)
+        _print(code.source)
     else:
-        print(f"wrote {code.save(options.out)}")
+        _print(f"wrote {code.save(options.out)}")
     said = f"cut its own batch right, and survived {int(survived)} generated batches of"
     print(f"# {said} {one_line(code.family)}{_not_checked(survived)}", file=sys.stderr)
     return OK

@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 from vlmdebug import pasted
 from vlmdebug.batch import BOOKKEEPING, Batch
 from vlmdebug.errors import BadInput, MismatchError
+from vlmdebug.given import public
 from vlmdebug.layout import OWNER, VIDEO_PATCH, Axis, Layout, Media, plural
-from vlmdebug.safe import in_docstring, literal, one_line
+from vlmdebug.literals import in_docstring, literal
+from vlmdebug.safe import one_line
 
 if TYPE_CHECKING:
     from vlmdebug.families.counting import Counting
@@ -111,6 +113,7 @@ class Code:
         return self.source
 
 
+@public
 def export(batch: Batch | Layout | Mapping[str, Any] | str, **reading: Any) -> Code:
     """Corrected slicing code for the layout of `batch`.
 

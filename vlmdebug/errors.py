@@ -5,9 +5,20 @@ Each message says what was given, what belongs there, what will happen, and what
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from vlmdebug.safe import harmless, spell_names
+
 
 class VlmDebugError(Exception):
-    """Base class of every exception that vlmdebug raises on purpose."""
+    """Base class of every exception that vlmdebug raises on purpose.
+
+    Its text may quote a batch or a file, so that nothing in it acts where it is printed.
+    """
+
+    def __str__(self) -> str:
+        return harmless(super().__str__())
 
 
 class BadInput(VlmDebugError, ValueError):
@@ -31,3 +42,13 @@ class MismatchError(VlmDebugError, AssertionError):
     def __init__(self, message: str, report: object = None) -> None:
         super().__init__(message)
         self.report = report
+
+
+@contextmanager
+def naming(names: Iterable[object]) -> Iterator[None]:
+    """Errors raised in the block may mention these names; no line break of a name acts in them."""
+    try:
+        yield
+    except VlmDebugError as error:
+        error.args = tuple(spell_names(str(said), names) for said in error.args)
+        raise

@@ -17,6 +17,8 @@ from vlmdebug.codegen import export
 from vlmdebug.errors import AmbiguousError, BadInput, VlmDebugError
 from vlmdebug.families.pictures import in_order, scene_of, thumbnail
 from vlmdebug.families.read import read_as_it_is
+from vlmdebug.given import public
+from vlmdebug.plan import chunk_bounds
 from vlmdebug.report import Report
 from vlmdebug.slicers import STORY
 from vlmdebug.tracing.check import Slicer, check
@@ -28,6 +30,7 @@ PLANNED = "as planned"
 TRL = {"trl grpo": "grpo", "trl rloo": "rloo", "trl grpo-buffer": "grpo-buffer"}
 
 
+@public
 def explore(
     *args: Any, chunk_size: int = 1, pictures: Sequence[Any] | None = None, **reading: Any
 ) -> Explorer:
@@ -56,6 +59,7 @@ def explore(
             f"{error.name or 'anywidget'} is not installed, but the explorer is a widget. "
             "Nothing was opened. Install it: pip install 'vlmdebug[notebook]'"
         ) from error
+    chunk_bounds(1, chunk_size)
     if len(args) == 1 and isinstance(args[0], Report):
         return Explorer(Shown(args[0]), args[0].chunk_size or 1)
     if not 1 <= len(args) <= 2 or (len(args) == 2 and not callable(args[0])):

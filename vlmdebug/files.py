@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from vlmdebug.errors import BadInput
+from vlmdebug.given import public
+from vlmdebug.safe import one_line
 
 
+@public
 def load_batch(path: str | Path) -> dict[str, Any]:
     """The tensors of a saved batch, by key.
 
@@ -40,7 +44,13 @@ def load_batch(path: str | Path) -> dict[str, Any]:
             f"{path} could not be read as a batch: {_first_line(error)}. "
             "It must hold plain tensors: torch.save(dict(inputs), path), not a BatchFeature."
         ) from error
-    if not isinstance(batch, dict) or not all(isinstance(key, str) for key in batch):
+    strange = [key for key in batch if not isinstance(key, str)] if isinstance(batch, dict) else []
+    if strange:
+        raise BadInput(
+            f"{path} has the key {one_line(repr(strange[0]), 80)}, but keys are names, as for "
+            "model(**inputs). Leave it out and save the batch again."
+        )
+    if not isinstance(batch, dict):
         raise BadInput(
             f"{path} holds a {type(batch).__name__}, but a batch is a dict of names to tensors. "
             "Save it with torch.save(dict(inputs), path)."
@@ -61,6 +71,8 @@ def _safetensors(path: Path) -> Any:
 
 
 def _first_line(error: Exception) -> str:
+    if isinstance(error, UnpicklingError):  # torch's own text says how to run what is in the file
+        return "it is damaged, or holds Python objects, which are not loaded: they may run code"
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 

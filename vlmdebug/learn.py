@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 from vlmdebug.batch import Batch
 from vlmdebug.errors import BadInput
+from vlmdebug.given import described, public
 from vlmdebug.layout import plural
 from vlmdebug.plan import Rows, chunk_bounds
 
-Said = slice | range | tuple[int, int] | str
+Said = slice | range | tuple[int, int] | str | None
 
 
 @dataclass(frozen=True)
@@ -36,20 +37,23 @@ class Answer:
         return str(self)
 
 
+@public
 def predict(batch: Batch, key: str, rows: Said, *, chunk: int, chunk_size: int = 1) -> Answer:
     """Say which rows of `key` a chunk owns, and be told whose they are.
 
     Args:
         batch: The batch.
         key: The tensor.
-        rows: `slice(2, 3)`, `(2, 3)`, `range(2, 3)`, or `"absent"` for a key the chunk must not
-            be given.
+        rows: `slice(2, 3)`, `(2, 3)`, `range(2, 3)`, or None (also `"none"`, `"absent"`,
+            `slice(0, 0)`) for a key that the chunk must not be given.
         chunk: Number of the chunk, from 0.
         chunk_size: Samples per chunk.
 
     Raises:
         BadInput: The batch has no such key or chunk, or `rows` is none of these.
     """
+    if not isinstance(batch, Batch):
+        raise BadInput(f"batch is {described(batch)}, but predict takes a Batch: read_batch(…).")
     bounds = chunk_bounds(len(batch), chunk_size)
     if key not in batch.layout or not 0 <= chunk < len(bounds):
         raise BadInput(
@@ -59,7 +63,9 @@ def predict(batch: Batch, key: str, rows: Said, *, chunk: int, chunk_size: int =
     samples = range(*bounds[chunk])
     planned, said = batch.planned(key, samples), _rows(rows)
     if said is None:
-        right = planned.presence == "absent" or (planned.presence == "either" and not planned.rows)
+        right = planned.presence == "absent" or (
+            not planned.rows and (planned.presence == "either" or isinstance(rows, slice))
+        )
     else:
         right = planned.presence != "absent" and said == planned.rows
     told = [_said(batch, key, said, right), _found(batch, key, samples)]
@@ -67,8 +73,9 @@ def predict(batch: Batch, key: str, rows: Said, *, chunk: int, chunk_size: int =
 
 
 def _rows(rows: Said) -> Rows | None:
-    """The rows said; None for a key that is absent."""
-    if isinstance(rows, str) and rows == "absent":
+    """The rows said; None for a key that is left out."""
+    nothing = rows is None or (isinstance(rows, str) and rows.lower() in ("absent", "none"))
+    if nothing or (isinstance(rows, slice) and rows == slice(0, 0)):
         return None
     if isinstance(rows, (slice, range)):
         pair: Sequence[object] = (rows.start or 0, rows.stop)

@@ -20,6 +20,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 from vlmdebug.errors import AmbiguousError, BadInput
+from vlmdebug.given import public
 from vlmdebug.search import Slicer, falsify
 from vlmdebug.slicers import corrected
 
@@ -36,6 +37,7 @@ class Line:
         return f"{'/'.join(Path(self.file).parts[-2:])}:{self.number}: {self.text}"
 
 
+@public
 def unreached(
     slicer: Slicer,
     *,

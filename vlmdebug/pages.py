@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from vlmdebug.errors import BadInput
+from vlmdebug.given import public
 from vlmdebug.mismatch import CODES
 
 HERE = Path(__file__).parent
 FOLDERS = HERE / "codes", HERE.parent / "docs" / "codes"  # as installed; in a checkout
 
 
+@public
 def page(code: str) -> Path:
     """The Markdown page of a code, in capitals or not; its example runs as it stands.
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, islice
 from numbers import Integral
 from typing import Any, overload
 
 from vlmdebug.errors import BadInput
+from vlmdebug.safe import one_line
 
 MOST_RANGES = 6
 """Ranges of rows that are written out."""
@@ -155,14 +156,16 @@ def as_counts(values: Any, *, name: str, samples: int) -> tuple[int, ...]:
     listed = values.tolist() if hasattr(values, "tolist") else values
     if isinstance(listed, (str, bytes)) or not isinstance(listed, Iterable):
         raise BadInput(
-            f"{name} is {values!r}, but it holds one whole number per sample. "
+            f"{name} is {one_line(repr(values), 80)}, but it holds one whole number per sample. "
             f"Pass a list of {samples} numbers, such as {name}={[1] * min(samples, 3)}."
         )
-    counts = tuple(count.item() if hasattr(count, "item") else count for count in listed)
+    listed = list(islice(listed, samples + 1)) if not hasattr(listed, "__len__") else listed
+    counts = tuple(_plain(count) for count in listed)
     for sample, count in enumerate(counts):
-        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+        if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count < 2**31:
             raise BadInput(
-                f"{name}[{sample}] is {count!r}, but a count is a whole number, 0 or more. "
+                f"{name}[{sample}] is {one_line(repr(count), 80)}, but a count is a whole number, "
+                "0 or more. "
                 f"Nothing was read. Pass 0 for a sample that has none."
             )
     if len(counts) != samples:
@@ -171,3 +174,8 @@ def as_counts(values: Any, *, name: str, samples: int) -> tuple[int, ...]:
             f"(rows of input_ids). Give one number per sample, 0 for a text-only one."
         )
     return counts
+
+
+def _plain(count: Any) -> Any:
+    """A scalar of numpy or torch as Python's own; anything else as it is."""
+    return count.item() if hasattr(count, "item") and getattr(count, "ndim", 0) == 0 else count

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmdebug.compared import Compared
 from vlmdebug.errors import AmbiguousError, BadInput, MismatchError
+from vlmdebug.given import described, public
 from vlmdebug.mismatch import Finding, Mismatch, from_ranges, group, ranges
 from vlmdebug.plan import Rows
+from vlmdebug.safe import acts, spell_names
+from vlmdebug.saved import checked
 from vlmdebug.scene import Scene
 
 if TYPE_CHECKING:
@@ -89,6 +92,17 @@ class Report:
     compared: tuple[Compared, ...] = field(default=(), repr=False)
     error: BaseException | None = field(default=None, compare=False, repr=False)
 
+    def __post_init__(self) -> None:
+        """Names that would act in a log are spelled out in every message; `key` stays the name."""
+        names = {*self.layout, *(key for chunk in self.chunks for key in chunk.keys)}
+        names |= {mismatch.key for mismatch in self.mismatches if mismatch.key is not None}
+        if not any(map(acts, names)):
+            return
+        said = tuple(replace(m, message=spell_names(m.message, names)) for m in self.mismatches)
+        object.__setattr__(self, "mismatches", said)
+        doubts = tuple(spell_names(text, names) for text in self.ambiguities)
+        object.__setattr__(self, "ambiguities", doubts)
+
     @property
     def ok(self) -> bool:
         return self.verdict == "OK"
@@ -119,6 +133,7 @@ class Report:
             MismatchError: Something was wrong.
             AmbiguousError: Nothing was seen to be wrong, but not all could be checked.
         """
+        __tracebackhide__ = True  # pytest shows the message, not these lines
         if self.mismatches:
             text = "\n\n".join(f"{f.code} {f.title}: {f.message}" for f in self.findings)
             raise MismatchError(text, report=self)
@@ -148,6 +163,7 @@ class Report:
                 f"This is no report that vlmdebug wrote (format {FORMAT} was expected). "
                 "Write one with report.to_json(path)."
             )
+        data = checked(data)
         return cls(
             family=data["family"],
             slicer=data["slicer"],
@@ -162,6 +178,7 @@ class Report:
             scene=Scene.from_dict(data["scene"]) if "scene" in data else None,
         )
 
+    @public
     def to_json(self, path: str | Path | None = None) -> str:
         """The report as JSON; written to `path` too, if one is given."""
         text = json.dumps(self.to_dict(), indent=1)
@@ -176,6 +193,11 @@ class Report:
         Raises:
             BadInput: The file or text is no report.
         """
+        if not isinstance(source, (str, Path)):
+            raise BadInput(
+                f"source is {described(source)}, but it is a path or JSON text. "
+                "Pass what report.to_json wrote."
+            )
         text = str(source)
         if not text.lstrip().startswith("{"):
             try:
@@ -188,7 +210,7 @@ class Report:
             return cls.from_dict(json.loads(text))
         except BadInput:
             raise
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise BadInput(
                 f"This is no report that vlmdebug wrote: {error}. "
                 "Write one with report.to_json(path)."
@@ -201,6 +223,7 @@ class Report:
 
         return to_text(self)
 
+    @public
     def to_html(self, path: str | Path | None = None) -> str:
         """One self-contained HTML page; written to `path` too, if one is given."""
         from vlmdebug.views.html import to_page
@@ -210,18 +233,21 @@ class Report:
             Path(path).write_text(page, encoding="utf-8", errors="backslashreplace")
         return page
 
+    @public
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw planned against used rows with matplotlib; returns the Axes."""
         from vlmdebug.views.plot import plot
 
         return plot(self, ax)
 
+    @public
     def plot_layout(self, ax: Axes | None = None, *, chunk: int | None = None) -> Axes:
         """Draw what each tensor counts, or one chunk's cut; needs `check(..., pictures=True)`."""
         from vlmdebug.views.plot import plot_lanes
 
         return plot_lanes(self, ax, chunk=chunk)
 
+    @public
     def plot_map(self, ax: Axes | None = None) -> Axes:
         """Draw chunk against key, for many chunks; returns the Axes."""
         from vlmdebug.views.plot import plot_map

@@ -7,14 +7,18 @@ the reading direction, or lone surrogates. They are shown as what they are, neve
 from __future__ import annotations
 
 import html
+import re
 import unicodedata
-
-from vlmdebug.errors import BadInput
+from collections.abc import Iterable
 
 LIMIT = 2000
 
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 """Unicode categories of characters that act instead of showing: control, format, surrogate …"""
+
+_COMMAND = re.compile(r"^(\s*):(?=:)|#(?=#(?:\[|vso\[|teamcity\[))", re.MULTILINE)
+"""What a CI system takes for a command: `::error` where a line begins (GitHub trims it first), and
+`##[` or `##vso[` anywhere (Azure, and GitHub's older form)."""
 
 
 def plain(text: object, limit: int = LIMIT) -> str:
@@ -27,9 +31,7 @@ def plain(text: object, limit: int = LIMIT) -> str:
     """
     whole = str(text)
     shown = whole if len(whole) <= limit else f"{whole[:limit]}… ({len(whole)} characters)"
-    if shown.replace("\n", "").isprintable():  # almost every text; no character of it can act
-        return shown
-    return "".join(_spelled(character) for character in shown)
+    return _spelled_out(shown)
 
 
 def one_line(text: object, limit: int = LIMIT) -> str:
@@ -42,32 +44,46 @@ def escaped(text: object, limit: int = LIMIT) -> str:
     return html.escape(plain(text, limit), quote=True)
 
 
+def harmless(text: object) -> str:
+    r"""`plain` of any length, in which no line is a command to a CI system; for logs and terminals.
+
+    >>> harmless("a\n ::error::b")
+    'a\n \\x3a:error::b'
+    """
+    return _COMMAND.sub(_disarmed, _spelled_out(str(text)))
+
+
+def spell_names(text: str, names: Iterable[object]) -> str:
+    r"""The text, in which names that would act are spelled out wherever they are mentioned.
+
+    Messages are sentences with line breaks of their own, so that a line break in a name can be
+    told from these only while the name is known.
+
+    >>> spell_names("no a\nb here\nLeave it out.", ["a\nb", "c"])
+    'no a\\nb here\nLeave it out.'
+    """
+    acting = [name for name in map(str, names) if acts(name)]
+    for name in sorted(acting, key=len, reverse=True):
+        text = text.replace(name, harmless(one_line(name)))
+    return text
+
+
+def acts(name: str) -> bool:
+    """Whether a name would do something where it is printed: a control character, a command."""
+    return bool(name) and (not name.isprintable() or _COMMAND.search(name) is not None)
+
+
+def _disarmed(command: re.Match[str]) -> str:
+    return r"\x23" if command[1] is None else rf"{command[1]}\x3a"
+
+
+def _spelled_out(text: str) -> str:
+    if text.replace("\n", "").isprintable():  # almost every text; no character of it can act
+        return text
+    return "".join(map(_spelled, text))
+
+
 def _spelled(character: str) -> str:
     if character == "\n" or unicodedata.category(character) not in _HIDDEN:
         return character
     return character.encode("unicode_escape", "backslashreplace").decode("ascii")
-
-
-def literal(text: object) -> str:
-    r"""The text as a literal of Python source: ASCII, on one line, equal to the text when read.
-
-    >>> literal("pixel_values"), literal('a"\n')
-    ('"pixel_values"', '\'a"\\n\'')
-    """
-    if not isinstance(text, str):
-        raise BadInput(
-            f"A name is a {type(text).__name__}, but keys of a batch and names in a test are text. "
-            "No code was written. Rename it to a string."
-        )
-    quoted = ascii("".join(text))  # a subclass of str may say anything of itself
-    return quoted if '"' in quoted or "\\" in quoted else f'"{quoted[1:-1]}"'
-
-
-def in_docstring(text: object, limit: int = 80) -> str:
-    r"""The text for a docstring or comment of Python source, which it can neither end nor extend.
-
-    >>> in_docstring('\"\"\"\nimport os')
-    '\\"\\"\\"\\\\nimport os'
-    """
-    shown = one_line(text, limit).encode("ascii", "backslashreplace").decode("ascii")
-    return shown.replace("\\", "\\\\").replace('"', '\\"')

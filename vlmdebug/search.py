@@ -32,9 +32,12 @@ from vlmdebug.families import FAMILIES, BatchSpec, Family, family_named
 from vlmdebug.families.base import ASKED_FOR
 from vlmdebug.families.release import TYPES, takes
 from vlmdebug.families.streams import KEYS, clip_of
+from vlmdebug.given import public
+from vlmdebug.literals import literal
 from vlmdebug.mismatch import Mismatch
 from vlmdebug.report import Report
-from vlmdebug.safe import literal, one_line
+from vlmdebug.safe import one_line
+from vlmdebug.signature import as_slicer
 from vlmdebug.wording import number
 
 FIRST_ROUND = 48
@@ -171,6 +174,7 @@ def _arguments(spec: BatchSpec) -> str:
     return given
 
 
+@public
 def falsify(
     slicer: Slicer,
     *,
@@ -238,6 +242,7 @@ def survived(slicer: Slicer, family: str, *, max_examples: int, seed: int) -> Tr
     return Tried(tried[known.name])
 
 
+@public
 def falsify_all(
     slicer: Slicer,
     *,
@@ -315,7 +320,7 @@ class _Search:
                 "(inputs, chunk_size) that gives the model inputs of each chunk. Nothing was "
                 'tried. Pass the function itself; TRL\'s is vd.trl_slicer("grpo").'
             )
-        self._slicer, self._limits, self._spares = slicer, limits, spares
+        self._slicer, self._limits, self._spares = as_slicer(slicer), limits, spares
         self._max_examples, self._seed = max_examples, seed
         self._end = None if seconds is None else monotonic() + seconds
         self._tried = {} if tried is None else tried

@@ -17,6 +17,7 @@ from vlmdebug.cases import Limits, cases, make
 from vlmdebug.errors import MismatchError
 from vlmdebug.families import FAMILIES, family_named
 from vlmdebug.families.streams import clip_of
+from vlmdebug.given import public
 from vlmdebug.layout import STREAMS, plural
 from vlmdebug.search import Slicer, Tried, falsify
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
 
+@public
 def assert_slices(
     slicer: Slicer,
     *,
@@ -59,6 +61,7 @@ def assert_slices(
             smallest of these.
     """
     tried: dict[str, int] = {}
+    __tracebackhide__ = True  # pytest shows the message, not these lines
     found = falsify(
         slicer,
         families=families,
@@ -100,6 +103,7 @@ def _warn_of_what_was_left_out(tried: Mapping[str, int]) -> None:
     )
 
 
+@public
 def batches(
     families: Sequence[str] | None = None,
     *,

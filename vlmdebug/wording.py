@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from vlmdebug.cut_causes import WITHOUT_ZEROS
 from vlmdebug.layout import STREAMS, plural
 from vlmdebug.plan import Rows
+from vlmdebug.safe import one_line
 
 if TYPE_CHECKING:
     from vlmdebug.batch import Batch
@@ -381,7 +382,8 @@ def raised(error: BaseException, place: str | None, chunk: int) -> str:
     """VLM008."""
     where = f" at {place}" if place else ""
     return (
-        f"The slicer raised {type(error).__name__}{where} after {number(chunk, 'chunk')}: {error}\n"
+        f"The slicer raised {type(error).__name__}{where} after {number(chunk, 'chunk')}: "
+        f"{one_line(error, 500)}\n"
         "No further chunk was made, so none was judged. Mend that line first."
     )
 

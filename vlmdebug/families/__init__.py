@@ -18,6 +18,8 @@ from vlmdebug.families.llava_onevision import LlavaOnevision
 from vlmdebug.families.mistral3 import Mistral3
 from vlmdebug.families.mllama import Mllama
 from vlmdebug.families.qwen2_5_vl import NemotronHOmni, Qwen2_5VL
+from vlmdebug.given import described
+from vlmdebug.safe import one_line
 
 FAMILIES: dict[str, Family] = {
     family.name: family
@@ -47,15 +49,21 @@ def find_family(name: str) -> Family | None:
 
 def family_named(name: str) -> Family:
     """As `find_family`, but an unknown name is a `BadInput` that lists the known ones."""
+    if not isinstance(name, str):
+        raise BadInput(
+            f"A family is {described(name)}, but it is a name, such as 'gemma4'. "
+            "`vlmdebug families` lists them."
+        )
     family = find_family(name)
     if family is None:
         from difflib import get_close_matches
 
         known = sorted({*FAMILIES, *(model for f in FAMILIES.values() for model in f.models)})
         near = get_close_matches(name, known, n=1)
+        meant = f"; did you mean {near[0]!r}?" if near else f". Known are {', '.join(known)}."
         raise BadInput(
-            f"{name!r} is not a layout family{f'; did you mean {near[0]!r}?' if near else '.'} "
-            f"Known are {', '.join(known)}. Or pass layout={{key: unit}} for your own."
+            f"{one_line(repr(name), 80)} is not a layout family{meant} "
+            "Or pass layout={key: unit} for your own."
         )
     return family
 

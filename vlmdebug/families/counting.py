@@ -15,7 +15,7 @@ from vlmdebug.batch import Batch
 from vlmdebug.families import find_family
 from vlmdebug.families.streams import FEATURE_RULES, TYPES
 from vlmdebug.layout import OWNER, STREAMS
-from vlmdebug.safe import literal
+from vlmdebug.literals import literal
 
 MOST = 64
 """The largest side of a square of patches or pixels that is tried as one feature."""

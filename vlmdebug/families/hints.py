@@ -20,6 +20,7 @@ from vlmdebug.families.formulas import (
     features_of_video,
     tower_side,
 )
+from vlmdebug.given import refuse_other_kind
 from vlmdebug.layout import STREAMS
 
 PLACEHOLDERS = {"ovis2": "<IMG_ATOM>", "llama4": "<|patch|>"}
@@ -54,6 +55,8 @@ def read_hints(processor: Any = None, config: Any = None, model: Any = None) -> 
                 f"{name} is a {type(given).__name__}, but nothing is loaded or downloaded here. "
                 f"What it says of the batch would be ignored. Pass the {name} itself."
             )
+        if given is not None:
+            refuse_other_kind(name, given)
     if config is None and model is not None:
         config = getattr(model, "config", None)
     tokenizer = getattr(processor, "tokenizer", None)

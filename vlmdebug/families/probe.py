@@ -17,6 +17,7 @@ import numpy as np
 
 from vlmdebug.errors import BadInput
 from vlmdebug.families.base import to_numpy
+from vlmdebug.given import public
 from vlmdebug.layout import OWNER, Axis
 
 IMAGES = (2, 0, 1, 2)
@@ -43,6 +44,7 @@ class Probe:
         return "\n".join(f"{key:<{width}}  {axis}" for key, axis in self.axes.items())
 
 
+@public
 def probe(processor: Any, *, placeholder: str | None = None, **options: Any) -> Probe:
     """Read off what each tensor of `processor`'s output counts.
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vlmdebug.batch import BOOKKEEPING, Ambiguity, Batch, Contradiction, CountsByUnit
-from vlmdebug.errors import BadInput
+from vlmdebug.errors import BadInput, naming
 from vlmdebug.families import FAMILIES, Family, family_named, find_family
 from vlmdebug.families.base import ALONG_TOKENS, Facts, Reading, to_numpy, unreadable
 from vlmdebug.families.by_shape import NAME as UNKNOWN
@@ -20,8 +20,16 @@ from vlmdebug.families.probe import probe
 from vlmdebug.families.streams import KEYS as STREAM_KEYS
 from vlmdebug.families.streams import clip_of, read_streams
 from vlmdebug.families.token_rows import USUAL
+from vlmdebug.families.unreadable import (
+    items_of,
+    refuse_measures,
+    refuse_too_many,
+    refuse_unreadable,
+)
+from vlmdebug.given import public
 from vlmdebug.layout import OPTIONS, TRAINERS_OWN, UNITS, Axis, Layout, plural
 from vlmdebug.plan import Counts, as_counts
+from vlmdebug.safe import one_line
 
 TOKEN_KEYS = frozenset(
     [
@@ -43,6 +51,7 @@ KNOWN = MEDIA_KEYS | TOKEN_KEYS
 PER_SAMPLE, WHOLE, PLACES = Axis("sample"), Axis("batch"), Axis("sample", dim=1)
 
 
+@public
 def read_batch(
     inputs: Mapping[str, Any],
     *,
@@ -90,6 +99,7 @@ def read_batch(
     return batch
 
 
+@public
 def read_as_it_is(
     inputs: Mapping[str, Any],
     *,
@@ -115,14 +125,34 @@ def read_as_it_is(
             layout=layout,
         )
         return inputs
+    given = items_of(inputs)
+    with naming(given):
+        return _read(
+            given,
+            {
+                "num_images": num_images,
+                "num_tiles": num_tiles,
+                "num_videos": num_videos,
+                "num_audios": num_audios,
+            },
+            processor,
+            config,
+            model,
+            layout,
+        )
+
+
+def _read(
+    inputs: Mapping[str, Any],
+    given: Mapping[str, Any],
+    processor: Any,
+    config: Any,
+    model: Any,
+    layout: str | Layout | Mapping[str, Axis | str] | None,
+) -> Batch:
+    """`read_batch` of a plain dict."""
     tensors = _tensors(inputs)
     samples = len(tensors["input_ids"])
-    given = {
-        "num_images": num_images,
-        "num_tiles": num_tiles,
-        "num_videos": num_videos,
-        "num_audios": num_audios,
-    }
     given = {name: inputs.get(name) if own is None else own for name, own in given.items()}
     counted = {
         name: None if value is None else as_counts(value, name=name, samples=samples)
@@ -216,6 +246,7 @@ def assemble(facts: Facts, layout: str | Layout | Mapping[str, Axis | str] | Non
     )
     counts = {"sample": Counts([1] * facts.samples, "rows of input_ids"), **reading.counts}
     counts |= {unit: count for one in streams for unit, count in one.counts.items()}
+    _refuse_uncounted(overrides, found, counts)
     wrong = _odd_dimensions(facts, own, family) if family is not None else []
     broken = {key for one in wrong for key in one.keys}
     wrong = [replace(one, keys=()) for one in wrong]
@@ -247,15 +278,10 @@ def assemble(facts: Facts, layout: str | Layout | Mapping[str, Axis | str] | Non
     )
 
 
-def _tensors(inputs: Any) -> dict[str, Any]:
+def _tensors(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """The keys that hold something, each checked to be a tensor on one real device."""
-    if not isinstance(inputs, Mapping) and not hasattr(inputs, "keys"):
-        raise BadInput(
-            f"A {type(inputs).__name__} was given, but a batch is a mapping of names to tensors. "
-            "Pass what the processor returned (a BatchFeature or dict)."
-        )
     tensors = {
-        key: inputs[key] for key in inputs if inputs[key] is not None and key not in BOOKKEEPING
+        key: value for key, value in inputs.items() if value is not None and key not in BOOKKEEPING
     }
     if "input_ids" not in tensors:
         raise BadInput(
@@ -263,12 +289,15 @@ def _tensors(inputs: Any) -> dict[str, Any]:
             "Samples are the rows of input_ids, so nothing can be cut without it. "
             "Pass what the processor returned for text and images together."
         )
-    _check_tensor("input_ids", tensors["input_ids"], 0)
-    for key, value in tensors.items():
-        _check_tensor(key, value, len(tensors["input_ids"]))
-    _check_devices(tensors)
     ids = tensors["input_ids"]
-    if "float" in str(ids.dtype):
+    _check_tensor("input_ids", ids, -1)
+    for key, value in tensors.items():
+        _check_tensor(key, value, len(ids))
+    _check_devices(tensors)
+    refuse_measures(tensors)
+    ids = tensors["input_ids"]
+    refuse_too_many("input_ids", tuple(ids.shape))
+    if "float" in str(ids.dtype) or "bool" in str(ids.dtype):
         raise BadInput(
             f"input_ids holds {ids.dtype}, but token ids are whole numbers. "
             "An embedding would refuse them. Pass input_ids as the tokenizer returned them."
@@ -283,6 +312,7 @@ def _tensors(inputs: Any) -> dict[str, Any]:
 
 
 def _check_tensor(key: str, value: Any, samples: int) -> None:
+    refuse_unreadable(key, value)
     listed = isinstance(value, (list, tuple))
     if listed and key not in KNOWN:
         if len(value) == samples or not any(getattr(one, "shape", ()) for one in value):
@@ -296,8 +326,9 @@ def _check_tensor(key: str, value: Any, samples: int) -> None:
     nested = getattr(value, "is_nested", False)  # which has no shape to ask for
     if key in KNOWN and not nested and not getattr(value, "shape", ()):
         raise BadInput(
-            f"{key} is {value!r}, but it is a tensor with a row per sample, image, tile or patch. "
-            "Pass it as the processor returned it, or leave it out."
+            f"{key} is {one_line(repr(value), 80)}, but it is a tensor with a row "
+            "per sample, image, tile or patch. Pass it as the processor returned it, or leave it "
+            "out."
         )
     if getattr(getattr(value, "device", None), "type", None) == "meta" and not nested:
         raise BadInput(
@@ -408,6 +439,25 @@ def _token_axes(facts: Facts) -> dict[str, Axis]:
                 )
             axes[key] = PER_SAMPLE
     return axes
+
+
+def _refuse_uncounted(
+    overrides: Mapping[str, Axis], layout: Layout, counts: Mapping[str, Counts]
+) -> None:
+    """Refuse a unit that `layout=` names and that nothing in this family counts."""
+    known = find_family(layout.family)
+    for key, axis in overrides.items() if known is not None else ():
+        if axis.unit not in (*counts, "batch") and key in layout and not _may_count(axis.unit):
+            raise BadInput(
+                f"layout[{key!r}] is {axis.unit!r}, but nothing counts the {plural(axis.unit)} of "
+                f"each sample in layout {layout.family}; it counts {', '.join(counts)}. "
+                f"No row of {key} would be anybody's. Name one of these, or leave {key} out."
+            )
+
+
+def _may_count(unit: str) -> bool:
+    """Whether an argument of `read_batch` counts it; then the message asks for that one."""
+    return unit in BOOKKEEPING.values()
 
 
 def _other_rows(

@@ -19,11 +19,13 @@ from pathlib import Path
 
 from vlmdebug.errors import BadInput
 from vlmdebug.families.read import MEDIA_KEYS
+from vlmdebug.given import public
 from vlmdebug.review.cuts import may_cut
 from vlmdebug.review.keys import TOKEN_KEYS
 from vlmdebug.review.layouts import layouts
 from vlmdebug.review.names import Function
 from vlmdebug.review.remarks import Reading, Remark
+from vlmdebug.safe import harmless, plain
 from vlmdebug.wording import number
 
 Lines = Mapping[str, frozenset[int]]
@@ -72,7 +74,7 @@ class Review:
             parts.append(
                 "\n".join(["Not judged, for the bounds cannot be read:", *self.not_judged])
             )
-        return "\n\n".join([*parts, self._summary])
+        return harmless("\n\n".join([*parts, self._summary]))
 
     @property
     def _summary(self) -> str:
@@ -93,12 +95,13 @@ class Review:
     def to_github(self) -> str:
         """The findings as workflow commands, which GitHub shows beside the lines."""
         return "\n".join(
-            f"::error file={_escaped(remark.file, ':,')},line={remark.line},title={remark.code}::"
-            f"{_escaped(remark.message)}"
+            f"::error file={_escaped(plain(remark.file), ':,')},line={remark.line},"
+            f"title={remark.code}::{_escaped(plain(remark.message, 10_000))}"
             for remark in self.findings
         )
 
 
+@public
 def source(
     text: str,
     name: str = "<source>",
@@ -149,6 +152,7 @@ def source(
     return total
 
 
+@public
 def paths(
     names: str | Path | Iterable[str | Path],
     *,
@@ -177,6 +181,7 @@ def paths(
     return total
 
 
+@public
 def changed(diff: str) -> dict[str, frozenset[int]]:
     """The lines that a unified diff, as of `git diff`, adds or changes, by file.
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from vlmdebug.errors import BadInput
+from vlmdebug.given import public
 from vlmdebug.tiny.drawing import Size, checked_counts, images
 from vlmdebug.tiny.registry import Recipe, find_recipe, release_of
 
@@ -29,6 +30,7 @@ _PHRASES = (
 )
 
 
+@public
 def batch(
     family: str,
     images_per_sample: Sequence[int] = (2, 0, 1),

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from vlmdebug.given import kind_of
 from vlmdebug.tracing.watch import OnMismatch, Trace, watch
 
 
@@ -50,6 +51,8 @@ class WatchCallback(TrainerCallback):
         """Begin to watch `kwargs["model"]`; without a processor given, use the trainer's own."""
         self.close()
         own = kwargs.get("processing_class") if self._options["processor"] is None else None
+        if kind_of(own) not in (None, "processor"):
+            own = None  # a tokenizer, as for a trainer of text: it says nothing of images
         options = {**self._options, "processor": own} if own is not None else self._options
         self.trace = self._watching.enter_context(watch(kwargs["model"], **options))
 

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,8 +18,11 @@ from vlmdebug.compare import compare
 from vlmdebug.errors import BadInput, NotJudged
 from vlmdebug.families.pictures import in_order, scene_of
 from vlmdebug.families.read import read_as_it_is
+from vlmdebug.given import public
 from vlmdebug.plan import chunk_bounds
 from vlmdebug.report import Report
+from vlmdebug.safe import one_line
+from vlmdebug.signature import as_slicer
 from vlmdebug.tracing.chunks import used_chunk
 from vlmdebug.tracing.rows import RowFinder
 from vlmdebug.used import Run, UsedChunk
@@ -37,6 +40,7 @@ MOST_CHUNKS = 10
 """Chunks per sample after which a slicer is not waited for any longer."""
 
 
+@public
 def check(
     *args: Any,
     chunk_size: int = 1,
@@ -71,6 +75,7 @@ def check(
         BadInput: The arguments are no slicer and batch, or the slicer yields no mappings.
     """
     slicer, batch = _arguments(args, reading)
+    chunk_bounds(len(batch), chunk_size)
     originals = None
     if pictures is not None and not isinstance(pictures, bool):
         originals = in_order(pictures, batch)
@@ -82,6 +87,7 @@ def check(
     return report if pictures is False else illustrated(report, batch, originals)
 
 
+@public
 def plot_layout(batch: Any, ax: Axes | None = None, **reading: Any) -> Axes:
     """Draw which tensor of a batch counts what: samples, images and media keys as lanes.
 
@@ -132,7 +138,8 @@ def _arguments(args: tuple[Any, ...], reading: dict[str, Any]) -> tuple[Slicer |
             f"The slicer is a {type(slicer).__name__}, but a slicer is a function of (inputs, "
             "chunk_size) that gives the model inputs of each chunk. Call check(slicer, batch)."
         )
-    return cast("Slicer | None", slicer), read_as_it_is(args[-1], **reading)
+    slicer = None if slicer is None else as_slicer(slicer)
+    return slicer, read_as_it_is(args[-1], **reading)
 
 
 def run(
@@ -159,6 +166,11 @@ def run(
             break
         except NotJudged:
             raise
+        except SystemExit as end:
+            raise NotJudged(
+                f"The slicer ended the process: {_ended(end)}. Nothing was judged. "
+                "Let it return, or raise an exception of its own."
+            ) from end
         except Exception as raised:  # the slicer's own, kept with what came before it
             _refuse_gap(raised, len(chunks))
             error = raised
@@ -315,6 +327,11 @@ def _refuse_gap(error: BaseException, chunks: int) -> None:
         "SimpleNamespace for it. Nothing was judged. Give the stand-in that attribute: "
         f"SimpleNamespace({error.name}=…)."
     ) from error
+
+
+def _ended(end: SystemExit) -> str:
+    """`SystemExit(0) at folder/file.py:12`."""
+    return one_line(f"SystemExit({end.code!r}) at {_place(end)}", 300)
 
 
 def _place(error: BaseException) -> str:

@@ -16,6 +16,8 @@ import torch
 from vlmdebug.batch import BOOKKEEPING, Batch
 from vlmdebug.errors import BadInput
 from vlmdebug.families.read import read_batch
+from vlmdebug.given import described, kind_of, public
+from vlmdebug.signature import as_slicer
 from vlmdebug.tracing.check import Slicer, run
 from vlmdebug.wording import name_samples
 
@@ -79,6 +81,7 @@ class Proof:
         return "; ".join(said)
 
 
+@public
 def prove(
     slicer: Slicer,
     batch: Batch | Mapping[str, Any],
@@ -108,10 +111,16 @@ def prove(
             f"The model is a {type(model).__name__}, but prove calls it: model(**inputs). "
             "Pass the model itself, for instance vlmdebug.tiny.build(family)[0]."
         )
+    if kind_of(model) not in (None, "model"):
+        raise BadInput(
+            f"The model is {described(model)}, but prove runs the model: model(**inputs). "
+            "Nothing was run. Call prove(slicer, batch, model)."
+        )
     if not callable(slicer):
         raise BadInput(
             f"The slicer is a {type(slicer).__name__}, not a function of (inputs, chunk_size)."
         )
+    slicer = as_slicer(slicer)
     read = (
         read_batch(batch, **{"model": model, **reading}) if not isinstance(batch, Batch) else batch
     )

@@ -9,9 +9,12 @@ from typing import Any
 import torch
 
 from vlmdebug.errors import BadInput, NotJudged
+from vlmdebug.given import public
+from vlmdebug.signature import refuse_no_loop
 from vlmdebug.tracing.stand_in import RecordingModel
 
 
+@public
 def record(
     function: Callable[[Any, dict[str, Any], int], Any], *, config: Any = None
 ) -> Callable[[dict[str, Any], int], Iterator[dict[str, Any]]]:
@@ -36,6 +39,7 @@ def record(
             "model: a function of (model, inputs, chunk_size). Nothing was recorded. "
             "Pass your loop; to see a model's own calls, use watch(model)."
         )
+    refuse_no_loop(function)
 
     def slicer(inputs: dict[str, Any], chunk_size: int) -> Iterator[dict[str, Any]]:
         model = RecordingModel(config, inputs)

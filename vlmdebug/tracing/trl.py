@@ -20,7 +20,8 @@ import torch
 from vlmdebug.batch import BOOKKEEPING
 from vlmdebug.errors import BadInput, VlmDebugError
 from vlmdebug.families.streams import KEYS
-from vlmdebug.safe import literal
+from vlmdebug.given import described, public
+from vlmdebug.literals import literal
 from vlmdebug.tracing.record import record
 from vlmdebug.tracing.trl_trainer import Prepared, stop_after_one_call, trainer_of
 
@@ -57,6 +58,7 @@ NOT_BUFFERED = KEYS | {"labels", "position_ids"}
 SLICERS = (*LOOPS, *BUFFERS, *LOSSES, "online-dpo")
 
 
+@public
 def trl_slicer(name: str) -> Callable[[dict[str, Any], int], Iterator[dict[str, Any]]]:
     """The slicing code of one trainer of the installed TRL.
 
@@ -70,6 +72,8 @@ def trl_slicer(name: str) -> Callable[[dict[str, Any], int], Iterator[dict[str, 
         BadInput: There is no such trainer, or this TRL lacks it or what the trial needs of it.
         VlmDebugError: TRL is not installed.
     """
+    if not isinstance(name, str):
+        raise BadInput(f"name is {described(name)}, but it is one of {', '.join(SLICERS)}.")
     try:
         import trl
     except ImportError as error:

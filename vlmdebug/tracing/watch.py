@@ -32,6 +32,7 @@ import torch
 from vlmdebug.errors import BadInput, MismatchError, VlmDebugError
 from vlmdebug.families.base import Hints
 from vlmdebug.families.hints import read_hints
+from vlmdebug.given import public
 from vlmdebug.mismatch import Mismatch
 from vlmdebug.report import Report
 from vlmdebug.tracing.arguments import JUDGED, Arguments, is_dense, refuse_unreadable
@@ -146,6 +147,7 @@ class Trace:
         )
 
 
+@public
 @contextmanager
 def watch(
     model: torch.nn.Module,

@@ -12,7 +12,7 @@ from typing import Any
 from vlmdebug.mismatch import CODES
 from vlmdebug.pages import page
 from vlmdebug.report import Report
-from vlmdebug.safe import one_line, plain
+from vlmdebug.safe import harmless, one_line, plain
 from vlmdebug.views import rows
 
 WIDTH = 80
@@ -25,7 +25,7 @@ def to_text(report: Report) -> str:
     """The verdict, how the counts are known, a paragraph per root cause, a table of chunks."""
     parts = (_head, _findings, _ambiguities, _table)
     blocks = [_guarded(part, report) for part in parts]
-    return "\n\n".join(block for block in blocks if block)
+    return harmless("\n\n".join(block for block in blocks if block))
 
 
 def _guarded(part: Callable[[Report], str], report: Report) -> str:

@@ -1,0 +1,161 @@
+"""What no batch can hold: tensors whose values do not lie in memory as they are, and odd mappings.
+
+Each is refused by its name and with what to do, before any look at values fails in torch's words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from vlmdebug.errors import BadInput
+from vlmdebug.families.base import to_numpy
+from vlmdebug.given import described
+from vlmdebug.safe import one_line
+
+MOST_TOKENS = 2**28
+"""Tokens of a batch; `input_ids` beyond it is a view repeated without memory, or no batch."""
+
+STORED_OTHERWISE = {
+    "is_nested": ("nested (jagged)", "torch.nested.to_padded_tensor(value, 0)"),
+    "is_quantized": ("quantized", "value.dequantize()"),
+    "is_complex": ("complex", "the values as they were, or leave the key out"),
+    "is_neg": ("lazily negated", "value.resolve_neg()"),
+}
+"""Kinds of torch tensors by the attribute or method that tells, and what to pass in their place."""
+
+MEASURES = {
+    "image_grid_thw": 3,
+    "video_grid_thw": 3,
+    "image_sizes": 2,
+    "spatial_shapes": 2,
+    "image_merge_sizes": None,
+    "video_merge_sizes": None,
+    "batch_num_images": None,
+}
+"""Keys whose values are sizes or counts, with how many each row has; None for one, flat."""
+OF_EACH = {"image_merge_sizes": "image_grid_thw", "video_merge_sizes": "video_grid_thw"}
+"""Keys with one number for each row of another."""
+MOST_OF_A_SIDE, MOST_OF_A_ROW = 2**24, 2**40
+
+
+def items_of(inputs: Any) -> dict[str, Any]:
+    """The keys and values of a mapping, each asked for once.
+
+    Raises:
+        BadInput: It is no mapping, it fails when asked, or a key is no string.
+    """
+    if isinstance(inputs, type) or not hasattr(inputs, "keys"):
+        raise BadInput(
+            f"{_name(inputs)} was given, but a batch is a mapping of names to tensors. "
+            "Pass what the processor returned (a BatchFeature or dict)."
+        )
+    try:
+        items = {key: inputs[key] for key in inputs.keys()}  # noqa: SIM118
+    except Exception as error:  # a mapping of its own kind, with errors of its own kind
+        raise BadInput(
+            f"The batch, a {type(inputs).__name__}, raised {type(error).__name__} when its keys "
+            f"were read: {one_line(error, 200)}. Nothing was read. Pass a plain dict of tensors."
+        ) from error
+    for key in items:
+        if not isinstance(key, str):
+            raise BadInput(
+                f"The batch has the key {one_line(repr(key), 80)}, a {type(key).__name__}, but "
+                "keys are names, as for model(**inputs). Leave it out."
+            )
+    return items
+
+
+def _name(inputs: Any) -> str:
+    return "The class" if isinstance(inputs, type) else f"A {described(inputs).removeprefix('a ')}"
+
+
+def refuse_unreadable(key: str, value: Any) -> None:
+    """Refuse a tensor or array whose rows cannot be read from memory.
+
+    Raises:
+        BadInput: It is sparse, nested, quantized, conjugate, of objects, of a tensor class of its
+            own …
+    """
+    odd = _odd_tensor(value) if hasattr(value, "layout") else _odd_array(value)
+    if odd is not None:
+        what, instead = odd
+        raise BadInput(
+            f"{key} is a {what}, but rows can be followed only in a plain tensor of numbers. "
+            f"Nothing was read. Pass {instead}."
+        )
+
+
+def _odd_tensor(value: Any) -> tuple[str, str] | None:
+    if str(value.layout) not in ("torch.strided", "torch.jagged"):
+        return f"sparse tensor ({one_line(value.layout, 40)})", "value.to_dense()"
+    for asked, (what, instead) in STORED_OTHERWISE.items():
+        said = getattr(value, asked, False)
+        if said() if callable(said) else said:
+            return f"{what} tensor", instead
+    base = next((cls for cls in type(value).__mro__ if cls.__module__ == "torch"), None)
+    own = getattr(type(value), "__torch_dispatch__", None)
+    if base is not None and own != getattr(base, "__torch_dispatch__", None):
+        name = type(value).__name__
+        dense = "value.full_tensor()" if hasattr(value, "full_tensor") else "a plain torch.Tensor"
+        return f"{name}, a tensor class of its own", dense
+    return None
+
+
+def _odd_array(value: Any) -> tuple[str, str] | None:
+    kind = getattr(getattr(value, "dtype", None), "kind", None)
+    if kind is None or kind in "biuf" or "bfloat16" in str(value.dtype):
+        return None
+    return f"numpy array of {value.dtype}", "value.tolist(), one entry per sample, or leave it out"
+
+
+def refuse_too_many(key: str, shape: tuple[int, ...]) -> None:
+    """Refuse a shape that no memory holds, as of a view that was expanded.
+
+    Raises:
+        BadInput: There are more tokens than any batch has.
+    """
+    total = 1
+    for length in shape:
+        total *= int(length)
+    if total > MOST_TOKENS:
+        raise BadInput(
+            f"{key} has shape {shape}, {total} tokens, but at most {MOST_TOKENS} are read. "
+            "Nothing was read. Pass a smaller batch."
+        )
+
+
+def refuse_measures(tensors: Mapping[str, Any]) -> None:
+    """Refuse sizes and counts that no image has: below 1, fractions, or too large to multiply.
+
+    Raises:
+        BadInput: The message names the key, the row and what stands there.
+    """
+    for key, width in MEASURES.items():
+        value: Any = tensors.get(key)
+        if len(getattr(value, "shape", ())) != (1 if width is None else 2):
+            continue  # another layout's, or refused with its family
+        if width is not None and value.shape[1] != width:
+            raise BadInput(
+                f"{key} has shape {tuple(value.shape)}, but each row holds {width} numbers. "
+                "Nothing was read. Pass it as the processor returned it."
+            )
+        rows = to_numpy(value).astype(float).reshape(len(value), width or 1)
+        least = 0 if key == "batch_num_images" else 1
+        good = (rows >= least) & (rows <= MOST_OF_A_SIDE) & (rows == np.floor(rows))
+        good &= "float" not in str(value.dtype)  # nor does a model take 4.0 for a size
+        bad = np.flatnonzero(~good.all(axis=1) | (rows.prod(axis=1) > MOST_OF_A_ROW))
+        if len(bad):
+            raise BadInput(
+                f"{key}[{bad[0]}] is {rows[bad[0]].tolist()}, but sizes are whole numbers, "
+                f"{least} or more, and no image is larger than memory. Nothing was read. "
+                "Pass it as the processor returned it."
+            )
+    for key, other in OF_EACH.items():
+        if key in tensors and other in tensors and len(tensors[key]) != len(tensors[other]):
+            raise BadInput(
+                f"{key} has {len(tensors[key])} rows, but {other} has {len(tensors[other])}, one "
+                "each. One was cut without the other. Pass both as the processor returned them."
+            )

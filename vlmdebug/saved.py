@@ -1,0 +1,181 @@
+"""A report that comes from a file, made sure of before a view sees it.
+
+A report may be edited by hand or come from a stranger. What a view computes with (rows, counts,
+chunk numbers, places of images) is of the right type and within the numbers of the report itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import Any
+
+from vlmdebug.errors import BadInput
+from vlmdebug.safe import one_line
+
+MOST_ROWS = 2**53
+"""Largest number in a report, the largest that JSON carries exactly."""
+MOST_IMAGES = 1_000_000
+CODE = re.compile(r"VLM\d{3}")
+TEXT = "text"
+NUMBER = f"a whole number, 0 to {MOST_ROWS}"
+
+
+def checked(data: Any) -> dict[str, Any]:
+    """The data of a report, as `Report.to_dict` writes it.
+
+    Raises:
+        BadInput: Some part is missing, of another type, or outside of what the report itself says.
+    """
+    _mapping(data, "the report")
+    for name in ("layout", "evidence"):
+        for key, value in _mapping(_part(data, name), name).items():
+            _is(isinstance(value, str), f"{name}[{key!r}]", value, TEXT)
+    _text(data, "family")
+    _text_or_none(data, "slicer")
+    counts = _mapping(_part(data, "counts"), "counts")
+    for unit, count in counts.items():
+        _numbers(count, f"counts[{unit!r}]")
+    samples = len(_list(_part(counts, "sample", "counts"), "counts['sample']"))
+    for unit, count in counts.items():
+        _is(len(count) == samples, f"counts[{unit!r}]", count, f"{samples} numbers, one per sample")
+    size = _part(data, "chunk_size")
+    _is(size is None or (_whole(size) and size > 0), "chunk_size", size, "a whole number or null")
+    chunks = _list(_part(data, "chunks"), "chunks")
+    for index, chunk in enumerate(chunks):
+        _chunk(chunk, f"chunks[{index}]", samples)
+    for index, mismatch in enumerate(_list(_part(data, "mismatches"), "mismatches")):
+        _mismatch(mismatch, f"mismatches[{index}]", samples)
+    for text in _list(_part(data, "ambiguities"), "ambiguities"):
+        _is(isinstance(text, str), "ambiguities", text, TEXT)
+    if "scene" in data:
+        _scene(_mapping(data["scene"], "scene"), samples)
+    return data
+
+
+def _chunk(chunk: Any, at: str, samples: int) -> None:
+    _mapping(chunk, at)
+    _only(chunk, at, ("samples", "images", "placeholders", "features", "keys"))
+    _samples(_part(chunk, "samples", at), at, samples)
+    for name in ("images", "placeholders", "features"):
+        value = _part(chunk, name, at)
+        _is(value is None or _whole(value), f"{at}.{name}", value, NUMBER)
+    for key, found in _mapping(_part(chunk, "keys", at), f"{at}.keys").items():
+        where = f"{at}.keys[{key!r}]"
+        state = _part(_mapping(found, where), "state", where)
+        _is(isinstance(state, str), f"{where}.state", state, TEXT)  # of a newer version, perhaps
+        for name in ("planned", "used"):
+            _rows(_part(found, name, where), f"{where}.{name}")
+
+
+def _mismatch(one: Any, at: str, samples: int) -> None:
+    _mapping(one, at)
+    names = ("code", "message", "key", "chunk", "samples", "planned", "used", "silent", "cause")
+    _only(one, at, names)
+    code = _text(one, "code", at)
+    _is(CODE.fullmatch(code) is not None, f"{at}.code", code, "a code such as VLM001")
+    _text(one, "message", at)
+    _text_or_none(one, "key", at)
+    _text_or_none(one, "cause", at)
+    chunk, silent = _part(one, "chunk", at), _part(one, "silent", at)
+    _is(chunk is None or _whole(chunk), f"{at}.chunk", chunk, NUMBER)
+    _is(silent is None or isinstance(silent, bool), f"{at}.silent", silent, "true, false or null")
+    _samples(_part(one, "samples", at), at, samples)
+    for name in ("planned", "used"):
+        _rows(_part(one, name, at), f"{at}.{name}")
+
+
+def _scene(scene: Any, samples: int) -> None:
+    for key, unit in _mapping(_part(scene, "units", "scene"), "scene.units").items():
+        _is(isinstance(unit, str), f"scene.units[{key!r}]", unit, TEXT)
+    images = _numbers(_part(scene, "images", "scene"), "scene.images")
+    many = f"{samples} numbers, at most {MOST_IMAGES} images in all"
+    _is(len(images) == samples and sum(images) <= MOST_IMAGES, "scene.images", images, many)
+    for unit, rows in _mapping(_part(scene, "per_image", "scene"), "scene.per_image").items():
+        at = f"scene.per_image[{unit!r}]"
+        fits = len(_numbers(rows, at)) == sum(images)
+        _is(fits, at, rows, f"{sum(images)} numbers, one per image")
+    tokens = _part(scene, "tokens", "scene")
+    _is(_whole(tokens), "scene.tokens", tokens, NUMBER)
+    places = _list(_part(scene, "places", "scene"), "scene.places")
+    _is(len(places) in (0, samples), "scene.places", places, f"{samples} lists, one per sample")
+    for run in (run for own in places for run in _list(own, "scene.places")):
+        good = isinstance(run, list) and len(run) == 3 and all(_int(number) for number in run)
+        good = good and 0 <= run[0] <= run[1] <= tokens and -1 <= run[2] < sum(images)
+        _is(good, "scene.places", run, "[start, stop, image] within the tokens and images")
+    for image, uri in _mapping(_part(scene, "thumbnails", "scene"), "scene.thumbnails").items():
+        good = image.isascii() and image.isdigit() and int(image[:9]) < sum(images)
+        _is(good and isinstance(uri, str), "scene.thumbnails", image, "the number of an image")
+
+
+def _rows(rows: Any, at: str) -> None:
+    if rows is None:
+        return
+    for pair in _list(rows, at):
+        good = isinstance(pair, list) and len(pair) == 2 and all(_int(end) for end in pair)
+        good = good and (pair == [-1, 0] or 0 <= pair[0] <= pair[1] <= MOST_ROWS)
+        _is(good, at, pair, "[start, stop] with 0 <= start <= stop, or [-1, 0]")
+
+
+def _samples(given: Any, at: str, samples: int) -> None:
+    for sample in _numbers(given, f"{at}.samples"):
+        _is(sample < samples, f"{at}.samples", sample, f"one of the {samples} samples")
+
+
+def _numbers(values: Any, at: str) -> list[int]:
+    for value in _list(values, at):
+        _is(_whole(value), at, value, NUMBER)
+    return values
+
+
+def _list(value: Any, at: str) -> list[Any]:
+    _is(isinstance(value, list), at, value, "a list")
+    return value
+
+
+def _mapping(value: Any, at: str) -> dict[str, Any]:
+    _is(isinstance(value, dict), at, value, "an object")
+    _is(all(isinstance(key, str) for key in value), at, value, "an object of names")
+    return value
+
+
+def _text(holder: dict[str, Any], name: str, at: str = "the report") -> str:
+    value = _part(holder, name, at)
+    _is(isinstance(value, str), f"{at}.{name}", value, TEXT)
+    return value
+
+
+def _text_or_none(holder: dict[str, Any], name: str, at: str = "the report") -> None:
+    if _part(holder, name, at) is not None:
+        _text(holder, name, at)
+
+
+def _part(holder: dict[str, Any], name: str, at: str = "the report") -> Any:
+    if name not in holder:
+        _refuse(at, f"without {name}", f"an object with {name}")
+    return holder[name]
+
+
+def _only(holder: dict[str, Any], at: str, names: Collection[str]) -> None:
+    for name in holder:
+        _is(name in names, at, name, f"an object of {', '.join(names)}")
+
+
+def _whole(value: Any) -> bool:
+    return _int(value) and 0 <= value <= MOST_ROWS
+
+
+def _int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is(holds: bool, at: str, value: Any, wanted: str) -> None:
+    if not holds:
+        _refuse(at, one_line(repr(value), 80), wanted)
+
+
+def _refuse(at: str, value: str, wanted: str) -> None:
+    raise BadInput(
+        f"This is no report that vlmdebug wrote: {one_line(at, 120)} is {value}, but it is "
+        f"{wanted}. Nothing is shown of it. Write one with report.to_json(path)."
+    )

@@ -1,0 +1,99 @@
+"""Whether a function can be called as a slicer, seen by its signature alone, before it is run.
+
+A function of another shape would fail in a line of ours, and the message would blame its author for
+it. What has no signature (a built-in) is taken as it is.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import update_wrapper
+from typing import Any
+
+from vlmdebug.errors import BadInput
+from vlmdebug.safe import one_line
+
+SLICER = "a slicer takes (inputs, chunk_size) and gives the model inputs of each chunk"
+LOOP = "record takes the code that calls a model: a function of (model, inputs, chunk_size)"
+
+
+def as_slicer(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, to be called as `(inputs, chunk_size)`, also where it takes the size by name.
+
+    Raises:
+        BadInput: It cannot be a slicer; the message says what it takes and what to do.
+    """
+    names, takes = _names(function), _name(function)
+    if names is None:
+        return function
+    by_place, by_name = _binds(function, 2), _binds(function, 1, chunk_size=1)
+    if by_place or by_name:
+        if names[:1] != ["chunk_size"] and names[1:2] != ["inputs"]:
+            return function if by_place else _by_name(function)
+        todo = "Wrap it in a function of (inputs, chunk_size)."
+        if names[:1] == ["chunk_size"]:
+            todo = (
+                f"Give it the batch first: lambda inputs, chunk_size: {takes}(chunk_size, inputs)."
+            )
+    elif takes_model(function) and names[0] == "self":
+        todo = f"It is a method without its object. Pass that of an object: trainer.{takes}."
+    elif takes_model(function):
+        todo = f"It takes a model first. Wrap it: vlmdebug.record({takes})."
+    else:
+        todo = "Wrap it in a function of (inputs, chunk_size)."
+    raise BadInput(f"{takes} takes ({', '.join(names)}), but {SLICER}. It was not called. {todo}")
+
+
+def _by_name(function: Callable[..., Any]) -> Callable[..., Any]:
+    def slicer(inputs: Any, chunk_size: int) -> Any:
+        return function(inputs, chunk_size=chunk_size)
+
+    return update_wrapper(slicer, function)
+
+
+def refuse_no_loop(function: Callable[..., Any]) -> None:
+    """Refuse a function that `record` cannot call as `(model, inputs, chunk_size)`.
+
+    Raises:
+        BadInput: It takes other arguments; a slicer needs no `record`.
+    """
+    names, takes = _names(function), _name(function)
+    if names is None or _binds(function, 3):
+        return
+    todo = "Wrap it in a function of (model, inputs, chunk_size)."
+    if _binds(function, 2):
+        todo = f"It is a slicer already if it gives each chunk's inputs: pass {takes} itself."
+    raise BadInput(f"{takes} takes ({', '.join(names)}), but {LOOP}. It was not called. {todo}")
+
+
+def takes_model(function: Callable[..., Any]) -> bool:
+    """Whether it takes three arguments, as `(model, inputs, chunk_size)`, and not two."""
+    return _names(function) is not None and _binds(function, 3) and not _binds(function, 2)
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature | None:
+    try:
+        return inspect.signature(function, follow_wrapped=False)
+    except (TypeError, ValueError):
+        return None
+
+
+def _names(function: Callable[..., Any]) -> list[str] | None:
+    signature = _signature(function)
+    return None if signature is None else list(signature.parameters)
+
+
+def _binds(function: Callable[..., Any], places: int, **named: Any) -> bool:
+    signature = _signature(function)
+    if signature is None:
+        return True
+    try:
+        signature.bind(*[None] * places, **named)
+    except TypeError:
+        return False
+    return True
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return one_line(getattr(function, "__name__", type(function).__name__), 80)
