@@ -167,4 +167,5 @@ def report_of(
         ambiguities=tuple(ambiguities),
         slicer=run.slicer if run else None,
         error=run.error if run else None,
+        kinds={key: batch.layout.kind(key) for key in batch.layout},
     )

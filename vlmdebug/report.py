@@ -72,6 +72,8 @@ class Report:
         ambiguities: What could not be checked, and what would settle it.
         slicer: The slicer's name.
         scene: What stands in the rows, where the report is to be drawn with its images.
+        kinds: Kind of each key, `media`, `tokens` or `whole` (not cut); empty in a report of an
+            older version.
     """
 
     family: str
@@ -84,6 +86,7 @@ class Report:
     ambiguities: tuple[str, ...] = ()
     slicer: str | None = None
     scene: Scene | None = field(default=None, repr=False)
+    kinds: Mapping[str, str] = field(default_factory=dict, repr=False)
     error: BaseException | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -125,6 +128,7 @@ class Report:
             "family": self.family,
             "slicer": self.slicer,
             "layout": dict(self.layout),
+            "kinds": dict(self.kinds),
             "counts": {unit: list(count) for unit, count in self.counts.items()},
             "evidence": dict(self.evidence),
             "chunk_size": self.chunk_size,
@@ -152,6 +156,7 @@ class Report:
             mismatches=tuple(Mismatch.from_dict(mismatch) for mismatch in data["mismatches"]),
             ambiguities=tuple(data["ambiguities"]),
             scene=Scene.from_dict(data["scene"]) if "scene" in data else None,
+            kinds=dict(data.get("kinds", {})),
         )
 
     def to_json(self, path: str | Path | None = None) -> str:
