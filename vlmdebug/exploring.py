@@ -17,6 +17,7 @@ from vlmdebug.codegen import export
 from vlmdebug.errors import AmbiguousError, BadInput, VlmDebugError
 from vlmdebug.families.pictures import in_order, scene_of, thumbnail
 from vlmdebug.families.read import read_batch
+from vlmdebug.plan import Rows
 from vlmdebug.report import Report
 from vlmdebug.slicers import STORY
 from vlmdebug.tracing.check import Slicer, check
@@ -82,9 +83,13 @@ class Shown:
     def judge(self, slicer: str, chunk_size: int) -> Report:
         return self._report
 
-    def thumbnail(self, image: int) -> str | None:
+    def thumbnail(self, image: int, rows: Rows | None = None) -> str | None:
         scene = self._report.scene
-        return scene.thumbnails.get(image) if scene else None
+        if scene is None:
+            return None
+        if rows is None:
+            return scene.thumbnails.get(image)
+        return scene.parts.get(scene.part("pixel_values", image, rows))
 
     @property
     def code(self) -> str:
@@ -143,10 +148,11 @@ class Bench:
             report = check(tried, self.batch, chunk_size=chunk_size, pictures=False)
         return replace(report, scene=self._scene)
 
-    def thumbnail(self, image: int) -> str | None:
-        if image not in self._thumbnails:
-            self._thumbnails[image] = thumbnail(self.batch, image, 96, self._originals)
-        return self._thumbnails[image]
+    def thumbnail(self, image: int, rows: Rows | None = None) -> str | None:
+        asked = image, rows
+        if asked not in self._thumbnails:
+            self._thumbnails[asked] = thumbnail(self.batch, image, 96, self._originals, rows)
+        return self._thumbnails[asked]
 
     @property
     def code(self) -> str:
@@ -180,7 +186,7 @@ class Bench:
         return scene_of(self.batch)
 
     @cached_property
-    def _thumbnails(self) -> dict[int, str | None]:
+    def _thumbnails(self) -> dict[tuple[int, Rows | None], str | None]:
         return {}
 
 

@@ -18,6 +18,7 @@ from vlmdebug.errors import BadInput, NotJudged
 from vlmdebug.families.pictures import in_order, scene_of
 from vlmdebug.families.read import read_batch
 from vlmdebug.plan import chunk_bounds
+from vlmdebug.plan import Rows
 from vlmdebug.report import Report
 from vlmdebug.tracing.chunks import used_chunk
 from vlmdebug.tracing.rows import RowFinder
@@ -102,10 +103,15 @@ def illustrated(report: Report, batch: Batch, originals: Sequence[Any] | None = 
     if scene is None:
         return report
     wanted: list[int] = []
+    parts: dict[str, tuple[int, Rows]] = {}
     for worst in (finding.worst for finding in report.findings):
         for rows in (worst.planned, worst.used) if worst.key is not None else ():
             wanted += scene.images_in(worst.key or "", rows)[:MOST_IMAGES]
-    return replace(report, scene=scene_of(batch, wanted, originals) if wanted else scene)
+        key, given = worst.key or "", worst.used
+        for image in scene.images_in(key, given)[:MOST_IMAGES] if given is not None else ():
+            if key == "pixel_values" and scene.share(key, image, given) != scene.name(image):
+                parts[scene.part(key, image, given)] = image, given
+    return replace(report, scene=scene_of(batch, wanted, originals, parts) if wanted else scene)
 
 
 def _is_small(batch: Batch) -> bool:

@@ -24,7 +24,7 @@ MOST_DETAILS = 64
 MOST_PARAGRAPHS = 16
 
 GREY = "rgba(128,128,128,.35)"
-LEFT = ' style="text-align:left"'
+LEFT = ' style="text-align:left;white-space:nowrap;padding:.3em .7em"'
 PAGE = (
     ":root{color-scheme:light dark;background:Canvas;color:CanvasText}"
     "body{margin:2rem auto;max-width:68rem;padding:0 1.25rem;"
@@ -97,7 +97,7 @@ def _pair(report: Report, mismatch: Mismatch) -> str:
         return ""
     samples = f"samples {listed(mismatch.samples)}"
     who = f"sample {mismatch.samples[0]}" if len(mismatch.samples) == 1 else samples
-    heads = (f"{who} should see", "was handed")
+    heads = (f"{who} should see", "was passed")
     head = "".join(f'<th scope="col"{LEFT}>{text}</th>' for text in heads)
     rows_of = (mismatch.planned, mismatch.used)
     cells = "".join(
@@ -113,14 +113,22 @@ def _pair(report: Report, mismatch: Mismatch) -> str:
 def _images(scene: Scene, key: str, images: list[int], given: Rows | None) -> str:
     shown = [image for image in images if image in scene.thumbnails]
     left = len(images) - len(shown)
-    drawn = "".join(
-        f'<img alt="{scene.name(image)}" src="{escaped(scene.thumbnails[image], 100_000)}" '
-        'style="margin:0 .4em .2em 0;vertical-align:middle">'
-        for image in shown
-    )
+    drawn = "".join(_thumbnail(scene, key, image, given) for image in shown)
     names = ", ".join(scene.share(key, image, given) for image in shown)
     more = f" and {left} more" if left and shown else ""
     return f"{drawn}<br>{names}{more}" if drawn else "no image" if not images else "not restored"
+
+
+def _thumbnail(scene: Scene, key: str, image: int, given: Rows | None) -> str:
+    """The part of the image that was passed; the rest, or all where no part is known, faded."""
+    whole = scene.share(key, image, given) == scene.name(image)
+    uri = scene.thumbnails[image] if whole else scene.parts.get(scene.part(key, image, given))
+    faded = "" if uri else ";opacity:.25"
+    return (
+        f'<img alt="{scene.share(key, image, given)}" '
+        f'src="{escaped(uri or scene.thumbnails[image], 100_000)}" '
+        f'style="margin:0 .4em .2em 0;vertical-align:middle{faded}">'
+    )
 
 
 def _picture(report: Report) -> str:
@@ -128,7 +136,7 @@ def _picture(report: Report) -> str:
     drawn = picture.lanes(report)
     if not drawn or not report.chunks:
         return ""
-    worst = min(rows.judged(report), key=lambda line: line.rank).index
+    worst = rows.opening(report)
     data = b64encode(picture.svg(report, worst).encode("ascii")).decode("ascii")
     labels = "".join(
         f'<div style="height:{picture.PITCH}px;padding-top:{picture.PITCH // 2 - 18}px;'
@@ -141,8 +149,8 @@ def _picture(report: Report) -> str:
     noun = rows.plural_of(report, 1)
     return (
         '<table style="table-layout:auto;border-collapse:collapse;width:100%;margin:0 0 1em">\n'
-        f'<caption style="text-align:left;padding:.3em 0;opacity:.8">{noun.capitalize()} {worst}: '
-        "in blue what it owns in each tensor, hatched what it was handed instead</caption>\n"
+        f'<caption style="text-align:left;padding:.3em 0">{noun.capitalize()} {worst}. '
+        f"{picture.legend(report, worst).capitalize()}</caption>\n"
         f'<tbody><tr><th scope="row" style="text-align:left;font-weight:400;padding:0 .9em 0 0;'
         f'width:1%;vertical-align:top">{labels}</th><td style="padding:0">'
         f'<img alt="{said}" src="data:image/svg+xml;base64,{data}" '
@@ -227,7 +235,7 @@ def _table(report: Report) -> str:
 def _caption(report: Report) -> str:
     if report.chunk_size is None:
         return "Rows that each sample owns"
-    return "Rows that each chunk used; in the strips, the outline is what was planned"
+    return "Rows that each chunk was passed"
 
 
 def _heads(report: Report, groups: list[tuple[str, ...]]) -> str:

@@ -111,7 +111,10 @@ def share(found: KeyReport) -> str:
 def overlap(first: Rows, second: Rows) -> Rows:
     """Rows that are in both, in order."""
     found = [
-        (max(a, c), min(b, d)) for a, b in joined(first) for c, d in joined(second) if a < d and c < b
+        (max(a, c), min(b, d))
+        for a, b in joined(first)
+        for c, d in joined(second)
+        if a < d and c < b
     ]
     return Rows(sorted(found))
 

@@ -9,6 +9,7 @@ from vlmdebug.layout import plural
 from vlmdebug.mismatch import CODES, Finding
 from vlmdebug.plan import Rows
 from vlmdebug.report import ChunkReport, KeyReport, Report
+from vlmdebug.views.marks import LEFT_OUT, marks
 
 MOST_KEYS = 8
 MOST_NUMBERS = 16
@@ -155,8 +156,41 @@ def keys(report: Report) -> list[str]:
 
 
 def media(report: Report) -> list[str]:
-    """Keys whose rows do not count samples alone: what goes wrong when cut like `input_ids`."""
-    return [key for key in keys(report) if report.layout.get(key) != "one row per sample"]
+    """Keys whose rows are of images, videos or audio clips: what `input_ids` is not cut like."""
+    return [key for key in keys(report) if kind(report, key) == "media"]
+
+
+def kind(report: Report, key: str) -> str:
+    """`media`, `tokens` or `whole`; of a report of an older version, as its words say."""
+    words = report.layout.get(key, "")
+    one = words.startswith("one row per sample") and not words.startswith("one row per sample with")
+    tokens = one and "padded" not in words
+    return report.kinds.get(key, "tokens" if tokens else "media")
+
+
+def opening(report: Report) -> int:
+    """The chunk that a picture opens on: of the worst finding, silent ones before loud ones."""
+    lines = judged(report)
+    for finding in report.findings:
+        worst = finding.worst
+        if worst.chunk is not None and 0 <= worst.chunk < len(lines):
+            return worst.chunk
+        about = [line.index for line in lines if set(worst.samples) & set(line.chunk.samples)]
+        if worst.code == "VLM007":
+            return _turned(lines)
+        if worst.chunk is None and about:
+            return about[0]
+    return min(lines, key=lambda line: line.rank).index if lines else 0
+
+
+def _turned(lines: Sequence[Line]) -> int:
+    """The first chunk with a sample that comes before an earlier chunk's."""
+    last = -1
+    for line in lines:
+        if line.chunk.samples and min(line.chunk.samples) < last:
+            return line.index
+        last = max([last, *line.chunk.samples])
+    return 0
 
 
 def right(report: Report) -> str:
@@ -169,16 +203,21 @@ def right(report: Report) -> str:
 
 
 def cell(found: KeyReport) -> str:
-    """Used against planned rows: `1:2, not 2:3`, and `2:3` where they agree."""
+    """The marks in words: `1:2, not 2:3`, `0:1, 1:40 missing`, and `2:3` where all is right."""
     used, planned = short(found.used), short(found.planned)
     if found.state == "wrong rows":
-        return f"{used}, wrong" if used == planned else f"{used}, not {planned}"
+        marked = marks(found)
+        if found.planned == found.used:
+            return f"{used}, altered"
+        if marked.missing and marked.passed and not (marked.foreign or marked.note):
+            return f"{short(marked.passed)}, {short(marked.missing)} missing"
+        return f"{used}, not {planned}"
     return {
         "ok": used,
         "absent": "absent",
         "planned": planned,
-        "dropped": f"dropped, not {planned}",
-        "must be absent": f"{used}, not absent",
+        "dropped": f"dropped, {planned} missing" if found.planned else "dropped",
+        "must be absent": f"{used if found.used else '0 rows'}; {LEFT_OUT}",
     }.get(found.state, found.state)
 
 
