@@ -87,6 +87,7 @@ def test_selection_is_a_value_that_can_be_set(explorer):
 
 
 def test_undo_goes_back_one_change_at_a_time(explorer):
+    assert explorer.chunk == 1  # the first silent one
     explorer.chunk = 3
     explorer.chunk_size = 4  # there is one chunk now, and it is the first
     assert explorer.chunk == 0
@@ -95,9 +96,9 @@ def test_undo_goes_back_one_change_at_a_time(explorer):
     assert (explorer.chunk_size, explorer.chunk) == (1, 3)
     assert explorer.report.chunk_size == 1
     explorer.undo()
-    assert explorer.chunk == 0
+    assert explorer.chunk == 1
     explorer.undo()
-    assert (explorer.chunk_size, explorer.chunk, explorer.slicer) == (1, 0, "by_sample")
+    assert (explorer.chunk_size, explorer.chunk, explorer.slicer) == (1, 1, "by_sample")
 
 
 def test_next_mismatch_goes_round_the_end(explorer):
@@ -113,9 +114,9 @@ def test_next_mismatch_goes_round_the_end(explorer):
 def test_buttons_of_the_screen_reach_python(explorer):
     explorer.chunk = 2
     explorer._told(None, "undo", [])
-    assert explorer.chunk == 0
-    explorer._told(None, "next", [])
     assert explorer.chunk == 1
+    explorer._told(None, "next", [])
+    assert explorer.chunk == 2
 
 
 def test_code_on_screen_is_the_exported_code(explorer, inputs, processor):

@@ -17,8 +17,7 @@ from vlmdebug.compare import compare
 from vlmdebug.errors import BadInput, NotJudged
 from vlmdebug.families.pictures import in_order, scene_of
 from vlmdebug.families.read import read_batch
-from vlmdebug.plan import chunk_bounds
-from vlmdebug.plan import Rows
+from vlmdebug.plan import Rows, chunk_bounds
 from vlmdebug.report import Report
 from vlmdebug.tracing.chunks import used_chunk
 from vlmdebug.tracing.rows import RowFinder

@@ -183,7 +183,8 @@ function render({ model, el }) {
       path(partners, { fill: "currentColor", "fill-opacity": 0.12, stroke: "currentColor", "stroke-width": 2 }),
       path(box((start * WIDTH) / lanes[at].total, ((stop - start) * WIDTH) / lanes[at].total, at),
         { fill: "none", stroke: "currentColor", "stroke-width": 3.5 }));
-    const whose = image >= 0 ? `image ${image} of the batch, sample ${sample}` : `sample ${sample}`;
+    const before = lanes.find((lane) => lane.name === "images")?.boxes.findIndex((one) => one[2] === sample) ?? 0;
+    const whose = image >= 0 ? `image ${image - before} of sample ${sample}` : `sample ${sample}`;
     const rows = run < 0 ? `rows ${start}:${stop}` : "its placeholder tokens";
     said.textContent = `${lanes[at].label}: ${whose}, ${rows}`;
   }

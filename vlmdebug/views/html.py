@@ -18,13 +18,15 @@ from vlmdebug.views import picture, rows
 from vlmdebug.views.strips import BLUE, VERMILION, rows_in, strip
 from vlmdebug.wording import listed
 
-MOST_CHUNKS = 64
+MOST_CHUNKS = 32
 MOST_PICTURES = 64
 MOST_DETAILS = 64
 MOST_PARAGRAPHS = 16
 
 GREY = "rgba(128,128,128,.35)"
-LEFT = ' style="text-align:left;white-space:nowrap;padding:.3em .7em"'
+NBSP = "\N{NO-BREAK SPACE}"
+PAD = ' style="padding:.3em .7em"'
+LEFT = ' style="text-align:left;padding:.3em .7em"'
 PAGE = (
     ":root{color-scheme:light dark;background:Canvas;color:CanvasText}"
     "body{margin:2rem auto;max-width:68rem;padding:0 1.25rem;"
@@ -239,25 +241,27 @@ def _caption(report: Report) -> str:
 
 
 def _heads(report: Report, groups: list[tuple[str, ...]]) -> str:
-    facts = "".join(f'<th scope="col">{head}</th>' for head in rows.fact_heads(report))
+    first, *heads = rows.fact_heads(report)
+    facts = "".join(f'<th scope="col"{PAD}>{head}</th>' for head in heads)
     keys = "".join(
         f'<th scope="col"{LEFT}>{"<br>".join(escaped(one_line(key, 80)) for key in group[:8])}</th>'
         for group in groups[: rows.MOST_KEYS]
     )
-    return f'<th scope="col"{LEFT}>verdict</th>{facts}{keys}'
+    return f'<th scope="col"{PAD}>{first}</th><th scope="col"{LEFT}>verdict</th>{keys}{facts}'
 
 
 def _row(report: Report, line: rows.Line, keys: list[str], totals: dict[str, int]) -> str:
     number, *facts = rows.facts(report, line)
-    cells = "".join(f"<td>{escaped(fact, 80)}</td>" for fact in facts)
+    cells = ""
     for key in keys:
         found = rows.state(line.chunk, key)
         picture = strip(found, key, totals[key]) if key in totals else ""
         said = _unbroken(escaped(one_line(rows.cell(found), 80)))
-        cells += f"<td{LEFT}>{picture}{' ' if picture else ''}{said}</td>"
+        cells += f"<td{LEFT}>{picture}{NBSP if picture else ''}{said}</td>"
+    cells += "".join(f"<td{PAD}>{escaped(fact, 80)}</td>" for fact in facts)
     return (
-        f'<tr style="border-top:1px solid {GREY}">{_verdict(line)}'
-        f'<th scope="row">{escaped(number)}</th>{cells}</tr>'
+        f'<tr style="border-top:1px solid {GREY}"><th scope="row"{PAD}>{escaped(number)}</th>'
+        f"{_verdict(line)}{cells}</tr>"
     )
 
 
@@ -266,18 +270,21 @@ def _verdict(line: rows.Line) -> str:
     if line.ok:
         return f"<td{LEFT}>✓ ok</td>"
     glyph, colour = ("✗", VERMILION) if line.verdict == "MISMATCH" else ("?", GREY)
-    words = _unbroken(f"{glyph} {line.words}")
-    return f'<td style="text-align:left;border-left:5px solid {colour}">{words}</td>'
+    words = _unbroken(f"{glyph} {line.short}")
+    look = f"text-align:left;padding:.3em .7em;border-left:5px solid {colour}"
+    return f'<td style="{look}">{words}</td>'
 
 
 def _unbroken(text: str) -> str:
     """Text that stays on one line, at fewer bytes per cell than a style."""
-    return text.replace(" ", "\N{NO-BREAK SPACE}")
+    return text.replace(" ", NBSP)
 
 
 def _after(report: Report, left: int, hidden: int) -> str:
+    bare = report.scene is None and report.mismatches and report.chunk_size is not None
     said = [
         rows.left_out(report, left) if left else "",
+        "No pictures: check(..., pictures=True) adds them." if bare else "",
         f"… {hidden} more keys in report.chunks" if hidden > 0 else "",
         rows.right(report),
     ]

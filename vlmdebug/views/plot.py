@@ -25,7 +25,10 @@ MARKS: dict[str, dict[str, Any]] = {
     "altered": {"facecolor": BLUE, "edgecolor": VERMILION, "linewidth": 2.5},
     "unknown": {"facecolor": "none", "edgecolor": "#888888", "linewidth": 1.5, "linestyle": ":"},
 }
-LOOKS = (("#0072B2", ""), ("#E69F00", "...."), ("#56B4E9", "////"), ("#009E73", "xxxx"))
+TINTS = ("#0072B2", "#66AAD1")
+"""Of neighbouring samples."""
+INK = "#777777"
+"""Reads on white and on black, for figures whose ground is the page's own."""
 
 
 def plot(report: Report, ax: Axes | None = None) -> Axes:
@@ -48,7 +51,7 @@ def plot(report: Report, ax: Axes | None = None) -> Axes:
     ax.set_ylim(max(len(lines), 1) - 0.4, -0.6)
     ax.set_xlim(0, max(rows_in(report, key), 1) * 1.01)
     ax.set_xlabel(_literal(f"row of {key} ({report.layout.get(key, 'unknown')})"))
-    ax.set_title(_title(report, left), loc="left", fontsize="medium")
+    ax.set_title(_title(report, left), loc="left", fontsize="medium", color=_ink(ax))
     _style(ax, small=len(lines) > 12)
     _legend(ax, [rows.state(line.chunk, key) for line in lines])
     return ax
@@ -90,31 +93,30 @@ def plot_lanes(report: Report, ax: Axes | None = None, *, chunk: int | None = No
     if chunk is not None:
         title = f"{rows.subject(report)}: chunk {chunk}"
         _legend(ax, [state for state in report.chunks[chunk].keys.values()])
-    ax.set_title(_literal(title), loc="left", fontsize="medium")
+    ax.set_title(_literal(title), loc="left", fontsize="medium", color=_ink(ax))
     return ax
 
 
 def _draw_owners(ax: Axes, y: int, lane: Lane) -> None:
     for box in lane.boxes:
-        colour, hatch = LOOKS[box.sample % len(LOOKS)]
-        look: dict[str, Any] = {"facecolor": colour, "hatch": hatch}
+        tint = box.sample % len(TINTS)
         ax.broken_barh(
             [(box.start / lane.total, (box.stop - box.start) / lane.total)],
             (y - 0.3, 0.6),
             edgecolor="white",
             linewidth=0.8,
-            **look,
+            facecolor=TINTS[tint],
         )
         if len(lane.boxes) <= 24 and box.stop > box.start:
             middle = (box.start + box.stop) / 2 / lane.total
             ax.text(
                 middle,
                 y,
-                _named(box),
+                _named(box, lane),
                 ha="center",
                 va="center",
                 fontsize="x-small",
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+                color=("white", "black")[tint],
             )
 
 
@@ -125,11 +127,21 @@ def _draw_cut(ax: Axes, y: int, lane: Lane, cut: Cut) -> None:
         if spans:
             ax.broken_barh(spans, (y - 0.3, 0.6), **MARKS[name])
     if cut.marks.note:
-        ax.text(0.5, y, _literal(cut.marks.note), ha="center", va="center", fontsize="small")
+        ax.text(
+            0.5,
+            y,
+            _literal(cut.marks.note),
+            ha="center",
+            va="center",
+            fontsize="small",
+            color=_ink(ax),
+        )
 
 
-def _named(box: Box) -> str:
-    return f"s{box.sample}" if box.image < 0 else f"i{box.image}"
+def _named(box: Box, lane: Lane) -> str:
+    """`0` for a sample, `0.1` for the second image of it."""
+    first = min((one.image for one in lane.boxes if one.sample == box.sample), default=0)
+    return str(box.sample) if box.image < 0 else f"{box.sample}.{box.image - first}"
 
 
 def plot_map(report: Report, ax: Axes | None = None) -> Axes:
@@ -160,9 +172,9 @@ def plot_map(report: Report, ax: Axes | None = None) -> Axes:
     ax.set_yticks(range(len(keys)), [_literal(key) for key in keys])
     ax.set_ylim(len(keys) - 0.5, -0.5)
     ax.set_xlabel("chunk" if report.chunk_size is not None else "sample")
-    ax.set_title(_literal(rows.headline(report)), loc="left", fontsize="medium")
+    ax.set_title(_literal(rows.headline(report)), loc="left", fontsize="medium", color=_ink(ax))
     _style(ax, small=len(keys) > 12)
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, labelcolor=_ink(ax))
     return ax
 
 
@@ -174,7 +186,23 @@ def _new_axes(height: float) -> Axes:
             "matplotlib is not installed, but plot() draws with it. "
             "Nothing was drawn. Install it: pip install 'vlmdebug[plot]'"
         ) from error
-    return Figure(figsize=(8, height), layout="constrained").subplots()
+    from matplotlib import rcParams
+
+    styled = rcParams["text.color"] != "black"  # somebody chose a theme
+    ground = rcParams["figure.facecolor"] if styled else "none"
+    ax = Figure(figsize=(8, height), layout="constrained", facecolor=ground).subplots()
+    if not styled:
+        ax.set_facecolor("none")
+        ax.tick_params(colors=INK, which="both")
+        ax.xaxis.label.set_color(INK)
+        for spine in ax.spines.values():
+            spine.set_color(INK)
+    return ax
+
+
+def _ink(ax: Axes) -> Any:
+    """The colour of the axes' own words."""
+    return ax.xaxis.label.get_color()
 
 
 def _key(report: Report) -> str:
@@ -197,6 +225,7 @@ def _draw(ax: Axes, y: int, line: rows.Line, key: str) -> None:
             ha="right",
             va="center",
             fontsize="small",
+            color=_ink(ax),
         )
 
 
@@ -242,4 +271,10 @@ def _legend(ax: Axes, drawn: Sequence[KeyReport]) -> None:
     names = {name for found in drawn for name, _ in marks(found).items()}
     handles = [Patch(**MARKS[name], label=LEGEND[name]) for name in LEGEND if name in names]
     if handles:
-        ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+        ax.legend(
+            handles=handles,
+            loc="upper left",
+            bbox_to_anchor=(1, 1),
+            frameon=False,
+            labelcolor=_ink(ax),
+        )

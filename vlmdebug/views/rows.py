@@ -12,6 +12,8 @@ from vlmdebug.report import ChunkReport, KeyReport, Report
 from vlmdebug.views.marks import LEFT_OUT, marks
 
 MOST_KEYS = 8
+FEW = 12
+"""Chunks that are all listed, right ones too."""
 MOST_NUMBERS = 16
 
 
@@ -37,6 +39,13 @@ class Line:
         """`ok`, `MISMATCH silent`, `MISMATCH loud`, `MISMATCH`, `cannot tell`."""
         loudness = {True: " silent", False: " loud", None: ""}[self.silent]
         return f"{self.verdict}{loudness if self.verdict == 'MISMATCH' else ''}"
+
+    @property
+    def short(self) -> str:
+        """`ok`, `silent`, `loud`, `mismatch`, `cannot tell`."""
+        if self.verdict != "MISMATCH":
+            return self.verdict
+        return {True: "silent", False: "loud", None: "mismatch"}[self.silent]
 
     @property
     def rank(self) -> int:
@@ -112,13 +121,16 @@ def _line(index: int, chunk: ChunkReport, silents: set[bool | None] | None) -> L
 def drawn(report: Report, most: int) -> tuple[list[Line], int]:
     """At most `most` chunks, and how many are left out.
 
-    All of them in order where they fit; else the worst ones, worst first.
+    All of them in order where they are few; else the worst ones, worst first, and right ones only
+    where there are fewer wrong ones than `FEW`.
     """
     lines = judged(report)
-    if len(lines) <= most:
+    if len(lines) <= min(most, FEW):
         return lines, 0
     ranked = sorted(lines, key=lambda line: line.rank)
-    return ranked[:most], len(lines) - most
+    wrong = sum(not line.ok for line in lines)
+    shown = ranked[: min(most, max(wrong, FEW))]
+    return shown, len(lines) - len(shown)
 
 
 def left_out(report: Report, left: int) -> str:
