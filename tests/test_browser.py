@@ -101,7 +101,7 @@ def test_explorer_shows_verdict_chunks_and_lanes(first):
     assert first.locator(".vlmdebug-verdict").inner_text() == "✗ MISMATCH"
     assert first.locator(".vlmdebug-chunks button").all_inner_texts() == ["✗0", "✗1", "✗2", "✗3"]
     assert "pixel_values\n4 images" in first.locator(".vlmdebug-lanes").inner_text()
-    assert first.locator("svg").bounding_box()["height"] == 4 * 46
+    assert first.locator("svg[role=application]").bounding_box()["height"] == 4 * 46
     assert not first.locator("[role=alert]").is_visible()
 
 
@@ -131,7 +131,7 @@ def test_wrong_image_stands_beside_the_right_one(first):
 
 
 def test_pointer_lights_up_the_same_image_in_every_lane(first, notebook):
-    bounds = first.locator("svg").bounding_box()
+    bounds = first.locator("svg[role=application]").bounding_box()
     notebook.mouse.move(bounds["x"] + bounds["width"] * 0.6, bounds["y"] + 46 + 23)
     first.get_by_text("images: image 0 of sample 1, rows 2:3").wait_for()
     lit = first.locator("svg g").nth(2).locator("path").first.get_attribute("d")
@@ -143,7 +143,7 @@ def test_pointer_lights_up_the_same_image_in_every_lane(first, notebook):
 
 
 def test_span_of_tokens_is_the_image_it_stands_for(first, notebook):
-    bounds = first.locator("svg").bounding_box()
+    bounds = first.locator("svg[role=application]").bounding_box()
     notebook.mouse.move(bounds["x"] + bounds["width"] * 0.19, bounds["y"] + 23)
     first.get_by_text("samples: image 1 of sample 0, its placeholder tokens").wait_for()
     notebook.mouse.click(bounds["x"] + bounds["width"] * 0.19, bounds["y"] + 23)
@@ -153,7 +153,7 @@ def test_span_of_tokens_is_the_image_it_stands_for(first, notebook):
 
 
 def test_keyboard_walks_through_rows_and_chunks(first, notebook):
-    first.locator("svg").focus()
+    first.locator("svg[role=application]").focus()
     notebook.keyboard.press("ArrowRight")
     assert said(first).startswith("samples: sample 0, rows 0:1")
     notebook.keyboard.press("ArrowRight")

@@ -190,9 +190,7 @@ def test_zero_rows_that_must_be_left_out_have_a_mark_in_the_page():
     ]
 
     assert any("0 rows; must be left out" in one for one in drawn)
-    assert "0 rows;\N{NO-BREAK SPACE}must" in to_html(
-        report
-    ) or "0\N{NO-BREAK SPACE}rows" in to_html(report)
+    assert "0 rows; must be left out".replace(" ", "\N{NO-BREAK SPACE}") in to_html(report)
     assert "0 rows; must be left out" in str(report)
 
 

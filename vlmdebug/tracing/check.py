@@ -107,8 +107,10 @@ def illustrated(report: Report, batch: Batch, originals: Sequence[Any] | None = 
         for rows in (worst.planned, worst.used) if worst.key is not None else ():
             wanted += scene.images_in(worst.key or "", rows)[:MOST_IMAGES]
         key, given = worst.key or "", worst.used
-        for image in scene.images_in(key, given)[:MOST_IMAGES] if given is not None else ():
-            if key == "pixel_values" and scene.share(key, image, given) != scene.name(image):
+        if key != "pixel_values" or given is None:
+            continue
+        for image in scene.images_in(key, given)[:MOST_IMAGES]:
+            if scene.share(key, image, given) != scene.name(image):
                 parts[scene.part(key, image, given)] = image, given
     return replace(report, scene=scene_of(batch, wanted, originals, parts) if wanted else scene)
 

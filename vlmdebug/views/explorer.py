@@ -89,6 +89,7 @@ class Explorer(anywidget.AnyWidget):
         self._state = self._now()
         self._show_batch()
         self._show_report()
+        self._state = self._now()  # it has opened on the worst chunk
         self.observe(self._changed, names=list(UNDONE))
         self.observe(self._selected, names=["selection"])
         self.on_msg(self._told)

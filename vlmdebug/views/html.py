@@ -25,6 +25,7 @@ MOST_PARAGRAPHS = 16
 
 GREY = "rgba(128,128,128,.35)"
 NBSP = "\N{NO-BREAK SPACE}"
+ROWS = ' style="text-align:left;white-space:nowrap;padding:.3em .7em"'
 PAD = ' style="padding:.3em .7em"'
 LEFT = ' style="text-align:left;padding:.3em .7em"'
 PAGE = (
@@ -257,7 +258,7 @@ def _row(report: Report, line: rows.Line, keys: list[str], totals: dict[str, int
         found = rows.state(line.chunk, key)
         picture = strip(found, key, totals[key]) if key in totals else ""
         said = _unbroken(escaped(one_line(rows.cell(found), 80)))
-        cells += f"<td{LEFT}>{picture}{NBSP if picture else ''}{said}</td>"
+        cells += f"<td{ROWS}>{picture}{NBSP if picture else ''}{said}</td>"
     cells += "".join(f"<td{PAD}>{escaped(fact, 80)}</td>" for fact in facts)
     return (
         f'<tr style="border-top:1px solid {GREY}"><th scope="row"{PAD}>{escaped(number)}</th>'

@@ -231,7 +231,7 @@ LOOKS = {
     "altered": f'fill="{BLUE}" fill-opacity=".5" stroke="{VERMILION}" stroke-width="2.5"',
     "unknown": 'fill="none" stroke="#888" stroke-width="2" stroke-dasharray="2 4"',
 }
-ROOM = 90
+ROOM = 120
 """Least width of a mark, of `WIDTH`, that the word `missing` is written into."""
 LETTER = 6.2
 """Width of a letter in pixels."""
@@ -266,9 +266,11 @@ def _marked(marked: Marks, lane: Lane, top: int, samples: Sequence[int]) -> str:
     if marked.note:
         x = _begin(lane, samples)
         if not marked.items():
-            cross = f'x="{x / 10:.4g}%" y="{top}" width="6" height="{BAR}" {LOOKS["foreign"]}'
+            cross = (
+                f'x="{x / 10:.4g}%" y="{top - 4}" width="6" height="{BAR + 8}" {LOOKS["foreign"]}'
+            )
             parts.append(f"<rect {cross}/>")
-        words.append(_chip(marked.note, x, top, 0 if x < WIDTH / 2 else 1))
+        words.append(_chip(marked.note, x, top, x / WIDTH))
     return "".join(parts + words)
 
 

@@ -223,7 +223,7 @@ def cell(found: KeyReport) -> str:
             return f"{used}, altered"
         if marked.missing and marked.passed and not (marked.foreign or marked.note):
             return f"{short(marked.passed)}, {short(marked.missing)} missing"
-        return f"{used}, not {planned}"
+        return f"{used}, not {planned}" if found.planned else f"{used}, but owns none"
     return {
         "ok": used,
         "absent": "absent",
