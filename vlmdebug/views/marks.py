@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 
 from vlmdebug.plan import Rows
 from vlmdebug.report import KeyReport
@@ -110,36 +111,31 @@ def share(found: KeyReport) -> str:
 
 def overlap(first: Rows, second: Rows) -> Rows:
     """Rows that are in both, in order."""
-    found = [
-        (max(a, c), min(b, d))
-        for a, b in joined(first)
-        for c, d in joined(second)
-        if a < d and c < b
-    ]
-    return Rows(sorted(found))
+    return without(first, without(first, second))
 
 
 def without(rows: Rows, others: Rows) -> Rows:
     """Rows that are not among `others`, in order."""
-    left = joined(rows)
-    for start, stop in joined(others):
-        left = [
-            piece
-            for a, b in left
-            for piece in ((a, min(b, start)), (max(a, stop), b))
-            if piece[0] < piece[1]
-        ]
-    return Rows(left)
+    taken, at, left = joined(others), 0, []
+    for start, stop in joined(rows):
+        while at < len(taken) and taken[at][1] <= start:
+            at += 1
+        for first, end in islice(taken, at, None):
+            if first >= stop:
+                break
+            left.append((start, max(start, first)))
+            start = min(stop, max(start, end))
+        left.append((start, stop))
+    return Rows(pair for pair in left if pair[0] < pair[1])
 
 
 def repeated(rows: Rows, among: Rows) -> Rows:
     """Rows of `among` that come more than once."""
-    seen, twice = NOTHING, NOTHING
-    for pair in rows.ranges:
-        piece = Rows([pair])
-        twice = Rows([*twice.ranges, *overlap(seen, piece).ranges])
-        seen = Rows([*seen.ranges, pair])
-    return overlap(twice, among) if twice else NOTHING
+    twice, reached = [], 0
+    for start, stop in sorted(pair for pair in rows.ranges if pair[0] >= 0):
+        twice.append((start, min(stop, max(start, reached))))
+        reached = max(reached, stop)
+    return overlap(among, Rows(twice)) if any(a < b for a, b in twice) else NOTHING
 
 
 def joined(rows: Rows) -> list[tuple[int, int]]:
