@@ -25,15 +25,15 @@ MOST_PARAGRAPHS = 16
 
 GREY = "rgba(128,128,128,.35)"
 NBSP = "\N{NO-BREAK SPACE}"
-ROWS = ' style="text-align:left;white-space:nowrap;padding:.3em .7em"'
-PAD = ' style="padding:.3em .7em"'
-LEFT = ' style="text-align:left;padding:.3em .7em"'
+ROWS = ' style="text-align:left;white-space:nowrap;padding:.3em .5em"'
+PAD = ' style="padding:.3em .5em"'
+LEFT = ' style="text-align:left;padding:.3em .5em"'
 PAGE = (
     ":root{color-scheme:light dark;background:Canvas;color:CanvasText}"
     "body{margin:2rem auto;max-width:68rem;padding:0 1.25rem;"
     "font:15px/1.5 system-ui,-apple-system,'Segoe UI',sans-serif}"
     "h1{font-size:1.25rem;font-weight:600;margin:0 0 1rem}"
-    "th,td{padding:.3em .7em}"
+    "th,td{padding:.3em .5em}"
 )
 
 
@@ -272,7 +272,7 @@ def _verdict(line: rows.Line) -> str:
         return f"<td{LEFT}>✓ ok</td>"
     glyph, colour = ("✗", VERMILION) if line.verdict == "MISMATCH" else ("?", GREY)
     words = _unbroken(f"{glyph} {line.short}")
-    look = f"text-align:left;padding:.3em .7em;border-left:5px solid {colour}"
+    look = f"text-align:left;padding:.3em .5em;border-left:5px solid {colour}"
     return f'<td style="{look}">{words}</td>'
 
 

@@ -15,7 +15,7 @@ from vlmdebug.views.marks import marks
 from vlmdebug.views.rows import cell, state
 
 BLUE, VERMILION = "#0072B2", "#D55E00"  # Okabe and Ito
-WIDTH, HEIGHT = 128, 14
+WIDTH, HEIGHT = 112, 14
 MOST_RANGES = 12
 
 
