@@ -123,7 +123,7 @@ def test_picture_hatches_what_was_handed_and_fills_what_is_owned(report):
     assert cut["pixel_values"] == picture.Cut(Rows([(2, 3)]), marked)
     assert words == ["missing"] * 3
     assert cut["images"].planned == Rows([(2, 3)])
-    assert picture.handed(report, 1) == Rows([(1, 2)])
+    assert cut["images"].marks.foreign == Rows([(1, 2)])
     assert "url(#h)" in looks
     assert shown.get("height") == f"{4 * picture.PITCH}"
     assert picture.description(report, 1) == (

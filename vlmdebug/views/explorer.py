@@ -207,7 +207,7 @@ class Explorer(anywidget.AnyWidget):
         self._following = before
 
     def _show_chunk(self) -> None:
-        """The cut of the chunk: what it owns, and what it was handed instead."""
+        """The cut of the chunk: what it owns, and what it was passed."""
         report = self.report
         if report is None or not report.chunks:
             self._cut = {}

@@ -91,7 +91,7 @@ def _finding(report: Report, finding: Finding) -> str:
 
 
 def _pair(report: Report, mismatch: Mismatch) -> str:
-    """The images that the samples should see beside those that they were handed."""
+    """The images that the samples should see beside those that they were passed."""
     scene, key = report.scene, mismatch.key
     if scene is None or key is None or not scene.thumbnails:
         return ""

@@ -124,7 +124,7 @@ def _of_key(report: Report, scene: Scene, key: str) -> Lane | None:
 
 
 def cuts(report: Report, chunk: int) -> dict[str, Cut]:
-    """What the chunk owns and was handed, by the name of the lane."""
+    """What the chunk owns and what became of it, by the name of the lane."""
     scene, found = report.scene, report.chunks[chunk]
     if scene is None:
         return {}
@@ -164,14 +164,6 @@ def _of_images(report: Report, scene: Scene, own: Rows, keys: dict[str, Cut]) ->
     )
     missing = Rows.of(sorted(lost & set(own)))
     return Marks(without(own, missing), missing, Rows.of(sorted(given - set(own))))
-
-
-def handed(report: Report, chunk: int) -> Rows:
-    """Images that wrong rows of the chunk are of, and that are not its own."""
-    scene = report.scene
-    if scene is None:
-        return Rows()
-    return cuts(report, chunk)["images"].marks.foreign
 
 
 def height(drawn: Sequence[Lane]) -> int:
