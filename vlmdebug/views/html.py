@@ -18,7 +18,7 @@ from vlmdebug.views import picture, rows
 from vlmdebug.views.strips import BLUE, VERMILION, rows_in, strip
 from vlmdebug.wording import listed
 
-MOST_CHUNKS = 32
+MOST_CHUNKS = 24
 MOST_PICTURES = 64
 MOST_DETAILS = 64
 MOST_PARAGRAPHS = 16
