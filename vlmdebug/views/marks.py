@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 
 from vlmdebug.plan import Rows
@@ -57,6 +58,7 @@ class Marks:
         return not (self.missing or self.foreign or self.altered or self.unknown or self.note)
 
 
+@lru_cache(maxsize=4096)
 def marks(found: KeyReport) -> Marks:
     """The marks of one key in one chunk, from the record that its verdict is."""
     planned, used = found.planned or NOTHING, found.used or NOTHING

@@ -85,7 +85,9 @@ def lanes(report: Report) -> tuple[Lane, ...]:
     if images:
         boxes = tuple(Box(i, i + 1, s, i) for i, s in enumerate(_owners(scene)))
         found.append(Lane("images", _many(images, "image"), images, boxes))
-    wrong = [k for k in told.keys(report) if any(not told.state(c, k).ok for c in report.chunks)]
+    wrong = dict.fromkeys(
+        key for chunk in report.chunks for key, found in chunk.keys.items() if not found.ok
+    )
     for key in dict.fromkeys([*told.media(report), *wrong]):
         lane = _of_key(report, scene, key)
         if lane is not None:
