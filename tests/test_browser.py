@@ -74,6 +74,12 @@ def first(notebook):
     return shown
 
 
+def test_explorer_opens_on_the_silent_chunk(notebook):
+    opened = notebook.locator(".vlmdebug").first.locator("button[aria-pressed=true]")
+
+    assert opened.inner_text() == "✗1"
+
+
 def said(shown):
     return shown.locator(".vlmdebug-said").inner_text()
 
@@ -95,7 +101,7 @@ def test_explorer_shows_verdict_chunks_and_lanes(first):
     assert first.locator(".vlmdebug-verdict").inner_text() == "✗ MISMATCH"
     assert first.locator(".vlmdebug-chunks button").all_inner_texts() == ["✗0", "✗1", "✗2", "✗3"]
     assert "pixel_values\n4 images" in first.locator(".vlmdebug-lanes").inner_text()
-    assert first.locator("svg").bounding_box()["height"] == 4 * 46
+    assert first.locator("svg[role=application]").bounding_box()["height"] == 4 * 46
     assert not first.locator("[role=alert]").is_visible()
 
 
@@ -125,9 +131,9 @@ def test_wrong_image_stands_beside_the_right_one(first):
 
 
 def test_pointer_lights_up_the_same_image_in_every_lane(first, notebook):
-    bounds = first.locator("svg").bounding_box()
+    bounds = first.locator("svg[role=application]").bounding_box()
     notebook.mouse.move(bounds["x"] + bounds["width"] * 0.6, bounds["y"] + 46 + 23)
-    first.get_by_text("images: image 2 of the batch, sample 1, rows 2:3").wait_for()
+    first.get_by_text("images: image 0 of sample 1, rows 2:3").wait_for()
     lit = first.locator("svg g").nth(2).locator("path").first.get_attribute("d")
 
     assert lit.count("z") == 4  # its sample, itself, its pixels, their positions
@@ -137,9 +143,9 @@ def test_pointer_lights_up_the_same_image_in_every_lane(first, notebook):
 
 
 def test_span_of_tokens_is_the_image_it_stands_for(first, notebook):
-    bounds = first.locator("svg").bounding_box()
+    bounds = first.locator("svg[role=application]").bounding_box()
     notebook.mouse.move(bounds["x"] + bounds["width"] * 0.19, bounds["y"] + 23)
-    first.get_by_text("samples: image 1 of the batch, sample 0, its placeholder tokens").wait_for()
+    first.get_by_text("samples: image 1 of sample 0, its placeholder tokens").wait_for()
     notebook.mouse.click(bounds["x"] + bounds["width"] * 0.19, bounds["y"] + 23)
     first.locator(".vlmdebug-details > p strong", has_text="image 1 of sample 0").wait_for()
 
@@ -147,14 +153,14 @@ def test_span_of_tokens_is_the_image_it_stands_for(first, notebook):
 
 
 def test_keyboard_walks_through_rows_and_chunks(first, notebook):
-    first.locator("svg").focus()
+    first.locator("svg[role=application]").focus()
     notebook.keyboard.press("ArrowRight")
     assert said(first).startswith("samples: sample 0, rows 0:1")
     notebook.keyboard.press("ArrowRight")
     notebook.keyboard.press("ArrowDown")
-    assert said(first).startswith("images: image 2 of the batch, sample 1")
+    assert said(first).startswith("images: image 0 of sample 1")
     notebook.keyboard.press("ArrowDown")
-    assert said(first).startswith("pixel_values: image 2 of the batch, sample 1, rows 2:3")
+    assert said(first).startswith("pixel_values: image 0 of sample 1, rows 2:3")
     notebook.keyboard.press("Enter")
     first.get_by_text("pixel_values[2:3]").first.wait_for()
 

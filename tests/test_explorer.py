@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 import vlmdebug as vd
@@ -87,6 +89,7 @@ def test_selection_is_a_value_that_can_be_set(explorer):
 
 
 def test_undo_goes_back_one_change_at_a_time(explorer):
+    assert explorer.chunk == 1  # the first silent one
     explorer.chunk = 3
     explorer.chunk_size = 4  # there is one chunk now, and it is the first
     assert explorer.chunk == 0
@@ -95,9 +98,9 @@ def test_undo_goes_back_one_change_at_a_time(explorer):
     assert (explorer.chunk_size, explorer.chunk) == (1, 3)
     assert explorer.report.chunk_size == 1
     explorer.undo()
-    assert explorer.chunk == 0
+    assert explorer.chunk == 1
     explorer.undo()
-    assert (explorer.chunk_size, explorer.chunk, explorer.slicer) == (1, 0, "by_sample")
+    assert (explorer.chunk_size, explorer.chunk, explorer.slicer) == (1, 1, "by_sample")
 
 
 def test_next_mismatch_goes_round_the_end(explorer):
@@ -113,9 +116,9 @@ def test_next_mismatch_goes_round_the_end(explorer):
 def test_buttons_of_the_screen_reach_python(explorer):
     explorer.chunk = 2
     explorer._told(None, "undo", [])
-    assert explorer.chunk == 0
-    explorer._told(None, "next", [])
     assert explorer.chunk == 1
+    explorer._told(None, "next", [])
+    assert explorer.chunk == 2
 
 
 def test_code_on_screen_is_the_exported_code(explorer, inputs, processor):
@@ -218,3 +221,38 @@ def test_other_widgets_can_be_linked(explorer):
     slider.value = 3
 
     assert explorer.report.chunk_size == 3
+
+
+def test_explorer_opens_on_the_first_silent_mismatch(explorer):
+    assert explorer.chunk == 1
+    explorer.slicer = "merged_5452"
+
+    assert explorer._judged["chunks"][explorer.chunk].startswith("MISMATCH")
+
+
+def test_right_chunk_shows_its_own_images_as_the_proof(explorer, inputs, processor):
+    batch = vd.read_batch(inputs, processor=processor)
+    explorer.slicer = "corrected"
+
+    assert "Every row of chunk 1 belongs to sample 1. All 4 chunks are right." in explorer._details
+    assert thumbnail(batch, 2, 96) in explorer._details
+
+
+def test_part_of_an_image_that_was_passed_is_all_that_is_shown():
+    processor = vd.tiny.build("qwen2_5_vl")[1]
+    inputs = vd.tiny.batch("qwen2_5_vl", [1, 1], processor=processor)
+    batch = vd.read_batch(inputs, processor=processor)
+    shown = vd.explore(slicers.by_sample, batch)
+    _, right, given = shown._details.split("<td>")
+    image = re.compile('data:image/jpeg[^"]+')
+
+    assert "1 of 40 rows of image 0 of sample 0" in given
+    assert len(image.findall(given)) == len(image.findall(right)) == 1
+    assert image.findall(given) != image.findall(right)
+
+
+def test_images_left_out_are_counted(processor):
+    inputs = vd.tiny.batch("gemma4", [8], sizes=(96, 96), processor=processor)
+    shown = vd.explore(slicers.corrected, inputs, processor=processor)
+
+    assert "and 2 more" in shown._details

@@ -52,7 +52,7 @@ def test_unsettled_rows_are_ambiguous_and_neither_ok_nor_mismatch():
     assert (report.ok, report.verdict) == (False, "AMBIGUOUS")
     assert len(report.ambiguities) == 1
     assert report.ambiguities[0].startswith(
-        "Which rows of the batch the chunks' pixel_values holds cannot be told (first in chunk 0"
+        "Could not match pixel_values to rows of the batch (first in chunk 0)"
     )
 
 

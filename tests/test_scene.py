@@ -20,6 +20,7 @@ from vlmdebug.families.pictures import scene_of, thumbnail
 from vlmdebug.plan import Rows
 from vlmdebug.scene import Scene
 from vlmdebug.views import picture
+from vlmdebug.views.marks import Marks
 
 SCENE = Scene(
     units={"pixel_values": "patch", "image_grid_thw": "image", "input_ids": "sample"},
@@ -115,15 +116,18 @@ def test_wrong_image_stands_beside_the_right_one(report, batch):
 def test_picture_hatches_what_was_handed_and_fills_what_is_owned(report):
     cut = picture.cuts(report, 1)
     shown = drawing(report.to_html())
-    looks = [path.get("fill") for path in shown.iter("{http://www.w3.org/2000/svg}path")]
+    looks = [box.get("fill") for box in shown.iter("{http://www.w3.org/2000/svg}rect")]
+    words = [text.text for text in shown.iter("{http://www.w3.org/2000/svg}text")]
 
-    assert cut["pixel_values"] == picture.Cut(Rows([(2, 3)]), Rows([(1, 2)]), ok=False)
+    marked = Marks(missing=Rows([(2, 3)]), foreign=Rows([(1, 2)]))
+    assert cut["pixel_values"] == picture.Cut(Rows([(2, 3)]), marked)
+    assert words == ["missing"] * 3
     assert cut["images"].planned == Rows([(2, 3)])
-    assert picture.handed(report, 1) == Rows([(1, 2)])
+    assert cut["images"].marks.foreign == Rows([(1, 2)])
     assert "url(#h)" in looks
-    assert shown.get("viewBox") == f"0 0 1000 {4 * picture.PITCH}"
+    assert shown.get("height") == f"{4 * picture.PITCH}"
     assert picture.description(report, 1) == (
-        "Chunk 1 holds samples 1:2 and owns images 2:3; pixel_values: 1:2, not 2:3; "
+        "Chunk 1 holds sample 1 and owns images 2:3; pixel_values: 1:2, not 2:3; "
         "image_position_ids: 1:2, not 2:3"
     )
 
@@ -197,13 +201,12 @@ def test_cut_of_a_chunk_is_drawn_by_matplotlib_too(report):
     pytest.importorskip("matplotlib")
     drawn = report.plot_layout(chunk=1)
     hatched = [bars for bars in drawn.collections if bars.get_hatch()]
-    outlined = [bars for bars in drawn.collections if bars.get_linewidth()[0] == 1.2]
+    missing = [bars for bars in drawn.collections if bars.get_linewidth()[0] == 1.5]
 
     assert "by_sample on gemma4, 3 samples in chunks of 1: chunk 1" in drawn.get_title("left")
     # Rows 1:2 of four were handed over instead of 2:3, of the pixels and of their positions.
-    assert [bars.get_paths()[0].get_extents().x0 for bars in hatched] == [0.25, 0.25]
-    places = [bars.get_paths()[0].get_extents().x0 for bars in outlined]
-    assert places == pytest.approx([1 / 3, 0.5, 0.5, 0.5])
+    assert [bars.get_paths()[0].get_extents().x0 for bars in hatched] == [0.25] * 3
+    assert [bars.get_paths()[0].get_extents().x0 for bars in missing] == [0.5] * 3
 
 
 def test_report_is_coloured_for_rich_and_says_the_same(report):

@@ -282,6 +282,7 @@ def report_of(
         slicer=run.slicer if run else None,
         compared=_compared(batch, run),
         error=run.error if run else None,
+        kinds={key: batch.layout.kind(key) for key in batch.layout},
     )
 
 

@@ -18,7 +18,7 @@ from vlmdebug.errors import AmbiguousError, BadInput, VlmDebugError
 from vlmdebug.families.pictures import in_order, scene_of, thumbnail
 from vlmdebug.families.read import read_as_it_is
 from vlmdebug.given import public
-from vlmdebug.plan import chunk_bounds
+from vlmdebug.plan import Rows, chunk_bounds
 from vlmdebug.report import Report
 from vlmdebug.slicers import STORY
 from vlmdebug.tracing.check import Slicer, check
@@ -86,9 +86,13 @@ class Shown:
     def judge(self, slicer: str, chunk_size: int) -> Report:
         return self._report
 
-    def thumbnail(self, image: int) -> str | None:
+    def thumbnail(self, image: int, rows: Rows | None = None) -> str | None:
         scene = self._report.scene
-        return scene.thumbnails.get(image) if scene else None
+        if scene is None:
+            return None
+        if rows is None:
+            return scene.thumbnails.get(image)
+        return scene.parts.get(scene.part("pixel_values", image, rows))
 
     @property
     def code(self) -> str:
@@ -147,10 +151,11 @@ class Bench:
             report = check(tried, self.batch, chunk_size=chunk_size, pictures=False)
         return replace(report, scene=self._scene)
 
-    def thumbnail(self, image: int) -> str | None:
-        if image not in self._thumbnails:
-            self._thumbnails[image] = thumbnail(self.batch, image, 96, self._originals)
-        return self._thumbnails[image]
+    def thumbnail(self, image: int, rows: Rows | None = None) -> str | None:
+        asked = image, rows
+        if asked not in self._thumbnails:
+            self._thumbnails[asked] = thumbnail(self.batch, image, 96, self._originals, rows)
+        return self._thumbnails[asked]
 
     @property
     def code(self) -> str:
@@ -184,7 +189,7 @@ class Bench:
         return scene_of(self.batch)
 
     @cached_property
-    def _thumbnails(self) -> dict[int, str | None]:
+    def _thumbnails(self) -> dict[tuple[int, Rows | None], str | None]:
         return {}
 
 

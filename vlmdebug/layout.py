@@ -201,6 +201,13 @@ class Layout(Mapping[str, Axis]):
     def items(self) -> ItemsView[str, Axis]:
         return self.axes.items()
 
+    def kind(self, key: str) -> str:
+        """`media`, `tokens` for a row or more per sample, or `whole` for what is not cut."""
+        if self.axes[key].unit == "batch":
+            return "whole"
+        tokens = key not in self.media and self.axes[key].unit in ("sample", "ambiguous")
+        return "tokens" if tokens else "media"
+
     def __hash__(self) -> int:
         return hash((self.family, tuple(self.axes.items())))
 

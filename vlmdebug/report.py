@@ -77,6 +77,8 @@ class Report:
         slicer: The slicer's name.
         compared: What was held against what, and what was not.
         scene: What stands in the rows, where the report is to be drawn with its images.
+        kinds: Kind of each key, `media`, `tokens` or `whole` (not cut); empty in a report of an
+            older version.
     """
 
     family: str
@@ -90,6 +92,7 @@ class Report:
     slicer: str | None = None
     scene: Scene | None = field(default=None, repr=False)
     compared: tuple[Compared, ...] = field(default=(), repr=False)
+    kinds: Mapping[str, str] = field(default_factory=dict, repr=False)
     error: BaseException | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -146,6 +149,7 @@ class Report:
             "family": self.family,
             "slicer": self.slicer,
             "layout": dict(self.layout),
+            "kinds": dict(self.kinds),
             "counts": {unit: list(count) for unit, count in self.counts.items()},
             "evidence": dict(self.evidence),
             "chunk_size": self.chunk_size,
@@ -176,6 +180,7 @@ class Report:
             ambiguities=tuple(data["ambiguities"]),
             compared=tuple(Compared(**one) for one in data.get("compared", ())),
             scene=Scene.from_dict(data["scene"]) if "scene" in data else None,
+            kinds=dict(data.get("kinds", {})),
         )
 
     @public

@@ -100,7 +100,9 @@ def _scene(scene: Any, samples: int) -> None:
     places = _list(_part(scene, "places", "scene"), "scene.places")
     _is(len(places) in (0, samples), "scene.places", places, f"{samples} lists, one per sample")
     for run in (run for own in places for run in _list(own, "scene.places")):
-        good = isinstance(run, list) and len(run) == 3 and all(_int(number) for number in run)
+        good = (
+            isinstance(run, (list, tuple)) and len(run) == 3 and all(_int(number) for number in run)
+        )
         good = good and 0 <= run[0] <= run[1] <= tokens and -1 <= run[2] < sum(images)
         _is(good, "scene.places", run, "[start, stop, image] within the tokens and images")
     for image, uri in _mapping(_part(scene, "thumbnails", "scene"), "scene.thumbnails").items():
@@ -112,7 +114,7 @@ def _rows(rows: Any, at: str) -> None:
     if rows is None:
         return
     for pair in _list(rows, at):
-        good = isinstance(pair, list) and len(pair) == 2 and all(_int(end) for end in pair)
+        good = isinstance(pair, (list, tuple)) and len(pair) == 2 and all(_int(end) for end in pair)
         good = good and (pair == [-1, 0] or 0 <= pair[0] <= pair[1] <= MOST_ROWS)
         _is(good, at, pair, "[start, stop] with 0 <= start <= stop, or [-1, 0]")
 
@@ -129,7 +131,7 @@ def _numbers(values: Any, at: str) -> list[int]:
 
 
 def _list(value: Any, at: str) -> list[Any]:
-    _is(isinstance(value, list), at, value, "a list")
+    _is(isinstance(value, (list, tuple)), at, value, "a list")
     return value
 
 

@@ -31,6 +31,7 @@ class Scene:
         places: For each sample, where placeholder tokens begin and end, and of which image they
             are, `(start, stop, image)`; -1 where that is not known.
         thumbnails: Pictures of images as data URIs, by the image's number in the batch.
+        parts: Pictures of images of which some rows were passed, the others faded, by `part`.
     """
 
     units: Mapping[str, str]
@@ -39,6 +40,7 @@ class Scene:
     tokens: int
     places: tuple[tuple[tuple[int, int, int], ...], ...] = ()
     thumbnails: Mapping[int, str] = field(default_factory=dict)
+    parts: Mapping[str, str] = field(default_factory=dict)
 
     def name(self, image: int) -> str:
         """`image 0 of sample 2`."""
@@ -56,6 +58,15 @@ class Scene:
         if given >= end - first:
             return self.name(image)
         return f"{given} of {end - first} rows of {self.name(image)}"
+
+    def part(self, key: str, image: int, rows: Rows | None) -> str:
+        """Name of an image and those of its rows that are among `rows`: `2:0-1`, from its first."""
+        bounds = self.bounds(key)
+        if bounds is None or rows is None:
+            return str(image)
+        first, end = bounds[image], bounds[image + 1]
+        cut = [(max(a, first) - first, min(b, end) - first) for a, b in rows.ranges]
+        return f"{image}:" + ",".join(f"{a}-{b}" for a, b in cut if a < b)
 
     def bounds(self, key: str) -> Sequence[int] | None:
         """First row of each image in the rows of `key`, and the end; None where not known."""
@@ -86,6 +97,7 @@ class Scene:
             "tokens": self.tokens,
             "places": [[list(run) for run in sample] for sample in self.places],
             "thumbnails": {str(image): data for image, data in self.thumbnails.items()},
+            "parts": dict(self.parts),
         }
 
     @classmethod
@@ -101,4 +113,5 @@ class Scene:
                 for image, uri in data["thumbnails"].items()
                 if THUMBNAIL.fullmatch(uri)  # a report may come from anywhere
             },
+            {name: uri for name, uri in data.get("parts", {}).items() if THUMBNAIL.fullmatch(uri)},
         )

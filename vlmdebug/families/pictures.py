@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from math import isqrt
 from typing import Any
@@ -23,10 +23,13 @@ import numpy as np
 from vlmdebug.batch import Batch
 from vlmdebug.errors import BadInput
 from vlmdebug.families.base import Facts, Hints, to_numpy
+from vlmdebug.plan import Rows
 from vlmdebug.scene import Scene
 
 SIDE = 72
 """Longest side of a thumbnail in pixels."""
+LEGIBLE = 48
+"""Longest side of a thumbnail below which it is shown enlarged."""
 LEAST = 8
 """Pixels of the shortest side that can be called an image; made-up batches have fewer."""
 KEY = "pixel_values"
@@ -35,11 +38,15 @@ MEAN, DEVIATION = np.array([0.481, 0.458, 0.408]), np.array([0.269, 0.261, 0.276
 
 
 def scene_of(
-    batch: Batch, images: Iterable[int] = (), originals: Sequence[Any] | None = None
+    batch: Batch,
+    images: Iterable[int] = (),
+    originals: Sequence[Any] | None = None,
+    parts: Mapping[str, tuple[int, Rows]] | None = None,
 ) -> Scene | None:
     """What stands in the rows of the batch, with thumbnails of the images asked for.
 
-    They are made of `originals`, all images of the batch in order, if these are given. None where
+    `parts` are images of which some rows were passed, by the name that `Scene.part` gives them.
+    All are made of `originals`, all images of the batch in order, if these are given. None where
     images per sample are not known: then no row is anybody's.
     """
     if "image" not in batch.counts:
@@ -55,6 +62,11 @@ def scene_of(
         tokens=int(batch.inputs["input_ids"].shape[-1]),
         places=_places(facts.places or (), batch),
         thumbnails={image: uri for image, uri in found.items() if uri is not None},
+        parts={
+            name: uri
+            for name, (image, rows) in (parts or {}).items()
+            if (uri := thumbnail(batch, image, SIDE, originals, rows)) is not None
+        },
     )
 
 
@@ -118,9 +130,15 @@ def in_order(given: Any, batch: Batch) -> list[Any]:
 
 
 def thumbnail(
-    batch: Batch, image: int, side: int = SIDE, originals: Sequence[Any] | None = None
+    batch: Batch,
+    image: int,
+    side: int = SIDE,
+    originals: Sequence[Any] | None = None,
+    rows: Rows | None = None,
 ) -> str | None:
     """Image number `image` of the whole batch as a data URI; None where it cannot be restored.
+
+    With `rows`, rows of the batch's `pixel_values`, all other pixels of the image are faded.
 
     Needs Pillow; without it, there are no thumbnails.
     """
@@ -136,12 +154,40 @@ def thumbnail(
             if pixels is None:
                 return None
             picture = Image.fromarray((pixels * 255).round().astype(np.uint8))
+        if rows is not None:
+            shown = Image.fromarray(_passed(batch, image, rows).astype(np.uint8) * 255)
+            paper = Image.new("RGB", picture.size, (200, 200, 200))
+            faded = Image.blend(picture, paper, 0.85)
+            picture = Image.composite(picture, faded, shown.resize(picture.size, 0))
+        if max(picture.size) < LEGIBLE:
+            times = -(-LEGIBLE // max(picture.size))
+            picture = picture.resize((picture.width * times, picture.height * times), 0)
         picture.thumbnail((side, side))
         written = io.BytesIO()
         picture.save(written, "JPEG", quality=80)
     except Exception:  # a picture is an extra: no check may fail for one
         return None
     return f"data:image/jpeg;base64,{base64.b64encode(written.getvalue()).decode('ascii')}"
+
+
+def _passed(batch: Batch, image: int, rows: Rows) -> np.ndarray:
+    """Which pixels of the restored image are of `rows`, `(height, width)`.
+
+    Raises:
+        ValueError: The image's pixels are not restored from patches, each a row of its own.
+    """
+    unit = batch.layout[KEY].unit
+    start, stop = batch.rows_of_image(unit, image)
+    given = np.isin(np.arange(start, stop), list(rows))
+    if unit == "patch":
+        patches = to_numpy(batch.inputs[KEY][start:stop])
+        found = _smoothest(patches.reshape(len(patches), -1), _sides(batch, image), given)
+        if found is not None:
+            return found[1]
+    if unit == "tile":  # one of them is shown
+        shown = 0 if batch.layout.overview == "first" else -1
+        return np.full((1, 1), bool(given[shown]))
+    raise ValueError(f"rows of {unit}")
 
 
 def restore(batch: Batch, image: int) -> np.ndarray | None:
@@ -251,16 +297,24 @@ def _of_positions(block: np.ndarray, positions: np.ndarray) -> np.ndarray | None
 
 def _of_patches(patches: np.ndarray, sides: tuple[int, int]) -> np.ndarray | None:
     """Patches `(patch, …)` of an image so many patches high and wide, in the smoothest order."""
-    found = [
-        image
-        for image in _readings(patches.reshape(len(patches), -1), *sides)
-        if min(image.shape[:2]) >= LEAST
-    ]
-    return min(found, key=_roughness, default=None)
+    given = np.ones(len(patches), dtype=bool)
+    found = _smoothest(patches.reshape(len(patches), -1), sides, given)
+    return None if found is None else found[0]
 
 
-def _readings(patches: np.ndarray, height: int, width: int) -> Iterator[np.ndarray]:
-    """All images that the patches can be, `(height, width, 3)`."""
+def _smoothest(
+    patches: np.ndarray, sides: tuple[int, int], given: np.ndarray
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """The likeliest image, and which of its pixels are of patches that are `given`."""
+    readings = _readings(patches, *sides, given)
+    found = [(image, seen) for image, seen in readings if min(image.shape[:2]) >= LEAST]
+    return min(found, key=lambda pair: _roughness(pair[0]), default=None)
+
+
+def _readings(
+    patches: np.ndarray, height: int, width: int, given: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """All images that the patches can be, `(height, width, 3)`, each with its pixels `given`."""
     if len(patches) != height * width:
         return
     for frames in (1, 2):  # Qwen writes an image into both frames of a patch
@@ -270,7 +324,11 @@ def _readings(patches: np.ndarray, height: int, width: int) -> Iterator[np.ndarr
         for squares in _squares(patches, frames, side):
             for window in (1, 2, 3, 4):
                 if height % window == 0 and width % window == 0:
-                    yield _laid(squares, height, width, window)
+                    seen = np.broadcast_to(given[:, None, None, None], squares.shape)
+                    yield (
+                        _laid(squares, height, width, window),
+                        _laid(seen, height, width, window)[..., 0],
+                    )
 
 
 def _squares(patches: np.ndarray, frames: int, side: int) -> Iterator[np.ndarray]:

@@ -19,7 +19,7 @@ from vlmdebug.errors import BadInput, NotJudged
 from vlmdebug.families.pictures import in_order, scene_of
 from vlmdebug.families.read import read_as_it_is
 from vlmdebug.given import public
-from vlmdebug.plan import chunk_bounds
+from vlmdebug.plan import Rows, chunk_bounds
 from vlmdebug.report import Report
 from vlmdebug.safe import one_line
 from vlmdebug.signature import as_slicer
@@ -109,10 +109,17 @@ def illustrated(report: Report, batch: Batch, originals: Sequence[Any] | None = 
     if scene is None:
         return report
     wanted: list[int] = []
+    parts: dict[str, tuple[int, Rows]] = {}
     for worst in (finding.worst for finding in report.findings):
         for rows in (worst.planned, worst.used) if worst.key is not None else ():
             wanted += scene.images_in(worst.key or "", rows)[:MOST_IMAGES]
-    return replace(report, scene=scene_of(batch, wanted, originals) if wanted else scene)
+        key, given = worst.key or "", worst.used
+        if key != "pixel_values" or given is None:
+            continue
+        for image in scene.images_in(key, given)[:MOST_IMAGES]:
+            if scene.share(key, image, given) != scene.name(image):
+                parts[scene.part(key, image, given)] = image, given
+    return replace(report, scene=scene_of(batch, wanted, originals, parts) if wanted else scene)
 
 
 def _is_small(batch: Batch) -> bool:

@@ -60,14 +60,19 @@ function render({ model, el }) {
   // Picture
   const labels = make("div");
   const svg = document.createElementNS(SVG, "svg");
-  svg.setAttribute("preserveAspectRatio", "none");
   svg.setAttribute("tabindex", "0");
   svg.setAttribute("role", "application");
   const drawn = document.createElementNS(SVG, "g");
   const cut = document.createElementNS(SVG, "g");
   const lit = document.createElementNS(SVG, "g");
+  const litPaths = document.createElementNS(SVG, "svg"); // alone is stretched; words are not
+  for (const [name, value] of Object.entries({ preserveAspectRatio: "none", width: "100%", height: "100%" })) {
+    litPaths.setAttribute(name, value);
+  }
+  lit.append(litPaths);
   svg.append(drawn, cut, lit);
   const said = make("p", { class: "vlmdebug-said", "aria-live": "polite" });
+  const legend = make("p", { class: "vlmdebug-legend" });
   const details = make("div", { class: "vlmdebug-details" });
 
   // Code
@@ -87,11 +92,11 @@ function render({ model, el }) {
     asked,
     make("div", { class: "vlmdebug-bar" },
       make("label", {}, "chunk size", size, sized), make("label", {}, "slicer", slicer),
-      previous, play, following, wrong, undo),
+      make("span", { class: "vlmdebug-steps" }, previous, play, following), wrong, undo),
     message,
     chunks,
     make("div", { class: "vlmdebug-lanes" }, labels, svg),
-    said, details, code,
+    legend, said, details, code,
   );
   el.replaceChildren(root);
 
@@ -101,7 +106,7 @@ function render({ model, el }) {
     size.max = samples;
     labels.replaceChildren(...lanes.map((lane) =>
       make("div", { class: "vlmdebug-label" }, lane.label, make("br"), make("small", {}, lane.counts))));
-    svg.setAttribute("viewBox", `0 0 ${WIDTH} ${Math.max(lanes.length, 1) * PITCH}`);
+    litPaths.setAttribute("viewBox", `0 0 ${WIDTH} ${Math.max(lanes.length, 1) * PITCH}`);
     svg.style.height = `${lanes.length * PITCH}px`;
     drawn.innerHTML = outlines; // numbers alone
     cursor = null;
@@ -152,7 +157,9 @@ function render({ model, el }) {
     for (const [index, button] of [...chunks.children].entries()) {
       button.setAttribute("aria-pressed", index === chunk);
     }
-    cut.innerHTML = overlay; // numbers alone
+    cut.innerHTML = overlay; // numbers, and words that are escaped in Python
+    legend.textContent = get("_cut").legend ?? "";
+    for (const button of [previous, play, following]) button.disabled = chunks.children.length < 2;
     svg.setAttribute("aria-label", `${text}. Arrow keys walk through the rows, Enter selects.`);
     if (!cursor) said.textContent = text;
   }
@@ -161,7 +168,7 @@ function render({ model, el }) {
   function showLit() {
     const { lanes = [] } = get("_batch");
     if (!cursor) {
-      lit.replaceChildren();
+      litPaths.replaceChildren();
       said.textContent = get("_cut").said ?? "";
       return;
     }
@@ -172,11 +179,12 @@ function render({ model, el }) {
       .filter((one) => (image >= 0 && one[3] >= 0 ? one[3] === image : one[2] === sample))
       .map(([from, to]) => box((from * WIDTH) / lane.total, ((to - from) * WIDTH) / lane.total, index))
       .join("")).join("");
-    lit.replaceChildren(
+    litPaths.replaceChildren(
       path(partners, { fill: "currentColor", "fill-opacity": 0.12, stroke: "currentColor", "stroke-width": 2 }),
       path(box((start * WIDTH) / lanes[at].total, ((stop - start) * WIDTH) / lanes[at].total, at),
         { fill: "none", stroke: "currentColor", "stroke-width": 3.5 }));
-    const whose = image >= 0 ? `image ${image} of the batch, sample ${sample}` : `sample ${sample}`;
+    const before = lanes.find((lane) => lane.name === "images")?.boxes.findIndex((one) => one[2] === sample) ?? 0;
+    const whose = image >= 0 ? `image ${image - before} of sample ${sample}` : `sample ${sample}`;
     const rows = run < 0 ? `rows ${start}:${stop}` : "its placeholder tokens";
     said.textContent = `${lanes[at].label}: ${whose}, ${rows}`;
   }

@@ -15,6 +15,7 @@ import traitlets
 
 from vlmdebug.errors import BadInput, VlmDebugError
 from vlmdebug.mismatch import Mismatch, group
+from vlmdebug.plan import Rows
 from vlmdebug.report import Report
 from vlmdebug.safe import escaped, one_line
 from vlmdebug.views import mimebundle, picture, rows
@@ -37,7 +38,7 @@ class Judge(Protocol):
     @property
     def code(self) -> str: ...
     def judge(self, slicer: str, chunk_size: int) -> Report: ...
-    def thumbnail(self, image: int) -> str | None: ...
+    def thumbnail(self, image: int, rows: Rows | None = None) -> str | None: ...
     def reread(self, num_images: list[int], layout: str) -> None: ...
 
 
@@ -88,6 +89,7 @@ class Explorer(anywidget.AnyWidget):
         self._state = self._now()
         self._show_batch()
         self._show_report()
+        self._state = self._now()  # it has opened on the worst chunk
         self.observe(self._changed, names=list(UNDONE))
         self.observe(self._selected, names=["selection"])
         self.on_msg(self._told)
@@ -194,7 +196,8 @@ class Explorer(anywidget.AnyWidget):
                 "chunks": [line.words for line in rows.judged(report)],
                 "noun": "chunk" if report.chunk_size is not None else "sample",
             }
-            self._go_to(min(self.chunk, max(len(report.chunks) - 1, 0)))
+            last = max(len(report.chunks) - 1, 0)
+            self._go_to(min(self.chunk, last) if report.ok else rows.opening(report))
             self._show_chunk()
 
     def _go_to(self, chunk: int) -> None:
@@ -204,7 +207,7 @@ class Explorer(anywidget.AnyWidget):
         self._following = before
 
     def _show_chunk(self) -> None:
-        """The cut of the chunk: what it owns, and what it was handed instead."""
+        """The cut of the chunk: what it owns, and what it was passed."""
         report = self.report
         if report is None or not report.chunks:
             self._cut = {}
@@ -214,6 +217,7 @@ class Explorer(anywidget.AnyWidget):
             "chunk": self.chunk,
             "svg": picture.overlay(report, self.chunk, self._lanes),
             "said": one_line(said, 400),
+            "legend": picture.legend(report, self.chunk) if self._lanes else "",
         }
         self._details = self._picked()
 
@@ -242,11 +246,11 @@ class Explorer(anywidget.AnyWidget):
         if report is None:
             return ""
         found = group([m for m in report.mismatches if m.chunk in (self.chunk, None)])
-        parts = []
+        parts = [] if found else [self._relief(report)]
         for finding in found[:MOST_FINDINGS]:
             text = escaped(finding.message).replace("\n", "<br>")
             parts.append(f"<p><strong>✗ {escaped(finding.code)}</strong> {text}</p>")
-            parts.append(self._pair(report, finding.worst) if len(parts) == 1 else "")
+            parts.append(self._pair(report, finding.worst) if finding is found[0] else "")
         if len(found) > MOST_FINDINGS:
             parts.append(f"<p>… {len(found) - MOST_FINDINGS} more in explorer.report</p>")
         return "".join(parts)
@@ -259,20 +263,44 @@ class Explorer(anywidget.AnyWidget):
         if not right and not given:
             return ""
         return (
-            "<table><tr><th scope='col'>should see</th><th scope='col'>was handed</th></tr><tr>"
-            f"<td>{self._thumbnails(right)}</td><td>{self._thumbnails(given)}</td></tr></table>"
+            "<table><tr><th scope='col'>should see</th><th scope='col'>was passed</th></tr><tr>"
+            f"<td>{self._thumbnails(right)}</td>"
+            f"<td>{self._thumbnails(given, key, mismatch.used)}</td></tr></table>"
         )
 
-    def _thumbnails(self, images: Iterable[int]) -> str:
+    def _relief(self, report: Report) -> str:
+        """The proof that a right chunk is right: its samples and their own images."""
+        if report.chunk_size is None or not rows.judged(report)[self.chunk].ok:
+            return ""
+        chunk = report.chunks[self.chunk]
+        one = len(chunk.samples) == 1
+        who = (
+            f"sample {chunk.samples[0]}" if one else f"samples {rows.short(Rows.of(chunk.samples))}"
+        )
+        every = f" All {len(report.chunks)} chunks are right." if report.ok else ""
+        said = f"✓ Every row of chunk {self.chunk} belongs to {who}.{every}"
+        own = picture.cuts(report, self.chunk).get("images")
+        shown = self._thumbnails(own.planned) if own is not None and own.planned else ""
+        return f"<p><strong>{escaped(said)}</strong></p>{shown}"
+
+    def _thumbnails(self, images: Iterable[int], key: str = "", given: Rows | None = None) -> str:
         scene = self.report.scene if self.report is not None else None
         if scene is None:
             return ""
         found = []
-        for image in list(images)[:MOST_IMAGES]:
-            name, uri = escaped(scene.name(image)), self._judge.thumbnail(image)
-            shown = f'<img alt="" src="{escaped(uri, 100_000)}">' if uri else ""
-            found.append(f"<figure>{shown}<figcaption>{name}</figcaption></figure>")
-        return f"<div class='vlmdebug-images'>{''.join(found) or 'no image'}</div>"
+        every = list(images)
+        for image in every[:MOST_IMAGES]:
+            name = scene.share(key, image, given)
+            part = None
+            if name != scene.name(image) and key == "pixel_values":
+                part = self._judge.thumbnail(image, given)
+            uri = part or self._judge.thumbnail(image)
+            faded = " style='opacity:.25'" if name != scene.name(image) and part is None else ""
+            shown = f'<img alt=""{faded} src="{escaped(uri, 100_000)}">' if uri else ""
+            found.append(f"<figure>{shown}<figcaption>{escaped(name)}</figcaption></figure>")
+        left = len(every) - MOST_IMAGES
+        more = f"<p>and {left} more</p>" if left > 0 else ""
+        return f"<div class='vlmdebug-images'>{''.join(found) or 'no image'}{more}</div>"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         """The widget; where widgets do not live, the report that was on screen."""

@@ -18,19 +18,22 @@ from vlmdebug.views import picture, rows
 from vlmdebug.views.strips import BLUE, VERMILION, rows_in, strip
 from vlmdebug.wording import listed
 
-MOST_CHUNKS = 64
+MOST_CHUNKS = 24
 MOST_PICTURES = 64
 MOST_DETAILS = 64
 MOST_PARAGRAPHS = 16
 
 GREY = "rgba(128,128,128,.35)"
-LEFT = ' style="text-align:left"'
+NBSP = "\N{NO-BREAK SPACE}"
+ROWS = ' style="text-align:left;white-space:nowrap;padding:.3em .5em"'
+PAD = ' style="padding:.3em .5em"'
+LEFT = ' style="text-align:left;padding:.3em .5em"'
 PAGE = (
     ":root{color-scheme:light dark;background:Canvas;color:CanvasText}"
     "body{margin:2rem auto;max-width:68rem;padding:0 1.25rem;"
     "font:15px/1.5 system-ui,-apple-system,'Segoe UI',sans-serif}"
     "h1{font-size:1.25rem;font-weight:600;margin:0 0 1rem}"
-    "th,td{padding:.3em .7em}"
+    "th,td{padding:.3em .5em}"
 )
 
 
@@ -88,7 +91,7 @@ def _finding(report: Report, finding: Finding) -> str:
 
 
 def _pair(report: Report, mismatch: Mismatch) -> str:
-    """The images that the samples should see beside those that they were handed."""
+    """The images that the samples should see beside those that they were passed."""
     scene, key = report.scene, mismatch.key
     if scene is None or key is None or not scene.thumbnails:
         return ""
@@ -97,7 +100,7 @@ def _pair(report: Report, mismatch: Mismatch) -> str:
         return ""
     samples = f"samples {listed(mismatch.samples)}"
     who = f"sample {mismatch.samples[0]}" if len(mismatch.samples) == 1 else samples
-    heads = (f"{who} should see", "was handed")
+    heads = (f"{who} should see", "was passed")
     head = "".join(f'<th scope="col"{LEFT}>{text}</th>' for text in heads)
     rows_of = (mismatch.planned, mismatch.used)
     cells = "".join(
@@ -113,14 +116,22 @@ def _pair(report: Report, mismatch: Mismatch) -> str:
 def _images(scene: Scene, key: str, images: list[int], given: Rows | None) -> str:
     shown = [image for image in images if image in scene.thumbnails]
     left = len(images) - len(shown)
-    drawn = "".join(
-        f'<img alt="{scene.name(image)}" src="{escaped(scene.thumbnails[image], 100_000)}" '
-        'style="margin:0 .4em .2em 0;vertical-align:middle">'
-        for image in shown
-    )
+    drawn = "".join(_thumbnail(scene, key, image, given) for image in shown)
     names = ", ".join(scene.share(key, image, given) for image in shown)
     more = f" and {left} more" if left and shown else ""
     return f"{drawn}<br>{names}{more}" if drawn else "no image" if not images else "not restored"
+
+
+def _thumbnail(scene: Scene, key: str, image: int, given: Rows | None) -> str:
+    """The part of the image that was passed; the rest, or all where no part is known, faded."""
+    whole = scene.share(key, image, given) == scene.name(image)
+    uri = scene.thumbnails[image] if whole else scene.parts.get(scene.part(key, image, given))
+    faded = "" if uri else ";opacity:.25"
+    return (
+        f'<img alt="{scene.share(key, image, given)}" '
+        f'src="{escaped(uri or scene.thumbnails[image], 100_000)}" '
+        f'style="margin:0 .4em .2em 0;vertical-align:middle{faded}">'
+    )
 
 
 def _picture(report: Report) -> str:
@@ -128,7 +139,7 @@ def _picture(report: Report) -> str:
     drawn = picture.lanes(report)
     if not drawn or not report.chunks:
         return ""
-    worst = min(rows.judged(report), key=lambda line: line.rank).index
+    worst = rows.opening(report)
     data = b64encode(picture.svg(report, worst).encode("ascii")).decode("ascii")
     labels = "".join(
         f'<div style="height:{picture.PITCH}px;padding-top:{picture.PITCH // 2 - 18}px;'
@@ -141,8 +152,8 @@ def _picture(report: Report) -> str:
     noun = rows.plural_of(report, 1)
     return (
         '<table style="table-layout:auto;border-collapse:collapse;width:100%;margin:0 0 1em">\n'
-        f'<caption style="text-align:left;padding:.3em 0;opacity:.8">{noun.capitalize()} {worst}: '
-        "in blue what it owns in each tensor, hatched what it was handed instead</caption>\n"
+        f'<caption style="text-align:left;padding:.3em 0">{noun.capitalize()} {worst}. '
+        f"{picture.legend(report, worst).capitalize()}</caption>\n"
         f'<tbody><tr><th scope="row" style="text-align:left;font-weight:400;padding:0 .9em 0 0;'
         f'width:1%;vertical-align:top">{labels}</th><td style="padding:0">'
         f'<img alt="{said}" src="data:image/svg+xml;base64,{data}" '
@@ -227,29 +238,31 @@ def _table(report: Report) -> str:
 def _caption(report: Report) -> str:
     if report.chunk_size is None:
         return "Rows that each sample owns"
-    return "Rows that each chunk used; in the strips, the outline is what was planned"
+    return "Rows that each chunk was passed"
 
 
 def _heads(report: Report, groups: list[tuple[str, ...]]) -> str:
-    facts = "".join(f'<th scope="col">{head}</th>' for head in rows.fact_heads(report))
+    first, *heads = rows.fact_heads(report)
+    facts = "".join(f'<th scope="col"{PAD}>{head}</th>' for head in heads)
     keys = "".join(
         f'<th scope="col"{LEFT}>{"<br>".join(escaped(one_line(key, 80)) for key in group[:8])}</th>'
         for group in groups[: rows.MOST_KEYS]
     )
-    return f'<th scope="col"{LEFT}>verdict</th>{facts}{keys}'
+    return f'<th scope="col"{PAD}>{first}</th><th scope="col"{LEFT}>verdict</th>{keys}{facts}'
 
 
 def _row(report: Report, line: rows.Line, keys: list[str], totals: dict[str, int]) -> str:
     number, *facts = rows.facts(report, line)
-    cells = "".join(f"<td>{escaped(fact, 80)}</td>" for fact in facts)
+    cells = ""
     for key in keys:
         found = rows.state(line.chunk, key)
         picture = strip(found, key, totals[key]) if key in totals else ""
         said = _unbroken(escaped(one_line(rows.cell(found), 80)))
-        cells += f"<td{LEFT}>{picture}{' ' if picture else ''}{said}</td>"
+        cells += f"<td{ROWS}>{picture}{NBSP if picture else ''}{said}</td>"
+    cells += "".join(f"<td{PAD}>{escaped(fact, 80)}</td>" for fact in facts)
     return (
-        f'<tr style="border-top:1px solid {GREY}">{_verdict(line)}'
-        f'<th scope="row">{escaped(number)}</th>{cells}</tr>'
+        f'<tr style="border-top:1px solid {GREY}"><th scope="row"{PAD}>{escaped(number)}</th>'
+        f"{_verdict(line)}{cells}</tr>"
     )
 
 
@@ -258,18 +271,21 @@ def _verdict(line: rows.Line) -> str:
     if line.ok:
         return f"<td{LEFT}>✓ ok</td>"
     glyph, colour = ("✗", VERMILION) if line.verdict == "MISMATCH" else ("?", GREY)
-    words = _unbroken(f"{glyph} {line.words}")
-    return f'<td style="text-align:left;border-left:5px solid {colour}">{words}</td>'
+    words = _unbroken(f"{glyph} {line.short}")
+    look = f"text-align:left;padding:.3em .5em;border-left:5px solid {colour}"
+    return f'<td style="{look}">{words}</td>'
 
 
 def _unbroken(text: str) -> str:
     """Text that stays on one line, at fewer bytes per cell than a style."""
-    return text.replace(" ", "\N{NO-BREAK SPACE}")
+    return text.replace(" ", NBSP)
 
 
 def _after(report: Report, left: int, hidden: int) -> str:
+    bare = report.scene is None and report.mismatches and report.chunk_size is not None
     said = [
         rows.left_out(report, left) if left else "",
+        "No pictures: check(..., pictures=True) adds them." if bare else "",
         f"… {hidden} more keys in report.chunks" if hidden > 0 else "",
         rows.right(report),
     ]

@@ -1,8 +1,8 @@
 """One picture of a batch: samples, images and tensor rows as lanes, and a chunk's cut through them.
 
 Each lane is as wide as all of its rows. What a chunk owns is joined from lane to lane by a band;
-what it was handed instead is hatched. The picture holds no text, so that it reads in light and
-dark themes and may be stretched; the names of the lanes stand beside it. `lanes` is the drawing as
+what became of its rows is drawn by the marks of `vlmdebug.views.marks`. Only the bands are
+stretched with the picture: marks and words are as large in a narrow one. `lanes` is the drawing as
 plain data, which the SVG here, the widget and matplotlib all draw.
 """
 
@@ -15,14 +15,17 @@ from itertools import accumulate, pairwise
 from vlmdebug.layout import plural
 from vlmdebug.plan import Rows
 from vlmdebug.report import Report
+from vlmdebug.safe import escaped
 from vlmdebug.scene import Scene
 from vlmdebug.views import rows as told
+from vlmdebug.views.marks import LEGEND, Marks, marks, share, without
 from vlmdebug.views.strips import BLUE, VERMILION
 
 WIDTH, PITCH, BAR = 1000, 46, 22
 """Width of the picture, distance from lane to lane, height of a lane, in pixels."""
 MOST_LANES = 8
 MOST_BOXES = 2000
+MOST_MARKS = 200
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,10 @@ class Lane:
 
 @dataclass(frozen=True)
 class Cut:
-    """What one chunk owns and was handed in one lane."""
+    """What one chunk owns in one lane, and what became of it."""
 
     planned: Rows
-    used: Rows | None
-    ok: bool
+    marks: Marks
 
 
 def lanes(report: Report) -> tuple[Lane, ...]:
@@ -83,7 +85,10 @@ def lanes(report: Report) -> tuple[Lane, ...]:
     if images:
         boxes = tuple(Box(i, i + 1, s, i) for i, s in enumerate(_owners(scene)))
         found.append(Lane("images", _many(images, "image"), images, boxes))
-    for key in told.media(report):
+    wrong = dict.fromkeys(
+        key for chunk in report.chunks for key, found in chunk.keys.items() if not found.ok
+    )
+    for key in dict.fromkeys([*told.media(report), *wrong]):
         lane = _of_key(report, scene, key)
         if lane is not None:
             found.append(lane)
@@ -121,31 +126,46 @@ def _of_key(report: Report, scene: Scene, key: str) -> Lane | None:
 
 
 def cuts(report: Report, chunk: int) -> dict[str, Cut]:
-    """What the chunk owns and was handed, by the name of the lane."""
+    """What the chunk owns and what became of it, by the name of the lane."""
     scene, found = report.scene, report.chunks[chunk]
     if scene is None:
         return {}
     whole = Rows((s, s + 1) for s in found.samples if 0 <= s < len(scene.images))
     ends = (0, *accumulate(scene.images))
     images = Rows((ends[sample], ends[sample + 1]) for sample in whole)
-    made = {"samples": Cut(whole, whole, True), "images": Cut(images, images, True)}
-    for key, state in found.keys.items():
-        used = state.used if state.state != "absent" else None
-        made[key] = Cut(state.planned or Rows(), used, state.ok)
-    return made
+    of_keys = {key: Cut(state.planned or Rows(), marks(state)) for key, state in found.keys.items()}
+    return {
+        "samples": Cut(whole, _of_samples(report, chunk, whole)),
+        "images": Cut(images, _of_images(report, scene, images, of_keys)),
+        **of_keys,
+    }
 
 
-def handed(report: Report, chunk: int) -> Rows:
-    """Images that wrong rows of the chunk are of, and that are not its own."""
-    scene = report.scene
-    if scene is None:
-        return Rows()
-    own = set(cuts(report, chunk)["images"].planned)
-    found: dict[int, None] = {}
-    for key, state in report.chunks[chunk].keys.items():
-        if not state.ok:
-            found.update(dict.fromkeys(scene.images_in(key, state.used)))
-    return Rows.of(sorted(image for image in found if image not in own))
+def _of_samples(report: Report, chunk: int, whole: Rows) -> Marks:
+    """Solid, unless the fault of the chunk is one of its samples and of none of its keys."""
+    found = report.chunks[chunk]
+    ids = told.state(found, "input_ids")
+    if not ids.ok:
+        return marks(ids)
+    wrong = told.judged(report)[chunk].verdict == "MISMATCH"
+    if not wrong or any(not key.ok for key in found.keys.values()):
+        return Marks(passed=whole)
+    counts = (found.placeholders, found.features)
+    note = "" if None in counts else f"{counts[0]} placeholders, {counts[1]} features"
+    return Marks(altered=whole, note=note if counts[0] != counts[1] else "")
+
+
+def _of_images(report: Report, scene: Scene, own: Rows, keys: dict[str, Cut]) -> Marks:
+    """An image is missing where a key lacks some of its rows."""
+    media = {key: cut.marks for key, cut in keys.items() if told.kind(report, key) == "media"}
+    if any(marked.unknown for marked in media.values()):
+        return Marks(unknown=own)
+    lost, given = (
+        {i for k, m in media.items() for i in scene.images_in(k, getattr(m, name))}
+        for name in ("missing", "foreign")
+    )
+    missing = Rows.of(sorted(lost & set(own)))
+    return Marks(without(own, missing), missing, Rows.of(sorted(given - set(own))))
 
 
 def height(drawn: Sequence[Lane]) -> int:
@@ -157,8 +177,7 @@ def svg(report: Report, chunk: int | None) -> str:
     """The whole picture as a file of its own; `chunk` is the one whose cut is drawn."""
     drawn = lanes(report)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height(drawn)}" '
-        f'preserveAspectRatio="none" width="{WIDTH}" height="{height(drawn)}">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="100%" height="{height(drawn)}">'
         f"{outlines(drawn)}{overlay(report, chunk, drawn) if chunk is not None else ''}</svg>"
     )
 
@@ -173,7 +192,7 @@ HATCH = (
 
 def outlines(drawn: Sequence[Lane]) -> str:
     """Every lane with a line between its boxes; placeholder tokens as bars in their samples."""
-    parts = [HATCH]
+    parts: list[str] = []
     for index, lane in enumerate(drawn):
         scale, top = WIDTH / lane.total, _top(index)
         edges = {round(box.start * scale, 1) for box in lane.boxes[:MOST_BOXES] if box.start}
@@ -186,47 +205,93 @@ def outlines(drawn: Sequence[Lane]) -> str:
         )
         if runs:
             parts.append(f'<path d="{runs}" stroke="#888" stroke-width="8"/>')
-    return "".join(parts)
+    return HATCH + _stretched("".join(parts), drawn)
+
+
+def _stretched(paths: str, drawn: Sequence[Lane]) -> str:
+    """Paths in `WIDTH` units, as wide as the picture is shown."""
+    size = f'viewBox="0 0 {WIDTH} {height(drawn)}" width="100%" height="{height(drawn)}"'
+    return f'<svg {size} preserveAspectRatio="none">{paths}</svg>'
 
 
 def _top(index: int) -> int:
     return index * PITCH + (PITCH - BAR) // 2
 
 
+LOOKS = {
+    "passed": f'fill="{BLUE}" fill-opacity=".5" stroke="{BLUE}"',
+    "missing": f'fill="none" stroke="{VERMILION}" stroke-width="2" stroke-dasharray="6 4"',
+    "foreign": f'fill="url(#h)" stroke="{VERMILION}" stroke-width="1.5"',
+    "altered": f'fill="{BLUE}" fill-opacity=".5" stroke="{VERMILION}" stroke-width="2.5"',
+    "unknown": 'fill="none" stroke="#888" stroke-width="2" stroke-dasharray="2 4"',
+}
+ROOM = 120
+"""Least width of a mark, of `WIDTH`, that the word `missing` is written into."""
+LETTER = 6.2
+"""Width of a letter in pixels."""
+
+
 def overlay(report: Report, chunk: int, drawn: Sequence[Lane]) -> str:
-    """The cut of one chunk: bands through what it owns, hatches where it was handed others'."""
+    """The cut of one chunk: bands through what it owns, and the mark of every row."""
     cut = cuts(report, chunk)
-    bands, owned, wrong = [], [], []
-    for index, lane in enumerate(drawn):
-        found = cut.get(lane.name)
-        if found is None:
-            continue
-        spans = _spans(found.planned, lane)
-        owned += [_box(x, width, _top(index)) for x, width in spans]
-        below = drawn[index + 1] if index + 1 < len(drawn) else None
-        if below is not None and below.name in cut:
+    bands: list[str] = []
+    for index, (lane, below) in enumerate(pairwise(drawn)):
+        if lane.name in cut and below.name in cut:
+            spans = _spans(cut[lane.name].planned, lane)
             bands += _bands(spans, _spans(cut[below.name].planned, below), index)
-        if not found.ok:
-            wrong += [_box(x, width, _top(index)) for x, width in _spans(found.used, lane)]
-        if lane.name == "images":
-            wrong += [
-                _box(x, width, _top(index)) for x, width in _spans(handed(report, chunk), lane)
-            ]
+    pieces = [
+        _marked(cut[lane.name].marks, lane, _top(index), report.chunks[chunk].samples)
+        for index, lane in enumerate(drawn)
+        if lane.name in cut
+    ]
+    band = _path("".join(bands), f'fill="{BLUE}" fill-opacity=".16"')
+    return (_stretched(band, drawn) if band else "") + "".join(pieces)
+
+
+def _marked(marked: Marks, lane: Lane, top: int, samples: Sequence[int]) -> str:
+    """The marks of one lane, and their words where there is room."""
+    parts, words = [], []
+    for name, rows in marked.items():
+        for x, width in _spans(rows, lane)[:MOST_MARKS]:
+            place = f'x="{x / 10:.4g}%" y="{top}" width="{width / 10:.4g}%" height="{BAR}"'
+            parts.append(f"<rect {place} {LOOKS[name]}/>")
+            if name == "missing" and width >= ROOM:
+                words.append(_chip("missing", x + width / 2, top, 0.5))
+    if marked.note:
+        x = _begin(lane, samples)
+        if not marked.items():
+            cross = (
+                f'x="{x / 10:.4g}%" y="{top - 4}" width="6" height="{BAR + 8}" {LOOKS["foreign"]}'
+            )
+            parts.append(f"<rect {cross}/>")
+        words.append(_chip(marked.note, x, top, x / WIDTH))
+    return "".join(parts + words)
+
+
+def _begin(lane: Lane, samples: Sequence[int]) -> float:
+    """Where rows of the chunk's first sample begin, or would begin."""
+    first = min(samples, default=0)
+    start = next((box.start for box in lane.boxes if box.sample >= first), lane.total)
+    return start * WIDTH / lane.total
+
+
+def _chip(text: str, x: float, top: int, share: float) -> str:
+    """Words on a ground of their own, which light and dark themes read; `share` lies left of x."""
+    wide = round(len(text) * LETTER + 10)
+    left, middle = -share * wide, (0.5 - share) * wide
     return (
-        _path("".join(bands), f'fill="{BLUE}" fill-opacity=".16"')
-        + _path("".join(owned), f'fill="{BLUE}" fill-opacity=".45" stroke="{BLUE}"')
-        + _path("".join(wrong), f'fill="url(#h)" stroke="{VERMILION}" stroke-width="1.5"')
+        f'<rect x="{x / 10:.4g}%" y="{top + 3}" width="{wide}" height="16" rx="3" fill="#A34700" '
+        f'transform="translate({left:g})"/><text x="{x / 10:.4g}%" y="{top + 15}" fill="#fff" '
+        f'font-family="system-ui,sans-serif" font-size="11" text-anchor="middle" '
+        f'textLength="{wide - 10}" lengthAdjust="spacingAndGlyphs" '
+        f'transform="translate({middle:g})">{escaped(text, 60)}</text>'
     )
 
 
 def _spans(rows: Rows | None, lane: Lane) -> list[tuple[float, float]]:
     scale = WIDTH / lane.total
     ranges = [pair for pair in rows.ranges if pair[0] >= 0] if rows else []
-    return [(start * scale, max((stop - start) * scale, 2)) for start, stop in ranges]
-
-
-def _box(x: float, width: float, top: int) -> str:
-    return f"M{x:.5g} {top}h{width:.4g}v{BAR}h-{width:.4g}z"
+    return [(start * scale, max((stop - start) * scale, 4)) for start, stop in ranges]
 
 
 def _bands(
@@ -250,15 +315,32 @@ def _path(data: str, look: str) -> str:
 
 def description(report: Report, chunk: int) -> str:
     """The same for those who do not see it."""
-    said = []
+    said, wrong = [], []
     for name, cut in cuts(report, chunk).items():
-        if cut.ok and (name not in ("images", *told.media(report)) or not cut.planned):
-            continue
-        own = told.short(cut.planned)
-        if cut.ok:
-            said.append(f"{name} {own}")
-        else:
-            said.append(f"{name}: {told.cell(report.chunks[chunk].keys[name])}")
-    samples = told.short(cuts(report, chunk)["samples"].planned)
+        if not cut.marks.right and name not in ("samples", "images"):
+            found = report.chunks[chunk].keys[name]
+            some = share(found)
+            wrong.append(f"{name}: {told.cell(found)}" + (f" ({some})" if some else ""))
+        elif name in ("images", *told.media(report)) and cut.planned:
+            said.append(f"{name} {told.short(cut.planned)}")
+    samples = list(report.chunks[chunk].samples)
     noun = "Chunk" if report.chunk_size is not None else "Sample"
-    return f"{noun} {chunk} holds samples {samples} and owns {'; '.join(said) or 'no media'}"
+    whose = told.short(Rows.of(samples)) if len(samples) != 1 else str(samples[0])
+    holds = f"{noun} {chunk} holds {'sample' if len(samples) == 1 else 'samples'} {whose}"
+    owns = f" and owns {'; '.join(said) or 'no media'}" if said or not wrong else ""
+    return "; ".join([holds + owns, *wrong])
+
+
+def legend(report: Report, chunk: int) -> str:
+    """What the marks in the picture stand for, of those that occur."""
+    names = {name for cut in cuts(report, chunk).values() for name, _ in cut.marks.items()}
+    looks = {
+        "passed": "solid",
+        "missing": "dashed and hollow",
+        "foreign": "hatched",
+        "altered": "solid with an orange frame",
+        "unknown": "dotted",
+    }
+    said = [f"{looks[name]}: {LEGEND[name]}" for name in LEGEND if name in names]
+    bars = report.scene is not None and any(report.scene.places)
+    return "; ".join([*said, *(["grey bars: placeholder tokens"] if bars else [])])

@@ -10,6 +10,7 @@ from vlmdebug.plan import Rows
 from vlmdebug.report import KeyReport, Report
 from vlmdebug.safe import one_line
 from vlmdebug.views import rows
+from vlmdebug.views.marks import LEGEND, marks
 from vlmdebug.views.picture import Box, Cut, Lane, cuts, lanes
 from vlmdebug.views.strips import BLUE, VERMILION, rows_in
 
@@ -17,19 +18,21 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_CHUNKS = 64
-RIGHT: dict[str, Any] = {"facecolor": BLUE, "edgecolor": BLUE, "linewidth": 0}
-WRONG: dict[str, Any] = {
-    "facecolor": VERMILION,
-    "edgecolor": "white",
-    "linewidth": 0,
-    "hatch": "////",
+MARKS: dict[str, dict[str, Any]] = {
+    "passed": {"facecolor": BLUE, "edgecolor": BLUE, "linewidth": 1},
+    "missing": {"facecolor": "none", "edgecolor": VERMILION, "linewidth": 1.5, "linestyle": "--"},
+    "foreign": {"facecolor": "none", "edgecolor": VERMILION, "linewidth": 2.5, "hatch": "////"},
+    "altered": {"facecolor": BLUE, "edgecolor": VERMILION, "linewidth": 2.5},
+    "unknown": {"facecolor": "none", "edgecolor": "#888888", "linewidth": 1.5, "linestyle": ":"},
 }
-LOOKS = (("#0072B2", ""), ("#E69F00", "...."), ("#56B4E9", "////"), ("#009E73", "xxxx"))
-PLANNED: dict[str, Any] = {"facecolor": "none", "edgecolor": "#444444", "linewidth": 1.2}
+TINTS = ("#0072B2", "#66AAD1")
+"""Of neighbouring samples."""
+INK = "#777777"
+"""Reads on white and on black, for figures whose ground is the page's own."""
 
 
 def plot(report: Report, ax: Axes | None = None) -> Axes:
-    """One line per chunk: rows planned as outlines, rows used as bars, wrong ones hatched.
+    """One line per chunk: owned rows solid where passed, dashed where missing; others hatched.
 
     The key drawn is the first that went wrong, or the first media key. Without `ax` a figure is
     made that pyplot does not know of; show it with `ax.figure`, save it with
@@ -48,7 +51,7 @@ def plot(report: Report, ax: Axes | None = None) -> Axes:
     ax.set_ylim(max(len(lines), 1) - 0.4, -0.6)
     ax.set_xlim(0, max(rows_in(report, key), 1) * 1.01)
     ax.set_xlabel(_literal(f"row of {key} ({report.layout.get(key, 'unknown')})"))
-    ax.set_title(_title(report, left), loc="left", fontsize="medium")
+    ax.set_title(_title(report, left), loc="left", fontsize="medium", color=_ink(ax))
     _style(ax, small=len(lines) > 12)
     _legend(ax, [rows.state(line.chunk, key) for line in lines])
     return ax
@@ -58,8 +61,7 @@ def plot_lanes(report: Report, ax: Axes | None = None, *, chunk: int | None = No
     """Which tensor counts what: samples, images and every media key, each as wide as its rows.
 
     Neighbouring samples differ in colour and hatch; a sample's rows look alike in every lane. With
-    `chunk`, what that chunk owns is outlined instead, and what it was handed is filled: hatched
-    where it is not its own.
+    `chunk`, the marks of that chunk are drawn instead.
 
     Raises:
         BadInput: The report has no scene, so that nothing says which rows are which image.
@@ -91,47 +93,55 @@ def plot_lanes(report: Report, ax: Axes | None = None, *, chunk: int | None = No
     if chunk is not None:
         title = f"{rows.subject(report)}: chunk {chunk}"
         _legend(ax, [state for state in report.chunks[chunk].keys.values()])
-    ax.set_title(_literal(title), loc="left", fontsize="medium")
+    ax.set_title(_literal(title), loc="left", fontsize="medium", color=_ink(ax))
     return ax
 
 
 def _draw_owners(ax: Axes, y: int, lane: Lane) -> None:
     for box in lane.boxes:
-        colour, hatch = LOOKS[box.sample % len(LOOKS)]
-        look: dict[str, Any] = {"facecolor": colour, "hatch": hatch}
+        tint = box.sample % len(TINTS)
         ax.broken_barh(
             [(box.start / lane.total, (box.stop - box.start) / lane.total)],
             (y - 0.3, 0.6),
             edgecolor="white",
             linewidth=0.8,
-            **look,
+            facecolor=TINTS[tint],
         )
         if len(lane.boxes) <= 24 and box.stop > box.start:
             middle = (box.start + box.stop) / 2 / lane.total
             ax.text(
                 middle,
                 y,
-                _named(box),
+                _named(box, lane),
                 ha="center",
                 va="center",
                 fontsize="x-small",
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+                color=("white", "black")[tint],
             )
 
 
 def _draw_cut(ax: Axes, y: int, lane: Lane, cut: Cut) -> None:
     ax.broken_barh([(0, 1)], (y - 0.25, 0.5), facecolor="#88888830", edgecolor="none")
-    for found, place, look in (
-        (cut.used, (y - 0.25, 0.5), RIGHT if cut.ok else WRONG),
-        (cut.planned, (y - 0.36, 0.72), PLANNED),
-    ):
+    for name, found in cut.marks.items():
         spans = [(start / lane.total, count / lane.total) for start, count in _spans(found)]
         if spans:
-            ax.broken_barh(spans, place, **look)
+            ax.broken_barh(spans, (y - 0.3, 0.6), **MARKS[name])
+    if cut.marks.note:
+        ax.text(
+            0.5,
+            y,
+            _literal(cut.marks.note),
+            ha="center",
+            va="center",
+            fontsize="small",
+            color=_ink(ax),
+        )
 
 
-def _named(box: Box) -> str:
-    return f"s{box.sample}" if box.image < 0 else f"i{box.image}"
+def _named(box: Box, lane: Lane) -> str:
+    """`0` for a sample, `0.1` for the second image of it."""
+    first = min((one.image for one in lane.boxes if one.sample == box.sample), default=0)
+    return str(box.sample) if box.image < 0 else f"{box.sample}.{box.image - first}"
 
 
 def plot_map(report: Report, ax: Axes | None = None) -> Axes:
@@ -162,9 +172,9 @@ def plot_map(report: Report, ax: Axes | None = None) -> Axes:
     ax.set_yticks(range(len(keys)), [_literal(key) for key in keys])
     ax.set_ylim(len(keys) - 0.5, -0.5)
     ax.set_xlabel("chunk" if report.chunk_size is not None else "sample")
-    ax.set_title(_literal(rows.headline(report)), loc="left", fontsize="medium")
+    ax.set_title(_literal(rows.headline(report)), loc="left", fontsize="medium", color=_ink(ax))
     _style(ax, small=len(keys) > 12)
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, labelcolor=_ink(ax))
     return ax
 
 
@@ -176,7 +186,23 @@ def _new_axes(height: float) -> Axes:
             "matplotlib is not installed, but plot() draws with it. "
             "Nothing was drawn. Install it: pip install 'vlmdebug[plot]'"
         ) from error
-    return Figure(figsize=(8, height), layout="constrained").subplots()
+    from matplotlib import rcParams
+
+    styled = rcParams["text.color"] != "black"  # somebody chose a theme
+    ground = rcParams["figure.facecolor"] if styled else "none"
+    ax = Figure(figsize=(8, height), layout="constrained", facecolor=ground).subplots()
+    if not styled:
+        ax.set_facecolor("none")
+        ax.tick_params(colors=INK, which="both")
+        ax.xaxis.label.set_color(INK)
+        for spine in ax.spines.values():
+            spine.set_color(INK)
+    return ax
+
+
+def _ink(ax: Axes) -> Any:
+    """The colour of the axes' own words."""
+    return ax.xaxis.label.get_color()
 
 
 def _key(report: Report) -> str:
@@ -187,12 +213,20 @@ def _key(report: Report) -> str:
 
 
 def _draw(ax: Axes, y: int, line: rows.Line, key: str) -> None:
-    found = rows.state(line.chunk, key)
-    used, planned = _spans(found.used), _spans(found.planned)
-    if used:
-        ax.broken_barh(used, (y - 0.25, 0.5), **(RIGHT if found.ok else WRONG))
-    if planned:
-        ax.broken_barh(planned, (y - 0.36, 0.72), **PLANNED)
+    marked = marks(rows.state(line.chunk, key))
+    for name, found in marked.items():
+        if spans := _spans(found):
+            ax.broken_barh(spans, (y - 0.3, 0.6), **MARKS[name])
+    if marked.note:
+        ax.annotate(
+            _literal(marked.note),
+            (1, y),
+            xycoords=("axes fraction", "data"),
+            ha="right",
+            va="center",
+            fontsize="small",
+            color=_ink(ax),
+        )
 
 
 def _spans(found: Rows | None) -> list[tuple[float, float]]:
@@ -234,11 +268,13 @@ def _legend(ax: Axes, drawn: Sequence[KeyReport]) -> None:
     """What the looks mean, for those that occur."""
     from matplotlib.patches import Patch
 
-    looks = [
-        ("planned", PLANNED, any(found.planned for found in drawn)),
-        ("used, right", RIGHT, any(found.used and found.ok for found in drawn)),
-        ("used, wrong", WRONG, any(found.used and not found.ok for found in drawn)),
-    ]
-    handles = [Patch(**look, label=label) for label, look, occurs in looks if occurs]
+    names = {name for found in drawn for name, _ in marks(found).items()}
+    handles = [Patch(**MARKS[name], label=LEGEND[name]) for name in LEGEND if name in names]
     if handles:
-        ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+        ax.legend(
+            handles=handles,
+            loc="upper left",
+            bbox_to_anchor=(1, 1),
+            frameon=False,
+            labelcolor=_ink(ax),
+        )

@@ -10,8 +10,11 @@ from vlmdebug.layout import plural
 from vlmdebug.mismatch import CODES, Finding
 from vlmdebug.plan import Rows
 from vlmdebug.report import ChunkReport, KeyReport, Report
+from vlmdebug.views.marks import LEFT_OUT, marks
 
 MOST_KEYS = 8
+FEW = 12
+"""Chunks that are all listed, right ones too."""
 MOST_NUMBERS = 16
 
 
@@ -37,6 +40,13 @@ class Line:
         """`ok`, `MISMATCH silent`, `MISMATCH loud`, `MISMATCH`, `cannot tell`."""
         loudness = {True: " silent", False: " loud", None: ""}[self.silent]
         return f"{self.verdict}{loudness if self.verdict == 'MISMATCH' else ''}"
+
+    @property
+    def short(self) -> str:
+        """`ok`, `silent`, `loud`, `mismatch`, `cannot tell`."""
+        if self.verdict != "MISMATCH":
+            return self.verdict
+        return {True: "silent", False: "loud", None: "mismatch"}[self.silent]
 
     @property
     def rank(self) -> int:
@@ -113,13 +123,16 @@ def _line(index: int, chunk: ChunkReport, silents: set[bool | None] | None) -> L
 def drawn(report: Report, most: int) -> tuple[list[Line], int]:
     """At most `most` chunks, and how many are left out.
 
-    All of them in order where they fit; else the worst ones, worst first.
+    All of them in order where they are few; else the worst ones, worst first, and right ones only
+    where there are fewer wrong ones than `FEW`.
     """
     lines = judged(report)
-    if len(lines) <= most:
+    if len(lines) <= min(most, FEW):
         return lines, 0
     ranked = sorted(lines, key=lambda line: line.rank)
-    return ranked[:most], len(lines) - most
+    wrong = sum(not line.ok for line in lines)
+    shown = ranked[: min(most, max(wrong, FEW))]
+    return shown, len(lines) - len(shown)
 
 
 def left_out(report: Report, left: int) -> str:
@@ -157,8 +170,41 @@ def keys(report: Report) -> list[str]:
 
 
 def media(report: Report) -> list[str]:
-    """Keys whose rows do not count samples alone: what goes wrong when cut like `input_ids`."""
-    return [key for key in keys(report) if report.layout.get(key) != "one row per sample"]
+    """Keys whose rows are of images, videos or audio clips: what `input_ids` is not cut like."""
+    return [key for key in keys(report) if kind(report, key) == "media"]
+
+
+def kind(report: Report, key: str) -> str:
+    """`media`, `tokens` or `whole`; of a report of an older version, as its words say."""
+    words = report.layout.get(key, "")
+    one = words.startswith("one row per sample") and not words.startswith("one row per sample with")
+    tokens = one and "padded" not in words
+    return report.kinds.get(key, "tokens" if tokens else "media")
+
+
+def opening(report: Report) -> int:
+    """The chunk that a picture opens on: of the worst finding, silent ones before loud ones."""
+    lines = judged(report)
+    for finding in report.findings:
+        worst = finding.worst
+        if worst.chunk is not None and 0 <= worst.chunk < len(lines):
+            return worst.chunk
+        about = [line.index for line in lines if set(worst.samples) & set(line.chunk.samples)]
+        if worst.code == "VLM007":
+            return _turned(lines)
+        if worst.chunk is None and about:
+            return about[0]
+    return min(lines, key=lambda line: line.rank).index if lines else 0
+
+
+def _turned(lines: Sequence[Line]) -> int:
+    """The first chunk with a sample that comes before an earlier chunk's."""
+    last = -1
+    for one in lines:
+        if one.chunk.samples and min(one.chunk.samples) < last:
+            return one.index
+        last = max([last, *line.chunk.samples])
+    return 0
 
 
 def right(report: Report) -> str:
@@ -171,16 +217,21 @@ def right(report: Report) -> str:
 
 
 def cell(found: KeyReport) -> str:
-    """Used against planned rows: `1:2, not 2:3`, and `2:3` where they agree."""
+    """The marks in words: `1:2, not 2:3`, `0:1, 1:40 missing`, and `2:3` where all is right."""
     used, planned = short(found.used), short(found.planned)
     if found.state == "wrong rows":
-        return f"{used}, wrong" if used == planned else f"{used}, not {planned}"
+        marked = marks(found)
+        if found.planned == found.used:
+            return f"{used}, altered"
+        if marked.missing and marked.passed and not (marked.foreign or marked.note):
+            return f"{short(marked.passed)}, {short(marked.missing)} missing"
+        return f"{used}, not {planned}" if found.planned else f"{used}, but owns none"
     return {
         "ok": used,
         "absent": "absent",
         "planned": planned,
-        "dropped": f"dropped, not {planned}",
-        "must be absent": f"{used}, not absent",
+        "dropped": f"dropped, {planned} missing" if found.planned else "dropped",
+        "must be absent": f"{used if found.used else '0 rows'}; {LEFT_OUT}",
     }.get(found.state, found.state)
 
 
