@@ -6,7 +6,7 @@ expected where several have equal values.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,8 +16,10 @@ from vlmdebug.batch import BOOKKEEPING, Batch
 from vlmdebug.errors import AmbiguousError
 from vlmdebug.plan import Rows
 from vlmdebug.tracing.columns import Columns, Realigned
+from vlmdebug.tracing.identity import identified
+from vlmdebug.tracing.made import made_keys
 from vlmdebug.tracing.rows import RowFinder
-from vlmdebug.used import Used, UsedChunk
+from vlmdebug.used import Made, Used, UsedChunk
 
 
 def used_chunk(
@@ -31,6 +33,8 @@ def used_chunk(
         {key: used for key, used in keys.items() if used is not None},
         chunk.placeholders,
         chunk.clips,
+        chunk.made,
+        chunk.needs_mask,
     )
 
 
@@ -66,11 +70,24 @@ class _Chunk:
             return Used(None, len(value))
         return None
 
+    @property
+    def made(self) -> dict[str, Made]:
+        """Keys of this call that the batch does not have and that follow from others."""
+        told = self.samples if isinstance(self.samples, Rows) else None
+        return made_keys(self.batch, self.given, None if told is None else list(told))
+
+    @property
+    def needs_mask(self) -> bool | None:
+        """Whether the columns of its `input_ids` need a mask that was left out."""
+        if self.columns is None or self.given.get("attention_mask") is not None:
+            return None
+        return self.columns.need_mask()
+
     def _ids(self, ids: Any) -> Used:
-        rows, source = self.finder.rows("input_ids", ids, partial(self._planned, "input_ids"))
+        rows, source = self.finder.rows("input_ids", ids, partial(self._by_text, ids))
         if source is None and (rows is None or rows.foreign):
             realigned = Realigned.of(self.batch, ids, self.given.get("attention_mask"))
-            found = realigned.rows(self._planned("input_ids")) if realigned else None
+            found = self._identified(realigned.alike()) if realigned else None
             if found is not None:
                 self.realigned, rows = realigned, found
         told = rows if source is None and rows is not None and not rows.foreign else None
@@ -84,6 +101,17 @@ class _Chunk:
         self.clips = _clips(self.batch, ids, told, is_slice)
         length = ids.shape[0] if len(ids.shape) else 1
         return Used(rows, length, source, columns=self.width, dims=len(ids.shape))
+
+    def _by_text(self, ids: Any) -> Rows | None:
+        """The samples of a copy of `input_ids`; other keys tell those of equal text apart."""
+        options = self.finder.alike("input_ids", ids)
+        found = self._identified(options) if options is not None else None
+        return found if found is not None else self._planned("input_ids")
+
+    def _identified(self, options: Sequence[Sequence[int]]) -> Rows | None:
+        given, expected = self.given, list(self.samples)
+        found = identified(options, expected, self.batch, self.finder, given)
+        return None if found is None else Rows.of(found)
 
     def _used(self, key: str, value: Any) -> Used:
         axis, shape = self.batch.layout.get(key), value.shape

@@ -15,8 +15,7 @@ import numpy as np
 from vlmdebug.batch import Batch
 from vlmdebug.families.base import to_numpy
 from vlmdebug.plan import Rows
-from vlmdebug.tracing.memory import as_rows
-from vlmdebug.tracing.rows import matching, rows_by_value
+from vlmdebug.tracing.rows import rows_by_value
 
 
 class Realigned:
@@ -43,10 +42,9 @@ class Realigned:
                 return None
         return cls(batch, ids, mask)
 
-    def rows(self, planned: Rows | None) -> Rows | None:
-        """The samples that the chunk's `input_ids` hold; None where one is not in the batch."""
-        found = matching(self._rows, self._ids, list(planned or ()))
-        return None if (found < 0).any() else as_rows(found)
+    def alike(self) -> list[list[int]]:
+        """Samples of the same real tokens, for each row of the chunk's `input_ids`."""
+        return [[*self._rows.get(row.tobytes(), ())] for row in self._ids]
 
     def in_step(self, key: str, value: Any, rows: Rows) -> bool:
         """Whether `value` says the same of each real token as these rows of `key`."""
@@ -71,7 +69,7 @@ class Columns:
     """The columns of one call, by its `input_ids`, which are these rows of the batch's."""
 
     def __init__(self, batch: Batch, ids: Any, rows: Rows) -> None:
-        self._batch, self._width = batch, ids.shape[-1]
+        self._batch, self._rows, self._width = batch, rows, ids.shape[-1]
         self._moved = self._width != batch.inputs["input_ids"].shape[-1]
         # Columns of the batch where these may begin; below 0: behind columns that were added.
         self._begins = self._found("input_ids", ids, rows) if self._moved else [0]
@@ -95,6 +93,26 @@ class Columns:
             return False
         self._begins = begins
         return True if wide == self._width or self._batch.layout[key].columns else None
+
+    def need_mask(self) -> bool | None:
+        """Whether these columns hold padding that other tokens would see without a mask.
+
+        None where they are the batch's own, or begin nowhere in them.
+        """
+        mask = self._batch.inputs.get("attention_mask")
+        if not self._moved or not self._begins or len(getattr(mask, "shape", ())) != 2:
+            return None
+        shown = _shown(mask)[list(self._rows)]  # (sample, seq)
+        return all(self._hides(shown, begin) for begin in self._begins)
+
+    def _hides(self, shown: np.ndarray, begin: int) -> bool:
+        """Whether padding stands among the columns from `begin` on, before a token that looks."""
+        own, layout = shown[:, max(begin, 0) :][:, : self._width], self._batch.layout
+        if layout.strict is None:
+            return True  # M-RoPE's places are counted by the mask, or otherwise without one
+        if begin < 0 or not layout.causal:
+            return begin < 0 or own.shape[1] < self._width or not bool(own.all())
+        return bool((own[:, 1:] > own[:, :-1]).any())
 
     def _found(
         self, key: str, value: Any, rows: Rows, among: Iterable[int] | None = None

@@ -8,7 +8,9 @@ do, the planned one first. A copy is not called wrong before its values were loo
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -40,6 +42,7 @@ class RowFinder:
         self._media = layout.media.keys()
         self._copies: list[Parent] = []
         self._by_value: dict[tuple[str, Any], _Values] = {}
+        self.came: Counter[int] = Counter()  # how often each sample came, where texts are equal
         self._at_first = {
             key: to_numpy(own.tensor).copy()
             for key, own in self._own.items()
@@ -128,6 +131,35 @@ class RowFinder:
             return expected, None
         return rows, None if self._is(of.key, key) else of.key
 
+    def alike(self, key: str, tensor: Any) -> list[list[int]] | None:
+        """Rows of the batch that each row of a copy may be; None where it cannot be compared.
+
+        A copy that was followed is the rows it was made of, if it still holds their values.
+        """
+        own = self._own.get(key)
+        if own is None or len(tensor.shape) != len(own.shape) or 0 in tensor.shape:
+            return None
+        found, values = self._locate(tensor, key), self._values(own, tensor)
+        if found is not None and found[2] == own.dim and self._is(found[0].key, key):
+            rows = as_rows(found[1])
+            if not rows.foreign and values.equal(tensor, rows):
+                return [[row] for row in rows]
+        return values.alike(tensor)
+
+    def compared(self, key: str, tensor: Any) -> tuple[np.ndarray, np.ndarray] | None:
+        """A number for each row of the batch's tensor and of this one, the same for equal rows.
+
+        None where rows are of another shape. Rows known by memory equal no others.
+        """
+        own = self._own.get(key)
+        if own is None or len(tensor.shape) != len(own.shape):
+            return None
+        found = self._locate(tensor, key)
+        if found is not None and found[0].key == key and found[2] == own.dim:
+            return np.arange(own.shape[own.dim]), np.asarray(found[1])
+        values = self._values(own, tensor)
+        return values.numbered(tensor) if values.fits(tensor) else None
+
     def _was_written(self, own: Parent, of: Parent, copy: Any, rows: Rows) -> bool:
         """Whether a copy of media rows holds other values than they do.
 
@@ -160,7 +192,10 @@ class _Values:
     def __init__(self, own: Parent, like: Any) -> None:
         self._dim = own.dim
         self._table = _table(_cast(own.tensor, like), own.dim)
-        self._rows: dict[bytes, list[int]] | None = None
+
+    @cached_property
+    def _known(self) -> dict[bytes, list[int]]:
+        return rows_by_value(self._table)
 
     def find(self, tensor: Any, planned: Rows | None) -> np.ndarray | None:
         """Row numbers, -1 for a row of other values; None where shapes cannot be compared."""
@@ -173,6 +208,23 @@ class _Values:
                 return np.array(expected, dtype=np.int64)
             return self._search(table, expected)
         return self._window(table, expected)
+
+    def alike(self, tensor: Any) -> list[list[int]]:
+        """Rows of equal values for each row of a copy, whose columns may have been trimmed."""
+        table = _table(to_numpy(tensor), self._dim)
+        if table.shape[1:] == self._table.shape[1:]:
+            return [[*self._known.get(row.tobytes(), ())] for row in table]
+        fits = [_fitting(*_common(self._table, table, side)) for side in ("end", "start")]
+        return [sorted(end | start) for end, start in zip(*fits, strict=True)]
+
+    def numbered(self, tensor: Any) -> tuple[np.ndarray, np.ndarray]:
+        """The first row of equal values, for each of our rows and of the tensor's; -1 for none."""
+        ours = np.empty(len(self._table), dtype=np.int64)
+        for rows in self._known.values():
+            ours[rows] = rows[0]
+        table = _table(to_numpy(tensor), self._dim)
+        theirs = [self._known.get(row.tobytes(), (-1,))[0] for row in table]
+        return ours, np.array(theirs, dtype=np.int64)
 
     def fits(self, tensor: Any) -> bool:
         """Whether its rows are of the same shape."""
@@ -191,9 +243,7 @@ class _Values:
         return np.array_equal(_bits(table), _bits(self._table[expected]))
 
     def _search(self, table: np.ndarray, expected: Sequence[int]) -> np.ndarray:
-        if self._rows is None:
-            self._rows = rows_by_value(self._table)
-        return matching(self._rows, table, expected)
+        return matching(self._known, table, expected)
 
     def _window(self, table: np.ndarray, expected: Sequence[int]) -> np.ndarray | None:
         """Rows whose trailing dimensions were trimmed or padded, at the end or at the start.
