@@ -41,7 +41,7 @@ def rows_per_video(family, key, frames):
 
 def clips_per_sample(spec, key):
     """Videos or audio clips of each sample, by whose key it is; None where it is images'."""
-    if "video" in key:
+    if "video" in key or key == "second_per_grid_ts":
         return spec.videos_per_sample
     return spec.audios_per_sample if "feature" in key else None
 
@@ -50,7 +50,7 @@ def owned_by_sample(spec, key):
     """A list of row numbers per sample for a media key; None for one row per sample."""
     if "feature" in key:
         return owned_rows(spec.audios_per_sample, [1] * sum(spec.audios_per_sample))
-    if "video" in key:
+    if "video" in key or key == "second_per_grid_ts":
         return owned_rows(spec.videos_per_sample, rows_per_video(spec.family, key, spec.frames))
     per_image = rows_per_image(spec.family, key, spec.sizes, spec.images_per_sample)
     return None if per_image is None else owned_rows(spec.images_per_sample, per_image)

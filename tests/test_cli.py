@@ -107,6 +107,20 @@ def test_falsify_prints_the_counterexample_and_its_test(trainer, capsys):
     assert "from trainer import cut" in printed
 
 
+def test_falsify_says_which_keys_were_never_passed(capsys, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from vlmdebug.slicers import corrected\n"
+        "def slicer(inputs, chunk_size):\n"
+        "    for chunk in corrected(inputs, chunk_size):\n"
+        "        yield {key: chunk[key] for key in chunk if 'feature' not in key}\n"
+    )
+
+    assert main(["falsify", f"{path}:slicer", "--family", "gemma4"]) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said == "  gemma4 200; not checked: input_features, input_features_mask"
+
+
 def test_falsify_counts_what_a_right_slicer_survived(capsys):
     assert main(["falsify", "corrected", "--family", "gemma4", "--max-examples", "50"]) == 0
     assert "evidence and no proof" in capsys.readouterr().out

@@ -85,6 +85,16 @@ def test_correct_chunks_leave_the_logits_as_they_are(family, built, images):
             assert proof.ok, proof
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_exported_code_needs_no_counts_beside_what_the_processor_returned(family, built, side):
+    batch = batch_of(family, built, (2, 0, 1), side=side)
+    chunks = list(vd.export(batch).function(dict(batch.inputs), 1))
+
+    for chunk, planned in zip(chunks, batch.chunks(1), strict=True):
+        assert chunk.keys() == planned.keys()
+        assert all(torch.equal(chunk[key], value) for key, value in planned.items())
+
+
 @pytest.mark.parametrize("images", [(2, 0, 1), (1, 2)], ids=str)
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_key_is_called_dropped_where_the_model_misses_it(family, built, images, side):

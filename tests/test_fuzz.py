@@ -11,14 +11,15 @@ import torch
 pytest.importorskip("transformers")
 
 from architectures import architectures
-from differential import trial
+from differential import clips, trial
 from differential.faults import FAULTS
 from differential.mutations import Mutation
 from differential.sound import pool, sound
 
 import vlmdebug as vd
+from vlmdebug.families import FAMILIES
 
-PAIRS, BATCHES = 40, 12  # of each family
+PAIRS, BATCHES, LAYOUTS = 24, 8, 60  # of each tiny family, and of each layout
 
 
 @pytest.fixture(params=architectures())
@@ -56,6 +57,26 @@ def test_slicers_are_judged_as_values_and_model_say(family):
         outcomes.append(trial.tried(pair, batches[pair.sound]))
 
     assert [str(outcome) for outcome in outcomes if outcome.fault] == []
+
+
+@pytest.mark.parametrize("layout", FAMILIES)
+def test_clips_labels_and_positions_are_judged_as_values_say(layout):
+    dice, sounds = Random(f"layout {layout}"), list(clips.pool(layout))
+    pairs = [trial.drawn(sounds, dice) for _ in range(LAYOUTS)]
+    outcomes = [trial.tried(pair, pair.sound.batch) for pair in pairs]
+
+    assert [str(outcome) for outcome in outcomes if outcome.fault] == []
+
+
+@pytest.mark.parametrize("layout", FAMILIES)
+def test_oracle_and_package_cut_clips_alike(layout):
+    for source in clips.pool(layout):
+        for size in (1, 2, 3):
+            for samples, chunk in zip(source.chunks(size), source.batch.chunks(size), strict=True):
+                ours = source.chunk(samples)
+
+                assert ours.keys() == chunk.keys()
+                assert all(torch.equal(ours[key], chunk[key]) for key in ours)
 
 
 def test_batches_are_judged_as_the_model_says(family):

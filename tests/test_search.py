@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from itertools import islice
+from types import ModuleType
 
 import pytest
 
@@ -11,6 +13,7 @@ import vlmdebug as vd
 from vlmdebug import slicers
 from vlmdebug.cases import Case, Limits, make, smaller
 from vlmdebug.families import FAMILIES, BatchSpec
+from vlmdebug.families.release import takes
 from vlmdebug.search import _kinds, _Search
 from vlmdebug.testing import assert_slices
 
@@ -177,6 +180,242 @@ def run(source):
     namespace = {}
     exec(source, namespace)
     next(test for name, test in namespace.items() if name.startswith("test_"))()
+
+
+# --- what was left out -----------------------------------------------------------------------
+
+
+def without_clips(*words):
+    def slicer(inputs, chunk_size):
+        for chunk in slicers.corrected(inputs, chunk_size):
+            yield {k: v for k, v in chunk.items() if not any(word in k for word in words)}
+
+    return slicer
+
+
+@pytest.mark.parametrize(
+    ("words", "left_out"),
+    [
+        ((), set()),
+        (("feature",), {"input_features", "input_features_mask"}),
+        (
+            ("feature", "video"),
+            {
+                *("input_features", "input_features_mask"),
+                *("pixel_values_videos", "video_position_ids", "num_frames_per_video"),
+            },
+        ),
+    ],
+    ids=["nothing", "audio", "audio and videos"],
+)
+def test_keys_that_were_passed_in_no_case_are_said_beside_the_number(words, left_out):
+    tried = {}
+
+    assert vd.falsify(without_clips(*words), families=["gemma4"], tried=tried) is None
+    assert tried == {"gemma4": 200}
+    assert set(tried["gemma4"].left_out) == left_out
+    assert ("not checked" in repr(tried["gemma4"])) == bool(left_out)
+    assert f"{tried['gemma4']}" == "200"
+
+
+@pytest.mark.parametrize(
+    ("clips", "units"),
+    [
+        (True, {"video", "audio"}),
+        (["video"], {"video"}),
+        (("audio",), {"audio"}),
+        (False, set()),
+        ([], set()),
+    ],
+    ids=str,
+)
+def test_kinds_of_clips_are_chosen(clips, units):
+    seen = set()
+
+    def noted(inputs, chunk_size):
+        seen.update(key for key in inputs if key in ("input_features", "pixel_values_videos"))
+        yield from slicers.corrected(inputs, chunk_size)
+
+    assert vd.falsify(noted, families=["gemma4"], clips=clips, max_examples=60) is None
+    assert seen == {{"video": "pixel_values_videos", "audio": "input_features"}[u] for u in units}
+
+
+@pytest.mark.parametrize("clips", ["video", ["videos"], [True]], ids=str)
+def test_kinds_of_clips_that_there_are_not_are_refused(clips):
+    with pytest.raises(vd.BadInput, match="clips is"):
+        vd.falsify(slicers.corrected, clips=clips)
+
+
+# --- seconds of frames, and releases -----------------------------------------------------------
+
+
+def test_seconds_of_frames_cut_per_sample_fall():
+    def wrong(inputs, chunk_size):
+        for index, chunk in enumerate(slicers.corrected(inputs, chunk_size)):
+            if "second_per_grid_ts" in chunk:
+                start = index * chunk_size
+                rows = inputs["second_per_grid_ts"][start : start + chunk_size]
+                chunk["second_per_grid_ts"] = rows
+            yield chunk
+
+    found = vd.falsify(wrong, families=["qwen2_5_vl"])
+
+    assert "with second_per_grid_ts" in repr(found)
+    assert {m.key for m in found.report.mismatches} == {"second_per_grid_ts"}
+    assert "second_per_grid_ts=True" in found.to_pytest()
+
+
+def test_seconds_of_frames_are_not_missed_beside_position_ids():
+    batch = vd.make_batch(
+        *("qwen2_5_vl", [0, 0]),
+        **{"videos_per_sample": [1, 1], "position_ids": True, "second_per_grid_ts": True},
+    )
+
+    assert vd.check(without_clips("second_per_grid_ts"), batch).ok
+    bare = vd.make_batch("qwen2_5_vl", [0, 0], videos_per_sample=[1, 1], second_per_grid_ts=True)
+    assert not vd.check(without_clips("second_per_grid_ts"), bare).ok
+
+
+@pytest.mark.parametrize(("family", "videos"), [("qwen2_5_vl", None), ("gemma4", [1])])
+def test_seconds_of_frames_need_videos_of_a_family_that_has_them(family, videos):
+    with pytest.raises(vd.BadInput, match="second_per_grid_ts was asked for"):
+        vd.make_batch(family, [1], videos_per_sample=videos, second_per_grid_ts=True)
+
+
+@pytest.fixture
+def release(monkeypatch):
+    """A stand-in for the modeling files of the installed release."""
+
+    def install(source):
+        def modeling(model_type):
+            return source
+
+        monkeypatch.setattr("vlmdebug.families.release._modeling", modeling)
+        takes.cache_clear()
+
+    yield install
+    takes.cache_clear()
+
+
+NEW = "def forward(self, input_ids, mm_token_type_ids=None, moe_mm_token_type_ids=None): ..."
+OLD = "def forward(self, input_ids, moe_mm_token_type_ids=None): ..."
+
+
+@pytest.mark.parametrize(
+    ("source", "falls", "left_out"),
+    [(NEW, True, ()), (OLD, False, ()), (None, False, ("mm_token_type_ids",))],
+    ids=["a release that takes them", "one that does not", "none is installed"],
+)
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma4"])
+def test_token_types_are_demanded_where_the_installed_model_takes_them(
+    release, family, source, falls, left_out
+):
+    release(source)
+    tried = {}
+    slicer = without_clips("mm_token_type_ids")
+
+    assert bool(vd.falsify(slicer, families=[family], tried=tried)) == falls
+    assert falls or tried[family].left_out == left_out
+
+
+@pytest.mark.parametrize("source", [NEW, OLD, None], ids=["new", "old", "none"])
+def test_token_types_cut_wrongly_fall_in_every_release(release, source):
+    release(source)
+
+    def wrong(inputs, chunk_size):
+        for chunk in slicers.corrected(inputs, chunk_size):
+            chunk["mm_token_type_ids"] = inputs["mm_token_type_ids"][: len(chunk["input_ids"])]
+            yield chunk
+
+    assert vd.falsify(wrong, families=["gemma4"]) is not None
+
+
+def test_installed_release_is_asked_without_importing_it():
+    takes.cache_clear()
+
+    assert takes("qwen2_5_vl", "mm_token_type_ids") is True
+    assert takes("qwen2_5_vl", "mm_token_type") is False  # part of a name
+    assert takes("llava", "mm_token_type_ids") is False
+    assert takes("no_such_model", "mm_token_type_ids") is None
+    assert takes("../llava", "mm_token_type_ids") is None
+
+
+# --- printed tests -----------------------------------------------------------------------------
+
+
+def fake_module(monkeypatch, name, **functions):
+    module = ModuleType(name)
+    vars(module).update(functions)
+    monkeypatch.setitem(sys.modules, name, module)
+
+
+def per_sample_loop(model, inputs, chunk_size):
+    for start in range(0, len(inputs["input_ids"]), chunk_size):
+        stop = start + chunk_size
+        model(**{k: v[start:stop] for k, v in inputs.items() if not k.startswith("num_")})
+
+
+def mended_loop(model, inputs, chunk_size):
+    for chunk in slicers.corrected(inputs, chunk_size):
+        model(**chunk)
+
+
+def test_printed_test_of_a_loop_records_it(monkeypatch):
+    with pytest.raises(vd.MismatchError) as caught:
+        assert_slices(vd.record(per_sample_loop), families=["llava"], text_only=False)
+    source = str(caught.value).split("\n\n", 1)[1]
+
+    assert "vd.check(vd.record(per_sample_loop), batch" in source
+    fake_module(monkeypatch, "my_module", per_sample_loop=per_sample_loop)
+    with pytest.raises(vd.MismatchError, match="pixel_values"):
+        run(source)
+    fake_module(monkeypatch, "my_module", per_sample_loop=mended_loop)
+    run(source)
+
+
+def test_printed_test_of_a_loop_asks_for_its_config():
+    found = vd.falsify(vd.record(per_sample_loop, config=object()), families=["llava"])
+
+    assert "config = ...  # what `record` was given" in found.to_pytest("m:loop")
+    assert "vd.record(loop, config=config)" in found.to_pytest("m:loop")
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        *(("plain", "cut"), ("my-trainer", "cut"), ("plain", "vd"), ("plain", "batch")),
+        *(("plain", "test_me"), ("plain", "class"), ("a.b", "cut"), ("plain", "schön")),
+        *(('m"', "cut"), ("plain", 'c"\nraise SystemExit\n#'), ("plain", "{x}"), ("for", "cut")),
+        *(("plain", "a\u2028b"), ("plain", "\ud800"), ("plain", "a" * 5000), ("plain", "x\0y")),
+    ],
+    ids=ascii,
+)
+def test_printed_test_imports_a_slicer_of_any_name(monkeypatch, module, name):
+    found = vd.falsify(slicers.by_sample, families=["gemma4"])
+    source = found.to_pytest(f"{module}:{name}")
+
+    fake_module(monkeypatch, module, **{name: slicers.by_sample})
+    if module == "a.b":
+        fake_module(monkeypatch, "a")
+    with pytest.raises(vd.MismatchError):
+        run(source)
+    fake_module(monkeypatch, module, **{name: slicers.corrected})
+    run(source)
+    assert source.isascii() and source.count("\ndef ") == 1
+
+
+def test_printed_test_of_a_method_finds_it(monkeypatch):
+    class Trainer:
+        cut = staticmethod(slicers.corrected)
+
+    fake_module(monkeypatch, "trainers", Trainer=Trainer)
+    run(vd.falsify(slicers.by_sample).to_pytest("trainers:Trainer.cut"))
+
+
+@pytest.mark.parametrize("slicer", ["cut", "cut:", ":cut", "", ":"])
+def test_place_without_a_module_or_a_name_is_refused(slicer):
+    with pytest.raises(vd.BadInput, match="by module and name"):
+        vd.falsify(slicers.by_sample).to_pytest(slicer)
 
 
 def test_time_budget_ends_the_search():

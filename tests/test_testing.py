@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 from hypothesis import given, settings
 
@@ -24,6 +26,32 @@ def test_wrong_slicer_fails_with_the_smallest_batch_and_its_test():
     assert text.splitlines()[0] == "llava_next: images per sample [2], chunk size 1"
     assert "VLM001 wrong rows" in text
     assert "def test_merged_5452_cuts_llava_next_images_2" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "kinds", "advice"),
+    [
+        (("feature",), "audio clips", ["video"]),
+        (("video", "second"), "videos", ["audio"]),
+        (("feature", "video", "second"), "videos and audio clips", False),
+    ],
+    ids=["audio", "videos", "both"],
+)
+def test_clips_that_were_never_passed_are_warned_of_and_the_advice_works(words, kinds, advice):
+    def slicer(inputs, chunk_size):
+        for chunk in slicers.corrected(inputs, chunk_size):
+            yield {k: v for k, v in chunk.items() if not any(word in k for word in words)}
+
+    with pytest.warns(UserWarning) as caught:
+        assert_slices(slicer, families=["gemma4", "qwen2_5_vl"])
+    text = str(caught[0].message)
+
+    assert text.startswith(f"No chunk was passed any of the {kinds} of the batches")
+    assert f"pass clips={advice!r}" in text
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_slices(slicer, families=["gemma4", "qwen2_5_vl"], clips=advice)
+        assert_slices(slicers.corrected, families=["gemma4", "qwen2_5_vl"])
 
 
 def test_slicers_own_exception_is_chained():

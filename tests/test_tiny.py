@@ -17,7 +17,7 @@ from vlmdebug.tiny import registry
 
 np = pytest.importorskip("numpy")
 torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers")
 pytest.importorskip("PIL")
 
 TEXT_KEYS = {"input_ids", "attention_mask"}
@@ -534,3 +534,23 @@ def test_arguments_that_mean_nothing_are_refused(arguments, message):
         tiny.batch("internvl", **arguments)
 
     assert str(caught.value) == message
+
+
+def test_release_that_lacks_a_family_is_named_and_no_other_is_asked_for(monkeypatch):
+    module = "transformers.models.llava.image_processing_pil_llava"
+    monkeypatch.setitem(sys.modules, module, None)  # as in 4.57
+
+    with pytest.raises(BadInput) as caught:
+        tiny.build("llava")
+    text = str(caught.value)
+
+    assert f"needs transformers {registry.OLDEST} or newer" in text
+    assert f"but {transformers.__version__} is installed" in text
+    assert "pip install" not in text and module in text
+
+
+def test_package_that_is_missing_is_not_taken_for_a_release(monkeypatch):
+    monkeypatch.setattr("vlmdebug.tiny.registry._MODULES", {"own": "no_such_module"})
+
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+        tiny.build("own")

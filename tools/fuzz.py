@@ -22,11 +22,12 @@ from architectures import VARIABLE, architectures, use_torchvision  # noqa: E402
 
 use_torchvision()
 
-from differential import trial  # noqa: E402
+from differential import clips, trial  # noqa: E402
 from differential.faults import FAULTS  # noqa: E402
 from differential.sound import pool  # noqa: E402
 
 import vlmdebug as vd  # noqa: E402
+from vlmdebug.families import FAMILIES  # noqa: E402
 
 
 def main() -> int:
@@ -72,6 +73,7 @@ def _both(arguments: list[str]) -> int:
 
 def _outcomes(family: str, options: argparse.Namespace) -> Any:
     dice, sounds = Random(f"{options.seed} {family}"), list(pool(family))
+    layouts = options.pairs if family in FAMILIES else 0
     batches = {
         source: vd.read_batch(
             source.inputs,
@@ -84,6 +86,8 @@ def _outcomes(family: str, options: argparse.Namespace) -> Any:
     for _ in range(options.pairs):
         pair = trial.drawn(sounds, dice)
         yield "pairs", str(pair.mutation), trial.tried(pair, batches[pair.sound])
+    for pair in (trial.drawn(list(clips.pool(family)), dice) for _ in range(layouts)):
+        yield "pairs of clips", str(pair.mutation), trial.tried(pair, pair.sound.batch)
     done = 0
     while done < options.batches:
         fault = dice.choice(FAULTS)

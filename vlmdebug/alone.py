@@ -8,15 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 
-from vlmdebug import wording
-from vlmdebug.batch import Batch
+from vlmdebug import batch_wording, wording
+from vlmdebug.alignment import Step, align_runs, fits
+from vlmdebug.batch import Batch, Contradiction
+from vlmdebug.causes import Fault, faults_of, is_another_order
+from vlmdebug.compared import Compared
 from vlmdebug.errors import AmbiguousError
 from vlmdebug.judge import images_of
+from vlmdebug.labels import UNTOLD, labels_mismatches
+from vlmdebug.lacking import lacking
 from vlmdebug.mismatch import Mismatch
-from vlmdebug.outcome import features_of
 from vlmdebug.report import ChunkReport, KeyReport, Report
+from vlmdebug.runs import Sides, clip_sides, image_sides
 from vlmdebug.used import Made, Run
+from vlmdebug.wording import number
 
 
 def check_alone(batch: Batch, *, one_chunk: bool = False) -> Report:
@@ -60,10 +67,15 @@ def planned_report(batch: Batch, *, one_chunk: bool = False) -> Report:
     return report_of(batch, reports, [], [], None)
 
 
+def unsettled_of(batch: Batch) -> list[str]:
+    """What could not be settled when the batch was read."""
+    return [one.message for one in batch.ambiguities if not isinstance(one, Contradiction)]
+
+
 def doubts_alone(batch: Batch) -> list[str]:
     """What cannot be told of the batch without a slicer."""
-    messages = [ambiguity.message for ambiguity in batch.ambiguities]
-    if not messages and _steps_unknown(batch):
+    messages = unsettled_of(batch)
+    if not messages and not batch.contradictions and _steps_unknown(batch):
         messages = [wording.steps_unknown(batch)]
     messages += [
         wording.more_columns(key, width, batch.inputs["input_ids"].shape[-1])
@@ -80,7 +92,9 @@ def doubts_alone(batch: Batch) -> list[str]:
 
 def _planned_chunk(batch: Batch, samples: Sequence[int]) -> ChunkReport:
     keys = {}
-    for key in batch.layout:
+    for key, axis in batch.layout.items():
+        if axis.unit == "batch":
+            continue
         try:
             planned = batch.planned(key, samples)
         except AmbiguousError:
@@ -88,32 +102,154 @@ def _planned_chunk(batch: Batch, samples: Sequence[int]) -> ChunkReport:
         else:
             state = "absent" if planned.presence == "absent" else "planned"
             keys[key] = KeyReport(state, planned.rows, None)
-    placeholders, features = batch.placeholders_of(samples), features_of(batch, samples)
+    placeholders, features = batch.placeholders_of(samples), batch.features_of(samples)
     return ChunkReport(tuple(samples), images_of(batch, samples), placeholders, features, keys)
 
 
 def _steps_unknown(batch: Batch) -> bool:
     """Whether placeholders and features of a batch with media cannot be compared."""
-    known = batch.features is not None and batch.placeholders is not None
+    known = batch.features is not None and batch.placeholders is not None and not batch.inferred
     return bool(batch.image_keys) and batch.layout.checks_counts and not known
 
 
 def batch_mismatches(batch: Batch) -> list[Mismatch]:
-    """Samples whose placeholder tokens are not as many as their images' features."""
-    if batch.ambiguities:
-        return _totals_mismatch(batch)
-    found = _short_columns(batch)
-    features, placeholders = batch.features_by_sample or (), batch.placeholders or ()
-    for sample, (made, written) in enumerate(zip(features, placeholders, strict=False)):
-        if made == written:
-            continue
-        silent = not batch.image_keys or (
-            sum(features) == sum(placeholders) and not batch.layout.strict
-        )
-        message = wording.out_of_step(batch, sample, written, made)
-        found.append(Mismatch("VLM010", message, key="input_ids", samples=(sample,), silent=silent))
+    """What is wrong with the batch, whoever cuts it."""
+    found = [_contradicted(one) for one in batch.contradictions]
+    found += _short_columns(batch) + _image_mismatches(batch)
+    found += lacking(batch) + labels_mismatches(batch)
     seen = {sample for mismatch in found for sample in mismatch.samples}
-    return found + _marked_otherwise(batch, seen) + _clip_mismatches(batch)
+    found += _marked_otherwise(batch, seen)
+    for stream in batch.streams:
+        sides = clip_sides(batch, stream)
+        found += [] if sides is None else _out_of_step(batch, sides)
+    return found
+
+
+def _contradicted(one: Contradiction) -> Mismatch:
+    first, *rest = one.message.split(". ")
+    message = f"{first}.\n" + ". ".join(rest)
+    return Mismatch("VLM010", message, key=next(iter(one.keys), None), silent=one.silent)
+
+
+def _image_mismatches(batch: Batch) -> list[Mismatch]:
+    """Samples whose runs of placeholder tokens are not what their images become."""
+    if not batch.layout.checks_counts:
+        return []
+    sides = image_sides(batch)
+    if sides is not None:
+        return _out_of_step(batch, sides)
+    made, written = batch.features_by_sample or (), batch.placeholders or ()
+    return [
+        Mismatch(
+            "VLM010",
+            batch_wording.without_media(sample, tokens),
+            key="input_ids",
+            samples=(sample,),
+            silent=True,
+        )
+        for sample, (features, tokens) in enumerate(zip(made, written, strict=False))
+        if not features and tokens
+    ]
+
+
+def _out_of_step(batch: Batch, sides: Sides) -> list[Mismatch]:
+    """A mismatch for each sample that is known to be wrong, and one for what no sample is known."""
+    lengths = [[run.length for run in sample] for sample in sides.runs]
+    if sides.owned is None:
+        return _unsettled(batch, sides, lengths)
+    every = [[sides.pieces[unit] for unit in sides.units_of(s)] for s in range(len(batch))]
+    order = is_another_order(lengths, [[sum(piece) for piece in own] for own in every])
+    found = []
+    for sample, own in enumerate(every):
+        made = sum(map(sum, own))
+        if fits(lengths[sample], own) or (sides.noun != "image" and sum(lengths[sample]) == made):
+            continue
+        joined = sides.unit == "tile"
+        laid = align_runs([lengths[sample]], own, joined=joined)
+        shift, runs = sides.units_of(sample).start, sides.runs[sample]
+        told = [] if laid is None else faults_of(laid.faults, laid.steps, runs, own)
+        told = [replace(fault, images=_moved(fault.images, shift)) for fault in told]
+        if order:
+            told = [Fault("another order", sum(lengths[sample]), made)]
+        found.append(_mismatch(batch, sides, sample, made, told))
+    return found
+
+
+def _moved(units: range, by: int) -> range:
+    return range(units.start + by, units.stop + by)
+
+
+def _unsettled(batch: Batch, sides: Sides, lengths: list[list[int]]) -> list[Mismatch]:
+    """Where nobody said which images are whose: what every cheapest story of the runs shares."""
+    if is_another_order(lengths, [[count] for count in sides.features]) and (
+        sum(map(len, lengths)) == len(sides.features)
+    ):
+        units = iter(sides.features)
+        due = [sum(next(units) for _ in sample) for sample in lengths]
+        return [
+            _mismatch(batch, sides, s, due[s], [Fault("another order", sum(own), due[s])])
+            for s, own in enumerate(lengths)
+            if sum(own) != due[s] or sum(map(len, lengths)) == len(own)
+        ]
+    laid = align_runs(lengths, sides.pieces, joined=sides.unit == "tile")
+    if laid is not None and laid.unique and not laid.faults:
+        return []
+    ends = (0, *accumulate(map(len, lengths)))
+    flat, found, left = [run for sample in sides.runs for run in sample], [], []
+    if laid is not None:
+        left = [step for step in laid.faults if step.kind == "missing"]
+    for sample in sorted(laid.faulty) if laid is not None else []:
+        assert laid is not None
+        own = range(ends[sample], ends[sample + 1])
+        steps = [step for step in laid.steps if _is_within(step, own)]
+        left = [step for step in left if step not in steps]
+        faults = [step for step in steps if step.kind != "whole"]
+        units = [unit for step in steps for unit in step.images]
+        made = sum(sides.features[unit] for unit in units) if laid.unique else None
+        told = faults_of(faults, laid.steps, flat, sides.pieces, own)
+        found.append(_mismatch(batch, sides, sample, made, told))
+    differ = sum(map(sum, lengths)) != sum(sides.features)
+    if left or (not found and differ) or (laid is not None and found and not laid.unique):
+        named = [unit for step in left for unit in step.images]
+        message = batch_wording.totals(batch, sides, named)
+        silent = False if differ else None
+        found.append(Mismatch("VLM010", message, key="input_ids", silent=silent))
+    return found
+
+
+def _is_within(step: Step, own: range) -> bool:
+    """Whether a step is of these runs; an image without a run stands between two of them."""
+    if step.runs:
+        return step.runs.start in own
+    return own.start < step.runs.start < own.stop
+
+
+def _mismatch(
+    batch: Batch, sides: Sides, sample: int, made: int | None, faults: Sequence[Fault]
+) -> Mismatch:
+    differ = None if made is None else sides.placeholders[sample] != made
+    silent = _is_silent(batch, sides, differ)
+    message = batch_wording.out_of_step(batch, sides, sample, made, faults, silent)
+    causes = {fault.cause for fault in faults}
+    cause = next(iter(causes)) if len(causes) == 1 else None
+    return Mismatch(
+        "VLM010", message, key="input_ids", samples=(sample,), silent=silent, cause=cause
+    )
+
+
+def _is_silent(batch: Batch, sides: Sides, differ: bool | None) -> bool | None:
+    """Whether the model takes the batch: it compares totals, and some look at each image.
+
+    `differ`: whether the totals of the sample differ; None where its images are not known.
+    """
+    if sum(sides.placeholders) != sum(sides.features):
+        return False
+    lengths = [run.length for own in sides.runs for run in own]
+    if differ is None or batch.layout.strict is None:
+        return None
+    if fits(lengths, sides.pieces) or not batch.layout.strict:
+        return True  # models give the images to the runs in order, whichever sample they are of
+    return False if differ else None
 
 
 def _short_columns(batch: Batch) -> list[Mismatch]:
@@ -144,28 +280,6 @@ def _marked_otherwise(batch: Batch, seen: Collection[int]) -> list[Mismatch]:
     ]
 
 
-def _clip_mismatches(batch: Batch) -> list[Mismatch]:
-    found = []
-    for stream in batch.streams:
-        for sample in range(len(batch)):
-            step = batch.stream_step(stream, [sample])
-            if step is not None and step[0] != step[1]:
-                message = wording.clips_out_of_step(stream.unit, sample, *step)
-                found.append(Mismatch("VLM010", message, key="input_ids", samples=(sample,)))
-    return found
-
-
-def _totals_mismatch(batch: Batch) -> list[Mismatch]:
-    """Where nobody knows which images are whose, the totals can still be out of step."""
-    if batch.features is None or batch.placeholders is None or not batch.layout.checks_counts:
-        return []
-    placeholders, features = sum(batch.placeholders), sum(batch.features)
-    if placeholders == features:
-        return []
-    message = wording.totals_out_of_step(placeholders, features)
-    return [Mismatch("VLM010", message, key="input_ids", silent=False)]
-
-
 def report_of(
     batch: Batch,
     chunks: Sequence[ChunkReport],
@@ -184,5 +298,35 @@ def report_of(
         mismatches=tuple(mismatches),
         ambiguities=tuple(ambiguities),
         slicer=run.slicer if run else None,
+        compared=_compared(batch, run),
         error=run.error if run else None,
     )
+
+
+def _compared(batch: Batch, run: Run | None) -> tuple[Compared, ...]:
+    """Rows against the batch's own, and placeholder tokens of each modality against features."""
+    found = []
+    if run is not None:
+        rows = f"rows of {number(len(batch.layout), 'key')} in {number(len(run.chunks), 'chunk')}"
+        found.append(Compared(rows, "those that the batch's counts give them"))
+    if run is not None and run.partial:
+        return tuple(found)
+    if batch.image_keys:
+        what = f"image placeholders of {number(len(batch), 'sample')}"
+        known = not _steps_unknown(batch) and batch.placeholders is not None
+        found.append(Compared(what, _features_of(batch) if known else None))
+    elif batch.placeholders is not None:
+        what = f"image placeholders of {number(len(batch), 'sample')}"
+        found.append(Compared(what, "no images in the batch"))
+    for stream in batch.streams:
+        known = stream.features is not None and stream.placeholders is not None
+        against = f"features of {stream.keys[0]}" if known else None
+        found.append(Compared(f"{stream.unit} placeholders", against))
+    if "labels" in batch.layout:
+        against = None if batch.layout.family in UNTOLD else "input_ids"
+        found.append(Compared("labels", against))
+    return tuple(found)
+
+
+def _features_of(batch: Batch) -> str:
+    return f"features of {batch.layout.feature_key}" if batch.layout.checks_counts else "its rows"

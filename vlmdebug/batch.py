@@ -14,7 +14,7 @@ from itertools import accumulate, pairwise
 from typing import Any, Literal, NamedTuple
 
 from vlmdebug.errors import AmbiguousError
-from vlmdebug.layout import OWNER, Layout, plural
+from vlmdebug.layout import HANGS_ON, OWNER, TRAINERS_OWN, Layout, plural
 from vlmdebug.plan import Counts, Rows, chunk_bounds, rows_of
 
 Presence = Literal["required", "absent", "either"]
@@ -40,6 +40,18 @@ class Ambiguity:
     message: str
 
 
+@dataclass(frozen=True)
+class Contradiction(Ambiguity):
+    """What cannot all be right in a batch, whoever cuts it.
+
+    `refused`: rows that are missing or left over, so that `read_batch` refuses the batch; `check`
+    reports it. `silent` as for a `Mismatch`.
+    """
+
+    refused: bool = True
+    silent: bool | None = False
+
+
 class Planned(NamedTuple):
     """The rows one chunk should get of one key, and whether the key must be there at all.
 
@@ -60,7 +72,7 @@ class CountsByUnit(dict[str, Counts]):
 
     def __missing__(self, unit: str) -> Counts:
         for ambiguity in self._ambiguities:
-            if ambiguity.unit == unit or unit == "ambiguous":
+            if unit == "ambiguous" or ambiguity.unit in (unit, HANGS_ON.get(unit, unit)):
                 raise AmbiguousError(ambiguity.message)
         raise KeyError(f"{unit!r}: this batch counts {', '.join(self) or 'nothing'}")
 
@@ -75,6 +87,9 @@ class Stream:
         features: Features that the model makes of each clip, where known.
         placeholders: Its placeholder tokens of each sample, where known.
         token_id: Id of that token, where known.
+        places: Where each unbroken run of them begins and ends, by sample, where known.
+        pieces: Lengths of the runs that the features of each clip are written in, where a clip
+            is several runs.
     """
 
     unit: str
@@ -82,6 +97,8 @@ class Stream:
     features: tuple[int, ...] | None
     placeholders: tuple[int, ...] | None
     token_id: int | None
+    places: tuple[tuple[tuple[int, int], ...], ...] | None = None
+    pieces: tuple[tuple[int, ...], ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +111,9 @@ class Batch:
         counts: Rows per sample of every unit: `counts["image"]` is `(2, 0, 1)`.
         features: Features that the model makes of each row of `layout.feature_key`.
         placeholders: Placeholder tokens of each sample, as `input_ids` has them.
-        runs: Lengths of the unbroken runs of placeholder tokens of each sample.
+        places: Where each unbroken run of placeholder tokens of each sample begins and ends.
+        pieces: Lengths of the runs that the features of each row of `layout.feature_key` are
+            written in, where an image is several runs.
         per_image: Rows (by unit) and features (under `"feature"`) of each image, in order.
         unpadded: Whether a sample's `attention_mask` hides nothing that a later token could
             see; such a sample's mask may be left out.
@@ -105,6 +124,11 @@ class Batch:
             `placeholders` were counted by their id.
         known: Keys that some layout has; to ask for one in vain is no mistake.
         columns: Columns of tokens of each key that should have as many as `input_ids`.
+        inferred: Whether `features` are only what the placeholders suggest, so that these cannot
+            be held against them.
+        strays: Placeholder tokens of each sample, by kind of clips that the batch has none of.
+        promised: Counts that were given, summed, of media that the batch has none of.
+        lacks: Keys that the processor returns and the model takes, and the batch has not.
     """
 
     inputs: Mapping[str, Any]
@@ -112,7 +136,8 @@ class Batch:
     counts: Mapping[str, Counts]
     features: tuple[int, ...] | None = None
     placeholders: tuple[int, ...] | None = None
-    runs: tuple[tuple[int, ...], ...] | None = None
+    places: tuple[tuple[tuple[int, int], ...], ...] | None = None
+    pieces: tuple[tuple[int, ...], ...] | None = None
     per_image: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     unpadded: tuple[bool, ...] | None = None
     ambiguities: tuple[Ambiguity, ...] = ()
@@ -121,6 +146,10 @@ class Batch:
     marked: tuple[int, ...] | None = None
     known: frozenset[str] = frozenset()
     columns: Mapping[str, int] = field(default_factory=dict)
+    inferred: bool = False
+    strays: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    promised: Mapping[str, int] = field(default_factory=dict)
+    lacks: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.counts["sample"])
@@ -178,7 +207,13 @@ class Batch:
         return whole, plain, counted
 
     def planned(self, key: str, samples: Sequence[int]) -> Planned:
-        """The rows of `key` that a chunk of `samples` should get, in their order."""
+        """The rows of `key` that a chunk of `samples` should get, in their order.
+
+        Raises:
+            AmbiguousError: The rows of the key cannot be given to samples.
+        """
+        if key in self.unsettled:
+            raise AmbiguousError(self.unsettled[key])
         axis, media = self.layout[key], self.layout.media.get(key)
         rows = rows_of(self.counts[axis.unit].offsets, samples)
         presence: Presence = "required"
@@ -196,11 +231,30 @@ class Batch:
         elif key == "attention_mask" and self.unpadded is not None and self.layout.causal:
             if all(self.unpadded[sample] for sample in samples):
                 presence = "either"
-        elif key in self.layout.ignored or isinstance(self.inputs.get(key), list):
+        elif key in self.layout.ignored or key in TRAINERS_OWN:
             presence = "either"  # no model looks at it
+        elif isinstance(self.inputs.get(key), list):
+            presence = "either"
         elif key == "labels":
             presence = "either"  # the same logits; nobody overlooks that there is no loss
         return Planned(rows, presence, lean)
+
+    @cached_property
+    def runs(self) -> tuple[tuple[int, ...], ...] | None:
+        """Lengths of the unbroken runs of placeholder tokens of each sample."""
+        if self.places is None:
+            return None
+        return tuple(tuple(end - begin for begin, end in sample) for sample in self.places)
+
+    @property
+    def contradictions(self) -> list[Contradiction]:
+        """What cannot all be right, whoever cuts it."""
+        return [one for one in self.ambiguities if isinstance(one, Contradiction)]
+
+    @cached_property
+    def unsettled(self) -> dict[str, str]:
+        """Keys that cannot be cut, and what would settle each."""
+        return {key: one.message for one in reversed(self.ambiguities) for key in one.keys}
 
     @cached_property
     def token_dims(self) -> dict[str, int]:
@@ -308,7 +362,7 @@ class Batch:
         if not self.image_keys and "image" in self.counts and not self.ambiguities:
             return (0,) * len(self)  # no media key at all: nothing can fill a placeholder
         key = self.layout.feature_key
-        if self.features is None or key is None:
+        if self.features is None or key is None or self.layout[key].unit not in self.counts:
             return None
         before = (0, *accumulate(self.features))
         offsets = self.counts[self.layout[key].unit].offsets

@@ -6,7 +6,7 @@ half a second. Each row of a tensor holds its own number: rows are told apart by
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from vlmdebug.batch import Batch
 from vlmdebug.errors import BadInput
 from vlmdebug.families import FAMILIES, BatchSpec, Family, family_named
-from vlmdebug.families.read import assemble
-from vlmdebug.families.streams import with_clips
+from vlmdebug.families.base import ASKED_FOR, Facts, Hints
+from vlmdebug.families.read import TOKEN_KEYS, assemble
+from vlmdebug.families.release import as_released
+from vlmdebug.families.streams import clip_axes, with_clips
 from vlmdebug.families.tokens import with_token_keys
-from vlmdebug.layout import plural
+from vlmdebug.layout import STREAMS, plural
 from vlmdebug.plan import as_counts
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ class Case:
         """How much there is to read, to sort cases by: samples, what is unusual, and the rest."""
         spec = self.spec
         sizes = *spec.sizes, *spec.frames
-        keys = (spec.padding_side == "left") + spec.labels + spec.position_ids
+        keys = (spec.padding_side == "left") + sum(getattr(spec, key) for key in ASKED_FOR)
         clips = sum(spec.videos_per_sample) + sum(spec.audios_per_sample)
         unusual = sum(size > 1 for size in sizes) + keys + clips
         samples, images = len(spec.images_per_sample), sum(spec.images_per_sample)
@@ -61,19 +63,33 @@ class Limits:
 
     Attributes:
         text_only: Whether there are samples without images.
-        clips: Whether there are videos and audio clips, where the family's models take them.
+        clips: Whether there are videos and audio clips, where the family's models take them; or
+            which of the two.
         position_ids: Whether there are M-RoPE's `position_ids`, where its models take them.
         padding_side: Where shorter samples are padded, `"right"` or `"left"`; either if None.
     """
 
     text_only: bool = True
-    clips: bool = True
+    clips: bool | Collection[str] = True
     position_ids: bool = True
     padding_side: str | None = None
+
+    def clips_of(self, family: Family) -> list[str]:
+        """Kinds of clips that are tried on a family."""
+        if isinstance(self.clips, bool):
+            return family.clips if self.clips else []
+        return [unit for unit in family.clips if unit in self.clips]
 
     def __post_init__(self) -> None:
         if self.padding_side is not None:
             _check_side(self.padding_side)
+        if isinstance(self.clips, str) or not (
+            isinstance(self.clips, bool) or {*self.clips} <= {*STREAMS}
+        ):
+            raise BadInput(
+                f"clips is {self.clips!r}, but it says whether videos and audio clips are tried, "
+                'or which. Nothing was tried. Give True, False, ["video"] or ["audio"].'
+            )
 
 
 def make_batch(
@@ -87,6 +103,7 @@ def make_batch(
     padding_side: str = "right",
     labels: bool = False,
     position_ids: bool = False,
+    second_per_grid_ts: bool = False,
 ) -> Batch:
     """A synthetic batch in `family`'s layout, made without processor or model.
 
@@ -102,6 +119,8 @@ def make_batch(
         labels: Whether there are `labels`, as a collator makes them.
         position_ids: Whether there are M-RoPE's `position_ids`, `(3, sample, seq)`, as trainers
             compute them ahead; where the family's models take them.
+        second_per_grid_ts: Whether there is `second_per_grid_ts`, `(video,)`, as Qwen2.5-VL's
+            processor gives it beside videos.
 
     Raises:
         BadInput: The numbers do not fit together, or the family has no videos, audio or M-RoPE.
@@ -117,7 +136,13 @@ def make_batch(
     _check_side(padding_side)
     _check_places(known, position_ids)
     spec = BatchSpec(known.name, images, given, videos, lengths, audios, padding_side)
-    return make(replace(spec, labels=labels, position_ids=position_ids))
+    if second_per_grid_ts and not (known.timed and videos):
+        raise BadInput(
+            "second_per_grid_ts was asked for, but it has one row per video, and the batch has no "
+            f"videos or {known.name} has no such key. Give videos_per_sample, too, of qwen2_5_vl."
+        )
+    asked = {"position_ids": position_ids, "second_per_grid_ts": second_per_grid_ts}
+    return make(replace(spec, labels=labels, **asked))
 
 
 def _check_side(side: object) -> None:
@@ -173,7 +198,42 @@ def make(spec: BatchSpec) -> Batch:
         inputs, facts = with_clips(family, inputs, facts, spec)
     inputs = with_token_keys(inputs, facts.hints, spec)
     tensors = {key: torch.from_numpy(value) for key, value in inputs.items()}
-    return assemble(replace(facts, inputs=tensors), spec.family)
+    made = assemble(replace(facts, inputs=tensors), spec.family)
+    released = as_released(made.layout, facts.hints.model_type, drawn=True)
+    return made if released is made.layout else replace(made, layout=released)
+
+
+def with_every_key(family: Family) -> Batch:
+    """A batch with each key that some model of the family takes, the rare ones too.
+
+    No model takes all of them, so only their rows mean something.
+    """
+    import torch
+
+    clips = family.clips
+    spec = BatchSpec(
+        family.name,
+        images_per_sample=(1, 0, 2),
+        sizes=(family.sizes[0],) * 3,
+        videos_per_sample=(0, 1, 1) if "video" in clips else (),
+        frames=(1, 1) if "video" in clips else (),
+        audios_per_sample=(2, 1, 0) if "audio" in clips else (),
+        labels=True,
+        position_ids=family.mrope,
+    )
+    batch = make(spec)
+    inputs = dict(batch.inputs)
+    inputs.setdefault("mm_token_type_ids", (inputs["input_ids"] == batch.image_token_id).long())
+    for key in sorted(TOKEN_KEYS - inputs.keys()):
+        inputs[key] = inputs["input_ids"].clone()
+    others = {**family.axes, **clip_axes(family)}
+    for key in [key for key in others if key not in inputs]:
+        rows = batch.counts[others[key].unit].total
+        inputs[key] = torch.full([rows] + [1] * family.shapes.get(key, "").count(","), 2)
+    hints = Hints(model_type=family.name, image_token_id=batch.image_token_id)
+    counts = {unit: tuple(counts) for unit, counts in batch.counts.items()}
+    facts = Facts(inputs, hints, counts.get("image"), counts.get("tile"), counts)
+    return assemble(facts, family.name)
 
 
 # --- drawing -------------------------------------------------------------------------------
@@ -206,8 +266,9 @@ def draw(family: Family, pick: Pick, limits: Limits = Limits()) -> Case:
     most = WIDE_IMAGES if wide else MAX_IMAGES
     images = _drawn_images(pick, samples, _least(limits), most)
     spec = BatchSpec(family.name, images, _drawn_sizes(family, pick, sum(images)))
-    if limits.clips and family.clips and pick(0, 1):
-        spec = _with_drawn_clips(spec, family, pick)
+    clips = limits.clips_of(family)
+    if clips and pick(0, 1):
+        spec = _with_drawn_clips(spec, family, clips, pick)
     spec = replace(
         spec,
         padding_side=limits.padding_side or SIDES[pick(0, 3) // 3],
@@ -259,16 +320,19 @@ def _drawn_sizes(family: Family, pick: Pick, images: int) -> tuple[int, ...]:
     return tuple(family.sizes[pick(0, last)] for _ in range(images))
 
 
-def _with_drawn_clips(spec: BatchSpec, family: Family, pick: Pick) -> BatchSpec:
+def _with_drawn_clips(
+    spec: BatchSpec, family: Family, kinds: Sequence[str], pick: Pick
+) -> BatchSpec:
     """The specification with clips of one kind."""
-    unit = family.clips[pick(0, len(family.clips) - 1)]
+    unit = kinds[pick(0, len(kinds) - 1)]
     clips = tuple(pick(0, MAX_CLIPS) for _ in spec.images_per_sample)
     if not any(clips):
         return spec
     if unit == "audio":
         return replace(spec, audios_per_sample=clips)
     frames = tuple(pick(1, MAX_FRAMES) for _ in range(sum(clips)))
-    return replace(spec, videos_per_sample=clips, frames=frames)
+    timed = family.timed and pick(0, 3) == 3
+    return replace(spec, videos_per_sample=clips, frames=frames, second_per_grid_ts=timed)
 
 
 # --- leaving out ---------------------------------------------------------------------------
@@ -330,6 +394,8 @@ def _plainer(spec: BatchSpec, limits: Limits) -> Iterator[BatchSpec]:
         yield replace(spec, labels=False)
     if spec.position_ids:
         yield replace(spec, position_ids=False)
+    if spec.second_per_grid_ts:
+        yield replace(spec, second_per_grid_ts=False)
     if spec.padding_side == "left" and limits.padding_side is None:
         yield replace(spec, padding_side="right")
 
@@ -383,4 +449,5 @@ def _spec(like: BatchSpec, samples: Sequence[_Sample]) -> BatchSpec:
         videos_per_sample=tuple(len(sample.videos) for sample in samples) if frames else (),
         frames=frames,
         audios_per_sample=audios if any(audios) else (),
+        second_per_grid_ts=like.second_per_grid_ts and bool(frames),
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmdebug.errors import BadInput, VlmDebugError
-from vlmdebug.safe import plain
+from vlmdebug.safe import one_line, plain
 
 OK, FOUND, FAILED = 0, 1, 2
 
@@ -131,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     explain = commands.add_parser(
         "explain", help="what a mismatch code means, with an example and the fix"
     )
-    explain.add_argument("code", nargs="?", help="VLM001 to VLM012; without it, all of them")
+    explain.add_argument("code", nargs="?", help="VLM001 to VLM013; without it, all of them")
     explain.set_defaults(run=_explain)
 
     families = commands.add_parser("families", help="the layouts that are known, and how well")
@@ -163,10 +163,10 @@ def _numbers(text: str) -> list[int]:
 
 
 def _read(options: argparse.Namespace) -> Any:
-    from vlmdebug.families.read import read_batch
+    from vlmdebug.families.read import read_as_it_is
     from vlmdebug.files import load_batch
 
-    return read_batch(
+    return read_as_it_is(
         load_batch(options.file),
         processor=_processor(options.processor),
         num_images=options.num_images,
@@ -293,8 +293,17 @@ def _falsify(options: argparse.Namespace) -> int:
             print(example.to_pytest(_import_name(options.slicer)))
     if not found:
         print("no counterexample, which is evidence and no proof; cases tried:")
-        print("\n".join(f"  {family} {count}" for family, count in tried.items()))
+    for family, count in tried.items():
+        left_out = _not_checked(count)
+        if left_out or not found:
+            print(f"  {family} {int(count)}{left_out}")
     return FOUND if found else OK
+
+
+def _not_checked(count: int) -> str:
+    """What a number of cases says that it left out."""
+    left_out = getattr(count, "left_out", ())
+    return f"; not checked: {', '.join(map(one_line, left_out))}" if left_out else ""
 
 
 def _import_name(slicer: str) -> str:
@@ -312,7 +321,8 @@ def _export(options: argparse.Namespace) -> int:
         print(code.source)
     else:
         print(f"wrote {code.save(options.out)}")
-    print(f"# survived {survived} generated batches of {code.family}", file=sys.stderr)
+    said = f"cut its own batch right, and survived {int(survived)} generated batches of"
+    print(f"# {said} {one_line(code.family)}{_not_checked(survived)}", file=sys.stderr)
     return OK
 
 

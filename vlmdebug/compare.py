@@ -12,8 +12,9 @@ from dataclasses import replace
 from difflib import get_close_matches
 
 from vlmdebug import wording
-from vlmdebug.alone import batch_mismatches, report_of
+from vlmdebug.alone import batch_mismatches, report_of, unsettled_of
 from vlmdebug.batch import Batch
+from vlmdebug.cut_causes import Causes
 from vlmdebug.judge import Judge
 from vlmdebug.mismatch import Mismatch
 from vlmdebug.report import ChunkReport, Report
@@ -24,9 +25,10 @@ def compare(batch: Batch, run: Run) -> Report:
     """Judge every chunk of `run`, then the whole of it, then the batch alone."""
     reports: list[ChunkReport] = []
     mismatches: list[Mismatch] = []
-    unsettled: dict[str, str] = {a.message: a.message for a in batch.ambiguities}
+    unsettled = {text: text for text in unsettled_of(batch)}
+    causes = Causes(batch, run)
     for index, chunk in enumerate(run.chunks):
-        judge = Judge(batch, run, index, chunk)
+        judge = Judge(batch, run, index, chunk, causes)
         reports.append(judge.report())
         mismatches += judge.mismatches
         for key, message in judge.unsettled.items():

@@ -128,4 +128,4 @@ def _write(out: Path) -> None:
     survived = code.verify()
     saved = code.save(out / "slice_inputs.py")
     print(f"report of by_sample       {page}")
-    print(f"corrected slicing code    {saved}  (survived {survived} generated batches)")
+    print(f"corrected slicing code    {saved}  (survived {int(survived)} generated batches)")

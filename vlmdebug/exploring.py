@@ -16,7 +16,7 @@ from vlmdebug.batch import Batch
 from vlmdebug.codegen import export
 from vlmdebug.errors import AmbiguousError, BadInput, VlmDebugError
 from vlmdebug.families.pictures import in_order, scene_of, thumbnail
-from vlmdebug.families.read import read_batch
+from vlmdebug.families.read import read_as_it_is
 from vlmdebug.report import Report
 from vlmdebug.slicers import STORY
 from vlmdebug.tracing.check import Slicer, check
@@ -115,7 +115,7 @@ class Bench:
         if importlib.util.find_spec("trl") is not None:
             for name, loop in TRL.items():
                 self._tried[name] = lambda loop=loop: _trl(loop)
-        self.batch: Batch = read_batch(given, **self._reading)
+        self.batch: Batch = read_as_it_is(given, **self._reading)
         self._originals = None if pictures is None else in_order(pictures, self.batch)
 
     @property
@@ -168,7 +168,7 @@ class Bench:
         if layout:
             said["layout"] = layout
         given = self._given.inputs if isinstance(self._given, Batch) else self._given
-        self.batch = read_batch(given, **{**self._reading, **said})
+        self.batch = read_as_it_is(given, **{**self._reading, **said})
         self.__dict__.pop("_scene", None)
         self.__dict__.pop("_thumbnails", None)
 

@@ -8,12 +8,14 @@ from functools import cached_property
 
 from vlmdebug import wording
 from vlmdebug.batch import BOOKKEEPING, Batch, Planned, Stream
+from vlmdebug.change import UNSURE, Change
+from vlmdebug.cut_causes import WITHOUT_ZEROS, Causes, named, samples_of
 from vlmdebug.errors import AmbiguousError
 from vlmdebug.keys import EXTRAS, TYPE_IDS
 from vlmdebug.layout import plural
 from vlmdebug.mismatch import Mismatch
 from vlmdebug.outcome import Forecast
-from vlmdebug.plan import Rows, chunk_bounds, rows_of
+from vlmdebug.plan import Rows, rows_of
 from vlmdebug.report import ChunkReport, KeyReport
 from vlmdebug.used import Made, Run, Used, UsedChunk
 
@@ -21,21 +23,16 @@ from vlmdebug.used import Made, Run, Used, UsedChunk
 class Judge:
     """One chunk on trial."""
 
-    def __init__(self, batch: Batch, run: Run, index: int, chunk: UsedChunk) -> None:
+    def __init__(
+        self, batch: Batch, run: Run, index: int, chunk: UsedChunk, causes: Causes
+    ) -> None:
+        self.causes = causes
         self.batch, self.run, self.index, self.chunk = batch, run, index, chunk
-        self.rows = self._samples()
+        self.rows = samples_of(batch, run, index, chunk)
         self.samples = tuple(self.rows)
         self.forecast = Forecast(batch, chunk, self.rows)
         self.mismatches: list[Mismatch] = []
         self.unsettled: dict[str, str] = {}
-
-    def _samples(self) -> Rows:
-        """The samples the chunk holds, by its `input_ids`; as planned where these cannot tell."""
-        ids = self.chunk.keys.get("input_ids")
-        if ids is not None and ids.rows is not None and ids.source is None and not ids.rows.foreign:
-            return ids.rows
-        bounds = chunk_bounds(len(self.batch), self.run.chunk_size)
-        return Rows(bounds[self.index : self.index + 1])
 
     def report(self) -> ChunkReport:
         if self.chunk.embedded:
@@ -94,7 +91,7 @@ class Judge:
             self._must_be_absent(key, used)
             return KeyReport("must be absent", planned.rows, used.rows)
         if used.rows is None:
-            self.unsettled[key] = wording.cannot_tell(key, self.index, used.length)
+            self._cannot_tell(key, used)
             return KeyReport("cannot tell", planned.rows, None)
         if not planned.rows.ranges and self._unlooked_at(key, planned):
             return KeyReport("ok", planned.rows, used.rows)
@@ -103,13 +100,7 @@ class Judge:
             self._other_inner(key, used)
             return KeyReport("wrong rows", planned.rows, used.rows)
         if right and used.source is None:
-            if not used.in_step:
-                self._other_columns(key, used)
-                return KeyReport("wrong rows", planned.rows, used.rows)
-            if not used.fits:
-                self.unsettled[key] = wording.cannot_tell(key, self.index, used.length)
-                return KeyReport("cannot tell", planned.rows, used.rows)
-            return KeyReport("ok", planned.rows, used.rows)
+            return KeyReport(self._changed(key, used), planned.rows, used.rows)
         self._wrong_rows(key, planned.rows, used)
         return KeyReport("wrong rows", planned.rows, used.rows)
 
@@ -144,8 +135,9 @@ class Judge:
 
     def _dropped(self, key: str, planned: Rows) -> None:
         silent, then = self.forecast.missing(key)
-        message = wording.dropped(self.batch, key, self.samples, planned, then)
-        self._add("VLM003", message, key, planned, None, silent, cause=None)
+        units = [unit for unit in self._cut_by(key) if unit == WITHOUT_ZEROS]
+        message = wording.dropped(self.batch, key, self.samples, planned, then, units)
+        self._add("VLM003", message, key, planned, None, silent, cause=named(units))
 
     def _does_without(self, key: str, planned: Planned) -> bool:
         """Whether the model makes the same of the chunk without that key."""
@@ -170,8 +162,9 @@ class Judge:
 
     def _must_be_absent(self, key: str, used: Used) -> None:
         silent, then = self.forecast.surplus(key)
-        message = wording.must_be_absent(self.batch, key, self.samples, used, then)
-        cause = _cause(self._cut_by(key, used)) if used.length else None
+        units = self._cut_by(key) if used.length else []
+        message = wording.must_be_absent(self.batch, key, self.samples, used, then, units)
+        cause = named(units)
         self._add("VLM005", message, key, Rows(), used.rows, silent, cause=cause)
 
     def _wrong_rows(self, key: str, planned: Rows, used: Used) -> None:
@@ -180,14 +173,57 @@ class Judge:
             code = "VLM011"
         else:
             code = "VLM002" if used.length == len(planned) else "VLM001"
-        units, (silent, then) = self._cut_by(key, used), self.forecast.wrong(key)
+        units, (silent, then) = self._cut_by(key), self.forecast.wrong(key)
         message = wording.wrong_rows(self.batch, key, self.samples, planned, used, then, units)
-        self._add(code, message, key, planned, used.rows, silent, cause=_cause(units))
+        self._add(code, message, key, planned, used.rows, silent, cause=named(units))
+
+    def _cannot_tell(self, key: str, used: Used) -> None:
+        message = wording.cannot_tell(key, self.index, used.length, used.unread)
+        self.unsettled.setdefault(key, message)
+
+    def _changed(self, key: str, used: Used) -> str:
+        """Right rows that may have become something else: the state of their key."""
+        change = used.change
+        if change is None:
+            return "ok"
+        if change.kind == "columns" or (change.kind == "longer" and self._looks_beyond):
+            self._other_columns(key, used)
+            return "wrong rows"
+        if change.kind in UNSURE and not self._cut_apart(key, change):
+            self.unsettled[key] = wording.may_be_cut(self.batch, key, self.index, used, change)
+            return "cannot tell"
+        silent, then = self.forecast.changed(key, change)
+        whole = tuple(self.batch.inputs[key].shape)
+        message = wording.changed(key, self.samples, change, whole, then)
+        cause = f"{change.kind} {change.dtype[0]}".strip()
+        self._add("VLM011", message, key, used.rows, used.rows, silent, cause=cause)
+        return "wrong rows"
+
+    @property
+    def _looks_beyond(self) -> bool:
+        """Whether the model lays its tokens out by all keys along them: longer ones raise."""
+        return self.batch.layout.strict is not False
+
+    def _cut_apart(self, key: str, change: Change) -> bool:
+        """Whether a media key that shares a dimension of it was not cut alike."""
+        media, keys = self.batch.layout.media, self.chunk.keys
+        if key not in media or change.kind != "padding cut":
+            return False
+        sizes = _sizes(change)
+        for name in media.keys() & keys.keys() - {key}:
+            other, shape = keys[name], self.batch.inputs[name].shape[1:]
+            for have, given in sizes:
+                theirs = _sizes(other.change) if other.change is not None else ()
+                if have in shape and (have, given) not in theirs:
+                    return True
+        return False
 
     def _other_columns(self, key: str, used: Used) -> None:
         ids = self.chunk.keys["input_ids"]
         as_many, strict = used.columns == ids.columns, self.batch.layout.strict is not False
         silent = True if as_many and not strict else None  # M-RoPE looks for its images there
+        if not as_many and self.batch.layout.strict and "pixel_values" in self.chunk.keys:
+            silent = False  # it lays them out token by token
         message = wording.other_columns(key, self.samples, used, ids, silent)
         self._add("VLM011", message, key, used.rows, used.rows, silent, cause="columns")
 
@@ -219,7 +255,7 @@ class Judge:
 
     def _misnamed(self, key: str, used: Used, near: str) -> KeyReport:
         message = wording.unknown_key(self.batch, key, self.samples, near)
-        self._add("VLM004", message, key, None, used.rows, True, cause=None)
+        self._add("VLM004", message, key, None, used.rows, None, cause=None)
         return KeyReport("unknown key", None, used.rows)
 
     def _made_key(self, key: str, made: Made) -> KeyReport:
@@ -245,37 +281,29 @@ class Judge:
             Mismatch(code, message, key, self.index, self.samples, planned, used, silent, cause)
         )
 
-    def _cut_by(self, key: str, used: Used) -> list[str]:
-        """The units by whose offsets the rows may have been cut, other than the key's own."""
-        if not self.samples or used.rows is None:
-            return []
-        first, last = self.samples[0], self.samples[-1] + 1
-        own, total = self.batch.layout[key].unit, self._rows_in_batch(key)
-        found = []
-        for unit, counts in self.batch.counts.items():
-            ends = {last, first + self.run.chunk_size} if unit == "sample" else {last}
-            for end in ends:
-                stop = counts.offsets[min(end, len(counts))] if unit != "sample" else end
-                start = counts.offsets[first]
-                cut = Rows([(min(start, total), min(stop, total))])
-                if unit not in (own, *found) and used.rows == cut:
-                    found.append(unit)
-        return found
-
-    def _rows_in_batch(self, key: str) -> int:
-        return self.batch.counts[self.batch.layout[key].unit].total
+    def _cut_by(self, key: str) -> list[str]:
+        """By what the rows may have been cut; of a single chunk as of all."""
+        return self.causes.of(key)
 
     def _out_of_step(self, features: int | None) -> None:
         placeholders = self.chunk.placeholders
         if features is None or placeholders is None or features == placeholders:
             return
-        if self.unsettled:
+        image_keys = self.batch.image_keys or ("input_ids",)
+        if not self.unsettled.keys().isdisjoint(image_keys):
             return
         if placeholders == self.batch.placeholders_of(self.samples) and not self.run.partial:
             return  # the batch itself is out of step there, and VLM010 says so
         silent = not any(key in self.chunk.keys for key in self.batch.image_keys)
-        message = wording.chunk_out_of_step(self.samples, placeholders, features, silent)
+        message = wording.chunk_out_of_step(self._who, placeholders, features, silent)
         self._add("VLM009", message, "input_ids", None, None, silent, cause=None)
+
+    @property
+    def _who(self) -> str:
+        """Whose tokens the chunk's are, where `input_ids` tell: `sample 1 has`."""
+        if "input_ids" in self.unsettled:
+            return f"chunk {self.index} has"
+        return f"{wording.name_samples(self.samples)} {'has' if len(self.samples) == 1 else 'have'}"
 
     def _streams_out_of_step(self) -> None:
         """Clips whose placeholder tokens this chunk's `input_ids` has not all."""
@@ -291,8 +319,10 @@ class Judge:
                 continue
             if given == step[0] and not self.run.partial:
                 continue  # the batch itself is out of step there, and VLM010 says so
-            message = wording.chunk_out_of_step(self.samples, given, step[1], None, stream.unit)
-            self._add("VLM009", message, "input_ids", None, None, None, cause=None)
+            compared = {"video_grid_thw", "pixel_values_videos"} <= self.chunk.keys.keys()
+            silent = False if compared and stream.unit == "video" else None
+            message = wording.chunk_out_of_step(self._who, given, step[1], silent, stream.unit)
+            self._add("VLM009", message, "input_ids", None, None, silent, cause=None)
 
     def _placeholders_lost(self, stream: Stream, given: int) -> None:
         """Clips whose features are not known, and whose tokens in the batch were not all passed."""
@@ -301,8 +331,14 @@ class Judge:
             return
         owned = sum(stream.placeholders[sample] for sample in self.samples)
         if given < owned:
-            message = wording.placeholders_lost(self.samples, given, owned, stream.unit)
+            message = wording.placeholders_lost(self._who, given, owned, stream.unit)
             self._add("VLM009", message, "input_ids", None, None, None, cause=None)
+
+
+def _sizes(change: Change) -> list[tuple[int, int]]:
+    """Lengths of the dimensions that changed: in the batch, and now."""
+    pairs = zip(change.expected[1:], change.given[1:], strict=False)
+    return [(have, given) for have, given in pairs if have != given]
 
 
 def images_of(batch: Batch, samples: Sequence[int]) -> int | None:
@@ -310,8 +346,3 @@ def images_of(batch: Batch, samples: Sequence[int]) -> int | None:
     if "image" not in batch.counts:
         return None
     return len(rows_of(batch.counts["image"].offsets, samples))
-
-
-def _cause(units: Sequence[str]) -> str | None:
-    """The first unit that fits, in words; mismatches with one cause are one finding."""
-    return f"cut per {units[0]}" if units else None

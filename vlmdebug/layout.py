@@ -20,6 +20,25 @@ UNITS = (
     *("video", VIDEO_PATCH, "frame", "audio", "token", "batch"),
 )
 """What a row can count. `batch`: the value is not cut, each chunk gets all of it."""
+HANGS_ON = {"patch": "image", OWNER: "image", VIDEO_PATCH: "video", "frame": "video"}
+"""Units that are counted by what lies in each image or video, so that these are counted first."""
+OPTIONS = frozenset(
+    [
+        *("num_items_in_batch", "use_cache", "logits_to_keep", "num_logits_to_keep"),
+        *("output_attentions", "output_hidden_states", "output_router_logits"),
+        *("return_dict", "return_loss", "cache_position", "past_key_values"),
+    ]
+)
+"""Arguments of a call that have no row per sample, whatever their shape."""
+TRAINERS_OWN = frozenset(
+    [
+        *("advantages", "rewards", "returns", "values", "loss_scale", "loss_mask"),
+        *("old_per_token_logps", "ref_per_token_logps", "sampling_per_token_logps"),
+        *("importance_sampling_ratio", "tool_mask", "response_mask", "old_log_probs"),
+        *("prompt_ids", "prompt_mask", "completion_ids", "completion_mask"),
+    ]
+)
+"""Keys of trainers with a row per sample, which no model is handed."""
 WithoutMedia = Literal["omit", "either", "keep"]
 """What a chunk whose samples own no media must be given: no key, either way, or its rows."""
 
@@ -87,6 +106,39 @@ class Media:
 
 
 @dataclass(frozen=True)
+class TokenRows:
+    """What a model makes of wrong rows of a key of tokens: True it runs, False it raises.
+
+    None stands for what is not known.
+
+    Attributes:
+        same: As many rows as `input_ids`, of other samples.
+        fewer: Fewer rows, but more than one.
+        one: One row beside several samples.
+        more: More rows than several samples.
+        beside_one: Several rows beside one sample.
+        none: No rows.
+    """
+
+    same: bool | None = None
+    fewer: bool | None = None
+    one: bool | None = None
+    more: bool | None = None
+    beside_one: bool | None = None
+    none: bool | None = None
+
+    def takes(self, given: int, samples: int) -> bool | None:
+        """Whether the model takes so many rows beside those of `samples`."""
+        if given == samples:
+            return self.same
+        if given > samples:
+            return self.beside_one if samples == 1 else self.more
+        if given == 0:
+            return self.none
+        return self.one if given == 1 else self.fewer
+
+
+@dataclass(frozen=True)
 class Layout(Mapping[str, Axis]):
     """Every key's axis: `layout["pixel_values"]` is `Axis(unit="image", dim=0)`.
 
@@ -109,6 +161,8 @@ class Layout(Mapping[str, Axis]):
         optional: Media keys that a batch may lack.
         checks_counts: Whether the model compares features with placeholders at all.
         overview: Which of an image's tiles shows the whole image, where one does.
+        row_by_row: Whether each row of pixels must fit the row of every key that describes it.
+        tokens: What the model makes of wrong rows of each key of tokens, where that is known.
     """
 
     family: str
@@ -124,6 +178,8 @@ class Layout(Mapping[str, Axis]):
     checks_counts: bool = True
     optional: frozenset[str] = frozenset()
     overview: Literal["first", "last"] = "last"
+    row_by_row: bool = False
+    tokens: Mapping[str, TokenRows] = field(default_factory=dict, compare=False, repr=False)
 
     def __getitem__(self, key: str) -> Axis:
         return self.axes[key]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,7 +22,12 @@ CODES = {
     "VLM010": "placeholders and features of the batch differ",
     "VLM011": "rows that are not in the batch",
     "VLM012": "cannot be told",
+    "VLM013": "labels beside other tokens",
 }
+
+
+LOUDNESS = ("silent", "unknown", "loud")
+"""Worst first."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class Mismatch:
 
     @property
     def loudness(self) -> str:
-        return {True: "silent", False: "loud", None: "unknown whether loud"}[self.silent]
+        return {True: "silent", False: "loud", None: "unknown"}[self.silent]
 
     def __str__(self) -> str:
         return f"{self.code} {self.message}"
@@ -85,12 +90,14 @@ class Finding:
 
     @property
     def title(self) -> str:
+        if {"VLM001", "VLM002"} <= {mismatch.code for mismatch in self.mismatches}:
+            return "wrong rows, the same number of them in some chunks"
         return CODES.get(self.code, "a kind of mismatch this version does not know")
 
     @property
     def worst(self) -> Mismatch:
-        """The one that the message tells of: the first silent one, or the first."""
-        return next((m for m in self.mismatches if m.silent), self.mismatches[0])
+        """The one that the message tells of: the first silent one, else unknown, else loud."""
+        return min(self.mismatches, key=lambda mismatch: LOUDNESS.index(mismatch.loudness))
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -109,23 +116,36 @@ class Finding:
     @property
     def loudness(self) -> str:
         """`silent`, `loud`, or how many chunks are which."""
-        by_chunk = {m.chunk: m.loudness for m in reversed(self.mismatches)}
+        by_chunk: dict[int | None, str] = {}
+        for mismatch in sorted(self.mismatches, key=lambda m: LOUDNESS.index(m.loudness)):
+            by_chunk.setdefault(mismatch.chunk, mismatch.loudness)
         words = list(by_chunk.values())
         if len(set(words)) == 1:
             return words[0]
         return ", ".join(
-            f"{word} in {number(words.count(word), 'chunk')}"
-            for word in sorted(set(words), reverse=True)
+            f"{word} in {number(words.count(word), 'chunk')}" for word in LOUDNESS if word in words
         )
 
 
-def group(mismatches: Sequence[Mismatch]) -> tuple[Finding, ...]:
-    """One finding per root cause, the ones that are silent first."""
+def group(mismatches: Sequence[Mismatch], media: Collection[str] = ()) -> tuple[Finding, ...]:
+    """One finding per root cause, worst first; `media` names the keys of images and clips.
+
+    Silent wrong images come first, then what else is silent, then unknown, then loud. An
+    exception of the slicer comes last: it hides whatever the later chunks would have shown.
+    """
     groups: dict[tuple[str, ...], list[Mismatch]] = {}
     for mismatch in mismatches:
         groups.setdefault(_root(mismatch), []).append(mismatch)
     findings = [_finding(members) for members in groups.values()]
-    return tuple(sorted(findings, key=lambda finding: finding.silent is not True))
+    return tuple(sorted(findings, key=lambda finding: _rank(finding, media)))
+
+
+def _rank(finding: Finding, media: Collection[str]) -> int:
+    if finding.code == "VLM008":
+        return 4
+    if finding.silent:
+        return 0 if any(m.silent and m.key in media for m in finding.mismatches) else 1
+    return 3 if finding.silent is False else 2
 
 
 def _root(mismatch: Mismatch) -> tuple[str, ...]:
@@ -140,10 +160,15 @@ def _root(mismatch: Mismatch) -> tuple[str, ...]:
 def _finding(members: list[Mismatch]) -> Finding:
     worst = Finding("", "", tuple(members)).worst
     chunks = list(dict.fromkeys(m.chunk for m in members if m.chunk is not None))
-    others = dict.fromkeys(m.key for m in members if m.key not in (None, worst.key))
     also = []
-    if others and worst.code != "VLM004":
-        also.append(f"The same with {' and '.join(str(key) for key in others)}.")
+    by_key: dict[str, str] = {}
+    for member in sorted(members, key=lambda m: LOUDNESS.index(m.loudness)):
+        if member.key not in (None, worst.key):
+            by_key.setdefault(str(member.key), member.loudness)
+    for loudness in LOUDNESS if worst.code != "VLM004" else ():
+        others = [key for key, own in by_key.items() if own == loudness]
+        said = "The same with" if loudness == worst.loudness else f"{loudness.capitalize()} with"
+        also += [f"{said} {' and '.join(others)}."] if others else []
     if len(chunks) > 1:
         also.append(f"In chunks {listed(chunks)}.")
     message = "\n".join([worst.message, *([" ".join(also)] if also else [])])

@@ -7,15 +7,16 @@ in the chunk were mended, so a finding keeps its loudness whatever stands beside
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import islice
+from itertools import groupby, islice
 from typing import NamedTuple
 
 from vlmdebug import wording
-from vlmdebug.batch import Batch
+from vlmdebug.batch import Batch, Stream
+from vlmdebug.change import Change
 from vlmdebug.errors import AmbiguousError
-from vlmdebug.layout import OWNER
+from vlmdebug.layout import OWNER, TokenRows
 from vlmdebug.plan import Rows
 from vlmdebug.used import Used, UsedChunk
 
@@ -31,6 +32,8 @@ class Outcome(NamedTuple):
 
 
 UNKNOWN = Outcome(None, wording.DEPENDS)
+LOUD = Outcome(False, wording.LOUD)
+CUTS = ("cut", "padding cut")
 
 
 class Forecast:
@@ -49,17 +52,39 @@ class Forecast:
         beside = [name for name in self._group(key) if self.chunk.keys.get(name) is not None]
         return self._only([key, *beside]).with_wrong(key)
 
+    def changed(self, key: str, change: Change) -> Outcome:
+        """What follows from right rows of `key` in another shape, or with other values.
+
+        As tiny models of all families do in transformers 5.23: none takes media with fewer columns
+        than their siblings, and none its feature key with a dimension more or less.
+        """
+        if any(key in stream.keys for stream in self.batch.streams):
+            return UNKNOWN
+        if change.kind == "values":
+            return self._only([key]).with_wrong(key)
+        layout = self.batch.layout
+        loud = (
+            (key == "input_ids" and change.kind in ("dtype", "destroyed") and change.is_recast)
+            or (change.kind in ("lost", "added") and key in ("input_ids", layout.feature_key))
+            or (change.kind in CUTS and layout.checks_counts and self._is_cut_alone(key))
+        )
+        return LOUD if loud else UNKNOWN
+
+    def _is_cut_alone(self, key: str) -> bool:
+        """Whether no other media key of the chunk was cut on another dimension than its rows'."""
+        media = self.batch.layout.media
+        beside = (
+            used.change for name, used in self.chunk.keys.items() if name in media and name != key
+        )
+        return key in media and not any(one is not None and one.kind in CUTS for one in beside)
+
     def missing(self, key: str) -> Outcome:
         """What follows from the lack of `key`, and of the keys that were left out with it."""
-        if key in self._stream_keys:
-            return UNKNOWN
         lacking = [name for name in self._group(key) if name not in self.chunk.keys]
         return self._only([key, *lacking]).without(key)
 
     def surplus(self, key: str) -> Outcome:
         """What follows from `key` where it must be absent."""
-        if key in self._stream_keys:
-            return UNKNOWN
         beside = [name for name in self._group(key) if self.chunk.keys.get(name) is not None]
         return self._only([key, *beside]).with_surplus(key)
 
@@ -68,11 +93,6 @@ class Forecast:
         if key in self.batch.image_keys:
             return self.batch.image_keys
         return next((stream.keys for stream in self.batch.streams if key in stream.keys), ())
-
-    @cached_property
-    def _stream_keys(self) -> frozenset[str]:
-        """Keys of video and audio clips."""
-        return frozenset(key for stream in self.batch.streams for key in stream.keys)
 
     def _only(self, wrong: Collection[str]) -> Call:
         """The chunk as it would be if no other keys than these were wrong."""
@@ -97,7 +117,7 @@ class Forecast:
         if used is None and planned.presence == "either":
             return None
         right = used is not None and used.rows in (planned.rows, planned.lean)
-        if used is not None and right and used.source is None and used.fits and used.in_step:
+        if used is not None and right and used.source is None and used.change is None:
             return used
         return Used(planned.rows, len(planned.rows), inner=self._inner(key))
 
@@ -136,7 +156,8 @@ class Call:
 
     def with_surplus(self, key: str) -> Outcome:
         """What the model makes of it where `key` must be absent."""
-        silent = self.is_silent() if self.features else False  # nothing to see: refused
+        clips = any(key in stream.keys for stream in self.batch.streams)
+        silent = self.is_silent(key) if clips or self.features else False  # nothing to see: refused
         return Outcome(silent, wording.surplus(self.layout.family, key, silent))
 
     def _consequence(self, silent: bool | None, key: str, planned: Rows, used: Used) -> str:
@@ -146,6 +167,8 @@ class Call:
     def _silent_without(self, key: str) -> bool | None:
         if key == "input_ids":
             return False
+        if any(key in stream.keys for stream in self.batch.streams):
+            return self.is_silent(key)
         if self.layout[key].unit == OWNER:
             return None  # other images are made of other features, as many or not
         if "pixel_values" not in self.keys:
@@ -159,7 +182,7 @@ class Call:
         """Features the model would make of the media rows used."""
         key, features = self.layout.feature_key, self.batch.features
         if not self.batch.image_keys:
-            return features_of(self.batch, self.samples)
+            return self.batch.features_of(self.samples)
         if key is None or features is None:
             return None
         used = self.keys.get(key)
@@ -177,39 +200,39 @@ class Call:
         return self.placeholders, features
 
     def is_silent(self, key: str = "") -> bool | None:
-        """Whether the model would take this chunk, whose `key` is wrong, without an exception.
-
-        It compares the number of features with the number of placeholders, and the tensors'
-        lengths with each other; it has no way to see whose pixels they are.
-        """
+        """Whether the model would take this call, whose `key` is wrong, without an exception."""
         layout = self.layout
-        if key in self._stream_keys or self._streams_differ:
-            return None  # what a model makes of clips is not predicted
+        stream = next((one for one in self.batch.streams if key in one.keys), None)
+        if stream is not None:
+            return self._takes_clips(stream)
+        if key in layout and key not in layout.media:
+            return self._takes_tokens(key)
         pixels = self.keys.get("pixel_values")
         if pixels is not None and pixels.length == 0 and "none" in self._media("pixel_values"):
             return True  # the model looks at nothing else then
         if self._lacks_description:
             return False
-        if self._siblings_differ:
-            return None
-        if any(self._is_odd(name, used) for name, used in self.keys.items()):
+        if (
+            self._siblings_differ
+            or self._rows_differ
+            or any(self._is_odd(*item) for item in self.keys.items())
+        ):
             return None
         if not self.lengths_agree:
             return False
-        if key in layout and key not in layout.media:
-            if pixels is not None and self.balance and self.balance[0] != self.balance[1]:
-                return False
-            # Other rows of tokens of the same length; a strict model lays images out by them.
-            return True if layout.strict is False else None
         if not layout.checks_counts:  # then it lays rows and samples side by side
-            rows = [used.length for name, used in self.keys.items() if name in layout.media]
-            return all(count == len(self.samples) for count in rows)
+            rows = {name: used.length for name, used in self.keys.items() if name in layout.media}
+            return all(layout.media[name].takes(rows[name], len(self.samples)) for name in rows)
         balance = self.balance
         if balance is None:
             return None
         if balance[0] != balance[1]:
             return False
-        if not self._runs_agree:
+        if self._rows_differ:
+            return None
+        if balance == (0, 0) and pixels is not None and pixels.length:
+            return False  # no row of pixels becomes a feature
+        if not self._laid_out:
             return False if layout.strict else None
         return not any(
             used.length == 0 and layout.media[name].without == "omit"
@@ -217,13 +240,95 @@ class Call:
             if name in layout.media
         )
 
+    def _takes_clips(self, stream: Stream) -> bool | None:
+        """The same for videos of patches, whose grids say how many tokens and rows each asks for.
+
+        Nothing is said of other videos and of audio: how many features they become is not known.
+        """
+        grids, pixels = self.keys.get("video_grid_thw"), self.keys.get("pixel_values_videos")
+        step, made = self.batch.stream_step(stream, self.samples), stream.features
+        if "video_grid_thw" not in stream.keys or step is None or not made:
+            return None
+        if pixels is None:  # without pixels it compares nothing, but M-RoPE may look for the grid
+            return None if grids is None and step[0] and self.layout.strict else True
+        if step[0] == 0 or grids is None:
+            return False
+        given = [self.keys[key] for key in stream.keys if key in self.keys]
+        if any(self._is_foreign(used) for used in given):
+            return None
+        planned = {key: self.batch.planned(key, self.samples).rows for key in stream.keys}
+        owned = [made[row] for row in planned["video_grid_thw"]]
+        asked = [made[row] for row in grids.rows or ()]
+        if sum(asked) != step[0]:
+            return False
+        if pixels.length != len(planned["pixel_values_videos"]):
+            return False if pixels.length != 1 else None
+        others = set(stream.keys) - {"video_grid_thw", "pixel_values_videos"}
+        alike = all(key in self.keys and self.keys[key].rows == planned[key] for key in others)
+        return True if asked == owned and alike else None
+
+    def _is_foreign(self, used: Used) -> bool:
+        odd = used.source is not None or not used.fits
+        return odd or used.rows is None or used.rows.foreign
+
+    def _takes_tokens(self, key: str) -> bool | None:
+        """The same for a key of tokens: what counts is how many rows it has beside `input_ids`."""
+        layout, used, samples = self.layout, self.keys[key], len(self.samples)
+        unread = key in layout.placing and layout.feature_key not in self.keys
+        if key in layout.ignored or unread:
+            return True
+        if self._is_odd(key, used):
+            return None
+        if key == "input_ids" and (self._out_of_balance or layout.strict):
+            return False if self._out_of_balance else None
+        takes = layout.tokens.get(key, TokenRows()).takes(used.length, samples)
+        if takes is None and key == "attention_mask" and 0 < used.length < samples and used.rows:
+            # Without padding in it, a mask may be passed over before its rows are looked up.
+            return None if used.rows.foreign or self.batch.is_full(key, used.rows) else False
+        return takes and self._places_fit(key)
+
+    def _places_fit(self, key: str) -> bool | None:
+        """Whether M-RoPE can lay the images out by `key` and what is there beside it.
+
+        `get_rope_index` of Qwen2-VL and all that follow it (transformers 5.23): each run of image
+        types takes the next grid, and the places must be as many as the tokens that are not masked.
+        """
+        masks, types = (self.keys.get(name) for name in ("attention_mask", "mm_token_type_ids"))
+        made = self.batch.features
+        used = self.keys.get(self.layout.feature_key or "")
+        placed = {"attention_mask", *self.layout.placing}
+        if not self.layout.strict or key not in placed or used is None or not used.length:
+            return True
+        if "position_ids" in self.keys:
+            return True
+        known = [one for one in (masks, types, used) if one is not None]
+        if types is None or made is None or any(k.rows is None or k.rows.foreign for k in known):
+            return None
+        grids = iter([made[row] for row in used.rows or ()])
+        mask_rows = masks.rows if masks is not None else None
+        for place, row in enumerate(list(types.rows or ())[: len(self.samples)]):
+            marked = self._values("mm_token_type_ids", row)
+            if mask_rows is not None:
+                kept = self._values("attention_mask", list(mask_rows)[place])
+                marked = [one for one, keep in zip(marked, kept, strict=True) if keep]
+            if not _fits_grids(marked, grids):
+                return None if set(marked) - {0, 1} else False
+        return True
+
+    def _values(self, key: str, row: int) -> list[int]:
+        return self.batch.inputs[key][row].tolist()
+
+    @property
+    def _out_of_balance(self) -> bool:
+        """Whether there are pixels, and other features than placeholders."""
+        balance = self.balance if "pixel_values" in self.keys else None
+        return balance is not None and balance[0] != balance[1]
+
     def _is_odd(self, key: str, used: Used) -> bool:
         """Whether its shape, or the tensor it comes from, is one that only some models take."""
         if key not in self.layout:
             return False
-        tokens = key not in self.layout.media and self.layout[key].unit == "sample"
-        broadcast = tokens and used.length == 1 < len(self.samples)
-        return broadcast or not used.fits or used.source is not None
+        return not used.fits or used.source is not None
 
     @cached_property
     def _lacks_description(self) -> bool:
@@ -234,24 +339,6 @@ class Call:
         if "position_ids" in keys:
             missing -= layout.placing  # nobody looks at what they are made of
         return pixels is not None and bool(missing)
-
-    @cached_property
-    def _stream_keys(self) -> frozenset[str]:
-        """Keys of video and audio clips."""
-        return frozenset(key for stream in self.batch.streams for key in stream.keys)
-
-    @cached_property
-    def _streams_differ(self) -> bool:
-        """Whether some key of clips holds other rows than planned."""
-        for key in self._stream_keys:
-            used = self.keys.get(key)
-            try:
-                planned = self.batch.planned(key, self.samples).rows
-            except (AmbiguousError, IndexError):
-                return True
-            if (used.rows if used else Rows()) != planned:
-                return True
-        return False
 
     @cached_property
     def _siblings_differ(self) -> bool:
@@ -279,13 +366,25 @@ class Call:
             alone[row] != flag for row, flag in zip(rows, taken, strict=False)
         )
 
+    @cached_property
+    def _rows_differ(self) -> bool:
+        """Whether rows that must fit one another are those of tiles of other sizes."""
+        features = self.batch.features
+        used = [self.keys[key] for key in self.layout.media if key in self.keys]
+        if not self.layout.row_by_row or features is None:
+            return False
+        if any(one.rows is None or one.rows.foreign for one in used):
+            return True
+        made = {tuple(features[row] for row in one.rows or ()) for one in used}
+        return len(made) > 1
+
     def _media(self, key: str) -> frozenset[str]:
         """Wrong lengths of `key` that the model takes in silence."""
         media = self.layout.media.get(key)
         return media.tolerates if media is not None else frozenset()
 
-    @cached_property
-    def _runs_agree(self) -> bool:
+    @property
+    def _laid_out(self) -> bool:
         """Whether each sample's runs of placeholders are as long as the images laid out there.
 
         The images are handed to the samples in order, one per run, whichever they are.
@@ -310,12 +409,7 @@ class Call:
         feature_key = layout.feature_key
         anchor = keys.get(feature_key) if feature_key else None
         for key, used in keys.items():
-            if key not in layout:
-                continue
-            if key not in layout.media:
-                if layout[key].unit == "sample" and used.length not in (1, len(self.samples)):
-                    return False
-            elif anchor is not None and feature_key is not None:
+            if key in layout.media and anchor is not None and feature_key is not None:
                 expected = self._expected_length(layout[key].unit, layout[feature_key].unit, anchor)
                 if expected is not None and not layout.media[key].takes(used.length, expected):
                     return False
@@ -338,9 +432,8 @@ class Call:
         return sum(per_image[row] for row in anchor.rows)
 
 
-def features_of(batch: Batch, samples: Sequence[int]) -> int | None:
-    """Features of `samples`; None where they are not known."""
-    try:
-        return batch.features_of(samples)
-    except AmbiguousError:
-        return None
+def _fits_grids(marked: Sequence[int], grids: Iterator[int]) -> bool:
+    """Whether each run of image types has a grid left, and all places together are as many."""
+    runs = [len(list(run)) for kind, run in groupby(marked) if kind]
+    taken = list(islice(grids, len(runs)))
+    return bool(marked) and len(taken) == len(runs) and sum(taken) == sum(runs)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlmdebug.compared import Compared
 from vlmdebug.errors import AmbiguousError, BadInput, MismatchError
 from vlmdebug.mismatch import Finding, Mismatch, from_ranges, group, ranges
 from vlmdebug.plan import Rows
@@ -71,6 +72,7 @@ class Report:
         mismatches: Every detail.
         ambiguities: What could not be checked, and what would settle it.
         slicer: The slicer's name.
+        compared: What was held against what, and what was not.
         scene: What stands in the rows, where the report is to be drawn with its images.
     """
 
@@ -84,11 +86,12 @@ class Report:
     ambiguities: tuple[str, ...] = ()
     slicer: str | None = None
     scene: Scene | None = field(default=None, repr=False)
+    compared: tuple[Compared, ...] = field(default=(), repr=False)
     error: BaseException | None = field(default=None, compare=False, repr=False)
 
     @property
     def ok(self) -> bool:
-        return not self.mismatches and not self.ambiguities
+        return self.verdict == "OK"
 
     @property
     def samples(self) -> int:
@@ -96,15 +99,18 @@ class Report:
 
     @property
     def verdict(self) -> str:
-        """`OK`, `MISMATCH` or, where something could not be checked, `AMBIGUOUS`."""
+        """`OK`, `MISMATCH` or, where something or all could not be checked, `AMBIGUOUS`."""
         if self.mismatches:
             return "MISMATCH"
-        return "AMBIGUOUS" if self.ambiguities else "OK"
+        nothing = self.compared and all(one.against is None for one in self.compared)
+        return "AMBIGUOUS" if self.ambiguities or nothing else "OK"
 
     @cached_property
     def findings(self) -> tuple[Finding, ...]:
-        """The mismatches by root cause, silent ones first."""
-        return group(self.mismatches)
+        """The mismatches by root cause, worst first: silent wrong images before all others."""
+        tokens = ("not cut", "one row per sample", "one row per sample on dim 1")
+        media = {key for key, words in self.layout.items() if words not in tokens}
+        return group(self.mismatches, media)
 
     def raise_for_mismatch(self) -> None:
         """Raise if the check did not come out OK.
@@ -131,6 +137,7 @@ class Report:
             "chunks": [_chunk_to_dict(chunk) for chunk in self.chunks],
             "mismatches": [mismatch.to_dict() for mismatch in self.mismatches],
             "ambiguities": list(self.ambiguities),
+            "compared": [asdict(one) for one in self.compared],
             **({"scene": self.scene.to_dict()} if self.scene else {}),
         }
 
@@ -151,6 +158,7 @@ class Report:
             chunks=tuple(_chunk_from_dict(chunk) for chunk in data["chunks"]),
             mismatches=tuple(Mismatch.from_dict(mismatch) for mismatch in data["mismatches"]),
             ambiguities=tuple(data["ambiguities"]),
+            compared=tuple(Compared(**one) for one in data.get("compared", ())),
             scene=Scene.from_dict(data["scene"]) if "scene" in data else None,
         )
 

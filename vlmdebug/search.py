@@ -7,10 +7,19 @@ batch that was tried tells the slicer from a right one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from itertools import chain, islice
+from keyword import iskeyword
 from random import Random
 from time import monotonic
 from typing import Any, NamedTuple
@@ -18,18 +27,48 @@ from typing import Any, NamedTuple
 from vlmdebug.batch import Batch
 from vlmdebug.cases import Case, Limits, draw, make, simplest, smaller
 from vlmdebug.compare import compare
-from vlmdebug.errors import AmbiguousError, BadInput
+from vlmdebug.errors import AmbiguousError, BadInput, MismatchError
 from vlmdebug.families import FAMILIES, BatchSpec, Family, family_named
+from vlmdebug.families.base import ASKED_FOR
+from vlmdebug.families.release import TYPES, takes
 from vlmdebug.families.streams import KEYS, clip_of
 from vlmdebug.mismatch import Mismatch
 from vlmdebug.report import Report
+from vlmdebug.safe import literal, one_line
 from vlmdebug.used import Run
 from vlmdebug.wording import number
 
 FIRST_ROUND = 48
 """Cases of each family that are tried before more of any; each round has four times as many."""
+VLMDEBUG = "import vlmdebug as vd"
 MADE_BY_TRAINERS = ("labels", "position_ids")
 """Token keys that come with some batches, and that other trainers make for themselves."""
+
+
+class Tried(int):
+    """How many cases were judged: a number that knows what was left out of them.
+
+    Attributes:
+        left_out: What was not checked: keys that some cases had and that the slicer passed in none.
+
+    >>> Tried(200, ("input_features",))
+    200 (not checked: input_features)
+    """
+
+    left_out: tuple[str, ...]
+
+    def __new__(cls, cases: int, left_out: Iterable[str] = ()) -> Tried:
+        self = super().__new__(cls, cases)
+        self.left_out = tuple(left_out)
+        return self
+
+    def __repr__(self) -> str:
+        if not self.left_out:
+            return int.__repr__(self)
+        return f"{int.__repr__(self)} (not checked: {', '.join(map(one_line, self.left_out))})"
+
+    __str__ = int.__repr__
+
 
 Slicer = Callable[[Any, int], Iterable[Mapping[str, Any]]]
 
@@ -41,10 +80,12 @@ class Counterexample:
     Attributes:
         case: The batch's specification and the chunk size.
         report: What `check` says of it.
+        call: How a test makes the slicer of what it imports: `"vd.record({})"`.
     """
 
     case: Case
     report: Report
+    call: str = "{}"
 
     @property
     def family(self) -> str:
@@ -70,20 +111,50 @@ class Counterexample:
         """Source of a regression test.
 
         Args:
-            slicer: Where the test imports the slicer from, `module:name`.
+            slicer: Where the test imports from, `module:name`: the slicer or, where that is
+                recorded, the function that calls the model.
+
+        Raises:
+            BadInput: `slicer` has no module or no name.
         """
-        module, _, name = slicer.partition(":")
+        imported, name = _imported(slicer) if "{}" in self.call else (VLMDEBUG, "slicer")
         spec = self.case.spec
         images = "_".join(map(str, spec.images_per_sample))
+        test = "_".join(["test", name, "cuts", spec.family, "images", images])
         return (
-            f"import vlmdebug as vd\nfrom {module} import {name}\n\n\n"
-            f"def test_{name}_cuts_{spec.family}_images_{images}() -> None:\n"
-            f'    batch = vd.make_batch("{spec.family}", {_arguments(spec)})\n\n'
-            f"    vd.check({name}, batch, chunk_size={self.chunk_size}).raise_for_mismatch()\n"
+            f"{imported}\n\n\n"
+            f"def {test}() -> None:\n"
+            f"    batch = vd.make_batch({literal(spec.family)}, {_arguments(spec)})\n"
+            + ("    config = ...  # what `record` was given\n" if "config" in self.call else "")
+            + "\n"
+            f"    vd.check({self.call.format(name)}, batch, chunk_size={self.chunk_size})"
+            ".raise_for_mismatch()\n"
         )
 
     def __repr__(self) -> str:
         return repr(self.case)
+
+
+def _imported(slicer: str) -> tuple[str, str]:
+    """The imports of a test, and the name that the slicer has there."""
+    module, colon, name = slicer.partition(":")
+    if not (colon and module and name):
+        raise BadInput(
+            f"slicer is {one_line(repr(slicer))}, but a test imports it by module and name. "
+            'No test was written. Give "module:name", such as "my_trainer.batches:cut".'
+        )
+    words = [*module.split("."), name]
+    if all(word.isidentifier() and not iskeyword(word) for word in words) and slicer.isascii():
+        ours = name in ("vd", "batch") or name.startswith(("test", "Test"))  # or pytest runs it
+        lines = [VLMDEBUG, f"from {module} import {name}"]
+        return "\n".join(lines) + (" as slicer" if ours else ""), "slicer" if ours else name
+    lines = [
+        "from importlib import import_module",
+        "from operator import attrgetter\n",
+        f"{VLMDEBUG}\n",
+        f"slicer = attrgetter({literal(name)})(import_module({literal(module)}))",
+    ]
+    return "\n".join(lines), "slicer"
 
 
 def _arguments(spec: BatchSpec) -> str:
@@ -95,7 +166,7 @@ def _arguments(spec: BatchSpec) -> str:
         given += f", audios_per_sample={list(spec.audios_per_sample)}"
     if spec.padding_side != "right":
         given += f', padding_side="{spec.padding_side}"'
-    for key in MADE_BY_TRAINERS:
+    for key in ASKED_FOR:
         if getattr(spec, key):
             given += f", {key}=True"
     return given
@@ -109,7 +180,7 @@ def falsify(
     seconds: float | None = None,
     seed: int = 0,
     text_only: bool = True,
-    clips: bool = True,
+    clips: bool | Collection[str] = True,
     position_ids: bool = True,
     padding_side: str | None = None,
     tried: MutableMapping[str, int] | None = None,
@@ -131,12 +202,15 @@ def falsify(
         seconds: Time for the whole search; what is not tried by then is not tried.
         seed: The same seed tries the same cases.
         text_only: Whether samples without images are tried; False where your trainer refuses them.
-        clips: Whether videos and audio clips are tried, where a family's models take them.
+        clips: Whether videos and audio clips are tried, where a family's models take them;
+            `["video"]` or `["audio"]` where your trainer takes one of the two.
         position_ids: Whether M-RoPE's `position_ids` are tried, which some trainers compute ahead
             and lay in the batch; False where yours does not.
         padding_side: `"right"` or `"left"`, where your trainer pads on that side only; both are
             tried by default.
-        tried: Filled with the number of cases judged per family, which is how much a `None` says.
+        tried: Filled with the number of cases judged per family, which is how much a `None` says,
+            each a `Tried`: `left_out` names keys that the slicer never passed, such as those of
+            audio. They were not checked.
 
     Returns:
         The counterexample, or None if every case tried was cut rightly.
@@ -147,12 +221,23 @@ def falsify(
             message names the smallest of these.
     """
     limits = Limits(text_only, clips, position_ids, padding_side)
-    search = _Search(slicer, limits, max_examples, seconds, seed, tried)
-    for case in search.in_rounds(_families(families)):
-        if search.kinds(case):
-            return search.smallest(case)
-    search.refuse_untold()
-    return search.refused()
+    return _Search(slicer, limits, max_examples, seconds, seed, tried).first(_families(families))
+
+
+def survived(slicer: Slicer, family: str, *, max_examples: int, seed: int) -> Tried:
+    """How many cases of one family a slicer survives that passes all keys that its models take.
+
+    Raises:
+        MismatchError: The smallest batch that it cuts wrongly.
+        AmbiguousError: None was seen to be cut wrongly, but some could not be judged.
+    """
+    known, tried = family_named(family), dict[str, int]()
+    search = _Search(slicer, Limits(), max_examples, None, seed, tried, spares=False)
+    found = search.first([known])
+    if found is not None:
+        details = "\n".join(finding.message for finding in found.report.findings)
+        raise MismatchError(f"{found!r}\n{details}", found.report) from found.error
+    return Tried(tried[known.name])
 
 
 def falsify_all(
@@ -163,7 +248,7 @@ def falsify_all(
     seconds: float | None = None,
     seed: int = 0,
     text_only: bool = True,
-    clips: bool = True,
+    clips: bool | Collection[str] = True,
     position_ids: bool = True,
     padding_side: str | None = None,
     tried: MutableMapping[str, int] | None = None,
@@ -178,6 +263,7 @@ def falsify_all(
             first = next(case for case in failing if kind in search.kinds(case))
             example = search.smallest(first, kind)
             found.setdefault(example.case, example)
+    search.note_left_out()
     if not found:
         search.refuse_untold()
     refused = (search.refused(family.name) for family in _families(families))
@@ -226,6 +312,7 @@ class _Search:
         seconds: float | None,
         seed: int,
         tried: MutableMapping[str, int] | None,
+        spares: bool = True,
     ) -> None:
         if not callable(slicer):
             raise BadInput(
@@ -233,7 +320,7 @@ class _Search:
                 "(inputs, chunk_size) that gives the model inputs of each chunk. Nothing was "
                 'tried. Pass the function itself; TRL\'s is vd.trl_slicer("grpo").'
             )
-        self._slicer, self._limits = slicer, limits
+        self._slicer, self._limits, self._spares = slicer, limits, spares
         self._max_examples, self._seed = max_examples, seed
         self._end = None if seconds is None else monotonic() + seconds
         self._tried = {} if tried is None else tried
@@ -241,6 +328,30 @@ class _Search:
         self._failed: dict[Case, Counterexample] = {}
         self._untold: dict[Case, tuple[str, ...]] = {}
         self._refused: dict[Case, Counterexample] = {}
+        self._spared: dict[str, dict[str, None]] = {}
+        self._passed: dict[str, set[str]] = {}
+
+    def first(self, families: Iterable[Family]) -> Counterexample | None:
+        """The smallest batch that is cut wrongly, or None.
+
+        Raises:
+            AmbiguousError: There is none, but some case could not be judged.
+        """
+        for case in self.in_rounds(families):
+            if self.kinds(case):
+                found = self.smallest(case)
+                self.note_left_out()
+                return found
+        self.note_left_out()
+        self.refuse_untold()
+        return self.refused()
+
+    def note_left_out(self) -> None:
+        """Say beside the number of cases which keys were passed in none of them."""
+        for family, cases in self._tried.items():
+            passed = self._passed.get(family, set())
+            left = [key for key in self._spared.get(family, ()) if key not in passed]
+            self._tried[family] = Tried(cases, left)
 
     def in_rounds(self, families: Iterable[Family]) -> Iterator[Case]:
         """Cases of all the families, a few of each before more of any."""
@@ -324,7 +435,8 @@ class _Search:
             return frozenset()
         self._tried[case.spec.family] += 1
         if trial.blamed:
-            self._failed[case] = Counterexample(case, trial.report)
+            call = getattr(self._slicer, "_vlmdebug_call", "{}")
+            self._failed[case] = Counterexample(case, trial.report, call)
         return _kinds(trial.blamed)
 
     def _as(self, case: Case, plainer: Case) -> frozenset[Kind]:
@@ -345,7 +457,8 @@ class _Search:
         ran = run(self._slicer, batch, case.chunk_size, note)
         ran = replace(ran, refuses_whole=self._refuses_whole(case, ran))
         report, handed_on = compare(batch, ran), frozenset(names)
-        spared = _spared(report, handed_on)
+        spared = _spared(report, handed_on) if self._spares else frozenset[str]()
+        self._note(case.spec.family, batch, spared, handed_on)
         blamed = _blamed(report, spared)
         refuses = ran.refuses_whole and all(m.code == "VLM008" for m in blamed)
         return _Trial(report, handed_on, spared, blamed, refuses)
@@ -362,6 +475,15 @@ class _Search:
         whole = make(case.spec)
         again = ran if case.chunk_size >= len(whole) else run(self._slicer, whole, len(whole))
         return type(again.error) is type(ran.error) and str(again.error) == str(ran.error)
+
+    def _note(
+        self, family: str, batch: Batch, spared: frozenset[str], passed: frozenset[str]
+    ) -> None:
+        """Keep what is not checked as long as no case has it passed."""
+        self._passed.setdefault(family, set()).update(passed)
+        unsure = {TYPES} if takes(family, TYPES) is None else set[str]()
+        kept = self._spared.setdefault(family, {})
+        kept.update(dict.fromkeys(key for key in batch.layout if key in spared | unsure))
 
     def _without_its_own(self, case: Case) -> Case:
         """The case without the token keys that the slicer makes even where there are none."""
@@ -386,7 +508,16 @@ class _Search:
         return self._end is not None and monotonic() > self._end
 
 
-NO_CLIPS = {"videos_per_sample": (), "frames": (), "audios_per_sample": ()}
+NO_CLIPS = {
+    "videos_per_sample": (),
+    "frames": (),
+    "audios_per_sample": (),
+    "second_per_grid_ts": False,
+}
+
+
+TIMES = frozenset({"second_per_grid_ts"})
+"""What a loop over all keys may pass of videos, though it takes none."""
 
 
 def _without(case: Case, **fields: Any) -> Case:
@@ -401,7 +532,7 @@ def _spared(report: Report, handed_on: frozenset[str]) -> frozenset[str]:
     """
     spared = frozenset({"position_ids"}) - handed_on
     tries = any(m.code == "VLM004" and _is_slip(m, KEYS) for m in report.mismatches)
-    return spared if handed_on & KEYS or tries else spared | KEYS
+    return spared if handed_on & (KEYS - TIMES) or tries else spared | KEYS
 
 
 def _is_slip(mismatch: Mismatch, keys: Iterable[str]) -> bool:
@@ -412,7 +543,9 @@ def _is_slip(mismatch: Mismatch, keys: Iterable[str]) -> bool:
 
 def _blamed(report: Report, spared: frozenset[str]) -> tuple[Mismatch, ...]:
     """The mismatches without the spared keys that were left out, and what follows from that."""
-    out = [m for m in report.mismatches if m.code == "VLM003" and m.key in spared]
+    out = [
+        m for m in report.mismatches if m.key in spared and (m.code == "VLM003" or m.key in TIMES)
+    ]
     causes = {m.cause for m in out if m.cause is not None}
     return tuple(
         m

@@ -97,17 +97,25 @@ def merged_5452(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
 def corrected(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
     """Each tensor by what its rows count; no media keys for a chunk without media."""
     samples = len(inputs["input_ids"])
-    media = {key: inputs[key] for key in (*_MEDIA, *_VIDEO, *_AUDIO) if inputs.get(key) is not None}
+    tokens = _present(inputs, (*_TOKENS, *_RARE_TOKENS))
+    media = _present(inputs, (*_MEDIA, *_VIDEO, *_AUDIO))
     images = [0, *accumulate(inputs.get("num_images", [0] * samples))]
     videos = [0, *accumulate(inputs.get("num_videos", [0] * samples))]
     audios = [0, *accumulate(inputs.get("num_audios", [0] * samples))]
     offsets = _offsets(media, inputs, samples, images) | _video_offsets(media, videos)
     offsets |= dict.fromkeys(_AUDIO, audios)
+    tiles = inputs.get("num_tiles")  # an image has some, and so has a video of InternVL's
+    pictures = images if tiles is None else [0, *accumulate(tiles)]
+    options = {key: value for key, value in inputs.items() if _is_option(value)}
+    places = inputs.get("position_ids")
     for start in range(0, samples, chunk_size):
         stop = min(start + chunk_size, samples)
-        chunk = _token_keys(inputs, start, stop)
+        chunk = {key: value[start:stop] for key, value in tokens.items()} | options
+        if places is not None:  # M-RoPE's are (3, sample, seq)
+            mrope = len(places.shape) == 3 and places.shape[1] == samples
+            chunk["position_ids"] = places[:, start:stop] if mrope else places[start:stop]
         for key, rows in media.items():
-            owned = videos if key in _VIDEO else audios if key in _AUDIO else images
+            owned = videos if key in _VIDEO else audios if key in _AUDIO else pictures
             if owned[start] < owned[stop] or "aspect_ratio_ids" in media:  # Mllama keeps its row
                 chunk[key] = rows[offsets[key][start] : offsets[key][stop]]
         yield chunk
@@ -161,6 +169,13 @@ _TOKENS = (
     "moe_mm_token_type_ids",
     "labels",
 )
+_RARE_TOKENS = (
+    "inputs_embeds",
+    "rope_deltas",
+    "decoder_input_ids",
+    "decoder_attention_mask",
+)
+"""The loops of the story do not have them."""
 _MEDIA = (
     "pixel_values",
     "high_res_pixel_values",
@@ -182,8 +197,15 @@ _VIDEO = (
     "video_grid_thw",
     "num_frames_per_video",
     "video_position_ids",
+    "second_per_grid_ts",
+    "video_second_per_grid",
+    "video_merge_sizes",
 )
 _AUDIO = ("input_features", "input_features_mask", "feature_attention_mask")
+
+
+def _present(inputs: Inputs, keys: tuple[str, ...]) -> Inputs:
+    return {key: inputs[key] for key in keys if inputs.get(key) is not None}
 
 
 def _token_keys(inputs: Inputs, start: int, stop: int) -> Inputs:
@@ -203,6 +225,11 @@ def _grid_offsets(grid: Any, num_images: list[int]) -> tuple[list[int], list[int
     images = [0, *accumulate(num_images)]
     patches = [0, *accumulate(prod(map(int, sides)) for sides in grid.tolist())]
     return images, [patches[image] for image in images]
+
+
+def _is_option(value: Any) -> bool:
+    """Whether it has no rows, as `use_cache`, so that each chunk gets all of it."""
+    return value is not None and not isinstance(value, (list, tuple)) and not _is_tensor(value)
 
 
 def _is_tensor(value: Any) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from vlmdebug.change import Change
 from vlmdebug.plan import Rows
 
 
@@ -18,20 +19,25 @@ class Used(NamedTuple):
         length: Of the tensor on the axis.
         source: The batch key whose rows these are, if it is another one.
         inner: Length of the padded dimension that follows the axis, if the layout has one.
-        fits: Whether its other dimensions are as long as the batch's.
+        change: How it differs from these rows; None where it does not, but for rounding.
         columns: How many columns of tokens it has, where it lies along them.
-        in_step: Whether its columns of tokens are those of the chunk's `input_ids`.
         dims: How many dimensions it has.
+        unread: Why its values cannot be read, where they cannot.
     """
 
     rows: Rows | None
     length: int
     source: str | None = None
     inner: int | None = None
-    fits: bool = True
+    change: Change | None = None
     columns: int | None = None
-    in_step: bool = True
     dims: int = 0
+    unread: str | None = None
+
+    @property
+    def fits(self) -> bool:
+        """Whether its other dimensions are as long as the batch's."""
+        return self.change is None or not self.change.reshapes
 
 
 class Made(NamedTuple):

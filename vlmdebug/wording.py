@@ -8,17 +8,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from vlmdebug.cut_causes import WITHOUT_ZEROS
 from vlmdebug.layout import STREAMS, plural
 from vlmdebug.plan import Rows
 
 if TYPE_CHECKING:
     from vlmdebug.batch import Batch
+    from vlmdebug.change import Change
     from vlmdebug.layout import Axis
     from vlmdebug.used import Used
 
 
 DEPENDS = "Depending on the model it raises or computes something else."
 """What follows where models differ."""
+LOUD = "The model will raise."
 WRONG_TOKENS = "it reads the wrong tokens"
 
 
@@ -132,10 +135,22 @@ def _remedy(batch: Batch, key: str, used: Used, units: Sequence[str]) -> str:
     unit = batch.layout[key].unit
     if used.rows is not None and used.rows.foreign and used.source is None:
         return f"Hand over the rows of {key} unchanged, or say what you changed."
+    if WITHOUT_ZEROS in units:
+        return _zeros(batch, key, units)
     mistaken = f", not per {' or '.join(units)}" if units else ""
     if unit == "sample":
         return f"Cut {key} per sample{mistaken}: it has one row per sample."
     return f"Cut {key} per {unit}{mistaken}; vlmdebug.export(batch) writes that code."
+
+
+def _zeros(batch: Batch, key: str, units: Sequence[str]) -> str:
+    """What to do where the samples that own nothing are missing from the counts."""
+    if WITHOUT_ZEROS not in units:
+        return ""
+    return (
+        f"The offsets of {key} were computed without the samples that have no "
+        f"{batch.layout[key].unit}: keep a 0 in the counts for each of them."
+    )
 
 
 def other_columns(
@@ -149,8 +164,9 @@ def other_columns(
         said = f"{key} with {used.columns} columns beside {ids.columns} of {its} input_ids"
     what = {
         True: "Both are the same length, so the model will not raise: it reads other tokens.",
+        False: LOUD,
         None: DEPENDS,
-    }[silent or None]
+    }[silent]
     return (
         f"{name_samples(samples)} {verb} given {said}.\n{what}\n"
         "Trim and pad all that lies along the tokens by the same columns."
@@ -199,17 +215,31 @@ def more_columns(key: str, width: int, wide: int) -> str:
     )
 
 
-def dropped(batch: Batch, key: str, samples: Sequence[int], planned: Rows, then: str) -> str:
-    """VLM003."""
+def dropped(
+    batch: Batch,
+    key: str,
+    samples: Sequence[int],
+    planned: Rows,
+    then: str,
+    units: Sequence[str] = (),
+) -> str:
+    """VLM003; `then` and `units` as for `wrong_rows`."""
     verb, own = ("was", "owns") if len(samples) == 1 else ("were", "own")
     return (
         f"{name_samples(samples)} {verb} given no {key} but {own} {_rows(batch, key, planned)}.\n"
-        f"{then}\nPass {key} on."
+        f"{then}\n{_zeros(batch, key, units) or f'Pass {key} on.'}"
     )
 
 
-def must_be_absent(batch: Batch, key: str, samples: Sequence[int], used: Used, then: str) -> str:
-    """VLM005."""
+def must_be_absent(
+    batch: Batch,
+    key: str,
+    samples: Sequence[int],
+    used: Used,
+    then: str,
+    units: Sequence[str] = (),
+) -> str:
+    """VLM005; `then` and `units` as for `wrong_rows`."""
     has = "has" if len(samples) == 1 else "have"
     verb = "was" if len(samples) == 1 else "were"
     rows = "rows that cannot be told" if used.rows is None else _rows(batch, key, used.rows)
@@ -220,7 +250,7 @@ def must_be_absent(batch: Batch, key: str, samples: Sequence[int], used: Used, t
     return (
         f"{name_samples(samples)} {has} no {thing} but {verb} given {rows}.\n"
         f"{then}\n"
-        f"Leave {key} out of a chunk without {plural(thing)}."
+        f"{_zeros(batch, key, units) or f'Leave {key} out of a chunk without {plural(thing)}.'}"
     )
 
 
@@ -262,13 +292,91 @@ def stale_lookup(batch: Batch, asked: str, near: str) -> str:
     )
 
 
-def cannot_tell(key: str, chunk: int, count: int) -> str:
+def cannot_tell(key: str, chunk: int, count: int, unread: str | None = None) -> str:
     """Rows that could not be told; no mismatch."""
+    if unread is not None:
+        return (
+            f"Could not match {key} to rows of the batch (first in chunk {chunk}): it is {unread}. "
+            f"{key} was not checked in these chunks. Pass a dense tensor of numbers."
+        )
     return (
         f"Which rows of the batch the chunks' {key} holds cannot be told (first in chunk {chunk}, "
         f"{number(count, 'row')}): its values or shape were changed. It was not judged there. "
         "Pass the rows on unchanged, or change them after slicing."
     )
+
+
+def may_be_cut(batch: Batch, key: str, chunk: int, used: Used, change: Change) -> str:
+    """Rows of which padding was cut off, or with more columns than tokens; no mismatch."""
+    if change.kind == "longer":
+        return (
+            f"{key} has {used.columns} columns of tokens, more than input_ids (first in chunk "
+            f"{chunk}): some models look no further than input_ids, others raise. Trim both "
+            "alike, or ask the model: vlmdebug.prove."
+        )
+    return (
+        f"{_cut_columns(key, change)} (first in chunk {chunk}). Only padding was cut off, which "
+        f"some models do not need. Pass {key} uncut, or ask the model: vlmdebug.prove."
+    )
+
+
+def changed(
+    key: str,
+    samples: Sequence[int],
+    change: Change,
+    whole: tuple[int, ...],
+    then: str,
+) -> str:
+    """VLM011: the right rows in another shape, or with other values; `then`: what follows."""
+    verb = "was" if len(samples) == 1 else "were"
+    said, todo = _change(key, change, whole)
+    return f"{name_samples(samples)} {verb} given {said}.\n{then}\n{todo}"
+
+
+def _change(key: str, change: Change, whole: tuple[int, ...]) -> tuple[str, str]:
+    """What was given, and what to do."""
+    shapes = f"{change.given} in place of {change.expected}"
+    now, before = change.dtype
+    keep = f"Pass the rows of {key} with all their dimensions: {key}[start:stop]."
+    match change.kind:
+        case "cut" | "padding cut":
+            said = f"{key} with shape {shapes}: {_cut_columns(key, change)}"
+            return said, f"Cut only the dimension of the rows: {key}[start:stop]."
+        case "grown":
+            return f"{key} with shape {shapes}: columns were added", keep
+        case "lost":
+            return f"{key} with shape {shapes}: a dimension was lost", keep
+        case "added":
+            return f"{key} with shape {shapes}: a dimension was added", keep
+        case "plane":
+            count = f"{change.given[0] if len(change.given) == len(whole) else 1} of {whole[0]}"
+            planes = f"{key} with shape {shapes}: one plane of three was passed"
+            if whole[0] != 3 or not count.startswith("1 "):
+                planes = f"{key} with shape {shapes}: planes {count} were passed"
+            return planes, f"Cut {key} on dim 1: {key}[:, start:stop]."
+        case "reshaped":
+            return f"{key} with shape {shapes}: it was reshaped", keep
+        case "destroyed":
+            cast = f"as {now}, where the batch has {before}" if now != before else f"in {now}"
+            return (
+                f"{key} {cast}: its values were destroyed by a cast",
+                f"Pass {key} as {before}, or round it to 16 bits at most.",
+            )
+        case "dtype":
+            said = f"{key} as {now}, but token ids are looked up as int64 or int32"
+            return said, f"Pass {key} as {before}: cast only tensors of floating point."
+        case _:
+            return (
+                f"{key} with the batch's rows but other values: changed or moved within the rows",
+                f"Pass the rows of {key} unchanged.",
+            )
+
+
+def _cut_columns(key: str, change: Change) -> str:
+    """`columns of pixel_values were cut: 63 of 1176`."""
+    pairs = zip(change.given, change.expected, strict=True)
+    cut = [f"{given} of {have}" for given, have in pairs if given != have]
+    return f"columns of {key} were cut: {' and '.join(cut)}"
 
 
 def embedded(chunk: int) -> str:
@@ -337,59 +445,34 @@ def reordered(position: int, sample: int) -> str:
 
 
 def chunk_out_of_step(
-    samples: Sequence[int], placeholders: int, features: int, silent: bool | None, unit: str = ""
+    who: str, placeholders: int, features: int, silent: bool | None, unit: str = ""
 ) -> str:
-    """VLM009; `unit` names clips, where it is not about images."""
+    """VLM009; `who` is `sample 1 has`; `unit` names clips, where it is not about images."""
     what = {
         True: "The model will not raise: without pixels it compares nothing.",
         False: "The model will raise.",
         None: DEPENDS,
     }[silent]
     tokens = number(placeholders, f"{unit} placeholder token".strip())
-    has = "has" if len(samples) == 1 else "have"
+    todo = "Do not cut columns of input_ids that hold placeholder tokens."
+    if placeholders > features > 0:
+        todo = (
+            f"{number(placeholders - features, 'placeholder token')} too many: a placeholder that "
+            "was expanded already was likely expanded again. Expand each placeholder once."
+        )
     return (
-        f"{name_samples(samples)} {has} {tokens} in this chunk's "
-        f"input_ids but {number(features, 'feature')}.\n{what}\n"
-        "Do not cut columns of input_ids that hold placeholder tokens."
+        f"{who} {tokens} in this chunk's input_ids but {number(features, 'feature')}.\n"
+        f"{what}\n{todo}"
     )
 
 
-def placeholders_lost(samples: Sequence[int], given: int, owned: int, unit: str) -> str:
-    """VLM009 for clips of which it is not known how many features they become."""
-    has = "has" if len(samples) == 1 else "have"
+def placeholders_lost(who: str, given: int, owned: int, unit: str) -> str:
+    """VLM009 for clips of which it is not known how many features they become; `who` as above."""
     left = number(given, f"{unit} placeholder token") if given else f"no {unit} placeholder token"
     return (
-        f"{name_samples(samples)} {has} {left} in this chunk's input_ids but {owned} in the batch, "
+        f"{who} {left} in this chunk's input_ids but {owned} in the batch, "
         f"and all rows of {plural(unit)}.\n{DEPENDS}\n"
         "Do not cut columns of input_ids that hold placeholder tokens."
-    )
-
-
-def out_of_step(batch: Batch, sample: int, placeholders: int, features: int) -> str:
-    """A whole sample whose tokens and images disagree, with the likely cause."""
-    has = f"sample {sample} has {number(placeholders, 'placeholder token')}"
-    images = f"its images become {number(features, 'feature')}"
-    if placeholders > features:
-        extra = placeholders - features
-        return f"{has} but {images}: {extra} too many.\n{_whole_batch(batch)}\n" + (
-            f"{number(extra, 'lone placeholder')} is likely sampled by a model in its completion: "
-            "forbid that token id in generation."
-            if extra <= 3
-            else "Give the batch every image that the text names, or check num_images."
-        )
-    if not placeholders:
-        return (
-            f"{has} but {images}: the text names none of them.\n{_whole_batch(batch)}\n"
-            "The chat template likely has no image placeholder, or the prompt was made without "
-            "it: print the text of that sample."
-        )
-    cut = features - placeholders
-    where = _cut_images(batch, sample)
-    return (
-        f"{has} but {images}: {cut} were cut{f' from {where}' if where else ''}.\n"
-        f"{_whole_batch(batch)}\n"
-        "Truncation (max_length) likely cut the text inside an image: "
-        "raise max_length or drop that image with all its tokens."
     )
 
 
@@ -404,17 +487,6 @@ def marked_otherwise(sample: int, counted: int, marked: int) -> str:
     )
 
 
-def clips_out_of_step(unit: str, sample: int, placeholders: int, features: int) -> str:
-    """VLM010 for video or audio clips."""
-    return (
-        f"sample {sample} has {number(placeholders, f'{unit} placeholder token')} but its "
-        f"{plural(unit)} become {number(features, 'feature')}.\n"
-        f"{DEPENDS}\n"
-        "Truncation (max_length) may have cut the text inside a clip, or the clips are not this "
-        f"sample's: check num_{unit}s."
-    )
-
-
 def clips_unknown(unit: str) -> str:
     """Clips whose placeholders and features could not be compared."""
     return (
@@ -425,73 +497,8 @@ def clips_unknown(unit: str) -> str:
 
 def steps_unknown(batch: Batch) -> str:
     """Placeholders and features that could not be compared."""
-    missing = "features" if batch.features is None else "placeholder tokens"
+    missing = "placeholder tokens" if batch.placeholders is None else "features"
     return (
         f"How many {missing} each image has is not known, so placeholders and features were not "
         "compared; rows can be cut all the same. Pass processor= or config=."
     )
-
-
-def totals_out_of_step(placeholders: int, features: int) -> str:
-    """VLM010 where images per sample are not known."""
-    return (
-        f"The batch has {number(placeholders, 'placeholder token')} but its images become "
-        f"{number(features, 'feature')}.\nThe model will raise, naming just these totals.\n"
-        "Pass num_images=[…] to see which sample and image it is."
-    )
-
-
-def _whole_batch(batch: Batch) -> str:
-    every = range(len(batch))
-    if not batch.image_keys:
-        return "The model will not raise: without pixels it compares nothing and sees no image."
-    if batch.features_of(every) == batch.placeholders_of(every):
-        if batch.layout.strict:
-            return (
-                "The totals of the batch agree, but the model lays images out sample by sample "
-                "and will raise."
-            )
-        return "The totals of the batch agree, so the model will not raise on the whole batch."
-    return "The model will raise, naming totals only."
-
-
-def _cut_images(batch: Batch, sample: int) -> str | None:
-    """Which images of the sample lost placeholder tokens: `image 1 (30 of 64 left)`.
-
-    Truncation takes tokens from one end. The unbroken runs of placeholder tokens tell from
-    which; where they do not, no image is named.
-    """
-    wanted = batch.per_image.get("feature")
-    if wanted is None or batch.runs is None or "image" not in batch.counts:
-        return None
-    start, stop = batch.counts["image"].offsets[sample : sample + 2]
-    wants, runs = list(wanted[start:stop]), list(batch.runs[sample])
-    at_end = _kept(wants, runs)
-    at_start = _kept(wants[::-1], runs[::-1])
-    kept = at_end if at_end is not None else at_start and at_start[::-1]
-    if kept is None or (at_end and at_start and at_end != at_start[::-1]):
-        return None
-    return ", ".join(
-        f"image {image} ({have} of {want} left)"
-        for image, (have, want) in enumerate(zip(kept, wants, strict=True))
-        if have != want
-    )
-
-
-def _kept(wants: Sequence[int], runs: Sequence[int]) -> list[int] | None:
-    """Tokens left of each image if the last ones were cut, or None where runs contradict that."""
-    left, kept = sum(runs), []
-    for want in wants:
-        kept.append(min(want, left))
-        left -= kept[-1]
-    ends, total = {0}, 0
-    for have in kept:
-        total += have
-        ends.add(total)
-    # Every image's end is the end of a run, unless images stand side by side.
-    total = 0
-    for run in runs:
-        total += run
-        if total not in ends and len(runs) <= len(wants):
-            return None
-    return kept

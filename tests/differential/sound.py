@@ -64,13 +64,20 @@ class Sound:
     def chunk(self, samples: range, of: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """What a chunk of these samples should get, as views of `of` (the batch's own tensors)."""
         inputs = self.inputs if of is None else of
-        chunk = {key: inputs[key][samples.start : samples.stop] for key in self.tokens}
-        has_images = any(self.images[sample] for sample in samples)
-        for key in self.media if has_images or self.family in KEPT_WITHOUT_IMAGES else ():
-            per_sample = self.owned[key]
-            ends = [0, *accumulate(per_sample or [1] * len(self.images))]
-            chunk[key] = inputs[key][ends[samples.start] : ends[samples.stop]]
+        rows = slice(samples.start, samples.stop)
+        chunk = {
+            key: inputs[key][:, rows] if key == "position_ids" else inputs[key][rows]
+            for key in self.tokens
+        }
+        for key in self.media:
+            if any(self.needs(key, sample) for sample in samples):
+                ends = [0, *accumulate(self.owned[key] or [1] * len(self.images))]
+                chunk[key] = inputs[key][ends[samples.start] : ends[samples.stop]]
         return chunk
+
+    def needs(self, key: str, sample: int) -> bool:
+        """Whether a chunk with this sample must have that media key."""
+        return self.images[sample] > 0 or self.family in KEPT_WITHOUT_IMAGES
 
     def chunks(self, size: int) -> list[range]:
         total = len(self.images)

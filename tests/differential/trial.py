@@ -19,6 +19,7 @@ from differential.mutations import (
     CHUNKS,
     KEYS,
     OF_ONE_KEY,
+    ROWS,
     Chunk,
     Mutation,
     OfChunks,
@@ -29,6 +30,7 @@ from differential.sound import Sound, run
 from vlmdebug.errors import VlmDebugError
 
 RAISES, DIFFERS, SAME, UNKNOWN = "raises", "differs", "the same", "unknown"
+WRONG = "not asked, the values are wrong"
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,7 @@ def _fault(pair: Pair, report: Any, outcome: Outcome) -> str:
     verdict, truth = outcome.verdict, outcome.truth
     if not outcome.changed:
         return {"OK": "", "MISMATCH": "false alarm"}.get(verdict, "false doubt")
-    if verdict == "OK" and truth in (RAISES, DIFFERS):
+    if verdict == "OK" and truth in (RAISES, DIFFERS, WRONG):
         return "missed"
     if (
         verdict == "MISMATCH"
@@ -210,7 +212,24 @@ def _truth(pair: Pair, chunks: Sequence[Chunk | None]) -> str:
         return SAME if list(pair.order) == list(range(len(sizes))) else DIFFERS
     chunk = chunks[pair.at]
     assert chunk is not None
+    if pair.sound.model is None:
+        return _by_values(pair, chunk)
     return of_chunk(pair.sound, sizes[pair.at], chunk)
+
+
+PIXELS = ("pixel_values", "pixel_values_videos", "input_features")
+
+
+def _by_values(pair: Pair, chunk: Chunk) -> str:
+    """What is certain without a model: a chunk with other media than its samples' own is wrong."""
+    if not isinstance(pair.mutation, Mutation):
+        return UNKNOWN
+    right = pair.sound.chunk(pair.sound.chunks(pair.chunk_size)[pair.at])[pair.key]
+    given = chunk[pair.key]
+    if given.shape == right.shape and torch.equal(given.double(), right.double()):
+        return UNKNOWN  # in another precision
+    media = pair.key in pair.sound.media and pair.mutation in ROWS
+    return WRONG if media or pair.key in PIXELS or pair.key == "input_ids" else UNKNOWN
 
 
 def of_chunk(sound: Sound, samples: range, chunk: Chunk) -> str:

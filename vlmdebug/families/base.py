@@ -9,15 +9,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import accumulate, pairwise
-from math import isqrt
+from math import isqrt, prod
 from typing import Any, ClassVar
 
 import numpy as np
 
 from vlmdebug.batch import Ambiguity
 from vlmdebug.errors import BadInput
+from vlmdebug.families.formulas import AudioRule, PixelRule, VideoRule
+from vlmdebug.families.release import as_released
+from vlmdebug.families.token_rows import token_rows
 from vlmdebug.layout import STREAMS, Axis, Layout, Media
 from vlmdebug.plan import Counts
 
@@ -32,10 +35,54 @@ def to_numpy(value: Any) -> np.ndarray:
     if not hasattr(value, "detach"):
         return np.asarray(value)
     value = value.detach().cpu()
+    if value.is_neg() or value.is_conj():  # views that are negated when they are read
+        value = value.resolve_neg().resolve_conj()
     try:
         return value.numpy()
     except TypeError:  # bfloat16, float8
         return value.float().numpy()
+
+
+def places_of(mask: np.ndarray) -> tuple[tuple[tuple[int, int], ...], ...]:
+    """Where each unbroken run of a mask `(sample, seq)` begins and ends, by sample."""
+    samples, width = mask.shape
+    flat = np.zeros(samples * (width + 1) + 1, dtype=bool)  # a column of False before each row
+    flat[:-1].reshape(samples, width + 1)[:, 1:] = mask
+    edges = np.flatnonzero(flat[1:] != flat[:-1]).tolist()
+    found: list[list[tuple[int, int]]] = [[] for _ in range(samples)]
+    for begin, end in zip(edges[::2], edges[1::2], strict=True):
+        sample, place = divmod(begin, width + 1)
+        found[sample].append((place, place + end - begin))
+    return tuple(map(tuple, found))
+
+
+def unreadable(value: Any) -> str | None:
+    """Why the values of a tensor cannot be compared, in words: `on the meta device`."""
+    if isinstance(value, np.ndarray):
+        return None if value.dtype.kind in "biuf" else f"an array of {value.dtype}"
+    if getattr(value, "is_nested", False):
+        return "nested"
+    if not hasattr(value, "layout"):
+        return None  # no tensor of torch's
+    laid_out = _laid_out(value.layout)
+    if laid_out is not None:
+        return laid_out
+    if getattr(value, "is_meta", False):
+        return "on the meta device, which holds no values"
+    if getattr(value, "is_quantized", False):
+        return "quantized"
+    if value.is_complex():
+        return "of complex numbers"
+    return None
+
+
+@cache
+def _laid_out(layout: Any) -> str | None:
+    """What is said of a torch layout in which rows do not lie in memory one after another."""
+    name = str(layout).removeprefix("torch.")
+    if name == "strided":
+        return None
+    return "sparse" if "sparse" in name else f"laid out as {name}"
 
 
 ALONG_TOKENS = ("attention_mask", "token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
@@ -48,7 +95,10 @@ class Hints:
 
     `image_edges` are the tokens that begin and end an image in the text. `attends_both_ways` says
     that the placeholder tokens of an image see each other, later ones too. `tokens_per_image`
-    takes a list of `(height, width)` and gives placeholder tokens each.
+    takes a list of `(height, width)` and gives placeholder tokens each. `returned_keys` are
+    those that the processor says it returns, `taken_keys` those that the model's forward names. The
+    `features_of_` rules
+    are those of `vlmdebug.families.formulas`.
     """
 
     model_type: str | None = None
@@ -63,8 +113,14 @@ class Hints:
     pooling_size: int | None = None
     downsample_factor: int | None = None
     pixels_per_feature: int | None = None
+    patch_pixels: frozenset[int] = frozenset()
     splits_images: bool = False
     tokens_per_image: Callable[[list[tuple[int, int]]], list[int]] | None = None
+    returned_keys: frozenset[str] | None = None
+    taken_keys: frozenset[str] | None = None
+    features_of_pixels: PixelRule | None = None
+    features_of_video: VideoRule | None = None
+    features_of_audio: AudioRule | None = None
 
 
 @dataclass(frozen=True)
@@ -109,18 +165,7 @@ class Facts:
     @cached_property
     def places(self) -> tuple[tuple[tuple[int, int], ...], ...] | None:
         """Where each unbroken run of placeholder tokens begins and ends, by sample."""
-        mask = self.placeholder_mask
-        if mask is None:
-            return None
-        samples, width = mask.shape
-        flat = np.zeros(samples * (width + 1) + 1, dtype=bool)  # a column of False before each row
-        flat[:-1].reshape(samples, width + 1)[:, 1:] = mask
-        edges = np.flatnonzero(flat[1:] != flat[:-1]).tolist()
-        found: list[list[tuple[int, int]]] = [[] for _ in range(samples)]
-        for begin, end in zip(edges[::2], edges[1::2], strict=True):
-            sample, place = divmod(begin, width + 1)
-            found[sample].append((place, place + end - begin))
-        return tuple(map(tuple, found))
+        return None if self.placeholder_mask is None else places_of(self.placeholder_mask)
 
     @cached_property
     def runs(self) -> tuple[tuple[int, ...], ...] | None:
@@ -166,6 +211,8 @@ class Reading:
     features: tuple[int, ...] | None = None
     per_image: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     ambiguities: tuple[Ambiguity, ...] = ()
+    pieces: tuple[tuple[int, ...], ...] | None = None
+    inferred: bool = False
 
 
 @dataclass(frozen=True)
@@ -173,7 +220,8 @@ class BatchSpec:
     """A batch to be made: images per sample, one size number per image, and videos likewise.
 
     What an image's size means is the family's: grid side, tiles, soft tokens; a video's is its
-    frames; audio clips are alike. `labels` and M-RoPE's `position_ids` are there where asked for.
+    frames; audio clips are alike. `labels`, M-RoPE's `position_ids` and, beside videos,
+    `second_per_grid_ts` are there where asked for.
     The text is short: sizes and frames of 1, the smallest, go without saying, and so do padding on
     the right and what is not there.
     """
@@ -187,6 +235,7 @@ class BatchSpec:
     padding_side: str = "right"
     labels: bool = False
     position_ids: bool = False
+    second_per_grid_ts: bool = False
 
     @property
     def clips(self) -> bool:
@@ -205,8 +254,12 @@ class BatchSpec:
             parts.append(f"audio clips per sample {list(self.audios_per_sample)}")
         if self.padding_side == "left":
             parts.append("padded left")
-        parts += [f"with {key}" for key in ("labels", "position_ids") if getattr(self, key)]
+        parts += [f"with {key}" for key in ASKED_FOR if getattr(self, key)]
         return ", ".join(parts)
+
+
+ASKED_FOR = ("labels", "position_ids", "second_per_grid_ts")
+"""Keys of a made batch that are there where its specification asks for them."""
 
 
 class Family(ABC):
@@ -226,7 +279,10 @@ class Family(ABC):
         variants: Fields of the layout in which single models differ, by `config.model_type`.
         sizes: The size numbers that `synthesize` understands.
         videos: What a row of `pixel_values_videos` counts, where the models take videos.
+        timed: Whether the processor gives the seconds of each video's frames beside them.
         audio: Key of the mask beside `input_features`, where some of the models take audio.
+        feature_rules: Sources of the features of each row of `feature_key`, for exported code;
+            `{n}` is a number in which models differ. None where more than that is needed.
     """
 
     name: ClassVar[str]
@@ -247,6 +303,8 @@ class Family(ABC):
     sizes: ClassVar[tuple[int, ...]] = (1, 2, 3)
     videos: ClassVar[str | None] = None
     audio: ClassVar[str | None] = None
+    timed: ClassVar[bool] = False
+    feature_rules: ClassVar[tuple[str, ...]] = ()
 
     @property
     def mrope(self) -> bool:
@@ -274,9 +332,11 @@ class Family(ABC):
             ignored=self.ignored,
             placing=self.placing,
             masks=self.masks,
+            tokens=token_rows(hints and hints.model_type, self.models),
         )
         variant = self.variants.get((hints and hints.model_type) or "")
-        return replace(common, **variant) if variant else common
+        known = replace(common, **variant) if variant else common
+        return as_released(known, hints.model_type) if hints else known
 
     @abstractmethod
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
@@ -337,7 +397,14 @@ def count_images(
     return None, (ambiguous_images(facts, key, images),)
 
 
-def read_images(facts: Facts, key: str, features: tuple[int, ...] | None) -> Reading:
+def read_images(
+    facts: Facts,
+    key: str,
+    features: tuple[int, ...] | None,
+    pieces: tuple[tuple[int, ...], ...] | None = None,
+    *,
+    inferred: bool = False,
+) -> Reading:
     """The reading of a layout whose `key` has one row per image, each of so many features."""
     counts, ambiguities = count_images(facts, key, features)
     return Reading(
@@ -345,6 +412,8 @@ def read_images(facts: Facts, key: str, features: tuple[int, ...] | None) -> Rea
         features,
         {"feature": features} if features else {},
         ambiguities,
+        pieces,
+        inferred,
     )
 
 
@@ -384,21 +453,32 @@ def ambiguous_images(facts: Facts, key: str, images: int) -> Ambiguity:
         if facts.placeholders is None
         else f"its placeholder tokens per sample, {list(facts.placeholders)}, do not add up to them"
     )
+    known = facts.hints.processor_type is not None or facts.placeholders is not None
     return Ambiguity(
         keys=tuple(name for name in facts.inputs if name in (key, "pixel_values")),
         unit="image",
         message=(
             f"{key} has {images} images for {facts.samples} samples, and {why}. "
             f"Images per sample cannot be known, so no chunk was cut. "
-            f"Pass num_images=[…] (one number per sample) or processor=."
+            f"Pass num_images=[…] (one number per sample){'' if known else ' or processor='}."
         ),
     )
 
 
-def each(facts: Facts, rows: int) -> int | None:
-    """Tokens of one row, where all have as many and the totals divide."""
+def features_of_rows(facts: Facts, key: str) -> tuple[tuple[int, ...] | None, bool]:
+    """Features of each row of `key`, all of one size, and whether placeholders only suggest them.
+
+    Where no rule is known, but all placeholder tokens divide evenly, rows can be counted by that;
+    it is no evidence of the placeholders themselves.
+    """
+    rows, (height, width) = facts.rows(key), facts.inputs[key].shape[-2:]
+    rule = facts.hints.features_of_pixels
+    known = (rule(height, width) if rule is not None else None) or facts.hints.features_per_tile
+    if known:
+        return (known,) * rows, False
     tokens = sum(facts.placeholders or ())
-    return tokens // rows if rows and tokens and tokens % rows == 0 else None
+    divides = rows and tokens and tokens % rows == 0
+    return ((tokens // rows,) * rows if divides else None), True
 
 
 ANSWER = 6
@@ -436,9 +516,13 @@ def with_text(ids: np.ndarray, *, placeholder: int, types: bool) -> dict[str, An
 
 
 def numbered(rows: int, *shape: int) -> np.ndarray:
-    """A float tensor `(rows, *shape)` in which every row holds its own number, from 1."""
+    """A float tensor `(rows, *shape)` in which every row holds its own number, from 1.
+
+    Its fractions rise along the row, so that a cast or a move within it changes something.
+    """
     column = np.arange(1, rows + 1, dtype=np.float32).reshape(rows, *[1] * len(shape))
-    return np.broadcast_to(column, (rows, *shape)).copy()
+    within = np.arange(prod(shape), dtype=np.float32).reshape(shape) / (2 * max(prod(shape), 1))
+    return column + within
 
 
 def window(patches: int, placeholders: Sequence[int] | None) -> int | None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from vlmdebug.batch import Ambiguity
 from vlmdebug.families.base import Facts, Reading
+from vlmdebug.families.token_rows import USUAL
 from vlmdebug.layout import Axis, Layout, Media, plural
 from vlmdebug.plan import Counts
 
@@ -38,7 +39,7 @@ def read_by_shape(
     # What a chunk without media needs is the model's secret: accept both.
     unit = "image" if "image" in counts else "tile"
     media = {key: Media(unit, "either") for key in keys if unit in counts}
-    layout = Layout(NAME, axes, media)
+    layout = Layout(NAME, axes, media, tokens=USUAL)
     return layout, Reading(counts, ambiguities=tuple(ambiguities))
 
 

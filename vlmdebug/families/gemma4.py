@@ -53,6 +53,7 @@ class Gemma4(Family):
         "image_position_ids": "image, max_patches, 2",
     }
     feature_key = "image_position_ids"
+    feature_rules = ('((inputs["image_position_ids"][..., 0] != -1).sum(-1) // {n}**2).tolist()',)
     loud_drops = frozenset({"image_position_ids"})
     ignored = frozenset()
     videos = "frame"

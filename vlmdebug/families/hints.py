@@ -5,12 +5,21 @@ Both are asked by attribute name only; transformers itself is never imported.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from inspect import signature
 from pathlib import PurePath
 from typing import Any
 
 from vlmdebug.errors import BadInput
 from vlmdebug.families.base import Hints
+from vlmdebug.families.formulas import (
+    features_of_audio,
+    features_of_pixels,
+    features_of_video,
+    tower_side,
+)
 from vlmdebug.layout import STREAMS
 
 PLACEHOLDERS = {"ovis2": "<IMG_ATOM>", "llama4": "<|patch|>"}
@@ -50,8 +59,9 @@ def read_hints(processor: Any = None, config: Any = None, model: Any = None) -> 
     tokenizer = getattr(processor, "tokenizer", None)
     images = getattr(processor, "image_processor", None)
     vision = getattr(config, "vision_config", None)
+    kind = getattr(config, "model_type", None) or _processor_type(processor)
     return Hints(
-        model_type=getattr(config, "model_type", None) or _processor_type(processor),
+        model_type=kind,
         processor_type=_processor_type(processor),
         image_token_id=_image_token_id(processor, tokenizer, config),
         image_edges=_image_edges(processor, tokenizer),
@@ -64,12 +74,38 @@ def read_hints(processor: Any = None, config: Any = None, model: Any = None) -> 
         downsample_factor=_first(images, "downsample_factor")
         or _first(config, "downsample_factor"),
         pixels_per_feature=_pixels_per_feature(processor, config, vision),
+        patch_pixels=_patch_pixels(images) or _patch_pixels(vision),
         splits_images=any(
             getattr(images, name, False)
             for name in ("do_image_splitting", "do_pan_and_scan", "split_image")
         ),
         tokens_per_image=_tokens_per_image(processor, config),
+        returned_keys=_returned_keys(processor),
+        taken_keys=_taken_keys(config, model),
+        features_of_pixels=features_of_pixels(kind, processor, config),
+        features_of_video=features_of_video(kind, processor, config),
+        features_of_audio=features_of_audio(kind, processor, config),
     )
+
+
+def _returned_keys(processor: Any) -> frozenset[str] | None:
+    """`model_input_names`, which also knows what is returned by default in the release at hand."""
+    try:
+        return frozenset(processor.model_input_names)
+    except (AttributeError, TypeError):  # none, or one whose parts are not all there
+        return None
+
+
+def _taken_keys(config: Any, model: Any) -> frozenset[str] | None:
+    """What the forward of the model names, or of the installed class that has such a config."""
+    forward = getattr(model, "forward", None)
+    if forward is None and config is not None:
+        mapping = getattr(
+            sys.modules.get("transformers"), "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING", {}
+        )
+        with suppress(Exception):  # a class that cannot be imported here
+            forward = mapping[type(config)].forward
+    return frozenset(signature(forward).parameters) if forward is not None else None
 
 
 def _first(holder: Any, *names: str) -> Any:
@@ -167,8 +203,12 @@ def _features_per_tile(processor: Any, config: Any, vision: Any) -> int | None:
     Aya Vision by `downsample_factor` and Ovis 2 by `hidden_stride` in the same way.
     """
     said = _first(processor, "image_seq_length", "image_seq_len", "num_image_tokens") or _first(
-        config, "image_seq_length"
+        config, "image_seq_length", "mm_tokens_per_image", "vision_soft_tokens_per_image"
     )
+    said = said or _first(getattr(config, "perceiver_config", None), "resampler_n_latents")
+    if said is None and getattr(config, "model_type", None) == "llava_onevision":
+        side = tower_side(processor, config)
+        said = side and side**2
     if said is not None:
         return said
     side, square = _first(processor, "img_size"), _first(processor, "patch_size")
@@ -197,6 +237,16 @@ def _pixels_per_feature(processor: Any, config: Any, vision: Any) -> int | None:
     side = _first(processor, "patch_size") or _first(vision, "patch_size")
     merge = _first(processor, "spatial_merge_size") or _first(config, "spatial_merge_size")
     return side * merge if isinstance(side, int) and isinstance(merge, int) else None
+
+
+def _patch_pixels(holder: Any) -> frozenset[int]:
+    """Values of one flat patch, of one frame or of a few; none where they are not said."""
+    side = _first(holder, "patch_size")
+    frames = _first(holder, "temporal_patch_size") or 1
+    channels = _first(holder, "in_channels", "in_chans", "num_channels") or 3
+    if not all(isinstance(one, int) for one in (side, frames, channels)):
+        return frozenset()
+    return frozenset(channels * count * side**2 for count in (1, 2, frames))
 
 
 def _tokens_per_image(processor: Any, config: Any) -> Callable[[Sizes], list[int]] | None:

@@ -24,7 +24,7 @@ from vlmdebug.families.base import (
     Hints,
     Reading,
     agree,
-    each,
+    features_of_rows,
     numbered,
     text,
     with_text,
@@ -56,6 +56,7 @@ class InternVL(Family):
     }
     optional = frozenset({"pixel_mask"})
     feature_key = "pixel_values"
+    feature_rules = ('[{n}] * len(inputs["pixel_values"])',)
     variants = {"ovis2": {"overview": "first"}}
 
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
@@ -63,8 +64,8 @@ class InternVL(Family):
 
     def read(self, facts: Facts) -> Reading:
         tiles = facts.rows("pixel_values")
-        per_tile = facts.hints.features_per_tile or each(facts, tiles)
-        features = (per_tile,) * tiles if per_tile else None
+        features, inferred = features_of_rows(facts, "pixel_values")
+        per_tile = features[0] if features else None
         images = self._images(facts)
         per_image = _tiles_per_image(facts.spans or facts.runs, per_tile, tiles)
         if facts.num_tiles is not None:
@@ -76,14 +77,15 @@ class InternVL(Family):
             owned = [sum(sample) for sample in per_image]
             counts = {"tile": Counts(owned, f"runs of {facts.placeholder_source}")}
         else:
-            return Reading(images, features, {}, (ambiguous_tiles(facts, tiles, features),))
+            doubt = ambiguous_tiles(facts, tiles, features)
+            return Reading(images, features, {}, (doubt,), inferred=inferred)
         flat: dict[str, tuple[int, ...]] = {}
         if per_image is not None and images and [sum(s) for s in per_image] == [*counts["tile"]]:
             flat["tile"] = tuple(count for sample in per_image for count in sample)
             flat["feature"] = tuple(count * (per_tile or 0) for count in flat["tile"])
             if "image" in images and [*map(len, per_image)] != list(images["image"]):
                 flat = {}
-        return Reading({**images, **counts}, features, flat)
+        return Reading({**images, **counts}, features, flat, inferred=inferred)
 
     def _images(self, facts: Facts) -> dict[str, Counts]:
         if facts.num_images is not None:
@@ -150,6 +152,6 @@ def ambiguous_tiles(facts: Facts, tiles: int, features: tuple[int, ...] | None) 
         message=(
             f"pixel_values has {tiles} tiles for {facts.samples} samples, and {why}. "
             "Tiles per sample cannot be known, so no chunk was cut. "
-            "Pass num_tiles=[…] (one number per sample) or processor=."
+            f"Pass num_tiles=[…] (one number per sample){'' if features else ' or processor='}."
         ),
     )

@@ -11,6 +11,7 @@ columns of tiles per image. Read in `processing_lfm2_vl` and `modeling_lfm2_vl` 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from vlmdebug.families.base import (
     with_text,
 )
 from vlmdebug.families.internvl import ambiguous_tiles, images_by_edges
-from vlmdebug.layout import Axis, Media
+from vlmdebug.layout import Axis, Layout, Media
 from vlmdebug.plan import Counts
 
 FACTOR = 2  # downsample_factor of synthesized batches
@@ -56,7 +57,11 @@ class Lfm2VL(Family):
         "spatial_shapes": "tile, 2",
     }
     feature_key = "spatial_shapes"
+    feature_rules = ('(-(-inputs["spatial_shapes"] // {n})).prod(-1).tolist()',)
     loud_drops = frozenset({"pixel_attention_mask", "spatial_shapes"})
+
+    def layout(self, hints: Hints | None = None) -> Layout:
+        return replace(super().layout(hints), row_by_row=True)
 
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
         return inputs.get("spatial_shapes") is not None

@@ -20,7 +20,7 @@ from vlmdebug.families.base import (
     Family,
     Hints,
     Reading,
-    each,
+    features_of_rows,
     numbered,
     read_images,
     text,
@@ -63,11 +63,12 @@ class Llava(Family):
     }
     shapes = {
         "pixel_values": "image, channels, height, width",
-        "high_res_pixel_values": "image, channels, height, width",
+        "high_res_pixel_values": "image, channels, high_height, high_width",
         "pixel_mask": "image, height, width",
     }
     optional = frozenset({"high_res_pixel_values", "pixel_mask"})
     feature_key = "pixel_values"
+    feature_rules = ('[{n}] * len(inputs["pixel_values"])',)
     loud_drops = frozenset({"high_res_pixel_values"})
     masks = frozenset({"pixel_mask"})
     variants = {
@@ -89,10 +90,8 @@ class Llava(Family):
         return _CROPPED if cut else self
 
     def read(self, facts: Facts) -> Reading:
-        images = facts.rows("pixel_values")
-        tokens = facts.hints.features_per_tile or each(facts, images)
-        features = (tokens,) * images if tokens else None
-        return read_images(facts, "pixel_values", features)
+        features, inferred = features_of_rows(facts, "pixel_values")
+        return read_images(facts, "pixel_values", features, inferred=inferred)
 
     def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], Facts]:
         image = 3

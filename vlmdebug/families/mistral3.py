@@ -45,6 +45,7 @@ class Mistral3(Family):
     }
     shapes = {"pixel_values": "image, channels, height, width", "image_sizes": "image, 2"}
     feature_key = "image_sizes"
+    feature_rules = ('(inputs["image_sizes"] / {n}).prod(-1).tolist()',)  # no part of a square
     loud_drops = frozenset({"image_sizes"})
 
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
@@ -53,11 +54,12 @@ class Mistral3(Family):
 
     def read(self, facts: Facts) -> Reading:
         side = facts.hints.pixels_per_feature
-        features = None
+        features = rows = None
         if side is not None:
             sizes = to_numpy(facts.inputs["image_sizes"]).tolist()  # (image, 2)
-            features = tuple((height // side) * (width // side) for height, width in sizes)
-        return read_images(facts, "image_sizes", features)
+            rows = tuple((width // side,) * (height // side) for height, width in sizes)
+            features = tuple(map(sum, rows))
+        return read_images(facts, "image_sizes", features, rows)
 
     def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], Facts]:
         image = 3

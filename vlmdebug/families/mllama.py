@@ -40,7 +40,10 @@ class Mllama(Family):
         **{key: Axis("sample", padded="image") for key in KEYS},
         "cross_attention_mask": Axis("sample", padded="image", columns=True),
     }
-    media = {key: Media("image", without="keep") for key in KEYS}
+    media = {
+        **{key: Media("image", without="keep") for key in KEYS},
+        "cross_attention_mask": Media("image", without="keep", tolerates=frozenset({"one"})),
+    }
     shapes = {
         "pixel_values": "sample, max_images, max_tiles, channels, height, width",
         "aspect_ratio_ids": "sample, max_images",

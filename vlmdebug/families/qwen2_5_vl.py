@@ -15,13 +15,13 @@ its processor with GLM-4.6V and does not broadcast; without a config it is read 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 
-from vlmdebug.errors import BadInput
+from vlmdebug.batch import Contradiction
 from vlmdebug.families.base import (
     TYPES,
     BatchSpec,
@@ -114,10 +114,14 @@ class Qwen2_5VL(Family):
     }
     optional = frozenset({"image_merge_sizes"})
     feature_key = "image_grid_thw"
+    feature_rules = (
+        '(inputs["image_grid_thw"].prod(-1) // inputs["image_merge_sizes"] ** 2).tolist()',
+        '(inputs["image_grid_thw"].prod(-1) // {n}**2).tolist()',
+    )
     loud_drops = frozenset({"image_grid_thw"})
     strict = True
     ignored = frozenset()
-    placing = TYPES
+    placing = TYPES | {"second_per_grid_ts"}
     variants = {
         **dict.fromkeys(["qwen2_vl", "cosmos3_edge", "ernie4_5_vl_moe", "glm_ocr"], _QWEN2),
         **dict.fromkeys(
@@ -152,6 +156,7 @@ class Qwen2_5VL(Family):
         },
     }
     videos = VIDEO_PATCH
+    timed = True
     audio = "feature_attention_mask"
 
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
@@ -160,37 +165,71 @@ class Qwen2_5VL(Family):
     def read(self, facts: Facts) -> Reading:
         grid = to_numpy(facts.inputs[self.grid])  # (image, 3)
         patches = tuple(grid.prod(axis=1).tolist())  # (image,)
-        if sum(patches) != facts.rows("pixel_values"):
-            raise BadInput(
-                f"{self.grid} asks for {sum(patches)} patches "
-                f"({len(patches)} images), but pixel_values has {facts.rows('pixel_values')} rows. "
-                "The two belong to different batches or one was cut without the other. "
-                "Pass both as the processor returned them."
-            )
         features = self._features(facts, grid)
+        inferred = not facts.has("image_merge_sizes") and not facts.hints.merge_size
         images, ambiguities = count_images(facts, self.grid, features)
+        wrong = [*self._other_rows(facts, patches), *self._odd_grids(facts, grid)]
+        ambiguities = (*ambiguities, *wrong)
         per_image = {"patch": patches, **({"feature": features} if features else {})}
         if images is None:
-            return Reading({}, features, per_image, ambiguities)
+            return Reading({}, features, per_image, ambiguities, inferred=inferred)
         owned = [
             sum(patches[start:stop])
             for start, stop in zip(images.offsets, images.offsets[1:], strict=False)
         ]
         counts = {"image": images, "patch": Counts(owned, f"{self.grid}, {images.evidence}")}
-        return Reading(counts, features, per_image)
+        return Reading(counts, features, per_image, ambiguities, inferred=inferred)
+
+    def _other_rows(self, facts: Facts, patches: Sequence[int]) -> list[Contradiction]:
+        """Pixels of more or fewer patches than the grids ask for."""
+        rows = facts.rows("pixel_values")
+        if sum(patches) == rows:
+            return []
+        said = (
+            f"{self.grid} asks for {sum(patches)} patches "
+            f"({len(patches)} images), but pixel_values has {rows} rows. "
+            "The two belong to different batches or one was cut without the other. "
+            "Pass both as the processor returned them."
+        )
+        broadcast = self.layout(facts.hints).media["pixel_values"].takes(rows, sum(patches))
+        return [
+            Contradiction(("pixel_values",), "patch", said, silent=None if broadcast else False)
+        ]
+
+    def _odd_grids(self, facts: Facts, grid: np.ndarray) -> list[Contradiction]:
+        """Images whose sides in patches cannot be merged."""
+        merges = self._merges(facts, grid)
+        if not merges or facts.hints.model_type == "inkling2":
+            return []
+        sides = grid[:, -2:] % np.array(merges)[:, None]  # (image, 2)
+        odd = np.flatnonzero(sides.any(axis=1)).tolist()
+        if not odd:
+            return []
+        sides = " x ".join(map(str, grid[odd[0]].tolist()))
+        said = (
+            f"{self.grid}[{odd[0]}] is {sides}, but height and width are multiples of the merge "
+            f"size {merges[odd[0]]} ({len(odd)} of {len(grid)} images are not). "
+            "The model raises or mixes up patches. "
+            "Resize images by the processor, which rounds their sides."
+        )
+        return [Contradiction((), None, said, refused=False, silent=None)]
 
     def _features(self, facts: Facts, grid: np.ndarray) -> tuple[int, ...] | None:
         """Placeholder tokens of each image; None where nothing says how many patches merge."""
-        images = grid.tolist()
+        merges = self._merges(facts, grid)
+        if not merges:
+            return None
+        rule = _FEATURES.get(facts.hints.model_type or "", _merged)
+        return tuple(rule(one, merge) for one, merge in zip(grid.tolist(), merges, strict=True))
+
+    def _merges(self, facts: Facts, grid: np.ndarray) -> list[int]:
+        """Side of the square of patches that merge, of each image; none where nothing says it."""
         if facts.has("image_merge_sizes"):
             merges = to_numpy(facts.inputs["image_merge_sizes"]).tolist()  # (image,)
-        else:
-            merge = facts.hints.merge_size or window(int(grid.prod(1).sum()), facts.placeholders)
-            if not merge:
-                return None
-            merges = [merge] * len(images)
-        rule = _FEATURES.get(facts.hints.model_type or "", _merged)
-        return tuple(rule(one, merge) for one, merge in zip(images, merges, strict=True))
+            return [merges[min(image, len(merges) - 1)] for image in range(len(grid))]
+        patches = int(grid.prod(axis=1).sum())
+        merge = facts.hints.merge_size or window(patches, facts.placeholders)
+        return [merge] * len(grid) if merge else []
 
     def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], Facts]:
         image = 3
@@ -199,7 +238,7 @@ class Qwen2_5VL(Family):
         if spec.sizes:
             grid = [(1, MERGE, MERGE * size) for size in spec.sizes]
             inputs["image_grid_thw"] = np.array(grid, dtype=np.int64)
-            inputs["pixel_values"] = numbered(sum(spec.sizes) * MERGE**2, 6)
+            inputs["pixel_values"] = numbered(sum(spec.sizes) * MERGE**2, 96)
         hints = Hints(model_type="qwen2_5_vl", image_token_id=image, merge_size=MERGE)
         return inputs, Facts(inputs, hints, spec.images_per_sample)
 
@@ -216,8 +255,10 @@ class NemotronHOmni(Qwen2_5VL):
     shapes = {"pixel_values": "patch, ...", "image_grid_hw": "image, 2"}
     optional = frozenset()
     videos = None
+    timed = False
     audio = "input_features_mask"
     feature_key = "image_grid_hw"
+    feature_rules = ('(inputs["image_grid_hw"].prod(-1) // {n}**2).tolist()',)
     loud_drops = frozenset({"image_grid_hw"})
     strict = False
     ignored = TYPES

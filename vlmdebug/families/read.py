@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from math import isqrt
 from typing import Any
 
 import numpy as np
 
-from vlmdebug.batch import BOOKKEEPING, Ambiguity, Batch, CountsByUnit
+from vlmdebug.batch import BOOKKEEPING, Ambiguity, Batch, Contradiction, CountsByUnit
 from vlmdebug.errors import BadInput
 from vlmdebug.families import FAMILIES, Family, family_named, find_family
-from vlmdebug.families.base import ALONG_TOKENS, Facts, Reading, to_numpy
+from vlmdebug.families.base import ALONG_TOKENS, Facts, Reading, to_numpy, unreadable
 from vlmdebug.families.by_shape import NAME as UNKNOWN
 from vlmdebug.families.by_shape import read_by_shape
 from vlmdebug.families.hints import read_hints
 from vlmdebug.families.probe import probe
 from vlmdebug.families.streams import KEYS as STREAM_KEYS
-from vlmdebug.families.streams import read_streams
-from vlmdebug.layout import UNITS, Axis, Layout, plural
+from vlmdebug.families.streams import clip_of, read_streams
+from vlmdebug.families.token_rows import USUAL
+from vlmdebug.layout import OPTIONS, TRAINERS_OWN, UNITS, Axis, Layout, plural
 from vlmdebug.plan import Counts, as_counts
 
 TOKEN_KEYS = frozenset(
@@ -77,6 +79,30 @@ def read_batch(
     Raises:
         BadInput: A key is missing, is no tensor, or contradicts another; the message says which.
     """
+    given = dict(processor=processor, config=config, model=model, layout=layout)
+    counts = dict(
+        num_images=num_images, num_tiles=num_tiles, num_videos=num_videos, num_audios=num_audios
+    )
+    batch = read_as_it_is(inputs, **given, **counts)
+    refused = [one.message for one in batch.contradictions if one.refused]
+    if refused and batch is not inputs:
+        raise BadInput(refused[0])
+    return batch
+
+
+def read_as_it_is(
+    inputs: Mapping[str, Any],
+    *,
+    processor: Any = None,
+    config: Any = None,
+    model: Any = None,
+    num_images: Any = None,
+    num_tiles: Any = None,
+    num_videos: Any = None,
+    num_audios: Any = None,
+    layout: str | Layout | Mapping[str, Axis | str] | None = None,
+) -> Batch:
+    """`read_batch`, of a batch whose keys may contradict each other, as far as it can be read."""
     if isinstance(inputs, Batch):
         _refuse_second_reading(
             processor=processor,
@@ -177,7 +203,7 @@ def assemble(facts: Facts, layout: str | Layout | Mapping[str, Axis | str] | Non
         found, reading = read_by_shape(facts, strange, overrides, axes)
         own = found.axes
     else:
-        found, reading, own = Layout("text", axes), _no_media(facts), {}
+        found, reading, own = Layout("text", axes, tokens=USUAL), _no_media(facts), {}
     media = {key: needs for key, needs in found.media.items() if key in own}
     for one in streams:
         media |= one.media
@@ -190,16 +216,22 @@ def assemble(facts: Facts, layout: str | Layout | Mapping[str, Axis | str] | Non
     )
     counts = {"sample": Counts([1] * facts.samples, "rows of input_ids"), **reading.counts}
     counts |= {unit: count for one in streams for unit, count in one.counts.items()}
-    _check_rows(facts, found, counts)
+    wrong = _odd_dimensions(facts, own, family) if family is not None else []
+    broken = {key for one in wrong for key in one.keys}
+    wrong = [replace(one, keys=()) for one in wrong]
     unsettled = tuple(ambiguity for one in streams for ambiguity in one.ambiguities)
     ambiguities = (*reading.ambiguities, *unsettled, *_strangers(facts, found))
+    told = [key for one in ambiguities if isinstance(one, Contradiction) for key in one.keys]
+    ambiguities = (*ambiguities, *wrong, *_other_rows(facts, found, counts, told))
+    ambiguities = (*ambiguities, *_uncounted(found, counts, ambiguities))
     return Batch(
         inputs=facts.inputs,
         layout=found,
         counts=CountsByUnit(counts, ambiguities),
-        features=reading.features,
+        features=None if found.feature_key in broken else reading.features,
         placeholders=facts.placeholders,
-        runs=facts.runs,
+        places=facts.places,
+        pieces=reading.pieces,
         per_image=reading.per_image,
         unpadded=_unpadded(facts),
         ambiguities=ambiguities,
@@ -208,6 +240,10 @@ def assemble(facts: Facts, layout: str | Layout | Mapping[str, Axis | str] | Non
         streams=tuple(one.stream for one in streams),
         known=KNOWN,
         columns=_columns(facts, found),
+        inferred=reading.inferred,
+        strays=_strays(facts, {one.stream.unit for one in streams}),
+        promised=_promised(facts, found),
+        lacks=_lacks(facts, found),
     )
 
 
@@ -227,6 +263,7 @@ def _tensors(inputs: Any) -> dict[str, Any]:
             "Samples are the rows of input_ids, so nothing can be cut without it. "
             "Pass what the processor returned for text and images together."
         )
+    _check_tensor("input_ids", tensors["input_ids"], 0)
     for key, value in tensors.items():
         _check_tensor(key, value, len(tensors["input_ids"]))
     _check_devices(tensors)
@@ -246,30 +283,39 @@ def _tensors(inputs: Any) -> dict[str, Any]:
 
 
 def _check_tensor(key: str, value: Any, samples: int) -> None:
-    if isinstance(value, list) and key not in TOKEN_KEYS | MEDIA_KEYS and len(value) == samples:
-        return  # a thing per sample, such as its prompt
-    if isinstance(value, (list, tuple)):
+    listed = isinstance(value, (list, tuple))
+    if listed and key not in KNOWN:
+        if len(value) == samples or not any(getattr(one, "shape", ()) for one in value):
+            return  # a thing per sample, such as its prompt, or a note of the trainer
+    if listed:
         raise BadInput(
             f"{key} is a {type(value).__name__} of {len(value)}, but rows can be followed only "
             'in a tensor. Call the processor with return_tensors="pt" and padding=True, '
             "or leave the key out."
         )
-    if key in TOKEN_KEYS | MEDIA_KEYS and not getattr(value, "shape", ()):
+    nested = getattr(value, "is_nested", False)  # which has no shape to ask for
+    if key in KNOWN and not nested and not getattr(value, "shape", ()):
         raise BadInput(
             f"{key} is {value!r}, but it is a tensor with a row per sample, image, tile or patch. "
             "Pass it as the processor returned it, or leave it out."
         )
-    if getattr(getattr(value, "device", None), "type", None) == "meta":
+    if getattr(getattr(value, "device", None), "type", None) == "meta" and not nested:
         raise BadInput(
             f"{key} is on the meta device: it has a shape {tuple(value.shape)} but no values, "
             "so rows cannot be told apart. Pass the batch before it is moved to meta."
+        )
+    reason = unreadable(value) if hasattr(value, "dtype") else None
+    if reason is not None and key in TOKEN_KEYS | MEDIA_KEYS:
+        raise BadInput(
+            f"{key} is {reason}, but rows can be followed only in a dense tensor of numbers. "
+            "Pass it as the processor returned it."
         )
 
 
 def _check_devices(tensors: Mapping[str, Any]) -> None:
     devices: dict[str, str] = {}
     for key, value in tensors.items():
-        if hasattr(value, "shape"):
+        if getattr(value, "shape", ()) and key not in OPTIONS:
             devices.setdefault(str(getattr(value, "device", "cpu")), key)
     if len(devices) > 1:
         where = ", ".join(f"{key} on {device}" for device, key in devices.items())
@@ -346,9 +392,10 @@ def _token_axes(facts: Facts) -> dict[str, Axis]:
     samples = facts.samples
     for key, value in facts.inputs.items():
         shape = getattr(value, "shape", ())
-        if isinstance(value, list):
+        per_sample = isinstance(value, list) and len(value) == samples
+        if per_sample or (key in TRAINERS_OWN and tuple(shape[:1]) == (samples,)):
             axes[key] = PER_SAMPLE
-        elif not shape:
+        elif not shape or key in OPTIONS or str(getattr(value, "dtype", "")) == "object":
             axes[key] = WHOLE
         elif key == "position_ids" and len(shape) == 3 and shape[1] == samples:
             axes[key] = PLACES  # M-RoPE: (3 or 4, sample, seq)
@@ -363,29 +410,124 @@ def _token_axes(facts: Facts) -> dict[str, Axis]:
     return axes
 
 
-def _check_rows(facts: Facts, layout: Layout, counts: Mapping[str, Counts]) -> None:
-    """Every tensor is as long as its counts say, or the message names both numbers."""
+def _other_rows(
+    facts: Facts, layout: Layout, counts: Mapping[str, Counts], wrong: Collection[str]
+) -> list[Contradiction]:
+    """Tensors that are not as long as their counts say; the message names both numbers."""
+    found: list[Contradiction] = []
     for key, axis in layout.items():
         value = facts.inputs[key]
-        if axis.unit not in counts or isinstance(value, list):
+        if axis.unit not in counts or isinstance(value, list) or key in wrong:
             continue
         rows = value.shape[axis.dim] if len(value.shape) > axis.dim else 0
         count = counts[axis.unit]
         if rows != count.total:
-            raise BadInput(
+            media = layout.media.get(key)
+            takes = media is not None and media.takes(rows, count.total)
+            said = (
                 f"{key} has {rows} rows on dim {axis.dim}, but layout {layout.family} has one row "
                 f"per {axis.unit} and the batch has {count.total} {plural(axis.unit)} "
                 f"({count.evidence}). The tensors belong to different batches, or one was cut. "
                 "Pass the batch as the processor returned it."
             )
+            found.append(Contradiction((key,), None, said, silent=None if takes else False))
+    return found
+
+
+def _odd_dimensions(facts: Facts, keys: Collection[str], family: Family) -> list[Contradiction]:
+    """Keys that share a dimension but not its length, or whose rows are no patches."""
+    first: dict[str, tuple[str, int]] = {}
+    found = []
+    for key in keys:
+        shape, names = tuple(facts.inputs[key].shape), family.shapes[key].split(", ")
+        patch = facts.hints.patch_pixels
+        if names[0] == "patch" and len(shape) == 2 and not _is_patch(shape[1], patch):
+            due = f"a patch has {max(patch)} values" if patch else "no square patch has as many"
+            found.append(_cut_columns(key, shape[1], due))
+        for dim, (name, size) in enumerate(zip(names, shape, strict=False)):
+            if dim == 0 or name == "..." or name.isdigit():
+                continue
+            other, length = first.setdefault(name, (key, size))
+            if length != size:
+                cut, whole = (key, other) if size < length else (other, key)
+                least, most = sorted((length, size))
+                said = _cut_columns(cut, least, f"{whole} has {most} of them", name)
+                found.append(replace(said, keys=(cut, whole)))
+    return found
+
+
+def _is_patch(values: int, known: Collection[int]) -> bool:
+    """Whether a flat patch can have so many values: three channels of one or two square frames."""
+    if known:
+        return values in known
+    return any(
+        values % (3 * n) == 0 and isqrt(values // (3 * n)) ** 2 * 3 * n == values for n in (1, 2)
+    )
+
+
+def _cut_columns(key: str, size: int, but: str, name: str = "columns") -> Contradiction:
+    return Contradiction(
+        (key,),
+        None,
+        f"{key} was cut to {size} {name}, but {but}. "
+        "The model raises, or reads other pixels. "
+        "Trim and pad only what lies along the tokens: its second dimension is none of them.",
+        refused=False,
+        silent=None,
+    )
 
 
 def _no_media(facts: Facts) -> Reading:
     """A batch without media keys: nobody owns an image, whatever the text says."""
     why = "no media key in the batch"
-    images = facts.num_images
-    counts = {"image": Counts(images, "num_images") if images else Counts([0] * facts.samples, why)}
+    counts = {"image": Counts([0] * facts.samples, why)}
     return Reading(counts)
+
+
+NEEDED = ("mm_token_type_ids", "token_type_ids", "moe_mm_token_type_ids", "cross_attention_mask")
+"""Keys beside the media that change what a model makes of them."""
+
+
+def _strays(facts: Facts, present: Collection[str]) -> dict[str, tuple[int, ...]]:
+    """Placeholder tokens of clips that the batch does not have, by sample."""
+    found = {}
+    for unit, token in facts.hints.token_ids.items():
+        if unit not in present and token != facts.hints.image_token_id:
+            counted = tuple((facts.ids == token).sum(axis=1).tolist())
+            found |= {unit: counted} if any(counted) else {}
+    return found
+
+
+def _promised(facts: Facts, layout: Layout) -> dict[str, int]:
+    """Sums of counts that were given of media without any key in the batch."""
+    clips = {key: clip_of(key) for key in layout.media}
+    given = {"image": facts.num_images, "tile": facts.num_tiles, **facts.clips}
+    own = {unit: {"video", "audio"} & {unit} or {""} for unit in given}
+    strange = any(key not in TOKEN_KEYS | MEDIA_KEYS for key in facts.inputs)
+    return {
+        unit: sum(counts)
+        for unit, counts in given.items()
+        if counts and sum(counts) and not strange and not own[unit] & set(clips.values())
+    }
+
+
+def _lacks(facts: Facts, layout: Layout) -> tuple[str, ...]:
+    """Needed keys that the processor names, or the model where no processor is at hand."""
+    hints, places = facts.hints, facts.inputs.get("position_ids")
+    named = hints.taken_keys if hints.returned_keys is None else hints.returned_keys
+    streams = any(clip_of(key) for key in layout.media)
+    if not layout.media or named is None or not (streams or any(facts.placeholders or (1,))):
+        return ()
+    placed = getattr(places, "ndim", 0) == 3
+    return tuple(
+        key
+        for key in (*NEEDED, *(layout.optional & layout.loud_drops))
+        if (key in named or key in layout.loud_drops & (hints.taken_keys or frozenset()))
+        and (hints.taken_keys is None or key in hints.taken_keys)
+        and not facts.has(key)
+        and key not in layout.ignored
+        and not (placed and key in layout.placing)
+    )
 
 
 def _strangers(facts: Facts, layout: Layout) -> tuple[Ambiguity, ...]:
@@ -403,6 +545,32 @@ def _strangers(facts: Facts, layout: Layout) -> tuple[Ambiguity, ...]:
         for key, value in facts.inputs.items()
         if key not in layout
     )
+
+
+def _uncounted(
+    layout: Layout, counts: Mapping[str, Counts], ambiguities: Sequence[Ambiguity]
+) -> list[Ambiguity]:
+    """Keys whose rows nobody could give to samples, though no family said so."""
+    said = {key for ambiguity in ambiguities for key in ambiguity.keys}
+    units: dict[str, list[str]] = {}
+    for key, axis in layout.items():
+        needs = layout.media.get(key)
+        missing = [axis.unit] if axis.unit not in (*counts, "batch") else []
+        if needs is not None and needs.without != "keep" and needs.unit not in counts:
+            missing.append(needs.unit)
+        if missing and key not in said:
+            units.setdefault(missing[0], []).append(key)
+    return [
+        Ambiguity(
+            keys=tuple(keys),
+            unit=unit,
+            message=(
+                f"{' and '.join(keys)} cannot be cut, because nothing says how many "
+                f"{plural(unit)} each sample has. Pass processor= or config=."
+            ),
+        )
+        for unit, keys in units.items()
+    ]
 
 
 def _marked(facts: Facts) -> tuple[int, ...] | None:

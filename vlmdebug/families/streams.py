@@ -29,6 +29,7 @@ from vlmdebug.families.base import (
     align,
     numbered,
     padded,
+    places_of,
     to_numpy,
     with_text,
 )
@@ -52,8 +53,30 @@ BESIDE_VIDEOS = {
     "video": (),
 }
 """What lies beside `pixel_values_videos`, by what its rows count."""
+ALSO_BESIDE_VIDEOS = {
+    VIDEO_PATCH: ("second_per_grid_ts", "video_second_per_grid", "video_merge_sizes"),
+}
+"""What some of the models take there, too."""
+FEATURE_RULES = (
+    '(inputs["video_grid_thw"].prod(-1) // {n}**2).tolist()',
+    '_summed(((inputs["video_position_ids"][..., 0] != -1).sum(-1) // {n}**2).tolist(), '
+    'inputs["num_frames_per_video"].tolist())',
+)
+"""Sources of the features of each video, for exported code; as `Family.feature_rules`."""
 AUDIO_KEYS = ("input_features", "input_features_mask", "feature_attention_mask")
 KEYS = frozenset({"pixel_values_videos", *VIDEO_KEYS, *AUDIO_KEYS})
+
+
+def clip_axes(family: Family) -> dict[str, Axis]:
+    """Axes of all keys of videos and audio clips that some model of the family takes."""
+    axes: dict[str, Axis] = {}
+    if family.videos is not None:
+        beside = (*BESIDE_VIDEOS[family.videos], *ALSO_BESIDE_VIDEOS.get(family.videos, ()))
+        axes["pixel_values_videos"] = Axis(family.videos)
+        axes |= {key: Axis(VIDEO_KEYS[key]) for key in beside}
+    if family.audio is not None:
+        axes |= dict.fromkeys(AUDIO_KEYS, Axis("audio"))
+    return axes
 
 
 def clip_of(key: str) -> str:
@@ -90,9 +113,15 @@ def with_clips(
     whole = {**inputs, **grown}
     if spec.frames:
         whole |= _videos(family.videos, spec.frames)
+    if spec.second_per_grid_ts:
+        whole["second_per_grid_ts"] = 0.5 * numbered(len(spec.frames))  # no two alike
     if any(clips["audio"]):
         whole |= _audio(family.audio, sum(clips["audio"]))
-    hints = replace(facts.hints, token_ids={**facts.hints.token_ids, **tokens})
+    hints = replace(
+        facts.hints,
+        token_ids={**facts.hints.token_ids, **tokens},
+        features_of_audio=lambda frames: 2,
+    )
     return whole, replace(facts, inputs=whole, hints=hints, clips=clips)
 
 
@@ -144,18 +173,21 @@ def read_streams(facts: Facts, given: Mapping[str, tuple[int, ...] | None]) -> l
     if facts.has("input_features"):
         keys = [key for key in AUDIO_KEYS if facts.has(key)]
         axes = dict.fromkeys(keys, "audio")
-        found.append(_stream(facts, "audio", axes, given.get("audio"), None, None))
+        features = _heard(facts)
+        found.append(_stream(facts, "audio", axes, given.get("audio"), features, None))
     return found
 
 
 def _video(facts: Facts, given: tuple[int, ...] | None) -> StreamReading:
     units = {key: unit for key, unit in VIDEO_KEYS.items() if _is_tensor(facts.inputs.get(key))}
-    features = rows = None
+    features = rows = pieces = None
     if "video_grid_thw" in units:
         grid = to_numpy(facts.inputs["video_grid_thw"])  # (video, 3)
         rows = grid.prod(axis=1).tolist()
         merge = facts.hints.merge_size
-        features = tuple(count // merge**2 for count in rows) if merge else None
+        if merge:
+            pieces = tuple((h * w // merge**2,) * t for t, h, w in grid.tolist())
+            features = tuple(count // merge**2 for count in rows)
         units["pixel_values_videos"] = VIDEO_PATCH
     elif "num_frames_per_video" in units:
         rows = to_numpy(facts.inputs["num_frames_per_video"]).tolist()
@@ -163,7 +195,26 @@ def _video(facts: Facts, given: tuple[int, ...] | None) -> StreamReading:
         features = _pooled(facts, rows)
     else:
         units["pixel_values_videos"] = "video"
-    return _stream(facts, "video", units, given, features, rows)
+        features = _by_shape(facts)
+    return _stream(facts, "video", units, given, features, rows, pieces)
+
+
+def _by_shape(facts: Facts) -> tuple[int, ...] | None:
+    """Features of videos of `(video, frames, channels, height, width)`."""
+    rule, shape = facts.hints.features_of_video, facts.inputs["pixel_values_videos"].shape
+    if rule is None or len(shape) != 5:
+        return None
+    each = rule(shape[1], shape[3], shape[4])
+    return None if each is None else (each,) * shape[0]
+
+
+def _heard(facts: Facts) -> tuple[int, ...] | None:
+    """Features of audio clips, from the frames that their mask leaves; None without one."""
+    rule = facts.hints.features_of_audio
+    mask = next((facts.inputs[key] for key in AUDIO_KEYS[1:] if facts.has(key)), None)
+    if rule is None or mask is None or len(mask.shape) != 2:
+        return None
+    return tuple(map(rule, to_numpy(mask).astype(bool).sum(axis=1).tolist()))
 
 
 def _pooled(facts: Facts, frames: Sequence[int]) -> tuple[int, ...] | None:
@@ -183,13 +234,15 @@ def _stream(
     given: tuple[int, ...] | None,
     features: tuple[int, ...] | None,
     rows: Sequence[int] | None,
+    pieces: tuple[tuple[int, ...], ...] | None = None,
 ) -> StreamReading:
     anchor = next(key for key, own in units.items() if own == unit)
     clips = facts.rows(anchor)
     token = facts.hints.token_ids.get(unit)
     mask = _mask(facts, unit, token)
     placeholders = None if mask is None else tuple(mask.sum(axis=1).tolist())
-    stream = Stream(unit, tuple(units), features, placeholders, token)
+    places = None if mask is None else places_of(mask)
+    stream = Stream(unit, tuple(units), features, placeholders, token, places, pieces)
     axes = {key: Axis(own) for key, own in units.items()}
     media = {key: Media(unit) for key in units}
     counts = _counts(facts, unit, anchor, clips, given, features, placeholders, mask)

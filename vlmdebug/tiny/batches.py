@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlmdebug.errors import BadInput
 from vlmdebug.tiny.drawing import Size, checked_counts, images
-from vlmdebug.tiny.registry import Recipe, find_recipe
+from vlmdebug.tiny.registry import Recipe, find_recipe, release_of
 
 if TYPE_CHECKING:
     from transformers import BatchFeature
@@ -92,7 +92,9 @@ def _written(text: str, recipe: Recipe) -> str:
 
 @functools.cache
 def _processor(family: str) -> ProcessorMixin:
-    return find_recipe(family).processor()
+    recipe = find_recipe(family)
+    with release_of(family):
+        return recipe.processor()
 
 
 def _default_texts(counts: Sequence[int], seed: int) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from vlmdebug.tiny.registry import find_recipe
+from vlmdebug.tiny.registry import find_recipe, release_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -21,8 +21,9 @@ def build(family: str, *, seed: int = 0) -> tuple[PreTrainedModel, ProcessorMixi
     weights, and the caller's random numbers go on as if nothing had been drawn.
     """
     recipe = find_recipe(family)
-    processor = recipe.processor()
-    with _seeded(seed):
+    with release_of(family):
+        processor = recipe.processor()
+    with release_of(family), _seeded(seed):
         model = recipe.model(processor)
         _wake(model)
     return model.eval(), processor

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.metadata
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,9 @@ from vlmdebug.errors import BadInput
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from transformers.processing_utils import ProcessorMixin
+
+OLDEST, NEWEST = "5.20", "5.23"
+"""Releases of transformers that have the parts of most families, and all of them."""
 
 # Module in this folder -> the families whose recipes its RECIPES holds.
 _RECIPES = {
@@ -144,6 +149,29 @@ def families() -> tuple[str, ...]:
     return tuple(family for family in _MODULES if not _missing(family))
 
 
+@contextmanager
+def release_of(family: str) -> Iterator[None]:
+    """Say which release of transformers a family needs where the installed one lacks a part of it.
+
+    Raises:
+        BadInput: It does; the message does not ask for another release in this environment, which
+            may be a trainer's.
+    """
+    try:
+        yield
+    except ImportError as error:
+        part = error.name or ""
+        if not part.startswith("transformers") or importlib.util.find_spec("transformers") is None:
+            raise
+        installed = importlib.metadata.version("transformers")
+        raise BadInput(
+            f"The tiny model of {family!r} needs transformers {OLDEST} or newer ({NEWEST} was "
+            f"tried), but {installed} is installed, which lacks a part of it ({error}). Nothing "
+            "was built. check, falsify, export and review need no tiny model and work with the "
+            "installed release; for tiny models, make an environment of their own."
+        ) from error
+
+
 def known() -> tuple[str, ...]:
     """All names there are recipes for, whatever is installed."""
     return tuple(_MODULES)
@@ -153,7 +181,8 @@ def find_recipe(family: str) -> Recipe:
     """Return the recipe of `family`, or raise `BadInput` naming the closest family."""
     if family not in families():  # Compared, not hashed: the answer suits a list too.
         raise BadInput(_unknown(family))
-    module = importlib.import_module(f"vlmdebug.tiny.{_MODULES[family]}")
+    with release_of(family):
+        module = importlib.import_module(f"vlmdebug.tiny.{_MODULES[family]}")
     return module.RECIPES[family]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -16,7 +17,7 @@ from vlmdebug.batch import Batch
 from vlmdebug.compare import compare
 from vlmdebug.errors import BadInput, NotJudged
 from vlmdebug.families.pictures import in_order, scene_of
-from vlmdebug.families.read import read_batch
+from vlmdebug.families.read import read_as_it_is
 from vlmdebug.plan import chunk_bounds
 from vlmdebug.report import Report
 from vlmdebug.tracing.chunks import used_chunk
@@ -131,7 +132,7 @@ def _arguments(args: tuple[Any, ...], reading: dict[str, Any]) -> tuple[Slicer |
             f"The slicer is a {type(slicer).__name__}, but a slicer is a function of (inputs, "
             "chunk_size) that gives the model inputs of each chunk. Call check(slicer, batch)."
         )
-    return cast("Slicer | None", slicer), read_batch(args[-1], **reading)
+    return cast("Slicer | None", slicer), read_as_it_is(args[-1], **reading)
 
 
 def run(
@@ -159,6 +160,7 @@ def run(
         except NotJudged:
             raise
         except Exception as raised:  # the slicer's own, kept with what came before it
+            _refuse_gap(raised, len(chunks))
             error = raised
             break
         if not isinstance(given, Mapping) and not hasattr(given, "keys"):
@@ -301,6 +303,18 @@ def _following(inputs: Mapping[str, Any], finder: RowFinder) -> Any:
     from vlmdebug.tracing.copies import FollowCopies
 
     return FollowCopies(finder.known, finder.learn)
+
+
+def _refuse_gap(error: BaseException, chunks: int) -> None:
+    """Blame an attribute that a stand-in lacks on the trial, not on the code."""
+    if not isinstance(error, AttributeError) or not isinstance(error.obj, SimpleNamespace):
+        return
+    reached = "" if chunks else "; the slicing code was never reached"
+    raise NotJudged(
+        f"The stand-in for self has no attribute {error.name}{reached}: {_place(error)} asks a "
+        "SimpleNamespace for it. Nothing was judged. Give the stand-in that attribute: "
+        f"SimpleNamespace({error.name}=…)."
+    ) from error
 
 
 def _place(error: BaseException) -> str:

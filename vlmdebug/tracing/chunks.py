@@ -7,13 +7,16 @@ expected where several have equal values.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
 from vlmdebug.batch import BOOKKEEPING, Batch
+from vlmdebug.change import Change
 from vlmdebug.errors import AmbiguousError
+from vlmdebug.families.base import unreadable
+from vlmdebug.layout import Axis
 from vlmdebug.plan import Rows
 from vlmdebug.tracing.columns import Columns, Realigned
 from vlmdebug.tracing.identity import identified
@@ -65,7 +68,7 @@ class _Chunk:
             return _listed(self.batch, key, self.given[key], self._planned(key))
         value = _numbers(self.given[key])
         if _is_tensor(value):
-            return self._ids(value) if key == "input_ids" else self._used(key, value)
+            return self._tensor(key, value)
         if isinstance(value, (list, tuple)) and key in self.batch.layout:
             return Used(None, len(value))
         return None
@@ -83,24 +86,46 @@ class _Chunk:
             return None
         return self.columns.need_mask()
 
+    def _tensor(self, key: str, value: Any) -> Used:
+        look = self._ids if key == "input_ids" else partial(self._used, key)
+        if type(value) is np.ndarray or type(value).__module__ == "torch":
+            reason = unreadable(value)
+            return look(value) if reason is None else Used(None, _length(value), unread=reason)
+        try:  # a subclass may refuse anything
+            reason = unreadable(value)
+            return look(value) if reason is None else Used(None, _length(value), unread=reason)
+        except Exception as error:
+            reason = f"a {type(value).__name__} that cannot be read ({type(error).__name__})"
+            return Used(None, _length(value), unread=reason)
+
     def _ids(self, ids: Any) -> Used:
-        rows, source = self.finder.rows("input_ids", ids, partial(self._by_text, ids))
+        by_text = cache(partial(self._by_text, ids))
+        rows, source, change = self.finder.see("input_ids", ids, by_text, free=(1,))
+        columns = None
+        if ids.ndim == 2 and source is None and (change is None or not change.reshapes):
+            mask = self.given.get("attention_mask")
+            told = rows if change is None or change.kind != "values" else None
+            columns = Columns.of(self.batch, ids, told, by_text)
+            columns = columns or Columns.moved(self.batch, ids, rows, mask)
+            if columns is not None:
+                rows, change = columns.rows, None if told is None else change
+            elif ids.shape[1] != self.batch.inputs["input_ids"].shape[-1]:
+                rows = None  # its columns are of no rows of the batch
         if source is None and (rows is None or rows.foreign):
             realigned = Realigned.of(self.batch, ids, self.given.get("attention_mask"))
             found = self._identified(realigned.alike()) if realigned else None
             if found is not None:
                 self.realigned, rows = realigned, found
         told = rows if source is None and rows is not None and not rows.foreign else None
-        self.width = ids.shape[-1] if len(ids.shape) == 2 else None
+        self.width = ids.shape[-1] if ids.ndim == 2 else None
         if told is not None:
             self.samples = told
-            if self.width is not None and self.realigned is None:
-                self.columns = Columns(self.batch, ids, told)
+            self.columns = columns if self.realigned is None else None
         is_slice = self.finder.is_slice("input_ids", ids)
         self.placeholders = _placeholders(self.batch, ids, told, is_slice)
         self.clips = _clips(self.batch, ids, told, is_slice)
-        length = ids.shape[0] if len(ids.shape) else 1
-        return Used(rows, length, source, columns=self.width, dims=len(ids.shape))
+        length = ids.shape[0] if ids.ndim else 1
+        return Used(rows, length, source, change=change, columns=self.width, dims=ids.ndim)
 
     def _by_text(self, ids: Any) -> Rows | None:
         """The samples of a copy of `input_ids`; other keys tell those of equal text apart."""
@@ -117,27 +142,60 @@ class _Chunk:
         axis, shape = self.batch.layout.get(key), value.shape
         if self.realigned is not None and key in self.batch.token_dims:
             return self._realigned(self.realigned, key, value)
-        rows, source = self.finder.rows(key, value, partial(self._planned, key))
-        told = rows if source is None and rows is not None and not rows.foreign else None
         at = self.batch.token_dims.get(key)
-        wide = shape[at] if at is not None and len(shape) > at else None
-        in_step = None
-        if wide is not None and told is not None and self.columns is not None:
-            in_step = self.columns.in_step(key, value, told)
+        wide = shape[at] if at is not None and value.ndim > at else None
+        rows, source, change = self.finder.see(
+            key, value, partial(self._planned, key), self._free(axis, at)
+        )
+        turned = self.columns is not None and self.columns.is_moved
+        as_wide = wide == self.width and self.columns is not None and not turned
+        if wide is not None and source is None and not as_wide:
+            if change is None or change.kind == "values":
+                rows, change = self._in_columns(key, value, rows, turned=turned)
         dim = axis.dim if axis else 0
         inner = None
-        if axis is not None and axis.padded and len(shape) > axis.padded_dim:
+        if axis is not None and axis.padded and value.ndim > axis.padded_dim:
             inner = shape[axis.padded_dim]
         return Used(
             rows,
-            shape[dim] if len(shape) > dim else 1,
+            shape[dim] if value.ndim > dim else 1,
             source,
             inner,
-            fits=axis is None or _fits(self.batch, key, value, self.width, in_step),
+            change=change,
             columns=wide,
-            in_step=in_step is not False,
-            dims=len(shape),
+            dims=value.ndim,
         )
+
+    def _free(self, axis: Axis | None, tokens: int | None) -> tuple[int, ...]:
+        """Dimensions judged by themselves: columns of tokens, and a padded one of known length."""
+        if axis is None:
+            return ()
+        reaches = axis.unit == "sample" and axis.padded in self.batch.counts
+        free = (axis.padded_dim,) if reaches else ()
+        return free if tokens is None else (*free, tokens)
+
+    def _in_columns(
+        self, key: str, value: Any, rows: Rows | None, *, turned: bool
+    ) -> tuple[Rows | None, Change | None]:
+        """The rows of a key along the tokens, and whether it has the columns of `input_ids`.
+
+        A copy of another width was not compared with the batch yet.
+        """
+        at, dim = self.batch.token_dims[key], self.batch.layout[key].dim
+        moved = turned or value.shape[at] != self.batch.inputs[key].shape[at]
+        if moved and not self.finder.is_slice(key, value):
+            known = rows is not None and not rows.foreign
+            likely, rows = rows if known else self._planned(key), None
+        else:
+            likely = rows
+        if self.columns is None or likely is None or likely.foreign:
+            return rows, None
+        if value.shape[dim] != len(likely) or not self.finder.is_unwritten(key):
+            return rows, None
+        in_step = self.columns.in_step(key, value, likely)
+        if in_step:
+            return likely, None
+        return likely, Change("longer" if in_step is None else "columns", tuple(value.shape))
 
     def _realigned(self, realigned: Realigned, key: str, value: Any) -> Used:
         """A key beside `input_ids` whose padding was moved: told by its real tokens, if at all."""
@@ -145,7 +203,8 @@ class _Chunk:
         if shape != ids or not isinstance(self.samples, Rows):
             return Used(None, shape[0] if shape else 1, dims=len(shape))
         in_step = realigned.in_step(key, value, self.samples)
-        return Used(self.samples, shape[0], columns=shape[1], in_step=in_step, dims=2)
+        change = None if in_step else Change("columns", shape)
+        return Used(self.samples, shape[0], change=change, columns=shape[1], dims=2)
 
     def _planned(self, key: str) -> Rows | None:
         if key not in self.batch.layout:
@@ -183,31 +242,6 @@ def _numbers(value: Any) -> Any:
         return value
 
 
-def _fits(batch: Batch, key: str, value: Any, width: int | None, in_step: bool | None) -> bool:
-    """Whether the dimensions beside the rows' are the batch's own.
-
-    There are as many columns of tokens as in the chunk's `input_ids`, `width`, or they are judged
-    by themselves (`in_step`). The dimension that the layout pads is left out where it is known how
-    far it must reach.
-    """
-    axis, whole, given = batch.layout[key], batch.inputs[key].shape, value.shape
-    if len(given) != len(whole):
-        return False
-    tokens = batch.token_dims.get(key)
-    if axis.dim == 0 and given[1:] == whole[1:] and (in_step or width is None or tokens is None):
-        return True
-    expected = list(whole)
-    if width is not None and tokens is not None:
-        expected[tokens] = given[tokens] if in_step is not None else width
-    reaches = axis.unit == "sample" and axis.padded in batch.counts
-    skipped = axis.padded_dim if reaches else axis.dim
-    return all(
-        given[index] == size
-        for index, size in enumerate(expected)
-        if index not in (axis.dim, skipped)
-    )
-
-
 def _placeholders(batch: Batch, ids: Any, rows: Rows | None, is_slice: bool) -> int | None:
     """Placeholder tokens of the chunk's own `input_ids`; a copy's columns may have been moved."""
     whole = len(ids.shape) == 2 and ids.shape[1] == batch.inputs["input_ids"].shape[1]
@@ -233,3 +267,11 @@ def _clips(batch: Batch, ids: Any, rows: Rows | None, is_slice: bool) -> dict[st
 
 def _is_tensor(value: Any) -> bool:
     return isinstance(value, np.ndarray) or hasattr(value, "data_ptr")
+
+
+def _length(value: Any) -> int:
+    """Its first dimension, as far as it has one."""
+    try:
+        return int(value.size(0)) if hasattr(value, "layout") else len(value)
+    except (IndexError, TypeError, RuntimeError):
+        return 1

@@ -7,7 +7,7 @@ mismatch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -66,13 +66,67 @@ def _shown(mask: Any) -> np.ndarray:
 
 
 class Columns:
-    """The columns of one call, by its `input_ids`, which are these rows of the batch's."""
+    """The columns of one call, by its `input_ids`, which are these rows of the batch's.
 
-    def __init__(self, batch: Batch, ids: Any, rows: Rows) -> None:
-        self._batch, self._rows, self._width = batch, rows, ids.shape[-1]
-        self._moved = self._width != batch.inputs["input_ids"].shape[-1]
+    Attributes:
+        rows: The samples that `input_ids` hold.
+        is_moved: Whether these are not all columns of the batch, as they are.
+    """
+
+    def __init__(self, batch: Batch, rows: Rows, width: int, begins: list[int]) -> None:
+        self._batch, self.rows, self._width = batch, rows, width
+        self.is_moved = width != batch.inputs["input_ids"].shape[-1]
         # Columns of the batch where these may begin; below 0: behind columns that were added.
-        self._begins = self._found("input_ids", ids, rows) if self._moved else [0]
+        self._begins = begins
+
+    @classmethod
+    def of(
+        cls,
+        batch: Batch,
+        ids: Any,
+        told: Rows | None,
+        planned: Callable[[], Rows | None],
+    ) -> Columns | None:
+        """None where these columns are of no rows of the batch's.
+
+        `told`: the rows by memory or history.
+        """
+        width = ids.shape[-1]
+        if width == batch.inputs["input_ids"].shape[-1]:
+            return None if told is None or told.foreign else cls(batch, told, width, [0])
+        for give in (lambda: told, planned):
+            rows = give()
+            if rows is None or rows.foreign or len(rows) != len(ids):
+                continue
+            columns = cls(batch, rows, width, [])
+            columns._begins = columns._found("input_ids", ids, rows)
+            if columns._begins:
+                return columns
+        return None
+
+    @classmethod
+    def moved(cls, batch: Batch, ids: Any, told: Rows | None, mask: Any) -> Columns | None:
+        """The same where columns at one end were lost, and others came at the other end.
+
+        `told`: the rows by memory or history. Where there are as many columns as before, the new
+        ones must be padding by the chunk's own `mask`: tokens that were turned round are none.
+        """
+        if told is None or told.foreign:
+            return None
+        have, width = batch.inputs["input_ids"].shape[-1], ids.shape[-1]
+        ours, theirs = to_numpy(batch.inputs["input_ids"])[list(told)], to_numpy(ids)
+        for begin in sorted(range(1 - width, have), key=abs):
+            first, last = max(begin, 0), min(begin + width, have)
+            if width != have and 2 * (last - first) < min(have, width):
+                return None
+            shared = theirs[:, first - begin : last - begin]
+            if np.array_equal(ours[:, first:last], shared) and (
+                width != have or _hides(mask, ids, first - begin, last - begin)
+            ):
+                columns = cls(batch, told, width, [begin])
+                columns.is_moved = True
+                return columns
+        return None
 
     def in_step(self, key: str, value: Any, rows: Rows) -> bool | None:
         """Whether `value`, these rows of `key`, has the columns of `input_ids`.
@@ -81,10 +135,10 @@ class Columns:
         """
         dim = self._batch.token_dims[key]
         wide = value.shape[dim]
-        if wide == self._width and not self._moved:
+        if wide == self._width and not self.is_moved:
             return True
-        if not self._begins or key in self._batch.layout.ignored:
-            return True  # there is nothing to compare with, or nobody looks
+        if key in self._batch.layout.ignored:
+            return True  # nobody looks
         if wide < self._width:
             return False
         first = value[(slice(None),) * dim + (slice(0, self._width),)]
@@ -100,12 +154,12 @@ class Columns:
         None where they are the batch's own, or begin nowhere in them.
         """
         mask = self._batch.inputs.get("attention_mask")
-        if not self._moved or not self._begins or len(getattr(mask, "shape", ())) != 2:
+        if not self.is_moved or not self._begins or len(getattr(mask, "shape", ())) != 2:
             return None
-        shown = _shown(mask)[list(self._rows)]  # (sample, seq)
-        return all(self._hides(shown, begin) for begin in self._begins)
+        shown = _shown(mask)[list(self.rows)]  # (sample, seq)
+        return all(self._needs_mask(shown, begin) for begin in self._begins)
 
-    def _hides(self, shown: np.ndarray, begin: int) -> bool:
+    def _needs_mask(self, shown: np.ndarray, begin: int) -> bool:
         """Whether padding stands among the columns from `begin` on, before a token that looks."""
         own, layout = shown[:, max(begin, 0) :][:, : self._width], self._batch.layout
         if layout.strict is None:
@@ -131,16 +185,26 @@ class Columns:
 
 def _begins(ours: np.ndarray, theirs: np.ndarray, among: Iterable[int] | None) -> Iterator[int]:
     """Where the last dimension of the one lies in the other's; below 0 if theirs is longer."""
-    longer = theirs.shape[-1] > ours.shape[-1]
-    within, short, sign = (theirs, ours, -1) if longer else (ours, theirs, 1)
-    size = short.shape[-1]
-    if not size:
+    have, size = ours.shape[-1], theirs.shape[-1]
+    if not min(have, size):
         return
-    room = within.shape[-1] - size
     if among is None:
+        longer = size > have
+        within, short, sign = (theirs, ours, -1) if longer else (ours, theirs, 1)
+        room = within.shape[-1] - short.shape[-1]
         like_first = within[..., : room + 1] == short[..., :1]
         among = sign * np.flatnonzero(like_first.reshape(-1, room + 1).all(axis=0))
-    for begin in among:
-        at = sign * int(begin)
-        if 0 <= at <= room and np.array_equal(within[..., at : at + size], short):
-            yield int(begin)
+    for begin in map(int, among):
+        first, last = max(begin, 0), min(begin + size, have)
+        if first < last and np.array_equal(
+            ours[..., first:last], theirs[..., first - begin : last - begin]
+        ):
+            yield begin
+
+
+def _hides(mask: Any, ids: Any, first: int, last: int) -> bool:
+    """Whether a mask of the shape of `ids` hides all columns but `first:last`."""
+    if tuple(getattr(mask, "shape", ())) != tuple(ids.shape):
+        return False
+    shown = _shown(mask)
+    return not shown[:, :first].any() and not shown[:, last:].any()

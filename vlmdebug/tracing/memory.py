@@ -56,6 +56,18 @@ def place(tensor: Any) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
     return tensor.data_ptr(), tensor.shape, tensor.stride()
 
 
+def is_as_it_was(of: Parent) -> bool:
+    """Whether nobody wrote into it, by torch's count, and it lies where it lay.
+
+    A tensor gives its memory up by `share_memory_`, `set_`, `resize_` or `.data =`, and the next
+    one may be laid there.
+    """
+    tensor = of.tensor
+    if of.version != version(tensor) or tensor.shape != of.shape:
+        return False
+    return isinstance(tensor, np.ndarray) or tensor.data_ptr() == of.start
+
+
 def version(tensor: Any) -> int | None:
     """torch's count of writes into this memory; None where it keeps none."""
     try:
@@ -71,7 +83,7 @@ def view_rows(tensor: Any, of: Parent) -> tuple[range | np.ndarray, int] | None:
     begins inside a row and ends in the next, or any view of rows that share one memory (`expand`).
     """
     address, shape, strides = place(tensor)
-    if not of.start <= address < of.stop or tensor.itemsize != of.tensor.itemsize:
+    if not of.start <= address < of.stop or not _reads_alike(tensor, of.tensor):
         return None
     offset = (address - of.start) // tensor.itemsize
     if shape and of.dim == 0 and strides == of.strides and shape[1:] == of.shape[1:]:
@@ -94,6 +106,20 @@ def view_rows(tensor: Any, of: Parent) -> tuple[range | np.ndarray, int] | None:
     if count and not 0 <= rows[-1] < of.shape[dim]:
         return None
     return _pick(of, rows), -1 if selected else dim
+
+
+def _reads_alike(tensor: Any, other: Any) -> bool:
+    """Whether the same bytes are the same values to both."""
+    if type(tensor) is type(other):
+        if tensor.dtype is not other.dtype and tensor.dtype != other.dtype:
+            return False
+    elif str(tensor.dtype).removeprefix("torch.") != str(other.dtype).removeprefix("torch."):
+        return False
+    return _is_negated(tensor) == _is_negated(other)
+
+
+def _is_negated(tensor: Any) -> bool:
+    return not isinstance(tensor, np.ndarray) and tensor.is_neg()
 
 
 def _position(offset: int, of: Parent) -> list[int] | None:

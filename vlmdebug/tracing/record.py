@@ -52,4 +52,7 @@ def record(
 
     slicer.__name__ = "recorded"
     slicer.expand_size = None  # type: ignore[attr-defined]  # a loop calls its model as it likes
-    return update_wrapper(slicer, function)
+    update_wrapper(slicer, function)
+    recorded = "vd.record({})" if config is None else "vd.record({}, config=config)"
+    slicer._vlmdebug_call = recorded  # type: ignore[attr-defined]  # for the test of a finding
+    return slicer

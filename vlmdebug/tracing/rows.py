@@ -1,34 +1,63 @@
-"""Which rows of the batch a tensor holds, by the cheapest way that is exact.
+"""Which rows of the batch a tensor holds, and whether they are as they were.
 
-First by memory: a view lies inside its parent. Then by history: copies made while the slicer
-ran were followed. Last by value: a copy made out of sight (numpy, `.tolist()`) is compared
-with the batch, row by row; rows of equal values are the same to the model, so any of them will
-do, the planned one first. A copy is not called wrong before its values were looked at.
+First by memory: a view lies inside its parent. All else is a copy, and is compared with the batch
+by value: with the rows expected first, for rows of equal values are the same to the model. Copies
+that were followed while the slicer ran are a hint where to look, and never a verdict.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from vlmdebug.families.base import to_numpy
+from vlmdebug.change import Change, Kind
+from vlmdebug.families.base import to_numpy, unreadable
 from vlmdebug.layout import Layout
 from vlmdebug.plan import Rows
-from vlmdebug.tracing.memory import Parent, as_rows, parent, version, view_rows
+from vlmdebug.tracing.memory import Parent, as_rows, is_as_it_was, parent, version, view_rows
+from vlmdebug.tracing.shapes import common, others, reshaped, resized, take
+from vlmdebug.tracing.values import (
+    compare,
+    dtype_of,
+    equal,
+    kind_of,
+    positions,
+)
 
 SMALL = 1 << 20
-"""Bytes of a tensor up to which its values are looked at unasked."""
+"""Bytes of a tensor up to which all its values are noted; of a larger one, some of every row."""
+INDICES = ("int64", "int32")
+"""What `torch.nn.functional.embedding` takes as indices (torch 2)."""
+
+
+class Seen(NamedTuple):
+    """The rows that a tensor holds, the batch key they are of if it is another, what changed.
+
+    `rows` are None where they cannot be told.
+    """
+
+    rows: Rows | None
+    source: str | None = None
+    change: Change | None = None
+
+
+class Located(NamedTuple):
+    """A tensor inside a known one: its rows, and their dimension (-1: one row, selected)."""
+
+    of: Parent
+    rows: Any
+    dim: int
 
 
 class RowFinder:
     """Finds rows of one batch's tensors; knows the copies made while it was told of them.
 
-    `by_value`: small tensors on the host are compared too, for torch does not count what is
-    written through numpy or `.data`.
+    `by_value`: tensors on the host are noted too, for torch does not count what is written
+    through numpy or `.data`.
     """
 
     def __init__(
@@ -39,14 +68,13 @@ class RowFinder:
             for key, axis in layout.items()
             if axis.unit != "batch" and not isinstance(inputs[key], list)
         }
-        self._media = layout.media.keys()
         self._copies: list[Parent] = []
-        self._by_value: dict[tuple[str, Any], _Values] = {}
+        self._by_value: dict[tuple[str, str], _Values] = {}
         self.came: Counter[int] = Counter()  # how often each sample came, where texts are equal
         self._at_first = {
-            key: to_numpy(own.tensor).copy()
+            key: _noted(own.tensor)
             for key, own in self._own.items()
-            if by_value and _is_small(own.tensor)
+            if by_value and _is_here(own.tensor)
         }
 
     def written(self) -> list[str]:
@@ -54,12 +82,12 @@ class RowFinder:
         return [
             key
             for key, values in self._at_first.items()
-            if not np.array_equal(_bits(values), _bits(to_numpy(self._own[key].tensor)))
+            if not np.array_equal(_bits(values), _bits(_noted(self._own[key].tensor)))
         ]
 
     def learn(self, tensor: Any, key: str, rows: np.ndarray, dim: int) -> None:
         """Remember a copy, unless writes into it would go unseen (inference mode)."""
-        if tensor.numel() and version(tensor) is not None:
+        if version(tensor) is not None and unreadable(tensor) is None and tensor.numel():
             self._copies.append(parent(key, tensor, dim, np.asarray(rows)))
 
     def known(self, tensor: Any) -> tuple[str, np.ndarray, int] | None:
@@ -67,16 +95,17 @@ class RowFinder:
         if not hasattr(tensor, "data_ptr") and not isinstance(tensor, np.ndarray):
             return None
         found = self._locate(tensor)
-        if found is None:
-            return None
-        of, rows, dim = found
-        return of.key, np.asarray(rows), dim
+        return None if found is None else (found.of.key, np.asarray(found.rows), found.dim)
+
+    def is_unwritten(self, key: str) -> bool:
+        """Whether the batch's own tensor is what it was, by torch's count of writes."""
+        return is_as_it_was(self._own[key])
 
     def is_slice(self, key: str, tensor: Any) -> bool:
         """Whether `tensor` lies in the memory of the batch's own tensor."""
-        return key in self._own and view_rows(tensor, self._own[key]) is not None
+        return key in self._own and self._within(tensor, self._own[key]) is not None
 
-    def _locate(self, tensor: Any, key: str | None = None) -> tuple[Parent, Any, int] | None:
+    def _locate(self, tensor: Any, key: str | None = None) -> Located | None:
         if key in self._own:  # where nearly all of them lie
             found = self._within(tensor, self._own[key])
             if found is not None:
@@ -87,49 +116,69 @@ class RowFinder:
                 return found
         return None
 
-    def _within(self, tensor: Any, of: Parent) -> tuple[Parent, Any, int] | None:
+    def _within(self, tensor: Any, of: Parent) -> Located | None:
         found = view_rows(tensor, of)
-        return None if found is None or of.version != version(of.tensor) else (of, *found)
+        return None if found is None or not is_as_it_was(of) else Located(of, *found)
 
-    def rows(
-        self, key: str, tensor: Any, planned: Callable[[], Rows | None]
-    ) -> tuple[Rows | None, str | None]:
-        """Rows that `tensor` holds, and the batch key they are of if it is not `key`.
+    def see(
+        self,
+        key: str,
+        tensor: Any,
+        planned: Callable[[], Rows | None],
+        free: Collection[int] = (),
+    ) -> Seen:
+        """The rows that `tensor` holds and whether they are as they were.
 
-        None where they cannot be told: the shape is another, or the slicer wrote into the
-        batch's own tensor, whose rows are no longer what they were.
+        Rows None: they cannot be told, as where the slicer wrote into the batch's own tensor.
 
         Args:
             key: The name under which it was handed over.
-            tensor: What was handed over.
+            tensor: What was handed over; its values can be read.
             planned: Gives the rows expected, preferred where rows have equal values.
+            free: Dimensions that may be of another size; they are judged elsewhere.
         """
-        own = self._own.get(key)
-        if own is not None and own.version != version(own.tensor):
-            return None, None
-        found = self._locate(tensor, key)
+        own, found = self._own.get(key), self._locate(tensor, key)
         if own is None:
-            return (as_rows(found[1]), found[0].key) if found else (None, None)
+            return Seen(as_rows(found.rows), found.of.key) if found else Seen(None)
+        if found is not None and found.of is own and found.dim == own.dim:
+            return _view(own, as_rows(found.rows), tensor, free)
+        if not is_as_it_was(own):
+            return Seen(None)
         if not tensor.ndim or not tensor.shape[own.dim if tensor.ndim > own.dim else 0]:
-            return Rows(), None
-        if found is None:
-            numbers = self._values(own, tensor).find(tensor, planned())
-            return (None if numbers is None else as_rows(numbers)), None
-        of, numbers, dim = found
-        if dim != own.dim:  # a row without its dimension, or rows turned to another one
-            return Rows([(-1, 0)] * tensor.shape[0]), None
+            return Seen(Rows())
+        if _fits(own, tensor):
+            seen = self._of_own_shape(own, tensor, planned(), found)
+        else:
+            seen = self._of_another_shape(own, tensor, planned(), found, free)
+        if seen.change is None and seen.rows is not None and seen.source is None:
+            return seen._replace(change=_recast(own, tensor))
+        return seen
+
+    def _of_own_shape(
+        self, own: Parent, tensor: Any, expected: Rows | None, found: Located | None
+    ) -> Seen:
+        """A copy of the batch's own shape: what it holds decides, whatever is known of it."""
+        told = self._told(own, tensor, found)
+        given = (rows for rows in (expected, told) if rows is not None)
+        likely = [rows for rows in given if _may_be(own, rows, tensor)]
+        blocks = [take(own.tensor, own.dim, rows) for rows in likely]
+        for rows, block in zip(likely, blocks, strict=True):
+            if equal(block, tensor):
+                return Seen(rows)
+        for rows, block in zip(likely, blocks, strict=True):
+            values = compare(block, tensor)
+            if values != "other":
+                lost = values == "destroyed"
+                return Seen(rows, None, _changed("destroyed", own, tensor) if lost else None)
+        if found is not None and self._is_other(own, found, tensor):
+            return Seen(as_rows(found.rows), found.of.key)
+        numbers = self._values(own, tensor).find(tensor, expected)
+        if told is not None and not told.foreign and (numbers < 0).all():
+            return Seen(told, None, _changed("values", own, tensor))
         rows = as_rows(numbers)
-        if of is own:
-            return rows, None
-        if self._was_written(own, of, tensor, rows):
-            numbers = self._values(own, tensor).find(tensor, planned())
-            return (None if numbers is None else as_rows(numbers)), None
-        expected = planned()
-        if rows == expected and self._is(of.key, key):
-            return rows, None
-        if expected is not None and self._values(own, tensor).equal(tensor, expected):
-            return expected, None
-        return rows, None if self._is(of.key, key) else of.key
+        if not rows.foreign and compare(take(own.tensor, own.dim, rows), tensor) == "other":
+            return Seen(rows, None, _changed("destroyed", own, tensor))  # equal after the cast only
+        return Seen(rows)
 
     def alike(self, key: str, tensor: Any) -> list[list[int]] | None:
         """Rows of the batch that each row of a copy may be; None where it cannot be compared.
@@ -140,8 +189,8 @@ class RowFinder:
         if own is None or len(tensor.shape) != len(own.shape) or 0 in tensor.shape:
             return None
         found, values = self._locate(tensor, key), self._values(own, tensor)
-        if found is not None and found[2] == own.dim and self._is(found[0].key, key):
-            rows = as_rows(found[1])
+        if found is not None and found.dim == own.dim and self._is(found.of.key, key):
+            rows = as_rows(found.rows)
             if not rows.foreign and values.equal(tensor, rows):
                 return [[row] for row in rows]
         return values.alike(tensor)
@@ -155,20 +204,65 @@ class RowFinder:
         if own is None or len(tensor.shape) != len(own.shape):
             return None
         found = self._locate(tensor, key)
-        if found is not None and found[0].key == key and found[2] == own.dim:
-            return np.arange(own.shape[own.dim]), np.asarray(found[1])
+        if found is not None and found.of.key == key and found.dim == own.dim:
+            return np.arange(own.shape[own.dim]), np.asarray(found.rows)
         values = self._values(own, tensor)
         return values.numbered(tensor) if values.fits(tensor) else None
 
-    def _was_written(self, own: Parent, of: Parent, copy: Any, rows: Rows) -> bool:
-        """Whether a copy of media rows holds other values than they do.
+    def _of_another_shape(
+        self,
+        own: Parent,
+        tensor: Any,
+        expected: Rows | None,
+        found: Located | None,
+        free: Collection[int],
+    ) -> Seen:
+        """Rows with other dimensions: those of which it holds a part, or all in another shape."""
+        told = self._told(own, tensor, found)
+        for rows in (expected, told):
+            if rows is None or rows.foreign or not rows.ranges:
+                continue
+            block = take(own.tensor, own.dim, rows)
+            if tensor.ndim == block.ndim and tensor.shape[own.dim] == len(rows):
+                parts = common(block, tensor)
+                if parts is not None:
+                    return Seen(rows, None, resized(block, tensor, own.dim, free, parts[0]))
+            change = reshaped(block, tensor, own.dim)
+            if change is not None:
+                return Seen(rows, None, change)
+        if found is not None and not self._is(found.of.key, own.key):
+            return Seen(as_rows(found.rows), found.of.key)
+        if not _fits(own, tensor, free):
+            return Seen(None)
+        return Seen(told if told is not None else self._by_beginning(own, tensor, expected))
 
-        Tokens are left out: what pads them moves their columns.
-        """
-        if own.key not in self._media or of.key != own.key or own.key not in self._at_first:
+    def _by_beginning(self, own: Parent, tensor: Any, expected: Rows | None) -> Rows | None:
+        """Rows that begin as these do, where all of them are in the batch."""
+        if any(given > have for given, have in zip(tensor.shape[1:], own.shape[1:], strict=True)):
+            return None
+        if own.dim or 0 in tensor.shape:
+            return None
+        cut = own.tensor[(slice(None), *(slice(0, size) for size in tensor.shape[1:]))]
+        begun = _Values(own._replace(tensor=cut), tensor).find(tensor, expected)
+        return None if (begun < 0).any() else as_rows(begun)
+
+    def _told(self, own: Parent, tensor: Any, found: Located | None) -> Rows | None:
+        """Rows of this key by the history of a copy, as a hint."""
+        if found is None or not self._is(found.of.key, own.key):
+            return None
+        rows = as_rows(found.rows)
+        if found.dim < 0:
+            return rows  # one row without its dimension
+        return rows if found.dim == own.dim and len(rows) == tensor.shape[own.dim] else None
+
+    def _is_other(self, own: Parent, found: Located, tensor: Any) -> bool:
+        """Whether these are rows of another key of the batch, as they are."""
+        if self._is(found.of.key, own.key) or found.dim < 0:
             return False
-        values = self._values(own, copy)
-        return not rows.foreign and values.fits(copy) and not values.equal(copy, rows)
+        theirs, rows = self._own[found.of.key], as_rows(found.rows)
+        return _may_be(theirs, rows, tensor) and equal(
+            take(theirs.tensor, theirs.dim, rows), tensor
+        )
 
     def _is(self, key: str, other: str) -> bool:
         """Whether two keys of the batch are the same tensor, as labels often are `input_ids`."""
@@ -186,44 +280,62 @@ class RowFinder:
         return self._by_value[at]
 
 
+def _view(own: Parent, rows: Rows, tensor: Any, free: Collection[int]) -> Seen:
+    """A view of the batch's own tensor; its dimensions may be shorter."""
+    if not own.dim and tensor.shape[1:] == own.shape[1:]:
+        return Seen(rows)
+    if not others(tuple(tensor.shape), own.shape, {own.dim, *free}):
+        return Seen(rows)
+    block = take(own.tensor, own.dim, rows)
+    parts = None if 0 in tensor.shape else common(block, tensor)
+    return Seen(rows, None, resized(block, tensor, own.dim, free, parts[0] if parts else None))
+
+
 class _Values:
     """The rows of one tensor of the batch by their values, in the dtype of a copy of it."""
 
     def __init__(self, own: Parent, like: Any) -> None:
-        self._dim = own.dim
+        self._dim, self._is_mask = own.dim, "mask" in own.key
         self._table = _table(_cast(own.tensor, like), own.dim)
 
     @cached_property
-    def _known(self) -> dict[bytes, list[int]]:
+    def _rows(self) -> dict[bytes, list[int]]:
         return rows_by_value(self._table)
 
-    def find(self, tensor: Any, planned: Rows | None) -> np.ndarray | None:
-        """Row numbers, -1 for a row of other values; None where shapes cannot be compared."""
-        if len(tensor.shape) != self._table.ndim:
-            return None
-        table = _table(to_numpy(tensor), self._dim)
-        expected = list(planned or ())
-        if table.shape[1:] == self._table.shape[1:]:
-            if self._equal(table, expected):
-                return np.array(expected, dtype=np.int64)
-            return self._search(table, expected)
-        return self._window(table, expected)
+    def find(self, tensor: Any, planned: Rows | None) -> np.ndarray:
+        """Row numbers, -1 for a row of other values.
+
+        A row of a mask may have been made, and equal another one by chance: it is nobody's but
+        where it is expected.
+        """
+        table, expected = _table(to_numpy(tensor), self._dim), list(planned or ())
+        found = matching(self._rows, table, expected)
+        for index, row in enumerate(found):
+            wanted = expected[index] if index < len(expected) else -1
+            if row != wanted and self._is_mask:
+                found[index] = -1
+        return found
 
     def alike(self, tensor: Any) -> list[list[int]]:
         """Rows of equal values for each row of a copy, whose columns may have been trimmed."""
-        table = _table(to_numpy(tensor), self._dim)
-        if table.shape[1:] == self._table.shape[1:]:
-            return [[*self._known.get(row.tobytes(), ())] for row in table]
-        fits = [_fitting(*_common(self._table, table, side)) for side in ("end", "start")]
-        return [sorted(end | start) for end, start in zip(*fits, strict=True)]
+        ours, table = self._table, _table(to_numpy(tensor), self._dim)
+        if table.shape[1:] == ours.shape[1:]:
+            return [[*self._rows.get(row.tobytes(), ())] for row in table]
+        if table.ndim != 2:
+            return [[] for _ in table]
+        have, given = ours.shape[1], table.shape[1]
+        size = min(have, given)
+        starts = _fitting(ours[:, :size], table[:, :size])
+        ends = _fitting(ours[:, have - size :], table[:, given - size :])
+        return [sorted(start | end) for start, end in zip(starts, ends, strict=True)]
 
     def numbered(self, tensor: Any) -> tuple[np.ndarray, np.ndarray]:
         """The first row of equal values, for each of our rows and of the tensor's; -1 for none."""
         ours = np.empty(len(self._table), dtype=np.int64)
-        for rows in self._known.values():
+        for rows in self._rows.values():
             ours[rows] = rows[0]
         table = _table(to_numpy(tensor), self._dim)
-        theirs = [self._known.get(row.tobytes(), (-1,))[0] for row in table]
+        theirs = [self._rows.get(row.tobytes(), (-1,))[0] for row in table]
         return ours, np.array(theirs, dtype=np.int64)
 
     def fits(self, tensor: Any) -> bool:
@@ -233,35 +345,15 @@ class _Values:
 
     def equal(self, tensor: Any, planned: Rows) -> bool:
         """Whether the tensor holds the planned rows' values, to the bit."""
-        return len(tensor.shape) == self._table.ndim and self._equal(
-            _table(to_numpy(tensor), self._dim), list(planned)
-        )
-
-    def _equal(self, table: np.ndarray, expected: Sequence[int]) -> bool:
-        if table.shape != (len(expected), *self._table.shape[1:]):
+        table = _table(to_numpy(tensor), self._dim)
+        if table.shape != (len(planned), *self._table.shape[1:]):
             return False
-        return np.array_equal(_bits(table), _bits(self._table[expected]))
+        return np.array_equal(_bits(table), _bits(self._table[list(planned)]))
 
-    def _search(self, table: np.ndarray, expected: Sequence[int]) -> np.ndarray:
-        return matching(self._known, table, expected)
 
-    def _window(self, table: np.ndarray, expected: Sequence[int]) -> np.ndarray | None:
-        """Rows whose trailing dimensions were trimmed or padded, at the end or at the start.
-
-        Only the part that both have is compared; a row is told only where the planned one fits,
-        or a single one.
-        """
-        if 0 in table.shape:
-            return None
-        fits = [_fitting(*_common(self._table, table, side)) for side in ("end", "start")]
-        found = []
-        for index, (end, start) in enumerate(zip(*fits, strict=True)):
-            rows = end | start
-            wanted = expected[index] if index < len(expected) else -1
-            if wanted not in rows and len(rows) != 1:
-                return None
-            found.append(wanted if wanted in rows else rows.pop())
-        return np.array(found, dtype=np.int64)
+def _fitting(ours: np.ndarray, theirs: np.ndarray) -> list[set[int]]:
+    """Rows of `ours` that equal each row of `theirs`."""
+    return [set(np.flatnonzero((ours == row).all(axis=1)).tolist()) for row in theirs]
 
 
 def rows_by_value(table: np.ndarray) -> dict[bytes, list[int]]:
@@ -289,31 +381,41 @@ def matching(
     return found
 
 
-def _fitting(ours: np.ndarray, theirs: np.ndarray) -> list[set[int]]:
-    """Rows of `ours` that equal each row of `theirs`."""
-    flat = ours.reshape(len(ours), -1)
-    return [set(np.flatnonzero((flat == row.ravel()).all(axis=1)).tolist()) for row in theirs]
+def _may_be(own: Parent, rows: Rows, tensor: Any) -> bool:
+    """Whether a tensor has the shape of these rows."""
+    if rows.foreign or tensor.ndim != len(own.shape):
+        return False
+    return len(rows) == tensor.shape[own.dim] and _fits(own, tensor)
 
 
-def _common(ours: np.ndarray, theirs: np.ndarray, side: str) -> tuple[np.ndarray, np.ndarray]:
-    """Both tables cut to the trailing shape they share, keeping their starts or their ends."""
-    sizes = [min(a, b) for a, b in zip(ours.shape[1:], theirs.shape[1:], strict=True)]
-    if side == "end":
-        cut = tuple(slice(0, size) for size in sizes)
-        return ours[:, *cut], theirs[:, *cut]
-    return tuple(  # type: ignore[return-value]
-        table[
-            :,
-            *(slice(have - size, have) for have, size in zip(table.shape[1:], sizes, strict=True)),
-        ]
-        for table in (ours, theirs)
-    )
+def _fits(own: Parent, tensor: Any, free: Collection[int] = ()) -> bool:
+    """Whether all dimensions but that of the rows, and those free, are as long as the batch's."""
+    given = tuple(tensor.shape)
+    return len(given) == len(own.shape) and not others(given, own.shape, {own.dim, *free})
 
 
-def _is_small(tensor: Any) -> bool:
-    """Whether its values lie on the host and are few."""
-    here = isinstance(tensor, np.ndarray) or getattr(tensor, "is_cpu", False)
-    return here and tensor.nbytes <= SMALL
+def _changed(kind: Kind, own: Parent, tensor: Any) -> Change:
+    return Change(kind, dtype=(dtype_of(tensor), dtype_of(own.tensor)))
+
+
+def _recast(own: Parent, tensor: Any) -> Change | None:
+    """A cast that kept these values, but would lose others or is refused by the model."""
+    if kind_of(own.tensor) == "f" and kind_of(tensor) != "f":
+        return _changed("destroyed", own, tensor)
+    if own.key == "input_ids" and dtype_of(tensor) not in INDICES:
+        return _changed("dtype", own, tensor)
+    return None
+
+
+def _noted(tensor: Any) -> np.ndarray:
+    """What it holds: all, or of a large one some of every row."""
+    values = to_numpy(tensor)
+    return values.copy() if tensor.nbytes <= SMALL else values.flat[positions(values.size)]
+
+
+def _is_here(tensor: Any) -> bool:
+    """Whether its values lie on the host."""
+    return isinstance(tensor, np.ndarray) or getattr(tensor, "is_cpu", False)
 
 
 def _bits(table: np.ndarray) -> np.ndarray:

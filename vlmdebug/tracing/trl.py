@@ -20,6 +20,7 @@ import torch
 from vlmdebug.batch import BOOKKEEPING
 from vlmdebug.errors import BadInput, VlmDebugError
 from vlmdebug.families.streams import KEYS
+from vlmdebug.safe import literal
 from vlmdebug.tracing.record import record
 from vlmdebug.tracing.trl_trainer import Prepared, stop_after_one_call, trainer_of
 
@@ -88,6 +89,7 @@ def trl_slicer(name: str) -> Callable[[dict[str, Any], int], Iterator[dict[str, 
     else:
         raise BadInput(f"{name!r} is no slicer of TRL. Known are {', '.join(SLICERS)}.")
     slicer.__name__ = f"trl {trl.__version__} {name}"
+    slicer._vlmdebug_call = f"vd.trl_slicer({literal(name)})"  # type: ignore[attr-defined]
     return slicer
 
 

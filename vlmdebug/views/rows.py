@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from vlmdebug.compared import line
 from vlmdebug.layout import plural
 from vlmdebug.mismatch import CODES, Finding
 from vlmdebug.plan import Rows
@@ -60,7 +61,7 @@ def subject(report: Report) -> str:
 
 
 def counted(report: Report) -> list[str]:
-    """`images per sample 2 0 1 (from num_images)`, one line per unit."""
+    """`images per sample 2 0 1 (from num_images)`, one line per unit, and what was compared."""
     lines = []
     for unit, counts in report.counts.items():
         if unit == "sample":
@@ -69,12 +70,13 @@ def counted(report: Report) -> list[str]:
         more = f" … {sum(counts)} in all" if len(counts) > MOST_NUMBERS else ""
         source = report.evidence.get(unit, "?")
         lines.append(f"{plural(unit)} per sample {shown}{more} (from {source})")
-    return lines
+    said = line(report.compared)
+    return [*lines, said] if said else lines
 
 
 def title(finding: Finding) -> str:
     """What a finding's code stands for, for codes of newer versions too."""
-    return CODES.get(finding.code, "a kind this version does not know")
+    return finding.title if finding.code in CODES else "a kind this version does not know"
 
 
 def judged(report: Report) -> list[Line]:

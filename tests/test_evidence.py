@@ -1,0 +1,152 @@
+"""Placeholders against evidence of their own, what a batch lacks, its labels, what was compared."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import vlmdebug as vd
+
+CONSTANT = ("llava", "vipllava", "video_llava", "gemma3", "paligemma", "janus", "deepseek_vl")
+ALSO = ("deepseek_vl_hybrid", "shieldgemma2", "aria", "idefics2")
+
+
+def real(family, images, **options):
+    model, processor = vd.tiny.build(family)
+    return model, processor, dict(vd.tiny.batch(family, images, **options))
+
+
+def ways(model, processor):
+    return {"processor": processor}, {"config": model.config}, {"model": model}
+
+
+def codes(report):
+    return [(m.code, m.silent) for m in report.mismatches]
+
+
+@pytest.mark.parametrize("family", CONSTANT + ALSO)
+def test_every_second_placeholder_lost_is_never_ok(family):
+    model, processor, inputs = real(family, [1, 1])
+    token = vd.read_batch(inputs, processor=processor).image_token_id
+    ids = inputs["input_ids"].clone()
+    for row in ids:
+        row[(row == token).nonzero().flatten()[::2]] = 9
+
+    for known in ways(model, processor):
+        assert vd.check(inputs, **known).ok
+        assert ("VLM010", False) in codes(vd.check({**inputs, "input_ids": ids}, **known))
+
+
+def test_features_that_only_placeholders_suggest_are_not_compared():
+    _, _, inputs = real("llava", [1, 1])
+    ids = {"layout": "llava", "num_images": [1, 1]}
+    report = vd.check(inputs, **ids)
+
+    assert report.verdict == "AMBIGUOUS"
+    assert any(one.against is None for one in report.compared)
+
+
+@pytest.mark.parametrize(
+    ("family", "key", "silent"),
+    [
+        ("qwen2_5_vl", "mm_token_type_ids", True),
+        ("qwen3_vl", "mm_token_type_ids", False),
+        ("gemma4", "mm_token_type_ids", True),
+        ("gemma3", "token_type_ids", True),
+        ("mllama", "cross_attention_mask", True),
+        ("deepseek_vl_hybrid", "high_res_pixel_values", False),
+    ],
+)
+def test_key_that_the_whole_batch_lacks_is_as_loud_as_the_model(family, key, silent):
+    model, processor, inputs = real(family, [2, 1], sizes=(160, 160))
+    del inputs[key]
+
+    for known in ways(model, processor):
+        assert codes(vd.check(inputs, **known)) == [("VLM003", silent)]
+    if silent:
+        model(**inputs)
+    else:
+        with pytest.raises((RuntimeError, TypeError, ValueError, AttributeError)):
+            model(**inputs)
+
+
+def test_position_ids_of_three_planes_stand_for_token_types():
+    _, processor, inputs = real("qwen2_5_vl", [1, 1])
+    del inputs["mm_token_type_ids"]
+    inputs["position_ids"] = torch.zeros(3, *inputs["input_ids"].shape, dtype=torch.long)
+
+    assert vd.check(inputs, processor=processor).ok
+
+
+@pytest.mark.parametrize(
+    ("family", "unit", "typed", "silent"),
+    [
+        ("gemma4", "audio", None, True),
+        ("gemma4", "video", None, True),
+        ("qwen2_5_omni_thinker", "audio", None, True),
+        ("qwen2_5_vl", "video", None, True),
+        ("qwen2_5_vl", "video", 2, False),
+    ],
+)
+def test_stray_token_of_clips_is_as_loud_as_the_model(family, unit, typed, silent):
+    model, processor, inputs = real(family, [1, 1], sizes=(160, 160))
+    last = int(inputs["attention_mask"][0].nonzero()[-1]) - 1
+    inputs["input_ids"][0, last] = getattr(model.config, f"{unit}_token_id")
+    if typed is not None:
+        inputs["mm_token_type_ids"][0, last] = typed
+    report = vd.check(inputs, processor=processor)
+
+    assert codes(report) == [("VLM010", silent)]
+    if silent:
+        model(**inputs)
+    else:
+        with pytest.raises(TypeError):
+            model(**inputs)
+
+
+def test_images_that_are_counted_and_not_there_are_found():
+    _, processor, inputs = real("qwen2_5_vl", [0, 0])
+
+    assert vd.check(inputs, processor=processor, num_images=[0, 0]).ok
+    assert codes(vd.check(inputs, processor=processor, num_images=[2, 1])) == [("VLM010", True)]
+
+
+def test_images_in_the_row_of_another_sample_are_found_in_mllama():
+    model, processor, inputs = real("mllama", [1, 1], sizes=(160, 160))
+    inputs["aspect_ratio_ids"][1] = 0
+
+    assert codes(vd.check(inputs, processor=processor)) == [("VLM010", True)]
+    model(**inputs)
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "paligemma"])
+def test_labels_are_held_against_the_tokens(family):
+    _, processor, inputs = real(family, [1, 1])
+    token = vd.read_batch(inputs, processor=processor).image_token_id
+    ids, seen = inputs["input_ids"], inputs["attention_mask"] == 1
+    right = torch.where(seen & (ids != token), ids, -100)
+    wrong = {
+        "shifted": torch.cat([right[:, 1:], torch.full_like(right[:, :1], -100)], 1),
+        "short": right[:, :-1],
+        "placeholders": torch.where(seen, ids, -100),
+        "another text": torch.where(right == -100, -100, right + 1),
+    }
+
+    assert vd.check({**inputs, "labels": right}, processor=processor).ok
+    assert vd.check({**inputs, "labels": torch.full_like(ids, -100)}, processor=processor).ok
+    for labels in wrong.values():
+        report = vd.check({**inputs, "labels": labels}, processor=processor)
+        assert {m.code for m in report.mismatches} == {"VLM013"}
+
+
+def test_report_keeps_what_was_compared():
+    _, processor, inputs = real("qwen2_5_vl", [1, 1])
+    report = vd.check(inputs, processor=processor)
+    older = {key: value for key, value in report.to_dict().items() if key != "compared"}
+
+    assert str(report.compared[0]) == (
+        "image placeholders of 2 samples against features of image_grid_thw"
+    )
+    assert "Compared: image placeholders of 2 samples" in str(report)
+    assert vd.Report.from_json(report.to_json()).compared == report.compared
+    assert vd.Report.from_dict(older).ok

@@ -1,0 +1,232 @@
+"""Loud, silent or unknown, of each mistake by itself: what is said is what the model does.
+
+Random calls in which a single thing is wrong go through every model. VLMDEBUG_CALLS says how many
+for each; `make test` takes a few.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from architectures import architectures
+
+import vlmdebug as vd
+
+CALLS = int(os.environ.get("VLMDEBUG_CALLS", "30"))
+SIZES = [(200, 100), (100, 200), (160, 160), (100, 300), (300, 100)]
+NUMBERS = [(2, 0, 1), (1, 1, 2), (0, 2, 1), (1, 1, 1), (3, 1, 0), (0, 0, 2), (1, 2, 1)]
+
+Change = Callable[[torch.Tensor, int, int, random.Random], torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def built():
+    return {name: vd.tiny.build(name) for name in architectures()}
+
+
+@pytest.fixture(params=architectures())
+def family(request):
+    return request.param
+
+
+def batch_of(family, built, dice):
+    images = dice.choice(NUMBERS)
+    sizes = [dice.choice(SIZES[: dice.choice([1, 3, 5])]) for _ in range(sum(images))]
+    side = dice.choice(["left", "right"])
+    inputs = vd.tiny.batch(family, images, sizes=sizes, seed=dice.randint(0, 9), padding_side=side)
+    model, processor = built[family]
+    return vd.read_batch(inputs, processor=processor, config=model.config, num_images=images)
+
+
+def some(tensor, start, stop, dice):
+    """As many rows, from elsewhere."""
+    begin = dice.randint(0, len(tensor) - (stop - start))
+    return tensor[begin : begin + stop - start]
+
+
+def more(tensor, start, stop, dice):
+    return torch.cat([tensor[start:stop], tensor[: dice.randint(1, len(tensor))]])
+
+
+def fewer(tensor, start, stop, dice):
+    return tensor[start : max(start, stop - dice.randint(1, max(1, stop - start)))]
+
+
+ROWS: dict[str, Change] = {
+    "other rows": some,
+    "more rows": more,
+    "fewer rows": fewer,
+    "one row": lambda t, a, b, dice: t[a : a + 1],
+    "first rows": lambda t, a, b, dice: t[: dice.randint(1, len(t))],
+    "no rows": lambda t, a, b, dice: t[:0],
+    "all rows": lambda t, a, b, dice: t,
+    "reversed": lambda t, a, b, dice: t[a:b].flip(0),
+    "doubled": lambda t, a, b, dice: torch.cat([t[a:b], t[a:b]]),
+    "one row again and again": lambda t, a, b, dice: t[a : a + 1].repeat(
+        b - a, *[1] * (t.ndim - 1)
+    ),
+    "rows before": lambda t, a, b, dice: t[max(0, a - 1) : b],
+    "rows after": lambda t, a, b, dice: t[a : b + 1],
+}
+
+
+def bounds(batch, key, first, last):
+    offsets = batch.counts[batch.layout[key].unit].offsets
+    return offsets[first], offsets[last]
+
+
+def groups(batch):
+    """Keys of tokens one by one, media keys one by one and all together."""
+    media = list(batch.image_keys)
+    tokens = [key for key in batch.layout if key not in media and key != "input_ids"]
+    return [[key] for key in [*tokens, *media]] + [media] * 3
+
+
+def changed(batch, chunk, first, last, dice, keys=None) -> tuple[str, dict[str, Any]] | None:
+    """The chunk with one thing wrong, and what it is; None where the change is none."""
+    keys, name = keys or dice.choice(groups(batch)), dice.choice([*ROWS, "dropped"])
+    made = dict(chunk)
+    seed = dice.random()
+    for key in keys:
+        if name == "dropped":
+            made.pop(key, None)
+        elif batch.layout[key].dim == 0:
+            rows = ROWS[name](
+                batch.inputs[key], *bounds(batch, key, first, last), random.Random(seed)
+            )
+            made[key] = rows
+    same = made.keys() == chunk.keys() and all(
+        made[key].shape == chunk[key].shape and torch.equal(made[key], chunk[key]) for key in made
+    )
+    return None if same else (f"{' and '.join(keys)}: {name}", made)
+
+
+def with_videos(model, processor, dice):
+    """A batch of videos of patches, laid out by hand: their processors need torchvision."""
+    tokenizer, config = processor.tokenizer, model.config
+    grids, rows = [], []
+    for number, count in enumerate(dice.choice([(1, 0, 1), (2, 1, 0), (1, 1, 1), (2, 0, 2)])):
+        row = [tokenizer.bos_token_id or 1, 50 + number]
+        for _ in range(count):
+            grids.append(dice.choice([(1, 4, 4), (1, 4, 8), (1, 8, 4)]))
+            row += [60, *[config.video_token_id] * (grids[-1][1] * grids[-1][2] // 4), 61]
+        rows.append([*row, 62])
+    width, pad = max(map(len, rows)), tokenizer.pad_token_id
+    ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows])
+    like = vd.tiny.batch(model.config.model_type, [1])
+    inputs = {"input_ids": ids, "attention_mask": (ids != pad).long()}
+    if "mm_token_type_ids" in like:
+        inputs["mm_token_type_ids"] = 2 * (ids == config.video_token_id).long()
+    inputs["video_grid_thw"] = torch.tensor(grids)
+    patches = int(inputs["video_grid_thw"].prod(1).sum())
+    noise = torch.Generator().manual_seed(0)
+    shape = like["pixel_values"].shape[1:]
+    inputs["pixel_values_videos"] = torch.randn(patches, *shape, generator=noise)
+    return vd.read_batch(inputs, processor=processor, config=config)
+
+
+def judged(batch, chunks, index, call):
+    """The mismatches of a call that came in place of a right chunk."""
+
+    def slicer(inputs, chunk_size):
+        for place, chunk in enumerate(chunks):
+            yield call if place == index else chunk
+
+    size = len(chunks[0]["input_ids"])
+    report = vd.check(slicer, batch, chunk_size=size, pictures=False)
+    return [m for m in report.mismatches if m.chunk == index]
+
+
+def wrong_calls(family, built, seed, calls):
+    dice = random.Random(f"{family} {seed}")
+    made = 0
+    while made < calls:
+        batch = batch_of(family, built, dice)
+        size = dice.randint(1, 3)
+        chunks = [dict(chunk) for chunk in batch.chunks(size)]
+        for _ in range(8):
+            index = dice.randrange(len(chunks))
+            first = index * size
+            last = min(first + size, len(batch))
+            change = changed(batch, chunks[index], first, last, dice)
+            if change is not None:
+                yield batch, chunks, index, *change
+                made += 1
+
+
+def runs(model, call):
+    try:
+        with torch.no_grad():
+            model(**call)
+    except Exception:
+        return False
+    return True
+
+
+def test_each_mistake_is_as_loud_as_the_model_or_not_known(family, built):
+    model = built[family][0]
+    said = Counter()
+    wrong = []
+    for batch, chunks, index, name, call in wrong_calls(family, built, 0, CALLS):
+        does = runs(model, call)
+        for m in judged(batch, chunks, index, call):
+            said[m.silent] += 1
+            if m.silent is not None and m.silent is not does:
+                wrong.append((name, m.code, m.key, m.silent, m.message.split("\n")[0]))
+
+    assert not wrong
+    assert said[None] <= sum(said.values()) / 3, said
+
+
+def test_a_mistake_keeps_its_loudness_beside_another(family, built):
+    found = 0
+    seen = wrong_calls(family, built, 1, CALLS)
+    for batch, chunks, index, name, call in seen:
+        media = set(batch.image_keys)
+        right = chunks[index]
+        tokens = [k for k in right if k not in media and k != "input_ids" and k in batch.layout]
+        beside = next((k for k in tokens if k != "attention_mask"), "attention_mask")
+        if beside in name:
+            continue
+        alone = {(m.key, m.code): m.silent for m in judged(batch, chunks, index, call)}
+        both = judged(batch, chunks, index, {k: v for k, v in call.items() if k != beside})
+        together = {(m.key, m.code): m.silent for m in both}
+        found += len(alone)
+
+        assert {key: together.get(key, "missing") for key in alone} == alone, name
+
+    assert found > CALLS / 10
+
+
+VIDEOS = ("qwen2_5_vl", "qwen3_vl", "cosmos3_omni", "exaone4_5")
+
+
+@pytest.mark.parametrize("family", [name for name in VIDEOS if name in architectures()])
+def test_each_mistake_with_videos_is_as_loud_as_the_model_or_not_known(family, built):
+    model = built[family][0]
+    said, wrong = Counter(), []
+    dice = random.Random(family)
+    for _ in range(CALLS // 4):
+        batch = with_videos(*built[family], dice)
+        chunks = [dict(chunk) for chunk in batch.chunks(1)]
+        index = dice.randrange(len(chunks))
+        stream = [*batch.streams[0].keys]
+        keys = dice.choice([[key] for key in stream] + [stream])
+        change = changed(batch, chunks[index], index, index + 1, dice, keys)
+        if change is None:
+            continue
+        name, call = change
+        does = runs(model, call)
+        for m in judged(batch, chunks, index, call):
+            said[m.silent] += 1
+            if m.silent is not None and m.silent is not does:
+                wrong.append((name, m.code, m.key, m.silent, m.message.split("\n")[0]))
+
+    assert not wrong
+    assert said[None] <= sum(said.values()) / 3, said

@@ -1,0 +1,151 @@
+"""How exported code counts images, tiles and clips: by the placeholder tokens of each sample.
+
+A rule is source. It is written out only where it gives, on the batch that the code is written from,
+the counts that `read_batch` found; where none does, the code asks for the counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vlmdebug import pasted
+from vlmdebug.batch import Batch
+from vlmdebug.families import find_family
+from vlmdebug.families.streams import FEATURE_RULES, TYPES
+from vlmdebug.layout import OWNER, STREAMS
+from vlmdebug.safe import literal
+
+MOST = 64
+"""The largest side of a square of patches or pixels that is tried as one feature."""
+
+
+@dataclass(frozen=True)
+class Counting:
+    """A function of `inputs` that gives how many of one unit each sample has, or None.
+
+    Attributes:
+        name: Its name, `_images`.
+        source: Its source, after that of the function that finds the placeholder tokens.
+    """
+
+    name: str
+    source: str
+
+    def __call__(self, inputs: Mapping[str, Any]) -> list[int] | None:
+        space: dict[str, Any] = dict(vars(pasted))
+        exec(compile(self.source, "slice_inputs.py", "exec"), space)
+        return space[self.name](inputs)
+
+
+def countings(batch: Batch) -> dict[str, Counting]:
+    """A counting of each unit of the batch's media, where one gives the counts that it has."""
+    found: dict[str, Counting] = {}
+    needs = batch.layout.media.values()
+    units = dict.fromkeys(needed.unit for needed in needs if needed.without != "keep")
+    for unit in units:
+        tokens = _tokens(batch, unit)
+        if tokens is None or unit not in batch.counts:
+            continue
+        counted = "image" if unit == "tile" and per_sample(batch, unit) else unit
+        for body in _bodies(batch, unit):
+            tried = _function(counted, tokens, body)
+            if _agrees(tried, batch, unit):
+                found[counted] = tried
+                break
+    return found
+
+
+def per_sample(batch: Batch, unit: str) -> bool:
+    """Whether all keys of these media have one row per sample, so that any number will do."""
+    keys = [key for key, needed in batch.layout.media.items() if needed.unit == unit]
+    return all(batch.layout[key].unit == "sample" for key in keys)
+
+
+def _agrees(tried: Counting, batch: Batch, unit: str) -> bool:
+    counts = tried(batch.inputs)
+    if counts is None:
+        return False
+    if per_sample(batch, unit):
+        return [*map(bool, counts)] == [*map(bool, batch.counts[unit])]
+    return counts == [*batch.counts[unit]]
+
+
+def _function(unit: str, tokens: str, body: str) -> Counting:
+    media = unit if unit in STREAMS else "image"
+    found = f"_{media}_tokens"
+    source = (
+        f"def _{unit}s(inputs: dict) -> list | None:\n"
+        f'    """{unit.capitalize()}s of each sample, by its placeholder tokens."""\n'
+        f"    tokens = {found}(inputs)\n"
+        f"    return {body}\n\n\n"
+        f"def {found}(inputs: dict) -> Any:\n"
+        f'    """Where the placeholder tokens are, `(sample, seq)`."""\n{tokens}'
+    )
+    return Counting(f"_{unit}s", source)
+
+
+def _tokens(batch: Batch, unit: str) -> str | None:
+    """Body of a function that finds the placeholder tokens; None where nothing tells."""
+    types = 'inputs["mm_token_type_ids"]'
+    typed = "mm_token_type_ids" in batch.inputs
+    if unit not in STREAMS:
+        if batch.image_token_id is None:
+            return f"    return {types} == 1\n" if typed else None
+        marked = f'    found = inputs["input_ids"] == {int(batch.image_token_id)}\n'
+        family = find_family(batch.layout.family)
+        if family is not None and family.videos is not None:  # GLM has one token for both
+            marked += (
+                '    if "pixel_values_videos" in inputs and "mm_token_type_ids" in inputs:\n'
+                f"        found = found & ({types} != {TYPES['video']})  # those of frames\n"
+            )
+        return f"{marked}    return found\n"
+    token = next((stream.token_id for stream in batch.streams if stream.unit == unit), None)
+    if token is None:
+        return f"    return {types} == {TYPES[unit]}\n" if typed else None
+    return (
+        f'    types = inputs.get("mm_token_type_ids")\n'
+        f"    if types is not None and bool((types == {TYPES[unit]}).any()):\n"
+        f"        return types == {TYPES[unit]}\n"
+        f'    return inputs["input_ids"] == {int(token)}\n'
+    )
+
+
+def _bodies(batch: Batch, unit: str) -> Iterator[str]:
+    """What such a function may return, the surest first."""
+    each = "tokens.sum(-1).tolist()"
+    if unit not in STREAMS and per_sample(batch, unit):
+        yield each
+        return
+    owners = [key for key, axis in batch.layout.items() if axis.unit == OWNER]
+    if owners and unit == "image":
+        yield f"_dealt(inputs[{literal(owners[0])}].tolist(), {each})"
+        return
+    for rule in _rules(batch, unit):
+        yield f"_shared({rule}, {each})"
+    if unit != "tile":  # a tile may be one run of several, or one of several in a run
+        yield "_runs(tokens)"
+
+
+def _rules(batch: Batch, unit: str) -> Iterator[str]:
+    """Source of the features of each image, tile or clip, with the number that fits the batch."""
+    features: Sequence[int] | None = batch.features
+    family = find_family(batch.layout.family)
+    rules = FEATURE_RULES if unit in STREAMS else family.feature_rules if family else ()
+    if unit in STREAMS:
+        features = next((s.features for s in batch.streams if s.unit == unit), None)
+    if not features:
+        return
+    for rule in rules:
+        numbers = dict.fromkeys([*range(1, MOST + 1), *features[:1]] if "{n}" in rule else [1])
+        fits = [n for n in numbers if _gives(rule.format(n=n), batch.inputs, features)]
+        if len(fits) == 1:
+            yield rule.format(n=fits[0])
+
+
+def _gives(rule: str, inputs: Mapping[str, Any], features: Sequence[int]) -> bool:
+    try:
+        return eval(rule, {**vars(pasted), "inputs": inputs}) == [*features]
+    except KeyError:  # another rule's key
+        return False

@@ -1,0 +1,113 @@
+"""How many features a row of media becomes, by the model's and the processor's own rule.
+
+Evidence that no placeholder token has touched: shapes of pixels, frames of videos, lengths of
+audio. The config is asked first, for the model makes its features by it; then the processor. Rules
+are read in transformers 5.23, in the file that each names, and held against the real models by the
+tests. What no rule covers is None, and not guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import ceil
+from typing import Any
+
+PixelRule = Callable[[int, int], int | None]
+"""Features of one row of `pixel_values`, from its height and width."""
+VideoRule = Callable[[int, int, int], int | None]
+"""Features of one video, from its frames, height and width."""
+AudioRule = Callable[[int], int]
+"""Features of one clip, from its frames that are not padding."""
+
+GRIDS = ("paligemma", "janus", "deepseek_vl", "deepseek_vl_hybrid", "vipllava")
+"""A feature per patch: `get_image_features` in the file `modeling_` of each."""
+CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}
+"""Features that are no patch's, by the vision tower's model type."""
+LAYERS_OF_STRIDE_2 = ("gemma4", "gemma4_unified")
+QWEN3_CHUNK = 50  # n_window, half the frames of a chunk of audio
+
+
+def features_of_pixels(model_type: str | None, processor: Any, config: Any) -> PixelRule | None:
+    """Features of a row, where they follow from its sides."""
+    return _pixels_by_config(model_type, config) or _pixels_by_processor(processor)
+
+
+def _pixels_by_config(model_type: str | None, config: Any) -> PixelRule | None:
+    vision = getattr(config, "vision_config", None)
+    patch = getattr(vision, "patch_size", None)
+    if not isinstance(patch, int):
+        return None
+    if model_type in GRIDS:
+        return lambda height, width: (height // patch) * (width // patch)
+    queries = getattr(config, "projector_patch_to_query_dict", None)
+    if isinstance(queries, dict):  # modeling_aria, AriaProjector
+        return lambda height, width: queries.get((height // patch) * (width // patch))
+    tokens = CLASS_TOKENS.get(getattr(vision, "model_type", ""))
+    if model_type in ("llava", "video_llava") and tokens is not None:  # modeling_llava
+        more = tokens - (getattr(config, "vision_feature_select_strategy", None) == "default")
+        return lambda height, width: (height // patch) * (width // patch) + more
+    return None
+
+
+def _pixels_by_processor(processor: Any) -> PixelRule | None:
+    """As `replace_image_token` counts in processing_llava, processing_video_llava and _aria."""
+    sizes = getattr(processor, "size_conversion", None)
+    if isinstance(sizes, dict):
+        return lambda height, width: sizes.get(height)
+    patch = getattr(processor, "patch_size", None)
+    more = getattr(processor, "num_additional_image_tokens", None)
+    if not isinstance(patch, int) or not isinstance(more, int):
+        return None
+    more -= getattr(processor, "vision_feature_select_strategy", None) == "default"
+    return lambda height, width: (height // patch) * (width // patch) + more
+
+
+def features_of_video(model_type: str | None, processor: Any, config: Any) -> VideoRule | None:
+    """Features of a video whose row is `(frames, channels, height, width)`."""
+    vision = getattr(config, "vision_config", None)
+    patch = getattr(vision, "patch_size", None) or getattr(processor, "patch_size", None)
+    if model_type == "llava_onevision":  # apply_pooling in modeling_llava_onevision
+        side = tower_side(processor, config)
+        if side is None:
+            return None
+        return lambda frames, height, width: frames * ceil(side / 2) ** 2 + 1
+    if not isinstance(patch, int):
+        return None
+    if model_type == "llava_next_video":  # LlavaNextVideoPooler in its modeling file
+        return lambda frames, height, width: frames * (height // patch // 2) * (width // patch // 2)
+    if model_type == "video_llava":  # get_video_features keeps the class token
+        return lambda frames, height, width: frames * ((height // patch) * (width // patch) + 1)
+    return None
+
+
+def tower_side(processor: Any, config: Any) -> int | None:
+    """Features on a side of a tile of LLaVA-OneVision, whose tower has no class token."""
+    vision = getattr(config, "vision_config", None)
+    size, patch = getattr(vision, "image_size", None), getattr(vision, "patch_size", None)
+    if isinstance(size, int) and isinstance(patch, int):
+        return size // patch
+    tokens = getattr(processor, "num_image_tokens", None)
+    return int(tokens**0.5) if isinstance(tokens, int) else None
+
+
+def features_of_audio(model_type: str | None, processor: Any, config: Any) -> AudioRule | None:
+    """Features of an audio clip."""
+    if model_type in LAYERS_OF_STRIDE_2:  # Gemma4AudioSubSampleConvProjection in modeling_gemma4
+        return lambda frames: ceil(ceil(frames / 2) / 2)
+    if model_type in ("qwen2_5_omni", "qwen2_5_omni_thinker"):  # processing_qwen2_5_omni
+        return lambda frames: ((frames - 1) // 2 - 1) // 2 + 1
+    if model_type in ("qwen3_omni_moe", "qwen3_omni_moe_thinker"):  # processing_qwen3_omni_moe
+        window = getattr(getattr(config, "audio_config", None), "n_window", None) or QWEN3_CHUNK
+        return lambda frames: _of_chunks(frames, 2 * window)
+    if model_type == "gemma3n":  # padded or cut to as many: get_audio_features, modeling_gemma3n
+        tokens = getattr(config, "audio_soft_tokens_per_image", None) or getattr(
+            processor, "audio_seq_length", None
+        )
+        return tokens and (lambda frames: tokens)
+    return None
+
+
+def _of_chunks(frames: int, chunk: int) -> int:
+    """Three halvings of the last chunk, and 13 features of each whole one."""
+    rest = (frames % chunk - 1) // 2 + 1
+    return ((rest - 1) // 2 + 1 - 1) // 2 + 1 + frames // chunk * 13

@@ -1,0 +1,106 @@
+"""The two sides of a modality: runs of placeholder tokens, and features of its media."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+from vlmdebug.batch import Batch, Stream
+
+Places = Sequence[Sequence[tuple[int, int]]]
+
+
+class Run(NamedTuple):
+    """An unbroken run of placeholder tokens.
+
+    `before` and `after` are the token ids next to it; None where the text of its row begins or
+    ends there (padding is no text).
+    """
+
+    length: int
+    before: int | None = None
+    after: int | None = None
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Runs of each sample beside the features of each image, video or clip, in order.
+
+    Attributes:
+        noun: `image`, `video` or `audio`.
+        unit: What is counted: the noun, or `tile` where each tile has its own features.
+        runs: The runs of each sample.
+        pieces: Lengths of the runs that the features of each unit are written in.
+        owned: Units of each sample; None where that is not known.
+    """
+
+    noun: str
+    unit: str
+    runs: tuple[tuple[Run, ...], ...]
+    pieces: tuple[tuple[int, ...], ...]
+    owned: tuple[int, ...] | None
+
+    @property
+    def placeholders(self) -> list[int]:
+        """Placeholder tokens of each sample."""
+        return [sum(run.length for run in sample) for sample in self.runs]
+
+    @property
+    def features(self) -> list[int]:
+        """Features of each unit."""
+        return [sum(piece) for piece in self.pieces]
+
+    def units_of(self, sample: int) -> range:
+        """The units of a sample, where they are known."""
+        assert self.owned is not None
+        ends = (0, *accumulate(self.owned))
+        return range(ends[sample], ends[sample + 1])
+
+
+def image_sides(batch: Batch) -> Sides | None:
+    """The images of a batch; None where one of the two sides is not known."""
+    key = batch.layout.feature_key
+    if key is None or batch.features is None or batch.places is None:
+        return None
+    unit, features, counts = batch.layout[key].unit, batch.features, batch.counts
+    runs = _runs(batch.inputs, batch.places)
+    if unit != "sample":
+        pieces = batch.pieces or tuple((count,) for count in features)
+        owned = tuple(counts[unit]) if unit in counts else None
+        tiles = batch.per_image.get("tile") if unit == "tile" and owned else None
+        if tiles is not None and "image" in counts and counts["image"].total == len(tiles):
+            each = iter(pieces)
+            pieces = tuple(tuple(n for _ in range(count) for n in next(each)) for count in tiles)
+            unit, owned = "image", tuple(counts["image"])
+        return Sides("image", unit, runs, pieces, owned)
+    if "tile" not in counts or not counts["tile"].total:
+        return None
+    each = sum(features) // counts["tile"].total
+    pieces = ((each,),) * counts["tile"].total
+    return Sides("image", "tile", runs, pieces, tuple(counts["tile"]))
+
+
+def clip_sides(batch: Batch, stream: Stream) -> Sides | None:
+    """The videos or audio clips of a batch; None where one of the two sides is not known."""
+    if stream.features is None or stream.places is None:
+        return None
+    counts = batch.counts
+    owned = tuple(counts[stream.unit]) if stream.unit in counts else None
+    pieces = stream.pieces or tuple((count,) for count in stream.features)
+    return Sides(stream.unit, stream.unit, _runs(batch.inputs, stream.places), pieces, owned)
+
+
+def _runs(inputs: Mapping[str, Any], places: Places) -> tuple[tuple[Run, ...], ...]:
+    ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+    if mask is not None and tuple(mask.shape) != tuple(ids.shape):
+        mask = None
+    found = []
+    for sample, own in enumerate(places):
+        row = ids[sample].tolist() if own else []
+        seen = [1] * len(row) if mask is None or not own else mask[sample].tolist()
+        text = [token if real else None for token, real in zip(row, seen, strict=True)]
+        edged = [None, *text, None]
+        found.append(tuple(Run(b - a, edged[a], edged[b + 1]) for a, b in own))
+    return tuple(found)
