@@ -510,9 +510,13 @@ def places_without_what_they_are_made_of(chunk, inputs, start, stop):
         del chunk["mm_token_type_ids"]
 
 
+clip_keys = {"pixel_values_videos", "input_features"}
+
+
 def its_own(chunk, inputs, start, stop):
-    chunk["labels"] = chunk["input_ids"] + 1
-    chunk["position_ids"] = chunk["attention_mask"].cumsum(1) - 1
+    chunk["labels"] = chunk["input_ids"].where(chunk["attention_mask"] == 1, -100)
+    if "image_grid_thw" not in inputs and clip_keys.isdisjoint(inputs):
+        chunk["position_ids"] = chunk["attention_mask"].cumsum(1) - 1
 
 
 @pytest.mark.parametrize(
@@ -590,7 +594,7 @@ def test_labels_are_the_text_of_each_sample():
     text = mask.bool() & (ids != batch.image_token_id)
 
     assert batch.layout["labels"] == vd.Axis("sample")
-    assert mask.tolist() == [[1] * 8, [0] * 6 + [1] * 2]
+    assert mask.tolist() == [[1] * 14, [0] * 6 + [1] * 8]
     assert labels.eq(ids.where(text, -100)).all()
 
 

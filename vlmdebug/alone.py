@@ -6,7 +6,7 @@ later.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 
@@ -22,7 +22,7 @@ from vlmdebug.lacking import lacking
 from vlmdebug.mismatch import Mismatch
 from vlmdebug.report import ChunkReport, KeyReport, Report
 from vlmdebug.runs import Sides, clip_sides, image_sides
-from vlmdebug.used import Run
+from vlmdebug.used import Made, Run
 from vlmdebug.wording import number
 
 
@@ -36,6 +36,24 @@ def check_alone(batch: Batch, *, one_chunk: bool = False) -> Report:
         report,
         mismatches=tuple(batch_mismatches(batch)),
         ambiguities=tuple(doubts_alone(batch)),
+    )
+
+
+def with_made(report: Report, made: Mapping[str, Made]) -> Report:
+    """The report on a call that has keys which do not follow from it, or by no known rule."""
+    samples = range(report.samples)
+    wrong = [
+        Mismatch("VLM011", wording.made_otherwise(key, samples, one.why), key, 0, tuple(samples))
+        for key, one in made.items()
+        if one.right is False
+    ]
+    unsure = [
+        wording.not_recomputed(key, 0, one.why) for key, one in made.items() if one.right is None
+    ]
+    return replace(
+        report,
+        mismatches=(*report.mismatches, *wrong),
+        ambiguities=(*report.ambiguities, *unsure),
     )
 
 

@@ -231,8 +231,6 @@ class Batch:
         elif key == "attention_mask" and self.unpadded is not None and self.layout.causal:
             if all(self.unpadded[sample] for sample in samples):
                 presence = "either"
-        elif key == "mm_token_type_ids" and self.placeholders_of(samples) == 0:
-            presence = "either"  # they are all zero, as the model assumes without them
         elif key in self.layout.ignored or key in TRAINERS_OWN:
             presence = "either"  # no model looks at it
         elif isinstance(self.inputs.get(key), list):
@@ -283,6 +281,10 @@ class Batch:
         counts = self.counts[padded] if padded is not None else None
         owned = (mask[row] if counts is None else mask[row][: counts[row]] for row in rows)
         return all(bool((one != 0).all()) for one in owned)
+
+    def is_zero(self, key: str, rows: Sequence[int]) -> bool:
+        """Whether these rows hold nothing but 0; looks at their values."""
+        return not any(bool((self.inputs[key][row] != 0).any()) for row in rows)
 
     def for_slicer(self) -> dict[str, Any]:
         """A fresh dict of the inputs as a slicer is given them.

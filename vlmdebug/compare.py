@@ -65,13 +65,13 @@ def _with_stale_lookups(batch: Batch, run: Run, found: Sequence[Mismatch]) -> li
 def _raised(run: Run) -> list[Mismatch]:
     if run.error is None:
         return []
-    message = wording.raised(run.error, run.error_place, len(run.chunks))
+    message = wording.raised(run.error, run.error_place, len(run.chunks), whole=run.refuses_whole)
     return [Mismatch("VLM008", message, chunk=len(run.chunks), silent=False)]
 
 
 def _order(batch: Batch, run: Run, reports: Sequence[ChunkReport]) -> list[Mismatch]:
     """Samples over all chunks: each as often as it should come, in the batch's order."""
-    if run.partial:
+    if run.partial or any(chunk.embedded for chunk in run.chunks):
         return []
     visited = [sample for report in reports for sample in report.samples]
     times = Counter(visited)

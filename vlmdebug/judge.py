@@ -7,49 +7,17 @@ from difflib import get_close_matches
 from functools import cached_property
 
 from vlmdebug import wording
-from vlmdebug.batch import BOOKKEEPING, Batch, Planned
+from vlmdebug.batch import BOOKKEEPING, Batch, Planned, Stream
 from vlmdebug.change import UNSURE, Change
 from vlmdebug.cut_causes import WITHOUT_ZEROS, Causes, named, samples_of
 from vlmdebug.errors import AmbiguousError
+from vlmdebug.keys import EXTRAS, TYPE_IDS
 from vlmdebug.layout import plural
 from vlmdebug.mismatch import Mismatch
 from vlmdebug.outcome import Forecast
 from vlmdebug.plan import Rows, rows_of
 from vlmdebug.report import ChunkReport, KeyReport
-from vlmdebug.used import Run, Used, UsedChunk
-
-KNOWN_EXTRAS = frozenset(
-    [
-        "attention_mask",
-        "labels",
-        "position_ids",
-        "token_type_ids",
-        "mm_token_type_ids",
-        "inputs_embeds",
-        "past_key_values",
-        "use_cache",
-        "cache_position",
-        "logits_to_keep",
-        "num_logits_to_keep",
-        "output_attentions",
-        "output_hidden_states",
-        "output_router_logits",
-        "return_dict",
-        "return_loss",
-        "num_items_in_batch",
-        "rope_deltas",
-        "cu_seq_lens_q",
-        "cu_seq_lens_k",
-        "max_length_q",
-        "max_length_k",
-        "mm_encoder_outputs",
-        "decoder_input_ids",
-        "decoder_attention_mask",
-        "fused_lm_head",
-        "shift_labels",
-    ]
-)
-"""Arguments of transformers' forward methods that a slicer may add to what the batch has."""
+from vlmdebug.used import Made, Run, Used, UsedChunk
 
 
 class Judge:
@@ -67,10 +35,16 @@ class Judge:
         self.unsettled: dict[str, str] = {}
 
     def report(self) -> ChunkReport:
+        if self.chunk.embedded:
+            return self._embedded()
         keys = {key: self._key(key) for key in self.batch.layout if self._is_cut(key)}
+        for key, made in self.chunk.made.items():
+            if not made.right:
+                keys[key] = self._made_key(key, made)
         for key, used in self.chunk.keys.items():
-            if key not in keys and self._is_strange(key):
-                keys[key] = self._unknown_key(key, used)
+            near = self._meant(key, used) if self._is_strange(key) else None
+            if near is not None:
+                keys[key] = self._misnamed(key, used, near)
         features = self.forecast.call.features
         if not self.mismatches:
             self._out_of_step(features)
@@ -86,12 +60,21 @@ class Judge:
             keys,
         )
 
+    def _embedded(self) -> ChunkReport:
+        """Embeddings hold no token ids, so whose rows lie beside them is not known."""
+        self.unsettled["input_ids"] = wording.embedded(self.index)
+        keys = {
+            key: KeyReport("cannot tell", None, used.rows) for key, used in self.chunk.keys.items()
+        }
+        return ChunkReport((), None, self.chunk.placeholders, None, keys)
+
     def _is_cut(self, key: str) -> bool:
         return self.batch.layout[key].unit != "batch"
 
     def _is_strange(self, key: str) -> bool:
-        known = key in self.batch.inputs or key in KNOWN_EXTRAS or key in BOOKKEEPING
-        return not known
+        """Whether neither the batch has it nor models take it beside what a batch has."""
+        beside = key in EXTRAS or key in BOOKKEEPING or key in self.chunk.made
+        return not beside and key not in self.batch.inputs
 
     def _key(self, key: str) -> KeyReport:
         used = self.chunk.keys.get(key)
@@ -100,11 +83,8 @@ class Judge:
         except (AmbiguousError, IndexError):
             return KeyReport("cannot tell", None, used.rows if used else None)
         if used is None:
-            if planned.presence != "required" or self._does_without(key, planned.rows):
+            if self._does_without(key, planned):
                 return KeyReport("absent", planned.rows, None)
-            if key == "input_ids" and "inputs_embeds" in self.chunk.keys:
-                self.unsettled[key] = wording.embedded(self.index)
-                return KeyReport("cannot tell", planned.rows, None)
             self._dropped(key, planned.rows)
             return KeyReport("dropped", planned.rows, None)
         if planned.presence == "absent":
@@ -159,12 +139,26 @@ class Judge:
         message = wording.dropped(self.batch, key, self.samples, planned, then, units)
         self._add("VLM003", message, key, planned, None, silent, cause=named(units))
 
-    def _does_without(self, key: str, planned: Rows) -> bool:
+    def _does_without(self, key: str, planned: Planned) -> bool:
         """Whether the model makes the same of the chunk without that key."""
+        if key == "attention_mask" and self.chunk.needs_mask is not None:
+            return not self.chunk.needs_mask
+        if planned.presence != "required" or self._is_nobodys(key):
+            return True
+        if key == "attention_mask" and self.batch.layout.strict is not None:
+            return self.batch.is_full(key, planned.rows)
+        if key in TYPE_IDS - {"token_type_ids"} and self.batch.is_zero(key, planned.rows):
+            return True  # as the model assumes without them
         if key in self.batch.layout.placing:
             positions = self.chunk.keys.get("position_ids")
             return positions is not None and positions.dims == 3  # (3 or 4, sample, seq)
-        return key in self.batch.layout.masks and self.batch.is_full(key, planned)
+        return key in self.batch.layout.masks and self.batch.is_full(key, planned.rows)
+
+    def _is_nobodys(self, key: str) -> bool:
+        """Whether no model takes the key: the user said what its rows count, for a log perhaps."""
+        layout = self.batch.layout
+        counted = layout.feature_key is not None and layout[key].unit == "sample"
+        return counted and key not in self.batch.known | EXTRAS
 
     def _must_be_absent(self, key: str, used: Used) -> None:
         silent, then = self.forecast.surplus(key)
@@ -244,14 +238,33 @@ class Judge:
         cause = f"padded {plural(axis.padded)}"
         self._add("VLM001", message, key, used.rows, used.rows, silent, cause=cause)
 
-    def _unknown_key(self, key: str, used: Used) -> KeyReport:
+    def _meant(self, key: str, used: Used) -> str | None:
+        """The key of the batch that a name no model takes stands for; None for a trainer's own.
+
+        A trainer may keep keys for its loss, `advantages` for instance. A name stands for a key if
+        it is nearly the key's, or if it holds the rows of one that the chunk lacks.
+        """
         missing = [name for name in self.batch.layout if name not in self.chunk.keys]
-        near = used.source or next(
-            iter(get_close_matches(key, missing or [*self.batch.layout], 1)), None
-        )
+        if used.source in missing:
+            return used.source
+        near = get_close_matches(key, missing, 1, cutoff=0.75)
+        if near:
+            return near[0]
+        strange = key in self.batch.known or self.run.partial  # of another model; given to this one
+        return used.source or "" if strange else None
+
+    def _misnamed(self, key: str, used: Used, near: str) -> KeyReport:
         message = wording.unknown_key(self.batch, key, self.samples, near)
         self._add("VLM004", message, key, None, used.rows, None, cause=None)
         return KeyReport("unknown key", None, used.rows)
+
+    def _made_key(self, key: str, made: Made) -> KeyReport:
+        if made.right is None:
+            self.unsettled[key] = wording.not_recomputed(key, self.index, made.why)
+            return KeyReport("cannot tell", None, None)
+        message = wording.made_otherwise(key, self.samples, made.why)
+        self._add("VLM011", message, key, None, None, None, cause=f"makes {key}")
+        return KeyReport("wrong rows", None, None)
 
     def _add(
         self,
@@ -297,7 +310,12 @@ class Judge:
         for stream in self.batch.streams:
             step = self.batch.stream_step(stream, self.samples)
             given = self.chunk.clips.get(stream.unit)
-            if step is None or given is None or given == step[1] or self.unsettled:
+            if given is None or self.unsettled:
+                continue
+            if step is None:
+                self._placeholders_lost(stream, given)
+                continue
+            if given == step[1]:
                 continue
             if given == step[0] and not self.run.partial:
                 continue  # the batch itself is out of step there, and VLM010 says so
@@ -305,6 +323,16 @@ class Judge:
             silent = False if compared and stream.unit == "video" else None
             message = wording.chunk_out_of_step(self._who, given, step[1], silent, stream.unit)
             self._add("VLM009", message, "input_ids", None, None, silent, cause=None)
+
+    def _placeholders_lost(self, stream: Stream, given: int) -> None:
+        """Clips whose features are not known, and whose tokens in the batch were not all passed."""
+        passed = any(key in self.chunk.keys for key in stream.keys)
+        if stream.placeholders is None or not passed:
+            return
+        owned = sum(stream.placeholders[sample] for sample in self.samples)
+        if given < owned:
+            message = wording.placeholders_lost(self._who, given, owned, stream.unit)
+            self._add("VLM009", message, "input_ids", None, None, None, cause=None)
 
 
 def _sizes(change: Change) -> list[tuple[int, int]]:

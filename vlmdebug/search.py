@@ -38,6 +38,7 @@ from vlmdebug.mismatch import Mismatch
 from vlmdebug.report import Report
 from vlmdebug.safe import one_line
 from vlmdebug.signature import as_slicer
+from vlmdebug.used import Run
 from vlmdebug.wording import number
 
 FIRST_ROUND = 48
@@ -194,7 +195,8 @@ def falsify(
     one beyond the samples. Those of families whose models take videos or audio hold some, at most
     2 per sample and one kind at a time; some have `labels`, or M-RoPE's `position_ids`. A slicer
     that never hands on a key of clips, or `position_ids`, is not blamed for leaving it out, and
-    one that makes `labels` or `position_ids` of its own is not given any.
+    one that makes `labels` or `position_ids` of its own is not given any. A batch that it refuses
+    even where all of it is one chunk comes last: no cut is the cause.
 
     Args:
         slicer: As for `check`.
@@ -269,7 +271,8 @@ def falsify_all(
     search.note_left_out()
     if not found:
         search.refuse_untold()
-    return tuple(found.values())
+    refused = (search.refused(family.name) for family in _families(families))
+    return (*found.values(), *(one for one in refused if one is not None))
 
 
 Kind = tuple[str, str, str, str]
@@ -293,12 +296,14 @@ class _Trial(NamedTuple):
         handed_on: Names of what some chunk was handed.
         spared: Keys that the slicer left out of every chunk, and is not blamed for.
         blamed: The mismatches that are left.
+        refuses_whole: Whether all that is left is an exception that no cut causes.
     """
 
     report: Report
     handed_on: frozenset[str]
     spared: frozenset[str]
     blamed: tuple[Mismatch, ...]
+    refuses_whole: bool = False
 
 
 class _Search:
@@ -327,6 +332,7 @@ class _Search:
         self._known: dict[Case, frozenset[Kind]] = {}
         self._failed: dict[Case, Counterexample] = {}
         self._untold: dict[Case, tuple[str, ...]] = {}
+        self._refused: dict[Case, Counterexample] = {}
         self._spared: dict[str, dict[str, None]] = {}
         self._passed: dict[str, set[str]] = {}
 
@@ -343,7 +349,7 @@ class _Search:
                 return found
         self.note_left_out()
         self.refuse_untold()
-        return None
+        return self.refused()
 
     def note_left_out(self) -> None:
         """Say beside the number of cases which keys were passed in none of them."""
@@ -408,6 +414,14 @@ class _Search:
             f"The smallest is {case!r}.\n" + "\n".join(self._untold[case])
         )
 
+    def refused(self, family: str | None = None) -> Counterexample | None:
+        """The smallest batch that the slicer refuses even where it is one chunk, if it refuses one.
+
+        That is the last thing to say: no cut is its cause.
+        """
+        cases = [case for case in self._refused if family in (None, case.spec.family)]
+        return self._refused[min(cases, key=_size)] if cases else None
+
     def _judged(self, case: Case) -> frozenset[Kind]:
         trial = self._run(case)
         if trial.blamed or trial.report.ambiguities:
@@ -418,6 +432,9 @@ class _Search:
             found = self._as(case, _without(case, **NO_CLIPS))
             if found:
                 return found  # it is wrong without the clips that it leaves out, too
+        if trial.refuses_whole:
+            self._refused[case] = Counterexample(case, trial.report)
+            return frozenset()
         if not trial.blamed and trial.report.ambiguities:
             self._untold[case] = trial.report.ambiguities
             return frozenset()
@@ -443,10 +460,26 @@ class _Search:
             names.update(key for key in given.keys() if given[key] is not None)  # noqa: SIM118
 
         ran = run(self._slicer, batch, case.chunk_size, note)
+        ran = replace(ran, refuses_whole=self._refuses_whole(case, ran))
         report, handed_on = compare(batch, ran), frozenset(names)
         spared = _spared(report, handed_on) if self._spares else frozenset[str]()
         self._note(case.spec.family, batch, spared, handed_on)
-        return _Trial(report, handed_on, spared, _blamed(report, spared))
+        blamed = _blamed(report, spared)
+        refuses = ran.refuses_whole and all(m.code == "VLM008" for m in blamed)
+        return _Trial(report, handed_on, spared, blamed, refuses)
+
+    def _refuses_whole(self, case: Case, ran: Run) -> bool:
+        """Whether the slicer raises the same exception where the whole batch is one chunk.
+
+        A name that is not bound is the code's own mistake, and no refusal.
+        """
+        from vlmdebug.tracing.check import run
+
+        if ran.error is None or isinstance(ran.error, NameError):
+            return False
+        whole = make(case.spec)
+        again = ran if case.chunk_size >= len(whole) else run(self._slicer, whole, len(whole))
+        return type(again.error) is type(ran.error) and str(again.error) == str(ran.error)
 
     def _note(
         self, family: str, batch: Batch, spared: frozenset[str], passed: frozenset[str]

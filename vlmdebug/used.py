@@ -40,17 +40,40 @@ class Used(NamedTuple):
         return self.change is None or not self.change.reshapes
 
 
+class Made(NamedTuple):
+    """A key that the batch does not have and that follows from others.
+
+    `right`: whether its values are those that follow; None where no rule says. `why` says what
+    follows, or why it could not be checked.
+    """
+
+    right: bool | None
+    why: str = ""
+
+
 @dataclass(frozen=True)
 class UsedChunk:
     """All keys of one chunk that hold something.
 
-    `placeholders` are those of images, as its `input_ids` has them; `clips` those of video and
-    audio.
+    Attributes:
+        keys: What each key holds.
+        placeholders: Placeholder tokens of images, as its `input_ids` has them.
+        clips: Those of video and audio.
+        made: Keys that the slicer made, and what is known of each.
+        needs_mask: Whether its columns of `input_ids` need the batch's `attention_mask`; None where
+            they are the batch's own, or cannot be identified.
     """
 
     keys: Mapping[str, Used]
     placeholders: int | None = None
     clips: Mapping[str, int] = field(default_factory=dict)
+    made: Mapping[str, Made] = field(default_factory=dict)
+    needs_mask: bool | None = None
+
+    @property
+    def embedded(self) -> bool:
+        """Whether it holds embeddings in place of token ids."""
+        return "input_ids" not in self.keys and "inputs_embeds" in self.keys
 
 
 @dataclass(frozen=True)
@@ -59,7 +82,8 @@ class Run:
 
     `partial`: these are some of the batch's chunks, so samples may be missing, or come again as
     for several answers to one question. `expand_size`: how often each sample comes; None where it
-    may be often, but each alike.
+    may be often, but each alike. `refuses_whole`: it raises the same exception where
+    the batch is one chunk.
     """
 
     chunks: Sequence[UsedChunk]
@@ -71,3 +95,4 @@ class Run:
     any_order: bool = False
     partial: bool = False
     expand_size: int | None = 1
+    refuses_whole: bool = False

@@ -266,6 +266,24 @@ def unknown_key(batch: Batch, key: str, samples: Sequence[int], near: str | None
     )
 
 
+def made_otherwise(key: str, samples: Sequence[int], why: str) -> str:
+    """VLM011, a key that the batch does not have and that holds other values than follow."""
+    verb = "was" if len(samples) == 1 else "were"
+    return (
+        f"{name_samples(samples)} {verb} given {key} that the slicer made, "
+        f"but {why}.\n{DEPENDS}\n"
+        f"Leave {key} out, so that the model makes it, or make it as the model does."
+    )
+
+
+def not_recomputed(key: str, chunk: int, why: str) -> str:
+    """A key that the slicer made and that could not be recomputed; no mismatch."""
+    return (
+        f"{key} was made by the slicer (first in chunk {chunk}) and was not checked: {why}. "
+        f"Ask the model, vlmdebug.prove, or put {key} into the batch that is cut."
+    )
+
+
 def stale_lookup(batch: Batch, asked: str, near: str) -> str:
     """VLM004, a key that was asked for in vain."""
     return (
@@ -378,12 +396,17 @@ def no_samples(chunk: int) -> str:
     )
 
 
-def raised(error: BaseException, place: str | None, chunk: int) -> str:
-    """VLM008."""
+UNCUT = "It raises the same where the whole batch is one chunk, so no cut is the cause.\n"
+"""Of a slicer that takes no batch of this kind."""
+
+
+def raised(error: BaseException, place: str | None, chunk: int, *, whole: bool) -> str:
+    """VLM008; `whole`: the batch in one chunk raises the same."""
     where = f" at {place}" if place else ""
     return (
         f"The slicer raised {type(error).__name__}{where} after {number(chunk, 'chunk')}: "
         f"{one_line(error, 500)}\n"
+        f"{UNCUT if whole else ''}"
         "No further chunk was made, so none was judged. Mend that line first."
     )
 
@@ -442,6 +465,16 @@ def chunk_out_of_step(
     return (
         f"{who} {tokens} in this chunk's input_ids but {number(features, 'feature')}.\n"
         f"{what}\n{todo}"
+    )
+
+
+def placeholders_lost(who: str, given: int, owned: int, unit: str) -> str:
+    """VLM009 for clips of which it is not known how many features they become; `who` as above."""
+    left = number(given, f"{unit} placeholder token") if given else f"no {unit} placeholder token"
+    return (
+        f"{who} {left} in this chunk's input_ids but {owned} in the batch, "
+        f"and all rows of {plural(unit)}.\n{DEPENDS}\n"
+        "Do not cut columns of input_ids that hold placeholder tokens."
     )
 
 

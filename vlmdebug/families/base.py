@@ -481,10 +481,15 @@ def features_of_rows(facts: Facts, key: str) -> tuple[tuple[int, ...] | None, bo
     return ((tokens // rows,) * rows if divides else None), True
 
 
+ANSWER = 6
+"""Tokens of text behind the images of a synthesized sample, which has 8 at least."""
+
+
 def text(per_image: Sequence[Sequence[int]], images_per_sample: Sequence[int]) -> np.ndarray:
     """`input_ids` of samples whose images stand for the given token ids, padded right.
 
-    Every sample begins with its own text token, so that no two rows are equal.
+    Every sample begins with its own text token, so that no two rows are equal. It ends with text,
+    as long as completions that a loop may keep the logits of (`logits_to_keep`).
     """
     images = iter(per_image)
     rows: list[list[int]] = []
@@ -492,7 +497,7 @@ def text(per_image: Sequence[Sequence[int]], images_per_sample: Sequence[int]) -
         row = [100 + sample, 5]
         for _ in range(count):
             row += [*next(images), 6]
-        rows.append(row)
+        rows.append([*row, *range(20, 20 + ANSWER)])
     return padded(rows)
 
 

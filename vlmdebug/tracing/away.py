@@ -13,11 +13,12 @@ import torch
 
 from vlmdebug.errors import BadInput
 from vlmdebug.families.read import MEDIA_KEYS
+from vlmdebug.tracing.made import READ as MADE
 from vlmdebug.tracing.right import TOKENS, Tensors
 from vlmdebug.tracing.slices import parents_of
 
 PIXELS = {"pixel_values", "high_res_pixel_values", "pixel_values_videos", "input_features"}
-READ = (MEDIA_KEYS - PIXELS) | TOKENS
+READ = (MEDIA_KEYS - PIXELS) | TOKENS | MADE
 
 
 def are_here(tensors: Tensors) -> bool:

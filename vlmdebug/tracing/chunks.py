@@ -6,8 +6,8 @@ expected where several have equal values.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,10 @@ from vlmdebug.families.base import unreadable
 from vlmdebug.layout import Axis
 from vlmdebug.plan import Rows
 from vlmdebug.tracing.columns import Columns, Realigned
+from vlmdebug.tracing.identity import identified
+from vlmdebug.tracing.made import made_keys
 from vlmdebug.tracing.rows import RowFinder
-from vlmdebug.used import Used, UsedChunk
+from vlmdebug.used import Made, Used, UsedChunk
 
 
 def used_chunk(
@@ -34,6 +36,8 @@ def used_chunk(
         {key: used for key, used in keys.items() if used is not None},
         chunk.placeholders,
         chunk.clips,
+        chunk.made,
+        chunk.needs_mask,
     )
 
 
@@ -69,6 +73,19 @@ class _Chunk:
             return Used(None, len(value))
         return None
 
+    @property
+    def made(self) -> dict[str, Made]:
+        """Keys of this call that the batch does not have and that follow from others."""
+        told = self.samples if isinstance(self.samples, Rows) else None
+        return made_keys(self.batch, self.given, None if told is None else list(told))
+
+    @property
+    def needs_mask(self) -> bool | None:
+        """Whether the columns of its `input_ids` need a mask that was left out."""
+        if self.columns is None or self.given.get("attention_mask") is not None:
+            return None
+        return self.columns.need_mask()
+
     def _tensor(self, key: str, value: Any) -> Used:
         look = self._ids if key == "input_ids" else partial(self._used, key)
         if type(value) is np.ndarray or type(value).__module__ == "torch":
@@ -82,14 +99,13 @@ class _Chunk:
             return Used(None, _length(value), unread=reason)
 
     def _ids(self, ids: Any) -> Used:
-        rows, source, change = self.finder.see(
-            "input_ids", ids, partial(self._planned, "input_ids"), free=(1,)
-        )
+        by_text = cache(partial(self._by_text, ids))
+        rows, source, change = self.finder.see("input_ids", ids, by_text, free=(1,))
         columns = None
         if ids.ndim == 2 and source is None and (change is None or not change.reshapes):
             mask = self.given.get("attention_mask")
             told = rows if change is None or change.kind != "values" else None
-            columns = Columns.of(self.batch, ids, told, self._planned("input_ids"))
+            columns = Columns.of(self.batch, ids, told, by_text)
             columns = columns or Columns.moved(self.batch, ids, rows, mask)
             if columns is not None:
                 rows, change = columns.rows, None if told is None else change
@@ -97,7 +113,7 @@ class _Chunk:
                 rows = None  # its columns are of no rows of the batch
         if source is None and (rows is None or rows.foreign):
             realigned = Realigned.of(self.batch, ids, self.given.get("attention_mask"))
-            found = realigned.rows(self._planned("input_ids")) if realigned else None
+            found = self._identified(realigned.alike()) if realigned else None
             if found is not None:
                 self.realigned, rows = realigned, found
         told = rows if source is None and rows is not None and not rows.foreign else None
@@ -110,6 +126,17 @@ class _Chunk:
         self.clips = _clips(self.batch, ids, told, is_slice)
         length = ids.shape[0] if ids.ndim else 1
         return Used(rows, length, source, change=change, columns=self.width, dims=ids.ndim)
+
+    def _by_text(self, ids: Any) -> Rows | None:
+        """The samples of a copy of `input_ids`; other keys tell those of equal text apart."""
+        options = self.finder.alike("input_ids", ids)
+        found = self._identified(options) if options is not None else None
+        return found if found is not None else self._planned("input_ids")
+
+    def _identified(self, options: Sequence[Sequence[int]]) -> Rows | None:
+        given, expected = self.given, list(self.samples)
+        found = identified(options, expected, self.batch, self.finder, given)
+        return None if found is None else Rows.of(found)
 
     def _used(self, key: str, value: Any) -> Used:
         axis, shape = self.batch.layout.get(key), value.shape

@@ -7,7 +7,7 @@ mismatch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,7 @@ import numpy as np
 from vlmdebug.batch import Batch
 from vlmdebug.families.base import to_numpy
 from vlmdebug.plan import Rows
-from vlmdebug.tracing.memory import as_rows
-from vlmdebug.tracing.rows import matching, rows_by_value
+from vlmdebug.tracing.rows import rows_by_value
 
 
 class Realigned:
@@ -43,10 +42,9 @@ class Realigned:
                 return None
         return cls(batch, ids, mask)
 
-    def rows(self, planned: Rows | None) -> Rows | None:
-        """The samples that the chunk's `input_ids` hold; None where one is not in the batch."""
-        found = matching(self._rows, self._ids, list(planned or ()))
-        return None if (found < 0).any() else as_rows(found)
+    def alike(self) -> list[list[int]]:
+        """Samples of the same real tokens, for each row of the chunk's `input_ids`."""
+        return [[*self._rows.get(row.tobytes(), ())] for row in self._ids]
 
     def in_step(self, key: str, value: Any, rows: Rows) -> bool:
         """Whether `value` says the same of each real token as these rows of `key`."""
@@ -82,7 +80,13 @@ class Columns:
         self._begins = begins
 
     @classmethod
-    def of(cls, batch: Batch, ids: Any, told: Rows | None, planned: Rows | None) -> Columns | None:
+    def of(
+        cls,
+        batch: Batch,
+        ids: Any,
+        told: Rows | None,
+        planned: Callable[[], Rows | None],
+    ) -> Columns | None:
         """None where these columns are of no rows of the batch's.
 
         `told`: the rows by memory or history.
@@ -90,7 +94,8 @@ class Columns:
         width = ids.shape[-1]
         if width == batch.inputs["input_ids"].shape[-1]:
             return None if told is None or told.foreign else cls(batch, told, width, [0])
-        for rows in (told, planned):
+        for give in (lambda: told, planned):
+            rows = give()
             if rows is None or rows.foreign or len(rows) != len(ids):
                 continue
             columns = cls(batch, rows, width, [])
@@ -142,6 +147,26 @@ class Columns:
             return False
         self._begins = begins
         return True if wide == self._width or self._batch.layout[key].columns else None
+
+    def need_mask(self) -> bool | None:
+        """Whether these columns hold padding that other tokens would see without a mask.
+
+        None where they are the batch's own, or begin nowhere in them.
+        """
+        mask = self._batch.inputs.get("attention_mask")
+        if not self.is_moved or not self._begins or len(getattr(mask, "shape", ())) != 2:
+            return None
+        shown = _shown(mask)[list(self.rows)]  # (sample, seq)
+        return all(self._needs_mask(shown, begin) for begin in self._begins)
+
+    def _needs_mask(self, shown: np.ndarray, begin: int) -> bool:
+        """Whether padding stands among the columns from `begin` on, before a token that looks."""
+        own, layout = shown[:, max(begin, 0) :][:, : self._width], self._batch.layout
+        if layout.strict is None:
+            return True  # M-RoPE's places are counted by the mask, or otherwise without one
+        if begin < 0 or not layout.causal:
+            return begin < 0 or own.shape[1] < self._width or not bool(own.all())
+        return bool((own[:, 1:] > own[:, :-1]).any())
 
     def _found(
         self, key: str, value: Any, rows: Rows, among: Iterable[int] | None = None

@@ -37,6 +37,8 @@ class Proof:
         error: The exception of the model, or of the slicer, that ended the comparison first.
         chunk: The chunk that raised it; None for the whole batch.
         raised_by: Who raised it, `"model"` or `"slicer"`.
+        other_tokens: Samples of which a chunk held tokens that do not continue or begin those of
+            the batch, so that no logits could be compared.
     """
 
     max_abs_diff: float | None
@@ -45,11 +47,13 @@ class Proof:
     error: BaseException | None = field(default=None, compare=False)
     chunk: int | None = None
     raised_by: str = "model"
+    other_tokens: tuple[int, ...] = ()
 
     @property
     def ok(self) -> bool:
         """Whether every sample was compared and agrees to rounding."""
-        return self.error is None and all(
+        compared = self.error is None and not self.other_tokens
+        return compared and all(
             diff is not None and diff <= self.tolerance for diff in self.per_sample
         )
 
@@ -75,7 +79,13 @@ class Proof:
                 f"{name_samples(self.silent_samples)} ran without an exception, "
                 f"but the logits differ by up to {self.max_abs_diff:.2g}"
             )
-        missing = [s for s, diff in enumerate(self.per_sample) if diff is None]
+        if self.other_tokens:
+            said.append(
+                f"the tokens of {name_samples(self.other_tokens)} are not those of the batch, "
+                "so their logits could not be compared"
+            )
+        came = {*self.other_tokens}
+        missing = [s for s, d in enumerate(self.per_sample) if d is None and s not in came]
         if missing and self.error is None:
             said.append(f"{name_samples(missing)} came in no chunk")
         return "; ".join(said)
@@ -140,6 +150,7 @@ def _compare(
     real = _real_tokens(batch.inputs)
     error: BaseException | None = None
     failed: int | None = None
+    others: set[int] = set()
     answers: list[_Answer] = []
     ran = run(slicer, batch, chunk_size, keep=lambda inputs: answers.append(_answer(model, inputs)))
     for index, (answer, used) in enumerate(zip(answers, ran.chunks, strict=True)):
@@ -151,11 +162,14 @@ def _compare(
         for row, sample in enumerate(samples):
             if sample < 0 or row >= len(answer.logits):
                 continue
-            logits = answer.logits_of(row, batch.inputs["input_ids"][sample], real[sample])
-            diff = _diff(whole[sample][real[sample]], logits)
-            diffs[sample] = max(diff, diffs[sample] or 0.0)
+            diff = answer.diff(row, whole[sample], batch.inputs["input_ids"][sample], real[sample])
+            if diff is None:
+                others.add(sample)
+            else:
+                diffs[sample] = max(diff, diffs[sample] or 0.0)
     known = [diff for diff in diffs if diff is not None]
     proof = Proof(max(known, default=None), tuple(diffs), _tolerance(whole), error, failed)
+    proof = replace(proof, other_tokens=tuple(sorted(others)))
     if ran.error is not None and error is None:
         return replace(proof, error=ran.error, chunk=len(answers), raised_by="slicer")
     return proof
@@ -173,23 +187,50 @@ class _Answer:
     ids: torch.Tensor | None = None
     error: Exception | None = None
 
-    def logits_of(self, row: int, ids: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-        """Logits of the tokens of a sample, `(real token, vocab)`, without those of padding.
+    def diff(
+        self, row: int, whole: torch.Tensor, ids: torch.Tensor, real: torch.Tensor
+    ) -> float | None:
+        """Largest difference to a sample's logits in the whole batch; None where tokens are others.
 
-        Where the mask was left out, padding is what stands beside the sample's own tokens.
+        Tokens may have been appended, as completions are, or cut off: those that both have count.
+
+        Args:
+            row: The sample's row in the chunk.
+            whole: Its logits in the batch, `(seq, vocab)`.
+            ids: Its tokens there, `(seq,)`.
+            real: Which of these are no padding.
         """
         assert self.logits is not None
-        logits = self.logits[row]
+        logits, given = self.logits[row], None if self.ids is None else self.ids[row]
+        if len(whole) != len(ids):  # a decoder's own tokens
+            return _diff(whole, logits) if whole.shape == logits.shape else None
+        if given is None or len(given) != len(logits):
+            return _diff(whole[real], logits[real]) if len(logits) == len(whole) else None
+        if torch.equal(given, ids):
+            return _diff(whole[real], logits[real])
+        own, shown = torch.nonzero(real)[:, 0], torch.arange(len(given), device=given.device)
         if self.mask is not None:
-            return logits[self.mask[row]]
-        if len(logits) == len(real):
-            return logits[real]
-        own, given = ids[real], self.ids[row] if self.ids is not None else ids[:0]
-        for begin in {0, max(0, len(given) - len(own))}:
-            place = slice(begin, begin + len(own))
-            if len(given) == len(logits) and torch.equal(given[place], own):
-                return logits[place]
-        return logits
+            shown = torch.nonzero(self.mask[row])[:, 0]
+        for theirs in (shown, torch.arange(len(given), device=given.device)):
+            pairs = _shared(ids[own], given[theirs])
+            if pairs is not None:
+                ours, other = pairs
+                return _diff(whole[own[ours]], logits[theirs[other]])
+        return None
+
+
+def _shared(ours: torch.Tensor, theirs: torch.Tensor) -> tuple[slice, slice] | None:
+    """Where the shorter row of tokens stands in the longer one, as slices of both; at its start
+    if it can be, else at its end, else anywhere. None where it does not, or holds no token.
+    """
+    size = min(len(ours), len(theirs))
+    room = max(len(ours), len(theirs)) - size
+    for begin in dict.fromkeys((0, room, *range(room))) if size else ():
+        place, all_of_it = slice(begin, begin + size), slice(0, size)
+        pair = (place, all_of_it) if len(ours) > size else (all_of_it, place)
+        if torch.equal(ours[pair[0]], theirs[pair[1]]):
+            return pair
+    return None
 
 
 def _answer(model: Any, inputs: Mapping[str, Any]) -> _Answer:
@@ -204,9 +245,7 @@ def _answer(model: Any, inputs: Mapping[str, Any]) -> _Answer:
 
 
 def _diff(whole: torch.Tensor, chunk: torch.Tensor) -> float:
-    """Largest absolute difference, `(real token, vocab)`; infinite where the tokens are others."""
-    if whole.shape != chunk.shape:
-        return float("inf")
+    """Largest absolute difference of as many tokens, `(token, vocab)`."""
     return float((whole.float() - chunk.float()).abs().max()) if whole.numel() else 0.0
 
 

@@ -7,7 +7,7 @@ plainly right is looked at closer (`vlmdebug.judge`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import accumulate
 from typing import NamedTuple
@@ -17,16 +17,19 @@ import torch
 from vlmdebug.batch import BOOKKEEPING, Batch
 from vlmdebug.compare import compare
 from vlmdebug.families.read import TOKEN_KEYS
-from vlmdebug.judge import KNOWN_EXTRAS
+from vlmdebug.keys import DERIVED, OPTIONS
 from vlmdebug.plan import rows_of
 from vlmdebug.report import Report
+from vlmdebug.tracing.made import made_keys
 from vlmdebug.tracing.marks import Mark
-from vlmdebug.used import Run, Used, UsedChunk
+from vlmdebug.used import Made, Run, Used, UsedChunk
 
 Tensors = Mapping[str, torch.Tensor]
 TOKENS = TOKEN_KEYS - {"position_ids", "inputs_embeds"}
-BESIDE = KNOWN_EXTRAS | BOOKKEEPING.keys()
+BESIDE = OPTIONS | BOOKKEEPING.keys()
 """Arguments that are no part of a batch."""
+MADE = DERIVED - TOKENS
+"""What a program makes for each call."""
 
 
 class _Rows(NamedTuple):
@@ -67,10 +70,18 @@ class RightChunks:
                 start, stop = rows.offsets[first], rows.offsets[last]
                 if rows.mark.first_row(tensors[key]) != start or len(tensors[key]) != stop - start:
                     return None
-        others = [key for key in tensors if key not in self._rows]
-        if all(_is_beside(key, tensors[key], last - first) for key in others):
-            return range(first, last)
-        return None
+        samples = range(first, last)
+        made = MADE.intersection(tensors)
+        others = [key for key in tensors if key not in self._rows and key not in made]
+        if not all(_is_beside(key, tensors[key], len(samples)) for key in others):
+            return None
+        if made and not all(one.right for one in self._made(tensors, samples)):
+            return None
+        return samples
+
+    def _made(self, tensors: Tensors, samples: range) -> Iterable[Made]:
+        found = made_keys(self._batch, tensors, samples)
+        return [one for key, one in found.items() if key in MADE]
 
     def report(self, samples: range, keys: Mapping[str, object]) -> Callable[[], Report]:
         """Puts the report on such a chunk together, which is handed these keys."""

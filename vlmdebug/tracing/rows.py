@@ -7,7 +7,9 @@ that were followed while the slicer ran are a hint where to look, and never a ve
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,6 +70,7 @@ class RowFinder:
         }
         self._copies: list[Parent] = []
         self._by_value: dict[tuple[str, str], _Values] = {}
+        self.came: Counter[int] = Counter()  # how often each sample came, where texts are equal
         self._at_first = {
             key: _noted(own.tensor)
             for key, own in self._own.items()
@@ -177,6 +180,35 @@ class RowFinder:
             return Seen(rows, None, _changed("destroyed", own, tensor))  # equal after the cast only
         return Seen(rows)
 
+    def alike(self, key: str, tensor: Any) -> list[list[int]] | None:
+        """Rows of the batch that each row of a copy may be; None where it cannot be compared.
+
+        A copy that was followed is the rows it was made of, if it still holds their values.
+        """
+        own = self._own.get(key)
+        if own is None or len(tensor.shape) != len(own.shape) or 0 in tensor.shape:
+            return None
+        found, values = self._locate(tensor, key), self._values(own, tensor)
+        if found is not None and found.dim == own.dim and self._is(found.of.key, key):
+            rows = as_rows(found.rows)
+            if not rows.foreign and values.equal(tensor, rows):
+                return [[row] for row in rows]
+        return values.alike(tensor)
+
+    def compared(self, key: str, tensor: Any) -> tuple[np.ndarray, np.ndarray] | None:
+        """A number for each row of the batch's tensor and of this one, the same for equal rows.
+
+        None where rows are of another shape. Rows known by memory equal no others.
+        """
+        own = self._own.get(key)
+        if own is None or len(tensor.shape) != len(own.shape):
+            return None
+        found = self._locate(tensor, key)
+        if found is not None and found.of.key == key and found.dim == own.dim:
+            return np.arange(own.shape[own.dim]), np.asarray(found.rows)
+        values = self._values(own, tensor)
+        return values.numbered(tensor) if values.fits(tensor) else None
+
     def _of_another_shape(
         self,
         own: Parent,
@@ -264,7 +296,11 @@ class _Values:
 
     def __init__(self, own: Parent, like: Any) -> None:
         self._dim, self._is_mask = own.dim, "mask" in own.key
-        self._rows = rows_by_value(_table(_cast(own.tensor, like), own.dim))
+        self._table = _table(_cast(own.tensor, like), own.dim)
+
+    @cached_property
+    def _rows(self) -> dict[bytes, list[int]]:
+        return rows_by_value(self._table)
 
     def find(self, tensor: Any, planned: Rows | None) -> np.ndarray:
         """Row numbers, -1 for a row of other values.
@@ -279,6 +315,45 @@ class _Values:
             if row != wanted and self._is_mask:
                 found[index] = -1
         return found
+
+    def alike(self, tensor: Any) -> list[list[int]]:
+        """Rows of equal values for each row of a copy, whose columns may have been trimmed."""
+        ours, table = self._table, _table(to_numpy(tensor), self._dim)
+        if table.shape[1:] == ours.shape[1:]:
+            return [[*self._rows.get(row.tobytes(), ())] for row in table]
+        if table.ndim != 2:
+            return [[] for _ in table]
+        have, given = ours.shape[1], table.shape[1]
+        size = min(have, given)
+        starts = _fitting(ours[:, :size], table[:, :size])
+        ends = _fitting(ours[:, have - size :], table[:, given - size :])
+        return [sorted(start | end) for start, end in zip(starts, ends, strict=True)]
+
+    def numbered(self, tensor: Any) -> tuple[np.ndarray, np.ndarray]:
+        """The first row of equal values, for each of our rows and of the tensor's; -1 for none."""
+        ours = np.empty(len(self._table), dtype=np.int64)
+        for rows in self._rows.values():
+            ours[rows] = rows[0]
+        table = _table(to_numpy(tensor), self._dim)
+        theirs = [self._rows.get(row.tobytes(), (-1,))[0] for row in table]
+        return ours, np.array(theirs, dtype=np.int64)
+
+    def fits(self, tensor: Any) -> bool:
+        """Whether its rows are of the same shape."""
+        shape, dim = [*tensor.shape], self._dim
+        return shape[:dim] + shape[dim + 1 :] == [*self._table.shape[1:]]
+
+    def equal(self, tensor: Any, planned: Rows) -> bool:
+        """Whether the tensor holds the planned rows' values, to the bit."""
+        table = _table(to_numpy(tensor), self._dim)
+        if table.shape != (len(planned), *self._table.shape[1:]):
+            return False
+        return np.array_equal(_bits(table), _bits(self._table[list(planned)]))
+
+
+def _fitting(ours: np.ndarray, theirs: np.ndarray) -> list[set[int]]:
+    """Rows of `ours` that equal each row of `theirs`."""
+    return [set(np.flatnonzero((ours == row).all(axis=1)).tolist()) for row in theirs]
 
 
 def rows_by_value(table: np.ndarray) -> dict[bytes, list[int]]:

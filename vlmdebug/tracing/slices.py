@@ -6,7 +6,7 @@ A batch is read once, as long as its chunks come; the tensors themselves are not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate
@@ -15,7 +15,13 @@ from typing import Any, NamedTuple, TypedDict
 
 import torch
 
-from vlmdebug.alone import batch_mismatches, check_alone, doubts_alone, planned_report
+from vlmdebug.alone import (
+    batch_mismatches,
+    check_alone,
+    doubts_alone,
+    planned_report,
+    with_made,
+)
 from vlmdebug.batch import Batch
 from vlmdebug.compare import compare
 from vlmdebug.errors import VlmDebugError
@@ -24,10 +30,11 @@ from vlmdebug.families.read import MEDIA_KEYS, assemble
 from vlmdebug.families.streams import clip_of
 from vlmdebug.report import Report
 from vlmdebug.tracing.check import used_chunk
+from vlmdebug.tracing.made import made_keys
 from vlmdebug.tracing.marks import Mark, root_of
 from vlmdebug.tracing.right import TOKENS, RightChunks, Tensors
 from vlmdebug.tracing.rows import RowFinder
-from vlmdebug.used import Run
+from vlmdebug.used import Made, Run
 
 BATCHES = 4
 """Batches that are known at a time, as chosen and rejected answers that take turns."""
@@ -103,8 +110,9 @@ class CallJudge:
         batch = assemble(Facts(inputs, self._hints), None)
         if cached:
             batch = replace(batch, columns={})
-        if doubts_alone(batch) or batch_mismatches(batch):
-            return Judged.of(check_alone(batch, one_chunk=True))
+        made = {} if cached else _not_right(batch, tensors)
+        if made or doubts_alone(batch) or batch_mismatches(batch):
+            return Judged.of(with_made(check_alone(batch, one_chunk=True), made))
         inputs.update(dict.fromkeys(inputs))  # the names are enough, and no tensor is kept
         return Judged(True, partial(planned_report, batch, one_chunk=True))
 
@@ -162,6 +170,16 @@ class CallJudge:
             return alone
         assert unread is not None
         raise unread
+
+
+def _not_right(batch: Batch, tensors: Tensors) -> dict[str, Made]:
+    """Keys of a call that follow from its tokens, but not so, or by no rule that is known."""
+    return _untold(made_keys(batch, tensors, range(len(batch))))
+
+
+def _untold(made: Mapping[str, Made]) -> dict[str, Made]:
+    """Those that are not right; a copy of tokens may be the batch's own, which is not seen here."""
+    return {key: one for key, one in made.items() if not one.right and key not in TOKENS}
 
 
 def _itself(report: Report) -> Report:
@@ -283,6 +301,7 @@ class _CutBatch:
         try:
             finder = RowFinder(self._inputs, self._batch.layout)
             chunk = used_chunk(self._batch, finder, tensors, range(0))
+            chunk = replace(chunk, made=_untold(chunk.made))
             rows = chunk.keys["input_ids"].rows
             size = len(rows) if rows is not None else len(tensors["input_ids"])
             run = Run([chunk], size or 1, slicer="watched calls", partial=True)

@@ -203,7 +203,7 @@ def _turned(lines: Sequence[Line]) -> int:
     for one in lines:
         if one.chunk.samples and min(one.chunk.samples) < last:
             return one.index
-        last = max([last, *line.chunk.samples])
+        last = max([last, *one.chunk.samples])
     return 0
 
 

@@ -1,0 +1,319 @@
+"""Keys that a slicer made: what follows from the chunk is recomputed and compared.
+
+A key that the batch does not have has no rows to compare with. Where its values follow from the
+chunk's tokens and media by a rule that real models confirm, they are compared with that rule; where
+they do not, nothing is claimed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cached_property
+from math import isqrt
+from typing import Any
+
+import numpy as np
+
+from vlmdebug.batch import Batch
+from vlmdebug.families import FAMILIES
+from vlmdebug.families.base import to_numpy
+from vlmdebug.families.streams import AUDIO_KEYS, TYPES
+from vlmdebug.families.streams import KEYS as STREAM_KEYS
+from vlmdebug.keys import DERIVED
+from vlmdebug.plan import rows_of
+from vlmdebug.used import Made
+
+PIXELS = {"image": "pixel_values", "video": "pixel_values_videos", "audio": "input_features"}
+IGNORED = -100  # the label of what is not learned
+RIGHT, WRONG = True, False
+
+
+def made_keys(
+    batch: Batch, given: Mapping[str, Any], samples: Sequence[int] | None
+) -> dict[str, Made]:
+    """What is known of each key of a call that follows from others and is not in the batch.
+
+    `samples`: those that the call holds, in order; None where they could not be identified.
+    """
+    found = {
+        key: value
+        for key, value in given.items()
+        if value is not None and key not in batch.inputs and _is_made(batch, key)
+    }
+    if not found:
+        return {}
+    call = _Call(batch, given, samples)
+    return {key: call.judged(key, value) for key, value in found.items()}
+
+
+def _is_made(batch: Batch, key: str) -> bool:
+    return key in DERIVED or key in _taken(batch)
+
+
+def _taken(batch: Batch) -> Collection[str]:
+    """Media keys that models of the batch's family take, whether or not the batch has them."""
+    family = FAMILIES.get(batch.layout.family)
+    if family is None:
+        return ()
+    also = {"image_sizes"} if family.name in ("llava", "internvl") else set[str]()
+    return family.axes.keys() | also | (STREAM_KEYS if family.clips else set[str]())
+
+
+class _Call:
+    """The tokens of one call, from which other keys follow."""
+
+    def __init__(
+        self, batch: Batch, given: Mapping[str, Any], samples: Sequence[int] | None
+    ) -> None:
+        self.batch, self.given, self.samples = batch, given, samples
+
+    def judged(self, key: str, value: Any) -> Made:
+        if key not in DERIVED:
+            return self._media(key, value)
+        rule = _RULES.get(key)
+        if rule is None:
+            return Made(None, "no rule is known for it")
+        if self.ids is None:
+            return Made(None, "the chunk has no input_ids of shape (sample, seq)")
+        values = _array(value)
+        return Made(None, "it is no tensor of numbers") if values is None else rule(self, values)
+
+    @cached_property
+    def ids(self) -> np.ndarray | None:
+        ids = _array(self.given.get("input_ids"))
+        return ids if ids is not None and ids.ndim == 2 and ids.size else None  # (sample, seq)
+
+    @cached_property
+    def shown(self) -> np.ndarray:
+        """Tokens that are no padding, `(sample, seq)`; all of them where no mask says."""
+        assert self.ids is not None
+        mask = _array(self.given.get("attention_mask"))
+        whole = _array(self.batch.inputs.get("attention_mask"))
+        if mask is None and self.samples is not None and whole is not None and whole.ndim == 2:
+            mask = whole[list(self.samples)]
+        fits = mask is not None and mask.shape == self.ids.shape
+        return mask != 0 if mask is not None and fits else np.ones(self.ids.shape, dtype=bool)
+
+    @cached_property
+    def types(self) -> np.ndarray | None:
+        """0 for text, 1 for image, 2 for video, 3 for audio; None where a token is unknown."""
+        assert self.ids is not None
+        found, codes = np.zeros(self.ids.shape, dtype=np.int64), {"image": 1, **TYPES}
+        for unit, pixels in PIXELS.items():
+            token = self.batch.token_ids.get(unit)
+            if token is not None:
+                found[self.ids == token] = codes[unit]
+            elif self.given.get(pixels) is not None:
+                return None
+        return found
+
+    # One rule per key.
+
+    def mask(self, values: np.ndarray) -> Made:
+        assert self.ids is not None
+        if self.batch.layout.strict is None:
+            return Made(None, "the model counts places by the mask, or otherwise without one")
+        if values.shape == self.ids.shape and (values == 1).all():
+            return Made(RIGHT)
+        return Made(None, "the batch has no mask, so it is not known which tokens are padding")
+
+    def type_ids(self, values: np.ndarray) -> Made:
+        """`mm_token_type_ids` and Ernie's; other keys mean something else in each model."""
+        expected = self.types
+        if expected is None:
+            return Made(None, "the placeholder token is not known")
+        if values.shape != expected.shape:
+            return Made(WRONG, f"input_ids has shape {expected.shape}, and this {values.shape}")
+        real = self.shown
+        if not (values != expected)[real].any():
+            return Made(RIGHT)
+        if not values.any():
+            return Made(None, "it marks no placeholder token, as if it were left out")
+        if (values != expected)[real & (expected != 0)].any():
+            return Made(WRONG, "it does not mark the placeholder tokens of input_ids by modality")
+        return Made(None, "it marks tokens that are no placeholders")
+
+    def plain_type_ids(self, values: np.ndarray) -> Made:
+        if self.types is not None and not self.types.any() and not values.any():
+            return Made(RIGHT) if values.shape == self.types.shape else Made(None, "of its shape")
+        return Made(None, "its meaning differs from model to model")
+
+    def cache_position(self, values: np.ndarray) -> Made:
+        assert self.ids is not None
+        right = np.array_equal(values, np.arange(self.ids.shape[1]))
+        alone = self.given.get("past_key_values") is None
+        return Made(RIGHT) if right and alone else Made(None, "it is not 0, 1, 2 … of these tokens")
+
+    def labels(self, values: np.ndarray, ahead: int = 0) -> Made:
+        """Each the token's own id, or not learned; `shift_labels` are one ahead."""
+        assert self.ids is not None
+        if values.shape != self.ids.shape:
+            return Made(None, f"its shape {values.shape} is not that of input_ids")
+        own = np.pad(self.ids[:, ahead:], ((0, 0), (0, ahead)), constant_values=IGNORED)
+        if ((values == own) | (values == IGNORED)).all():
+            return Made(RIGHT)
+        return Made(None, "it is not input_ids with -100 where nothing is learned")
+
+    def shift_labels(self, values: np.ndarray) -> Made:
+        return self.labels(values, ahead=1)
+
+    def places(self, values: np.ndarray) -> Made:
+        """Positions of real tokens, up to a constant per row: rotary embeddings look no further."""
+        assert self.ids is not None
+        if self.batch.layout.family not in (*FAMILIES, "text"):
+            return Made(None, "the model is not known")
+        planes = self._planes(values)
+        if planes is None:
+            return Made(None, f"its shape {values.shape} is not that of input_ids")
+        if self._has_holes:
+            return Made(None, "attention_mask hides tokens between others")
+        if self.batch.layout.strict is False or not self._has_media:
+            order = np.arange(self.ids.shape[1])
+            right = _alike(planes, np.broadcast_to(order, planes.shape), self.shown)
+            return Made(RIGHT) if right else Made(WRONG, "the tokens' places go 0, 1, 2 …")
+        expected = self._mrope()
+        if expected is None:
+            return Made(None, "M-RoPE's places of videos, audio and this model are not recomputed")
+        if len(planes) == 4:  # the text's own places come first
+            order = np.broadcast_to(np.arange(self.ids.shape[1]), planes[:1].shape)
+            if not _alike(planes[:1], order, self.shown):
+                return Made(None, "its first plane is not 0, 1, 2 …")
+            planes = planes[1:]
+        right = _alike(np.broadcast_to(planes, expected.shape), expected, self.shown)
+        return Made(RIGHT) if right else Made(WRONG, MROPE)
+
+    def _planes(self, values: np.ndarray) -> np.ndarray | None:
+        """`(plane, sample, seq)`: one plane, or the three or four of M-RoPE."""
+        assert self.ids is not None
+        planes = values[None] if values.ndim == 2 else values
+        several = (3, 4) if self.batch.layout.strict is not False else ()
+        if values.ndim not in (2, 3) or planes.shape[0] not in (1, *several):
+            return None
+        rows, width = self.ids.shape
+        if planes.shape[1] not in (1, rows) or planes.shape[2] != width:
+            return None
+        if values.ndim == 3 and planes.shape[0] == 1:
+            return None
+        return np.broadcast_to(planes, (planes.shape[0], rows, width))
+
+    @property
+    def _has_holes(self) -> bool:
+        """Whether some real tokens do not stand side by side."""
+        edges = np.diff(self.shown.astype(np.int8), axis=1, prepend=0)
+        return bool(((edges == 1).sum(axis=1) > 1).any())
+
+    @property
+    def _has_media(self) -> bool:
+        types = self.types
+        return types is None or bool(types.any())
+
+    def _mrope(self) -> np.ndarray | None:
+        """M-RoPE's places in time, height and width, `(3, sample, seq)`; 0 for padding.
+
+        As `get_rope_index` of Qwen2-VL and its variants, for images of one frame: a text token is
+        one behind all before it; an image is laid out from there, row by row.
+        """
+        grids, types = self._grids, self.types
+        if grids is None or types is None or (types > 1).any() or self.ids is None:
+            return None
+        places = np.zeros((3, *self.ids.shape), dtype=np.int64)
+        left = iter(grids)
+        for row, real in enumerate(self.shown):
+            columns, begin, at = np.flatnonzero(real), 0, 0
+            while at < len(columns):
+                column = columns[at]
+                if not types[row, column]:
+                    places[:, row, column] = begin
+                    at, begin = at + 1, begin + 1
+                    continue
+                height, width = next(left, (0, 0))
+                own = columns[at : at + height * width]
+                if not len(own) or len(own) < height * width or (types[row, own] != 1).any():
+                    return None
+                down, across = np.divmod(np.arange(len(own)), width)
+                places[:, row, own] = begin + np.stack([np.zeros_like(down), down, across])
+                at, begin = at + len(own), begin + max(height, width)
+        return places if next(left, None) is None else None
+
+    @property
+    def _grids(self) -> list[tuple[int, int]] | None:
+        """Features down and across of each image of the samples; None where no rule is proven."""
+        batch, samples = self.batch, self.samples
+        patches, features = batch.per_image.get("patch"), batch.per_image.get("feature")
+        known = (
+            batch.layout.placing and "image_grid_thw" in batch.inputs and "image" in batch.counts
+        )
+        if not known or samples is None or not patches or not features:
+            return None
+        merge = isqrt(patches[0] // features[0]) if features[0] else 0
+        if not merge or any(p != f * merge**2 for p, f in zip(patches, features, strict=True)):
+            return None
+        grid = _array(batch.inputs["image_grid_thw"])  # (image, 3)
+        if grid is not None:
+            grid = grid[list(rows_of(batch.counts["image"].offsets, samples))]
+        else:  # the batch's own tensors are not kept while a program is watched
+            grid = _array(self.given.get("image_grid_thw"))
+        own = [] if grid is None else grid.tolist()
+        if any(frames != 1 for frames, _, _ in own):
+            return None
+        return [(height // merge, width // merge) for _, height, width in own]
+
+    def _media(self, key: str, value: Any) -> Made:
+        """A key of media that models of the family take, though the batch has none."""
+        if key in PIXELS.values():
+            return Made(WRONG, "the batch has no such media")
+        unit = "audio" if key in AUDIO_KEYS else "video" if key in STREAM_KEYS else "image"
+        if self.given.get(PIXELS[unit]) is None:
+            return Made(RIGHT)  # it describes nothing
+        values = _array(value) if key in _masks(self.batch) else None
+        if values is not None and (values == 1).all():
+            return Made(RIGHT)  # as the model assumes without it
+        return Made(None, "the batch has none to compare with")
+
+
+MROPE = (
+    "images take M-RoPE's places in height and width, which follow from image_grid_thw, "
+    "and text goes on behind the largest"
+)
+
+
+def _masks(batch: Batch) -> Collection[str]:
+    """Masks that the family's models take for full where they are absent."""
+    family = FAMILIES.get(batch.layout.family)
+    return family.masks if family is not None else ()
+
+
+def _alike(planes: np.ndarray, expected: np.ndarray, real: np.ndarray) -> bool:
+    """Whether real tokens have these places, but for one constant per row."""
+    off = planes.astype(np.int64) - expected  # (plane, sample, seq)
+    for row, shown in enumerate(real):
+        own = off[:, row, shown]
+        if own.size and (own != own[0, 0]).any():
+            return False
+    return True
+
+
+def _array(value: Any) -> np.ndarray | None:
+    """Its values where they lie; None for what is no array of numbers."""
+    if not hasattr(value, "shape") and not isinstance(value, (list, tuple)):
+        return None
+    try:
+        found = to_numpy(value)
+    except (TypeError, ValueError, RuntimeError):  # sparse, meta, ragged
+        return None
+    return found if found.dtype.kind in "biuf" else None
+
+
+_RULES: Mapping[str, Callable[[_Call, np.ndarray], Made]] = {
+    "attention_mask": _Call.mask,
+    "mm_token_type_ids": _Call.type_ids,
+    "moe_mm_token_type_ids": _Call.type_ids,
+    "token_type_ids": _Call.plain_type_ids,
+    "cache_position": _Call.cache_position,
+    "labels": _Call.labels,
+    "shift_labels": _Call.shift_labels,
+    "position_ids": _Call.places,
+}
+
+READ = frozenset(_RULES)
+"""Keys whose values are looked at."""
