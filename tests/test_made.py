@@ -378,15 +378,29 @@ def test_prove_compares_with_the_sample_that_the_media_name():
 # --- what is not a finding of its own ------------------------------------------------------
 
 
-def test_audio_whose_placeholders_were_cut_is_found():
-    batch = vd.make_batch("gemma4", [0, 0], audios_per_sample=[1, 2])
+@pytest.mark.parametrize(
+    ("family", "clips", "message"),
+    [
+        (
+            "gemma4",
+            "audio",
+            "sample 0 has 0 audio placeholder tokens in this chunk",
+        ),
+        (
+            "llava_next",
+            "video",
+            "sample 0 has no video placeholder token in this chunk's input_ids but",
+        ),
+    ],
+    ids=["features known", "features unknown"],
+)
+def test_clips_whose_placeholders_were_cut_are_found(family, clips, message):
+    batch = vd.make_batch(family, [0, 0], **{f"{clips}s_per_sample": [1, 2]})
     slicer = cut(lambda c: {k: v[:, 1:2] if k in ALONG else v for k, v in c.items()})
     report = vd.check(slicer, batch)
 
     assert [m.code for m in report.mismatches] == ["VLM009", "VLM009"]
-    assert report.mismatches[0].message.startswith(
-        "sample 0 has 0 audio placeholder tokens in this chunk's input_ids but 2 features"
-    )
+    assert report.mismatches[0].message.startswith(message)
 
 
 def test_embeddings_are_not_given_samples_by_their_place():

@@ -14,7 +14,8 @@ from itertools import accumulate, pairwise
 from typing import Any, Literal, NamedTuple
 
 from vlmdebug.errors import AmbiguousError
-from vlmdebug.layout import HANGS_ON, OWNER, TRAINERS_OWN, Layout, plural
+from vlmdebug.keys import TRAINERS_OWN
+from vlmdebug.layout import HANGS_ON, OWNER, Layout, plural
 from vlmdebug.plan import Counts, Rows, chunk_bounds, rows_of
 
 Presence = Literal["required", "absent", "either"]

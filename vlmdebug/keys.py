@@ -55,5 +55,18 @@ DERIVED = TYPE_IDS | frozenset(
 )
 """Functions of other keys: a slicer may make them where the batch has none."""
 
+TRAINERS_OWN = frozenset(
+    [
+        *("advantages", "rewards", "returns", "values", "loss_scale", "loss_mask"),
+        *("old_per_token_logps", "ref_per_token_logps", "sampling_per_token_logps"),
+        *("importance_sampling_ratio", "tool_mask", "response_mask", "old_log_probs"),
+        *("prompt_ids", "prompt_mask", "completion_ids", "completion_mask"),
+    ]
+)
+"""Keys of trainers with a row per sample, which no model is handed."""
+
+ROWLESS = OPTIONS | {"cache_position", "past_key_values"}
+"""Arguments of a call that have no row per sample, whatever their shape."""
+
 EXTRAS = OPTIONS | DERIVED
 """Arguments of forward methods that may come beside a layout's own keys."""

@@ -22,23 +22,6 @@ UNITS = (
 """What a row can count. `batch`: the value is not cut, each chunk gets all of it."""
 HANGS_ON = {"patch": "image", OWNER: "image", VIDEO_PATCH: "video", "frame": "video"}
 """Units that are counted by what lies in each image or video, so that these are counted first."""
-OPTIONS = frozenset(
-    [
-        *("num_items_in_batch", "use_cache", "logits_to_keep", "num_logits_to_keep"),
-        *("output_attentions", "output_hidden_states", "output_router_logits"),
-        *("return_dict", "return_loss", "cache_position", "past_key_values"),
-    ]
-)
-"""Arguments of a call that have no row per sample, whatever their shape."""
-TRAINERS_OWN = frozenset(
-    [
-        *("advantages", "rewards", "returns", "values", "loss_scale", "loss_mask"),
-        *("old_per_token_logps", "ref_per_token_logps", "sampling_per_token_logps"),
-        *("importance_sampling_ratio", "tool_mask", "response_mask", "old_log_probs"),
-        *("prompt_ids", "prompt_mask", "completion_ids", "completion_mask"),
-    ]
-)
-"""Keys of trainers with a row per sample, which no model is handed."""
 WithoutMedia = Literal["omit", "either", "keep"]
 """What a chunk whose samples own no media must be given: no key, either way, or its rows."""
 

@@ -27,7 +27,8 @@ from vlmdebug.families.unreadable import (
     refuse_unreadable,
 )
 from vlmdebug.given import public
-from vlmdebug.layout import OPTIONS, TRAINERS_OWN, UNITS, Axis, Layout, plural
+from vlmdebug.keys import ROWLESS, TRAINERS_OWN
+from vlmdebug.layout import UNITS, Axis, Layout, plural
 from vlmdebug.plan import Counts, as_counts
 from vlmdebug.safe import one_line
 
@@ -346,7 +347,7 @@ def _check_tensor(key: str, value: Any, samples: int) -> None:
 def _check_devices(tensors: Mapping[str, Any]) -> None:
     devices: dict[str, str] = {}
     for key, value in tensors.items():
-        if getattr(value, "shape", ()) and key not in OPTIONS:
+        if getattr(value, "shape", ()) and key not in ROWLESS:
             devices.setdefault(str(getattr(value, "device", "cpu")), key)
     if len(devices) > 1:
         where = ", ".join(f"{key} on {device}" for device, key in devices.items())
@@ -426,7 +427,7 @@ def _token_axes(facts: Facts) -> dict[str, Axis]:
         per_sample = isinstance(value, list) and len(value) == samples
         if per_sample or (key in TRAINERS_OWN and tuple(shape[:1]) == (samples,)):
             axes[key] = PER_SAMPLE
-        elif not shape or key in OPTIONS or str(getattr(value, "dtype", "")) == "object":
+        elif not shape or key in ROWLESS or str(getattr(value, "dtype", "")) == "object":
             axes[key] = WHOLE
         elif key == "position_ids" and len(shape) == 3 and shape[1] == samples:
             axes[key] = PLACES  # M-RoPE: (3 or 4, sample, seq)

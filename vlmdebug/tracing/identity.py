@@ -16,6 +16,7 @@ import numpy as np
 
 from vlmdebug.batch import Batch
 from vlmdebug.errors import AmbiguousError
+from vlmdebug.families.base import unreadable
 from vlmdebug.tracing.rows import RowFinder
 
 
@@ -75,7 +76,7 @@ def _beside(batch: Batch, finder: RowFinder, given: Mapping[str, Any]) -> list[_
     found = []
     for key, axis in batch.layout.items():
         value = given.get(key)
-        if key == "input_ids" or not hasattr(value, "shape"):
+        if key == "input_ids" or not hasattr(value, "shape") or unreadable(value) is not None:
             continue
         compared = finder.compared(key, value)
         try:
