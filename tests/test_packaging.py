@@ -193,7 +193,7 @@ def test_extras_of_the_makefile_exist() -> None:
     stamps = re.findall(r"^[a-z]+: \.venv/\.with-(\S+)", text("Makefile"), re.MULTILINE)
     extras = {extra for stamp in stamps for extra in stamp.split(",")}
 
-    assert len(stamps) == 8
+    assert len(stamps) == 9
     assert extras <= PROJECT["optional-dependencies"].keys()
 
 

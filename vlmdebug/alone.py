@@ -87,7 +87,18 @@ def doubts_alone(batch: Batch) -> list[str]:
         for stream in batch.streams
         if not messages and batch.stream_step(stream, []) is None
     ]
-    return messages
+    return messages + [wording.pixels_cast(key, kind) for key, kind in _whole_pixels(batch)]
+
+
+PIXELS = ("pixel_values", "high_res_pixel_values", "pixel_values_videos", "input_features")
+
+
+def _whole_pixels(batch: Batch) -> list[tuple[str, str]]:
+    """Media that hold whole numbers or truth values, and their dtype."""
+    kinds = {
+        key: str(getattr(batch.inputs[key], "dtype", "")) for key in PIXELS if key in batch.inputs
+    }
+    return [(key, kind) for key, kind in kinds.items() if "int" in kind or "bool" in kind]
 
 
 def _planned_chunk(batch: Batch, samples: Sequence[int]) -> ChunkReport:

@@ -504,3 +504,11 @@ def steps_unknown(batch: Batch) -> str:
         f"How many {missing} each image has is not known, so placeholders and features were not "
         "compared; rows can be cut all the same. Pass processor= or config=."
     )
+
+
+def pixels_cast(key: str, dtype: str) -> str:
+    """Media of a dtype that no processor returns once it has normalised them; no mismatch."""
+    return (
+        f"{key} holds {dtype}, but processors return floating point: a cast may have destroyed the "
+        "values, and nothing is left to compare them with. Keep the dtype that the processor gave."
+    )
