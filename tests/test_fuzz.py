@@ -35,7 +35,14 @@ OPEN_FAULTS = {
     "copied",
     "options beside it",
 }
-OPEN_MUTATIONS = {"int8", "uint8", "one row, expanded", "cut by sample", "halves swapped"}
+OPEN_MUTATIONS = {
+    "height and width",
+    "int8",
+    "uint8",
+    "one row, expanded",
+    "cut by sample",
+    "halves swapped",
+}
 OPEN = ("wrong loudness", "false doubt")
 
 

@@ -281,7 +281,8 @@ def tried_alone(source: Sound, fault: Fault, dice: Random) -> Outcome | None:
         truth = DIFFERS
     wrong = verdict == "OK" and truth in (RAISES, DIFFERS)
     alarm = fault.harmless and verdict != "OK"
-    name = "missed" if wrong else "false alarm" if alarm else ""
+    doubt = "false doubt" if verdict == "AMBIGUOUS" else "false alarm"
+    name = "missed" if wrong else doubt if alarm else ""
     return Outcome(what, verdict, truth, not fault.harmless, name, said[:400])
 
 
