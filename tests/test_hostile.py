@@ -86,14 +86,13 @@ def test_hostile_key_begins_no_line_of_an_error(name):
     assert not commands(str(caught.value))
 
 
-@pytest.mark.parametrize("name", HOSTILE[:-2], ids=range(len(HOSTILE) - 2))
+SAVED = [name for name in HOSTILE[:-2] if name.encode("utf-8", "ignore").decode() == name]
+"""Those that a file can hold: lone surrogates have no bytes."""
+
+
+@pytest.mark.parametrize("name", SAVED, ids=range(len(SAVED)))
 def test_hostile_key_of_a_file_begins_no_line_of_the_command_line(tmp_path, name, capsys):
-    try:
-        torch.save(
-            {**vd.make_batch("gemma4", [1]).inputs, name: torch.zeros(5, 2)}, tmp_path / "b.pt"
-        )
-    except UnicodeEncodeError:
-        pytest.skip("such a name cannot be saved")
+    torch.save({**vd.make_batch("gemma4", [1]).inputs, name: torch.zeros(5, 2)}, tmp_path / "b.pt")
     code = main(["check", f"{tmp_path}/b.pt", "--family", "gemma4", "--num-images", "1"])
     printed = capsys.readouterr()
 
