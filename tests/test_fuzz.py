@@ -29,7 +29,6 @@ OPEN_FAULTS = {
     "key shifted to the right",
     "key dropped",  # pixel_attention_mask
     "texts in another order",  # num_images= against the runs of InternVL's likes
-    "one media key short",
     "video token sampled",
     "labels",  # LLaVA-OneVision by its config alone
     "nothing",

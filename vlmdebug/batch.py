@@ -367,6 +367,8 @@ class Batch:
             return None
         before = (0, *accumulate(self.features))
         offsets = self.counts[self.layout[key].unit].offsets
+        if offsets[-1] != len(self.features):
+            return None  # rows are missing, or too many: whose features these are is not known
         return tuple(before[stop] - before[start] for start, stop in pairwise(offsets))
 
     def placeholders_of(self, samples: Iterable[int]) -> int | None:

@@ -85,6 +85,8 @@ class Idefics3(Family):
         return {"tile": tuple(found)} if sum(found) == tiles.total else {}
 
     def _tiles(self, facts: Facts, images: dict[str, Counts]) -> Counts | None:
+        if any(facts.rows(key) != facts.samples for key in self.axes if facts.has(key)):
+            return None  # rows of samples are missing: nobody knows whose tiles these are
         if facts.has("pixel_attention_mask"):
             corner = facts.inputs["pixel_attention_mask"][:, :, 0, 0]  # (sample, max_tiles)
             return Counts(
