@@ -87,6 +87,7 @@ def doubts_alone(batch: Batch) -> list[str]:
         for stream in batch.streams
         if not messages and batch.stream_step(stream, []) is None
     ]
+    messages += [wording.hides(sample, count) for sample, count in enumerate(batch.hidden) if count]
     return messages + [wording.pixels_cast(key, kind) for key, kind in _whole_pixels(batch)]
 
 
@@ -275,18 +276,17 @@ def _short_columns(batch: Batch) -> list[Mismatch]:
 
 def _marked_otherwise(batch: Batch, seen: Collection[int]) -> list[Mismatch]:
     """Samples whose placeholder tokens two sources count differently."""
-    if batch.marked is None or batch.placeholders is None:
+    if batch.placeholders is None:
         return []
     return [
         Mismatch(
             "VLM010",
-            wording.marked_otherwise(sample, counted, marked),
-            key="mm_token_type_ids",
+            wording.marked_otherwise(key, sample, counted, marked),
+            key=key,
             samples=(sample,),
         )
-        for sample, (counted, marked) in enumerate(
-            zip(batch.placeholders, batch.marked, strict=True)
-        )
+        for key, marks in batch.marked.items()
+        for sample, (counted, marked) in enumerate(zip(batch.placeholders, marks, strict=True))
         if counted != marked and sample not in seen
     ]
 

@@ -121,7 +121,9 @@ class Batch:
         ambiguities: What could not be settled.
         image_token_id: Id of the placeholder token, where known.
         streams: Video and audio clips, where the batch has some.
-        marked: Placeholder tokens of each sample as `mm_token_type_ids` marks them, where
+        hidden: Tokens of each sample that `attention_mask` hides though they are not padding; empty
+            where the padding token is not known.
+        marked: Placeholder tokens of each sample as each key of token types marks them, where
             `placeholders` were counted by their id.
         known: Keys that some layout has; to ask for one in vain is no mistake.
         columns: Columns of tokens of each key that should have as many as `input_ids`.
@@ -144,7 +146,8 @@ class Batch:
     ambiguities: tuple[Ambiguity, ...] = ()
     image_token_id: int | None = None
     streams: tuple[Stream, ...] = ()
-    marked: tuple[int, ...] | None = None
+    marked: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    hidden: tuple[int, ...] = ()
     known: frozenset[str] = frozenset()
     columns: Mapping[str, int] = field(default_factory=dict)
     inferred: bool = False

@@ -478,14 +478,13 @@ def placeholders_lost(who: str, given: int, owned: int, unit: str) -> str:
     )
 
 
-def marked_otherwise(sample: int, counted: int, marked: int) -> str:
+def marked_otherwise(key: str, sample: int, counted: int, marked: int) -> str:
     """VLM010 where two sources disagree."""
     return (
         f"sample {sample} has {number(counted, 'placeholder token')} in input_ids, but "
-        f"mm_token_type_ids marks {marked}.\n"
-        "A model that lays images out by mm_token_type_ids raises or computes something else.\n"
-        "Make mm_token_type_ids from the final input_ids: a completion or a template changed one "
-        "of them."
+        f"{key} marks {marked}.\n"
+        f"A model that tells images by {key} raises or computes something else.\n"
+        f"Make {key} from the final input_ids: a completion or a template changed one of them."
     )
 
 
@@ -511,4 +510,13 @@ def pixels_cast(key: str, dtype: str) -> str:
     return (
         f"{key} holds {dtype}, but processors return floating point: a cast may have destroyed the "
         "values, and nothing is left to compare them with. Keep the dtype that the processor gave."
+    )
+
+
+def hides(sample: int, count: int) -> str:
+    """A mask that hides more than padding, which may be meant; no mismatch."""
+    return (
+        f"attention_mask hides {number(count, 'token')} of sample {sample} that are not the "
+        "padding token, and nothing says that this is meant. The model does not see them. Make the "
+        "mask from the padding of the final input_ids."
     )

@@ -121,6 +121,7 @@ class Hints:
     features_of_pixels: PixelRule | None = None
     features_of_video: VideoRule | None = None
     features_of_audio: AudioRule | None = None
+    pad_token_id: int | None = None
 
 
 @dataclass(frozen=True)

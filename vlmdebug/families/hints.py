@@ -70,6 +70,7 @@ def read_hints(processor: Any = None, config: Any = None, model: Any = None) -> 
         image_edges=_image_edges(processor, tokenizer),
         attends_both_ways=_attends_both_ways(config),
         token_ids=_stream_token_ids(processor, config),
+        pad_token_id=_pad_token_id(tokenizer, config),
         global_image_id=_global_image_id(processor, tokenizer),
         features_per_tile=_features_per_tile(processor, config, vision),
         merge_size=_merge_size(images, config, vision),
@@ -187,6 +188,16 @@ def _stream_token_ids(processor: Any, config: Any) -> dict[str, int]:
         if isinstance(said, int):
             found[unit] = said
     return found
+
+
+def _pad_token_id(tokenizer: Any, config: Any) -> int | None:
+    """The token that fills rows up, by the tokenizer or by the config of the text."""
+    said = _first(tokenizer, "pad_token_id")
+    said = said if said is not None else _first(config, "pad_token_id")
+    said = (
+        said if said is not None else _first(getattr(config, "text_config", None), "pad_token_id")
+    )
+    return said if isinstance(said, int) else None
 
 
 def _global_image_id(processor: Any, tokenizer: Any) -> int | None:

@@ -269,6 +269,7 @@ def assemble(facts: Facts, layout: str | Layout | Mapping[str, Axis | str] | Non
         ambiguities=ambiguities,
         image_token_id=facts.hints.image_token_id,
         marked=_marked(facts),
+        hidden=_hidden(facts),
         streams=tuple(one.stream for one in streams),
         known=KNOWN,
         columns=_columns(facts, found),
@@ -624,19 +625,37 @@ def _uncounted(
     ]
 
 
-def _marked(facts: Facts) -> tuple[int, ...] | None:
-    """Placeholder tokens of each sample that `mm_token_type_ids` marks as such.
+MARKS_IMAGES = ("gemma3", "shieldgemma2")
+"""Models whose `token_type_ids` are 1 at the tokens of images (`processing_gemma3`, 5.23); in
+PaliGemma they are 1 behind the prompt."""
+
+
+def _marked(facts: Facts) -> dict[str, tuple[int, ...]]:
+    """Placeholder tokens of each sample that each key of token types marks as such.
 
     Some processors mark begin and end tokens too; these do not count.
     """
-    types = facts.inputs.get("mm_token_type_ids")
-    if types is None or facts.hints.image_token_id is None:
-        return None
     mask = facts.placeholder_mask
-    if mask is None or tuple(types.shape) != mask.shape:
-        return None
-    marked = (to_numpy(types) == 1) & mask
-    return tuple(marked.sum(axis=1).tolist())
+    if mask is None or facts.hints.image_token_id is None:
+        return {}
+    keys = ["mm_token_type_ids", "moe_mm_token_type_ids"]
+    keys += ["token_type_ids"] if facts.hints.model_type in MARKS_IMAGES else []
+    found = {}
+    for key in keys:
+        types = facts.inputs.get(key)
+        if types is not None and tuple(types.shape) == mask.shape:
+            marked = (to_numpy(types) == 1) & mask  # (sample, seq)
+            found[key] = tuple(marked.sum(axis=1).tolist())
+    return found
+
+
+def _hidden(facts: Facts) -> tuple[int, ...]:
+    """Tokens of each sample that `attention_mask` hides though they are not the padding token."""
+    mask, pad = facts.inputs.get("attention_mask"), facts.hints.pad_token_id
+    if pad is None or mask is None or tuple(mask.shape) != facts.ids.shape:
+        return ()
+    hides = (to_numpy(mask) == 0) & (facts.ids != pad)  # (sample, seq)
+    return tuple(hides.sum(axis=1).tolist())
 
 
 def _columns(facts: Facts, layout: Layout) -> dict[str, int]:
