@@ -88,6 +88,7 @@ def doubts_alone(batch: Batch) -> list[str]:
         if not messages and batch.stream_step(stream, []) is None
     ]
     messages += [wording.hides(sample, count) for sample, count in enumerate(batch.hidden) if count]
+    messages += [wording.unmasked(at, count) for at, count in enumerate(batch.unmasked) if count]
     return messages + [wording.pixels_cast(key, kind) for key, kind in _whole_pixels(batch)]
 
 

@@ -123,6 +123,8 @@ class Batch:
         streams: Video and audio clips, where the batch has some.
         hidden: Tokens of each sample that `attention_mask` hides though they are not padding; empty
             where the padding token is not known.
+        unmasked: Padding tokens of each sample that no `attention_mask` hides and that its text
+            would attend to; empty where there is a mask.
         marked: Placeholder tokens of each sample as each key of token types marks them, where
             `placeholders` were counted by their id.
         known: Keys that some layout has; to ask for one in vain is no mistake.
@@ -148,6 +150,7 @@ class Batch:
     streams: tuple[Stream, ...] = ()
     marked: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     hidden: tuple[int, ...] = ()
+    unmasked: tuple[int, ...] = ()
     known: frozenset[str] = frozenset()
     columns: Mapping[str, int] = field(default_factory=dict)
     inferred: bool = False

@@ -520,3 +520,12 @@ def hides(sample: int, count: int) -> str:
         "padding token, and nothing says that this is meant. The model does not see them. Make the "
         "mask from the padding of the final input_ids."
     )
+
+
+def unmasked(sample: int, count: int) -> str:
+    """Padding that the model reads as text, if it is padding; no mismatch."""
+    return (
+        f"The batch has no attention_mask, and sample {sample} has {number(count, 'token')} of "
+        "padding that its text attends to. The model reads them as text. Pass attention_mask as "
+        "the processor returned it."
+    )

@@ -270,6 +270,7 @@ def assemble(facts: Facts, layout: str | Layout | Mapping[str, Axis | str] | Non
         image_token_id=facts.hints.image_token_id,
         marked=_marked(facts),
         hidden=_hidden(facts),
+        unmasked=_unmasked(facts, causal=found.causal),
         streams=tuple(one.stream for one in streams),
         known=KNOWN,
         columns=_columns(facts, found),
@@ -656,6 +657,19 @@ def _hidden(facts: Facts) -> tuple[int, ...]:
         return ()
     hides = (to_numpy(mask) == 0) & (facts.ids != pad)  # (sample, seq)
     return tuple(hides.sum(axis=1).tolist())
+
+
+def _unmasked(facts: Facts, *, causal: bool) -> tuple[int, ...]:
+    """Padding tokens of each sample that its text attends to, where no mask hides them.
+
+    A causal model never looks at those behind the text.
+    """
+    pad = facts.hints.pad_token_id
+    if pad is None or facts.has("attention_mask"):
+        return ()
+    padding = facts.ids == pad  # (sample, seq)
+    seen = np.logical_and.accumulate(padding, axis=1) if causal else padding
+    return tuple((seen & ~padding.all(axis=1, keepdims=True)).sum(axis=1).tolist())
 
 
 def _columns(facts: Facts, layout: Layout) -> dict[str, int]:
