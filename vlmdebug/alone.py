@@ -89,6 +89,7 @@ def doubts_alone(batch: Batch) -> list[str]:
     ]
     messages += [wording.hides(sample, count) for sample, count in enumerate(batch.hidden) if count]
     messages += [wording.unmasked(at, count) for at, count in enumerate(batch.unmasked) if count]
+    messages += [wording.lost_mask(key) for key in batch.lost_masks]
     return messages + [wording.pixels_cast(key, kind) for key, kind in _whole_pixels(batch)]
 
 

@@ -125,6 +125,7 @@ class Batch:
             where the padding token is not known.
         unmasked: Padding tokens of each sample that no `attention_mask` hides and that its text
             would attend to; empty where there is a mask.
+        lost_masks: Masks of pixels that the processor returns and the batch lacks.
         marked: Placeholder tokens of each sample as each key of token types marks them, where
             `placeholders` were counted by their id.
         known: Keys that some layout has; to ask for one in vain is no mistake.
@@ -151,6 +152,7 @@ class Batch:
     marked: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     hidden: tuple[int, ...] = ()
     unmasked: tuple[int, ...] = ()
+    lost_masks: tuple[str, ...] = ()
     known: frozenset[str] = frozenset()
     columns: Mapping[str, int] = field(default_factory=dict)
     inferred: bool = False

@@ -529,3 +529,12 @@ def unmasked(sample: int, count: int) -> str:
         "padding that its text attends to. The model reads them as text. Pass attention_mask as "
         "the processor returned it."
     )
+
+
+def lost_mask(key: str) -> str:
+    """A mask of pixels that is missing, which matters where some are padding; no mismatch."""
+    return (
+        f"The batch has no {key}, which its processor returns: the model takes every pixel for one "
+        "of an image, and which of them are padding is not known. "
+        f"Pass {key} as the processor returned it."
+    )

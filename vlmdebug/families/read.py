@@ -12,11 +12,12 @@ import numpy as np
 from vlmdebug.batch import BOOKKEEPING, Ambiguity, Batch, Contradiction, CountsByUnit
 from vlmdebug.errors import BadInput, naming
 from vlmdebug.families import FAMILIES, Family, family_named, find_family
-from vlmdebug.families.base import ALONG_TOKENS, Facts, Reading, to_numpy, unreadable
+from vlmdebug.families.base import ALONG_TOKENS, Facts, Hints, Reading, to_numpy, unreadable
 from vlmdebug.families.by_shape import NAME as UNKNOWN
 from vlmdebug.families.by_shape import read_by_shape
 from vlmdebug.families.hints import read_hints
 from vlmdebug.families.probe import probe
+from vlmdebug.families.release import takes
 from vlmdebug.families.streams import KEYS as STREAM_KEYS
 from vlmdebug.families.streams import clip_of, read_streams
 from vlmdebug.families.token_rows import USUAL
@@ -271,6 +272,7 @@ def assemble(facts: Facts, layout: str | Layout | Mapping[str, Axis | str] | Non
         marked=_marked(facts),
         hidden=_hidden(facts),
         unmasked=_unmasked(facts, causal=found.causal),
+        lost_masks=_lost_masks(facts, found),
         streams=tuple(one.stream for one in streams),
         known=KNOWN,
         columns=_columns(facts, found),
@@ -575,12 +577,31 @@ def _lacks(facts: Facts, layout: Layout) -> tuple[str, ...]:
     return tuple(
         key
         for key in (*NEEDED, *(layout.optional & layout.loud_drops))
-        if (key in named or key in layout.loud_drops & (hints.taken_keys or frozenset()))
+        if (key in named or (key in layout.loud_drops and _is_taken(hints, key)))
         and (hints.taken_keys is None or key in hints.taken_keys)
         and not facts.has(key)
         and key not in layout.ignored
         and not (placed and key in layout.placing)
     )
+
+
+def _is_taken(hints: Hints, key: str) -> bool:
+    """Whether the forward names a key: of the model at hand, or of the installed release."""
+    if hints.taken_keys is not None:
+        return key in hints.taken_keys
+    return bool(hints.model_type and takes(hints.model_type, key))
+
+
+def _lost_masks(facts: Facts, layout: Layout) -> tuple[str, ...]:
+    """Masks of pixels that the processor or the model names and the batch lacks.
+
+    Without one, a model takes every pixel for one of an image, padding too.
+    """
+    hints = facts.hints
+    named = hints.taken_keys if hints.returned_keys is None else hints.returned_keys
+    if named is None or not layout.media:
+        return ()
+    return tuple(key for key in sorted(layout.masks & named) if not facts.has(key))
 
 
 def _strangers(facts: Facts, layout: Layout) -> tuple[Ambiguity, ...]:
