@@ -150,3 +150,83 @@ def test_report_keeps_what_was_compared():
     assert "Compared: image placeholders of 2 samples" in str(report)
     assert vd.Report.from_json(report.to_json()).compared == report.compared
     assert vd.Report.from_dict(older).ok
+
+
+# --- masks and types of a whole batch --------------------------------------------------------
+
+
+def shifted(value):
+    return torch.nn.functional.pad(value[:, 1:], (0, 1))
+
+
+@pytest.mark.parametrize("family", ["llava", "gemma4", "qwen2_5_vl", "internvl"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_mask_that_hides_text_is_not_ok(family, side):
+    model, processor, inputs = real(family, [2, 0, 1], padding_side=side)
+    mask = inputs["attention_mask"]
+
+    for known in ways(model, processor):
+        assert vd.check(inputs, **known).ok
+        for wrong in (shifted(mask), torch.zeros_like(mask)):
+            report = vd.check({**inputs, "attention_mask": wrong}, **known)
+
+            assert not report.ok
+            assert any("attention_mask hides" in text for text in report.ambiguities)
+
+
+@pytest.mark.parametrize("family", ["llava", "idefics3"])
+def test_mask_that_is_missing_is_not_ok_where_text_attends_to_padding(family):
+    model, processor, left = real(family, [2, 0, 1], padding_side="left")
+    _, _, right = real(family, [2, 0, 1], padding_side="right")
+    without = [{k: v for k, v in one.items() if k != "attention_mask"} for one in (left, right)]
+
+    for known in ways(model, processor):
+        assert not vd.check(without[0], **known).ok
+        assert vd.check(without[1], **known).ok
+    with torch.no_grad():
+        off = (model(**without[1]).logits - model(**right).logits)[right["attention_mask"].bool()]
+
+    assert off.abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("family", "key"), [("gemma3", "token_type_ids"), ("ernie4_5_vl_moe", "moe_mm_token_type_ids")]
+)
+def test_types_that_mark_no_image_are_found(family, key):
+    model, processor, inputs = real(family, [1, 1])
+
+    for known in ways(model, processor):
+        report = vd.check({**inputs, key: torch.zeros_like(inputs[key])}, **known)
+
+        assert ("VLM010", None) in codes(report)
+        assert report.mismatches[0].key == key
+
+
+@pytest.mark.parametrize(
+    ("family", "key"), [("idefics2", "pixel_attention_mask"), ("aria", "pixel_mask")]
+)
+def test_pixel_mask_that_was_dropped_is_not_ok(family, key):
+    model, processor, inputs = real(family, [2, 1])
+    less = {name: value for name, value in inputs.items() if name != key}
+
+    for known in ways(model, processor):
+        assert vd.check(inputs, **known).ok
+        assert any(f"no {key}" in text for text in vd.check(less, **known).ambiguities)
+
+
+@pytest.mark.parametrize("dtype", [torch.long, torch.bool, torch.uint8], ids=str)
+def test_pixels_of_whole_numbers_are_not_ok(dtype):
+    model, processor, inputs = real("llava", [1, 1])
+
+    for known in ways(model, processor):
+        cast = {**inputs, "pixel_values": inputs["pixel_values"].to(dtype)}
+
+        assert "may have destroyed" in vd.check(cast, **known).ambiguities[0]
+
+
+def test_lost_row_of_a_padded_key_is_named():
+    _, processor, inputs = real("idefics3", [1, 2])
+    for key in ("pixel_values", "pixel_attention_mask"):
+        report = vd.check({**inputs, key: inputs[key][:-1]}, processor=processor)
+
+        assert report.mismatches[0].message.startswith(f"{key} has 1 rows on dim 0")

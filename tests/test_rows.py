@@ -44,6 +44,11 @@ def through_out(x, a, b):
     return out
 
 
+def pixels_as(tensor, dtype):
+    """Pixels in another precision; positions stay whole numbers, which models look up."""
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor.clone()
+
+
 ROUTES = {
     "slice": lambda x, a, b: x[a:b],
     "slice with ellipsis": lambda x, a, b: x[a:b, ...],
@@ -83,10 +88,10 @@ ROUTES = {
     "clone, then slice": lambda x, a, b: x.clone()[a:b],
     "contiguous": lambda x, a, b: x[a:b].contiguous(),
     "detach": lambda x, a, b: x.detach()[a:b],
-    "double": lambda x, a, b: x[a:b].double(),
-    "to another dtype": lambda x, a, b: x.to(torch.float64)[a:b],
+    "double": lambda x, a, b: pixels_as(x[a:b], torch.float64),
+    "to another dtype": lambda x, a, b: pixels_as(x, torch.float64)[a:b],
     "bfloat16 and back": lambda x, a, b: x[a:b].to(torch.bfloat16).to(x.dtype),
-    "half": lambda x, a, b: x[a:b].half(),
+    "half": lambda x, a, b: pixels_as(x[a:b], torch.half),
     "pad and cut": lambda x, a, b: F.pad(x, [0, 0] * (x.ndim - 1) + [1, 1])[a + 1 : b + 1],
     "filled buffer": buffer_filled,
     "overwritten clone": overwritten_clone,
@@ -933,3 +938,21 @@ def test_columns_of_media_that_were_trimmed_with_the_tokens_are_falsified():
             yield {k: v[:, :longest] if v.ndim == 2 else v for k, v in chunk.items()}
 
     assert vd.falsify(trim, families=["qwen2_5_vl"], clips=False) is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float64, torch.half], ids=str)
+def test_sizes_in_a_dtype_that_models_refuse_are_not_ok(dtype):
+    """As the tiny Qwen2.5-VL does; int32 is taken as int64 is."""
+    model, processor = vd.tiny.build("qwen2_5_vl")
+    inputs = vd.tiny.batch("qwen2_5_vl", [1, 1], sizes=(64, 64))
+    batch = vd.read_batch(inputs, processor=processor)
+
+    def cast(to):
+        return changing(["image_grid_thw"], lambda value: value.to(to))
+
+    assert vd.check(cast(torch.int32), batch).ok
+    report = vd.check(cast(dtype), batch)
+
+    assert report.verdict == "AMBIGUOUS"
+    assert "image_grid_thw was passed as" in report.ambiguities[0]
+    assert vd.prove(cast(dtype), batch, model).error is not None

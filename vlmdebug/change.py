@@ -21,8 +21,9 @@ Kind = Literal[
     "values",
     "destroyed",
     "dtype",
+    "recast",
 ]
-UNSURE = frozenset({"longer", "padding cut"})
+UNSURE = frozenset({"longer", "padding cut", "recast"})
 """Kinds that some models take as if nothing had changed: no mismatch, and not OK."""
 SHAPES = frozenset({"longer", "cut", "padding cut", "grown", "lost", "added", "plane", "reshaped"})
 """Kinds after which the tensor has another shape than rows of the batch's."""
@@ -36,7 +37,8 @@ class Change(NamedTuple):
             (`longer`); another dimension was `cut` (`padding cut`: nothing but padding was cut
             off) or has `grown`; a dimension was `lost` or `added`; one `plane` of several was
             passed; numbers were `reshaped`; `values` are others; a cast has `destroyed` them, or
-            kept them in a `dtype` that the model does not take.
+            kept them in a `dtype` that the model does not take, or in one that it may not take
+            (`recast`).
         given: Its shape.
         expected: Shape of these rows in the batch.
         dtype: Its dtype and that of the batch's, where they matter.

@@ -50,7 +50,16 @@ class Forecast:
     def wrong(self, key: str) -> Outcome:
         """What follows from wrong rows of `key`, and of the keys that were cut with it."""
         beside = [name for name in self._group(key) if self.chunk.keys.get(name) is not None]
-        return self._only([key, *beside]).with_wrong(key)
+        then = self._only([key, *beside]).with_wrong(key)
+        used = self.chunk.keys.get(key)
+        if used is None or used.rows is None or not used.rows.foreign or self._is_plain(key):
+            return then
+        # Sizes, ids and types of any value: a model may refuse some of them.
+        return then if key == "input_ids" and then.silent is False else UNKNOWN
+
+    def _is_plain(self, key: str) -> bool:
+        """Whether a model takes any values there: pixels and masks, but no sizes and no ids."""
+        return key.startswith(("pixel_values", "high_res_")) or "mask" in key
 
     def changed(self, key: str, change: Change) -> Outcome:
         """What follows from right rows of `key` in another shape, or with other values.
@@ -61,7 +70,7 @@ class Forecast:
         if any(key in stream.keys for stream in self.batch.streams):
             return UNKNOWN
         if change.kind == "values":
-            return self._only([key]).with_wrong(key)
+            return self._only([key]).with_wrong(key) if self._is_plain(key) else UNKNOWN
         layout = self.batch.layout
         loud = (
             (key == "input_ids" and change.kind in ("dtype", "destroyed") and change.is_recast)

@@ -308,12 +308,19 @@ def cannot_tell(key: str, chunk: int, count: int, unread: str | None = None) -> 
 
 
 def may_be_cut(batch: Batch, key: str, chunk: int, used: Used, change: Change) -> str:
-    """Rows of which padding was cut off, or with more columns than tokens; no mismatch."""
+    """Rows without their padding, with more columns than tokens, or recast; no mismatch."""
     if change.kind == "longer":
         return (
             f"{key} has {used.columns} columns of tokens, more than input_ids (first in chunk "
             f"{chunk}): some models look no further than input_ids, others raise. Trim both "
             "alike, or ask the model: vlmdebug.prove."
+        )
+    if change.kind == "recast":
+        now, before = change.dtype
+        return (
+            f"{key} was passed as {now} (first in chunk {chunk}), where the batch has {before}: "
+            f"its values are the same, but some models refuse that dtype. Pass {key} as {before}, "
+            "or ask the model: vlmdebug.prove."
         )
     return (
         f"{_cut_columns(key, change)} (first in chunk {chunk}). Only padding was cut off, which "

@@ -16,6 +16,7 @@ import numpy as np
 
 from vlmdebug.change import Change, Kind
 from vlmdebug.families.base import to_numpy, unreadable
+from vlmdebug.families.read import MEDIA_KEYS
 from vlmdebug.layout import Layout
 from vlmdebug.plan import Rows
 from vlmdebug.tracing.memory import Parent, as_rows, is_as_it_was, parent, version, view_rows
@@ -404,6 +405,9 @@ def _recast(own: Parent, tensor: Any) -> Change | None:
         return _changed("destroyed", own, tensor)
     if own.key == "input_ids" and dtype_of(tensor) not in INDICES:
         return _changed("dtype", own, tensor)
+    sizes = own.key in MEDIA_KEYS and "mask" not in own.key
+    if sizes and dtype_of(own.tensor) in INDICES and dtype_of(tensor) not in INDICES:
+        return _changed("recast", own, tensor)
     return None
 
 
