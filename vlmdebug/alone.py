@@ -168,16 +168,16 @@ def _image_mismatches(batch: Batch) -> list[Mismatch]:
 
 def _out_of_step(batch: Batch, sides: Sides) -> list[Mismatch]:
     """A mismatch for each sample that is known to be wrong, and one for what no sample is known."""
-    lengths = [[run.length for run in sample] for sample in sides.runs]
+    lengths = sides.lengths
     if sides.owned is None:
         return _unsettled(batch, sides, lengths)
-    every = [[sides.pieces[unit] for unit in sides.units_of(s)] for s in range(len(batch))]
-    order = is_another_order(lengths, [[sum(piece) for piece in own] for own in every])
+    every = [sides.pieces[slice(*_ends(sides.units_of(s)))] for s in range(len(batch))]
+    wrong = [s for s, own in enumerate(every) if not _agree(sides, lengths[s], own)]
+    order = wrong and is_another_order(lengths, [[sum(piece) for piece in own] for own in every])
     found = []
-    for sample, own in enumerate(every):
+    for sample in wrong:
+        own = every[sample]
         made = sum(map(sum, own))
-        if fits(lengths[sample], own) or (sides.noun != "image" and sum(lengths[sample]) == made):
-            continue
         joined = sides.unit == "tile"
         laid = align_runs([lengths[sample]], own, joined=joined)
         shift, runs = sides.units_of(sample).start, sides.runs[sample]
@@ -187,6 +187,15 @@ def _out_of_step(batch: Batch, sides: Sides) -> list[Mismatch]:
             told = [Fault("another order", sum(lengths[sample]), made)]
         found.append(_mismatch(batch, sides, sample, made, told))
     return found
+
+
+def _ends(units: range) -> tuple[int, int]:
+    return units.start, units.stop
+
+
+def _agree(sides: Sides, lengths: Sequence[int], own: Sequence[Sequence[int]]) -> bool:
+    """Whether the runs of a sample are what its media become; of clips, whether the totals are."""
+    return fits(lengths, own) or (sides.noun != "image" and sum(lengths) == sum(map(sum, own)))
 
 
 def _moved(units: range, by: int) -> range:
@@ -258,7 +267,7 @@ def _is_silent(batch: Batch, sides: Sides, differ: bool | None) -> bool | None:
     """
     if sum(sides.placeholders) != sum(sides.features):
         return False
-    lengths = [run.length for own in sides.runs for run in own]
+    lengths = [length for own in sides.lengths for length in own]
     if differ is None or batch.layout.strict is None:
         return None
     if fits(lengths, sides.pieces) or not batch.layout.strict:

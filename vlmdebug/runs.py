@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -31,21 +32,33 @@ class Sides:
     Attributes:
         noun: `image`, `video` or `audio`.
         unit: What is counted: the noun, or `tile` where each tile has its own features.
-        runs: The runs of each sample.
+        inputs: The batch's tensors.
+        places: Where each run of each sample begins and ends.
         pieces: Lengths of the runs that the features of each unit are written in.
         owned: Units of each sample; None where that is not known.
     """
 
     noun: str
     unit: str
-    runs: tuple[tuple[Run, ...], ...]
+    inputs: Mapping[str, Any]
+    places: Places
     pieces: tuple[tuple[int, ...], ...]
     owned: tuple[int, ...] | None
 
-    @property
+    @cached_property
+    def lengths(self) -> list[list[int]]:
+        """Length of each run of each sample."""
+        return [[end - begin for begin, end in sample] for sample in self.places]
+
+    @cached_property
+    def runs(self) -> tuple[tuple[Run, ...], ...]:
+        """The runs of each sample, with the tokens next to them."""
+        return _runs(self.inputs, self.places)
+
+    @cached_property
     def placeholders(self) -> list[int]:
         """Placeholder tokens of each sample."""
-        return [sum(run.length for run in sample) for sample in self.runs]
+        return [sum(sample) for sample in self.lengths]
 
     @property
     def features(self) -> list[int]:
@@ -54,9 +67,12 @@ class Sides:
 
     def units_of(self, sample: int) -> range:
         """The units of a sample, where they are known."""
+        return range(self._ends[sample], self._ends[sample + 1])
+
+    @cached_property
+    def _ends(self) -> tuple[int, ...]:
         assert self.owned is not None
-        ends = (0, *accumulate(self.owned))
-        return range(ends[sample], ends[sample + 1])
+        return (0, *accumulate(self.owned))
 
 
 def image_sides(batch: Batch) -> Sides | None:
@@ -65,7 +81,6 @@ def image_sides(batch: Batch) -> Sides | None:
     if key is None or batch.features is None or batch.places is None:
         return None
     unit, features, counts = batch.layout[key].unit, batch.features, batch.counts
-    runs = _runs(batch.inputs, batch.places)
     if unit != "sample":
         pieces = batch.pieces or tuple((count,) for count in features)
         owned = tuple(counts[unit]) if unit in counts else None
@@ -74,12 +89,13 @@ def image_sides(batch: Batch) -> Sides | None:
             each = iter(pieces)
             pieces = tuple(tuple(n for _ in range(count) for n in next(each)) for count in tiles)
             unit, owned = "image", tuple(counts["image"])
-        return Sides("image", unit, runs, pieces, owned)
+        return Sides("image", unit, batch.inputs, batch.places, pieces, owned)
     if "tile" not in counts or not counts["tile"].total:
         return None
     each = sum(features) // counts["tile"].total
     pieces = ((each,),) * counts["tile"].total
-    return Sides("image", "tile", runs, pieces, tuple(counts["tile"]))
+    owned = tuple(counts["tile"])
+    return Sides("image", "tile", batch.inputs, batch.places, pieces, owned)
 
 
 def clip_sides(batch: Batch, stream: Stream) -> Sides | None:
@@ -89,7 +105,7 @@ def clip_sides(batch: Batch, stream: Stream) -> Sides | None:
     counts = batch.counts
     owned = tuple(counts[stream.unit]) if stream.unit in counts else None
     pieces = stream.pieces or tuple((count,) for count in stream.features)
-    return Sides(stream.unit, stream.unit, _runs(batch.inputs, stream.places), pieces, owned)
+    return Sides(stream.unit, stream.unit, batch.inputs, stream.places, pieces, owned)
 
 
 def _runs(inputs: Mapping[str, Any], places: Places) -> tuple[tuple[Run, ...], ...]:

@@ -30,7 +30,9 @@ from vlmdebug.tracing.values import (
 )
 
 SMALL = 1 << 20
-"""Bytes of a tensor up to which all its values are noted; of a larger one, some of every row."""
+"""Bytes of a tensor up to which all its values are noted; of a larger one, some everywhere."""
+MOST_NOTED = 512
+"""Values of a larger tensor that are noted, to see writes that torch does not count."""
 INDICES = ("int64", "int32")
 """What `torch.nn.functional.embedding` takes as indices (torch 2)."""
 
@@ -412,9 +414,11 @@ def _recast(own: Parent, tensor: Any) -> Change | None:
 
 
 def _noted(tensor: Any) -> np.ndarray:
-    """What it holds: all, or of a large one some of every row."""
+    """What it holds: all, or of a large one some values from everywhere."""
     values = to_numpy(tensor)
-    return values.copy() if tensor.nbytes <= SMALL else values.flat[positions(values.size)]
+    return (
+        values.copy() if tensor.nbytes <= SMALL else values.flat[positions(values.size, MOST_NOTED)]
+    )
 
 
 def _is_here(tensor: Any) -> bool:

@@ -7,6 +7,7 @@ looked at closer, first at a few positions that lie everywhere.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from itertools import product
 from typing import Any, Literal
 
@@ -49,11 +50,12 @@ def equal(ours: Any, theirs: Any) -> bool:
     return _alike(to_numpy(ours), to_numpy(theirs))
 
 
-def positions(size: int) -> np.ndarray:
+@lru_cache(maxsize=64)
+def positions(size: int, most: int = MOST_SAMPLED) -> np.ndarray:
     """Some positions of `size` in order, everywhere and at both ends; all of them if few."""
-    if size <= MOST_SAMPLED:
+    if size <= most:
         return np.arange(size)
-    return np.unique(np.linspace(0, size - 1, MOST_SAMPLED).astype(np.int64))
+    return np.unique(np.linspace(0, size - 1, most).astype(np.int64))
 
 
 def kind_of(value: Any) -> str:
