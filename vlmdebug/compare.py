@@ -21,8 +21,8 @@ from vlmdebug.report import ChunkReport, Report
 from vlmdebug.used import Run
 
 
-def compare(batch: Batch, run: Run) -> Report:
-    """Judge every chunk of `run`, then the whole of it, then the batch alone."""
+def compare(batch: Batch, run: Run, *, alone: bool = True) -> Report:
+    """Judge every chunk of `run`, then the whole of it, then the batch `alone`."""
     reports: list[ChunkReport] = []
     mismatches: list[Mismatch] = []
     unsettled = {text: text for text in unsettled_of(batch)}
@@ -36,7 +36,7 @@ def compare(batch: Batch, run: Run) -> Report:
     mismatches = _with_stale_lookups(batch, run, mismatches)
     mismatches += _raised(run)
     mismatches += _order(batch, run, reports)
-    mismatches += [] if run.partial else batch_mismatches(batch)
+    mismatches += batch_mismatches(batch) if alone and not run.partial else []
     return report_of(batch, reports, mismatches, list(unsettled.values()), run)
 
 

@@ -460,8 +460,9 @@ class _Search:
             names.update(key for key in given.keys() if given[key] is not None)  # noqa: SIM118
 
         ran = run(self._slicer, batch, case.chunk_size, note)
-        ran = replace(ran, refuses_whole=self._refuses_whole(case, ran))
-        report, handed_on = compare(batch, ran), frozenset(names)
+        if self._refuses_whole(case, ran):
+            ran = replace(ran, refuses_whole=True)
+        report, handed_on = compare(batch, ran, alone=False), frozenset(names)  # drawn sound
         spared = _spared(report, handed_on) if self._spares else frozenset[str]()
         self._note(case.spec.family, batch, spared, handed_on)
         blamed = _blamed(report, spared)

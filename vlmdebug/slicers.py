@@ -205,7 +205,7 @@ _AUDIO = ("input_features", "input_features_mask", "feature_attention_mask")
 
 
 def _present(inputs: Inputs, keys: tuple[str, ...]) -> Inputs:
-    return {key: inputs[key] for key in keys if inputs.get(key) is not None}
+    return {key: value for key in keys if (value := inputs.get(key)) is not None}
 
 
 def _token_keys(inputs: Inputs, start: int, stop: int) -> Inputs:
@@ -233,4 +233,4 @@ def _is_option(value: Any) -> bool:
 
 
 def _is_tensor(value: Any) -> bool:
-    return hasattr(value, "shape") and len(value.shape) > 0
+    return len(getattr(value, "shape", ())) > 0

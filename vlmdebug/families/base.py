@@ -60,29 +60,25 @@ def unreadable(value: Any) -> str | None:
     """Why the values of a tensor cannot be compared, in words: `on the meta device`."""
     if isinstance(value, np.ndarray):
         return None if value.dtype.kind in "biuf" else f"an array of {value.dtype}"
+    laid_out = getattr(value, "layout", None)
     if getattr(value, "is_nested", False):
         return "nested"
-    if not hasattr(value, "layout"):
+    if laid_out is None:
         return None  # no tensor of torch's
-    laid_out = _laid_out(value.layout)
-    if laid_out is not None:
-        return laid_out
-    if getattr(value, "is_meta", False):
+    if value.is_meta:
         return "on the meta device, which holds no values"
-    if getattr(value, "is_quantized", False):
-        return "quantized"
-    if value.is_complex():
-        return "of complex numbers"
-    return None
+    return _unreadable(laid_out, value.dtype)
 
 
 @cache
-def _laid_out(layout: Any) -> str | None:
-    """What is said of a torch layout in which rows do not lie in memory one after another."""
+def _unreadable(layout: Any, dtype: Any) -> str | None:
+    """What is said of torch's layouts and dtypes whose rows are no plain numbers in memory."""
     name = str(layout).removeprefix("torch.")
-    if name == "strided":
-        return None
-    return "sparse" if "sparse" in name else f"laid out as {name}"
+    if name != "strided":
+        return "sparse" if "sparse" in name else f"laid out as {name}"
+    if str(dtype).removeprefix("torch.").startswith(("quint", "qint")):
+        return "quantized"
+    return "of complex numbers" if dtype.is_complex else None
 
 
 ALONG_TOKENS = ("attention_mask", "token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")

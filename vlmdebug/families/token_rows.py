@@ -8,8 +8,9 @@ the hidden states (linear attention, convolutions) raise.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import astuple, replace
+from functools import cache
 
 from vlmdebug.layout import TokenRows
 
@@ -64,10 +65,10 @@ _MASKS: Mapping[str, TokenRows] = {
 }
 
 
-def token_rows(model_type: str | None, models: Iterable[str]) -> Mapping[str, TokenRows]:
+@cache
+def token_rows(model_type: str | None, models: tuple[str, ...]) -> Mapping[str, TokenRows]:
     """The rules of that model; those that all `models` of its layout share, where it is unknown."""
-    known = tuple(models)
-    types = [model_type] if model_type in known else known
+    types = (model_type,) if model_type is not None and model_type in models else models
     masks = [_MASKS.get(name, MASK) for name in types]
     shared = [
         answers[0] if len(set(answers)) == 1 else None

@@ -6,8 +6,8 @@ expected where several have equal values.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cache, partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,19 @@ def used_chunk(
         chunk.made,
         chunk.needs_mask,
     )
+
+
+class _Once:
+    """What a function returns, asked for at most once."""
+
+    def __init__(self, function: Callable[[], Rows | None]) -> None:
+        self._function = function
+        self._said: tuple[Rows | None] | None = None
+
+    def __call__(self) -> Rows | None:
+        if self._said is None:
+            self._said = (self._function(),)
+        return self._said[0]
 
 
 class _Chunk:
@@ -87,20 +100,23 @@ class _Chunk:
         return self.columns.need_mask()
 
     def _tensor(self, key: str, value: Any) -> Used:
-        look = self._ids if key == "input_ids" else partial(self._used, key)
         if type(value) is np.ndarray or type(value).__module__ == "torch":
-            reason = unreadable(value)
-            return look(value) if reason is None else Used(None, _length(value), unread=reason)
-        try:  # a subclass may refuse anything
-            reason = unreadable(value)
-            return look(value) if reason is None else Used(None, _length(value), unread=reason)
-        except Exception as error:
+            return self._looked_at(key, value)
+        try:
+            return self._looked_at(key, value)
+        except Exception as error:  # a subclass may refuse anything
             reason = f"a {type(value).__name__} that cannot be read ({type(error).__name__})"
             return Used(None, _length(value), unread=reason)
 
+    def _looked_at(self, key: str, value: Any) -> Used:
+        reason = unreadable(value)
+        if reason is not None:
+            return Used(None, _length(value), unread=reason)
+        return self._ids(value) if key == "input_ids" else self._used(key, value)
+
     def _ids(self, ids: Any) -> Used:
-        by_text = cache(partial(self._by_text, ids))
-        rows, source, change = self.finder.see("input_ids", ids, by_text, free=(1,))
+        by_text = _Once(partial(self._by_text, ids))
+        rows, source, change, is_slice = self.finder.see("input_ids", ids, by_text, free=(1,))
         columns = None
         if ids.ndim == 2 and source is None and (change is None or not change.reshapes):
             mask = self.given.get("attention_mask")
@@ -121,7 +137,6 @@ class _Chunk:
         if told is not None:
             self.samples = told
             self.columns = columns if self.realigned is None else None
-        is_slice = self.finder.is_slice("input_ids", ids)
         self.placeholders = _placeholders(self.batch, ids, told, is_slice)
         self.clips = _clips(self.batch, ids, told, is_slice)
         length = ids.shape[0] if ids.ndim else 1
@@ -144,7 +159,7 @@ class _Chunk:
             return self._realigned(self.realigned, key, value)
         at = self.batch.token_dims.get(key)
         wide = shape[at] if at is not None and value.ndim > at else None
-        rows, source, change = self.finder.see(
+        rows, source, change, _ = self.finder.see(
             key, value, partial(self._planned, key), self._free(axis, at)
         )
         turned = self.columns is not None and self.columns.is_moved

@@ -25,6 +25,7 @@ class Parent(NamedTuple):
         start: Address of the first byte that belongs to it.
         stop: Address behind the last one.
         strides: In elements.
+        negated: Whether its numbers are the negative of what lies there, as torch keeps some views.
     """
 
     key: str
@@ -36,6 +37,7 @@ class Parent(NamedTuple):
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     version: int | None
+    negated: bool
 
 
 def parent(key: str, tensor: Any, dim: int, rows: np.ndarray | None = None) -> Parent:
@@ -45,7 +47,9 @@ def parent(key: str, tensor: Any, dim: int, rows: np.ndarray | None = None) -> P
     for size, step in zip(shape, strides, strict=True):
         reach += (size - 1) * abs(step) if reach else 0
     stop = start + reach * tensor.itemsize
-    return Parent(key, tensor, dim, rows, start, stop, shape, strides, version(tensor))
+    return Parent(
+        key, tensor, dim, rows, start, stop, shape, strides, version(tensor), _is_negated(tensor)
+    )
 
 
 def place(tensor: Any) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
@@ -83,7 +87,7 @@ def view_rows(tensor: Any, of: Parent) -> tuple[range | np.ndarray, int] | None:
     begins inside a row and ends in the next, or any view of rows that share one memory (`expand`).
     """
     address, shape, strides = place(tensor)
-    if not of.start <= address < of.stop or not _reads_alike(tensor, of.tensor):
+    if not of.start <= address < of.stop or not _reads_alike(tensor, of):
         return None
     offset = (address - of.start) // tensor.itemsize
     if shape and of.dim == 0 and strides == of.strides and shape[1:] == of.shape[1:]:
@@ -108,18 +112,19 @@ def view_rows(tensor: Any, of: Parent) -> tuple[range | np.ndarray, int] | None:
     return _pick(of, rows), -1 if selected else dim
 
 
-def _reads_alike(tensor: Any, other: Any) -> bool:
+def _reads_alike(tensor: Any, of: Parent) -> bool:
     """Whether the same bytes are the same values to both."""
-    if type(tensor) is type(other):
-        if tensor.dtype is not other.dtype and tensor.dtype != other.dtype:
-            return False
-    elif str(tensor.dtype).removeprefix("torch.") != str(other.dtype).removeprefix("torch."):
-        return False
-    return _is_negated(tensor) == _is_negated(other)
+    alike = tensor.dtype is of.tensor.dtype or _name(tensor) == _name(of.tensor)
+    return alike and _is_negated(tensor) is of.negated
+
+
+def _name(tensor: Any) -> str:
+    """Its dtype as torch and numpy both write it."""
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _is_negated(tensor: Any) -> bool:
-    return not isinstance(tensor, np.ndarray) and tensor.is_neg()
+    return type(tensor) is not np.ndarray and tensor.is_neg()
 
 
 def _position(offset: int, of: Parent) -> list[int] | None:

@@ -40,12 +40,13 @@ INDICES = ("int64", "int32")
 class Seen(NamedTuple):
     """The rows that a tensor holds, the batch key they are of if it is another, what changed.
 
-    `rows` are None where they cannot be told.
+    `rows` are None where they cannot be told. `is_slice`: it lies in the batch's own tensor.
     """
 
     rows: Rows | None
     source: str | None = None
     change: Change | None = None
+    is_slice: bool = False
 
 
 class Located(NamedTuple):
@@ -286,12 +287,13 @@ class RowFinder:
 def _view(own: Parent, rows: Rows, tensor: Any, free: Collection[int]) -> Seen:
     """A view of the batch's own tensor; its dimensions may be shorter."""
     if not own.dim and tensor.shape[1:] == own.shape[1:]:
-        return Seen(rows)
+        return Seen(rows, is_slice=True)
     if not others(tuple(tensor.shape), own.shape, {own.dim, *free}):
-        return Seen(rows)
+        return Seen(rows, is_slice=True)
     block = take(own.tensor, own.dim, rows)
     parts = None if 0 in tensor.shape else common(block, tensor)
-    return Seen(rows, None, resized(block, tensor, own.dim, free, parts[0] if parts else None))
+    change = resized(block, tensor, own.dim, free, parts[0] if parts else None)
+    return Seen(rows, None, change, is_slice=True)
 
 
 class _Values:
