@@ -60,16 +60,9 @@ def fits(runs: Sequence[int], pieces: Sequence[Sequence[int]]) -> bool:
     >>> fits([10, 12], [[10], [12]]), fits([22], [[10], [12]]), fits([12, 10], [[10], [12]])
     (True, True, False)
     """
-    if len(runs) == len(pieces) and all(map(_is_one, runs, pieces)):
-        return True  # as nearly all of them are
     ends = {*accumulate(piece for image in pieces for piece in image)}
     total = sum(map(sum, pieces))
     return sum(runs) == total and {*accumulate(runs)} <= ends | {0}
-
-
-def _is_one(run: int, image: Sequence[int]) -> bool:
-    """Whether the features of an image are written in one run, this one."""
-    return len(image) == 1 and image[0] == run
 
 
 def align_runs(

@@ -65,6 +65,13 @@ class Sides:
         """Features of each unit."""
         return [sum(piece) for piece in self.pieces]
 
+    @property
+    def one_each(self) -> bool:
+        """Whether each sample has just one run for each of its units, as long as its features."""
+        if self.owned is None or [*map(len, self.lengths)] != [*self.owned]:
+            return False
+        return [(run,) for sample in self.lengths for run in sample] == [*self.pieces]
+
     def units_of(self, sample: int) -> range:
         """The units of a sample, where they are known."""
         return range(self._ends[sample], self._ends[sample + 1])

@@ -24,6 +24,8 @@ def as_slicer(function: Callable[..., Any]) -> Callable[..., Any]:
     Raises:
         BadInput: It cannot be a slicer; the message says what it takes and what to do.
     """
+    if _is_plain(function):
+        return function  # as most are; inspect takes its time
     names, takes = _names(function), _name(function)
     if names is None:
         return function
@@ -43,6 +45,16 @@ def as_slicer(function: Callable[..., Any]) -> Callable[..., Any]:
     else:
         todo = "Wrap it in a function of (inputs, chunk_size)."
     raise BadInput(f"{takes} takes ({', '.join(names)}), but {SLICER}. It was not called. {todo}")
+
+
+def _is_plain(function: Callable[..., Any]) -> bool:
+    """Whether it is a function of two arguments by place and no others."""
+    code = getattr(function, "__code__", None)
+    if not inspect.isfunction(function) or code is None or code.co_argcount != 2:
+        return False
+    if code.co_kwonlyargcount or code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS):
+        return False
+    return code.co_varnames[0] != "chunk_size" and code.co_varnames[1] != "inputs"
 
 
 def _by_name(function: Callable[..., Any]) -> Callable[..., Any]:
