@@ -230,3 +230,14 @@ def test_lost_row_of_a_padded_key_is_named():
         report = vd.check({**inputs, key: inputs[key][:-1]}, processor=processor)
 
         assert report.mismatches[0].message.startswith(f"{key} has 1 rows on dim 0")
+
+
+def test_images_per_sample_that_the_text_does_not_have_are_found():
+    """InternVL keeps no count of tiles, so that the runs of the text are the only witness."""
+    _, processor, inputs = real("internvl", [2, 0, 1])
+    sound = {"processor": processor, "num_images": [2, 0, 1]}
+    turned = {**inputs, **{key: inputs[key].flip(0) for key in ("input_ids", "attention_mask")}}
+
+    assert vd.check(inputs, **sound).ok
+    assert vd.check(turned, **sound).verdict == "MISMATCH"
+    assert vd.check(turned, processor=processor, num_images=[1, 0, 2]).ok

@@ -135,7 +135,7 @@ def surplus(family: str, key: str, silent: bool | None) -> str:
 def _remedy(batch: Batch, key: str, used: Used, units: Sequence[str]) -> str:
     unit = batch.layout[key].unit
     if used.rows is not None and used.rows.foreign and used.source is None:
-        return f"Hand over the rows of {key} unchanged, or say what you changed."
+        return f"Pass the rows of {key} unchanged: new values belong to no sample."
     if WITHOUT_ZEROS in units:
         return _zeros(batch, key, units)
     mistaken = f", not per {' or '.join(units)}" if units else ""

@@ -198,7 +198,10 @@ def texts_reversed(source: Sound, dice: Random) -> Inputs | None:
         return None
     made = _tokens(source, lambda value: value.flip(0))
     token = token_of(source)
-    return None if _runs(made["input_ids"] == token) == _runs(marks) else made
+    tiles = [*source.owned] == ["pixel_values"] and source.owned["pixel_values"] != source.images
+    if tiles or _runs(made["input_ids"] == token) == _runs(marks):
+        return None  # nothing in such a batch says which rows of pixels are whose
+    return made
 
 
 def _runs(marks: torch.Tensor) -> list[int]:

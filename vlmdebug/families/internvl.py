@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vlmdebug.batch import Ambiguity
+from vlmdebug.batch import Ambiguity, Contradiction
 from vlmdebug.families.base import (
     BatchSpec,
     Facts,
@@ -78,14 +78,16 @@ class InternVL(Family):
             counts = {"tile": Counts(owned, f"runs of {facts.placeholder_source}")}
         else:
             doubt = ambiguous_tiles(facts, tiles, features)
-            return Reading(images, features, {}, (doubt,), inferred=inferred)
+            wrong = _other_images(facts)
+            return Reading(images, features, {}, (*wrong, doubt), inferred=inferred)
         flat: dict[str, tuple[int, ...]] = {}
         if per_image is not None and images and [sum(s) for s in per_image] == [*counts["tile"]]:
             flat["tile"] = tuple(count for sample in per_image for count in sample)
             flat["feature"] = tuple(count * (per_tile or 0) for count in flat["tile"])
             if "image" in images and [*map(len, per_image)] != list(images["image"]):
                 flat = {}
-        return Reading({**images, **counts}, features, flat, inferred=inferred)
+        wrong = _other_images(facts)
+        return Reading({**images, **counts}, features, flat, wrong, inferred=inferred)
 
     def _images(self, facts: Facts) -> dict[str, Counts]:
         if facts.num_images is not None:
@@ -102,6 +104,28 @@ class InternVL(Family):
             inputs["pixel_values"] = numbered(sum(spec.sizes), 3, 2, 2)
         hints = Hints(model_type="internvl", image_token_id=image, features_per_tile=TOKENS)
         return inputs, Facts(inputs, hints, spec.images_per_sample)
+
+
+def _other_images(facts: Facts) -> tuple[Contradiction, ...]:
+    """Samples whose text has another number of images than `num_images` says."""
+    runs, given = facts.runs, facts.num_images
+    if runs is None or given is None or facts.hints.model_type not in ONE_RUN_PER_IMAGE[1:]:
+        return ()
+    if sum(given) != sum(map(len, runs)):
+        return ()  # a run was lost or added, which is told where runs are compared
+    return tuple(
+        Contradiction(
+            (),
+            None,
+            f"num_images[{sample}] is {count}, but the text of sample {sample} has {len(own)} runs "
+            "of placeholder tokens, one per image. Texts and images come in different orders, or "
+            "num_images is of another batch. Pass the images in the order of the texts.",
+            refused=False,
+            silent=None,
+        )
+        for sample, (count, own) in enumerate(zip(given, runs, strict=True))
+        if count != len(own)
+    )
 
 
 def images_by_edges(facts: Facts) -> dict[str, Counts]:
