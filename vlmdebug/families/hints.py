@@ -193,10 +193,8 @@ def _stream_token_ids(processor: Any, config: Any) -> dict[str, int]:
 def _pad_token_id(tokenizer: Any, config: Any) -> int | None:
     """The token that fills rows up, by the tokenizer or by the config of the text."""
     said = _first(tokenizer, "pad_token_id")
-    said = said if said is not None else _first(config, "pad_token_id")
-    said = (
-        said if said is not None else _first(getattr(config, "text_config", None), "pad_token_id")
-    )
+    if said is None:  # asked of a config with a text config of its own, transformers warns
+        said = _first(getattr(config, "text_config", None) or config, "pad_token_id")
     return said if isinstance(said, int) else None
 
 
