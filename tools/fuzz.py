@@ -18,6 +18,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
+import torch  # noqa: E402
 from architectures import VARIABLE, architectures, use_torchvision  # noqa: E402
 
 use_torchvision()
@@ -35,6 +36,7 @@ def main() -> int:
     options = _options()
     if VARIABLE not in os.environ and not options.here:
         return _both(sys.argv[1:])
+    torch.set_num_threads(1)  # the tiny models are faster so, and two runs share the cores
     counted: Counter[str] = Counter()
     wrong: dict[tuple[str, str], list[Any]] = defaultdict(list)
     wanted = options.family or architectures()

@@ -204,8 +204,8 @@ def _alike(given: torch.Tensor, right: torch.Tensor) -> bool:
         return False
     if not right.is_floating_point():
         return given.dtype == right.dtype and torch.equal(given, right)
-    rounded = (right.float(), right.half().float(), right.bfloat16().float())
-    return any(torch.equal(given.float(), values) for values in rounded)
+    precisions = (torch.float32, torch.float16, torch.bfloat16)
+    return any(torch.equal(given.float(), right.to(one).float()) for one in precisions)
 
 
 def _truth(pair: Pair, chunks: Sequence[Chunk | None]) -> str:
