@@ -56,6 +56,25 @@ def test_oracle_and_package_cut_alike(family):
                 assert all(torch.equal(ours[key], chunk[key]) for key in ours)
 
 
+BY_BOTH = {("llava_onevision", "config"), ("llava_onevision", "model")}
+"""Whose features follow from processor and config together only."""
+
+
+def test_sound_batch_is_ok_by_whatever_is_known_of_it(family):
+    source = sound(family, (2, 0, 1), None, "left", 0)
+    ways = {
+        "processor": {"processor": source.processor},
+        "config": {"config": source.model.config},
+        "model": {"model": source.model},
+        "both": {"processor": source.processor, "config": source.model.config},
+    }
+
+    for name, known in ways.items():
+        report = vd.check(source.inputs, pictures=False, **known)
+
+        assert report.ok or (family, name) in BY_BOTH, (name, report.ambiguities)
+
+
 def test_slicers_are_judged_as_values_and_model_say(family):
     dice, sounds = Random(f"pairs of {family}"), list(pool(family))
     batches = {source: read(source) for source in sounds}

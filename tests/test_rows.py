@@ -832,7 +832,7 @@ def test_other_values_and_shapes_are_found_at_any_size(real, change):
 @pytest.mark.parametrize(
     ("change", "said", "silent"),
     [
-        (lambda x: x[..., 5:], "columns of pixel_values were cut: 51 of 56", False),
+        (lambda x: x[..., 5:], "columns of pixel_values were cut: 51 of 56", None),
         (lambda x: x[0], "a dimension was lost", False),
         (lambda x: x[None], "a dimension was added", False),
         (lambda x: x.long(), "its values were destroyed by a cast", None),

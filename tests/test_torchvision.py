@@ -15,6 +15,7 @@ MODULES = (
     "test_probe.py",
     "test_coverage.py",
     "test_pictures.py",
+    "test_fuzz.py",
 )
 
 

@@ -34,6 +34,8 @@ class Outcome(NamedTuple):
 UNKNOWN = Outcome(None, wording.DEPENDS)
 LOUD = Outcome(False, wording.LOUD)
 CUTS = ("cut", "padding cut")
+PATCHES = 3
+"""Dimensions of media whose rows are patches; images have more."""
 
 
 class Forecast:
@@ -75,17 +77,22 @@ class Forecast:
         loud = (
             (key == "input_ids" and change.kind in ("dtype", "destroyed") and change.is_recast)
             or (change.kind in ("lost", "added") and key in ("input_ids", layout.feature_key))
-            or (change.kind in CUTS and layout.checks_counts and self._is_cut_alone(key))
+            or (change.kind in CUTS and layout.checks_counts and self._is_cut_patches(key))
         )
         return LOUD if loud else UNKNOWN
 
-    def _is_cut_alone(self, key: str) -> bool:
-        """Whether no other media key of the chunk was cut on another dimension than its rows'."""
+    def _is_cut_patches(self, key: str) -> bool:
+        """Whether rows of patches were cut, and no other media key of the chunk was.
+
+        What towers make of smaller images differs: Mistral 3 and Gemma 3n take them.
+        """
         media = self.batch.layout.media
+        if key not in media or len(self.batch.inputs[key].shape) > PATCHES:
+            return False
         beside = (
             used.change for name, used in self.chunk.keys.items() if name in media and name != key
         )
-        return key in media and not any(one is not None and one.kind in CUTS for one in beside)
+        return not any(one is not None and one.kind in CUTS for one in beside)
 
     def missing(self, key: str) -> Outcome:
         """What follows from the lack of `key`, and of the keys that were left out with it."""

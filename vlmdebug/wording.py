@@ -508,7 +508,7 @@ def steps_unknown(batch: Batch) -> str:
     missing = "placeholder tokens" if batch.placeholders is None else "features"
     return (
         f"How many {missing} each image has is not known, so placeholders and features were not "
-        "compared; rows can be cut all the same. Pass processor= or config=."
+        "compared; rows can be cut all the same. Pass processor= and config= together."
     )
 
 

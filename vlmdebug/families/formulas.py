@@ -29,7 +29,8 @@ QWEN3_CHUNK = 50  # n_window, half the frames of a chunk of audio
 
 def features_of_pixels(model_type: str | None, processor: Any, config: Any) -> PixelRule | None:
     """Features of a row, where they follow from its sides."""
-    return _pixels_by_config(model_type, config) or _pixels_by_processor(processor)
+    by_processor = _pixels_by_processor(model_type, processor)
+    return _pixels_by_config(model_type, config) or by_processor
 
 
 def _pixels_by_config(model_type: str | None, config: Any) -> PixelRule | None:
@@ -37,6 +38,9 @@ def _pixels_by_config(model_type: str | None, config: Any) -> PixelRule | None:
     patch = getattr(vision, "patch_size", None)
     if not isinstance(patch, int):
         return None
+    shuffle = getattr(vision, "pixel_shuffle_ratio", None)
+    if model_type == "llama4" and shuffle:  # pixel_shuffle in modeling_llama4
+        return _shuffled(patch, round(1 / shuffle**2))
     if model_type in GRIDS:
         return lambda height, width: (height // patch) * (width // patch)
     queries = getattr(config, "projector_patch_to_query_dict", None)
@@ -49,12 +53,25 @@ def _pixels_by_config(model_type: str | None, config: Any) -> PixelRule | None:
     return None
 
 
-def _pixels_by_processor(processor: Any) -> PixelRule | None:
-    """As `replace_image_token` counts in processing_llava, processing_video_llava and _aria."""
+def _shuffled(patch: int, merged: int) -> PixelRule:
+    """So many patches of a row become one feature."""
+    return lambda height, width: (height // patch) * (width // patch) // merged
+
+
+def _pixels_by_processor(model_type: str | None, processor: Any) -> PixelRule | None:
+    """As `replace_image_token` counts in processing_llava, processing_video_llava and _aria.
+
+    And as the processors of Llama 4 and Cohere 2 Vision, whose `patch_size` is a side in features.
+    """
     sizes = getattr(processor, "size_conversion", None)
     if isinstance(sizes, dict):
         return lambda height, width: sizes.get(height)
     patch = getattr(processor, "patch_size", None)
+    merged = getattr(processor, "downsample_ratio", None)
+    if model_type == "llama4" and isinstance(patch, int) and isinstance(merged, int):
+        return _shuffled(patch, merged)
+    if model_type == "cohere2_vision" and isinstance(patch, int):
+        return lambda height, width: patch**2
     more = getattr(processor, "num_additional_image_tokens", None)
     if not isinstance(patch, int) or not isinstance(more, int):
         return None

@@ -39,6 +39,9 @@ EDGES = {
 """Tokens that the processor itself writes around each image, by model type, where runs of
 placeholder tokens are tiles. Read in the processors of transformers 5.23."""
 
+UNMERGED = {"inkling2": 1}
+"""Model types of which every patch is a feature (`modeling_inkling2`, 5.23)."""
+
 Sizes = list[tuple[int, int]]
 
 
@@ -73,7 +76,7 @@ def read_hints(processor: Any = None, config: Any = None, model: Any = None) -> 
         pad_token_id=_pad_token_id(tokenizer, config),
         global_image_id=_global_image_id(processor, tokenizer),
         features_per_tile=_features_per_tile(processor, config, vision),
-        merge_size=_merge_size(images, config, vision),
+        merge_size=UNMERGED.get(kind or "") or _merge_size(images, config, vision),
         pooling_size=_first(images, "pooling_kernel_size") or _first(vision, "pooling_kernel_size"),
         downsample_factor=_first(images, "downsample_factor")
         or _first(config, "downsample_factor"),
@@ -239,7 +242,10 @@ def _features_per_tile(processor: Any, config: Any, vision: Any) -> int | None:
 
 def _merge_size(images: Any, config: Any, vision: Any) -> int | None:
     """Side of the square of patches that becomes one feature; Nemotron says it as a ratio."""
-    said = _first(images, "merge_size") or _first(vision, "spatial_merge_size")
+    said = _first(images, "merge_size") or _first(vision, "spatial_merge_size", "merge_size")
+    sides = _first(vision, "merge_kernel_size")  # Kimi's
+    if said is None and isinstance(sides, (list, tuple)) and len(set(sides)) == 1:
+        said = sides[0]
     ratio = _first(images, "downsample_ratio") or _first(config, "downsample_ratio")
     return said if said is not None or not ratio else round(1 / ratio)
 

@@ -409,8 +409,8 @@ def _recast(own: Parent, tensor: Any) -> Change | None:
         return _changed("destroyed", own, tensor)
     if own.key == "input_ids" and dtype_of(tensor) not in INDICES:
         return _changed("dtype", own, tensor)
-    sizes = own.key in MEDIA_KEYS and "mask" not in own.key
-    if sizes and dtype_of(own.tensor) in INDICES and dtype_of(tensor) not in INDICES:
+    looked_up = own.key in MEDIA_KEYS or own.key == "labels"
+    if looked_up and dtype_of(own.tensor) in INDICES and dtype_of(tensor) not in INDICES:
         return _changed("recast", own, tensor)
     return None
 
