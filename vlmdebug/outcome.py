@@ -384,9 +384,13 @@ class Call:
 
     @cached_property
     def _rows_differ(self) -> bool:
-        """Whether rows that must fit one another are those of tiles of other sizes."""
+        """Whether rows that must fit one another are those of tiles of other sizes.
+
+        Pixels are padded to one size, so that theirs fit whatever they hold.
+        """
         features = self.batch.features
-        used = [self.keys[key] for key in self.layout.media if key in self.keys]
+        described = self.layout.media.keys() & self.keys.keys() - {"pixel_values"}
+        used = [self.keys[key] for key in described]
         if not self.layout.row_by_row or features is None:
             return False
         if any(one.rows is None or one.rows.foreign for one in used):
