@@ -292,3 +292,17 @@ def test_tensor_of_no_known_name_stays_ambiguous():
     assert vd.check({**inputs, "novel": torch.rand(3, 2)}, processor=processor).verdict == (
         "AMBIGUOUS"
     )
+
+
+def test_rest_of_several_images_is_not_said_to_be_of_one_sample():
+    """Half of the text is cut off: whose images the placeholders that are left are is a guess."""
+    inputs, processor = real("qwen2_5_vl", sizes=(160, 160), padding_side="left")
+    half = inputs["input_ids"].shape[1] // 2
+    keys = ("input_ids", "attention_mask", "mm_token_type_ids")
+    cut = {key: value[:, -half:] if key in keys else value for key, value in inputs.items()}
+    report = vd.check(cut, processor=processor)
+    said = "\n".join(finding.message for finding in report.findings)
+
+    assert report.verdict == "MISMATCH"
+    assert "its images become" not in said.splitlines()[0]
+    assert "The batch has" in said

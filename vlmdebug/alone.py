@@ -221,6 +221,7 @@ def _unsettled(batch: Batch, sides: Sides, lengths: list[list[int]]) -> list[Mis
         return []
     ends = (0, *accumulate(map(len, lengths)))
     flat, found, left = [run for sample in sides.runs for run in sample], [], []
+    guessed = False
     if laid is not None:
         left = [step for step in laid.faults if step.kind == "missing"]
     for sample in sorted(laid.faulty) if laid is not None else []:
@@ -230,16 +231,26 @@ def _unsettled(batch: Batch, sides: Sides, lengths: list[list[int]]) -> list[Mis
         left = [step for step in left if step not in steps]
         faults = [step for step in steps if step.kind != "whole"]
         units = [unit for step in steps for unit in step.images]
-        made = sum(sides.features[unit] for unit in units) if laid.unique else None
-        told = faults_of(faults, laid.steps, flat, sides.pieces, own)
+        sure = laid.unique and not any(map(_is_guess, steps))
+        guessed |= not sure
+        made = sum(sides.features[unit] for unit in units) if sure else None
+        told = faults_of(faults, laid.steps, flat, sides.pieces, own) if sure else []
         found.append(_mismatch(batch, sides, sample, made, told))
     differ = sum(map(sum, lengths)) != sum(sides.features)
-    if left or (not found and differ) or (laid is not None and found and not laid.unique):
+    if left or (not found and differ) or guessed:
         named = [unit for step in left for unit in step.images]
         message = batch_wording.totals(batch, sides, named)
         silent = False if differ else None
-        found.append(Mismatch("VLM010", message, key="input_ids", silent=silent))
+        found.append(Mismatch("VLM010", message, key="input_ids", silent=silent, cause="totals"))
     return found
+
+
+def _is_guess(step: Step) -> bool:
+    """Whether a run stands for several images of which it has not all tokens.
+
+    It may be what is left of one of them, and the others were lost, or are another sample's.
+    """
+    return step.kind == "changed" and len(step.images) > 1
 
 
 def _is_within(step: Step, own: range) -> bool:
