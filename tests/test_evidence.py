@@ -196,10 +196,11 @@ def test_types_that_mark_no_image_are_found(family, key):
     model, processor, inputs = real(family, [1, 1])
 
     for known in ways(model, processor):
-        report = vd.check({**inputs, key: torch.zeros_like(inputs[key])}, **known)
+        for wrong in (torch.zeros_like(inputs[key]), shifted(inputs[key])):
+            report = vd.check({**inputs, key: wrong}, **known)
 
-        assert ("VLM010", None) in codes(report)
-        assert report.mismatches[0].key == key
+            assert ("VLM010", None) in codes(report)
+            assert report.mismatches[0].key == key
 
 
 @pytest.mark.parametrize(

@@ -652,23 +652,44 @@ MARKS_IMAGES = ("gemma3", "shieldgemma2")
 PaliGemma they are 1 behind the prompt."""
 
 
+MARKS_EDGES = "moe_mm_token_type_ids"
+"""Types that mark the begin and end tokens of images too."""
+
+
 def _marked(facts: Facts) -> dict[str, tuple[int, ...]]:
     """Placeholder tokens of each sample that each key of token types marks as such.
 
-    Some processors mark begin and end tokens too; these do not count.
+    Some processors mark begin and end tokens too; these do not count. ERNIE 4.5 VL marks both in
+    `moe_mm_token_type_ids` (`create_moe_mm_token_type_ids` of its processor, 5.23), so that a run
+    with one of its neighbours marked and the other not has moved.
     """
     mask = facts.placeholder_mask
     if mask is None or facts.hints.image_token_id is None:
         return {}
-    keys = ["mm_token_type_ids", "moe_mm_token_type_ids"]
+    keys = ["mm_token_type_ids", MARKS_EDGES]
     keys += ["token_type_ids"] if facts.hints.model_type in MARKS_IMAGES else []
     found = {}
     for key in keys:
         types = facts.inputs.get(key)
         if types is not None and tuple(types.shape) == mask.shape:
-            marked = (to_numpy(types) == 1) & mask  # (sample, seq)
-            found[key] = tuple(marked.sum(axis=1).tolist())
+            ones = to_numpy(types) == 1  # (sample, seq)
+            marked = (ones & mask).sum(axis=1)
+            if key == MARKS_EDGES:
+                marked -= _lopsided(ones, facts.places or ())
+            found[key] = tuple(marked.tolist())
     return found
+
+
+def _lopsided(ones: np.ndarray, places: Sequence[Sequence[tuple[int, int]]]) -> np.ndarray:
+    """Runs of each sample that have a mark on one side and none on the other."""
+    wide = ones.shape[1]
+    return np.array(
+        [
+            sum(a > 0 and b < wide and row[a - 1] != row[b] for a, b in own)
+            for row, own in zip(ones, places, strict=True)
+        ],
+        dtype=np.int64,
+    )
 
 
 def _hidden(facts: Facts) -> tuple[int, ...]:
