@@ -204,7 +204,7 @@ def _moved(units: range, by: int) -> range:
     return range(units.start + by, units.stop + by)
 
 
-def _unsettled(batch: Batch, sides: Sides, lengths: list[list[int]]) -> list[Mismatch]:
+def _unsettled(batch: Batch, sides: Sides, lengths: Sequence[Sequence[int]]) -> list[Mismatch]:
     """Where nobody said which images are whose: what every cheapest story of the runs shares."""
     if is_another_order(lengths, [[count] for count in sides.features]) and (
         sum(map(len, lengths)) == len(sides.features)

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 from vlmdebug.errors import AmbiguousError
 from vlmdebug.keys import TRAINERS_OWN
 from vlmdebug.layout import HANGS_ON, OWNER, Layout, plural
-from vlmdebug.plan import Counts, Rows, chunk_bounds, rows_of
+from vlmdebug.plan import Counts, Places, Rows, chunk_bounds, rows_of
 
 Presence = Literal["required", "absent", "either"]
 
@@ -98,7 +98,7 @@ class Stream:
     features: tuple[int, ...] | None
     placeholders: tuple[int, ...] | None
     token_id: int | None
-    places: tuple[tuple[tuple[int, int], ...], ...] | None = None
+    places: Places | None = None
     pieces: tuple[tuple[int, ...], ...] | None = None
 
 
@@ -142,7 +142,7 @@ class Batch:
     counts: Mapping[str, Counts]
     features: tuple[int, ...] | None = None
     placeholders: tuple[int, ...] | None = None
-    places: tuple[tuple[tuple[int, int], ...], ...] | None = None
+    places: Places | None = None
     pieces: tuple[tuple[int, ...], ...] | None = None
     per_image: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     unpadded: tuple[bool, ...] | None = None
@@ -237,8 +237,8 @@ class Batch:
                 rows = rows if media.without == "either" else Rows()
             elif axis.unit == OWNER and all(self.counts["image"][s] <= 1 for s in samples):
                 presence = "either"  # without it, every image is taken for alone
-        elif key == "attention_mask" and self.unpadded is not None and self.layout.causal:
-            if all(self.unpadded[sample] for sample in samples):
+        elif key == "attention_mask" and self._padded is not None and self.layout.causal:
+            if not self._padded or self._padded.isdisjoint(samples):
                 presence = "either"
         elif key in self.layout.ignored or key in TRAINERS_OWN:
             presence = "either"  # no model looks at it
@@ -249,11 +249,16 @@ class Batch:
         return Planned(rows, presence, lean)
 
     @cached_property
+    def _padded(self) -> frozenset[int] | None:
+        """Samples that need their `attention_mask`; None where that is not known."""
+        if self.unpadded is None:
+            return None
+        return frozenset(sample for sample, full in enumerate(self.unpadded) if not full)
+
+    @property
     def runs(self) -> tuple[tuple[int, ...], ...] | None:
         """Lengths of the unbroken runs of placeholder tokens of each sample."""
-        if self.places is None:
-            return None
-        return tuple(tuple(end - begin for begin, end in sample) for sample in self.places)
+        return None if self.places is None else self.places.runs
 
     @property
     def contradictions(self) -> list[Contradiction]:
@@ -360,6 +365,11 @@ class Batch:
     def _offsets_per_image(self) -> dict[str, tuple[int, ...]]:
         return {unit: (0, *accumulate(rows)) for unit, rows in self.per_image.items()}
 
+    @cached_property
+    def feature_offsets(self) -> tuple[int, ...]:
+        """Features of all rows of the feature key before each row, and of all."""
+        return (0, *accumulate(self.features or ()))
+
     def features_of(self, samples: Iterable[int]) -> int | None:
         """Features that the media rows of `samples` become; None where that is not known."""
         by_sample = self.features_by_sample
@@ -373,8 +383,7 @@ class Batch:
         key = self.layout.feature_key
         if self.features is None or key is None or self.layout[key].unit not in self.counts:
             return None
-        before = (0, *accumulate(self.features))
-        offsets = self.counts[self.layout[key].unit].offsets
+        before, offsets = self.feature_offsets, self.counts[self.layout[key].unit].offsets
         if offsets[-1] != len(self.features):
             return None  # rows are missing, or too many: whose features these are is not known
         return tuple(before[stop] - before[start] for start, stop in pairwise(offsets))

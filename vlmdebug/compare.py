@@ -101,6 +101,8 @@ def _first_out_of_order(visited: Sequence[int]) -> int | None:
     Where each comes several times, whole batches may follow each other or copies of a sample: the
     first copies are in order then, and so are the second ones.
     """
+    if list(visited) == sorted(visited):
+        return None
     comings: list[list[int]] = []  # places in `visited` of first copies, of second ones, …
     times: Counter[int] = Counter()
     for place, sample in enumerate(visited):

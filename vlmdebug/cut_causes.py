@@ -39,15 +39,19 @@ class Causes:
         return self._found[key]
 
     def _common(self, key: str) -> list[str]:
+        unit = self.batch.layout[key].unit
         found: list[str] | None = None
+        candidates = [name for name in self.batch.counts if name != unit]
         for samples, chunk in self._chunks:
             used = chunk.keys.get(key)
             if not samples or (used is not None and used.rows is None):
                 continue
             if used is None and not self._owns(key, samples):
                 continue
-            fits = self._fits(key, samples, used) if used is not None else []
-            found = fits if found is None else [unit for unit in found if unit in fits]
+            if used is None or not candidates:
+                found = []
+                break
+            found = candidates = self._fits(key, samples, used, candidates)
         return found or ([WITHOUT_ZEROS] if self._lacks_zeros(key) else [])
 
     def _lacks_zeros(self, key: str) -> bool:
@@ -75,8 +79,8 @@ class Causes:
         counts = self.batch.counts[self.batch.layout[key].unit]
         return any(counts[sample] for sample in samples if 0 <= sample < len(counts))
 
-    def _fits(self, key: str, samples: Rows, used: Used) -> list[str]:
-        """Units other than the key's own by whose offsets these rows of one chunk may be cut."""
+    def _fits(self, key: str, samples: Rows, used: Used, candidates: Sequence[str]) -> list[str]:
+        """Those of the units by whose offsets these rows of one chunk may be cut."""
         first, last = samples[0] if samples else 0, samples[-1] + 1 if samples else 0
         if not samples or first < 0:
             return []
@@ -84,10 +88,9 @@ class Causes:
         ends = {last, first + self.run.chunk_size}
         return [
             unit
-            for unit, counts in self.batch.counts.items()
-            if unit != self.batch.layout[key].unit
-            and any(
-                used.rows == _cut(counts, unit, first, end, own.total)
+            for unit in candidates
+            if any(
+                used.rows == _cut(self.batch.counts[unit], unit, first, end, own.total)
                 for end in (ends if unit == "sample" else {last})
             )
         ]

@@ -79,7 +79,7 @@ class Judge:
     def _key(self, key: str) -> KeyReport:
         used = self.chunk.keys.get(key)
         try:
-            planned = self.batch.planned(key, self.rows)
+            planned = self.forecast.planned(key)
         except (AmbiguousError, IndexError):
             return KeyReport("cannot tell", None, used.rows if used else None)
         if used is None:

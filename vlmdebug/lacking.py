@@ -110,7 +110,7 @@ def _in_other_rows(batch: Batch) -> list[Mismatch]:
     ratios = batch.inputs.get("aspect_ratio_ids")
     if ratios is None or batch.placeholders is None or batch.layout.checks_counts:
         return []
-    shown = [int((ratios[sample] > 0).sum()) for sample in range(len(batch))]
+    shown = (ratios > 0).reshape(len(batch), -1).sum(-1).tolist()
     return [
         Mismatch(
             "VLM010",

@@ -7,13 +7,13 @@ in the chunk were mended, so a finding keeps its loudness whatever stands beside
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import groupby, islice
 from typing import NamedTuple
 
 from vlmdebug import wording
-from vlmdebug.batch import Batch, Stream
+from vlmdebug.batch import Batch, Planned, Stream
 from vlmdebug.change import Change
 from vlmdebug.errors import AmbiguousError
 from vlmdebug.layout import OWNER, TokenRows
@@ -43,11 +43,22 @@ class Forecast:
 
     def __init__(self, batch: Batch, chunk: UsedChunk, samples: Rows) -> None:
         self.batch, self.chunk, self.samples = batch, chunk, samples
+        self._planned: dict[str, Planned] = {}
+        self._calls: dict[frozenset[str], Call] = {}
+
+    def planned(self, key: str) -> Planned:
+        """The rows of `key` that the chunk should get; raises as `Batch.planned` does."""
+        found = self._planned.get(key)
+        if found is None:
+            found = self._planned[key] = self.batch.planned(key, self.samples)
+        return found
 
     @cached_property
     def call(self) -> Call:
         """The chunk as it is, with all that is wrong in it."""
-        return Call(self.batch, self.chunk.keys, self.samples, self.chunk.placeholders)
+        return Call(
+            self.batch, self.chunk.keys, self.samples, self.chunk.placeholders, self.planned
+        )
 
     def wrong(self, key: str) -> Outcome:
         """What follows from wrong rows of `key`, and of the keys that were cut with it."""
@@ -112,20 +123,26 @@ class Forecast:
 
     def _only(self, wrong: Collection[str]) -> Call:
         """The chunk as it would be if no other keys than these were wrong."""
+        group = frozenset(wrong)
+        if group not in self._calls:
+            self._calls[group] = self._mended_but(group)
+        return self._calls[group]
+
+    def _mended_but(self, wrong: frozenset[str]) -> Call:
         keys = dict(self.chunk.keys)
-        for key in self.batch.layout.keys() - set(wrong):
+        for key in self.batch.layout.keys() - wrong:
             mended = self._mended(key, keys.pop(key, None))
             if mended is not None:
                 keys[key] = mended
         placeholders = self.batch.placeholders_of(self.samples)
         if placeholders is None or "input_ids" in wrong:
             placeholders = self.chunk.placeholders
-        return Call(self.batch, keys, self.samples, placeholders)
+        return Call(self.batch, keys, self.samples, placeholders, self.planned)
 
     def _mended(self, key: str, used: Used | None) -> Used | None:
         """A key as it should have been handed over; one that is right stays as it is."""
         try:
-            planned = self.batch.planned(key, self.samples)
+            planned = self.planned(key)
         except (AmbiguousError, IndexError):
             return used
         if planned.presence == "absent":
@@ -153,16 +170,21 @@ class Call:
     """The inputs of one call, by the rules of the model's layout."""
 
     def __init__(
-        self, batch: Batch, keys: Mapping[str, Used], samples: Rows, placeholders: int | None
+        self,
+        batch: Batch,
+        keys: Mapping[str, Used],
+        samples: Rows,
+        placeholders: int | None,
+        planned: Callable[[str], Planned],
     ) -> None:
         self.batch, self.keys, self.samples = batch, keys, samples
-        self.layout, self.placeholders = batch.layout, placeholders
+        self.layout, self.placeholders, self.planned = batch.layout, placeholders, planned
 
     def with_wrong(self, key: str) -> Outcome:
         """What the model makes of it where `key` has wrong rows."""
         silent = self.is_silent(key)
         used = self.keys[key]
-        planned = self.batch.planned(key, self.samples).rows
+        planned = self.planned(key).rows
         return Outcome(silent, self._consequence(silent, key, planned, used))
 
     def without(self, key: str) -> Outcome:
@@ -206,7 +228,8 @@ class Call:
             return 0 if not any(k in self.keys for k in self.batch.image_keys) else None
         if used.rows is None or used.rows.foreign or used.source is not None:
             return None
-        return sum(features[row] for row in used.rows)
+        offsets = self.batch.feature_offsets
+        return sum(offsets[stop] - offsets[start] for start, stop in used.rows.ranges)
 
     @cached_property
     def balance(self) -> tuple[int, int] | None:
@@ -272,7 +295,7 @@ class Call:
         given = [self.keys[key] for key in stream.keys if key in self.keys]
         if any(self._is_foreign(used) for used in given):
             return None
-        planned = {key: self.batch.planned(key, self.samples).rows for key in stream.keys}
+        planned = {key: self.planned(key).rows for key in stream.keys}
         owned = [made[row] for row in planned["video_grid_thw"]]
         asked = [made[row] for row in grids.rows or ()]
         if sum(asked) != step[0]:

@@ -47,6 +47,19 @@ class Counts(tuple[int, ...]):
         return self.offsets[-1]
 
 
+class Places(tuple[tuple[tuple[int, int], ...], ...]):
+    """Where each unbroken run of placeholder tokens of each sample begins and ends.
+
+    >>> Places([((1, 5), (7, 9)), ()]).runs
+    ((4, 2), ())
+    """
+
+    @cached_property
+    def runs(self) -> tuple[tuple[int, ...], ...]:
+        """Lengths of the runs of each sample."""
+        return tuple([tuple([end - begin for begin, end in sample]) for sample in self])
+
+
 class Rows(Sequence[int]):
     """Row numbers in order, held as ranges: `Rows([(0, 256), (512, 600)])`.
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, chain, pairwise
 from typing import Any, NamedTuple
 
 from vlmdebug.batch import Batch, Stream
-
-Places = Sequence[Sequence[tuple[int, int]]]
+from vlmdebug.plan import Places
 
 
 class Run(NamedTuple):
@@ -45,10 +44,10 @@ class Sides:
     pieces: tuple[tuple[int, ...], ...]
     owned: tuple[int, ...] | None
 
-    @cached_property
-    def lengths(self) -> list[list[int]]:
+    @property
+    def lengths(self) -> tuple[tuple[int, ...], ...]:
         """Length of each run of each sample."""
-        return [[end - begin for begin, end in sample] for sample in self.places]
+        return self.places.runs
 
     @cached_property
     def runs(self) -> tuple[tuple[Run, ...], ...]:
@@ -70,7 +69,7 @@ class Sides:
         """Whether each sample has just one run for each of its units, as long as its features."""
         if self.owned is None or [*map(len, self.lengths)] != [*self.owned]:
             return False
-        return [(run,) for sample in self.lengths for run in sample] == [*self.pieces]
+        return [run for sample in self.lengths for run in sample] == self.features
 
     def units_of(self, sample: int) -> range:
         """The units of a sample, where they are known."""
@@ -93,8 +92,8 @@ def image_sides(batch: Batch) -> Sides | None:
         owned = tuple(counts[unit]) if unit in counts else None
         tiles = batch.per_image.get("tile") if unit == "tile" and owned else None
         if tiles is not None and "image" in counts and counts["image"].total == len(tiles):
-            each = iter(pieces)
-            pieces = tuple(tuple(n for _ in range(count) for n in next(each)) for count in tiles)
+            ends = pairwise((0, *accumulate(tiles)))
+            pieces = tuple([tuple(chain.from_iterable(pieces[a:b])) for a, b in ends])
             unit, owned = "image", tuple(counts["image"])
         return Sides("image", unit, batch.inputs, batch.places, pieces, owned)
     if "tile" not in counts or not counts["tile"].total:

@@ -22,7 +22,7 @@ from vlmdebug.families.formulas import AudioRule, PixelRule, VideoRule
 from vlmdebug.families.release import as_released
 from vlmdebug.families.token_rows import token_rows
 from vlmdebug.layout import STREAMS, Axis, Layout, Media
-from vlmdebug.plan import Counts
+from vlmdebug.plan import Counts, Places
 
 TYPES = frozenset({"mm_token_type_ids"})
 
@@ -43,7 +43,7 @@ def to_numpy(value: Any) -> np.ndarray:
         return value.float().numpy()
 
 
-def places_of(mask: np.ndarray) -> tuple[tuple[tuple[int, int], ...], ...]:
+def places_of(mask: np.ndarray) -> Places:
     """Where each unbroken run of a mask `(sample, seq)` begins and ends, by sample."""
     samples, width = mask.shape
     flat = np.zeros(samples * (width + 1) + 1, dtype=bool)  # a column of False before each row
@@ -53,7 +53,14 @@ def places_of(mask: np.ndarray) -> tuple[tuple[tuple[int, int], ...], ...]:
     for begin, end in zip(edges[::2], edges[1::2], strict=True):
         sample, place = divmod(begin, width + 1)
         found[sample].append((place, place + end - begin))
-    return tuple(map(tuple, found))
+    return Places(map(tuple, found))
+
+
+def by_sample(mask: np.ndarray) -> tuple[int, ...]:
+    """How many of each row of `(sample, seq)` are true; nearly always none are."""
+    if not np.count_nonzero(mask):
+        return (0,) * len(mask)
+    return tuple(mask.sum(axis=1).tolist())
 
 
 def unreadable(value: Any) -> str | None:
@@ -139,6 +146,11 @@ class Facts:
         return to_numpy(self.inputs["input_ids"])  # (sample, seq)
 
     @cached_property
+    def mask(self) -> np.ndarray | None:
+        """The `attention_mask`, `(sample, seq)` as a rule; None where the batch has none."""
+        return to_numpy(self.inputs["attention_mask"]) if self.has("attention_mask") else None
+
+    @cached_property
     def placeholder_mask(self) -> np.ndarray | None:
         """Where the placeholder tokens are, `(sample, seq)`; None where nothing tells."""
         types = self.inputs.get("mm_token_type_ids")
@@ -156,20 +168,17 @@ class Facts:
 
     @cached_property
     def placeholders(self) -> tuple[int, ...] | None:
-        mask = self.placeholder_mask
-        return None if mask is None else tuple(mask.sum(axis=1).tolist())
+        return None if self.runs is None else tuple(map(sum, self.runs))
 
     @cached_property
-    def places(self) -> tuple[tuple[tuple[int, int], ...], ...] | None:
+    def places(self) -> Places | None:
         """Where each unbroken run of placeholder tokens begins and ends, by sample."""
         return None if self.placeholder_mask is None else places_of(self.placeholder_mask)
 
-    @cached_property
+    @property
     def runs(self) -> tuple[tuple[int, ...], ...] | None:
         """Lengths of the unbroken runs of placeholder tokens of each sample."""
-        if self.places is None:
-            return None
-        return tuple(tuple(end - begin for begin, end in sample) for sample in self.places)
+        return None if self.places is None else self.places.runs
 
     @cached_property
     def spans(self) -> tuple[tuple[int, ...], ...] | None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any, ClassVar
 
 import numpy as np
@@ -163,12 +164,14 @@ class Qwen2_5VL(Family):
         return inputs.get(self.grid) is not None
 
     def read(self, facts: Facts) -> Reading:
-        grid = to_numpy(facts.inputs[self.grid])  # (image, 3)
-        patches = tuple(grid.prod(axis=1).tolist())  # (image,)
-        features = self._features(facts, grid)
+        grids: list[list[int]] = to_numpy(facts.inputs[self.grid]).tolist()  # (image, 3)
+        patches = tuple(map(prod, grids))  # (image,)
+        merges = self._merges(facts, patches)
+        rule = _FEATURES.get(facts.hints.model_type or "", _merged)
+        features = tuple(map(rule, grids, merges)) if merges else None
         inferred = not facts.has("image_merge_sizes") and not facts.hints.merge_size
         images, ambiguities = count_images(facts, self.grid, features)
-        wrong = [*self._other_rows(facts, patches), *self._odd_grids(facts, grid)]
+        wrong = [*self._other_rows(facts, patches), *self._odd_grids(facts, grids, merges)]
         ambiguities = (*ambiguities, *wrong)
         per_image = {"patch": patches, **({"feature": features} if features else {})}
         if images is None:
@@ -196,40 +199,33 @@ class Qwen2_5VL(Family):
             Contradiction(("pixel_values",), "patch", said, silent=None if broadcast else False)
         ]
 
-    def _odd_grids(self, facts: Facts, grid: np.ndarray) -> list[Contradiction]:
+    def _odd_grids(
+        self, facts: Facts, grids: Sequence[Sequence[int]], merges: Sequence[int]
+    ) -> list[Contradiction]:
         """Images whose sides in patches cannot be merged."""
-        merges = self._merges(facts, grid)
-        if not merges or facts.hints.model_type == "inkling2":
+        odd = [
+            image
+            for image, (grid, merge) in enumerate(zip(grids, merges, strict=False))
+            if grid[-2] % merge or grid[-1] % merge
+        ]
+        if not odd or facts.hints.model_type == "inkling2":
             return []
-        sides = grid[:, -2:] % np.array(merges)[:, None]  # (image, 2)
-        odd = np.flatnonzero(sides.any(axis=1)).tolist()
-        if not odd:
-            return []
-        sides = " x ".join(map(str, grid[odd[0]].tolist()))
+        sides = " x ".join(map(str, grids[odd[0]]))
         said = (
             f"{self.grid}[{odd[0]}] is {sides}, but height and width are multiples of the merge "
-            f"size {merges[odd[0]]} ({len(odd)} of {len(grid)} images are not). "
+            f"size {merges[odd[0]]} ({len(odd)} of {len(grids)} images are not). "
             "The model raises or mixes up patches. "
             "Resize images by the processor, which rounds their sides."
         )
         return [Contradiction((), None, said, refused=False, silent=None)]
 
-    def _features(self, facts: Facts, grid: np.ndarray) -> tuple[int, ...] | None:
-        """Placeholder tokens of each image; None where nothing says how many patches merge."""
-        merges = self._merges(facts, grid)
-        if not merges:
-            return None
-        rule = _FEATURES.get(facts.hints.model_type or "", _merged)
-        return tuple(rule(one, merge) for one, merge in zip(grid.tolist(), merges, strict=True))
-
-    def _merges(self, facts: Facts, grid: np.ndarray) -> list[int]:
+    def _merges(self, facts: Facts, patches: Sequence[int]) -> list[int]:
         """Side of the square of patches that merge, of each image; none where nothing says it."""
         if facts.has("image_merge_sizes"):
             merges = to_numpy(facts.inputs["image_merge_sizes"]).tolist()  # (image,)
-            return [merges[min(image, len(merges) - 1)] for image in range(len(grid))]
-        patches = int(grid.prod(axis=1).sum())
-        merge = facts.hints.merge_size or window(patches, facts.placeholders)
-        return [merge] * len(grid) if merge else []
+            return [merges[min(image, len(merges) - 1)] for image in range(len(patches))]
+        merge = facts.hints.merge_size or window(sum(patches), facts.placeholders)
+        return [merge] * len(patches) if merge else []
 
     def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], Facts]:
         image = 3
@@ -274,7 +270,4 @@ class NemotronHOmni(Qwen2_5VL):
 
 
 def _merged(grid: list[int], merge: int) -> int:
-    patches = 1
-    for side in grid:
-        patches *= side
-    return patches // merge**2
+    return prod(grid) // merge**2

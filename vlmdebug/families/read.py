@@ -12,7 +12,15 @@ import numpy as np
 from vlmdebug.batch import BOOKKEEPING, Ambiguity, Batch, Contradiction, CountsByUnit
 from vlmdebug.errors import BadInput, naming
 from vlmdebug.families import FAMILIES, Family, family_named, find_family
-from vlmdebug.families.base import ALONG_TOKENS, Facts, Hints, Reading, to_numpy, unreadable
+from vlmdebug.families.base import (
+    ALONG_TOKENS,
+    Facts,
+    Hints,
+    Reading,
+    by_sample,
+    to_numpy,
+    unreadable,
+)
 from vlmdebug.families.by_shape import NAME as UNKNOWN
 from vlmdebug.families.by_shape import read_by_shape
 from vlmdebug.families.hints import read_hints
@@ -548,21 +556,22 @@ def _strays(facts: Facts, present: Collection[str]) -> dict[str, tuple[int, ...]
     found = {}
     for unit, token in facts.hints.token_ids.items():
         if unit not in present and token != facts.hints.image_token_id:
-            counted = tuple((facts.ids == token).sum(axis=1).tolist())
+            counted = by_sample(facts.ids == token)
             found |= {unit: counted} if any(counted) else {}
     return found
 
 
 def _promised(facts: Facts, layout: Layout) -> dict[str, int]:
     """Sums of counts that were given of media without any key in the batch."""
-    clips = {key: clip_of(key) for key in layout.media}
     given = {"image": facts.num_images, "tile": facts.num_tiles, **facts.clips}
-    own = {unit: {"video", "audio"} & {unit} or {""} for unit in given}
-    strange = any(key not in TOKEN_KEYS | MEDIA_KEYS for key in facts.inputs)
+    given = {unit: counts for unit, counts in given.items() if counts and any(counts)}
+    if not given or any(key not in TOKEN_KEYS and key not in MEDIA_KEYS for key in facts.inputs):
+        return {}
+    present = {clip_of(key) for key in layout.media}  # "" stands for images
     return {
         unit: sum(counts)
         for unit, counts in given.items()
-        if counts and sum(counts) and not strange and not own[unit] & set(clips.values())
+        if (unit if unit in ("video", "audio") else "") not in present
     }
 
 
@@ -673,32 +682,29 @@ def _marked(facts: Facts) -> dict[str, tuple[int, ...]]:
         types = facts.inputs.get(key)
         if types is not None and tuple(types.shape) == mask.shape:
             ones = to_numpy(types) == 1  # (sample, seq)
-            marked = (ones & mask).sum(axis=1)
+            marked = by_sample(ones & mask)
             if key == MARKS_EDGES:
-                marked -= _lopsided(ones, facts.places or ())
-            found[key] = tuple(marked.tolist())
+                lopsided = _lopsided(ones, facts.places or ())
+                marked = tuple(n - few for n, few in zip(marked, lopsided, strict=True))
+            found[key] = marked
     return found
 
 
-def _lopsided(ones: np.ndarray, places: Sequence[Sequence[tuple[int, int]]]) -> np.ndarray:
+def _lopsided(ones: np.ndarray, places: Sequence[Sequence[tuple[int, int]]]) -> list[int]:
     """Runs of each sample that have a mark on one side and none on the other."""
     wide = ones.shape[1]
-    return np.array(
-        [
-            sum(a > 0 and b < wide and row[a - 1] != row[b] for a, b in own)
-            for row, own in zip(ones, places, strict=True)
-        ],
-        dtype=np.int64,
-    )
+    return [
+        sum(a > 0 and b < wide and bool(row[a - 1] != row[b]) for a, b in own)
+        for row, own in zip(ones, places, strict=True)
+    ]
 
 
 def _hidden(facts: Facts) -> tuple[int, ...]:
     """Tokens of each sample that `attention_mask` hides though they are not the padding token."""
-    mask, pad = facts.inputs.get("attention_mask"), facts.hints.pad_token_id
-    if pad is None or mask is None or tuple(mask.shape) != facts.ids.shape:
+    mask, pad = facts.mask, facts.hints.pad_token_id
+    if pad is None or mask is None or mask.shape != facts.ids.shape:
         return ()
-    hides = (to_numpy(mask) == 0) & (facts.ids != pad)  # (sample, seq)
-    return tuple(hides.sum(axis=1).tolist())
+    return by_sample((mask == 0) & (facts.ids != pad))
 
 
 def _unmasked(facts: Facts, *, causal: bool) -> tuple[int, ...]:
@@ -711,7 +717,7 @@ def _unmasked(facts: Facts, *, causal: bool) -> tuple[int, ...]:
         return ()
     padding = facts.ids == pad  # (sample, seq)
     seen = np.logical_and.accumulate(padding, axis=1) if causal else padding
-    return tuple((seen & ~padding.all(axis=1, keepdims=True)).sum(axis=1).tolist())
+    return by_sample(seen & ~padding.all(axis=1, keepdims=True))
 
 
 def _columns(facts: Facts, layout: Layout) -> dict[str, int]:
@@ -730,13 +736,10 @@ def _columns(facts: Facts, layout: Layout) -> dict[str, int]:
 
 def _unpadded(facts: Facts) -> tuple[bool, ...] | None:
     """Samples whose mask only hides what follows them: causal attention never looks there."""
-    if not facts.has("attention_mask"):
+    mask = facts.mask
+    if mask is None or mask.ndim != 2:
         return None
-    mask = to_numpy(facts.inputs["attention_mask"])  # (sample, seq)
-    if mask.ndim != 2:
-        return None
-    falls: list[bool] = np.all(mask[:, 1:] <= mask[:, :-1], axis=1).tolist()
-    return tuple(falls)
+    return tuple(not rises for rises in by_sample(~(mask[:, 1:] <= mask[:, :-1])))
 
 
 __all__ = ["MEDIA_KEYS", "TOKEN_KEYS", "UNKNOWN", "assemble", "read_batch"]
