@@ -126,7 +126,8 @@ COUNTS = {
         [2, 0, 2],
         "num_images adds up to 4 images, but image_grid_thw has 3 rows, one per image. Every cut "
         "after the first wrong count would be shifted. "
-        "Give num_images as the processor was given the images of each sample.",
+        "If num_images is right, the batch lacks 1 image: pass it as the processor returned it. "
+        "Otherwise give as num_images how many images of each sample are in the batch.",
     ),
     "negative": (
         [2, -1, 2],
@@ -244,8 +245,14 @@ def test_layouts_that_are_none(gemma, layout, message):
 
 
 SLICERS = {
-    "a dict": (lambda i, c: dict(i), "The slicer gave a dict, but it gives one chunk after"),
-    "nothing": (lambda i, c: None, "The slicer gave a NoneType, but it gives one chunk after"),
+    "a dict": (
+        lambda i, c: dict(i),
+        "The slicer returned a dict, but a slicer returns one chunk after",
+    ),
+    "nothing": (
+        lambda i, c: None,
+        "The slicer returned None, but a slicer returns one chunk after",
+    ),
     "tensors": (
         lambda i, c: [i["input_ids"]],
         "The slicer gave a Tensor as chunk 0, but a chunk is a mapping of names to tensors",

@@ -235,7 +235,7 @@ def test_falsify_says_which_keys_were_never_passed(capsys, tmp_path):
 
     assert main(["falsify", f"{path}:slicer", "--family", "gemma4"]) == 0
     said = capsys.readouterr().out.splitlines()[-1]
-    assert said == "  gemma4 200; not checked: input_features, input_features_mask"
+    assert said == "  gemma4: 200 cases; not checked: input_features, input_features_mask"
 
 
 def test_falsify_counts_what_a_right_slicer_survived(capsys):

@@ -116,7 +116,8 @@ def _planned_chunk(batch: Batch, samples: Sequence[int]) -> ChunkReport:
         else:
             state = "absent" if planned.presence == "absent" else "planned"
             keys[key] = KeyReport(state, planned.rows, None)
-    placeholders, features = batch.placeholders_of(samples), batch.features_of(samples)
+    placeholders = batch.placeholders_of(samples)
+    features = None if batch.inferred else batch.features_of(samples)
     return ChunkReport(tuple(samples), images_of(batch, samples), placeholders, features, keys)
 
 
@@ -147,7 +148,7 @@ def _contradicted(one: Contradiction) -> Mismatch:
 
 def _image_mismatches(batch: Batch) -> list[Mismatch]:
     """Samples whose runs of placeholder tokens are not what their images become."""
-    if not batch.layout.checks_counts:
+    if batch.image_keys and not batch.layout.checks_counts:
         return []
     sides = image_sides(batch)
     if sides is not None:
@@ -344,7 +345,8 @@ def _compared(batch: Batch, run: Run | None) -> tuple[Compared, ...]:
     found = []
     if run is not None:
         rows = f"rows of {number(len(batch.layout), 'key')} in {number(len(run.chunks), 'chunk')}"
-        found.append(Compared(rows, "those that the batch's counts give them"))
+        against = "those that the batch's counts give them" if run.chunks else None
+        found.append(Compared(rows, against))
     if run is not None and run.partial:
         return tuple(found)
     if batch.image_keys:
@@ -365,4 +367,5 @@ def _compared(batch: Batch, run: Run | None) -> tuple[Compared, ...]:
 
 
 def _features_of(batch: Batch) -> str:
-    return f"features of {batch.layout.feature_key}" if batch.layout.checks_counts else "its rows"
+    key = batch.layout.feature_key
+    return f"features of {key}" if batch.layout.checks_counts else f"images in {key}"

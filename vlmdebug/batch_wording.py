@@ -15,7 +15,7 @@ REMEDIES: dict[Cause, str] = {
     "raise max_length or drop {the} with all placeholder tokens.",
     "text without its images": "The chat template likely has no {noun} placeholder, or the prompt "
     "was made without it: print the text of that sample.",
-    "images without a text": "The text likely names a {noun} whose rows were dropped: "
+    "images without a text": "{a} that the text names was likely dropped: "
     "pass the rows of every {noun} that the text names.",
     "another order": "The texts are likely in another order than the {nouns}: sort, shuffle and "
     "repeat both together.",
@@ -55,8 +55,9 @@ def out_of_step(
     causes: list[Cause] = [*dict.fromkeys(fault.cause for fault in faults)] or ["unknown"]
     the = f"that {sides.noun}" if len(faults) == 1 else f"the {nouns}"
     frames = " or with another number of frames" if sides.noun == "video" else ""
+    a = f"{'A' if sides.noun == 'video' else 'An'} {sides.noun}"
     lines += [
-        REMEDIES[cause].format(noun=sides.noun, nouns=nouns, the=the, frames=frames)
+        REMEDIES[cause].format(noun=sides.noun, nouns=nouns, a=a, the=the, frames=frames)
         for cause in causes
     ]
     return "\n".join(lines)

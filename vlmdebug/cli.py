@@ -160,7 +160,10 @@ def _parser() -> argparse.ArgumentParser:
 def _batch_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("file", type=Path, help="a batch: .safetensors, or .pt of plain tensors")
     command.add_argument(
-        "--processor", metavar="DIR", help="a processor saved on this machine; settles the counts"
+        "--processor",
+        metavar="DIR",
+        help="the folder of a saved processor or checkpoint, for placeholders and sizes; its "
+        "config.json is read too. What messages call processor= and config=",
     )
     command.add_argument("--family", help="the layout family, as `vlmdebug families` lists them")
     for option, example in COUNTS.items():
@@ -188,6 +191,7 @@ def _read(options: argparse.Namespace) -> Any:
     return read_as_it_is(
         load_batch(options.file),
         processor=_processor(options.processor),
+        config=_config(options.processor),
         layout=options.family,
         **{f"num_{one}": getattr(options, f"num_{one}") for one in COUNTS},
     )
@@ -209,6 +213,18 @@ def _processor(folder: str | None) -> Any:
         raise BadInput(
             f"--processor {folder} could not be loaded: {str(error).splitlines()[0]}"
         ) from error
+
+
+def _config(folder: str | None) -> Any:
+    """The model's config, where it is in the folder of the processor."""
+    if folder is None or not (Path(folder) / "config.json").is_file():
+        return None
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError):  # of a model that transformers does not know
+        return None
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -318,7 +334,8 @@ def _falsify(options: argparse.Namespace) -> int:
     for family, count in tried.items():
         left_out = _not_checked(count)
         if left_out or not found:
-            _print(f"  {family} {int(count)}{left_out}")
+            number = f"{int(count)} case{'' if count == 1 else 's'}"
+            _print(f"  {family}: {number}{left_out}")
     return FOUND if found else OK
 
 

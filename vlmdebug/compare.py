@@ -34,7 +34,7 @@ def compare(batch: Batch, run: Run, *, alone: bool = True) -> Report:
         for key, message in judge.unsettled.items():
             unsettled.setdefault(key, message)
     mismatches = _with_stale_lookups(batch, run, mismatches)
-    mismatches += _raised(run)
+    mismatches += _raised(batch, run)
     mismatches += _order(batch, run, reports)
     mismatches += batch_mismatches(batch) if alone and not run.partial else []
     return report_of(batch, reports, mismatches, list(unsettled.values()), run)
@@ -62,10 +62,13 @@ def _with_stale_lookups(batch: Batch, run: Run, found: Sequence[Mismatch]) -> li
     return result
 
 
-def _raised(run: Run) -> list[Mismatch]:
-    if run.error is None:
+def _raised(batch: Batch, run: Run) -> list[Mismatch]:
+    error = run.error
+    if error is None:
         return []
-    message = wording.raised(run.error, run.error_place, len(run.chunks), whole=run.refuses_whole)
+    message = wording.raised(error, run.error_place, len(run.chunks), whole=run.refuses_whole)
+    if isinstance(error, KeyError) and error.args and error.args[0] in run.asked:
+        message = f"{message}\n{wording.keys_of(batch)}"
     return [Mismatch("VLM008", message, chunk=len(run.chunks), silent=False)]
 
 

@@ -122,8 +122,10 @@ class Counterexample:
         """
         imported, name = _imported(slicer) if "{}" in self.call else (VLMDEBUG, "slicer")
         spec = self.case.spec
-        images = "_".join(map(str, spec.images_per_sample))
-        test = "_".join(["test", name, "cuts", spec.family, "images", images])
+        clips = {"videos": spec.videos_per_sample, "audios": spec.audios_per_sample}
+        counts = {"images": spec.images_per_sample, **{u: n for u, n in clips.items() if any(n)}}
+        each = [str(word) for unit, numbers in counts.items() for word in (unit, *numbers)]
+        test = "_".join(["test", name, "cuts", spec.family, *each])
         return (
             f"{imported}\n\n\n"
             f"def {test}() -> None:\n"

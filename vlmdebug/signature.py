@@ -81,7 +81,10 @@ def refuse_no_loop(function: Callable[..., Any]) -> None:
 
 def takes_model(function: Callable[..., Any]) -> bool:
     """Whether it takes three arguments, as `(model, inputs, chunk_size)`, and not two."""
-    return _names(function) is not None and _binds(function, 3) and not _binds(function, 2)
+    names = _names(function)
+    if names is None or names[:1] in (["inputs"], ["batch"]):
+        return False
+    return _binds(function, 3) and not _binds(function, 2)
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature | None:

@@ -122,6 +122,12 @@ def _function(module: ModuleType, path: Path, name: str, what: str) -> Callable[
     found = getattr(module, name, None)
     if callable(found):
         return found
+    owner, dot, _ = name.partition(".")
+    if dot and callable(getattr(module, owner, None)):
+        raise BadInput(
+            f"{what} names {name}, but only functions at the top of {path.name} can be named. "
+            "Nothing was tried. Add a function of (inputs, chunk_size) that calls it."
+        )
     defined = [
         own
         for own, value in vars(module).items()

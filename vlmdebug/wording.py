@@ -414,8 +414,13 @@ def raised(error: BaseException, place: str | None, chunk: int, *, whole: bool) 
         f"The slicer raised {type(error).__name__}{where} after {number(chunk, 'chunk')}: "
         f"{one_line(error, 500)}\n"
         f"{UNCUT if whole else ''}"
-        "No further chunk was made, so none was judged. Mend that line first."
+        "Later chunks were never produced and were not checked. Fix this line first."
     )
+
+
+def keys_of(batch: Batch) -> str:
+    """What a slicer can ask for, behind a key that the batch lacks."""
+    return f"The batch has the keys {', '.join(batch.layout)}."
 
 
 def skipped_or_repeated(
@@ -508,7 +513,7 @@ def steps_unknown(batch: Batch) -> str:
     missing = "placeholder tokens" if batch.placeholders is None else "features"
     return (
         f"How many {missing} each image has is not known, so placeholders and features were not "
-        "compared; rows can be cut all the same. Pass processor= and config= together."
+        "compared. Rows can still be cut. Pass processor=, or processor= and config= together."
     )
 
 

@@ -373,9 +373,19 @@ def agree(name: str, given: Sequence[int], key: str, rows: int, unit: str) -> No
     if sum(given) != rows:
         raise BadInput(
             f"{name} adds up to {sum(given)} {unit}s, but {key} has {rows} rows, one per {unit}. "
-            f"Every cut after the first wrong count would be shifted. "
-            f"Give {name} as the processor was given the {unit}s of each sample."
+            "Every cut after the first wrong count would be shifted. "
+            f"{_other_total(name, sum(given) - rows, unit)}"
         )
+
+
+def _other_total(name: str, more: int, unit: str) -> str:
+    """What to do about counts that add up to `more` than there are rows, or to fewer."""
+    units = f"{abs(more)} {unit}{'s' if abs(more) > 1 else ''}"
+    batch = f"lacks {units}" if more > 0 else f"has {units} too many"
+    return (
+        f"If {name} is right, the batch {batch}: pass it as the processor returned it. "
+        f"Otherwise give as {name} how many {unit}s of each sample are in the batch."
+    )
 
 
 def count_images(
@@ -457,16 +467,17 @@ def ambiguous_images(facts: Facts, key: str, images: int) -> Ambiguity:
     why = (
         "nothing says which token is the placeholder"
         if facts.placeholders is None
-        else f"its placeholder tokens per sample, {list(facts.placeholders)}, do not add up to them"
+        else f"the placeholder tokens per sample, {list(facts.placeholders)}, do not match them"
     )
-    known = facts.hints.processor_type is not None or facts.placeholders is not None
+    known = facts.hints.processor_type is not None or facts.hints.model_type is not None
     return Ambiguity(
         keys=tuple(name for name in facts.inputs if name in (key, "pixel_values")),
         unit="image",
         message=(
             f"{key} has {images} images for {facts.samples} samples, and {why}. "
             f"Images per sample cannot be known, so no chunk was cut. "
-            f"Pass num_images=[…] (one number per sample){'' if known else ' or processor='}."
+            f"Pass {'' if known else 'processor= or '}num_images=[…], "
+            "how many images of each sample are in the batch."
         ),
     )
 

@@ -168,7 +168,7 @@ def ambiguous_tiles(facts: Facts, tiles: int, features: tuple[int, ...] | None) 
         at = str(tokens[0]) if len(tokens) == 1 else f"{tokens[0]} to {tokens[-1]}"
         why = (
             f"placeholder tokens per sample {list(facts.placeholders)} at "
-            f"{at} per tile do not add up to them"
+            f"{at} per tile do not match them"
         )
     return Ambiguity(
         keys=("pixel_values",),
@@ -176,6 +176,7 @@ def ambiguous_tiles(facts: Facts, tiles: int, features: tuple[int, ...] | None) 
         message=(
             f"pixel_values has {tiles} tiles for {facts.samples} samples, and {why}. "
             "Tiles per sample cannot be known, so no chunk was cut. "
-            f"Pass num_tiles=[…] (one number per sample){'' if features else ' or processor='}."
+            f"Pass {'' if features else 'processor= or '}num_tiles=[…], "
+            "how many tiles of each sample are in the batch."
         ),
     )

@@ -9,7 +9,8 @@ size ("anyres"); images with siblings become `num_image_tokens + 1` each. Read i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,9 @@ class LlavaOnevision(Family):
         images = self._images(facts, owned)
         if images is None:
             found = ambiguous_images(facts, "image_sizes", sum(owned))
-            return Reading({}, ambiguities=(found,))
+            found = replace(found, keys=(*found.keys, "batch_num_images"))
+            features = self._features(facts, owned)
+            return Reading({}, features, {"feature": features} if features else {}, (found,))
         features = self._features(facts, images)
         counts = {"image": images, OWNER: Counts([int(n > 0) for n in images], images.evidence)}
         return Reading(counts, features, {"feature": features} if features else {})
@@ -86,7 +89,7 @@ class LlavaOnevision(Family):
                 raise BadInput(
                     f"num_images is {list(images)}, but batch_num_images says {owned} of the "
                     "samples that have images. Both count the same images of the same samples. "
-                    "Give num_images as the processor was given the images of each sample."
+                    "Give as num_images how many images of each sample are in the batch."
                 )
             return images
         if facts.placeholders is None or sum(map(bool, facts.placeholders)) != len(owned):
@@ -95,7 +98,7 @@ class LlavaOnevision(Family):
         found = [next(rows) if tokens else 0 for tokens in facts.placeholders]
         return Counts(found, f"batch_num_images and {facts.placeholder_source}")
 
-    def _features(self, facts: Facts, images: Counts) -> tuple[int, ...] | None:
+    def _features(self, facts: Facts, images: Iterable[int]) -> tuple[int, ...] | None:
         hints = facts.hints
         if hints.tokens_per_image is None or not hints.features_per_tile:
             return None

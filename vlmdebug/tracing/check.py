@@ -296,14 +296,18 @@ class AskedDict(dict[str, Any]):
             self.__dict__["asked"][key] = None
 
 
+def _named(given: object) -> str:
+    return "None" if given is None else f"a {type(given).__name__}"
+
+
 def _steps(slicer: Slicer, inputs: AskedDict, chunk_size: int, finder: RowFinder) -> Iterator[Any]:
     """The slicer's chunks one by one; copies are followed only while its own code runs."""
     with _following(inputs, finder):
         given = slicer(inputs, chunk_size)
     if isinstance(given, Mapping) or not isinstance(given, Iterable):
         raise NotJudged(
-            f"The slicer gave a {type(given).__name__}, but it gives one chunk after another. "
-            "Nothing was judged. Return a list of dicts, or yield each dict."
+            f"The slicer returned {_named(given)}, but a slicer returns one chunk after another. "
+            "Nothing was checked. Return a list of dicts, or yield each dict."
         )
     chunks = iter(given)
     while True:

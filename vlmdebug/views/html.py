@@ -95,6 +95,8 @@ def _pair(report: Report, mismatch: Mismatch) -> str:
     scene, key = report.scene, mismatch.key
     if scene is None or key is None or not scene.thumbnails:
         return ""
+    if not mismatch.used and rows.kind(report, key) == "tokens":
+        return ""  # a dropped mask says nothing of the images that were passed
     sides = [scene.images_in(key, rows) for rows in (mismatch.planned, mismatch.used)]
     if not any(image in scene.thumbnails for side in sides for image in side):
         return ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vlmdebug.compared import line
 from vlmdebug.layout import plural
@@ -22,14 +22,15 @@ MOST_NUMBERS = 16
 class Line:
     """One chunk of a report, judged: `verdict` is `ok`, `MISMATCH` or `cannot tell`.
 
-    `silent` is as in `Mismatch`, for the worst of the chunk's mismatches. In a report on a batch
-    alone each line is a sample.
+    `silent` is as in `Mismatch`, for the worst of the chunk's mismatches; `also_loud` says that
+    others of a silent one are loud. In a report on a batch alone each line is a sample.
     """
 
     index: int
     chunk: ChunkReport
     verdict: str
     silent: bool | None = None
+    also_loud: bool = False
 
     @property
     def ok(self) -> bool:
@@ -38,14 +39,16 @@ class Line:
     @property
     def words(self) -> str:
         """`ok`, `MISMATCH silent`, `MISMATCH loud`, `MISMATCH`, `cannot tell`."""
-        loudness = {True: " silent", False: " loud", None: ""}[self.silent]
+        loudness = "" if self.silent is None else f" {self.short}"
         return f"{self.verdict}{loudness if self.verdict == 'MISMATCH' else ''}"
 
     @property
     def short(self) -> str:
-        """`ok`, `silent`, `loud`, `mismatch`, `cannot tell`."""
+        """`ok`, `silent`, `silent and loud`, `loud`, `mismatch`, `cannot tell`."""
         if self.verdict != "MISMATCH":
             return self.verdict
+        if self.also_loud:
+            return "silent and loud"
         return {True: "silent", False: "loud", None: "mismatch"}[self.silent]
 
     @property
@@ -95,7 +98,10 @@ def judged(report: Report) -> list[Line]:
     for mismatch in report.mismatches:
         for index in _concerned(report, mismatch.chunk, mismatch.code, mismatch.samples):
             said.setdefault(index, set()).add(mismatch.silent)
-    return [_line(index, chunk, said.get(index)) for index, chunk in enumerate(report.chunks)]
+    lines = [_line(index, chunk, said.get(index)) for index, chunk in enumerate(report.chunks)]
+    if report.chunk_size is None and any(one.against is None for one in report.compared):
+        return [replace(line, verdict="cannot tell") if line.ok else line for line in lines]
+    return lines
 
 
 def _concerned(
@@ -113,7 +119,7 @@ def _concerned(
 def _line(index: int, chunk: ChunkReport, silents: set[bool | None] | None) -> Line:
     if silents:
         worst = next(s for s in (True, None, False) if s in silents)
-        return Line(index, chunk, "MISMATCH", worst)
+        return Line(index, chunk, "MISMATCH", worst, also_loud={True, False} <= silents)
     wrong = [key.state for key in chunk.keys.values() if not key.ok]
     if not wrong:
         return Line(index, chunk, "ok")
@@ -275,3 +281,8 @@ def _samples(chunk: ChunkReport) -> str:
 
 def _number(count: int, noun: str) -> str:
     return f"{count} {noun if count == 1 else plural(noun)}"
+
+
+def is_known(found: KeyReport) -> bool:
+    """Whether anything is known of the rows of a key."""
+    return found.state != "cannot tell" or found.planned is not None or found.used is not None

@@ -86,7 +86,9 @@ def _table(report: Report) -> str:
         said.append(rows.left_out(report, left))
     for group in groups:
         if others := ", ".join(group[1:]):
-            said += wrapped(f"{one_line(others)}: the same rows as {one_line(group[0])}", then="  ")
+            known = any(rows.is_known(rows.state(chunk, group[0])) for chunk in report.chunks)
+            same = f"the same rows as {one_line(group[0])}" if known else "cannot tell either"
+            said += wrapped(f"{one_line(others)}: {same}", then="  ")
     if hidden := len(groups) - len(keys):
         said.append(f"… {hidden} more keys in report.chunks")
     said += wrapped(one_line(rows.right(report)), then="  ")
