@@ -129,6 +129,13 @@ COUNTS = {
         "If num_images is right, the batch lacks 1 image: pass it as the processor returned it. "
         "Otherwise give as num_images how many images of each sample are in the batch.",
     ),
+    "other sum, less": (
+        [1, 0, 1],
+        "num_images adds up to 2 images, but image_grid_thw has 3 rows, one per image. Every cut "
+        "after the first wrong count would be shifted. "
+        "If num_images is right, the batch has 1 image too many: pass it as the processor returned "
+        "it. Otherwise give as num_images how many images of each sample are in the batch.",
+    ),
     "negative": (
         [2, -1, 2],
         "num_images[1] is -1, but a count is a whole number, 0 or more. Nothing was read. "

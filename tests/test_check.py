@@ -567,6 +567,22 @@ def test_exception_of_a_slicer_that_returns_a_list_is_kept_too(batch):
     assert isinstance(report.error, KeyError)
 
 
+def test_key_that_a_slicer_looks_for_in_vain_is_followed_by_those_of_the_batch(batch):
+    def raising(inputs, chunk_size):
+        yield {"pixels": inputs["pixels"]}
+
+    report = vd.check(raising, batch)
+    elsewhere = vd.check(lambda inputs, chunk_size: [{}["pixels"]], batch)
+
+    assert report.mismatches[0].message.splitlines()[-1] == (
+        f"The batch has the keys {', '.join(batch.layout)}."
+    )
+    assert f"Not compared: rows of {len(batch.layout)} keys in 0 chunks" in " ".join(
+        str(report).split()
+    )
+    assert "The batch has" not in elsewhere.mismatches[0].message
+
+
 # --- the batch alone -----------------------------------------------------------------------
 
 

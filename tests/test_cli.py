@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 import vlmdebug as vd
-from vlmdebug.cli import main
+from vlmdebug.cli import _config, main
 from vlmdebug.mismatch import CODES
 
 
@@ -106,6 +106,17 @@ def test_processor_folder_settles_the_counts(tmp_path, capsys):
     )
 
 
+def test_config_in_the_folder_of_the_processor_is_read(tmp_path):
+    model, processor = vd.tiny.build("llava_next")
+    processor.save_pretrained(tmp_path)
+
+    assert _config(str(tmp_path)) is None
+    model.config.save_pretrained(tmp_path)
+    assert _config(str(tmp_path)).model_type == "llava_next"
+    (tmp_path / "config.json").write_text('{"model_type": "of_nobody"}')
+    assert _config(str(tmp_path)) is None
+
+
 NEIGHBOUR = "from neighbour import cut\n\n\ndef slicer(inputs, chunk_size):\n"
 
 
@@ -196,6 +207,26 @@ def test_file_that_cannot_be_tried_exits_2_and_says_why(saved, source, message, 
     assert re.search(message, said)
     assert not [line for line in said.splitlines() if line.strip().startswith("::")]
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Trainer.cut", "only functions at the top of trial.py can be named"),
+        ("rows", r"rows takes (inputs, start, stop), but a slicer takes (inputs, chunk_size)"),
+    ],
+)
+def test_function_of_another_shape_is_not_run(saved, name, message, capsys):
+    (saved / "trial.py").write_text(
+        "class Trainer:\n"
+        "    def cut(self, inputs, chunk_size):\n"
+        "        1 / 0\n"
+        "def rows(inputs, start, stop):\n"
+        "    1 / 0\n"
+    )
+
+    assert main(["check", f"{saved}/batch.pt", "--slicer", f"{saved}/trial.py:{name}"]) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

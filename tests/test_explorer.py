@@ -159,11 +159,26 @@ def test_slicer_that_cannot_run_is_said_and_the_rest_stays(inputs, processor):
         return 3
 
     explorer = vd.explore(broken, inputs, processor=processor)
-    assert "gave a int" in explorer.message
+    assert "returned an int" in explorer.message
 
     explorer.slicer = "corrected"
     assert explorer.message == ""
     assert explorer.report.ok
+
+
+@pytest.mark.parametrize("made", [0, 2])
+def test_exception_of_the_slicer_is_said_on_every_chunk_before_it(made, inputs, processor):
+    def broken(inputs, chunk_size):
+        yield from list(slicers.corrected(inputs, chunk_size))[:made]
+        raise KeyError("image_grid_thw")
+
+    explorer = vd.explore(broken, inputs, processor=processor)
+    for explorer.chunk in range(max(made, 1)):
+        assert "VLM008" in explorer._details
+
+
+def test_batch_without_a_slicer_is_as_planned(inputs, processor):
+    assert vd.explore(inputs, processor=processor)._judged["subject"].startswith("as planned on")
 
 
 def test_report_alone_is_shown_as_it_is(explorer):

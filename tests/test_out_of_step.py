@@ -306,3 +306,55 @@ def test_rest_of_several_images_is_not_said_to_be_of_one_sample():
     assert report.verdict == "MISMATCH"
     assert "its images become" not in said.splitlines()[0]
     assert "The batch has" in said
+
+
+@pytest.mark.parametrize("family", ["mllama", "qwen2_5_vl"])
+def test_text_that_names_images_of_which_the_batch_has_none_is_silent(family):
+    inputs, processor = real(family, (2, 1))
+    text = text_of(inputs, {})
+    model = vd.tiny.build(family)[0]
+
+    report = vd.check(text, processor=processor)
+
+    assert [(m.code, m.samples, m.silent) for m in report.mismatches] == [
+        ("VLM010", (0,), True),
+        ("VLM010", (1,), True),
+    ]
+    with torch.no_grad():
+        assert (model(**text).logits - model(**inputs).logits).abs().max() > 0.01
+    assert vd.check(inputs, processor=processor).ok
+
+
+def test_image_that_a_batch_of_llava_onevision_lost_is_found():
+    inputs, processor = real("llava_onevision", (2, 1, 1))
+    media = {key: inputs[key][:-1] for key in inputs if key not in TOKENS}
+
+    report = vd.check(text_of(inputs, media), processor=processor)
+
+    assert [(m.code, m.samples, m.silent) for m in report.mismatches] == [("VLM010", (2,), False)]
+    with pytest.raises(ValueError):
+        vd.tiny.build("llava_onevision")[0](**text_of(inputs, media))
+
+
+def test_samples_that_were_not_compared_are_not_ok():
+    inputs, processor = real()
+
+    alone = str(vd.check(inputs))
+    assert "cannot tell       0       2            22  ?" in alone
+    assert "AMBIGUOUS How many features each image has is not known" in alone
+    assert vd.check(inputs, processor=processor).ok
+
+
+def test_keys_of_which_nothing_is_known_are_not_said_to_have_the_same_rows():
+    inputs, processor = real(images=(2, 1, 1))
+    patches = int(inputs["image_grid_thw"][-1].prod())
+    media = {
+        "pixel_values": inputs["pixel_values"][:-patches],
+        "image_grid_thw": inputs["image_grid_thw"][:-1],
+    }
+
+    said = str(vd.check(text_of(inputs, media), processor=processor))
+
+    assert "image_grid_thw: cannot tell either" in said
+    assert "the same rows" not in said
+    assert "Pass num_images=[…], how many images of each" in said

@@ -113,6 +113,17 @@ def test_wrong_image_stands_beside_the_right_one(report, batch):
     assert thumbnail(batch, 3) not in page
 
 
+def test_dropped_mask_is_not_drawn_as_a_missing_image(batch):
+    def without_types(inputs, chunk_size):
+        for chunk in slicers.corrected(inputs, chunk_size):
+            yield {key: chunk[key] for key in chunk if key != "mm_token_type_ids"}
+
+    report = vd.check(without_types, batch, pictures=True)
+
+    assert [finding.code for finding in report.findings] == ["VLM003"]
+    assert "was passed" not in report.to_html().partition("Rows that each chunk")[0]
+
+
 def test_picture_hatches_what_was_handed_and_fills_what_is_owned(report):
     cut = picture.cuts(report, 1)
     shown = drawing(report.to_html())

@@ -176,6 +176,14 @@ def test_regression_test_fails_for_the_wrong_and_passes_for_the_right_slicer():
     run(source.replace("by_sample", "corrected"))
 
 
+def test_regression_tests_of_one_slicer_have_different_names():
+    found = vd.falsify_all(slicers.by_sample, families=["gemma4"])
+    names = [one.to_pytest("m:f").partition("def ")[2].partition("(")[0] for one in found]
+
+    assert "test_f_cuts_gemma4_images_0_0_audios_1_0" in names
+    assert len({*names}) == len(names) > 2
+
+
 def run(source):
     namespace = {}
     exec(source, namespace)

@@ -385,6 +385,17 @@ def test_what_cannot_be_told_is_no_mismatch_and_shows_a_question_mark() -> None:
     assert re.search(r"cannot tell +0 +0:2 +\? +\? +\? +cannot tell", to_text(ambiguous()))
 
 
+def test_chunk_with_a_silent_and_a_loud_mismatch_says_both() -> None:
+    report = mismatch()
+    loud, silent = (
+        [one for one in report.mismatches if one.silent is says] for says in (False, True)
+    )
+    both = replace(report, mismatches=(replace(loud[0], chunk=1), replace(silent[0], chunk=1)))
+
+    assert judged(both)[1].words == "MISMATCH silent and loud"
+    assert [line.short for line in judged(report)].count("silent and loud") == 0
+
+
 def test_batch_mismatch_marks_its_sample_alone() -> None:
     assert [line.words for line in judged(alone())] == ["ok", "MISMATCH loud"]
 

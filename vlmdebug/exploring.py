@@ -149,6 +149,7 @@ class Bench:
         else:
             tried = self._tried[slicer]()
             report = check(tried, self.batch, chunk_size=chunk_size, pictures=False)
+            report = replace(report, slicer=slicer)
         return replace(report, scene=self._scene)
 
     def thumbnail(self, image: int, rows: Rows | None = None) -> str | None:

@@ -297,7 +297,8 @@ class AskedDict(dict[str, Any]):
 
 
 def _named(given: object) -> str:
-    return "None" if given is None else f"a {type(given).__name__}"
+    name = type(given).__name__
+    return "None" if given is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def _steps(slicer: Slicer, inputs: AskedDict, chunk_size: int, finder: RowFinder) -> Iterator[Any]:

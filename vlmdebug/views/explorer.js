@@ -125,7 +125,7 @@ function render({ model, el }) {
     asked.replaceChildren(
       make("span", {}, ambiguities.join(" ")),
       make("label", {}, "images per sample", images), make("label", {}, "layout", layout),
-      make("button", { type: "submit" }, "read anew"));
+      make("button", { type: "submit" }, "read again"));
     asked.onsubmit = (event) => {
       event.preventDefault();
       const numbers = images.value.split(/[\s,]+/).filter(Boolean).map(Number);

@@ -210,7 +210,7 @@ class Explorer(anywidget.AnyWidget):
         """The cut of the chunk: what it owns, and what it was passed."""
         report = self.report
         if report is None or not report.chunks:
-            self._cut = {}
+            self._cut, self._details = {}, self._picked()
             return
         said = picture.description(report, self.chunk) if self._lanes else ""
         self._cut = {
@@ -245,7 +245,9 @@ class Explorer(anywidget.AnyWidget):
         report = self.report
         if report is None:
             return ""
-        found = group([m for m in report.mismatches if m.chunk in (self.chunk, None)])
+        made = len(report.chunks)  # a slicer that raised made no chunk there
+        shown = (self.chunk, None, made)
+        found = group([m for m in report.mismatches if m.chunk in shown])
         parts = [] if found else [self._relief(report)]
         for finding in found[:MOST_FINDINGS]:
             text = escaped(finding.message).replace("\n", "<br>")
@@ -270,7 +272,7 @@ class Explorer(anywidget.AnyWidget):
 
     def _relief(self, report: Report) -> str:
         """The proof that a right chunk is right: its samples and their own images."""
-        if report.chunk_size is None or not rows.judged(report)[self.chunk].ok:
+        if report.chunk_size is None or not report.chunks or not rows.judged(report)[self.chunk].ok:
             return ""
         chunk = report.chunks[self.chunk]
         one = len(chunk.samples) == 1
