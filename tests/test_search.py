@@ -180,7 +180,7 @@ def test_regression_tests_of_one_slicer_have_different_names():
     found = vd.falsify_all(slicers.by_sample, families=["gemma4"])
     names = [one.to_pytest("m:f").partition("def ")[2].partition("(")[0] for one in found]
 
-    assert "test_f_cuts_gemma4_images_0_0_audios_1_0" in names
+    assert "test_f_cuts_gemma4_images_0_0_audio_clips_1_0" in names
     assert len({*names}) == len(names) > 2
 
 

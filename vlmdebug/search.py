@@ -7,6 +7,7 @@ batch that was tried tells the slicer from a right one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import (
     Callable,
     Collection,
@@ -122,10 +123,9 @@ class Counterexample:
         """
         imported, name = _imported(slicer) if "{}" in self.call else (VLMDEBUG, "slicer")
         spec = self.case.spec
-        clips = {"videos": spec.videos_per_sample, "audios": spec.audios_per_sample}
-        counts = {"images": spec.images_per_sample, **{u: n for u, n in clips.items() if any(n)}}
-        each = [str(word) for unit, numbers in counts.items() for word in (unit, *numbers)]
-        test = "_".join(["test", name, "cuts", spec.family, *each])
+        size = f" chunk size {self.chunk_size}" if self.chunk_size != 1 else ""
+        case = f"{spec!r}{size}".replace(" per sample", "")
+        test = re.sub(r"\W+", "_", f"test_{name}_cuts_{case}").strip("_")
         return (
             f"{imported}\n\n\n"
             f"def {test}() -> None:\n"
