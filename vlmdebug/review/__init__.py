@@ -69,10 +69,12 @@ class Review:
         parts = [str(remark) for remark in self.findings]
         unsure = [str(remark) for remark in self.remarks if remark.unsure is not None]
         if unsure:
-            parts += ["No findings, for they hang on a test that cannot be read:", *unsure]
+            parts += ["No findings, because a condition could not be evaluated:", *unsure]
         if self.not_judged:
             parts.append(
-                "\n".join(["Not judged, for the bounds cannot be read:", *self.not_judged])
+                "\n".join(
+                    ["Not judged, because the bounds could not be resolved:", *self.not_judged]
+                )
             )
         return harmless("\n\n".join([*parts, self._summary]))
 
