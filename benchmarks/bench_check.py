@@ -10,8 +10,8 @@ from dataclasses import replace
 import torch
 
 from benchmarks.bench_slicing import seconds
-from vlmdebug.cases import make
 from vlmdebug.families import FAMILIES, BatchSpec
+from vlmdebug.running.synthetic import make
 from vlmdebug.slicers import by_sample, corrected
 from vlmdebug.tracing.check import check
 

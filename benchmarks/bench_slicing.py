@@ -18,10 +18,10 @@ from typing import Any
 import torch
 
 from vlmdebug.batch import Batch
-from vlmdebug.cases import make
 from vlmdebug.codegen import export
 from vlmdebug.families import FAMILIES, BatchSpec
 from vlmdebug.plan import chunk_bounds
+from vlmdebug.running.synthetic import make
 
 SAMPLES = 1024
 

@@ -11,9 +11,10 @@ from oracle import clips_per_sample, owned_by_sample
 from transformers import BatchEncoding, BatchFeature
 
 import vlmdebug as vd
-from vlmdebug.cases import cases, make
 from vlmdebug.families import FAMILIES
 from vlmdebug.plan import Counts, Rows, chunk_bounds, rows_of
+from vlmdebug.running.cases import cases
+from vlmdebug.running.synthetic import make
 
 any_case = st.sampled_from(sorted(FAMILIES)).flatmap(lambda name: cases(FAMILIES[name]))
 

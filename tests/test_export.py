@@ -11,11 +11,11 @@ import torch
 
 import vlmdebug as vd
 from vlmdebug import slicers
-from vlmdebug.cases import with_every_key
 from vlmdebug.cli import main
 from vlmdebug.codegen import Code
 from vlmdebug.families import FAMILIES
 from vlmdebug.layout import Media
+from vlmdebug.running.synthetic import with_every_key
 
 OTHERS = {
     "gemma4": ["image_grid_thw", "image_sizes", "tiles =", "pixel_attention_mask"],

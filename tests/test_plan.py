@@ -13,9 +13,10 @@ from oracle import clips_per_sample, owned_by_sample, owned_rows
 
 import vlmdebug as vd
 from vlmdebug import slicers
-from vlmdebug.cases import cases, make
 from vlmdebug.families import FAMILIES
 from vlmdebug.plan import Counts, Rows, as_counts, chunk_bounds, rows_of
+from vlmdebug.running.cases import cases
+from vlmdebug.running.synthetic import make
 
 counts = st.lists(st.integers(0, 4), min_size=1, max_size=6)
 

@@ -11,10 +11,13 @@ import pytest
 
 import vlmdebug as vd
 from vlmdebug import slicers
-from vlmdebug.cases import Case, Limits, make, smaller
 from vlmdebug.families import FAMILIES, BatchSpec
 from vlmdebug.families.release import takes
-from vlmdebug.search import _kinds, _Search
+from vlmdebug.running.cases import Case
+from vlmdebug.running.search import Search, kinds_of
+from vlmdebug.running.settings import FalsifySettings
+from vlmdebug.running.shrink import smaller
+from vlmdebug.running.synthetic import make
 from vlmdebug.testing import assert_slices
 
 SMALLEST = {
@@ -77,11 +80,11 @@ def test_no_case_comes_twice_and_what_is_written_tells_cases_apart():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_nothing_can_be_left_out_of_a_counterexample(family):
     for found in vd.falsify_all(slicers.by_sample, families=[family]):
-        kinds = _kinds(found.report.mismatches)
+        kinds = kinds_of(found.report.mismatches)
         for case in smaller(found.case):
             report = vd.check(slicers.by_sample, make(case.spec), chunk_size=case.chunk_size)
 
-            assert not kinds <= _kinds(report.mismatches)
+            assert not kinds <= kinds_of(report.mismatches)
 
 
 def test_silent_mistake_is_not_hidden_behind_one_of_the_same_cause():
@@ -154,9 +157,8 @@ def test_chunks_larger_than_the_batch_are_tried():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_no_case_is_tried_twice_and_the_first_are_the_smallest(family):
-    drawn = list(
-        islice(_Search(slicers.corrected, Limits(), 100, None, 0, None).of(FAMILIES[family]), 100)
-    )
+    search = Search(slicers.corrected, FalsifySettings(max_examples=100))
+    drawn = list(islice(search.of(FAMILIES[family]), 100))
 
     assert len(set(drawn)) == 100
     assert [case.spec.images_per_sample for case in drawn[:5]] == [(0,), (1,), (2,), (0, 0), (0, 1)]
@@ -569,7 +571,8 @@ def test_case_with_labels_that_are_not_the_matter_stands_for_the_one_without():
         chunk.update(labels=chunk["input_ids"], input_ids=chunk["input_ids"].flip(0))
 
     labelled = Case(BatchSpec("llava", (1, 1), (1, 1), labels=True), 2)
-    search = _Search(changed(wrong), Limits(), 10, 0, 0, {"llava": 0})  # no time to leave more out
+    no_time = FalsifySettings(["llava"], seconds=0)  # to leave more out
+    search = Search(changed(wrong), no_time, {"llava": 0})
 
     assert search.kinds(labelled)
     assert repr(search.smallest(labelled)) == "llava: images per sample [1, 1], chunk size 2"
@@ -834,7 +837,7 @@ def test_regression_test_makes_the_videos_again():
             "one whole number above 0 per video",
         ),
         ("gemma4", {"videos_per_sample": [1, -1]}, "videos_per_sample"),
-        ("gemma4", {"padding_side": "top"}, "padding_side is 'top', but shorter samples are"),
+        ("gemma4", {"padding_side": "top"}, "padding_side is 'top', but it takes"),
         ("llava", {"position_ids": True}, "llava is not known to take any of three rows per"),
     ],
 )

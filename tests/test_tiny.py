@@ -521,8 +521,8 @@ REFUSED = [
     ),
     pytest.param(
         {"padding_side": "top"},
-        "padding_side is 'top', but padding goes to the left or to the right. "
-        'Pass "left", "right" or None.',
+        'padding_side is \'top\', but it takes "right", "left" or None. '
+        "batch did nothing. Pass another padding_side.",
         id="padding side",
     ),
 ]

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from vlmdebug import tiny as tiny
     from vlmdebug.batch import Ambiguity as Ambiguity
     from vlmdebug.batch import Batch as Batch
-    from vlmdebug.cases import make_batch as make_batch
     from vlmdebug.codegen import Code as Code
     from vlmdebug.codegen import export as export
     from vlmdebug.errors import AmbiguousError as AmbiguousError
@@ -35,9 +34,10 @@ if TYPE_CHECKING:
     from vlmdebug.plan import Counts as Counts
     from vlmdebug.plan import Rows as Rows
     from vlmdebug.report import Report as Report
-    from vlmdebug.search import Counterexample as Counterexample
-    from vlmdebug.search import falsify as falsify
-    from vlmdebug.search import falsify_all as falsify_all
+    from vlmdebug.running.counterexample import Counterexample as Counterexample
+    from vlmdebug.running.falsify import falsify as falsify
+    from vlmdebug.running.falsify import falsify_all as falsify_all
+    from vlmdebug.running.synthetic import make_batch as make_batch
     from vlmdebug.tracing.callback import WatchCallback as WatchCallback
     from vlmdebug.tracing.check import check as check
     from vlmdebug.tracing.check import plot_layout as plot_layout
@@ -57,7 +57,7 @@ _HOME = {
     "BadInput": "errors",
     "Batch": "batch",
     "Code": "codegen",
-    "Counterexample": "search",
+    "Counterexample": "running.counterexample",
     "Counts": "plan",
     "Layout": "layout",
     "Mismatch": "mismatch",
@@ -72,9 +72,9 @@ _HOME = {
     "check": "tracing.check",
     "explore": "exploring",
     "export": "codegen",
-    "falsify": "search",
-    "falsify_all": "search",
-    "make_batch": "cases",
+    "falsify": "running.falsify",
+    "falsify_all": "running.falsify",
+    "make_batch": "running.synthetic",
     "plot_layout": "tracing.check",
     "probe": "families.probe",
     "prove": "tracing.prove",

@@ -16,6 +16,7 @@ from traceback import format_exc
 from typing import Any
 
 from vlmdebug.errors import BadInput, VlmDebugError
+from vlmdebug.running.settings import FalsifySettings, options
 from vlmdebug.safe import harmless, one_line, plain
 
 OK, FOUND, FAILED = 0, 1, 2
@@ -93,27 +94,8 @@ def _parser() -> argparse.ArgumentParser:
         help="your function (inputs, chunk_size), or (model, inputs, chunk_size), which is "
         "recorded; the file is run. Or a slicer of the 5452 story",
     )
-    falsify.add_argument(
-        "--family", action="append", help="try this family only; may be given several times"
-    )
+    _search_options(falsify)
     falsify.add_argument("--all", action="store_true", help="every kind of mismatch in each family")
-    falsify.add_argument(
-        "--max-examples", type=int, default=200, help="cases per family (default 200)"
-    )
-    falsify.add_argument(
-        "--no-text-only",
-        action="store_true",
-        help="try no samples without images, where your trainer refuses them",
-    )
-    falsify.add_argument("--no-clips", action="store_true", help="try no videos and audio clips")
-    falsify.add_argument(
-        "--no-position-ids",
-        action="store_true",
-        help="try no batches with M-RoPE's position_ids, if your trainer does not add them",
-    )
-    falsify.add_argument(
-        "--padding-side", choices=("right", "left"), help="pad on this side only (default both)"
-    )
     falsify.add_argument("--pytest", action="store_true", help="print a regression test")
     falsify.set_defaults(run=_falsify)
 
@@ -173,6 +155,20 @@ def _batch_options(command: argparse.ArgumentParser) -> None:
             metavar="N,N,…",
             help=f"{option} per sample, such as {example}",
         )
+
+
+def _search_options(command: argparse.ArgumentParser) -> None:
+    """The flags of `FalsifySettings`; one that is not given keeps its default."""
+    for option in options():
+        flag, argument = option.metadata["flag"], option.metadata["argument"]
+        said = option.metadata["meaning"].replace("`", "").replace("%", "%%")
+        if argument.get("action") == "store_false":
+            said = f"{option.name}=False. {said}"
+        elif argument.get("action") == "append":
+            said += " May be given several times."
+        elif option.default is not None:
+            said += f" Default: {option.default}."
+        command.add_argument(flag, dest=option.name, default=option.default, help=said, **argument)
 
 
 def _numbers(text: str) -> list[int]:
@@ -303,32 +299,21 @@ def _slicer(name: str, what: str) -> Iterator[Any]:
         yield record(function) if takes_model(function) else function
 
 
-def _falsify(options: argparse.Namespace) -> int:
-    from vlmdebug.search import falsify, falsify_all
+def _falsify(arguments: argparse.Namespace) -> int:
+    from vlmdebug.running.search import Search
 
-    tried = {}
-    settings = {
-        "families": options.family,
-        "max_examples": options.max_examples,
-        "text_only": not options.no_text_only,
-        "clips": not options.no_clips,
-        "position_ids": not options.no_position_ids,
-        "padding_side": options.padding_side,
-        "tried": tried,
-    }
-    with _slicer(options.slicer, "SLICER") as slicer:
-        if options.all:
-            found = falsify_all(slicer, **settings)
-        else:
-            first = falsify(slicer, **settings)
-            found = () if first is None else (first,)
+    tried: dict[str, int] = {}
+    settings = FalsifySettings(**{one.name: getattr(arguments, one.name) for one in options()})
+    with _slicer(arguments.slicer, "SLICER") as slicer:
+        search = Search(slicer, settings, tried)
+        found = search.all() if arguments.all else [one for one in [search.first()] if one]
     for example in found:
         _print(example)
         for finding in example.report.findings:
             _show(f"  {finding.code} {finding.title} ({finding.loudness})")
             _print("\n".join(f"    {line}" for line in plain(finding.message).splitlines()))
-        if options.pytest:
-            _print(f"\n{example.to_pytest(_import_name(options.slicer))}")
+        if arguments.pytest:
+            _print(f"\n{example.to_pytest(_import_name(arguments.slicer))}")
     if not found:
         _print("no counterexample, which is evidence and no proof; cases tried:")
     for family, count in tried.items():

@@ -88,9 +88,10 @@ class Code:
             MismatchError: The smallest batch that it cuts wrongly.
             AmbiguousError: It cut none wrongly, but on some it could not be judged.
         """
-        from vlmdebug.cases import with_every_key
         from vlmdebug.families import find_family
-        from vlmdebug.search import Tried, survived
+        from vlmdebug.running.counterexample import Tried
+        from vlmdebug.running.falsify import survived
+        from vlmdebug.running.synthetic import with_every_key
         from vlmdebug.tracing.check import check
 
         family = find_family(self.family)

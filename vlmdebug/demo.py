@@ -17,8 +17,9 @@ from vlmdebug.batch import Batch
 from vlmdebug.codegen import export
 from vlmdebug.families.read import read_batch
 from vlmdebug.report import Report
+from vlmdebug.signature import Slicer
 from vlmdebug.slicers import STORY
-from vlmdebug.tracing.check import Slicer, check
+from vlmdebug.tracing.check import check
 from vlmdebug.tracing.prove import Proof, prove
 from vlmdebug.wording import number
 

@@ -10,7 +10,7 @@ import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, overload
 
 from vlmdebug.batch import Batch
 from vlmdebug.codegen import export
@@ -20,8 +20,9 @@ from vlmdebug.families.read import read_as_it_is
 from vlmdebug.given import public
 from vlmdebug.plan import Rows, chunk_bounds
 from vlmdebug.report import Report
+from vlmdebug.signature import Slicer
 from vlmdebug.slicers import STORY
-from vlmdebug.tracing.check import Slicer, check
+from vlmdebug.tracing.check import check
 
 if TYPE_CHECKING:
     from vlmdebug.views.explorer import Explorer
@@ -30,6 +31,27 @@ PLANNED = "as planned"
 TRL = {"trl grpo": "grpo", "trl rloo": "rloo", "trl grpo-buffer": "grpo-buffer"}
 
 
+@overload
+def explore(
+    slicer: Slicer,
+    batch: Any,
+    /,
+    *,
+    chunk_size: int = 1,
+    pictures: Sequence[Any] | None = None,
+    **reading: Any,
+) -> Explorer: ...
+@overload
+def explore(report: Report, /) -> Explorer: ...
+@overload
+def explore(
+    batch: Any,
+    /,
+    *,
+    chunk_size: int = 1,
+    pictures: Sequence[Any] | None = None,
+    **reading: Any,
+) -> Explorer: ...
 @public
 def explore(
     *args: Any, chunk_size: int = 1, pictures: Sequence[Any] | None = None, **reading: Any

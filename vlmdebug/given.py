@@ -7,7 +7,7 @@ transformers and torch are known by the names of their classes, so that neither 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, Collection, Iterable, MutableMapping
 from difflib import get_close_matches
 from functools import wraps
 from numbers import Integral, Real
@@ -15,6 +15,7 @@ from pathlib import PurePath
 from typing import Any, ParamSpec, TypeVar
 
 from vlmdebug.errors import BadInput
+from vlmdebug.layout import STREAMS
 from vlmdebug.safe import one_line
 
 P = ParamSpec("P")
@@ -44,6 +45,8 @@ ELSEWHERE = {"model": "model=", "config": "config=", "processor": "processor="}
 PARTS = ("tokenizer", "image processor", "video processor", "feature extractor")
 """Parts of a processor: the processor has them all."""
 STARRED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+SIDES = ("right", "left")
+"""Where shorter samples are padded."""
 ALSO = ("chunk_size", "pictures")
 """Arguments of functions that pass the others on to `read_batch`."""
 
@@ -114,6 +117,15 @@ def _seconds(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and float(value) >= 0
 
 
+def _one_of(names: tuple[str, ...], value: Any) -> bool:
+    return isinstance(value, str) and value in names
+
+
+def _kinds_of_clips(value: Any) -> bool:
+    listed = isinstance(value, Collection) and not isinstance(value, str)
+    return isinstance(value, bool) or (listed and all(_one_of(STREAMS, one) for one in value))
+
+
 def _none_or(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: value is None or check(value)
 
@@ -131,8 +143,12 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "families": (_none_or(_listed), NAMES),
     "tried": (_none_or(_is(MutableMapping)), "a dict to be filled, such as {}"),
     **dict.fromkeys(("text_only", "labels", "position_ids"), (_flag, "True or False")),
-    "clips": (lambda value: _flag(value) or _texts(value), 'True, False, ["video"] or ["audio"]'),
-    **dict.fromkeys(("padding_side", "placeholder"), (_none_or(_is(str)), "a text, or left out")),
+    "clips": (_kinds_of_clips, 'True, False, ["video"] or ["audio"]'),
+    "padding_side": (
+        lambda value: value is None or _one_of(SIDES, value),
+        '"right", "left" or None',
+    ),
+    "placeholder": (_none_or(_is(str)), "a text, or left out"),
     **dict.fromkeys(("on_mismatch", "key", "code"), (_is(str), "a text")),
     "texts": (_none_or(_texts), "a list of texts, one per sample"),
     "text": (_is(str), "the source, as text"),
@@ -149,6 +165,19 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
 """What arguments of these names hold, in every public function."""
 
 
+def refuse_other_value(name: str, value: object, effect: str) -> None:
+    """Refuse what an argument of that name does not take; `effect` says what came of it.
+
+    Raises:
+        BadInput: `CHECKS[name]` does not hold.
+    """
+    holds, takes = CHECKS[name]
+    if not holds(value):
+        raise BadInput(
+            f"{name} is {described(value)}, but it takes {takes}. {effect} Pass another {name}."
+        )
+
+
 def public(function: Callable[P, R]) -> Callable[P, R]:
     """Arguments are checked by `CHECKS`; calls that Python itself refuses are a `BadInput` too."""
     signature = inspect.signature(function)
@@ -157,11 +186,8 @@ def public(function: Callable[P, R]) -> Callable[P, R]:
     @wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
         for name, value in (*zip(places, args, strict=False), *kwargs.items()):
-            if name in CHECKS and not CHECKS[name][0](value):
-                raise BadInput(
-                    f"{name} is {described(value)}, but it takes {CHECKS[name][1]}. "
-                    f"{function.__name__} did nothing. Pass another {name}."
-                )
+            if name in CHECKS:
+                refuse_other_value(name, value, f"{function.__name__} did nothing.")
         try:
             return function(*args, **kwargs)
         except TypeError:

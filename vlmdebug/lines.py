@@ -21,7 +21,8 @@ from typing import Any
 
 from vlmdebug.errors import AmbiguousError, BadInput
 from vlmdebug.given import public
-from vlmdebug.search import Slicer, falsify
+from vlmdebug.running.falsify import falsify
+from vlmdebug.signature import Slicer
 from vlmdebug.slicers import corrected
 
 

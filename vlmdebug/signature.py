@@ -7,18 +7,20 @@ it. What has no signature (a built-in) is taken as it is.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import update_wrapper
 from typing import Any
 
 from vlmdebug.errors import BadInput
 from vlmdebug.safe import one_line
 
+Slicer = Callable[[Any, int], Iterable[Mapping[str, Any]]]
+"""A function of `(inputs, chunk_size)` that gives the model inputs of each chunk."""
 SLICER = "a slicer takes (inputs, chunk_size) and gives the model inputs of each chunk"
 LOOP = "record takes the code that calls a model: a function of (model, inputs, chunk_size)"
 
 
-def as_slicer(function: Callable[..., Any]) -> Callable[..., Any]:
+def as_slicer(function: Callable[..., Any]) -> Slicer:
     """The function, to be called as `(inputs, chunk_size)`, also where it takes the size by name.
 
     Raises:

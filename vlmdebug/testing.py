@@ -13,44 +13,41 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from vlmdebug.batch import Batch
-from vlmdebug.cases import Limits, cases, make
 from vlmdebug.errors import MismatchError
-from vlmdebug.families import FAMILIES, family_named
 from vlmdebug.families.streams import clip_of
 from vlmdebug.given import public
 from vlmdebug.layout import STREAMS, plural
-from vlmdebug.search import Slicer, Tried, falsify
+from vlmdebug.running.cases import cases, families_of
+from vlmdebug.running.counterexample import Tried
+from vlmdebug.running.search import Search
+from vlmdebug.running.settings import DEFAULTS, FalsifySettings, documented
+from vlmdebug.running.synthetic import make
+from vlmdebug.signature import Slicer
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
 
+@documented
 @public
 def assert_slices(
     slicer: Slicer,
     *,
-    families: Sequence[str] | None = None,
-    max_examples: int = 200,
-    seed: int = 0,
-    text_only: bool = True,
-    clips: bool | Collection[str] = True,
-    position_ids: bool = True,
-    padding_side: str | None = None,
+    families: Sequence[str] | None = DEFAULTS.families,
+    max_examples: int = DEFAULTS.max_examples,
+    seconds: float | None = DEFAULTS.seconds,
+    seed: int = DEFAULTS.seed,
+    text_only: bool = DEFAULTS.text_only,
+    clips: bool | Collection[str] = DEFAULTS.clips,
+    position_ids: bool = DEFAULTS.position_ids,
+    padding_side: str | None = DEFAULTS.padding_side,
 ) -> None:
     """Fail unless `slicer` is seen to cut every generated batch rightly.
 
     Args:
         slicer: A function of `(inputs, chunk_size)` that gives the model inputs of each chunk; make
             one of code that calls a model with `vlmdebug.record`.
-        families: Layout families to try; all by default.
-        max_examples: Batches per family.
-        seed: The same seed tries the same batches.
-        text_only: Whether samples without images are tried; False where your trainer refuses them.
-        clips: Whether videos and audio clips are tried, where a layout's models take them;
-            `["video"]` or `["audio"]` where your trainer takes one of the two.
-        position_ids: Whether M-RoPE's `position_ids` are tried, where a layout's models take them;
-            False where your trainer does not compute them ahead.
-        padding_side: `"right"` or `"left"`, where your trainer pads on that side only.
+        options: As `FalsifySettings` describes them.
 
     It warns where videos or audio were tried and `slicer` passed none: they were not checked.
 
@@ -62,17 +59,10 @@ def assert_slices(
     """
     tried: dict[str, int] = {}
     __tracebackhide__ = True  # pytest shows the message, not these lines
-    found = falsify(
-        slicer,
-        families=families,
-        max_examples=max_examples,
-        seed=seed,
-        text_only=text_only,
-        clips=clips,
-        position_ids=position_ids,
-        padding_side=padding_side,
-        tried=tried,
+    settings = FalsifySettings(
+        families, max_examples, seconds, seed, text_only, clips, position_ids, padding_side
     )
+    found = Search(slicer, settings, tried).first()
     if found is None:
         _warn_of_what_was_left_out(tried)
         return
@@ -103,19 +93,32 @@ def _warn_of_what_was_left_out(tried: Mapping[str, int]) -> None:
     )
 
 
+@documented
 @public
 def batches(
-    families: Sequence[str] | None = None,
+    families: Sequence[str] | None = DEFAULTS.families,
     *,
-    text_only: bool = True,
-    clips: bool | Collection[str] = True,
-    position_ids: bool = True,
-    padding_side: str | None = None,
+    text_only: bool = DEFAULTS.text_only,
+    clips: bool | Collection[str] = DEFAULTS.clips,
+    position_ids: bool = DEFAULTS.position_ids,
+    padding_side: str | None = DEFAULTS.padding_side,
 ) -> SearchStrategy[Batch]:
-    """Hypothesis strategy of synthetic batches, smallest first, for tests of one's own."""
+    """Hypothesis strategy of synthetic batches, smallest first, for tests of one's own.
+
+    Args:
+        options: As `FalsifySettings` describes them.
+
+    Raises:
+        BadInput: A family is unknown, or an option has a value that it does not take.
+    """
     from hypothesis import strategies as st
 
-    known = [family_named(name) for name in families or FAMILIES]
-    limits = Limits(text_only, clips, position_ids, padding_side)
-    drawn = st.one_of([cases(one, limits) for one in known])
+    settings = FalsifySettings(
+        families or None,
+        text_only=text_only,
+        clips=clips,
+        position_ids=position_ids,
+        padding_side=padding_side,
+    )
+    drawn = st.one_of([cases(family, settings) for family in families_of(settings)])
     return drawn.map(lambda case: make(case.spec))

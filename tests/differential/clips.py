@@ -15,8 +15,9 @@ from typing import Any
 from oracle import clips_per_sample, owned_by_sample
 
 from differential.sound import KEPT_WITHOUT_IMAGES, Sound
-from vlmdebug.cases import Limits, draw, make
 from vlmdebug.families import family_named
+from vlmdebug.running.cases import draw
+from vlmdebug.running.synthetic import make
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +40,7 @@ class Synthesized(Sound):
 def synthesized(family: str, number: int) -> Synthesized:
     """The batch of that number, drawn at random."""
     dice = Random(f"{family} {number}")
-    spec = draw(family_named(family), dice.randint, Limits()).spec
+    spec = draw(family_named(family), dice.randint).spec
     batch = make(spec)
     owned = {key: _owned(spec, key) for key in batch.layout.media}
     return Synthesized(family, spec.images_per_sample, dict(batch.inputs), owned, spec, batch)

@@ -61,7 +61,7 @@ def batch(
     counts = checked_counts(images_per_sample)
     marked = _default_texts(counts, seed) if texts is None else _marked(texts, counts)
     pictures = images(counts, sizes, seed)
-    padding = {} if padding_side is None else {"padding_side": _checked_side(padding_side)}
+    padding = {} if padding_side is None else {"padding_side": padding_side}
     # Any: upstream types these options as a TypedDict of TypedDicts, but takes them flat too.
     process: Any = processor or _processor(family)
     made = process(
@@ -125,12 +125,3 @@ def _with_marks(sample: int, text: str, count: int) -> str:
             f"{count} images. Write it once per image, or leave it out to put all images in front."
         )
     return text if marks else " ".join([*[MARKER] * count, text])
-
-
-def _checked_side(padding_side: str) -> str:
-    if padding_side not in ("left", "right"):
-        raise BadInput(
-            f"padding_side is {padding_side!r}, but padding goes to the left or to the right. "
-            'Pass "left", "right" or None.'
-        )
-    return padding_side

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
@@ -22,15 +22,13 @@ from vlmdebug.given import public
 from vlmdebug.plan import Rows, chunk_bounds
 from vlmdebug.report import Report
 from vlmdebug.safe import one_line
-from vlmdebug.signature import as_slicer
+from vlmdebug.signature import Slicer, as_slicer
 from vlmdebug.tracing.chunks import used_chunk
 from vlmdebug.tracing.rows import RowFinder
 from vlmdebug.used import Run, UsedChunk
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-Slicer = Callable[[dict[str, Any], int], Iterable[Mapping[str, Any]]]
 
 SMALL = 8
 """Samples and images of a batch whose images are drawn unasked."""
@@ -40,6 +38,20 @@ MOST_CHUNKS = 10
 """Chunks per sample after which a slicer is not waited for any longer."""
 
 
+@overload
+def check(
+    slicer: Slicer,
+    batch: Any,
+    /,
+    *,
+    chunk_size: int = 1,
+    pictures: bool | Sequence[Any] | None = None,
+    **reading: Any,
+) -> Report: ...
+@overload
+def check(
+    batch: Any, /, *, pictures: bool | Sequence[Any] | None = None, **reading: Any
+) -> Report: ...
 @public
 def check(
     *args: Any,

@@ -17,8 +17,8 @@ from vlmdebug.batch import BOOKKEEPING, Batch
 from vlmdebug.errors import BadInput
 from vlmdebug.families.read import read_batch
 from vlmdebug.given import described, kind_of, public
-from vlmdebug.signature import as_slicer
-from vlmdebug.tracing.check import Slicer, run
+from vlmdebug.signature import Slicer, as_slicer
+from vlmdebug.tracing.check import run
 from vlmdebug.wording import name_samples
 
 FEWER = frozenset({"logits_to_keep", "num_logits_to_keep"})

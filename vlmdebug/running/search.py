@@ -1,4 +1,4 @@
-"""`falsify`: find the smallest batch that breaks a slicer.
+"""One slicer on trial: which generated cases it cuts wrongly, and the smallest of these.
 
 Cases are tried from the smallest on, then at random, a few of each family before many of any; what
 fails is made smaller, one thing at a time, as long as it fails. `None` is evidence, not a proof: no
@@ -7,274 +7,35 @@ batch that was tried tells the slicer from a right one.
 
 from __future__ import annotations
 
-import re
-from collections.abc import (
-    Callable,
-    Collection,
-    Iterable,
-    Iterator,
-    Mapping,
-    MutableMapping,
-    Sequence,
-)
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from dataclasses import replace
 from difflib import get_close_matches
 from itertools import chain, islice
-from keyword import iskeyword
 from random import Random
 from time import monotonic
 from typing import Any, NamedTuple
 
 from vlmdebug.batch import Batch
-from vlmdebug.cases import Case, Limits, draw, make, simplest, smaller
 from vlmdebug.compare import compare
-from vlmdebug.errors import AmbiguousError, BadInput, MismatchError
-from vlmdebug.families import FAMILIES, BatchSpec, Family, family_named
-from vlmdebug.families.base import ASKED_FOR
+from vlmdebug.errors import AmbiguousError, BadInput
+from vlmdebug.families import Family
 from vlmdebug.families.release import TYPES, takes
 from vlmdebug.families.streams import KEYS, clip_of
-from vlmdebug.given import public
-from vlmdebug.literals import literal
 from vlmdebug.mismatch import Mismatch
 from vlmdebug.report import Report
-from vlmdebug.safe import one_line
-from vlmdebug.signature import as_slicer
+from vlmdebug.running.cases import Case, draw, families_of, simplest
+from vlmdebug.running.counterexample import Counterexample, Tried
+from vlmdebug.running.settings import FalsifySettings
+from vlmdebug.running.shrink import smaller
+from vlmdebug.running.synthetic import make
+from vlmdebug.signature import Slicer, as_slicer
 from vlmdebug.used import Run
 from vlmdebug.wording import number
 
 FIRST_ROUND = 48
 """Cases of each family that are tried before more of any; each round has four times as many."""
-VLMDEBUG = "import vlmdebug as vd"
 MADE_BY_TRAINERS = ("labels", "position_ids")
 """Token keys that come with some batches, and that other trainers make for themselves."""
-
-
-class Tried(int):
-    """How many cases were judged: a number that knows what was left out of them.
-
-    Attributes:
-        left_out: What was not checked: keys that some cases had and that the slicer passed in none.
-
-    >>> Tried(200, ("input_features",))
-    200 (not checked: input_features)
-    """
-
-    left_out: tuple[str, ...]
-
-    def __new__(cls, cases: int, left_out: Iterable[str] = ()) -> Tried:
-        self = super().__new__(cls, cases)
-        self.left_out = tuple(left_out)
-        return self
-
-    def __repr__(self) -> str:
-        if not self.left_out:
-            return int.__repr__(self)
-        return f"{int.__repr__(self)} (not checked: {', '.join(map(one_line, self.left_out))})"
-
-    __str__ = int.__repr__
-
-
-Slicer = Callable[[Any, int], Iterable[Mapping[str, Any]]]
-
-
-@dataclass(frozen=True, repr=False)
-class Counterexample:
-    """A smallest batch that a slicer cuts wrongly: `gemma4: images per sample [2], chunk size 1`.
-
-    Attributes:
-        case: The batch's specification and the chunk size.
-        report: What `check` says of it.
-        call: How a test makes the slicer of what it imports: `"vd.record({})"`.
-    """
-
-    case: Case
-    report: Report
-    call: str = "{}"
-
-    @property
-    def family(self) -> str:
-        """Name of the layout family."""
-        return self.case.spec.family
-
-    @property
-    def batch(self) -> Batch:
-        """The batch, made anew."""
-        return make(self.case.spec)
-
-    @property
-    def chunk_size(self) -> int:
-        """Samples per chunk."""
-        return self.case.chunk_size
-
-    @property
-    def error(self) -> BaseException | None:
-        """What the slicer raised, if it did."""
-        return self.report.error
-
-    def to_pytest(self, slicer: str = "my_module:slicer") -> str:
-        """Source of a regression test.
-
-        Args:
-            slicer: Where the test imports from, `module:name`: the slicer or, where that is
-                recorded, the function that calls the model.
-
-        Raises:
-            BadInput: `slicer` has no module or no name.
-        """
-        imported, name = _imported(slicer) if "{}" in self.call else (VLMDEBUG, "slicer")
-        spec = self.case.spec
-        size = f" chunk size {self.chunk_size}" if self.chunk_size != 1 else ""
-        case = f"{spec!r}{size}".replace(" per sample", "")
-        test = re.sub(r"\W+", "_", f"test_{name}_cuts_{case}").strip("_")
-        return (
-            f"{imported}\n\n\n"
-            f"def {test}() -> None:\n"
-            f"    batch = vd.make_batch({literal(spec.family)}, {_arguments(spec)})\n"
-            + ("    config = ...  # what `record` was given\n" if "config" in self.call else "")
-            + "\n"
-            f"    vd.check({self.call.format(name)}, batch, chunk_size={self.chunk_size})"
-            ".raise_for_mismatch()\n"
-        )
-
-    def __repr__(self) -> str:
-        return repr(self.case)
-
-
-def _imported(slicer: str) -> tuple[str, str]:
-    """The imports of a test, and the name that the slicer has there."""
-    module, colon, name = slicer.partition(":")
-    if not (colon and module and name):
-        raise BadInput(
-            f"slicer is {one_line(repr(slicer))}, but a test imports it by module and name. "
-            'No test was written. Give "module:name", such as "my_trainer.batches:cut".'
-        )
-    words = [*module.split("."), name]
-    if all(word.isidentifier() and not iskeyword(word) for word in words) and slicer.isascii():
-        ours = name in ("vd", "batch") or name.startswith(("test", "Test"))  # or pytest runs it
-        lines = [VLMDEBUG, f"from {module} import {name}"]
-        return "\n".join(lines) + (" as slicer" if ours else ""), "slicer" if ours else name
-    lines = [
-        "from importlib import import_module",
-        "from operator import attrgetter\n",
-        f"{VLMDEBUG}\n",
-        f"slicer = attrgetter({literal(name)})(import_module({literal(module)}))",
-    ]
-    return "\n".join(lines), "slicer"
-
-
-def _arguments(spec: BatchSpec) -> str:
-    """What `make_batch` is given beside the family, as source."""
-    given = f"{list(spec.images_per_sample)}, sizes={list(spec.sizes)}"
-    if spec.frames:
-        given += f", videos_per_sample={list(spec.videos_per_sample)}, frames={list(spec.frames)}"
-    if spec.audios_per_sample:
-        given += f", audios_per_sample={list(spec.audios_per_sample)}"
-    if spec.padding_side != "right":
-        given += f', padding_side="{spec.padding_side}"'
-    for key in ASKED_FOR:
-        if getattr(spec, key):
-            given += f", {key}=True"
-    return given
-
-
-@public
-def falsify(
-    slicer: Slicer,
-    *,
-    families: Sequence[str] | None = None,
-    max_examples: int = 200,
-    seconds: float | None = None,
-    seed: int = 0,
-    text_only: bool = True,
-    clips: bool | Collection[str] = True,
-    position_ids: bool = True,
-    padding_side: str | None = None,
-    tried: MutableMapping[str, int] | None = None,
-) -> Counterexample | None:
-    """The smallest batch that `slicer` cuts wrongly, of a family where there is one.
-
-    Batches have up to 5 samples of up to 3 images, one in ten up to 8 of up to 4; chunk sizes go
-    one beyond the samples. Those of families whose models take videos or audio hold some, at most
-    2 per sample and one kind at a time; some have `labels`, or M-RoPE's `position_ids`. A slicer
-    that never hands on a key of clips, or `position_ids`, is not blamed for leaving it out, and
-    one that makes `labels` or `position_ids` of its own is not given any. A batch that it refuses
-    even where all of it is one chunk comes last: no cut is the cause.
-
-    Args:
-        slicer: As for `check`.
-        families: Names of the families to try, in this order; all by default. A few cases of each
-            are tried before more of any.
-        max_examples: Cases to try per family before it is left.
-        seconds: Time for the whole search; what is not tried by then is not tried.
-        seed: The same seed tries the same cases.
-        text_only: Whether samples without images are tried; False where your trainer refuses them.
-        clips: Whether videos and audio clips are tried, where a family's models take them;
-            `["video"]` or `["audio"]` where your trainer takes one of the two.
-        position_ids: Whether M-RoPE's `position_ids` are tried, which some trainers compute ahead
-            and lay in the batch; False where yours does not.
-        padding_side: `"right"` or `"left"`, where your trainer pads on that side only; both are
-            tried by default.
-        tried: Filled with the number of cases judged per family, which is how much a `None` says,
-            each a `Tried`: `left_out` names keys that the slicer never passed, such as those of
-            audio. They were not checked.
-
-    Returns:
-        The counterexample, or None if every case tried was cut rightly.
-
-    Raises:
-        BadInput: A family is unknown, or the slicer gives no chunks.
-        AmbiguousError: No case was seen to be cut wrongly, but some could not be judged; the
-            message names the smallest of these.
-    """
-    limits = Limits(text_only, clips, position_ids, padding_side)
-    return _Search(slicer, limits, max_examples, seconds, seed, tried).first(_families(families))
-
-
-def survived(slicer: Slicer, family: str, *, max_examples: int, seed: int) -> Tried:
-    """How many cases of one family a slicer survives that passes all keys that its models take.
-
-    Raises:
-        MismatchError: The smallest batch that it cuts wrongly.
-        AmbiguousError: None was seen to be cut wrongly, but some could not be judged.
-    """
-    known, tried = family_named(family), dict[str, int]()
-    search = _Search(slicer, Limits(), max_examples, None, seed, tried, spares=False)
-    found = search.first([known])
-    if found is not None:
-        details = "\n".join(finding.message for finding in found.report.findings)
-        raise MismatchError(f"{found!r}\n{details}", found.report) from found.error
-    return Tried(tried[known.name])
-
-
-@public
-def falsify_all(
-    slicer: Slicer,
-    *,
-    families: Sequence[str] | None = None,
-    max_examples: int = 200,
-    seconds: float | None = None,
-    seed: int = 0,
-    text_only: bool = True,
-    clips: bool | Collection[str] = True,
-    position_ids: bool = True,
-    padding_side: str | None = None,
-    tried: MutableMapping[str, int] | None = None,
-) -> tuple[Counterexample, ...]:
-    """As `falsify`, but for every family and every kind of mismatch met; no case comes twice."""
-    limits = Limits(text_only, clips, position_ids, padding_side)
-    search = _Search(slicer, limits, max_examples, seconds, seed, tried)
-    found: dict[Case, Counterexample] = {}
-    for family in _families(families):
-        failing = sorted((case for case in search.of(family) if search.kinds(case)), key=_size)
-        for kind in sorted({kind for case in failing for kind in search.kinds(case)}):
-            first = next(case for case in failing if kind in search.kinds(case))
-            example = search.smallest(first, kind)
-            found.setdefault(example.case, example)
-    search.note_left_out()
-    if not found:
-        search.refuse_untold()
-    refused = (search.refused(family.name) for family in _families(families))
-    return (*found.values(), *(one for one in refused if one is not None))
 
 
 Kind = tuple[str, str, str, str]
@@ -282,7 +43,8 @@ Kind = tuple[str, str, str, str]
 it is in videos, in audio, or in neither."""
 
 
-def _kinds(mismatches: Iterable[Mismatch]) -> frozenset[Kind]:
+def kinds_of(mismatches: Iterable[Mismatch]) -> frozenset[Kind]:
+    """Each way of being wrong that some mismatch shows."""
     return frozenset((m.cause or "", m.code, m.loudness, clip_of(m.key or "")) for m in mismatches)
 
 
@@ -290,7 +52,7 @@ def _size(case: Case) -> tuple[int, ...]:
     return case.size
 
 
-class _Trial(NamedTuple):
+class Trial(NamedTuple):
     """What came of one case.
 
     Attributes:
@@ -308,17 +70,14 @@ class _Trial(NamedTuple):
     refuses_whole: bool = False
 
 
-class _Search:
+class Search:
     """One slicer on trial; counts what it judged."""
 
     def __init__(
         self,
         slicer: Slicer,
-        limits: Limits,
-        max_examples: int,
-        seconds: float | None,
-        seed: int,
-        tried: MutableMapping[str, int] | None,
+        settings: FalsifySettings,
+        tried: MutableMapping[str, int] | None = None,
         spares: bool = True,
     ) -> None:
         if not callable(slicer):
@@ -327,9 +86,9 @@ class _Search:
                 "(inputs, chunk_size) that gives the model inputs of each chunk. Nothing was "
                 'tried. Pass the function itself; TRL\'s is vd.trl_slicer("grpo").'
             )
-        self._slicer, self._limits, self._spares = as_slicer(slicer), limits, spares
-        self._max_examples, self._seed = max_examples, seed
-        self._end = None if seconds is None else monotonic() + seconds
+        self._slicer, self._settings, self._spares = as_slicer(slicer), settings, spares
+        self._families = families_of(settings)
+        self._end = None if settings.seconds is None else monotonic() + settings.seconds
         self._tried = {} if tried is None else tried
         self._known: dict[Case, frozenset[Kind]] = {}
         self._failed: dict[Case, Counterexample] = {}
@@ -338,13 +97,13 @@ class _Search:
         self._spared: dict[str, dict[str, None]] = {}
         self._passed: dict[str, set[str]] = {}
 
-    def first(self, families: Iterable[Family]) -> Counterexample | None:
+    def first(self) -> Counterexample | None:
         """The smallest batch that is cut wrongly, or None.
 
         Raises:
             AmbiguousError: There is none, but some case could not be judged.
         """
-        for case in self.in_rounds(families):
+        for case in self.in_rounds():
             if self.kinds(case):
                 found = self.smallest(case)
                 self.note_left_out()
@@ -353,6 +112,25 @@ class _Search:
         self.refuse_untold()
         return self.refused()
 
+    def all(self) -> tuple[Counterexample, ...]:
+        """The smallest batch of each family and each kind of mismatch.
+
+        Raises:
+            AmbiguousError: There is none, but some case could not be judged.
+        """
+        found: dict[Case, Counterexample] = {}
+        for family in self._families:
+            failing = sorted((case for case in self.of(family) if self.kinds(case)), key=_size)
+            for kind in sorted({kind for case in failing for kind in self.kinds(case)}):
+                first = next(case for case in failing if kind in self.kinds(case))
+                example = self.smallest(first, kind)
+                found.setdefault(example.case, example)
+        self.note_left_out()
+        if not found:
+            self.refuse_untold()
+        refused = (self.refused(family.name) for family in self._families)
+        return (*found.values(), *(one for one in refused if one is not None))
+
     def note_left_out(self) -> None:
         """Say beside the number of cases which keys were passed in none of them."""
         for family, cases in self._tried.items():
@@ -360,9 +138,9 @@ class _Search:
             left = [key for key in self._spared.get(family, ()) if key not in passed]
             self._tried[family] = Tried(cases, left)
 
-    def in_rounds(self, families: Iterable[Family]) -> Iterator[Case]:
+    def in_rounds(self) -> Iterator[Case]:
         """Cases of all the families, a few of each before more of any."""
-        streams, size = [self.of(family) for family in families], FIRST_ROUND
+        streams, size = [self.of(family) for family in self._families], FIRST_ROUND
         while streams:
             going_on = []
             for stream in streams:
@@ -377,10 +155,10 @@ class _Search:
     def of(self, family: Family) -> Iterator[Case]:
         """Cases of one family, each once: the simplest first, then others at random."""
         self._tried.setdefault(family.name, 0)
-        pick, most = Random(self._seed).randint, self._max_examples
-        drawn = (draw(family, pick, self._limits) for _ in range(10 * most))
+        pick, most = Random(self._settings.seed).randint, self._settings.max_examples
+        drawn = (draw(family, pick, self._settings) for _ in range(10 * most))
         given = dict[Case, None]()
-        for case in chain(simplest(family, self._limits), drawn):
+        for case in chain(simplest(family, self._settings), drawn):
             if len(given) >= most or self._is_over():
                 return
             if case not in given:
@@ -444,7 +222,7 @@ class _Search:
         if trial.blamed:
             call = getattr(self._slicer, "_vlmdebug_call", "{}")
             self._failed[case] = Counterexample(case, trial.report, call)
-        return _kinds(trial.blamed)
+        return kinds_of(trial.blamed)
 
     def _as(self, case: Case, plainer: Case) -> frozenset[Kind]:
         """How it fails with less in the batch, which then is what there is to say of the case."""
@@ -453,7 +231,7 @@ class _Search:
             self._failed[case] = self._failed[plainer]
         return found
 
-    def _run(self, case: Case) -> _Trial:
+    def _run(self, case: Case) -> Trial:
         from vlmdebug.tracing.check import run
 
         batch, names = make(case.spec), set[str]()
@@ -469,7 +247,7 @@ class _Search:
         self._note(case.spec.family, batch, spared, handed_on)
         blamed = _blamed(report, spared)
         refuses = ran.refuses_whole and all(m.code == "VLM008" for m in blamed)
-        return _Trial(report, handed_on, spared, blamed, refuses)
+        return Trial(report, handed_on, spared, blamed, refuses)
 
     def _refuses_whole(self, case: Case, ran: Run) -> bool:
         """Whether the slicer raises the same exception where the whole batch is one chunk.
@@ -508,7 +286,7 @@ class _Search:
         """The smallest case around of which that still holds."""
         less: Case | None = case
         while less is not None:
-            case, around = less, smaller(less, self._limits)
+            case, around = less, smaller(less, self._settings)
             less = next((one for one in around if not self._is_over() and holds(one)), None)
         return case
 
@@ -516,7 +294,7 @@ class _Search:
         return self._end is not None and monotonic() > self._end
 
 
-NO_CLIPS = {
+NO_CLIPS: dict[str, Any] = {
     "videos_per_sample": (),
     "frames": (),
     "audios_per_sample": (),
@@ -560,9 +338,3 @@ def _blamed(report: Report, spared: frozenset[str]) -> tuple[Mismatch, ...]:
         for m in report.mismatches
         if m not in out and not (m.code == "VLM004" and m.cause in causes)
     )
-
-
-def _families(names: Sequence[str] | None) -> list[Family]:
-    if isinstance(names, str):
-        names = [names]
-    return list(FAMILIES.values()) if names is None else [family_named(name) for name in names]

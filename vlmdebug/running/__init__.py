@@ -1,0 +1,1 @@
+"""Code under test is run here: `falsify`, and the batches that it draws."""

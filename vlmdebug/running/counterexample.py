@@ -1,0 +1,145 @@
+"""What a search returns: the smallest batch that is cut wrongly, and how many cases were judged."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from keyword import iskeyword
+
+from vlmdebug.batch import Batch
+from vlmdebug.errors import BadInput
+from vlmdebug.families import BatchSpec
+from vlmdebug.families.base import ASKED_FOR
+from vlmdebug.literals import literal
+from vlmdebug.report import Report
+from vlmdebug.running.cases import Case
+from vlmdebug.running.synthetic import make
+from vlmdebug.safe import one_line
+
+VLMDEBUG = "import vlmdebug as vd"
+
+
+class Tried(int):
+    """How many cases were judged: a number that knows what was left out of them.
+
+    Attributes:
+        left_out: What was not checked: keys that some cases had and that the slicer passed in none.
+
+    >>> Tried(200, ("input_features",))
+    200 (not checked: input_features)
+    """
+
+    left_out: tuple[str, ...]
+
+    def __new__(cls, cases: int, left_out: Iterable[str] = ()) -> Tried:
+        self = super().__new__(cls, cases)
+        self.left_out = tuple(left_out)
+        return self
+
+    def __repr__(self) -> str:
+        if not self.left_out:
+            return int.__repr__(self)
+        return f"{int.__repr__(self)} (not checked: {', '.join(map(one_line, self.left_out))})"
+
+    __str__ = int.__repr__
+
+
+@dataclass(frozen=True, repr=False)
+class Counterexample:
+    """A smallest batch that a slicer cuts wrongly: `gemma4: images per sample [2], chunk size 1`.
+
+    Attributes:
+        case: The batch's specification and the chunk size.
+        report: What `check` says of it.
+        call: How a test makes the slicer of what it imports: `"vd.record({})"`.
+    """
+
+    case: Case
+    report: Report
+    call: str = "{}"
+
+    @property
+    def family(self) -> str:
+        """Name of the layout family."""
+        return self.case.spec.family
+
+    @property
+    def batch(self) -> Batch:
+        """The batch, made anew."""
+        return make(self.case.spec)
+
+    @property
+    def chunk_size(self) -> int:
+        """Samples per chunk."""
+        return self.case.chunk_size
+
+    @property
+    def error(self) -> BaseException | None:
+        """What the slicer raised, if it did."""
+        return self.report.error
+
+    def to_pytest(self, slicer: str = "my_module:slicer") -> str:
+        """Source of a regression test.
+
+        Args:
+            slicer: Where the test imports from, `module:name`: the slicer or, where that is
+                recorded, the function that calls the model.
+
+        Raises:
+            BadInput: `slicer` has no module or no name.
+        """
+        imported, name = _imported(slicer) if "{}" in self.call else (VLMDEBUG, "slicer")
+        spec = self.case.spec
+        size = f" chunk size {self.chunk_size}" if self.chunk_size != 1 else ""
+        case = f"{spec!r}{size}".replace(" per sample", "")
+        test = re.sub(r"\W+", "_", f"test_{name}_cuts_{case}").strip("_")
+        return (
+            f"{imported}\n\n\n"
+            f"def {test}() -> None:\n"
+            f"    batch = vd.make_batch({literal(spec.family)}, {_arguments(spec)})\n"
+            + ("    config = ...  # what `record` was given\n" if "config" in self.call else "")
+            + "\n"
+            f"    vd.check({self.call.format(name)}, batch, chunk_size={self.chunk_size})"
+            ".raise_for_mismatch()\n"
+        )
+
+    def __repr__(self) -> str:
+        return repr(self.case)
+
+
+def _imported(slicer: str) -> tuple[str, str]:
+    """The imports of a test, and the name that the slicer has there."""
+    module, colon, name = slicer.partition(":")
+    if not (colon and module and name):
+        raise BadInput(
+            f"slicer is {one_line(repr(slicer))}, but a test imports it by module and name. "
+            'No test was written. Give "module:name", such as "my_trainer.batches:cut".'
+        )
+    words = [*module.split("."), name]
+    if all(word.isidentifier() and not iskeyword(word) for word in words) and slicer.isascii():
+        ours = name in ("vd", "batch") or name.startswith(("test", "Test"))  # or pytest runs it
+        lines = [VLMDEBUG, f"from {module} import {name}"]
+        return "\n".join(lines) + (" as slicer" if ours else ""), "slicer" if ours else name
+    lines = [
+        "from importlib import import_module",
+        "from operator import attrgetter\n",
+        f"{VLMDEBUG}\n",
+        f"slicer = attrgetter({literal(name)})(import_module({literal(module)}))",
+    ]
+    return "\n".join(lines), "slicer"
+
+
+def _arguments(spec: BatchSpec) -> str:
+    """What `make_batch` is given beside the family, as source."""
+    given = f"{list(spec.images_per_sample)}, sizes={list(spec.sizes)}"
+    if spec.frames:
+        given += f", videos_per_sample={list(spec.videos_per_sample)}, frames={list(spec.frames)}"
+    if spec.audios_per_sample:
+        given += f", audios_per_sample={list(spec.audios_per_sample)}"
+    if spec.padding_side != "right":
+        given += f', padding_side="{spec.padding_side}"'
+    for key in ASKED_FOR:
+        if getattr(spec, key):
+            given += f", {key}=True"
+    return given

@@ -1,0 +1,106 @@
+"""`falsify`: find the smallest batch that breaks a slicer."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, MutableMapping, Sequence
+
+from vlmdebug.errors import MismatchError
+from vlmdebug.families import family_named
+from vlmdebug.given import public
+from vlmdebug.running.counterexample import Counterexample, Tried
+from vlmdebug.running.search import Search
+from vlmdebug.running.settings import DEFAULTS, FalsifySettings, documented
+from vlmdebug.signature import Slicer
+
+
+@documented
+@public
+def falsify(
+    slicer: Slicer,
+    *,
+    families: Sequence[str] | None = DEFAULTS.families,
+    max_examples: int = DEFAULTS.max_examples,
+    seconds: float | None = DEFAULTS.seconds,
+    seed: int = DEFAULTS.seed,
+    text_only: bool = DEFAULTS.text_only,
+    clips: bool | Collection[str] = DEFAULTS.clips,
+    position_ids: bool = DEFAULTS.position_ids,
+    padding_side: str | None = DEFAULTS.padding_side,
+    tried: MutableMapping[str, int] | None = None,
+) -> Counterexample | None:
+    """The smallest batch that `slicer` cuts wrongly, of a family where there is one.
+
+    Batches have up to 5 samples of up to 3 images, one in ten up to 8 of up to 4; chunk sizes go
+    one beyond the samples. Those of families whose models take videos or audio hold some, at most
+    2 per sample and one kind at a time; some have `labels`, or M-RoPE's `position_ids`. A slicer
+    that never hands on a key of clips, or `position_ids`, is not blamed for leaving it out, and
+    one that makes `labels` or `position_ids` of its own is not given any. A batch that it refuses
+    even where all of it is one chunk comes last: no cut is the cause.
+
+    Args:
+        slicer: As for `check`.
+        options: As `FalsifySettings` describes them.
+        tried: Filled with the number of cases judged per family, which is how much a `None` says,
+            each a `Tried`: `left_out` names keys that the slicer never passed, such as those of
+            audio. They were not checked.
+
+    Returns:
+        The counterexample, or None if every case tried was cut rightly.
+
+    Raises:
+        BadInput: A family is unknown, or the slicer gives no chunks.
+        AmbiguousError: No case was seen to be cut wrongly, but some could not be judged; the
+            message names the smallest of these.
+    """
+    settings = FalsifySettings(
+        families, max_examples, seconds, seed, text_only, clips, position_ids, padding_side
+    )
+    return Search(slicer, settings, tried).first()
+
+
+@documented
+@public
+def falsify_all(
+    slicer: Slicer,
+    *,
+    families: Sequence[str] | None = DEFAULTS.families,
+    max_examples: int = DEFAULTS.max_examples,
+    seconds: float | None = DEFAULTS.seconds,
+    seed: int = DEFAULTS.seed,
+    text_only: bool = DEFAULTS.text_only,
+    clips: bool | Collection[str] = DEFAULTS.clips,
+    position_ids: bool = DEFAULTS.position_ids,
+    padding_side: str | None = DEFAULTS.padding_side,
+    tried: MutableMapping[str, int] | None = None,
+) -> tuple[Counterexample, ...]:
+    """As `falsify`, but for every family and every kind of mismatch met; no case comes twice.
+
+    Args:
+        slicer: As for `check`.
+        options: As `FalsifySettings` describes them.
+        tried: As for `falsify`.
+
+    Raises:
+        BadInput: As for `falsify`.
+        AmbiguousError: As for `falsify`.
+    """
+    settings = FalsifySettings(
+        families, max_examples, seconds, seed, text_only, clips, position_ids, padding_side
+    )
+    return Search(slicer, settings, tried).all()
+
+
+def survived(slicer: Slicer, family: str, *, max_examples: int, seed: int) -> Tried:
+    """How many cases of one family a slicer survives that passes all keys that its models take.
+
+    Raises:
+        MismatchError: The smallest batch that it cuts wrongly.
+        AmbiguousError: None was seen to be cut wrongly, but some could not be judged.
+    """
+    name, tried = family_named(family).name, dict[str, int]()
+    settings = FalsifySettings([name], max_examples, seed=seed)
+    found = Search(slicer, settings, tried, spares=False).first()
+    if found is not None:
+        details = "\n".join(finding.message for finding in found.report.findings)
+        raise MismatchError(f"{found!r}\n{details}", found.report) from found.error
+    return Tried(tried[name])
