@@ -45,7 +45,7 @@ docs: .venv/.with-torch,plot,notebook,trl,test,docs ## Build the docs; a warning
 lint: .venv/.with-torch,plot,notebook,trl,test,dev ## Format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pyright
+	$(BIN)/pyright && $(BIN)/python tools/public_types.py
 
 lab: .venv/.with-torch,plot,notebook ## Open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=notebooks $(ARGS)

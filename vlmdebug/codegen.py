@@ -39,7 +39,11 @@ OFFSETS = {
 """Variables of the first row of each sample, by what rows count."""
 NAMES = {unit: name for name, unit in BOOKKEEPING.items()}
 GRIDS = ("image_grid_thw", "image_grid_hw")
-LENGTHS = {"patch": GRIDS, VIDEO_PATCH: ("video_grid_thw",), "frame": ("num_frames_per_video",)}
+LENGTHS: dict[str, tuple[str, ...]] = {
+    "patch": GRIDS,
+    VIDEO_PATCH: ("video_grid_thw",),
+    "frame": ("num_frames_per_video",),
+}
 """Keys that say how many rows each image or video owns, by what these rows count."""
 FIRST = ("pixel_values", "pixel_values_videos", "input_features")
 """Keys that others lie beside."""

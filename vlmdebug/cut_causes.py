@@ -28,6 +28,9 @@ def samples_of(batch: Batch, run: Run, index: int, chunk: UsedChunk) -> Rows:
 class Causes:
     """What the wrong rows of a run have in common."""
 
+    batch: Batch
+    run: Run
+
     def __init__(self, batch: Batch, run: Run) -> None:
         self.batch, self.run = batch, run
         self._found: dict[str, list[str]] = {}

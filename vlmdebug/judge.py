@@ -23,14 +23,20 @@ from vlmdebug.used import Made, Run, Used, UsedChunk
 class Judge:
     """One chunk on trial."""
 
+    causes: Causes
+    batch: Batch
+    run: Run
+    index: int
+    chunk: UsedChunk
+
     def __init__(
         self, batch: Batch, run: Run, index: int, chunk: UsedChunk, causes: Causes
     ) -> None:
         self.causes = causes
         self.batch, self.run, self.index, self.chunk = batch, run, index, chunk
-        self.rows = samples_of(batch, run, index, chunk)
-        self.samples = tuple(self.rows)
-        self.forecast = Forecast(batch, chunk, self.rows)
+        self.rows: Rows = samples_of(batch, run, index, chunk)
+        self.samples: tuple[int, ...] = tuple(self.rows)
+        self.forecast: Forecast = Forecast(batch, chunk, self.rows)
         self.mismatches: list[Mismatch] = []
         self.unsettled: dict[str, str] = {}
 

@@ -16,7 +16,7 @@ from vlmdebug import wording
 from vlmdebug.batch import Batch, Planned, Stream
 from vlmdebug.change import Change
 from vlmdebug.errors import AmbiguousError
-from vlmdebug.layout import OWNER, TokenRows
+from vlmdebug.layout import OWNER, Layout, TokenRows
 from vlmdebug.plan import Rows
 from vlmdebug.used import Used, UsedChunk
 
@@ -40,6 +40,10 @@ PATCHES = 3
 
 class Forecast:
     """What the model would make of one chunk if a single thing in it were wrong."""
+
+    batch: Batch
+    chunk: UsedChunk
+    samples: Rows
 
     def __init__(self, batch: Batch, chunk: UsedChunk, samples: Rows) -> None:
         self.batch, self.chunk, self.samples = batch, chunk, samples
@@ -168,6 +172,12 @@ class Forecast:
 
 class Call:
     """The inputs of one call, by the rules of the model's layout."""
+
+    batch: Batch
+    keys: Mapping[str, Used]
+    samples: Rows
+    layout: Layout
+    placeholders: int | None
 
     def __init__(
         self,

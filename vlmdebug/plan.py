@@ -72,6 +72,7 @@ class Rows(Sequence[int]):
     """
 
     __slots__ = ("ranges",)
+    ranges: tuple[tuple[int, int], ...]
 
     def __init__(self, ranges: Iterable[tuple[int, int]] = ()) -> None:
         given = tuple(ranges)

@@ -47,7 +47,7 @@ VIDEO_KEYS = {
     "video_merge_sizes": "video",
     "video_position_ids": "frame",
 }
-BESIDE_VIDEOS = {
+BESIDE_VIDEOS: dict[str, tuple[str, ...]] = {
     VIDEO_PATCH: ("video_grid_thw",),
     "frame": ("num_frames_per_video", "video_position_ids"),
     "video": (),

@@ -26,7 +26,7 @@ STORED_OTHERWISE = {
 }
 """Kinds of torch tensors by the attribute or method that tells, and what to pass in their place."""
 
-MEASURES = {
+MEASURES: dict[str, int | None] = {
     "image_grid_thw": 3,
     "video_grid_thw": 3,
     "image_sizes": 2,

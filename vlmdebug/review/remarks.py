@@ -47,6 +47,10 @@ class Remark:
 class Reading:
     """One function, walked through every layout."""
 
+    function: Function
+    file: str
+    agreeing: int
+
     def __init__(
         self,
         function: Function,
@@ -55,10 +59,10 @@ class Reading:
         constants: Mapping[str, ast.expr],
     ) -> None:
         self.function, self.file = function, file
-        self.walks = {keys: Walk(function, keys, constants) for keys in layouts}
+        self.walks: dict[Keys, Walk] = {keys: Walk(function, keys, constants) for keys in layouts}
         self.agreeing = 0
         self.not_judged: list[str] = []
-        self.remarks = [*self._cuts(), *self._stale(), *self._unbound()]
+        self.remarks: list[Remark] = [*self._cuts(), *self._stale(), *self._unbound()]
 
     @property
     def cuts_media(self) -> bool:

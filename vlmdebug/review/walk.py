@@ -40,6 +40,9 @@ class Unbound:
 class Walk:
     """The cuts and unbound names of one function under one layout."""
 
+    keys: Keys
+    constants: Mapping[str, ast.expr]
+
     def __init__(
         self,
         function: Function,

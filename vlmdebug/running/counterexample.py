@@ -42,7 +42,8 @@ class Tried(int):
             return int.__repr__(self)
         return f"{int.__repr__(self)} (not checked: {', '.join(map(one_line, self.left_out))})"
 
-    __str__ = int.__repr__
+    def __str__(self) -> str:
+        return int.__repr__(self)
 
 
 @dataclass(frozen=True, repr=False)

@@ -83,7 +83,7 @@ _RECIPES = {
 _MODULES = {family: module for module, families in _RECIPES.items() for family in families}
 # Packages beside torch and transformers that a family cannot be built without: image processors
 # that upstream has for torchvision alone, and timm's vision towers.
-NEEDS = {
+NEEDS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
         [
             "cohere2_vision",

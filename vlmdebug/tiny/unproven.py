@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from vlmdebug.tiny.kin import kin
+from vlmdebug.tiny.registry import Recipe
 
 _SQUARE = {"height": 56, "width": 56}
 _IMAGE = {"image_token": "<image>"}
@@ -46,7 +47,7 @@ def _minicpm(
     )
 
 
-RECIPES = {
+RECIPES: dict[str, Recipe] = {
     "hunyuan_vl": kin(
         "hunyuan_vl",
         processor="HunYuanVLProcessor",

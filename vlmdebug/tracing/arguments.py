@@ -28,7 +28,7 @@ class Arguments:
 
     def __init__(self, model: torch.nn.Module) -> None:
         signatures = [_parameters(module) for module in _within(model)]
-        self.own = frozenset(name for found in signatures for name in found)
+        self.own: frozenset[str] = frozenset(name for found in signatures for name in found)
         self._places = next(filter(None, map(_places, signatures)), ())
 
     def named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:

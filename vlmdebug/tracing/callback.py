@@ -38,7 +38,7 @@ class WatchCallback(TrainerCallback):
         on_mismatch: OnMismatch = "warn",
         log: str | Path | None = None,
     ) -> None:
-        self.trace = Trace()
+        self.trace: Trace = Trace()
         self._options = {
             "processor": processor,
             "config": config,

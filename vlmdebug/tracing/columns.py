@@ -73,6 +73,9 @@ class Columns:
         is_moved: Whether these are not all columns of the batch, as they are.
     """
 
+    rows: Rows
+    is_moved: bool
+
     def __init__(self, batch: Batch, rows: Rows, width: int, begins: list[int]) -> None:
         self._batch, self.rows, self._width = batch, rows, width
         self.is_moved = width != batch.inputs["input_ids"].shape[-1]

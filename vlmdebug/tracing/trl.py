@@ -45,7 +45,7 @@ LOSSES = {
 }
 """Trainers whose loss hands the batch of a step to the model whole."""
 
-COLLATED = {
+COLLATED: dict[str, tuple[str, ...]] = {
     "sft_trainer": ("labels",),
     "dpo_trainer": ("completion_mask",),
     "kto_trainer": ("completion_mask", "label"),
