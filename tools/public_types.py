@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 KNOWN = {
-    r"vlmdebug\.families\.(?!base|formulas)\w+\.[A-Z]\w*(\.[a-z_]+)?": "tables of a family; `Family` declares their types",
-    r"vlmdebug\.pasted\.\w+": "its source is copied into exported code, which is kept short",
+    r"vlmdebug\.families\.(?!base|formulas)\w+\.[A-Z]\w*(\.[a-z_]+)?": "`Family` declares them",
+    r"vlmdebug\.pasted\.\w+": "its source is copied into exported code",
     r"vlmdebug\.views\.explorer\.Explorer(\.\w+)?": "ipywidgets has no types",
     r"vlmdebug\.(exploring\.)?explore": "it returns an Explorer",
-    r"vlmdebug\.tracing\.stand_in\.RecordingModel(\.\w+)?": "many names of one method with no effect",
+    r"vlmdebug\.tracing\.stand_in\.RecordingModel(\.\w+)?": "many names of one method",
 }
 
 

@@ -178,6 +178,7 @@ class Call:
     samples: Rows
     layout: Layout
     placeholders: int | None
+    planned: Callable[[str], Planned]
 
     def __init__(
         self,
