@@ -69,9 +69,9 @@ class Media:
 
     `unit` is the count that must be above zero for the chunk to need the key. `tolerates`
     names wrong lengths, beside the other media keys, that the model takes in silence:
-    `"one"` row (it is broadcast), `"none"`, `"surplus"` rows beside right ones. `lean`: beside
-    samples with media, one without may lack its padded row, for the model takes all rows as one
-    list.
+    `"one"` row (it is broadcast), `"none"`, `"surplus"` rows beside right ones; and `"unbatched"`
+    where a row may lack its own dimension. `lean`: beside samples with media, one without may lack
+    its padded row, for the model takes all rows as one list.
     """
 
     unit: str

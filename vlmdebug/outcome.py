@@ -86,23 +86,38 @@ class Forecast:
         """
         if any(key in stream.keys for stream in self.batch.streams):
             return UNKNOWN
-        if change.kind == "values":
-            return self._only([key]).with_wrong(key) if self._is_plain(key) else UNKNOWN
         layout = self.batch.layout
+        if change.kind == "values":
+            counted = layout.row_by_row and key in layout.media and key != "pixel_values"
+            known = self._is_plain(key) and not counted  # masks whose sums count patches
+            return self._only([key]).with_wrong(key) if known else UNKNOWN
+        unbatched = change.kind == "lost" and "unbatched" in self.call.tolerated(key)
         loud = (
-            (key == "input_ids" and change.kind in ("dtype", "destroyed") and change.is_recast)
+            (key == "input_ids" and self._is_refused(change))
             or (change.kind in ("lost", "added") and key in ("input_ids", layout.feature_key))
-            or (change.kind in CUTS and layout.checks_counts and self._is_cut_patches(key))
+            or (change.kind in CUTS and layout.checks_counts and self._is_cut_patches(key, change))
         )
-        return LOUD if loud else UNKNOWN
+        return LOUD if loud and not unbatched else UNKNOWN
 
-    def _is_cut_patches(self, key: str) -> bool:
+    def _is_refused(self, change: Change) -> bool:
+        """Whether no model looks up ids of that dtype.
+
+        Gemma 4 makes numbers of truth values where it writes padding over its placeholders; in a
+        chunk with images it misses these (`modeling_gemma4`, transformers 5.23).
+        """
+        numbers = change.dtype[0] != "bool" or self.batch.layout.feature_key in self.chunk.keys
+        return change.kind in ("dtype", "destroyed") and change.is_recast and numbers
+
+    def _is_cut_patches(self, key: str, change: Change) -> bool:
         """Whether rows of patches were cut, and no other media key of the chunk was.
 
-        What towers make of smaller images differs: Mistral 3 and Gemma 3n take them.
+        What towers make of smaller images differs: Mistral 3 and Gemma 3n take them. Gemma 4
+        Unified takes positions of patches that have one coordinate.
         """
-        media = self.batch.layout.media
-        if key not in media or len(self.batch.inputs[key].shape) > PATCHES:
+        media, shape = self.batch.layout.media, change.expected
+        if key not in media or len(shape) > PATCHES:
+            return False
+        if key != "pixel_values" and change.given[:-1] == shape[:-1] and len(shape) == PATCHES:
             return False
         beside = (
             used.change for name, used in self.chunk.keys.items() if name in media and name != key
@@ -258,7 +273,7 @@ class Call:
         if key in layout and key not in layout.media:
             return self._takes_tokens(key)
         pixels = self.keys.get("pixel_values")
-        if pixels is not None and pixels.length == 0 and "none" in self._media("pixel_values"):
+        if pixels is not None and pixels.length == 0 and "none" in self.tolerated("pixel_values"):
             return True  # the model looks at nothing else then
         if self._lacks_description:
             return False
@@ -278,12 +293,12 @@ class Call:
             return None
         if balance[0] != balance[1]:
             return False
-        if self._rows_differ:
-            return None
         if balance == (0, 0) and pixels is not None and pixels.length:
             return False  # no row of pixels becomes a feature
         if not self._laid_out:
             return False if layout.strict else None
+        if self._may_be_expanded:
+            return None
         return not any(
             used.length == 0 and layout.media[name].without == "omit"
             for name, used in self.keys.items()
@@ -318,7 +333,7 @@ class Call:
         return True if asked == owned and alike else None
 
     def _is_foreign(self, used: Used) -> bool:
-        odd = used.source is not None or not used.fits
+        odd = used.source is not None or used.change is not None
         return odd or used.rows is None or used.rows.foreign
 
     def _takes_tokens(self, key: str) -> bool | None:
@@ -332,9 +347,11 @@ class Call:
         if key == "input_ids" and (self._out_of_balance or layout.strict):
             return False if self._out_of_balance else None
         takes = layout.tokens.get(key, TokenRows()).takes(used.length, samples)
-        if takes is None and key == "attention_mask" and 0 < used.length < samples and used.rows:
+        fewer, more = used.length < samples and takes is None, used.length > samples and not takes
+        if key == "attention_mask" and used.rows and (fewer or more):
             # Without padding in it, a mask may be passed over before its rows are looked up.
-            return None if used.rows.foreign or self.batch.is_full(key, used.rows) else False
+            full = used.rows.foreign or self.batch.is_full(key, used.rows)
+            takes = None if full else takes if more else False
         return takes and self._places_fit(key)
 
     def _places_fit(self, key: str) -> bool | None:
@@ -352,7 +369,7 @@ class Call:
         if "position_ids" in self.keys:
             return True
         known = [one for one in (masks, types, used) if one is not None]
-        if types is None or made is None or any(k.rows is None or k.rows.foreign for k in known):
+        if types is None or made is None or any(self._is_foreign(one) for one in known):
             return None
         grids = iter([made[row] for row in used.rows or ()])
         mask_rows = masks.rows if masks is not None else None
@@ -432,8 +449,21 @@ class Call:
         made = {tuple(features[row] for row in one.rows or ()) for one in used}
         return len(made) > 1
 
-    def _media(self, key: str) -> frozenset[str]:
-        """Wrong lengths of `key` that the model takes in silence."""
+    @property
+    def _may_be_expanded(self) -> bool:
+        """Whether a row that came again may be an expanded view, in which samples have no memory.
+
+        `get_image_features` of Idefics 2 and 3 asks for one view of all tiles (transformers 5.23).
+        """
+        layout, found = self.layout, ((key, used.rows) for key, used in self.keys.items())
+        return any(
+            rows is not None and len(set(rows)) < len(rows)
+            for key, rows in found
+            if key in layout.media and layout[key].unit == "sample" and layout[key].padded
+        )
+
+    def tolerated(self, key: str) -> frozenset[str]:
+        """Wrong lengths and shapes of `key` that the model takes in silence."""
         media = self.layout.media.get(key)
         return media.tolerates if media is not None else frozenset()
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from inspect import signature
+from math import sqrt
 from pathlib import PurePath
 from typing import Any
 
@@ -26,7 +27,7 @@ from vlmdebug.layout import STREAMS
 PLACEHOLDERS = {"ovis2": "<IMG_ATOM>", "llama4": "<|patch|>"}
 """Placeholder tokens that the processor names nowhere, by model type."""
 
-ANYRES = ("llava_next", "llava_next_video")
+ANYRES = ("llava_next", "llava_next_video", "llava_onevision")
 """Model types whose tokens follow from sizes as `anyres_tokens` counts them."""
 
 EDGES = {
@@ -283,23 +284,28 @@ def _tokens_per_image(processor: Any, config: Any) -> Callable[[Sizes], list[int
     return count
 
 
-def anyres_tokens(config: Any) -> Callable[[Sizes], list[int]]:
-    """Placeholder tokens of LLaVA-NeXT's "anyres" images, from the config alone.
+def anyres_tokens(config: Any) -> Callable[[Sizes], list[int]] | None:
+    """Placeholder tokens of "anyres" images, from the config alone.
 
     The image is laid on the best of the pinpoint canvases, padding rows or columns are
-    dropped again, each row of patches gets a newline feature, and one overview tile is added
-    (`pack_image_features` in `modeling_llava_next`, transformers 5.23).
+    dropped again, each row of patches gets a newline feature, and one overview tile is added.
+    LLaVA-OneVision scales what has too many features down (`pack_image_features` in
+    `modeling_llava_next` and `modeling_llava_onevision`, transformers 5.23). None where the config
+    of LLaVA-OneVision does not say how many are too many.
     """
-    vision = config.vision_config
+    vision, most = config.vision_config, None
     side = vision.image_size // vision.patch_size
     base = side**2 + (config.vision_feature_select_strategy == "full")
+    if config.model_type == "llava_onevision":
+        ratio = str(getattr(config, "vision_aspect_ratio", ""))
+        if not ratio.startswith("anyres_max_") or not ratio[11:].isdecimal():
+            return None
+        base, most = side**2, int(ratio[11:]) * side**2  # its tower has no class token
 
     def count(sizes: Sizes) -> list[int]:
-        return [
-            base + _unpadded(size, _canvas(size, config.image_grid_pinpoints)) for size in sizes
-        ]
+        return [base + _packed(size, _canvas(size, config.image_grid_pinpoints)) for size in sizes]
 
-    def _unpadded(size: tuple[int, int], canvas: tuple[int, int]) -> int:
+    def _packed(size: tuple[int, int], canvas: tuple[int, int]) -> int:
         height, width = size
         rows, columns = (side * (edge // vision.image_size) for edge in canvas)
         if width / height > columns / rows:
@@ -308,6 +314,9 @@ def anyres_tokens(config: Any) -> Callable[[Sizes], list[int]]:
         else:
             used = int(round(width * (rows / height), 7))
             columns -= (columns - used) // 2 * 2
+        scale = sqrt(rows * columns / most) if most else 1.0
+        if scale > 1.1:
+            rows, columns = int(rows // scale), int(columns // scale)
         return rows * columns + rows
 
     return count

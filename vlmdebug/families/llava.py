@@ -73,7 +73,11 @@ class Llava(Family):
     masks = frozenset({"pixel_mask"})
     variants = {
         "paligemma": {"causal": False},
-        "gemma3n": {"ignored": TYPES | {"token_type_ids"}},
+        # Convolutions take one image without its dimension (torch 2, `conv2d`).
+        "gemma3n": {
+            "ignored": TYPES | {"token_type_ids"},
+            "media": {"pixel_values": Media("image", tolerates=frozenset({"unbatched"}))},
+        },
         # A tower of convolutions takes zero rows.
         "fast_vlm": {"media": {"pixel_values": Media("image", without="either")}},
     }

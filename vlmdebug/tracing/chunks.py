@@ -169,7 +169,7 @@ class _Chunk:
                 rows, change = self._in_columns(key, value, rows, turned=turned)
         dim = axis.dim if axis else 0
         inner = None
-        if axis is not None and axis.padded and value.ndim > axis.padded_dim:
+        if axis is not None and axis.padded and value.ndim == len(self.batch.inputs[key].shape):
             inner = shape[axis.padded_dim]
         return Used(
             rows,
