@@ -43,7 +43,7 @@ def with_made(report: Report, made: Mapping[str, Made]) -> Report:
     """The report on a call that has keys which do not follow from it, or by no known rule."""
     samples = range(report.samples)
     wrong = [
-        Mismatch("VLM011", wording.made_otherwise(key, samples, one.why), key, 0, tuple(samples))
+        Mismatch("VLM011", wording.made_otherwise(key, samples, one), key, 0, tuple(samples))
         for key, one in made.items()
         if one.right is False
     ]

@@ -268,7 +268,7 @@ class Judge:
         if made.right is None:
             self.unsettled[key] = wording.not_recomputed(key, self.index, made.why)
             return KeyReport("cannot tell", None, None)
-        message = wording.made_otherwise(key, self.samples, made.why)
+        message = wording.made_otherwise(key, self.samples, made)
         self._add("VLM011", message, key, None, None, None, cause=f"makes {key}")
         return KeyReport("wrong rows", None, None)
 

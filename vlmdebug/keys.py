@@ -32,6 +32,9 @@ OPTIONS = frozenset(
 TYPE_IDS = frozenset({"token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids"})
 """What each token is; zero for text."""
 
+PROMPT_TYPES = "token_type_ids"
+"""Types that say in PaliGemma which tokens are the prompt."""
+
 DERIVED = TYPE_IDS | frozenset(
     [
         "attention_mask",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from vlmdebug.batch import Batch
+from vlmdebug.keys import PROMPT_TYPES
 from vlmdebug.mismatch import Mismatch
 from vlmdebug.wording import number
 
@@ -38,6 +39,7 @@ def labels_mismatches(batch: Batch) -> list[Mismatch]:
         learned = labels[row] != IGNORED
         wrong = int((learned & (labels[row] != ids[row])).sum())
         media = _placeholders(batch, ids[row], learned & (labels[row] == ids[row]))
+        prompt = _in_prompt(batch, sample, learned)
         if wrong:
             by = _shift(ids[row], labels[row])
             message = _other_tokens(sample, wrong, int(learned.sum()), by)
@@ -46,12 +48,26 @@ def labels_mismatches(batch: Batch) -> list[Mismatch]:
         elif media:
             message = _learns_media(sample, media)
             found.append(_found(message, (sample,), silent=True, cause="placeholders learned"))
+        elif prompt:
+            message = _learns_prompt(sample, prompt)
+            found.append(_found(message, (sample,), silent=True, cause="prompt learned"))
     return found
 
 
 def _placeholders(batch: Batch, ids: Any, learned: Any) -> int:
     """Placeholder tokens of any kind of media that are learned."""
     return sum(int(((ids == token) & learned).sum()) for token in batch.token_ids.values())
+
+
+def _in_prompt(batch: Batch, sample: int, learned: Any) -> int:
+    """Tokens that are learned in a prompt that sees all of itself.
+
+    PaliGemma's processor makes labels of tokens of type 1 only (`processing_paligemma`, 5.23).
+    """
+    types = batch.inputs.get(PROMPT_TYPES)
+    if types is None or not batch.layout.types_prompt or types.shape[1:] != learned.shape:
+        return 0
+    return int(((types[sample] == 0) & learned).sum())
 
 
 def _shift(ids: Any, labels: Any) -> int:
@@ -100,4 +116,14 @@ def _learns_media(sample: int, tokens: int) -> str:
         f"sample {sample} has {number(tokens, 'placeholder token')} among its labels.\n"
         "The model will not raise, and learns to write placeholders.\n"
         f"Set labels to {IGNORED} wherever input_ids holds a placeholder token."
+    )
+
+
+def _learns_prompt(sample: int, tokens: int) -> str:
+    return (
+        f"sample {sample} has {number(tokens, 'token')} of the prompt among its labels: "
+        f"{PROMPT_TYPES} is 0 there.\n"
+        "The model will not raise, and learns tokens that it sees, since a prompt sees all of "
+        "itself.\n"
+        f"Set {PROMPT_TYPES} to 1 behind the prompt, and labels to {IGNORED} in it."
     )

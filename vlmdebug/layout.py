@@ -191,6 +191,14 @@ class Layout(Mapping[str, Axis]):
         tokens = key not in self.media and self.axes[key].unit in ("sample", "ambiguous")
         return "tokens" if tokens else "media"
 
+    @property
+    def types_prompt(self) -> bool:
+        """Whether `token_type_ids` are 0 in a prompt that sees all of itself and 1 behind it.
+
+        PaliGemma's are (`forward` in modeling_paligemma, transformers 5.23).
+        """
+        return not self.causal and self.strict is False
+
     def __hash__(self) -> int:
         return hash((self.family, tuple(self.axes.items())))
 

@@ -91,13 +91,23 @@ class Forecast:
             counted = layout.row_by_row and key in layout.media and key != "pixel_values"
             known = self._is_plain(key) and not counted  # masks whose sums count patches
             return self._only([key]).with_wrong(key) if known else UNKNOWN
-        unbatched = change.kind == "lost" and "unbatched" in self.call.tolerated(key)
         loud = (
             (key == "input_ids" and self._is_refused(change))
-            or (change.kind in ("lost", "added") and key in ("input_ids", layout.feature_key))
+            or (change.kind == "lost" and key in ("input_ids", layout.feature_key))
+            or (change.kind == "added" and key == layout.feature_key)
             or (change.kind in CUTS and layout.checks_counts and self._is_cut_patches(key, change))
         )
-        return LOUD if loud and not unbatched else UNKNOWN
+        return LOUD if loud and not self._is_tolerated(key, change) else UNKNOWN
+
+    def _is_tolerated(self, key: str, change: Change) -> bool:
+        """Whether some models take it so: sizes that some images need not, one image by itself.
+
+        LightOnOCR takes sizes with a dimension more, LLaVA-OneVision any of images with siblings.
+        """
+        siblings = any(axis.unit == OWNER for axis in self.batch.layout.values())
+        if key == "image_sizes" and (siblings or change.kind == "added"):
+            return True
+        return change.kind == "lost" and "unbatched" in self.call.tolerated(key)
 
     def _is_refused(self, change: Change) -> bool:
         """Whether no model looks up ids of that dtype.

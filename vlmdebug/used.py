@@ -44,11 +44,12 @@ class Made(NamedTuple):
     """A key that the batch does not have and that follows from others.
 
     `right`: whether its values are those that follow; None where no rule says. `why` says what
-    follows, or why it could not be checked.
+    follows, or why it could not be checked; `todo` what to do, where that differs from key to key.
     """
 
     right: bool | None
     why: str = ""
+    todo: str = ""
 
 
 @dataclass(frozen=True)

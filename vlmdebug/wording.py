@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vlmdebug.batch import Batch
     from vlmdebug.change import Change
     from vlmdebug.layout import Axis
-    from vlmdebug.used import Used
+    from vlmdebug.used import Made, Used
 
 
 DEPENDS = "Depending on the model it raises or computes something else."
@@ -80,9 +80,9 @@ def _given(batch: Batch, key: str, used: Used) -> str:
         return f"{key} with rows {used.rows} of {used.source}"
     if used.rows.foreign:
         strange = sum(1 for row in used.rows if row < 0)
-        are = "is" if strange == 1 else "are"
+        have = "has" if strange == 1 else "have"
         rows = number(len(used.rows), "row")
-        return f"{key} with {rows}, {strange} of which {are} not in the batch,"
+        return f"{key} with {rows}, {strange} of which {have} new values,"
     return _rows(batch, key, used.rows)
 
 
@@ -266,13 +266,14 @@ def unknown_key(batch: Batch, key: str, samples: Sequence[int], near: str | None
     )
 
 
-def made_otherwise(key: str, samples: Sequence[int], why: str) -> str:
-    """VLM011, a key that the batch does not have and that holds other values than follow."""
+def made_otherwise(key: str, samples: Sequence[int], made: Made) -> str:
+    """VLM011, a key that the slicer made and that holds other values than follow."""
     verb = "was" if len(samples) == 1 else "were"
+    model = f"Leave {key} out, so that the model makes it, or make it as the model does."
+    todo = made.todo or model
     return (
         f"{name_samples(samples)} {verb} given {key} that the slicer made, "
-        f"but {why}.\n{DEPENDS}\n"
-        f"Leave {key} out, so that the model makes it, or make it as the model does."
+        f"but {made.why}.\n{DEPENDS}\n{todo}"
     )
 
 

@@ -36,7 +36,7 @@ from vlmdebug.families.unreadable import (
     refuse_unreadable,
 )
 from vlmdebug.given import public
-from vlmdebug.keys import ROWLESS, TRAINERS_OWN
+from vlmdebug.keys import PROMPT_TYPES, ROWLESS, TRAINERS_OWN
 from vlmdebug.layout import UNITS, Axis, Layout, plural
 from vlmdebug.plan import Counts, as_counts
 from vlmdebug.safe import one_line
@@ -657,8 +657,9 @@ def _uncounted(
 
 
 MARKS_IMAGES = ("gemma3", "shieldgemma2")
-"""Models whose `token_type_ids` are 1 at the tokens of images (`processing_gemma3`, 5.23); in
-PaliGemma they are 1 behind the prompt."""
+"""Models whose `token_type_ids` are 1 at the tokens of images (`processing_gemma3`, 5.23)."""
+MARKS_PROMPT = "paligemma"
+"""The model whose `token_type_ids` are 0 in the prompt, images included, and 1 behind it."""
 
 
 MARKS_EDGES = "moe_mm_token_type_ids"
@@ -676,12 +677,13 @@ def _marked(facts: Facts) -> dict[str, tuple[int, ...]]:
     if mask is None or facts.hints.image_token_id is None:
         return {}
     keys = ["mm_token_type_ids", MARKS_EDGES]
-    keys += ["token_type_ids"] if facts.hints.model_type in MARKS_IMAGES else []
+    prompt = facts.hints.model_type == MARKS_PROMPT
+    keys += [PROMPT_TYPES] if facts.hints.model_type in MARKS_IMAGES or prompt else []
     found = {}
     for key in keys:
         types = facts.inputs.get(key)
         if types is not None and tuple(types.shape) == mask.shape:
-            ones = to_numpy(types) == 1  # (sample, seq)
+            ones = to_numpy(types) == int(not (prompt and key == PROMPT_TYPES))  # (sample, seq)
             marked = by_sample(ones & mask)
             if key == MARKS_EDGES:
                 lopsided = _lopsided(ones, facts.places or ())

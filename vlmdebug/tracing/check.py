@@ -191,7 +191,7 @@ def run(
                 "Let it return, or raise an exception of its own."
             ) from end
         except Exception as raised:  # the slicer's own, kept with what came before it
-            _refuse_gap(raised, len(chunks))
+            _refuse_gap(raised)
             error = raised
             break
         if not isinstance(given, Mapping) and not hasattr(given, "keys"):
@@ -341,15 +341,14 @@ def _following(inputs: Mapping[str, Any], finder: RowFinder) -> Any:
     return FollowCopies(finder.known, finder.learn)
 
 
-def _refuse_gap(error: BaseException, chunks: int) -> None:
+def _refuse_gap(error: BaseException) -> None:
     """Blame an attribute that a stand-in lacks on the trial, not on the code."""
     if not isinstance(error, AttributeError) or not isinstance(error.obj, SimpleNamespace):
         return
-    reached = "" if chunks else "; the slicing code was never reached"
     raise NotJudged(
-        f"The stand-in for self has no attribute {error.name}{reached}: {_place(error)} asks a "
-        "SimpleNamespace for it. Nothing was judged. Give the stand-in that attribute: "
-        f"SimpleNamespace({error.name}=…)."
+        f"The stand-in for self has no attribute {error.name}: {_place(error)} asks a "
+        "SimpleNamespace for it, and the code behind that line was never reached. Nothing was "
+        f"judged. Give the stand-in that attribute: SimpleNamespace({error.name}=…)."
     ) from error
 
 

@@ -19,13 +19,16 @@ from vlmdebug.families import FAMILIES
 from vlmdebug.families.base import to_numpy
 from vlmdebug.families.streams import AUDIO_KEYS, TYPES
 from vlmdebug.families.streams import KEYS as STREAM_KEYS
-from vlmdebug.keys import DERIVED
+from vlmdebug.keys import DERIVED, PROMPT_TYPES
 from vlmdebug.plan import rows_of
 from vlmdebug.used import Made
 
 PIXELS = {"image": "pixel_values", "video": "pixel_values_videos", "audio": "input_features"}
 IGNORED = -100  # the label of what is not learned
 RIGHT, WRONG = True, False
+COMPLETION = (
+    "the completion must have type 1: tokens of type 0 are the prompt, which sees all of itself"
+)
 
 
 def made_keys(
@@ -40,10 +43,15 @@ def made_keys(
         for key, value in given.items()
         if value is not None and key not in batch.inputs and _is_made(batch, key)
     }
-    if not found:
+    typed = PROMPT_TYPES in batch.inputs and given.get(PROMPT_TYPES) is not None
+    appended = typed and batch.layout.types_prompt
+    if not found and not appended:
         return {}
     call = _Call(batch, given, samples)
-    return {key: call.judged(key, value) for key, value in found.items()}
+    made = {key: call.judged(key, value) for key, value in found.items()}
+    if appended and not call.completion_is_typed:
+        made[PROMPT_TYPES] = Made(WRONG, COMPLETION, f"Append ones to {PROMPT_TYPES}.")
+    return made
 
 
 def _is_made(batch: Batch, key: str) -> bool:
@@ -137,6 +145,28 @@ class _Call:
         if self.types is not None and not self.types.any() and not values.any():
             return Made(RIGHT) if values.shape == self.types.shape else Made(None, "of its shape")
         return Made(None, "its meaning differs from model to model")
+
+    @property
+    def completion_is_typed(self) -> bool:
+        """Whether tokens appended to the batch's own have type 1, as PaliGemma's `generate` does.
+
+        False only where the batch's own tokens come first (`_update_model_kwargs_for_generation`
+        in modeling_paligemma, transformers 5.23).
+        """
+        ours, mask = (_array(self.batch.inputs.get(key)) for key in ("input_ids", "attention_mask"))
+        types, ids = _array(self.given[PROMPT_TYPES]), self.ids
+        if ids is None or types is None or ours is None or self.samples is None:
+            return True
+        if types.shape != ids.shape or len(self.samples) != len(ids):
+            return True
+        for row, sample in enumerate(self.samples):
+            own = ours[sample] if mask is None else ours[sample][mask[sample] != 0]
+            shown = self.shown[row]
+            real, marks = ids[row][shown], types[row][shown]
+            begins = len(real) > len(own) and np.array_equal(real[: len(own)], own)
+            if begins and not marks[len(own) :].all():
+                return False
+        return True
 
     def cache_position(self, values: np.ndarray) -> Made:
         assert self.ids is not None

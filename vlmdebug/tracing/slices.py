@@ -179,7 +179,8 @@ def _not_right(batch: Batch, tensors: Tensors) -> dict[str, Made]:
 
 def _untold(made: Mapping[str, Made]) -> dict[str, Made]:
     """Those that are not right; a copy of tokens may be the batch's own, which is not seen here."""
-    return {key: one for key, one in made.items() if not one.right and key not in TOKENS}
+    wrong = {key: one for key, one in made.items() if not one.right}
+    return {key: one for key, one in wrong.items() if key not in TOKENS or one.todo}
 
 
 def _itself(report: Report) -> Report:
