@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
 import vlmdebug as vd
+from vlmdebug.families.hints import anyres_tokens, read_hints
 
 CONSTANT = ("llava", "vipllava", "video_llava", "gemma3", "paligemma", "janus", "deepseek_vl")
 ALSO = ("deepseek_vl_hybrid", "shieldgemma2", "aria", "idefics2")
@@ -125,6 +128,8 @@ def test_labels_are_held_against_the_tokens(family):
     token = vd.read_batch(inputs, processor=processor).image_token_id
     ids, seen = inputs["input_ids"], inputs["attention_mask"] == 1
     right = torch.where(seen & (ids != token), ids, -100)
+    if family == "paligemma":  # its prompt sees all of itself
+        inputs["token_type_ids"] = (right != -100).long()
     wrong = {
         "shifted": torch.cat([right[:, 1:], torch.full_like(right[:, :1], -100)], 1),
         "short": right[:, :-1],
@@ -137,6 +142,47 @@ def test_labels_are_held_against_the_tokens(family):
     for labels in wrong.values():
         report = vd.check({**inputs, "labels": labels}, processor=processor)
         assert {m.code for m in report.mismatches} == {"VLM013"}
+
+
+def test_labels_in_a_prompt_that_sees_all_of_itself_are_found():
+    _, processor, inputs = real("paligemma", [1, 1])
+    labels = torch.full_like(inputs["input_ids"], -100)
+    labels[1, -2:] = inputs["input_ids"][1, -2:]
+    types = (labels != -100).long()
+    report = vd.check({**inputs, "labels": labels}, processor=processor)
+
+    assert [(m.code, m.samples) for m in report.mismatches] == [("VLM013", (1,))]
+    assert vd.check({**inputs, "labels": labels, "token_type_ids": types}, processor=processor).ok
+
+
+def test_placeholders_outside_the_prompt_are_found():
+    _, processor, inputs = real("paligemma", [1, 1])
+    inputs["token_type_ids"] = torch.ones_like(inputs["token_type_ids"])
+
+    assert codes(vd.check(inputs, processor=processor)) == [("VLM010", None)] * 2
+
+
+@pytest.mark.parametrize("most", [1, 2, 9])
+def test_anyres_tokens_of_the_config_are_those_of_the_processor(most):
+    model, processor = vd.tiny.build("llava_onevision")
+    config = copy.deepcopy(model.config)
+    config.vision_aspect_ratio = processor.vision_aspect_ratio = f"anyres_max_{most}"
+    sizes = [(height, width) for height in (7, 60, 300) for width in (5, 64, 113, 400)]
+    count = anyres_tokens(config)
+
+    assert count is not None
+    assert count(sizes) == read_hints(processor).tokens_per_image(sizes)
+
+
+@pytest.mark.parametrize("given", ["config", "model"])
+def test_llava_onevision_is_compared_without_its_processor(given):
+    model, _, inputs = real("llava_onevision", [2, 0, 1])
+    source = {given: model.config if given == "config" else model}
+    lost = {**inputs, "input_ids": inputs["input_ids"].clone()}
+    lost["input_ids"][0, (lost["input_ids"][0] == model.config.image_token_id).nonzero()[0]] = 7
+
+    assert vd.check(inputs, **source).ok
+    assert ("VLM010", False) in codes(vd.check(lost, **source))
 
 
 def test_report_keeps_what_was_compared():

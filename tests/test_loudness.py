@@ -204,6 +204,47 @@ def test_a_mistake_keeps_its_loudness_beside_another(family, built):
     assert found > CALLS / 10
 
 
+SHAPES = [
+    ("mllama", "aspect_ratio_mask", lambda t: t[:, None]),
+    ("mllama", "aspect_ratio_ids", lambda t: t[None]),
+    ("gemma3n", "pixel_values", lambda t: t[0]),
+    ("gemma4_unified", "image_position_ids", lambda t: t[..., 1:]),
+    ("gemma4", "input_ids", torch.Tensor.bool),
+    ("llava", "input_ids", lambda t: t[None]),
+    ("lighton_ocr", "image_sizes", lambda t: t[..., None]),
+    ("llava_onevision", "image_sizes", lambda t: t[:, :1]),
+    ("lfm2_vl", "pixel_attention_mask", lambda t: torch.nn.functional.pad(t[:, 1:], (0, 1))),
+    ("idefics3", "pixel_attention_mask", lambda t: t[:1].expand(t.shape)),
+    ("qwen3_5", "attention_mask", lambda t: t.roll(t.shape[1] // 2, 1)),
+    ("qwen4_exp", "attention_mask", lambda t: t.repeat(2, 1)),
+    ("inkling2", "attention_mask", lambda t: t.repeat(2, 1)),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "change"),
+    [pytest.param(*row, id=f"{row[0]} {row[1]}") for row in SHAPES if row[0] in architectures()],
+)
+@pytest.mark.parametrize("images", [(0, 1, 2), (1, 1), (2, 0, 1)], ids=str)
+def test_change_of_shape_or_values_is_as_loud_as_the_model_or_not_known(
+    name, key, change, images, built
+):
+    model, processor = built[name]
+    inputs = vd.tiny.batch(name, images, sizes=[SIZES[n % 3] for n in range(sum(images))])
+    batch = vd.read_batch(inputs, processor=processor, config=model.config, num_images=images)
+    found = []
+    for size in range(1, len(images) + 1):
+        chunks = [dict(chunk) for chunk in batch.chunks(size)]
+        for index, chunk in enumerate(chunks):
+            if key in chunk:
+                call = {**chunk, key: change(chunk[key])}
+                does = runs(model, call)
+                found += [(does, m.silent) for m in judged(batch, chunks, index, call)]
+
+    assert found
+    assert all(said in (does, None) for does, said in found)
+
+
 VIDEOS = ("qwen2_5_vl", "qwen3_vl", "cosmos3_omni", "exaone4_5")
 
 

@@ -291,6 +291,21 @@ def appended(chunk):
     }
 
 
+@pytest.mark.parametrize("value", [0, 1])
+def test_completion_behind_a_prompt_that_sees_all_of_itself_has_type_1(value):
+    batch, model = real("paligemma", [1, 2])
+
+    def typed(chunk):
+        types = F.pad(chunk["token_type_ids"], (0, 3), value=value)
+        labels = F.pad(chunk["labels"], (0, 3), value=-100)
+        return {**appended(chunk), "token_type_ids": types, "labels": labels}
+
+    report = vd.check(cut(typed), batch)
+
+    assert report.ok == vd.prove(cut(typed), batch, model).ok == (value == 1)
+    assert {m.key for m in report.mismatches} == ({"token_type_ids"} if not value else set())
+
+
 def test_prove_compares_the_tokens_that_both_have():
     batch, model = real("qwen2_5_vl", [1, 1])
     cut_off = cut(lambda c: {k: v[:, :-2] if k in ALONG else v for k, v in c.items()})

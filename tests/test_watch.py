@@ -56,6 +56,51 @@ def test_right_chunks_of_every_architecture_are_right(family, built):
     assert trace.report().ok
 
 
+@pytest.mark.parametrize(
+    ("key", "make", "verdict"),
+    [
+        pytest.param("attention_mask", lambda c: c["attention_mask"].clone(), "OK", id="a copy"),
+        pytest.param(
+            "attention_mask",
+            lambda c: torch.ones_like(c["attention_mask"]),
+            "AMBIGUOUS",
+            id="padding shown",
+        ),
+        pytest.param(
+            "attention_mask",
+            lambda c: c["attention_mask"] * (torch.arange(c["attention_mask"].shape[1]) % 2),
+            "AMBIGUOUS",
+            id="text hidden",
+        ),
+        pytest.param(
+            "mm_token_type_ids", lambda c: c["mm_token_type_ids"].clone(), "OK", id="types copied"
+        ),
+        pytest.param(
+            "mm_token_type_ids",
+            lambda c: torch.zeros_like(c["mm_token_type_ids"]),
+            "MISMATCH",
+            id="no token marked",
+        ),
+        pytest.param(
+            "mm_token_type_ids",
+            lambda c: torch.ones_like(c["mm_token_type_ids"]),
+            "AMBIGUOUS",
+            id="text marked",
+        ),
+    ],
+)
+def test_mask_and_types_that_the_loop_made_are_compared_or_named(built, key, make, verdict):
+    model, processor = built["qwen2_5_vl"]
+    batch = batch_of("qwen2_5_vl", built, images=(2, 1, 1))
+    with vd.watch(model, processor=processor, on_mismatch="record") as trace:
+        list(run(model, ({**chunk, key: make(chunk)} for chunk in batch.chunks(1))))
+    report = trace.calls[1].report
+    said = [*report.ambiguities, *(mismatch.message for mismatch in report.mismatches)]
+
+    assert report.verdict == verdict
+    assert all(key in text for text in said) and bool(said) == (verdict != "OK")
+
+
 def test_wrong_images_are_found_where_the_model_says_nothing(built):
     model, processor = built["gemma4"]
     batch = batch_of("gemma4", built)

@@ -41,7 +41,7 @@ def check_alone(batch: Batch, *, one_chunk: bool = False) -> Report:
 
 def with_made(report: Report, made: Mapping[str, Made]) -> Report:
     """The report on a call that has keys which do not follow from it, or by no known rule."""
-    samples = range(report.samples)
+    samples = report.chunks[0].samples
     wrong = [
         Mismatch("VLM011", wording.made_otherwise(key, samples, one), key, 0, tuple(samples))
         for key, one in made.items()

@@ -28,8 +28,10 @@ from vlmdebug.errors import VlmDebugError
 from vlmdebug.families.base import Facts, Hints
 from vlmdebug.families.read import MEDIA_KEYS, assemble
 from vlmdebug.families.streams import clip_of
+from vlmdebug.keys import TYPE_IDS
 from vlmdebug.report import Report
 from vlmdebug.tracing.check import used_chunk
+from vlmdebug.tracing.copied import copied
 from vlmdebug.tracing.made import made_keys
 from vlmdebug.tracing.marks import Mark, root_of
 from vlmdebug.tracing.right import TOKENS, RightChunks, Tensors
@@ -92,7 +94,7 @@ class CallJudge:
         for cut in self._cuts:
             right = cut.right(tensors)
             if right is not None:
-                return Judged(True, right)
+                return self._with_copies(Judged(True, right), cut, tensors)
         parents = parents_of(tensors)
         slices = {key for key in tensors if parents[key] is not tensors[key]}
         if not slices:
@@ -126,11 +128,20 @@ class CallJudge:
             cut, whole = self._read(tensors, parents), _of_batch(parents)
             right = cut.right(tensors)
             if right is not None:
-                return Judged(True, right)
+                return self._with_copies(Judged(True, right), cut, tensors)
         report = cut.judge(tensors, whole)
         if report is None:
             return self._by_itself(tensors)
-        return self._unless_written(Judged.of(report), cut.written, tensors)
+        judged = self._unless_written(Judged.of(report), cut.written, tensors)
+        return self._with_copies(judged, cut, tensors)
+
+    def _with_copies(self, judged: Judged, cut: _CutBatch, tensors: Tensors) -> Judged:
+        """What was found, and what a mask and types say that are no slices of the batch."""
+        copies = (TYPE_IDS | {"attention_mask"}) & tensors.keys() - cut.keys
+        copies = {key for key in copies if tensors[key].ndim == 2}
+        made = {key: copied(key, tensors, self._hints) for key in sorted(copies)}
+        wrong = {key: one for key, one in made.items() if not one.right}
+        return Judged.of(with_made(judged.report(), wrong)) if wrong else judged
 
     def _read(self, tensors: Tensors, parents: Tensors) -> _CutBatch:
         """Read the batch that these are slices of, and forget the one known longest."""
@@ -246,6 +257,11 @@ class _CutBatch:
     def _forget(self) -> None:
         """Keep the names of the batch's tensors only."""
         self._inputs.update(dict.fromkeys(self._inputs))
+
+    @property
+    def keys(self) -> Collection[str]:
+        """Keys of the batch."""
+        return self._marks.keys()
 
     def right(self, tensors: Tensors) -> Callable[[], Report] | None:
         """The report on a chunk that is plainly right; None where it takes a closer look."""

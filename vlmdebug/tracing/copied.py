@@ -1,0 +1,62 @@
+"""Masks and token types of a watched call that are no slices of the batch its tokens are cut from.
+
+They may be copies of the batch's own, which is not seen, or made by the loop. What they must be
+follows from the tokens of the call, as far as the padding token and the placeholders are known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from vlmdebug.errors import VlmDebugError
+from vlmdebug.families.base import Facts, Hints, to_numpy
+from vlmdebug.families.read import MARKS_IMAGES, MEDIA_KEYS, assemble
+from vlmdebug.used import Made
+
+
+def copied(key: str, tensors: Mapping[str, torch.Tensor], hints: Hints) -> Made:
+    """What is known of one of them, `(sample, seq)`, beside the `input_ids` of its call."""
+    value, ids = tensors[key], tensors["input_ids"]
+    if value.shape != ids.shape:
+        return Made(None, "its shape is not that of input_ids")
+    if key == "attention_mask":
+        return _mask(to_numpy(value), to_numpy(ids), hints.pad_token_id)
+    return _types(key, tensors, hints)
+
+
+def _mask(mask: np.ndarray, ids: np.ndarray, pad: int | None) -> Made:
+    """Whether it hides the padding at both ends of each row, and no other token.
+
+    A padding token that is shown next to the text may end it, where it is the end token too.
+    """
+    if pad is None:
+        return Made(None, "the padding token is not known")
+    padding, shown = ids == pad, mask != 0
+    ends = np.logical_and.accumulate(padding, axis=1)
+    ends |= np.logical_and.accumulate(padding[:, ::-1], axis=1)[:, ::-1]
+    if (~padding & ~shown).any():
+        return Made(None, "it hides tokens that are no padding")
+    if ((ends & shown).sum(axis=1) > 1).any():
+        return Made(None, "it shows padding")
+    return Made(True)
+
+
+def _types(key: str, tensors: Mapping[str, torch.Tensor], hints: Hints) -> Made:
+    """Whether the placeholder tokens are marked as such, as far as the model marks them by it."""
+    own = {"input_ids", key, *MEDIA_KEYS} & tensors.keys()
+    try:
+        batch = assemble(Facts({name: tensors[name] for name in own}, hints), None)
+    except VlmDebugError:
+        return Made(None, "the call cannot be read by itself")
+    marked = batch.marked.get(key)
+    if marked is None or batch.placeholders is None:
+        return Made(None, "which tokens it must mark is not known")
+    if marked != batch.placeholders:
+        return Made(False, "it does not mark the placeholder tokens of input_ids")
+    exact = key == "mm_token_type_ids" or hints.model_type in MARKS_IMAGES
+    if exact and int((tensors[key] == 1).sum()) != sum(marked):
+        return Made(None, "it marks tokens that are no placeholders")
+    return Made(True)
