@@ -20,6 +20,11 @@ def llava():
     return dict(vd.tiny.batch("llava", [2, 0, 1])), vd.tiny.build("llava")[1]
 
 
+@cache
+def internvl():
+    return dict(vd.tiny.batch("internvl", [2, 1]))
+
+
 def made():
     return dict(vd.make_batch("gemma4", [2, 0, 1]).inputs)
 
@@ -105,6 +110,24 @@ ADVICE = {
         lambda: (
             not vd.read_batch(
                 llava()[0], layout={"pixel_values": "image"}, num_images=[2, 0, 1]
+            ).ambiguities
+        ),
+    ),
+    "images given, layout not known: layout alone": (
+        lambda: llava_read(num_images=[2, 0, 1]),
+        'say it: layout={"pixel_values": "image"}.',
+        lambda: (
+            not vd.read_batch(
+                llava()[0], layout={"pixel_values": "image"}, num_images=[2, 0, 1]
+            ).ambiguities
+        ),
+    ),
+    "images given that pixels do not count: tiles": (
+        lambda: read(internvl(), num_images=[2, 1]),
+        'layout={"pixel_values": "tile"} with num_tiles=[…]',
+        lambda: (
+            not vd.read_batch(
+                internvl(), layout={"pixel_values": "tile"}, num_images=[2, 1], num_tiles=[7, 5]
             ).ambiguities
         ),
     ),

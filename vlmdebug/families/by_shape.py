@@ -72,10 +72,21 @@ def _unsettled(facts: Facts, key: str, fits: list[str]) -> Ambiguity:
         message=(
             f"{key} has shape {shape} for {facts.samples} samples, and {why}. "
             "Cutting it would be a guess, so it was not cut. "
-            "Pass processor= or config=, or say it: "
-            f'layout={{"{key}": "image"}} with num_images=[…].'
+            f"Pass processor= or config=, or say it: {_said(facts, key, fits)}."
         ),
     )
+
+
+def _said(facts: Facts, key: str, fits: list[str]) -> str:
+    """The arguments that settle what the rows of `key` count, without those that were given."""
+    unit = "image"
+    if facts.num_images is not None and "image" not in fits:
+        unit = "tile"  # they count no images
+    given = facts.num_images if unit == "image" else facts.num_tiles
+    layout = f'layout={{"{key}": "{unit}"}}'
+    if given is None:
+        return f"{layout} with num_{unit}s=[…]"
+    return layout if unit in fits else f"{layout} with num_{unit}s=[…] that adds up to its rows"
 
 
 def _missing_count(unit: str, keys: list[str]) -> Ambiguity:
