@@ -540,6 +540,30 @@ def test_trimmed_chunk_without_a_mask_is_proven_by_its_own_tokens():
     assert not vd.prove(wrong, batch, model, chunk_size=2).ok
 
 
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "gemma4"])
+def test_text_that_a_slicer_cuts_off_in_front_is_not_ok(family):
+    """What is left attends to it; what is cut off behind changes nothing before it."""
+    model, processor = vd.tiny.build(family)
+    inputs = vd.tiny.batch(family, [1, 0], padding_side="left")
+    batch = vd.read_batch(inputs, processor=processor)
+    pad = int((inputs["attention_mask"][1] == 0).sum())
+
+    def columns(*span):
+        own = slice(*span)
+        cut = lambda c, i: c | {k: c[k][:, own] for k in batch.token_dims}  # noqa: E731
+        return changing(batch, lambda c, i: cut(c, i) if i else c)
+
+    report = vd.check(columns(pad + 2, None), batch)
+
+    assert report.verdict == "AMBIGUOUS"
+    assert "chunk 1 lacks tokens" in report.ambiguities[0]
+    assert "2 of sample 1" in report.ambiguities[0]
+    assert vd.prove(columns(pad + 2, None), batch, model).silent_samples
+    for right in (columns(pad, None), columns(0, -2)):
+        assert vd.check(right, batch).ok
+        assert vd.prove(right, batch, model).ok
+
+
 def test_exception_of_the_slicer_is_kept_with_chunk_and_line(batch):
     def raising(inputs, chunk_size):
         for index, chunk in enumerate(batch.chunks(1)):

@@ -235,6 +235,40 @@ def test_mask_that_is_missing_is_not_ok_where_text_attends_to_padding(family):
     assert off.abs().max() < 1e-4
 
 
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
+def test_mask_that_shows_padding_in_front_of_text_is_not_ok(family):
+    model, processor, left = real(family, [2, 0, 1], padding_side="left")
+    _, _, right = real(family, [2, 0, 1], padding_side="right")
+    one_more = left["attention_mask"] | left["attention_mask"].roll(-1, 1)  # one token of padding
+
+    for known in ways(model, processor):
+        report = vd.check({**left, "attention_mask": torch.ones_like(one_more)}, **known)
+
+        assert report.verdict == "AMBIGUOUS"
+        assert any(
+            "shows" in text and "in front of the text" in text for text in report.ambiguities
+        )
+        assert vd.check({**left, "attention_mask": one_more}, **known).ok
+        assert vd.check({**right, "attention_mask": torch.ones_like(one_more)}, **known).ok
+        assert vd.check(left, **known).ok
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "gemma4"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pixels_that_are_not_finite_are_not_ok(family, value, dtype):
+    _, processor, inputs = real(family, [1, 0, 1])
+    pixels = inputs["pixel_values"].to(dtype)
+    broken = pixels.clone()
+    broken.view(-1)[-1] = value
+
+    assert vd.check({**inputs, "pixel_values": pixels}, processor=processor).ok
+    report = vd.check({**inputs, "pixel_values": broken}, processor=processor)
+
+    assert report.verdict == "AMBIGUOUS"
+    assert "pixel_values holds NaN or infinity" in report.ambiguities[0]
+
+
 @pytest.mark.parametrize(
     ("family", "key"), [("gemma3", "token_type_ids"), ("ernie4_5_vl_moe", "moe_mm_token_type_ids")]
 )
@@ -288,3 +322,76 @@ def test_images_per_sample_that_the_text_does_not_have_are_found():
     assert vd.check(inputs, **sound).ok
     assert vd.check(turned, **sound).verdict == "MISMATCH"
     assert vd.check(turned, processor=processor, num_images=[1, 0, 2]).ok
+
+
+# --- shapes of media, and what lies beside what ----------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["internvl", "mllama", "llava_next", "idefics3", "llava"])
+def test_channels_on_the_last_dimension_are_found(family):
+    model, processor, inputs = real(family, [2, 1])
+    wrong = {**inputs, "pixel_values": inputs["pixel_values"].movedim(-3, -1)}
+
+    for known in ways(model, processor):
+        report = vd.check(wrong, num_images=[2, 1], **known)
+
+        assert vd.check(inputs, num_images=[2, 1], **known).ok
+        assert ("VLM010", False) in codes(report)
+        assert any("its channels on the last dimension" in m.message for m in report.mismatches)
+    with pytest.raises((RuntimeError, ValueError)):
+        model(**wrong)
+
+
+def images_in_one_run(inputs):
+    """The first image whose grid can be halved, as two images with nothing between their tokens."""
+    grid = inputs["image_grid_thw"]
+    first = next(image for image, (_, height, _) in enumerate(grid.tolist()) if height % 4 == 0)
+    half = grid[first : first + 1] // torch.tensor([1, 2, 1])
+    made = {**inputs, "image_grid_thw": torch.cat([grid[:first], half, half, grid[first + 1 :]])}
+    if "image_merge_sizes" in inputs:
+        made["image_merge_sizes"] = torch.cat([inputs["image_merge_sizes"][:1]] * (len(grid) + 1))
+    return made
+
+
+@pytest.mark.parametrize("counted", [True, False])
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "glm4v", "ernie4_5_vl_moe", "paddleocr_vl"])
+def test_images_in_one_run_are_found_where_a_run_is_one_image(family, counted):
+    model, processor, inputs = real(family, [1, 1], sizes=(160, 160))
+    wrong = images_in_one_run(inputs)
+    images = {"num_images": [2, 1]} if counted else {}
+
+    for known in ways(model, processor):
+        report = vd.check(wrong, **images, **known)
+
+        assert vd.check(inputs, **known).ok
+        assert [(m.code, m.silent, m.samples) for m in report.mismatches] == [
+            ("VLM010", False, (0,))
+        ]
+        assert "in one run" in report.mismatches[0].message
+    with pytest.raises(RuntimeError):
+        model(**wrong)
+
+
+def test_images_in_one_run_are_right_where_the_model_takes_rows_in_order():
+    model, processor, inputs = real("video_llama_3", [1, 1], sizes=(160, 160))
+    joined = images_in_one_run(inputs)
+
+    assert vd.check(joined, processor=processor, num_images=[2, 1]).ok
+    assert model(**joined).logits.isfinite().all()
+
+
+def test_images_that_mllama_never_got_are_found():
+    model, processor, inputs = real("mllama", [2, 0, 1])
+    media = [key for key in inputs if "aspect" in key or "pixel" in key or "cross" in key]
+    without = {key: value for key, value in inputs.items() if key not in media}
+    empty = {**inputs, **{key: inputs[key][:0] for key in media}}
+
+    for known in ways(model, processor):
+        report = vd.check(without, **known)
+
+        assert vd.check(inputs, **known).ok
+        assert [(m.code, m.samples) for m in report.mismatches] == [
+            ("VLM010", (0,)),
+            ("VLM010", (2,)),
+        ]
+        assert vd.check(empty, **known).verdict == "MISMATCH"

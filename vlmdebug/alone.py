@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from itertools import accumulate
+from itertools import accumulate, pairwise
+from math import isfinite
 
 from vlmdebug import batch_wording, wording
 from vlmdebug.alignment import Step, align_runs, fits
@@ -35,7 +36,7 @@ def check_alone(batch: Batch, *, one_chunk: bool = False) -> Report:
     return replace(
         report,
         mismatches=tuple(batch_mismatches(batch)),
-        ambiguities=tuple(doubts_alone(batch)),
+        ambiguities=(*doubts_alone(batch), *_not_finite(batch)),
     )
 
 
@@ -88,7 +89,12 @@ def doubts_alone(batch: Batch) -> list[str]:
         if not messages and batch.stream_step(stream, []) is None
     ]
     messages += [wording.hides(sample, count) for sample, count in enumerate(batch.hidden) if count]
-    messages += [wording.unmasked(at, count) for at, count in enumerate(batch.unmasked) if count]
+    masked = "attention_mask" in batch.inputs
+    messages += [
+        wording.unmasked(sample, count, masked=masked)
+        for sample, count in enumerate(batch.unmasked)
+        if count
+    ]
     messages += [wording.lost_mask(key) for key in batch.lost_masks]
     return messages + [wording.pixels_cast(key, kind) for key, kind in _whole_pixels(batch)]
 
@@ -102,6 +108,18 @@ def _whole_pixels(batch: Batch) -> list[tuple[str, str]]:
         key: str(getattr(batch.inputs[key], "dtype", "")) for key in PIXELS if key in batch.inputs
     }
     return [(key, kind) for key, kind in kinds.items() if "int" in kind or "bool" in kind]
+
+
+def _not_finite(batch: Batch) -> list[str]:
+    """Media that hold NaN or infinity. All values are read, so no watched call asks for this."""
+    found = []
+    for value, key in ((batch.inputs.get(key), key) for key in PIXELS):
+        kind = str(getattr(value, "dtype", ""))
+        if value is None or "float" not in kind or "float8" in kind or 0 in value.shape:
+            continue
+        if not (isfinite(float(value.min())) and isfinite(float(value.max()))):
+            found.append(wording.not_finite(key))
+    return found
 
 
 def _planned_chunk(batch: Batch, samples: Sequence[int]) -> ChunkReport:
@@ -152,7 +170,7 @@ def _image_mismatches(batch: Batch) -> list[Mismatch]:
         return []
     sides = image_sides(batch)
     if sides is not None:
-        return _out_of_step(batch, sides)
+        return _out_of_step(batch, sides) or _side_by_side(batch, sides)
     made, written = batch.features_by_sample or (), batch.placeholders or ()
     return [
         Mismatch(
@@ -189,6 +207,41 @@ def _out_of_step(batch: Batch, sides: Sides) -> list[Mismatch]:
         if order:
             told = [Fault("another order", sum(lengths[sample]), made)]
         found.append(_mismatch(batch, sides, sample, made, told))
+    return found
+
+
+def _side_by_side(batch: Batch, sides: Sides) -> list[Mismatch]:
+    """Samples with one run for several images, where the model takes a run for one image.
+
+    `get_rope_index` of Qwen2-VL and its variants takes the next row of image_grid_thw for each run
+    of image tokens (transformers 5.23).
+    """
+    if batch.layout.strict is False or sides.unit != "image":
+        return []
+    lengths, found, stop = sides.lengths, [], 0
+    ends = [*accumulate(sides.features)]
+    if sum(map(len, lengths)) >= len(ends):
+        return []  # as nearly all batches have them
+    for sample, own in enumerate(lengths):
+        edges = [*accumulate(own, initial=stop)]
+        stop = edges[-1]
+        for first, last in pairwise(edges):
+            images = [image for image, end in enumerate(ends) if first < end <= last]
+            if len(images) > 1:
+                message = batch_wording.side_by_side(
+                    sample, last - first, images, raises=bool(batch.layout.strict)
+                )
+                silent = False if batch.layout.strict else None
+                found.append(
+                    Mismatch(
+                        "VLM010",
+                        message,
+                        key="input_ids",
+                        samples=(sample,),
+                        silent=silent,
+                        cause="images in one run",
+                    )
+                )
     return found
 
 

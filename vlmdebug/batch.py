@@ -124,7 +124,7 @@ class Batch:
         hidden: Tokens of each sample that `attention_mask` hides though they are not padding; empty
             where the padding token is not known.
         unmasked: Padding tokens of each sample that no `attention_mask` hides and that its text
-            would attend to; empty where there is a mask.
+            would attend to; empty where the padding token is not known.
         lost_masks: Masks of pixels that the processor returns and the batch lacks.
         marked: Placeholder tokens of each sample as each key of token types marks them, where
             `placeholders` were counted by their id.

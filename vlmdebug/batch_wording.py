@@ -117,6 +117,18 @@ def totals(batch: Batch, sides: Sides, named: Sequence[int]) -> str:
     return "\n".join(lines)
 
 
+def side_by_side(sample: int, tokens: int, images: Sequence[int], *, raises: bool) -> str:
+    """VLM010 where a run of placeholder tokens is as long as several images."""
+    return (
+        f"sample {sample} has {tokens} placeholder tokens in one run, which are the features of "
+        f"images {listed(images)} of the batch.\n"
+        f"{'The model will raise: it' if raises else f'{DEPENDS} It'} takes each run of image "
+        "tokens for one image.\n"
+        "Keep the tokens that the processor writes between images, and one row of image_grid_thw "
+        "per image."
+    )
+
+
 def without_media(sample: int, written: int) -> str:
     """VLM010 where the batch has no media at all."""
     return (

@@ -55,6 +55,8 @@ class Judge:
         if not self.mismatches:
             self._out_of_step(features)
             self._streams_out_of_step()
+        if self.chunk.left_out and not self.mismatches:
+            self.unsettled["input_ids"] = wording.left_out(self.index, self.chunk.left_out)
         if not self.samples and "input_ids" in self.chunk.keys:
             message = wording.no_samples(self.index)
             self._add("VLM006", message, None, None, None, False, cause=None)

@@ -110,6 +110,8 @@ def _in_other_rows(batch: Batch) -> list[Mismatch]:
     ratios = batch.inputs.get("aspect_ratio_ids")
     if ratios is None or batch.placeholders is None or batch.layout.checks_counts:
         return []
+    if len(ratios) != len(batch):
+        return []  # said already: rows of another batch
     shown = (ratios > 0).reshape(len(batch), -1).sum(-1).tolist()
     return [
         Mismatch(

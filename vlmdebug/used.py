@@ -63,6 +63,7 @@ class UsedChunk:
         made: Keys that the slicer made, and what is known of each.
         needs_mask: Whether its columns of `input_ids` need the batch's `attention_mask`; None where
             they are the batch's own, or cannot be identified.
+        left_out: Real tokens of each sample that its columns of `input_ids` do not hold.
     """
 
     keys: Mapping[str, Used]
@@ -70,6 +71,7 @@ class UsedChunk:
     clips: Mapping[str, int] = field(default_factory=dict)
     made: Mapping[str, Made] = field(default_factory=dict)
     needs_mask: bool | None = None
+    left_out: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def embedded(self) -> bool:

@@ -535,12 +535,36 @@ def hides(sample: int, count: int) -> str:
     )
 
 
-def unmasked(sample: int, count: int) -> str:
+def unmasked(sample: int, count: int, *, masked: bool) -> str:
     """Padding that the model reads as text, if it is padding; no mismatch."""
+    tokens = number(count, "padding token")
+    first = (
+        f"attention_mask shows {tokens} in front of the text of sample {sample}"
+        if masked
+        else f"The batch has no attention_mask, and sample {sample} has {tokens} that its text "
+        "attends to"
+    )
     return (
-        f"The batch has no attention_mask, and sample {sample} has {number(count, 'token')} of "
-        "padding that its text attends to. The model reads them as text. Pass attention_mask as "
-        "the processor returned it."
+        f"{first}. The model reads them as text. Pass attention_mask as the processor returned it."
+    )
+
+
+def left_out(chunk: int, tokens: Mapping[int, int]) -> str:
+    """Text that a slicer cut off, which may be meant; no mismatch."""
+    cut = ", ".join(f"{count} of sample {sample}" for sample, count in list(tokens.items())[:8])
+    return (
+        f"input_ids of chunk {chunk} lacks tokens that attention_mask does not hide: {cut}. "
+        "The tokens that are left do not see them. Trim no more columns than are padding in every "
+        "row of the chunk; where the cut is meant, cut the batch alike before it is checked."
+    )
+
+
+def not_finite(key: str) -> str:
+    """Media that hold values no image has; no mismatch."""
+    return (
+        f"{key} holds NaN or infinity, which no processor returns: values overflowed in a cast, or "
+        "were never written. The model computes NaN from them. Compare with what the processor "
+        "returned, before any cast."
     )
 
 

@@ -507,6 +507,9 @@ def _odd_dimensions(facts: Facts, keys: Collection[str], family: Family) -> list
         if names[0] == "patch" and len(shape) == 2 and not _is_patch(shape[1], patch):
             due = f"a patch has {max(patch)} values" if patch else "no square patch has as many"
             found.append(_cut_columns(key, shape[1], due))
+        if "channels" in names and shape[-1] == 3 != shape[names.index("channels")]:
+            found.append(_channels_last(key, shape))
+            continue
         for dim, (name, size) in enumerate(zip(names, shape, strict=False)):
             if dim == 0 or name == "..." or name.isdigit():
                 continue
@@ -525,6 +528,18 @@ def _is_patch(values: int, known: Collection[int]) -> bool:
         return values in known
     return any(
         values % (3 * n) == 0 and isqrt(values // (3 * n)) ** 2 * 3 * n == values for n in (1, 2)
+    )
+
+
+def _channels_last(key: str, shape: Sequence[int]) -> Contradiction:
+    return Contradiction(
+        (key,),
+        None,
+        f"{key} has shape {tuple(shape)}, its channels on the last dimension, but the model takes "
+        f"them on dim {len(shape) - 3}. The model raises. "
+        "Move the last dimension there, or call the processor with data_format='channels_first'.",
+        refused=False,
+        silent=False,
     )
 
 
@@ -712,14 +727,20 @@ def _hidden(facts: Facts) -> tuple[int, ...]:
 def _unmasked(facts: Facts, *, causal: bool) -> tuple[int, ...]:
     """Padding tokens of each sample that its text attends to, where no mask hides them.
 
-    A causal model never looks at those behind the text.
+    A causal model never looks at those behind the text. A mask that shows one token in front of the
+    text may be right: for some tokenizers it is the first token of a text too.
     """
-    pad = facts.hints.pad_token_id
-    if pad is None or facts.has("attention_mask"):
+    mask, pad = facts.mask, facts.hints.pad_token_id
+    if pad is None or (mask is not None and mask.shape != facts.ids.shape):
         return ()
     padding = facts.ids == pad  # (sample, seq)
-    seen = np.logical_and.accumulate(padding, axis=1) if causal else padding
-    return by_sample(seen & ~padding.all(axis=1, keepdims=True))
+    shown = padding if mask is None else padding & (mask != 0)
+    if not np.count_nonzero(shown):
+        return (0,) * len(shown)
+    if causal or mask is not None:
+        shown = shown & np.logical_and.accumulate(padding, axis=1)
+    shown = shown & ~padding.all(axis=1, keepdims=True)
+    return by_sample(shown if mask is None else shown & (shown.sum(axis=1, keepdims=True) > 1))
 
 
 def _columns(facts: Facts, layout: Layout) -> dict[str, int]:

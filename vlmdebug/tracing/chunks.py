@@ -38,6 +38,7 @@ def used_chunk(
         chunk.clips,
         chunk.made,
         chunk.needs_mask,
+        chunk.columns.left_out() if chunk.columns is not None else {},
     )
 
 

@@ -162,6 +162,24 @@ class Columns:
         shown = _shown(mask)[list(self.rows)]  # (sample, seq)
         return all(self._needs_mask(shown, begin) for begin in self._begins)
 
+    def left_out(self) -> dict[int, int]:
+        """Tokens of each sample that no mask of the batch hides and these columns do not hold.
+
+        Of a causal model, those in front: the others see them, but none of those cut off behind.
+        """
+        ids, mask = self._batch.inputs["input_ids"], self._batch.inputs.get("attention_mask")
+        if not self.is_moved or not self._begins or getattr(mask, "shape", None) != ids.shape:
+            return {}
+        shown = _shown(mask)[list(self.rows)]  # (sample, seq)
+        counts = []
+        for begin in self._begins:
+            held = shown[:, max(begin, 0) :]
+            if not self._batch.layout.causal:
+                held = held[:, : self._width + min(begin, 0)]
+            counts.append(shown.sum(axis=1) - held.sum(axis=1))
+        least = min(counts, key=lambda count: int(count.sum()))
+        return {row: n for row, n in zip(self.rows, least.tolist(), strict=True) if n}
+
     def _needs_mask(self, shown: np.ndarray, begin: int) -> bool:
         """Whether padding stands among the columns from `begin` on, before a token that looks."""
         own, layout = shown[:, max(begin, 0) :][:, : self._width], self._batch.layout
