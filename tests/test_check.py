@@ -642,7 +642,7 @@ def test_truncation_names_sample_image_and_how_many_tokens_were_cut(family):
 def test_truncation_from_the_left_names_the_first_image():
     inputs, processor = real("gemma4", [2, 1], sizes=(160, 160), padding_side="left")
     batch = vd.read_batch(inputs, processor=processor)
-    placeholder = inputs["input_ids"][0] == batch.image_token_id
+    placeholder = inputs["input_ids"][0] == batch.image.token_id
     columns = slice(int(placeholder.nonzero().min()) + 5, None)
     report = vd.check(vd.read_batch(cut(inputs, columns), processor=processor, num_images=[2, 1]))
 
@@ -653,7 +653,7 @@ def test_truncation_from_the_left_names_the_first_image():
 def test_sampled_placeholder_is_named_as_the_likely_cause():
     inputs, processor = real("gemma4", [1, 1], padding_side="left")
     batch = vd.read_batch(inputs, processor=processor)
-    inputs["input_ids"][0, -1] = batch.image_token_id
+    inputs["input_ids"][0, -1] = batch.image.token_id
     report = vd.check(vd.read_batch(inputs, processor=processor, num_images=[1, 1]))
 
     assert [(m.code, m.samples) for m in report.mismatches] == [("VLM010", (0,))]

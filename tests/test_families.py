@@ -100,7 +100,7 @@ def test_exported_code_needs_no_counts_beside_what_the_processor_returned(family
 def test_a_key_is_called_dropped_where_the_model_misses_it(family, built, images, side):
     """Types of tokens come with every batch here, also where the model makes nothing of them."""
     batch, model = batch_of(family, built, images, side=side), built[family][0]
-    types = {"mm_token_type_ids": (batch.inputs["input_ids"] == batch.image_token_id).long()}
+    types = {"mm_token_type_ids": (batch.inputs["input_ids"] == batch.image.token_id).long()}
     batch = vd.read_batch({**types, **batch.inputs}, config=model.config, num_images=images)
     for key in batch.layout:
         if key == "input_ids":
@@ -162,7 +162,7 @@ def test_config_alone_counts_as_the_processor_does(family, built):
     by_config = vd.read_batch(batch.inputs, config=model.config, num_images=images)
 
     assert by_config.layout == batch.layout
-    assert by_config.placeholders == batch.placeholders
+    assert by_config.image.placeholders == batch.image.placeholders
     assert by_config.counts == batch.counts
 
 
@@ -372,7 +372,7 @@ def test_model_raises_where_check_says_loud_and_runs_where_it_says_silent(family
 def test_what_describes_images_is_not_looked_at_where_there_are_no_pixels(family, built):
     """A text-only chunk may be handed another sample's grids or sizes, if no pixels come along."""
     batch, model = batch_of(family, built, (0, 2)), built[family][0]
-    of_images = [key for key in batch.image_keys if batch.layout[key].unit != "sample"]
+    of_images = [key for key in batch.image.keys if batch.layout[key].unit != "sample"]
     left = [key for key in of_images if key != "pixel_values"]
 
     def left_over(inputs, chunk_size):

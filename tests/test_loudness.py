@@ -83,7 +83,7 @@ def bounds(batch, key, first, last):
 
 def groups(batch):
     """Keys of tokens one by one, media keys one by one and all together."""
-    media = list(batch.image_keys)
+    media = list(batch.image.keys)
     tokens = [key for key in batch.layout if key not in media and key != "input_ids"]
     return [[key] for key in [*tokens, *media]] + [media] * 3
 
@@ -188,7 +188,7 @@ def test_a_mistake_keeps_its_loudness_beside_another(family, built):
     found = 0
     seen = wrong_calls(family, built, 1, CALLS)
     for batch, chunks, index, name, call in seen:
-        media = set(batch.image_keys)
+        media = set(batch.image.keys)
         right = chunks[index]
         tokens = [k for k in right if k not in media and k != "input_ids" and k in batch.layout]
         beside = next((k for k in tokens if k != "attention_mask"), "attention_mask")
@@ -257,7 +257,7 @@ def test_each_mistake_with_videos_is_as_loud_as_the_model_or_not_known(family, b
         batch = with_videos(*built[family], dice)
         chunks = [dict(chunk) for chunk in batch.chunks(1)]
         index = dice.randrange(len(chunks))
-        stream = [*batch.streams[0].keys]
+        stream = [*batch.modalities["video"].keys]
         keys = dice.choice([[key] for key in stream] + [stream])
         change = changed(batch, chunks[index], index, index + 1, dice, keys)
         if change is None:

@@ -602,7 +602,7 @@ def test_places_are_those_that_the_real_model_computes(side):
 def test_labels_are_the_text_of_each_sample():
     batch = vd.make_batch("llava", [1, 0], padding_side="left", labels=True)
     ids, mask, labels = (batch.inputs[key] for key in ("input_ids", "attention_mask", "labels"))
-    text = mask.bool() & (ids != batch.image_token_id)
+    text = mask.bool() & (ids != batch.image.token_id)
 
     assert batch.layout["labels"] == vd.Axis("sample")
     assert mask.tolist() == [[1] * 14, [0] * 6 + [1] * 8]

@@ -224,7 +224,7 @@ def test_code_that_asks_first_whether_there_is_something_runs_on():
     def careful(model, inputs, chunk_size):
         assert not hasattr(model, "vision_tower")
         assert getattr(model.config, "vision_config", None) is None
-        assert model.config.image_token_id == batch.image_token_id
+        assert model.config.image_token_id == batch.image.token_id
         for chunk in batch.chunks(chunk_size):
             model.base_model(**chunk).last_hidden_state @ model.lm_head.weight.T
 

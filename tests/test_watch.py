@@ -745,7 +745,7 @@ def test_wrong_rows_beside_a_mask_that_is_a_copy_are_found(built):
 def test_wrong_rows_beside_the_whole_of_another_kind_are_found():
     """All videos are the first sample's, so that its chunk holds the whole tensor of them."""
     batch = vd.make_batch("qwen2_5_vl", [1, 1], videos_per_sample=[1, 0])
-    ids = {"image_token_id": batch.image_token_id, "video_token_id": batch.streams[0].token_id}
+    ids = {f"{name}_token_id": token for name, token in batch.token_ids.items()}
     vision = SimpleNamespace(spatial_merge_size=2)
     model = Opaque(SimpleNamespace(model_type="qwen2_5_vl", vision_config=vision, **ids))
     first, second = batch.chunks(1)

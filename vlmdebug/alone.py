@@ -22,7 +22,7 @@ from vlmdebug.labels import UNTOLD, labels_mismatches
 from vlmdebug.lacking import lacking
 from vlmdebug.mismatch import Mismatch
 from vlmdebug.report import ChunkReport, KeyReport, Report
-from vlmdebug.runs import Sides, clip_sides, image_sides
+from vlmdebug.runs import Sides, sides_of
 from vlmdebug.used import Made, Run
 from vlmdebug.wording import number
 
@@ -84,9 +84,9 @@ def doubts_alone(batch: Batch) -> list[str]:
         if width > batch.inputs["input_ids"].shape[-1]
     ]
     messages += [
-        wording.clips_unknown(stream.unit)
-        for stream in batch.streams
-        if not messages and batch.stream_step(stream, []) is None
+        wording.clips_unknown(name)
+        for name in batch.modalities
+        if name != "image" and not messages and batch.balance_of([], name) is None
     ]
     messages += [wording.hides(sample, count) for sample, count in enumerate(batch.hidden) if count]
     masked = "attention_mask" in batch.inputs
@@ -135,14 +135,18 @@ def _planned_chunk(batch: Batch, samples: Sequence[int]) -> ChunkReport:
             state = "absent" if planned.presence == "absent" else "planned"
             keys[key] = KeyReport(state, planned.rows, None)
     placeholders = batch.placeholders_of(samples)
-    features = None if batch.inferred else batch.features_of(samples)
+    features = None if batch.image.inferred else batch.features_of(samples)
     return ChunkReport(tuple(samples), images_of(batch, samples), placeholders, features, keys)
 
 
 def _steps_unknown(batch: Batch) -> bool:
     """Whether placeholders and features of a batch with media cannot be compared."""
-    known = batch.features is not None and batch.placeholders is not None and not batch.inferred
-    return bool(batch.image_keys) and batch.layout.checks_counts and not known
+    known = (
+        batch.image.features is not None
+        and batch.image.placeholders is not None
+        and not batch.image.inferred
+    )
+    return bool(batch.image.keys) and batch.layout.checks_counts and not known
 
 
 def batch_mismatches(batch: Batch) -> list[Mismatch]:
@@ -152,8 +156,8 @@ def batch_mismatches(batch: Batch) -> list[Mismatch]:
     found += lacking(batch) + labels_mismatches(batch)
     seen = {sample for mismatch in found for sample in mismatch.samples}
     found += _marked_otherwise(batch, seen)
-    for stream in batch.streams:
-        sides = clip_sides(batch, stream)
+    for name, modality in batch.modalities.items():
+        sides = sides_of(batch, modality) if name != "image" else None
         found += [] if sides is None else _out_of_step(batch, sides)
     return found
 
@@ -166,12 +170,12 @@ def _contradicted(one: Contradiction) -> Mismatch:
 
 def _image_mismatches(batch: Batch) -> list[Mismatch]:
     """Samples whose runs of placeholder tokens are not what their images become."""
-    if batch.image_keys and not batch.layout.checks_counts:
+    if batch.image.keys and not batch.layout.checks_counts:
         return []
-    sides = image_sides(batch)
+    sides = sides_of(batch, batch.image)
     if sides is not None:
         return _out_of_step(batch, sides) or _side_by_side(batch, sides)
-    made, written = batch.features_by_sample or (), batch.placeholders or ()
+    made, written = batch.features_by_sample["image"] or (), batch.image.placeholders or ()
     return [
         Mismatch(
             "VLM010",
@@ -354,7 +358,7 @@ def _short_columns(batch: Batch) -> list[Mismatch]:
 
 def _marked_otherwise(batch: Batch, seen: Collection[int]) -> list[Mismatch]:
     """Samples whose placeholder tokens two sources count differently."""
-    if batch.placeholders is None:
+    if batch.image.placeholders is None:
         return []
     return [
         Mismatch(
@@ -364,7 +368,9 @@ def _marked_otherwise(batch: Batch, seen: Collection[int]) -> list[Mismatch]:
             samples=(sample,),
         )
         for key, marks in batch.marked.items()
-        for sample, (counted, marked) in enumerate(zip(batch.placeholders, marks, strict=True))
+        for sample, (counted, marked) in enumerate(
+            zip(batch.image.placeholders, marks, strict=True)
+        )
         if counted != marked and sample not in seen
     ]
 
@@ -402,17 +408,18 @@ def _compared(batch: Batch, run: Run | None) -> tuple[Compared, ...]:
         found.append(Compared(rows, against))
     if run is not None and run.partial:
         return tuple(found)
-    if batch.image_keys:
+    if batch.image.keys:
         what = f"image placeholders of {number(len(batch), 'sample')}"
-        known = not _steps_unknown(batch) and batch.placeholders is not None
+        known = not _steps_unknown(batch) and batch.image.placeholders is not None
         found.append(Compared(what, _features_of(batch) if known else None))
-    elif batch.placeholders is not None:
+    elif batch.image.placeholders is not None:
         what = f"image placeholders of {number(len(batch), 'sample')}"
         found.append(Compared(what, "no images in the batch"))
-    for stream in batch.streams:
-        known = stream.features is not None and stream.placeholders is not None
-        against = f"features of {stream.keys[0]}" if known else None
-        found.append(Compared(f"{stream.unit} placeholders", against))
+    for name, modality in batch.modalities.items():
+        if name != "image":
+            known = modality.features is not None and modality.placeholders is not None
+            against = f"features of {modality.keys[0]}" if known else None
+            found.append(Compared(f"{name} placeholders", against))
     if "labels" in batch.layout:
         against = None if batch.layout.family in UNTOLD else "input_ids"
         found.append(Compared("labels", against))

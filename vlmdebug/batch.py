@@ -10,13 +10,14 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Any, Literal, NamedTuple
 
 from vlmdebug.errors import AmbiguousError
 from vlmdebug.keys import TRAINERS_OWN
 from vlmdebug.layout import HANGS_ON, OWNER, Layout, plural
-from vlmdebug.plan import Counts, Places, Rows, chunk_bounds, rows_of
+from vlmdebug.modality import Modality, total
+from vlmdebug.plan import Counts, Rows, chunk_bounds, rows_of
 
 Presence = Literal["required", "absent", "either"]
 
@@ -78,30 +79,6 @@ class CountsByUnit(dict[str, Counts]):
         raise KeyError(f"{unit!r}: this batch counts {', '.join(self) or 'nothing'}")
 
 
-@dataclass(frozen=True)
-class Stream:
-    """Video or audio clips beside the images.
-
-    Attributes:
-        unit: `"video"` or `"audio"`.
-        keys: Its keys in the batch.
-        features: Features that the model makes of each clip, where known.
-        placeholders: Its placeholder tokens of each sample, where known.
-        token_id: Id of that token, where known.
-        places: Where each unbroken run of them begins and ends, by sample, where known.
-        pieces: Lengths of the runs that the features of each clip are written in, where a clip
-            is several runs.
-    """
-
-    unit: str
-    keys: tuple[str, ...]
-    features: tuple[int, ...] | None
-    placeholders: tuple[int, ...] | None
-    token_id: int | None
-    places: Places | None = None
-    pieces: tuple[tuple[int, ...], ...] | None = None
-
-
 @dataclass(frozen=True, eq=False)
 class Batch:
     """One multimodal batch and its layout.
@@ -110,28 +87,20 @@ class Batch:
         inputs: The tensors as they were given, by key.
         layout: What a row of each tensor counts.
         counts: Rows per sample of every unit: `counts["image"]` is `(2, 0, 1)`.
-        features: Features that the model makes of each row of `layout.feature_key`.
-        placeholders: Placeholder tokens of each sample, as `input_ids` has them.
-        places: Where each unbroken run of placeholder tokens of each sample begins and ends.
-        pieces: Lengths of the runs that the features of each row of `layout.feature_key` are
-            written in, where an image is several runs.
+        modalities: Images, always, and video and audio where the batch has some, by name.
         per_image: Rows (by unit) and features (under `"feature"`) of each image, in order.
         unpadded: Whether a sample's `attention_mask` hides nothing that a later token could
             see; such a sample's mask may be left out.
         ambiguities: What could not be settled.
-        image_token_id: Id of the placeholder token, where known.
-        streams: Video and audio clips, where the batch has some.
         hidden: Tokens of each sample that `attention_mask` hides though they are not padding; empty
             where the padding token is not known.
         unmasked: Padding tokens of each sample that no `attention_mask` hides and that its text
             would attend to; empty where the padding token is not known.
         lost_masks: Masks of pixels that the processor returns and the batch lacks.
         marked: Placeholder tokens of each sample as each key of token types marks them, where
-            `placeholders` were counted by their id.
+            the placeholders were counted by their id.
         known: Keys that some layout has; to ask for one in vain is no mistake.
         columns: Columns of tokens of each key that should have as many as `input_ids`.
-        inferred: Whether `features` are only what the placeholders suggest, so that these cannot
-            be held against them.
         strays: Placeholder tokens of each sample, by kind of clips that the batch has none of.
         promised: Counts that were given, summed, of media that the batch has none of.
         lacks: Keys that the processor returns and the model takes, and the batch has not.
@@ -140,22 +109,16 @@ class Batch:
     inputs: Mapping[str, Any]
     layout: Layout
     counts: Mapping[str, Counts]
-    features: tuple[int, ...] | None = None
-    placeholders: tuple[int, ...] | None = None
-    places: Places | None = None
-    pieces: tuple[tuple[int, ...], ...] | None = None
+    modalities: Mapping[str, Modality] = field(default_factory=lambda: {"image": Modality("image")})
     per_image: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     unpadded: tuple[bool, ...] | None = None
     ambiguities: tuple[Ambiguity, ...] = ()
-    image_token_id: int | None = None
-    streams: tuple[Stream, ...] = ()
     marked: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     hidden: tuple[int, ...] = ()
     unmasked: tuple[int, ...] = ()
     lost_masks: tuple[str, ...] = ()
     known: frozenset[str] = frozenset()
     columns: Mapping[str, int] = field(default_factory=dict)
-    inferred: bool = False
     strays: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     promised: Mapping[str, int] = field(default_factory=dict)
     lacks: tuple[str, ...] = ()
@@ -256,9 +219,14 @@ class Batch:
         return frozenset(sample for sample, full in enumerate(self.unpadded) if not full)
 
     @property
-    def runs(self) -> tuple[tuple[int, ...], ...] | None:
-        """Lengths of the unbroken runs of placeholder tokens of each sample."""
-        return None if self.places is None else self.places.runs
+    def image(self) -> Modality:
+        """The images of the batch and their placeholder tokens."""
+        return self.modalities["image"]
+
+    @cached_property
+    def of_key(self) -> dict[str, Modality]:
+        """The modality of each media key."""
+        return {key: one for one in self.modalities.values() for key in one.keys}
 
     @property
     def contradictions(self) -> list[Contradiction]:
@@ -283,11 +251,16 @@ class Batch:
                 found[key] = len(shape) - 1
         return found
 
+    def is_of_clips(self, key: str) -> bool:
+        """Whether it is a key of videos or audio clips."""
+        modality = self.of_key.get(key)
+        return modality is not None and modality.name != "image"
+
     @property
     def token_ids(self) -> dict[str, int]:
         """Ids of the placeholder tokens by what they stand for, as far as they are known."""
-        ids = {"image": self.image_token_id, **{s.unit: s.token_id for s in self.streams}}
-        return {unit: token for unit, token in ids.items() if token is not None}
+        ids = {name: one.token_id for name, one in self.modalities.items()}
+        return {name: token for name, token in ids.items() if token is not None}
 
     def is_full(self, key: str, rows: Sequence[int]) -> bool:
         """Whether these rows of a mask hide nothing of what is there; looks at their values."""
@@ -366,53 +339,31 @@ class Batch:
         return {unit: (0, *accumulate(rows)) for unit, rows in self.per_image.items()}
 
     @cached_property
-    def feature_offsets(self) -> tuple[int, ...]:
-        """Features of all rows of the feature key before each row, and of all."""
-        return (0, *accumulate(self.features or ()))
+    def features_by_sample(self) -> dict[str, tuple[int, ...] | None]:
+        """Features that the media rows of each sample become, by modality, where known."""
+        found: dict[str, tuple[int, ...] | None] = {}
+        for name, one in self.modalities.items():
+            owned = self.counts.get(one.unit or "")
+            found[name] = None if owned is None else one.features_by_sample(owned)
+        if not self.image.keys and "image" in self.counts and not self.ambiguities:
+            found["image"] = (0,) * len(self)  # no media key at all: nothing fills a placeholder
+        return found
 
-    def features_of(self, samples: Iterable[int]) -> int | None:
+    def features_of(self, samples: Iterable[int], modality: str = "image") -> int | None:
         """Features that the media rows of `samples` become; None where that is not known."""
-        by_sample = self.features_by_sample
-        return None if by_sample is None else sum(by_sample[sample] for sample in samples)
+        return total(self.features_by_sample[modality], samples)
 
-    @cached_property
-    def features_by_sample(self) -> tuple[int, ...] | None:
-        """Features that the media rows of each sample become; None where that is not known."""
-        if not self.image_keys and "image" in self.counts and not self.ambiguities:
-            return (0,) * len(self)  # no media key at all: nothing can fill a placeholder
-        key = self.layout.feature_key
-        if self.features is None or key is None or self.layout[key].unit not in self.counts:
-            return None
-        before, offsets = self.feature_offsets, self.counts[self.layout[key].unit].offsets
-        if offsets[-1] != len(self.features):
-            return None  # rows are missing, or too many: whose features these are is not known
-        return tuple(before[stop] - before[start] for start, stop in pairwise(offsets))
-
-    def placeholders_of(self, samples: Iterable[int]) -> int | None:
+    def placeholders_of(self, samples: Iterable[int], modality: str = "image") -> int | None:
         """Placeholder tokens of `samples`; None where the placeholder id is not known."""
-        if self.placeholders is None:
-            return None
-        return sum(self.placeholders[sample] for sample in samples)
+        return total(self.modalities[modality].placeholders, samples)
 
-    @cached_property
-    def image_keys(self) -> tuple[str, ...]:
-        """Media keys that are not of video or audio clips."""
-        clips = {key for stream in self.streams for key in stream.keys}
-        return tuple(key for key in self.layout.media if key not in clips)
-
-    def stream_step(self, stream: Stream, samples: Iterable[int]) -> tuple[int, int] | None:
-        """Placeholder tokens and features of the samples' clips; None where one is unknown."""
-        if stream.placeholders is None or stream.features is None:
-            return None
-        if stream.unit not in self.counts:
-            return None
-        owned, every = self.counts[stream.unit].offsets, list(samples)
-        features = sum(
-            stream.features[clip]
-            for sample in every
-            for clip in range(owned[sample], owned[sample + 1])
+    def balance_of(self, samples: Sequence[int], modality: str) -> tuple[int, int] | None:
+        """Placeholder tokens and features of `samples`; None where one of them is unknown."""
+        written, made = (
+            self.placeholders_of(samples, modality),
+            self.features_of(samples, modality),
         )
-        return sum(stream.placeholders[sample] for sample in every), features
+        return None if written is None or made is None else (written, made)
 
     def refuse_ambiguity(self) -> None:
         """Raise `AmbiguousError` if some key cannot be cut."""

@@ -144,9 +144,9 @@ def _consequence(batch: Batch, silent: bool | None) -> str:
         return DEPENDS
     if silent:
         return "The totals of the batch agree, so the model will not raise on the whole batch."
-    features = batch.features
-    if features is not None and batch.placeholders is not None:
-        if sum(features) == sum(batch.placeholders):
+    features = batch.image.features
+    if features is not None and batch.image.placeholders is not None:
+        if sum(features) == sum(batch.image.placeholders):
             return (
                 "The totals of the batch agree, but the model lays images out sample by sample "
                 "and will raise."

@@ -7,13 +7,14 @@ from difflib import get_close_matches
 from functools import cached_property
 
 from vlmdebug import wording
-from vlmdebug.batch import BOOKKEEPING, Batch, Planned, Stream
+from vlmdebug.batch import BOOKKEEPING, Batch, Planned
 from vlmdebug.change import UNSURE, Change
 from vlmdebug.cut_causes import WITHOUT_ZEROS, Causes, named, samples_of
 from vlmdebug.errors import AmbiguousError
 from vlmdebug.keys import EXTRAS, TYPE_IDS
 from vlmdebug.layout import plural
 from vlmdebug.mismatch import Mismatch
+from vlmdebug.modality import Modality
 from vlmdebug.outcome import Forecast
 from vlmdebug.plan import Rows, rows_of
 from vlmdebug.report import ChunkReport, KeyReport
@@ -54,7 +55,7 @@ class Judge:
         features = self.forecast.call.features
         if not self.mismatches:
             self._out_of_step(features)
-            self._streams_out_of_step()
+            self._clips_out_of_step()
         if self.chunk.left_out and not self.mismatches:
             self.unsettled["input_ids"] = wording.left_out(self.index, self.chunk.left_out)
         if not self.samples and "input_ids" in self.chunk.keys:
@@ -63,7 +64,7 @@ class Judge:
         return ChunkReport(
             self.samples,
             images_of(self.batch, self.samples),
-            self.chunk.placeholders,
+            self.chunk.placeholders.get("image"),
             features,
             keys,
         )
@@ -74,7 +75,7 @@ class Judge:
         keys = {
             key: KeyReport("cannot tell", None, used.rows) for key, used in self.chunk.keys.items()
         }
-        return ChunkReport((), None, self.chunk.placeholders, None, keys)
+        return ChunkReport((), None, self.chunk.placeholders.get("image"), None, keys)
 
     def _is_cut(self, key: str) -> bool:
         return self.batch.layout[key].unit != "batch"
@@ -114,7 +115,7 @@ class Judge:
 
     def _unlooked_at(self, key: str, planned: Planned) -> bool:
         """Whether it says something of images in a chunk without any, and without pixels."""
-        described = planned.presence == "either" and key in self.batch.image_keys
+        described = planned.presence == "either" and key in self.batch.image.keys
         return described and "pixel_values" not in self.chunk.keys
 
     @cached_property
@@ -294,15 +295,15 @@ class Judge:
         return self.causes.of(key)
 
     def _out_of_step(self, features: int | None) -> None:
-        placeholders = self.chunk.placeholders
+        placeholders = self.chunk.placeholders.get("image")
         if features is None or placeholders is None or features == placeholders:
             return
-        image_keys = self.batch.image_keys or ("input_ids",)
+        image_keys = self.batch.image.keys or ("input_ids",)
         if not self.unsettled.keys().isdisjoint(image_keys):
             return
         if placeholders == self.batch.placeholders_of(self.samples) and not self.run.partial:
             return  # the batch itself is out of step there, and VLM010 says so
-        silent = not any(key in self.chunk.keys for key in self.batch.image_keys)
+        silent = not any(key in self.chunk.keys for key in self.batch.image.keys)
         message = wording.chunk_out_of_step(self._who, placeholders, features, silent)
         self._add("VLM009", message, "input_ids", None, None, silent, cause=None)
 
@@ -313,33 +314,33 @@ class Judge:
             return f"chunk {self.index} has"
         return f"{wording.name_samples(self.samples)} {'has' if len(self.samples) == 1 else 'have'}"
 
-    def _streams_out_of_step(self) -> None:
+    def _clips_out_of_step(self) -> None:
         """Clips whose placeholder tokens this chunk's `input_ids` has not all."""
-        for stream in self.batch.streams:
-            step = self.batch.stream_step(stream, self.samples)
-            given = self.chunk.clips.get(stream.unit)
-            if given is None or self.unsettled:
+        for name, modality in self.batch.modalities.items():
+            step = self.batch.balance_of(self.samples, name)
+            given = self.chunk.placeholders.get(name)
+            if name == "image" or given is None or self.unsettled:
                 continue
             if step is None:
-                self._placeholders_lost(stream, given)
+                self._placeholders_lost(modality, given)
                 continue
             if given == step[1]:
                 continue
             if given == step[0] and not self.run.partial:
                 continue  # the batch itself is out of step there, and VLM010 says so
             compared = {"video_grid_thw", "pixel_values_videos"} <= self.chunk.keys.keys()
-            silent = False if compared and stream.unit == "video" else None
-            message = wording.chunk_out_of_step(self._who, given, step[1], silent, stream.unit)
+            silent = False if compared and name == "video" else None
+            message = wording.chunk_out_of_step(self._who, given, step[1], silent, name)
             self._add("VLM009", message, "input_ids", None, None, silent, cause=None)
 
-    def _placeholders_lost(self, stream: Stream, given: int) -> None:
+    def _placeholders_lost(self, modality: Modality, given: int) -> None:
         """Clips whose features are not known, and whose tokens in the batch were not all passed."""
-        passed = any(key in self.chunk.keys for key in stream.keys)
-        if stream.placeholders is None or not passed:
+        passed = any(key in self.chunk.keys for key in modality.keys)
+        owned = self.batch.placeholders_of(self.samples, modality.name)
+        if owned is None or not passed:
             return
-        owned = sum(stream.placeholders[sample] for sample in self.samples)
         if given < owned:
-            message = wording.placeholders_lost(self._who, given, owned, stream.unit)
+            message = wording.placeholders_lost(self._who, given, owned, modality.name)
             self._add("VLM009", message, "input_ids", None, None, None, cause=None)
 
 

@@ -46,7 +46,7 @@ def _stray_is_silent(batch: Batch, unit: str, sample: int) -> bool:
     embed the token as text.
     """
     types = batch.inputs.get("mm_token_type_ids")
-    if unit != "video" or types is None or not batch.layout.placing or not batch.image_keys:
+    if unit != "video" or types is None or not batch.layout.placing or not batch.image.keys:
         return True
     return not bool((types[sample] == 2).any())
 
@@ -108,7 +108,7 @@ def _in_other_rows(batch: Batch) -> list[Mismatch]:
     image_processing_mllama, transformers 5.23). The model compares nothing.
     """
     ratios = batch.inputs.get("aspect_ratio_ids")
-    if ratios is None or batch.placeholders is None or batch.layout.checks_counts:
+    if ratios is None or batch.image.placeholders is None or batch.layout.checks_counts:
         return []
     if len(ratios) != len(batch):
         return []  # said already: rows of another batch
@@ -125,6 +125,6 @@ def _in_other_rows(batch: Batch) -> list[Mismatch]:
             silent=True,
             cause="images in other rows",
         )
-        for sample, (named, given) in enumerate(zip(batch.placeholders, shown, strict=True))
+        for sample, (named, given) in enumerate(zip(batch.image.placeholders, shown, strict=True))
         if named != given
     ]

@@ -13,10 +13,11 @@ from itertools import groupby, islice
 from typing import NamedTuple
 
 from vlmdebug import wording
-from vlmdebug.batch import Batch, Planned, Stream
+from vlmdebug.batch import Batch, Planned
 from vlmdebug.change import Change
 from vlmdebug.errors import AmbiguousError
 from vlmdebug.layout import OWNER, Layout, TokenRows
+from vlmdebug.modality import Modality
 from vlmdebug.plan import Rows
 from vlmdebug.used import Used, UsedChunk
 
@@ -60,9 +61,12 @@ class Forecast:
     @cached_property
     def call(self) -> Call:
         """The chunk as it is, with all that is wrong in it."""
-        return Call(
-            self.batch, self.chunk.keys, self.samples, self.chunk.placeholders, self.planned
-        )
+        return Call(self.batch, self.chunk.keys, self.samples, self._written, self.planned)
+
+    @property
+    def _written(self) -> int | None:
+        """Placeholder tokens of images, as the chunk has them."""
+        return self.chunk.placeholders.get("image")
 
     def wrong(self, key: str) -> Outcome:
         """What follows from wrong rows of `key`, and of the keys that were cut with it."""
@@ -84,7 +88,7 @@ class Forecast:
         As tiny models of all families do in transformers 5.23: none takes media with fewer columns
         than their siblings, and none its feature key with a dimension more or less.
         """
-        if any(key in stream.keys for stream in self.batch.streams):
+        if self.batch.is_of_clips(key):
             return UNKNOWN
         layout = self.batch.layout
         if change.kind == "values":
@@ -146,9 +150,8 @@ class Forecast:
 
     def _group(self, key: str) -> Sequence[str]:
         """Keys that lie beside `key` and describe the same media."""
-        if key in self.batch.image_keys:
-            return self.batch.image_keys
-        return next((stream.keys for stream in self.batch.streams if key in stream.keys), ())
+        modality = self.batch.of_key.get(key)
+        return () if modality is None else modality.keys
 
     def _only(self, wrong: Collection[str]) -> Call:
         """The chunk as it would be if no other keys than these were wrong."""
@@ -165,7 +168,7 @@ class Forecast:
                 keys[key] = mended
         placeholders = self.batch.placeholders_of(self.samples)
         if placeholders is None or "input_ids" in wrong:
-            placeholders = self.chunk.placeholders
+            placeholders = self._written
         return Call(self.batch, keys, self.samples, placeholders, self.planned)
 
     def _mended(self, key: str, used: Used | None) -> Used | None:
@@ -230,7 +233,7 @@ class Call:
 
     def with_surplus(self, key: str) -> Outcome:
         """What the model makes of it where `key` must be absent."""
-        clips = any(key in stream.keys for stream in self.batch.streams)
+        clips = self.batch.is_of_clips(key)
         silent = self.is_silent(key) if clips or self.features else False  # nothing to see: refused
         return Outcome(silent, wording.surplus(self.layout.family, key, silent))
 
@@ -241,7 +244,7 @@ class Call:
     def _silent_without(self, key: str) -> bool | None:
         if key == "input_ids":
             return False
-        if any(key in stream.keys for stream in self.batch.streams):
+        if self.batch.is_of_clips(key):
             return self.is_silent(key)
         if self.layout[key].unit == OWNER:
             return None  # other images are made of other features, as many or not
@@ -254,17 +257,17 @@ class Call:
     @cached_property
     def features(self) -> int | None:
         """Features the model would make of the media rows used."""
-        key, features = self.layout.feature_key, self.batch.features
-        if not self.batch.image_keys:
+        key, features = self.layout.feature_key, self.batch.image.features
+        if not self.batch.image.keys:
             return self.batch.features_of(self.samples)
         if key is None or features is None:
             return None
         used = self.keys.get(key)
         if used is None:
-            return 0 if not any(k in self.keys for k in self.batch.image_keys) else None
+            return 0 if not any(k in self.keys for k in self.batch.image.keys) else None
         if used.rows is None or used.rows.foreign or used.source is not None:
             return None
-        offsets = self.batch.feature_offsets
+        offsets = self.batch.image.feature_offsets
         return sum(offsets[stop] - offsets[start] for start, stop in used.rows.ranges)
 
     @cached_property
@@ -277,9 +280,8 @@ class Call:
     def is_silent(self, key: str = "") -> bool | None:
         """Whether the model would take this call, whose `key` is wrong, without an exception."""
         layout = self.layout
-        stream = next((one for one in self.batch.streams if key in one.keys), None)
-        if stream is not None:
-            return self._takes_clips(stream)
+        if self.batch.is_of_clips(key):
+            return self._takes_clips(self.batch.of_key[key])
         if key in layout and key not in layout.media:
             return self._takes_tokens(key)
         pixels = self.keys.get("pixel_values")
@@ -315,30 +317,30 @@ class Call:
             if name in layout.media
         )
 
-    def _takes_clips(self, stream: Stream) -> bool | None:
+    def _takes_clips(self, clips: Modality) -> bool | None:
         """The same for videos of patches, whose grids say how many tokens and rows each asks for.
 
         Nothing is said of other videos and of audio: how many features they become is not known.
         """
         grids, pixels = self.keys.get("video_grid_thw"), self.keys.get("pixel_values_videos")
-        step, made = self.batch.stream_step(stream, self.samples), stream.features
-        if "video_grid_thw" not in stream.keys or step is None or not made:
+        step, made = self.batch.balance_of(self.samples, clips.name), clips.features
+        if "video_grid_thw" not in clips.keys or step is None or not made:
             return None
         if pixels is None:  # without pixels it compares nothing, but M-RoPE may look for the grid
             return None if grids is None and step[0] and self.layout.strict else True
         if step[0] == 0 or grids is None:
             return False
-        given = [self.keys[key] for key in stream.keys if key in self.keys]
+        given = [self.keys[key] for key in clips.keys if key in self.keys]
         if any(self._is_foreign(used) for used in given):
             return None
-        planned = {key: self.planned(key).rows for key in stream.keys}
+        planned = {key: self.planned(key).rows for key in clips.keys}
         owned = [made[row] for row in planned["video_grid_thw"]]
         asked = [made[row] for row in grids.rows or ()]
         if sum(asked) != step[0]:
             return False
         if pixels.length != len(planned["pixel_values_videos"]):
             return False if pixels.length != 1 else None
-        others = set(stream.keys) - {"video_grid_thw", "pixel_values_videos"}
+        others = set(clips.keys) - {"video_grid_thw", "pixel_values_videos"}
         alike = all(key in self.keys and self.keys[key].rows == planned[key] for key in others)
         return True if asked == owned and alike else None
 
@@ -371,7 +373,7 @@ class Call:
         types takes the next grid, and the places must be as many as the tokens that are not masked.
         """
         masks, types = (self.keys.get(name) for name in ("attention_mask", "mm_token_type_ids"))
-        made = self.batch.features
+        made = self.batch.image.features
         used = self.keys.get(self.layout.feature_key or "")
         placed = {"attention_mask", *self.layout.placing}
         if not self.layout.strict or key not in placed or used is None or not used.length:
@@ -449,7 +451,7 @@ class Call:
 
         Pixels are padded to one size, so that theirs fit whatever they hold.
         """
-        features = self.batch.features
+        features = self.batch.image.features
         described = self.layout.media.keys() & self.keys.keys() - {"pixel_values"}
         used = [self.keys[key] for key in described]
         if not self.layout.row_by_row or features is None:
@@ -483,7 +485,7 @@ class Call:
 
         The images are handed to the samples in order, one per run, whichever they are.
         """
-        layout, features, runs = self.layout, self.batch.features, self.batch.runs
+        layout, features, runs = self.layout, self.batch.image.features, self.batch.image.runs
         used = self.keys.get(layout.feature_key or "")
         if layout.strict is False or features is None or runs is None or used is None:
             return True

@@ -8,7 +8,8 @@ from functools import cached_property
 from itertools import accumulate, chain, pairwise
 from typing import Any, NamedTuple
 
-from vlmdebug.batch import Batch, Stream
+from vlmdebug.batch import Batch
+from vlmdebug.modality import Modality
 from vlmdebug.plan import Places
 
 
@@ -81,37 +82,37 @@ class Sides:
         return (0, *accumulate(self.owned))
 
 
-def image_sides(batch: Batch) -> Sides | None:
-    """The images of a batch; None where one of the two sides is not known."""
-    key = batch.layout.feature_key
-    if key is None or batch.features is None or batch.places is None:
+def sides_of(batch: Batch, modality: Modality) -> Sides | None:
+    """The two sides of one modality; None where one of them is not known."""
+    features, places, counts, unit = (
+        modality.features,
+        modality.places,
+        batch.counts,
+        modality.unit,
+    )
+    if features is None or places is None or unit is None:
         return None
-    unit, features, counts = batch.layout[key].unit, batch.features, batch.counts
-    if unit != "sample":
-        pieces = batch.pieces or tuple((count,) for count in features)
-        owned = tuple(counts[unit]) if unit in counts else None
-        tiles = batch.per_image.get("tile") if unit == "tile" and owned else None
-        if tiles is not None and "image" in counts and counts["image"].total == len(tiles):
-            ends = pairwise((0, *accumulate(tiles)))
-            pieces = tuple([tuple(chain.from_iterable(pieces[a:b])) for a, b in ends])
-            unit, owned = "image", tuple(counts["image"])
-        return Sides("image", unit, batch.inputs, batch.places, pieces, owned)
-    if "tile" not in counts or not counts["tile"].total:
-        return None
-    each = sum(features) // counts["tile"].total
-    pieces = ((each,),) * counts["tile"].total
-    owned = tuple(counts["tile"])
-    return Sides("image", "tile", batch.inputs, batch.places, pieces, owned)
+    if unit == "sample":
+        return _of_tiles(batch, modality)
+    pieces = modality.pieces or tuple((count,) for count in features)
+    owned = tuple(counts[unit]) if unit in counts else None
+    tiles = batch.per_image.get("tile") if unit == "tile" and owned else None
+    if tiles is not None and "image" in counts and counts["image"].total == len(tiles):
+        ends = pairwise((0, *accumulate(tiles)))
+        pieces = tuple([tuple(chain.from_iterable(pieces[a:b])) for a, b in ends])
+        unit, owned = "image", tuple(counts["image"])
+    return Sides(modality.name, unit, batch.inputs, places, pieces, owned)
 
 
-def clip_sides(batch: Batch, stream: Stream) -> Sides | None:
-    """The videos or audio clips of a batch; None where one of the two sides is not known."""
-    if stream.features is None or stream.places is None:
+def _of_tiles(batch: Batch, modality: Modality) -> Sides | None:
+    """The same where a row is a sample, padded over its tiles, which have all as many features."""
+    if "tile" not in batch.counts or not batch.counts["tile"].total:
         return None
-    counts = batch.counts
-    owned = tuple(counts[stream.unit]) if stream.unit in counts else None
-    pieces = stream.pieces or tuple((count,) for count in stream.features)
-    return Sides(stream.unit, stream.unit, batch.inputs, stream.places, pieces, owned)
+    assert modality.features is not None and modality.places is not None
+    owned = tuple(batch.counts["tile"])
+    each = sum(modality.features) // sum(owned)
+    pieces = ((each,),) * sum(owned)
+    return Sides("image", "tile", batch.inputs, modality.places, pieces, owned)
 
 
 def _runs(inputs: Mapping[str, Any], places: Places) -> tuple[tuple[Run, ...], ...]:

@@ -58,8 +58,8 @@ class UsedChunk:
 
     Attributes:
         keys: What each key holds.
-        placeholders: Placeholder tokens of images, as its `input_ids` has them.
-        clips: Those of video and audio.
+        placeholders: Placeholder tokens of each modality, as its `input_ids` has them; those that
+            cannot be counted are left out.
         made: Keys that the slicer made, and what is known of each.
         needs_mask: Whether its columns of `input_ids` need the batch's `attention_mask`; None where
             they are the batch's own, or cannot be identified.
@@ -67,8 +67,7 @@ class UsedChunk:
     """
 
     keys: Mapping[str, Used]
-    placeholders: int | None = None
-    clips: Mapping[str, int] = field(default_factory=dict)
+    placeholders: Mapping[str, int] = field(default_factory=dict)
     made: Mapping[str, Made] = field(default_factory=dict)
     needs_mask: bool | None = None
     left_out: Mapping[int, int] = field(default_factory=dict)

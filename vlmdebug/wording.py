@@ -511,7 +511,7 @@ def clips_unknown(unit: str) -> str:
 
 def steps_unknown(batch: Batch) -> str:
     """Placeholders and features that could not be compared."""
-    missing = "placeholder tokens" if batch.placeholders is None else "features"
+    missing = "placeholder tokens" if batch.image.placeholders is None else "features"
     return (
         f"How many {missing} each image has is not known, so placeholders and features were not "
         "compared. Rows can still be cut. Pass processor=, or processor= and config= together."

@@ -91,9 +91,9 @@ def _tokens(batch: Batch, unit: str) -> str | None:
     types = 'inputs["mm_token_type_ids"]'
     typed = "mm_token_type_ids" in batch.inputs
     if unit not in STREAMS:
-        if batch.image_token_id is None:
+        if batch.image.token_id is None:
             return f"    return {types} == 1\n" if typed else None
-        marked = f'    found = inputs["input_ids"] == {int(batch.image_token_id)}\n'
+        marked = f'    found = inputs["input_ids"] == {int(batch.image.token_id)}\n'
         family = find_family(batch.layout.family)
         if family is not None and family.videos is not None:  # GLM has one token for both
             marked += (
@@ -101,7 +101,7 @@ def _tokens(batch: Batch, unit: str) -> str | None:
                 f"        found = found & ({types} != {TYPES['video']})  # those of frames\n"
             )
         return f"{marked}    return found\n"
-    token = next((stream.token_id for stream in batch.streams if stream.unit == unit), None)
+    token = batch.token_ids.get(unit)
     if token is None:
         return f"    return {types} == {TYPES[unit]}\n" if typed else None
     return (
@@ -130,11 +130,11 @@ def _bodies(batch: Batch, unit: str) -> Iterator[str]:
 
 def _rules(batch: Batch, unit: str) -> Iterator[str]:
     """Source of the features of each image, tile or clip, with the number that fits the batch."""
-    features: Sequence[int] | None = batch.features
+    features: Sequence[int] | None = batch.image.features
     family = find_family(batch.layout.family)
     rules = FEATURE_RULES if unit in STREAMS else family.feature_rules if family else ()
     if unit in STREAMS:
-        features = next((s.features for s in batch.streams if s.unit == unit), None)
+        features = batch.modalities[unit].features if unit in batch.modalities else None
     if not features:
         return
     for rule in rules:

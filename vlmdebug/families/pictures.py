@@ -51,7 +51,7 @@ def scene_of(
     """
     if "image" not in batch.counts:
         return None
-    facts = Facts(batch.inputs, Hints(image_token_id=batch.image_token_id))
+    facts = Facts(batch.inputs, Hints(image_token_id=batch.image.token_id))
     found = {image: thumbnail(batch, image, SIDE, originals) for image in dict.fromkeys(images)}
     return Scene(
         units={key: axis.unit for key, axis in batch.layout.items()},
@@ -95,7 +95,7 @@ def _places(
 
 def _features_per_image(batch: Batch) -> Sequence[int]:
     """Features of each image; none where they are not known."""
-    tiles, features = batch.per_image.get("tile"), batch.features
+    tiles, features = batch.per_image.get("tile"), batch.image.features
     if "feature" in batch.per_image:
         return batch.per_image["feature"]
     if tiles is None or features is None or not sum(tiles):

@@ -27,7 +27,7 @@ from vlmdebug.families.hints import read_hints
 from vlmdebug.families.probe import probe
 from vlmdebug.families.release import takes
 from vlmdebug.families.streams import KEYS as STREAM_KEYS
-from vlmdebug.families.streams import clip_of, read_streams
+from vlmdebug.families.streams import ClipReading, clip_of, read_clips
 from vlmdebug.families.token_rows import USUAL
 from vlmdebug.families.unreadable import (
     items_of,
@@ -38,6 +38,7 @@ from vlmdebug.families.unreadable import (
 from vlmdebug.given import public
 from vlmdebug.keys import PROMPT_TYPES, ROWLESS, TRAINERS_OWN
 from vlmdebug.layout import UNITS, Axis, Layout, plural
+from vlmdebug.modality import Modality
 from vlmdebug.plan import Counts, as_counts
 from vlmdebug.safe import one_line
 
@@ -229,9 +230,9 @@ def assemble(facts: Facts, layout: str | Layout | Mapping[str, Axis | str] | Non
         _check_keys(facts, family)
         if any(facts.has(key) for key in family.axes):
             family = family.actual(facts)
-    streams = read_streams(facts, facts.clips)
+    clips = read_clips(facts, facts.clips)
     axes = _token_axes(facts)
-    for one in streams:
+    for one in clips:
         axes |= one.axes
     axes = {key: axis for key, axis in axes.items() if key not in overrides}
     strange = [key for key in facts.inputs if key not in axes]
@@ -245,7 +246,7 @@ def assemble(facts: Facts, layout: str | Layout | Mapping[str, Axis | str] | Non
     else:
         found, reading, own = Layout("text", axes, tokens=USUAL), _no_media(facts), {}
     media = {key: needs for key, needs in found.media.items() if key in own}
-    for one in streams:
+    for one in clips:
         media |= one.media
     axes = {**axes, **own, **overrides}
     found = replace(
@@ -255,12 +256,12 @@ def assemble(facts: Facts, layout: str | Layout | Mapping[str, Axis | str] | Non
         feature_key=found.feature_key if found.feature_key in own else None,
     )
     counts = {"sample": Counts([1] * facts.samples, "rows of input_ids"), **reading.counts}
-    counts |= {unit: count for one in streams for unit, count in one.counts.items()}
+    counts |= {unit: count for one in clips for unit, count in one.counts.items()}
     _refuse_uncounted(overrides, found, counts)
     wrong = _odd_dimensions(facts, own, family) if family is not None else []
     broken = {key for one in wrong for key in one.keys}
     wrong = [replace(one, keys=()) for one in wrong]
-    unsettled = tuple(ambiguity for one in streams for ambiguity in one.ambiguities)
+    unsettled = tuple(ambiguity for one in clips for ambiguity in one.ambiguities)
     ambiguities = (*reading.ambiguities, *unsettled, *_strangers(facts, found))
     told = [key for one in ambiguities if isinstance(one, Contradiction) for key in one.keys]
     ambiguities = (*ambiguities, *wrong, *_other_rows(facts, found, counts, told))
@@ -269,26 +270,43 @@ def assemble(facts: Facts, layout: str | Layout | Mapping[str, Axis | str] | Non
         inputs=facts.inputs,
         layout=found,
         counts=CountsByUnit(counts, ambiguities),
-        features=None if found.feature_key in broken else reading.features,
-        placeholders=facts.placeholders,
-        places=facts.places,
-        pieces=reading.pieces,
+        modalities=_modalities(facts, found, reading, broken, clips),
         per_image=reading.per_image,
         unpadded=_unpadded(facts),
         ambiguities=ambiguities,
-        image_token_id=facts.hints.image_token_id,
         marked=_marked(facts),
         hidden=_hidden(facts),
         unmasked=_unmasked(facts, causal=found.causal),
         lost_masks=_lost_masks(facts, found),
-        streams=tuple(one.stream for one in streams),
         known=KNOWN,
         columns=_columns(facts, found),
-        inferred=reading.inferred,
-        strays=_strays(facts, {one.stream.unit for one in streams}),
+        strays=_strays(facts, {one.modality.name for one in clips}),
         promised=_promised(facts, found),
         lacks=_lacks(facts, found),
     )
+
+
+def _modalities(
+    facts: Facts,
+    layout: Layout,
+    reading: Reading,
+    broken: Collection[str],
+    clips: Sequence[ClipReading],
+) -> dict[str, Modality]:
+    """Images, and the video and audio clips that the batch has."""
+    key, of_clips = layout.feature_key, {key for one in clips for key in one.media}
+    image = Modality(
+        "image",
+        tuple(name for name in layout.media if name not in of_clips),
+        key,
+        layout[key].unit if key is not None and key in layout else None,
+        None if key in broken else reading.features,
+        reading.inferred,
+        facts.hints.image_token_id,
+        facts.places,
+        reading.pieces,
+    )
+    return {"image": image, **{one.modality.name: one.modality for one in clips}}
 
 
 def _tensors(inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -594,8 +612,8 @@ def _lacks(facts: Facts, layout: Layout) -> tuple[str, ...]:
     """Needed keys that the processor names, or the model where no processor is at hand."""
     hints, places = facts.hints, facts.inputs.get("position_ids")
     named = hints.taken_keys if hints.returned_keys is None else hints.returned_keys
-    streams = any(clip_of(key) for key in layout.media)
-    if not layout.media or named is None or not (streams or any(facts.placeholders or (1,))):
+    clips = any(clip_of(key) for key in layout.media)
+    if not layout.media or named is None or not (clips or any(facts.placeholders or (1,))):
         return ()
     placed = getattr(places, "ndim", 0) == 3
     return tuple(

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from vlmdebug.batch import Ambiguity, Stream
+from vlmdebug.batch import Ambiguity
 from vlmdebug.families.base import (
     BatchSpec,
     Facts,
@@ -34,6 +34,7 @@ from vlmdebug.families.base import (
     with_text,
 )
 from vlmdebug.layout import VIDEO_PATCH, Axis, Media, plural
+from vlmdebug.modality import Modality
 from vlmdebug.plan import Counts
 
 TYPES = {"video": 2, "audio": 3}
@@ -155,17 +156,17 @@ def _audio(mask: str | None, clips: int) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class StreamReading:
-    """One stream as it lies in a batch."""
+class ClipReading:
+    """The videos or audio clips of a batch, and what their keys count."""
 
-    stream: Stream
+    modality: Modality
     axes: Mapping[str, Axis]
     media: Mapping[str, Media]
     counts: Mapping[str, Counts]
     ambiguities: tuple[Ambiguity, ...] = ()
 
 
-def read_streams(facts: Facts, given: Mapping[str, tuple[int, ...] | None]) -> list[StreamReading]:
+def read_clips(facts: Facts, given: Mapping[str, tuple[int, ...] | None]) -> list[ClipReading]:
     """The video and audio clips of a batch; `given` holds clips per sample, where known."""
     found = []
     if facts.has("pixel_values_videos"):
@@ -174,11 +175,11 @@ def read_streams(facts: Facts, given: Mapping[str, tuple[int, ...] | None]) -> l
         keys = [key for key in AUDIO_KEYS if facts.has(key)]
         axes = dict.fromkeys(keys, "audio")
         features = _heard(facts)
-        found.append(_stream(facts, "audio", axes, given.get("audio"), features, None))
+        found.append(_read(facts, "audio", axes, given.get("audio"), features, None))
     return found
 
 
-def _video(facts: Facts, given: tuple[int, ...] | None) -> StreamReading:
+def _video(facts: Facts, given: tuple[int, ...] | None) -> ClipReading:
     units = {key: unit for key, unit in VIDEO_KEYS.items() if _is_tensor(facts.inputs.get(key))}
     features = rows = pieces = None
     if "video_grid_thw" in units:
@@ -196,7 +197,7 @@ def _video(facts: Facts, given: tuple[int, ...] | None) -> StreamReading:
     else:
         units["pixel_values_videos"] = "video"
         features = _by_shape(facts)
-    return _stream(facts, "video", units, given, features, rows, pieces)
+    return _read(facts, "video", units, given, features, rows, pieces)
 
 
 def _by_shape(facts: Facts) -> tuple[int, ...] | None:
@@ -227,7 +228,7 @@ def _pooled(facts: Facts, frames: Sequence[int]) -> tuple[int, ...] | None:
     return tuple(int(per_frame[a:b].sum()) for a, b in pairwise(ends))
 
 
-def _stream(
+def _read(
     facts: Facts,
     unit: str,
     units: Mapping[str, str],
@@ -235,58 +236,58 @@ def _stream(
     features: tuple[int, ...] | None,
     rows: Sequence[int] | None,
     pieces: tuple[tuple[int, ...], ...] | None = None,
-) -> StreamReading:
+) -> ClipReading:
     anchor = next(key for key, own in units.items() if own == unit)
     clips = facts.rows(anchor)
     token = facts.hints.token_ids.get(unit)
     mask = _mask(facts, unit, token)
-    placeholders = None if mask is None else tuple(mask.sum(axis=1).tolist())
-    places = None if mask is None else places_of(mask)
-    stream = Stream(unit, tuple(units), features, placeholders, token, places, pieces)
+    modality = Modality(
+        unit,
+        tuple(units),
+        anchor,
+        unit,
+        features,
+        token_id=token,
+        places=None if mask is None else places_of(mask),
+        pieces=pieces,
+    )
     axes = {key: Axis(own) for key, own in units.items()}
     media = {key: Media(unit) for key in units}
-    counts = _counts(facts, unit, anchor, clips, given, features, placeholders, mask)
+    counts = _counts(facts, modality, clips, given)
     if counts is None:
-        return StreamReading(stream, axes, media, {}, (_unknown(facts, unit, units, clips),))
+        return ClipReading(modality, axes, media, {}, (_unknown(facts, unit, units, clips),))
     found = {unit: counts}
     if rows is not None:
         own = next(u for u in units.values() if u not in (unit, "sample"))
         offsets = counts.offsets
         owned = [sum(rows[a:b]) for a, b in pairwise(offsets)]
         found[own] = Counts(owned, f"{anchor}, {counts.evidence}")
-    return StreamReading(stream, axes, media, found)
+    return ClipReading(modality, axes, media, found)
 
 
 def _counts(
-    facts: Facts,
-    unit: str,
-    anchor: str,
-    clips: int,
-    given: tuple[int, ...] | None,
-    features: tuple[int, ...] | None,
-    placeholders: tuple[int, ...] | None,
-    mask: np.ndarray | None,
+    facts: Facts, modality: Modality, clips: int, given: tuple[int, ...] | None
 ) -> Counts | None:
     """Clips per sample; None where nothing settles them."""
+    unit, anchor, features = modality.name, modality.feature_key or "", modality.features
     if given is not None:
         agree(f"num_{unit}s", given, anchor, clips, unit)
         return Counts(given, f"num_{unit}s")
     if facts.samples == 1:
         return Counts([clips], "the batch has one sample")
-    if placeholders is None or mask is None:
+    placeholders, runs = modality.placeholders, modality.runs
+    if placeholders is None or runs is None:
         return None
     found = align(features, placeholders) if features is not None else None
     if found is not None:
         return Counts(found, f"{unit} placeholder tokens against {anchor}")
-    starts = np.diff(np.pad(mask, ((0, 0), (1, 0))).astype(np.int8), axis=1) == 1
-    runs = starts.sum(axis=1).tolist()
-    if features is None and sum(runs) == clips:
-        return Counts(runs, f"runs of {unit} placeholder tokens")
+    if features is None and sum(map(len, runs)) == clips:
+        return Counts(map(len, runs), f"runs of {unit} placeholder tokens")
     return None
 
 
 def _mask(facts: Facts, unit: str, token: int | None) -> np.ndarray | None:
-    """Where the stream's placeholder tokens are, `(sample, seq)`."""
+    """Where the placeholder tokens of the clips are, `(sample, seq)`."""
     types = facts.inputs.get("mm_token_type_ids")
     if types is not None:
         found = to_numpy(types) == TYPES[unit]

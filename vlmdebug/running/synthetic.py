@@ -159,14 +159,14 @@ def with_every_key(family: Family) -> Batch:
     )
     batch = make(spec)
     inputs = dict(batch.inputs)
-    inputs.setdefault("mm_token_type_ids", (inputs["input_ids"] == batch.image_token_id).long())
+    inputs.setdefault("mm_token_type_ids", (inputs["input_ids"] == batch.image.token_id).long())
     for key in sorted(TOKEN_KEYS - inputs.keys()):
         inputs[key] = inputs["input_ids"].clone()
     others = {**family.axes, **clip_axes(family)}
     for key in [key for key in others if key not in inputs]:
         rows = batch.counts[others[key].unit].total
         inputs[key] = torch.full([rows] + [1] * family.shapes.get(key, "").count(","), 2)
-    hints = Hints(model_type=family.name, image_token_id=batch.image_token_id)
+    hints = Hints(model_type=family.name, image_token_id=batch.image.token_id)
     counts = {unit: tuple(counts) for unit, counts in batch.counts.items()}
     facts = Facts(inputs, hints, counts.get("image"), counts.get("tile"), counts)
     return assemble(facts, family.name)

@@ -136,7 +136,7 @@ def illustrated(report: Report, batch: Batch, originals: Sequence[Any] | None = 
 
 def _is_small(batch: Batch) -> bool:
     """Whether drawing its images costs next to nothing."""
-    pixels = [batch.inputs[key] for key in batch.image_keys]
+    pixels = [batch.inputs[key] for key in batch.image.keys]
     return (
         len(batch) <= SMALL
         and "image" in batch.counts

@@ -35,7 +35,6 @@ def used_chunk(
     return UsedChunk(
         {key: used for key, used in keys.items() if used is not None},
         chunk.placeholders,
-        chunk.clips,
         chunk.made,
         chunk.needs_mask,
         chunk.columns.left_out() if chunk.columns is not None else {},
@@ -73,8 +72,7 @@ class _Chunk:
         self.width: int | None = None
         self.columns: Columns | None = None
         self.realigned: Realigned | None = None
-        self.placeholders: int | None = None
-        self.clips: dict[str, int] = {}
+        self.placeholders: dict[str, int] = {}
 
     def used(self, key: str) -> Used | None:
         """What one key holds; None where that is no tensor and nothing of the batch's."""
@@ -139,7 +137,6 @@ class _Chunk:
             self.samples = told
             self.columns = columns if self.realigned is None else None
         self.placeholders = _placeholders(self.batch, ids, told, is_slice)
-        self.clips = _clips(self.batch, ids, told, is_slice)
         length = ids.shape[0] if ids.ndim else 1
         return Used(rows, length, source, change=change, columns=self.width, dims=ids.ndim)
 
@@ -258,26 +255,22 @@ def _numbers(value: Any) -> Any:
         return value
 
 
-def _placeholders(batch: Batch, ids: Any, rows: Rows | None, is_slice: bool) -> int | None:
-    """Placeholder tokens of the chunk's own `input_ids`; a copy's columns may have been moved."""
-    whole = len(ids.shape) == 2 and ids.shape[1] == batch.inputs["input_ids"].shape[1]
-    if whole and rows is not None and not rows.foreign:
-        if is_slice or batch.image_token_id is None:
-            return batch.placeholders_of(rows)
-    if batch.image_token_id is None:
-        return None
-    return int((ids == batch.image_token_id).sum())
+def _placeholders(batch: Batch, ids: Any, rows: Rows | None, is_slice: bool) -> dict[str, int]:
+    """Placeholder tokens of the chunk's own `input_ids`, by modality, where they can be counted.
 
-
-def _clips(batch: Batch, ids: Any, rows: Rows | None, is_slice: bool) -> dict[str, int]:
-    """Placeholder tokens of video and audio clips, where they can be counted."""
+    The batch's numbers hold for a slice of it only: a copy's columns may have been moved.
+    """
     found: dict[str, int] = {}
     whole = len(ids.shape) == 2 and ids.shape[1] == batch.inputs["input_ids"].shape[1]
-    for stream in batch.streams:
-        if whole and is_slice and rows is not None and not rows.foreign and stream.placeholders:
-            found[stream.unit] = sum(stream.placeholders[row] for row in rows)
-        elif stream.token_id is not None:
-            found[stream.unit] = int((ids == stream.token_id).sum())
+    known = rows if whole and rows is not None and not rows.foreign else None
+    for name, modality in batch.modalities.items():
+        counted = None
+        if known is not None and (is_slice or modality.token_id is None):
+            counted = batch.placeholders_of(known, name)
+        elif modality.token_id is not None:
+            counted = int((ids == modality.token_id).sum())
+        if counted is not None:
+            found[name] = counted
     return found
 
 

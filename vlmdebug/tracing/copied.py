@@ -52,9 +52,9 @@ def _types(key: str, tensors: Mapping[str, torch.Tensor], hints: Hints) -> Made:
     except VlmDebugError:
         return Made(None, "the call cannot be read by itself")
     marked = batch.marked.get(key)
-    if marked is None or batch.placeholders is None:
+    if marked is None or batch.image.placeholders is None:
         return Made(None, "which tokens it must mark is not known")
-    if marked != batch.placeholders:
+    if marked != batch.image.placeholders:
         return Made(False, "it does not mark the placeholder tokens of input_ids")
     exact = key == "mm_token_type_ids" or hints.model_type in MARKS_IMAGES
     if exact and int((tensors[key] == 1).sum()) != sum(marked):

@@ -94,12 +94,9 @@ def _report(batch: Batch, samples: range, keys: Sequence[str]) -> Report:
     for key in keys:
         rows = rows_of(batch.counts[batch.layout[key].unit].offsets, samples)
         used[key] = Used(rows, len(rows))
-    clips = {
-        stream.unit: sum(stream.placeholders[sample] for sample in samples)
-        for stream in batch.streams
-        if stream.placeholders
-    }
-    chunk = UsedChunk(used, batch.placeholders_of(samples), clips)
+    written = {name: batch.placeholders_of(samples, name) for name in batch.modalities}
+    known = {name: count for name, count in written.items() if count is not None}
+    chunk = UsedChunk(used, known)
     return compare(batch, Run([chunk], len(samples), slicer="watched calls", partial=True))
 
 
@@ -125,12 +122,11 @@ def _is_plain(batch: Batch, key: str, mark: Mark) -> bool:
 def _out_of_step(batch: Batch) -> list[bool]:
     """Samples whose placeholder tokens are not as many as the features of what they own."""
     found = [False] * len(batch)
-    features, placeholders = batch.features_by_sample, batch.placeholders
-    for sample in range(len(batch)):
-        steps = [batch.stream_step(stream, [sample]) for stream in batch.streams]
-        if features is not None and placeholders is not None:
-            steps.append((placeholders[sample], features[sample]))
-        found[sample] = any(step is not None and step[0] != step[1] for step in steps)
+    for name, modality in batch.modalities.items():
+        written, made = modality.placeholders, batch.features_by_sample[name]
+        if written is not None and made is not None:
+            pairs = zip(found, written, made, strict=True)
+            found = [known or one != other for known, one, other in pairs]
     return found
 
 
