@@ -185,7 +185,7 @@ def test_num_images_settles_images_per_sample():
 
 
 def test_ambiguous_count_says_what_would_settle_it():
-    with pytest.raises(vd.AmbiguousError, match="Pass num_images="):
+    with pytest.raises(vd.AmbiguousError, match=r"Pass processor= or num_images=\["):
         read("llava_next", [2, 0, 1]).counts["image"]
 
 
@@ -195,7 +195,7 @@ def test_stray_placeholder_does_not_make_runs_fit_by_chance():
     texts = ["<image><image> a", "<image> what do you see there my friend"]
     options = {"sizes": (160, 160), "padding_side": "left"}
     inputs = vd.tiny.batch("llava_next", [2, 1], texts=texts, **options)
-    token = vd.read_batch(inputs, processor=processor).image_token_id
+    token = vd.read_batch(inputs, processor=processor).image.token_id
     inputs["input_ids"][1, -1] = token
     batch = vd.read_batch(inputs, processor=processor)
     told = vd.check(vd.read_batch(inputs, processor=processor, num_images=[2, 1]))

@@ -629,7 +629,7 @@ def test_truncation_names_sample_image_and_how_many_tokens_were_cut(family):
     inputs, processor = real(family, [1, 2], sizes=(160, 160), padding_side="right")
     whole = vd.read_batch(inputs, processor=processor)
     width = inputs["input_ids"].shape[1]
-    placeholder = inputs["input_ids"][1] == whole.image_token_id
+    placeholder = inputs["input_ids"][1] == whole.image.token_id
     columns = slice(0, int(placeholder.nonzero().max()) - 2)  # three tokens of the last image
     report = vd.check(vd.read_batch(cut(inputs, columns), processor=processor, num_images=[1, 2]))
     each = whole.per_image["feature"][2]
@@ -668,7 +668,7 @@ def test_placeholder_that_moved_to_another_sample_is_as_loud_as_the_model(family
     """The totals agree; M-RoPE alone looks at each sample."""
     model, processor = vd.tiny.build(family)
     inputs = dict(vd.tiny.batch(family, [1, 1], sizes=(160, 160)))
-    token = vd.read_batch(inputs, processor=processor).image_token_id
+    token = vd.read_batch(inputs, processor=processor).image.token_id
     ids = inputs["input_ids"].clone()
     at = int((ids[0] == token).nonzero()[-1])
     ids[0, at], ids[1, -1] = 9, token  # 9 is text

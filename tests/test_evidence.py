@@ -30,7 +30,7 @@ def codes(report):
 @pytest.mark.parametrize("family", CONSTANT + ALSO)
 def test_every_second_placeholder_lost_is_never_ok(family):
     model, processor, inputs = real(family, [1, 1])
-    token = vd.read_batch(inputs, processor=processor).image_token_id
+    token = vd.read_batch(inputs, processor=processor).image.token_id
     ids = inputs["input_ids"].clone()
     for row in ids:
         row[(row == token).nonzero().flatten()[::2]] = 9
@@ -125,7 +125,7 @@ def test_images_in_the_row_of_another_sample_are_found_in_mllama():
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "paligemma"])
 def test_labels_are_held_against_the_tokens(family):
     _, processor, inputs = real(family, [1, 1])
-    token = vd.read_batch(inputs, processor=processor).image_token_id
+    token = vd.read_batch(inputs, processor=processor).image.token_id
     ids, seen = inputs["input_ids"], inputs["attention_mask"] == 1
     right = torch.where(seen & (ids != token), ids, -100)
     if family == "paligemma":  # its prompt sees all of itself

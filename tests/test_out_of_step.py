@@ -31,7 +31,7 @@ def text_of(inputs, media):
 
 def sampled(inputs, processor, sample=2):
     """A completion of three tokens, the last of which is a placeholder in one sample."""
-    token = vd.read_batch(inputs, processor=processor).image_token_id
+    token = vd.read_batch(inputs, processor=processor).image.token_id
     more = torch.full((len(inputs["input_ids"]), 3), 50)  # ordinary text in every tiny tokenizer
     more[sample, -1] = token
     ids = torch.cat([inputs["input_ids"], more], 1)

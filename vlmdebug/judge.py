@@ -56,7 +56,7 @@ class Judge:
         if not self.mismatches:
             self._out_of_step(features)
             self._clips_out_of_step()
-        if self.chunk.left_out and not self.mismatches:
+        if self.chunk.left_out and not self.mismatches and not self.run.partial:
             self.unsettled["input_ids"] = wording.left_out(self.index, self.chunk.left_out)
         if not self.samples and "input_ids" in self.chunk.keys:
             message = wording.no_samples(self.index)
