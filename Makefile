@@ -1,7 +1,8 @@
 # Every target sets up what it needs: Python 3.11 or newer and make are enough.
 # ARGS goes to the tool: make test ARGS="-k layout -x".
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-families test-trl test-trainers fuzz coverage notebooks docs lint lab bench clean
+.PHONY: help demo test test-all fast test-families test-trl test-trainers fuzz coverage notebooks \
+	docs lint format lab bench clean
 
 export HF_HUB_OFFLINE := 1
 export TRANSFORMERS_OFFLINE := 1
@@ -9,18 +10,27 @@ export TOKENIZERS_PARALLELISM := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 BIN := .venv/bin
+# The tests use one process for each core: see tests/README.md.
+PYTEST := $(BIN)/python -m pytest -q -n logical --dist worksteal
+TESTED := .venv/.with-torch,plot,notebook,trl,test,docs .venv/.torchvision .venv/.chromium
 
 help: ## Show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
 
 demo: .venv/.with-torch,plot ## The story of one real bug, on tiny real models
 	@$(BIN)/python -m vlmdebug demo $(ARGS)
 
-test: .venv/.with-torch,plot,notebook,trl,test,docs .venv/.torchvision .venv/.chromium ## All tests
-	$(BIN)/python -m pytest -q $(ARGS)
+test: $(TESTED) ## The tests, on every core
+	$(PYTEST) -m "not long" $(ARGS)
+
+test-all: $(TESTED) ## The tests and the long runs, many minutes
+	$(PYTEST) $(ARGS)
+
+fast: .venv/.with-torch,plot,notebook,trl,test ## A contributor's loop: one model of each layout, under 2 minutes
+	VLMDEBUG_FEW=1 $(PYTEST) -m "not slow and not long" $(ARGS)
 
 test-families: .venv/.with-torch,plot,notebook,trl,test .venv/.torchvision ## The tests of every layout family
-	$(BIN)/python -m pytest -q tests/test_families.py tests/test_tiny.py tests/test_probe.py \
+	$(PYTEST) tests/test_families.py tests/test_tiny.py tests/test_probe.py \
 		tests/test_coverage.py tests/test_streams.py tests/test_pictures.py tests/test_torchvision.py $(ARGS)
 
 test-trl: .venv/.with-torch,plot,notebook,trl,test ## Several TRL releases on trial, minutes
@@ -47,6 +57,10 @@ lint: .venv/.with-torch,plot,notebook,trl,test,dev ## Format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/pyright && $(BIN)/python tools/public_types.py
 
+format: .venv/.with-dev ## Format and fix what ruff can: the hook of pre-commit
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
 lab: .venv/.with-torch,plot,notebook ## Open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=notebooks $(ARGS)
 
@@ -71,20 +85,19 @@ clean: ## Remove what make made
 # torchvision's own code for the tests of image processors that need it, beside the environment
 # and without its compiled part, which wants CUDA: see tests/architectures.py.
 .venv/.torchvision: constraints.txt | .venv/.made
-	@$(BIN)/python -m pip install -qq --no-deps --upgrade --target .venv/torchvision \
-		$$(grep -E '^(timm|torchvision)==' constraints.txt)
+	@$(BIN)/python tools/install.py --beside .venv/torchvision timm torchvision
 	@touch $@
 
 # Debian's Chromium for the tests of what a person sees; without it they are skipped.
 .venv/.chromium: | .venv/.made
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || { \
-		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get -qq update && \
+		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+		echo "Installing Debian's chromium and fonts-liberation" && apt-get -qq update && \
 		apt-get -qq -y install --no-install-recommends chromium fonts-liberation >/dev/null; \
 	} || echo "There is no Chromium: the browser tests will be skipped. Install chromium." >&2
 	@touch $@
 
 # One stamp per set of extras, named after them.
 .venv/.with-%: pyproject.toml constraints.txt | .venv/.made
-	@echo "Installing vlmdebug[$*] into .venv; the first time takes a minute or two."
-	@$(BIN)/python -m pip install -qq -c constraints.txt -e ".[$*]"
+	@$(BIN)/python tools/install.py $*
 	@touch $@

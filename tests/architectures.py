@@ -1,4 +1,4 @@
-"""Which architectures a run judges, and torchvision for those that need it.
+"""Which architectures a run judges, their models, and torchvision for those that need it.
 
 Some image processors of transformers exist for torchvision alone, and timm's vision towers import
 it. Its wheel is built for CUDA: beside a CPU build of torch its compiled operators do not load,
@@ -13,11 +13,14 @@ import os
 import re
 import sys
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 FOLDER = Path(sys.prefix) / "torchvision"
 VARIABLE = "VLMDEBUG_TORCHVISION"
-
+FEW = "VLMDEBUG_FEW"
+"""Set by `make fast`: one architecture of each layout instead of all."""
 
 REFUSES_TEXT = {"paligemma"}
 """Architectures whose processor refuses a batch without a single image."""
@@ -48,6 +51,67 @@ def architectures(names: Iterable[str] | None = None) -> tuple[str, ...]:
     from vlmdebug.tiny.registry import NEEDS
 
     asked = VARIABLE in os.environ
-    return tuple(
+    found = tuple(
         name for name in (tiny.families() if names is None else names) if (name in NEEDS) == asked
+    )
+    return one_of_each_layout(found) if FEW in os.environ and names is None else found
+
+
+def one_of_each_layout(names: Iterable[str]) -> tuple[str, ...]:
+    """The first architecture of each layout."""
+    from vlmdebug.families import find_family
+
+    first: dict[str, str] = {}
+    for name in names:
+        family = find_family(name)
+        first.setdefault(family.name if family else name, name)
+    return tuple(first.values())
+
+
+@cache
+def built(name: str) -> tuple[Any, Any]:
+    """A tiny model and its processor, once per process; nobody changes them."""
+    from vlmdebug import tiny
+
+    return tiny.build(name)
+
+
+class Built:
+    """`built` as a mapping that remembers what was asked for."""
+
+    def __init__(self) -> None:
+        self._asked: set[str] = set()
+
+    def __getitem__(self, name: str) -> tuple[Any, Any]:
+        self._asked.add(name)
+        return built(name)
+
+    def changed(self) -> list[str]:
+        """Architectures of which the shared model is no longer as it was built."""
+        from vlmdebug import tiny
+
+        return [
+            name for name in sorted(self._asked) if not alike(built(name)[0], tiny.build(name)[0])
+        ]
+
+
+def alike(model: Any, other: Any) -> bool:
+    """Whether two models have equal weights, configuration and hooks, in eval mode."""
+    import torch
+
+    weights, others = model.state_dict(), other.state_dict()
+    return (
+        weights.keys() == others.keys()
+        and all(torch.equal(weights[key], others[key]) for key in weights)
+        and model.config.to_dict() == other.config.to_dict()
+        and not any(module.training for module in model.modules())
+        and hooks(model) == hooks(other)
+    )
+
+
+def hooks(model: Any) -> int:
+    """How many functions run before or after the modules of a model."""
+    return sum(
+        len(module._forward_pre_hooks) + len(module._forward_hooks) + ("forward" in vars(module))
+        for module in model.modules()
     )

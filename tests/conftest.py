@@ -1,12 +1,17 @@
-"""Golden files: what a view gives, word for word, kept beside the tests. And torchvision."""
+"""What every test file shares: one thread, golden files, tiny models that no test changes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+# Before torch is imported. Tiny models are slower on two threads than on one, and `make test`
+# runs a process on every core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
-from architectures import use_torchvision
+from architectures import Built, use_torchvision
 
 use_torchvision()
 
@@ -33,3 +38,14 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
         assert text == path.read_bytes().decode()
 
     return compare
+
+
+@pytest.fixture(scope="session")
+def built() -> Iterator[Built]:
+    """`built["llava"]` is a tiny model and its processor, shared by all tests of this process.
+
+    A test that trains, patches or breaks one calls `vd.tiny.build` for its own.
+    """
+    shared = Built()
+    yield shared
+    assert shared.changed() == [], "a test changed a model that others share"

@@ -36,11 +36,6 @@ DRAWN = [
 CLOSE = 1e-4  # rounding between a whole batch and a chunk; a wrong image moves logits by 0.1 and up
 
 
-@pytest.fixture(scope="module")
-def built():
-    return {name: vd.tiny.build(name) for name in architectures()}
-
-
 def batch_of(family, built, images, *, seed=0, side=None):
     """A real batch; images per sample are given where the text cannot tell them."""
     dice = random.Random(seed)

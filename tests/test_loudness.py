@@ -25,11 +25,6 @@ NUMBERS = [(2, 0, 1), (1, 1, 2), (0, 2, 1), (1, 1, 1), (3, 1, 0), (0, 0, 2), (1,
 Change = Callable[[torch.Tensor, int, int, random.Random], torch.Tensor]
 
 
-@pytest.fixture(scope="module")
-def built():
-    return {name: vd.tiny.build(name) for name in architectures()}
-
-
 @pytest.fixture(params=architectures())
 def family(request):
     return request.param

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -21,6 +22,8 @@ requirements = pytest.importorskip("packaging.requirements")
 
 ROOT = Path(__file__).parent.parent
 NAME = "vlmdebug"
+INSTALL = runpy.run_path(str(ROOT / "tools" / "install.py"))
+
 # `make test` lays them beside the environment; nothing depends on them.
 BESIDE = {"torchvision", "timm"}
 
@@ -161,15 +164,15 @@ def test_version_is_written_in_one_place() -> None:
 
 # --- make and CI ---------------------------------------------------------------------------
 
-TARGETS = set(re.findall(r"^([a-z]+):", text("Makefile"), re.MULTILINE))
+TARGETS = set(re.findall(r"^([a-z-]+):", text("Makefile"), re.MULTILINE))
 
 
 def targets_named_in(prose: str) -> set[str]:
     """Targets named in code: after a backtick or at the start of a line."""
-    return set(re.findall(r"(?:`|^\s*)make ([a-z]+)", prose, re.MULTILINE))
+    return set(re.findall(r"(?:`|^\s*)make ([a-z][a-z-]*)", prose, re.MULTILINE))
 
 
-@pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md", "tests/README.md"])
 def test_makefile_has_the_targets_that_are_named(file: str) -> None:
     named = targets_named_in(text(file))
 
@@ -178,27 +181,27 @@ def test_makefile_has_the_targets_that_are_named(file: str) -> None:
 
 
 def test_targets_are_found_in_code_and_not_in_prose() -> None:
-    prose = "Use `make one`, or\n    make two  # comment\nand make three of it."
+    prose = "Use `make one`, or\n    make two-b  # comment\nand make three of it."
 
-    assert targets_named_in(prose) == {"one", "two"}
+    assert targets_named_in(prose) == {"one", "two-b"}
 
 
 def test_help_shows_every_target() -> None:
-    described = set(re.findall(r"^([a-z]+):.*## \S", text("Makefile"), re.MULTILINE))
+    described = set(re.findall(r"^([a-z-]+):.*## \S", text("Makefile"), re.MULTILINE))
 
     assert described == TARGETS >= {"help", "demo", "test", "lint", "lab", "bench", "clean"}
 
 
 def test_extras_of_the_makefile_exist() -> None:
-    stamps = re.findall(r"^[a-z]+: \.venv/\.with-(\S+)", text("Makefile"), re.MULTILINE)
+    stamps = re.findall(r"[:=] \.venv/\.with-([\w,]+)", text("Makefile"))
     extras = {extra for stamp in stamps for extra in stamp.split(",")}
 
-    assert len(stamps) == 9
+    assert len(stamps) == 14
     assert extras <= PROJECT["optional-dependencies"].keys()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a shell script")
-def test_ci_runs_make_test_in_the_root_from_any_folder(tmp_path: Path) -> None:
+def test_ci_runs_the_linters_and_the_tests_in_the_root_from_any_folder(tmp_path: Path) -> None:
     stand_in = tmp_path / "make"
     stand_in.write_text('#!/bin/sh\necho "make $@ in $PWD"\nexit 3\n')
     stand_in.chmod(0o755)
@@ -213,8 +216,54 @@ def test_ci_runs_make_test_in_the_root_from_any_folder(tmp_path: Path) -> None:
         check=False,
     )
 
-    assert finished.stdout == f"make test in {ROOT}\n"
+    assert finished.stdout == f"make --keep-going lint test in {ROOT}\n"
     assert finished.returncode == 3
+
+
+def test_hook_of_pre_commit_is_a_target_of_make() -> None:
+    """So it sets up what it needs in a fresh clone, with the versions of constraints.txt."""
+    (repo,) = yaml.safe_load(text(".pre-commit-config.yaml"))["repos"]
+    (hook,) = repo["hooks"]
+
+    assert repo["repo"] == "local" and hook["language"] == "system"
+    assert targets_named_in(hook["entry"].replace(" --silent", "")) == {"format"} <= TARGETS
+
+
+def test_install_names_what_an_extra_brings() -> None:
+    packages = INSTALL["packages"]
+
+    assert packages(["torch", "plot"])[:3] == ["numpy", "torch", "transformers"]
+    assert "pyright" in packages(["dev"])
+    assert packages(["torch", "testing"]) == packages(["torch"])
+
+
+def test_pip_shows_its_progress_on_a_terminal_alone() -> None:
+    assert "-q" not in INSTALL["pip"](["numpy"], terminal=True)
+    assert "-q" in INSTALL["pip"](["numpy"], terminal=False)
+
+
+# --- the map of the tests ------------------------------------------------------------------
+
+
+def files_mapped(page: str) -> set[str]:
+    """Files of tests/ that a page links to."""
+    return set(re.findall(r"\]\(([\w/]+\.py)\)", page))
+
+
+def test_map_has_every_test_file_and_helper_and_no_other() -> None:
+    folder = ROOT / "tests"
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*.py")}
+
+    assert files_mapped(text("tests/README.md")) == files - {"differential/__init__.py"}
+
+
+def test_a_file_that_the_map_forgets_would_be_seen() -> None:
+    page = text("tests/README.md").replace("(test_rows.py)", "(test_row.py)")
+
+    assert files_mapped(page) ^ files_mapped(text("tests/README.md")) == {
+        "test_rows.py",
+        "test_row.py",
+    }
 
 
 # --- wheel ---------------------------------------------------------------------------------

@@ -69,11 +69,6 @@ OTHERS = {
 }
 
 
-@pytest.fixture(scope="module")
-def built():
-    return {family: vd.tiny.build(family) for family in FAMILIES}
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("slicer", slicers.STORY, ids=lambda slicer: slicer.__name__)
 @pytest.mark.parametrize("images", [(2, 1, 1), (2, 0, 1)], ids=["all with images", "one without"])

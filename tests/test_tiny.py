@@ -91,12 +91,6 @@ def family(request):
     return request.param
 
 
-@pytest.fixture(scope="module")
-def built():
-    """Models and processors that no test changes, by family."""
-    return {name: tiny.build(name) for name in architectures()}
-
-
 def logits(model, batch):
     with torch.no_grad():
         return model(**batch).logits

@@ -16,16 +16,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from architectures import architectures
 
 import vlmdebug as vd
 from vlmdebug import slicers
 from vlmdebug.families.read import assemble
 from vlmdebug.tracing.watch import MismatchWarning
-
-
-@pytest.fixture(scope="module")
-def built():
-    return {name: vd.tiny.build(name) for name in vd.tiny.families()}
 
 
 def batch_of(family, built, images=(2, 1, 1, 0)):
@@ -43,7 +39,7 @@ def run(model, chunks):
             yield error
 
 
-@pytest.mark.parametrize("family", vd.tiny.families())
+@pytest.mark.parametrize("family", architectures())
 def test_right_chunks_of_every_architecture_are_right(family, built):
     model, processor = built[family]
     batch = batch_of(family, built)
@@ -1058,7 +1054,7 @@ def closer_look(*_):
     raise AssertionError("a chunk that is plainly right was looked at closer")
 
 
-@pytest.mark.parametrize("family", vd.tiny.families())
+@pytest.mark.parametrize("family", architectures())
 def test_plainly_right_chunk_has_the_report_of_a_closer_look(family, built, monkeypatch):
     batch, processor = batch_of(family, built), built[family][1]
     model = Opaque(built[family][0].config)
@@ -1091,7 +1087,7 @@ def test_batches_that_take_turns_are_read_once_each(built, monkeypatch):
     assert len(read) == 2
 
 
-@pytest.mark.parametrize("family", vd.tiny.families())
+@pytest.mark.parametrize("family", architectures())
 def test_chunk_with_a_key_of_another_is_never_plainly_right(family, built, monkeypatch):
     batch, processor = batch_of(family, built), built[family][1]
     model = Opaque(built[family][0].config)

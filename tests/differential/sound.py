@@ -13,6 +13,7 @@ from itertools import accumulate
 from typing import Any
 
 import torch
+from architectures import built
 
 from vlmdebug import tiny
 
@@ -82,12 +83,6 @@ class Sound:
     def chunks(self, size: int) -> list[range]:
         total = len(self.images)
         return [range(start, min(start + size, total)) for start in range(0, total, size)]
-
-
-@cache
-def built(family: str) -> tuple[Any, Any]:
-    """The tiny model and processor; nobody here changes them."""
-    return tiny.build(family)
 
 
 def run(model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
