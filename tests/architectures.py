@@ -96,7 +96,7 @@ class Built:
 
 
 def alike(model: Any, other: Any) -> bool:
-    """Whether two models have equal weights, configuration and hooks, in eval mode."""
+    """Whether two models have equal weights and configuration, and the first no trace of use."""
     import torch
 
     weights, others = model.state_dict(), other.state_dict()
@@ -104,14 +104,13 @@ def alike(model: Any, other: Any) -> bool:
         weights.keys() == others.keys()
         and all(torch.equal(weights[key], others[key]) for key in weights)
         and model.config.to_dict() == other.config.to_dict()
-        and not any(module.training for module in model.modules())
-        and hooks(model) == hooks(other)
+        and not any(module.training or hooked(module) for module in model.modules())
     )
 
 
-def hooks(model: Any) -> int:
-    """How many functions run before or after the modules of a model."""
-    return sum(
-        len(module._forward_pre_hooks) + len(module._forward_hooks) + ("forward" in vars(module))
-        for module in model.modules()
+def hooked(module: Any) -> bool:
+    """Whether somebody but transformers, which collects hidden states so, left a hook."""
+    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+    return "forward" in vars(module) or not all(
+        getattr(hook, "__module__", "").startswith("transformers.") for hook in hooks
     )

@@ -73,11 +73,24 @@ def test_correct_chunks_leave_the_logits_as_they_are(family, built, images):
     batch, model = batch_of(family, built, images), built[family][0]
     exported = vd.export(batch).function if any(images) else slicers.corrected
     for chunk_size in range(1, len(images) + 1):
+        proven = None
         for slicer in (lambda _, size: batch.chunks(size), exported, slicers.corrected):
-            proof = vd.prove(slicer, batch, model, chunk_size=chunk_size)
+            chunks = list(slicer(batch.for_slicer(), chunk_size))
+            if proven is None or not alike(chunks, proven):  # equal chunks give equal logits
+                proof = vd.prove(slicer, batch, model, chunk_size=chunk_size)
+                proven = chunks
 
+                assert proof.ok, proof
             assert vd.check(slicer, batch, chunk_size=chunk_size).ok
-            assert proof.ok, proof
+
+
+def alike(chunks, others):
+    """Whether two lists of chunks have the same keys and tensors."""
+    return len(chunks) == len(others) and all(
+        chunk.keys() == other.keys()
+        and all(torch.equal(value, other[key]) for key, value in chunk.items())
+        for chunk, other in zip(chunks, others, strict=True)
+    )
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -334,7 +347,15 @@ def what_the_model_does(model, batch, chunk, first, whole):
     return "same"
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+def written(chunk):
+    """A chunk as a key of a dict: names, types, shapes and values of its tensors."""
+    return tuple(
+        (name, value.dtype, value.shape, value.contiguous().numpy().tobytes())
+        for name, value in sorted(chunk.items())
+    )
+
+
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_model_raises_where_check_says_loud_and_runs_where_it_says_silent(family, built, seed):
     model = built[family][0]
     dice = random.Random(seed)
@@ -343,6 +364,7 @@ def test_model_raises_where_check_says_loud_and_runs_where_it_says_silent(family
         batch = batch_of(family, built, images, seed=seed, side=dice.choice(["left", "right"]))
         with torch.no_grad():
             whole = model(**batch.inputs).logits
+        known = {}  # many mistakes leave equal chunks, above all those of texts alone
         drops = {f"no {key}": dropping(key) for key in batch.layout if key != "input_ids"}
         for name, sabotage in {**SABOTAGE, **drops}.items():
             slicer = sabotaged(batch, sabotage)
@@ -350,7 +372,11 @@ def test_model_raises_where_check_says_loud_and_runs_where_it_says_silent(family
             report = vd.check(slicer, batch, chunk_size=chunk_size)
             for index, chunk in enumerate(slicer(None, chunk_size)):
                 found = [m for m in report.mismatches if m.chunk == index]
-                does = what_the_model_does(model, batch, chunk, index * chunk_size, whole)
+                first = index * chunk_size
+                same = first, written(chunk)
+                if same not in known:
+                    known[same] = what_the_model_does(model, batch, chunk, first, whole)
+                does = known[same]
                 where = (name, images, chunk_size, index, does, [(m.code, m.silent) for m in found])
                 said = {m.silent for m in found}
                 judged["unknown" if None in said else "told"] += bool(found)
