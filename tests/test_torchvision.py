@@ -9,23 +9,23 @@ import sys
 import pytest
 from architectures import FOLDER, VARIABLE
 
-MODULES = (
-    "test_tiny.py",
-    "test_families.py",
-    "test_probe.py",
-    "test_coverage.py",
-    "test_pictures.py",
-    "test_fuzz.py",
-)
+# Files that a process of its own runs: each process imports transformers once more.
+RUNS = {
+    "families": ("test_families.py",),
+    "fuzz": ("test_fuzz.py",),
+    "tiny models": ("test_tiny.py", "test_probe.py", "test_coverage.py", "test_pictures.py"),
+}
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(VARIABLE in os.environ, reason="this is that run")
 @pytest.mark.skipif(not FOLDER.is_dir(), reason="make test lays torchvision beside the tests")
-@pytest.mark.parametrize("module", MODULES)
-def test_architectures_that_need_torchvision_pass_too(module, request):
+@pytest.mark.parametrize("files", RUNS.values(), ids=RUNS.keys())
+def test_architectures_that_need_torchvision_pass_too(files, request):
+    marks = ["-m", "not long"] if request.config.option.markexpr else []
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", module],
+        [*command, *marks, *files],
         cwd=request.path.parent,
         env={**os.environ, VARIABLE: "1"},
         capture_output=True,
