@@ -10,8 +10,8 @@ export TOKENIZERS_PARALLELISM := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 BIN := .venv/bin
-# The tests use one process for each core: see tests/README.md.
-PYTEST := $(BIN)/python -m pytest -q -n logical --dist worksteal
+# One process for each core, up to four of about 1 GB each: see tests/README.md.
+PYTEST := $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist worksteal
 TESTED := .venv/.with-torch,plot,notebook,trl,test,docs .venv/.torchvision .venv/.chromium
 
 help: ## Show this list

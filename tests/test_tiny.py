@@ -1,3 +1,5 @@
+"""Tiny models: transformers' own classes, equal for equal seeds, built without a network."""
+
 from __future__ import annotations
 
 import pickle
@@ -9,10 +11,11 @@ import warnings
 from typing import Any
 
 import pytest
-from architectures import REFUSES_TEXT, architectures
+from architectures import FEW, REFUSES_TEXT, alike, architectures
 
 from vlmdebug import tiny
 from vlmdebug.errors import BadInput
+from vlmdebug.families import find_family
 from vlmdebug.tiny import registry
 
 np = pytest.importorskip("numpy")
@@ -548,3 +551,41 @@ def test_package_that_is_missing_is_not_taken_for_a_release(monkeypatch):
 
     with pytest.raises(ModuleNotFoundError, match="no_such_module"):
         tiny.build("own")
+
+
+# --- what the tests share ------------------------------------------------------------------
+
+CHANGES = {
+    "a weight": lambda model: model.get_input_embeddings().weight.data.add_(1),
+    "the configuration": lambda model: setattr(model.config, "image_token_id", 0),
+    "train mode": lambda model: model.train(),
+    "a hook": lambda model: model.register_forward_pre_hook(lambda *given: None),
+    "another forward": lambda model: setattr(model, "forward", len),
+}
+
+
+def test_a_shared_model_that_only_ran_is_as_it_was_built(built):
+    model, processor = built["llava"]
+    logits(model, tiny.batch("llava", processor=processor))
+
+    assert alike(model, tiny.build("llava")[0])
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+def test_a_test_that_changes_a_shared_model_would_be_seen(change, built):
+    model = tiny.build("llava")[0]
+    change(model)
+
+    assert not alike(model, built["llava"][0])
+
+
+def test_fast_run_has_one_architecture_of_each_layout(monkeypatch):
+    monkeypatch.delenv(FEW, raising=False)
+    every = architectures()
+    monkeypatch.setenv(FEW, "1")
+    few = architectures()
+
+    assert set(few) < set(every)
+    assert sorted(find_family(name).name for name in few) == sorted(
+        {find_family(name).name for name in every}
+    )
