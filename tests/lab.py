@@ -73,7 +73,7 @@ def lab(folder: Path, config: str = "") -> Iterator[str]:
 
 
 def _address(server: subprocess.Popen, runtime: Path, log: Path) -> str:
-    for _ in range(300):
+    for _ in range(1200):
         found = list(runtime.glob("jpserver-*.json"))
         if found:
             return json.loads(found[0].read_text())["url"]

@@ -54,7 +54,7 @@ def notebook(chromium, address):
     context = chromium.new_context(viewport={"width": 1280, "height": 1000})
     context.grant_permissions(["clipboard-read", "clipboard-write"])
     page = context.new_page()
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(60_000)
     lab.open_notebook(page, address, "explore.ipynb")
     lab.command(page, "notebook:run-all-cells")
     page.wait_for_selector(".vlmdebug >> nth=1")

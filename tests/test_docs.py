@@ -67,6 +67,7 @@ def test_a_dead_link_would_be_seen():
     assert dead_links("see [this](nowhere.md#part) and [that](README.md)", ROOT) == ["nowhere.md"]
 
 
+@pytest.mark.slow
 def test_docs_build_without_a_warning(tmp_path):
     pytest.importorskip("myst_nb")
     options = ["-q", "-W", "--keep-going", "-b", "html", "-d", str(tmp_path / "trees")]

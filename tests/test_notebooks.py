@@ -23,6 +23,7 @@ def texts(notebook) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs_and_prints_what_is_committed(path):
     committed = nbformat.read(path, as_version=4)
@@ -30,7 +31,7 @@ def test_notebook_runs_and_prints_what_is_committed(path):
     for cell in fresh.cells:
         if cell.cell_type == "code":
             cell.outputs = []
-    NotebookClient(fresh, timeout=120, kernel_name="python3", coalesce_streams=True).execute()
+    NotebookClient(fresh, timeout=600, kernel_name="python3", coalesce_streams=True).execute()
 
     assert texts(fresh) == texts(committed)
     assert path.stat().st_size < 300_000
