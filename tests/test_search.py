@@ -52,7 +52,7 @@ def test_right_slicer_survives_and_the_tries_are_counted(family):
     assert tried == {family: 200}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("family", FAMILIES)
 def test_exported_code_survives_two_thousand_cases(family):
     assert vd.export(family).verify(max_examples=2000) == 2000
