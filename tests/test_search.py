@@ -77,6 +77,7 @@ def test_no_case_comes_twice_and_what_is_written_tells_cases_apart():
     assert any("sizes [2" in repr(example) for example in found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_nothing_can_be_left_out_of_a_counterexample(family):
     for found in vd.falsify_all(slicers.by_sample, families=[family]):
@@ -94,6 +95,7 @@ def test_silent_mistake_is_not_hidden_behind_one_of_the_same_cause():
     assert ("VLM002", "silent") in kinds
 
 
+@pytest.mark.slow
 def test_trainer_that_refuses_text_only_samples_is_tried_without_them():
     empty_keys = vd.falsify(slicers.merged_5452, families=["gemma4"])
 
@@ -475,6 +477,7 @@ def test_slicer_that_cannot_be_judged_is_not_called_right(slicer):
         assert_slices(slicer, families=["gemma4"])
 
 
+@pytest.mark.slow
 def test_what_is_seen_to_be_wrong_comes_before_what_cannot_be_told():
     def both(inputs, chunk_size):
         for chunk in handed_over_as_lists(inputs, chunk_size):
@@ -553,6 +556,7 @@ def test_wrong_along_the_tokens_falls_and_its_test_makes_the_batch_again(change,
 PLAIN = {"padding_side": "right", "labels": False, "position_ids": False}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [places_without_what_they_are_made_of, its_own, lambda *_: None])
 def test_right_along_the_tokens_survives(change):
     assert vd.falsify(changed(change)) is None

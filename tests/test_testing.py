@@ -28,6 +28,7 @@ def test_wrong_slicer_fails_with_the_smallest_batch_and_its_test():
     assert "def test_merged_5452_cuts_llava_next_images_2" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "kinds", "advice"),
     [
@@ -69,6 +70,7 @@ def test_strategy_draws_batches_of_the_families_asked_for(batch):
     assert not batch.ambiguities
 
 
+@pytest.mark.slow
 def test_plugin_gives_its_fixtures_to_any_test_suite(pytester):
     pytester.makepyfile(
         """

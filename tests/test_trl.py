@@ -105,6 +105,7 @@ def test_trls_loop_takes_padded_samples_for_images_when_the_numbers_agree(name):
     assert report.chunks[0].keys["pixel_attention_mask"].used == [0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_trls_loop_is_falsified_in_silence_by_as_many_images_as_samples(seed):
     found = vd.falsify_all(vd.trl_slicer("grpo"), families=["idefics3"], seed=seed)
@@ -142,6 +143,7 @@ def test_losses_that_hand_on_every_key_survive(name):
     assert vd.falsify(vd.trl_slicer(name), max_examples=50) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "family", "missing"),
     [

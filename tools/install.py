@@ -18,11 +18,11 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-NAME = re.compile(r"[\w.-]+")
 PINS = {
-    NAME.match(line).group(): line  # pyright: ignore[reportOptionalMemberAccess]
-    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").split("\n")
-    if NAME.match(line)
+    name: f"{name}=={version}"
+    for name, version in re.findall(
+        r"^([\w.-]+)==(\S+)", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE
+    )
 }
 
 
