@@ -239,7 +239,7 @@ def test_keys_that_were_passed_in_no_case_are_said_beside_the_number(words, left
         (False, set()),
         ([], set()),
     ],
-    ids=str,
+    ids=["all", "a list", "a tuple", "none", "an empty list"],
 )
 def test_kinds_of_clips_are_chosen(clips, units):
     seen = set()
