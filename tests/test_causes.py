@@ -89,7 +89,7 @@ def test_attribute_that_the_stand_in_for_self_lacks_is_not_blamed_on_the_code():
         for chunk in slicers.corrected(inputs, trainer.chunk_size):
             model(**chunk)
 
-    with pytest.raises(vd.BadInput, match="has no attribute chunk_size.*was never reached"):
+    with pytest.raises(vd.BadInput, match=r"has no attribute chunk_size.*was never reached"):
         vd.check(vd.record(loop), vd.make_batch("llava", [1]))
 
 

@@ -9,9 +9,9 @@ from architectures import architectures
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 import vlmdebug as vd
+from vlmdebug.core.keys import TOKEN_KEYS
 from vlmdebug.families import find_family
 from vlmdebug.families.coverage import read_coverage
-from vlmdebug.families.read import TOKEN_KEYS
 from vlmdebug.tiny import registry
 from vlmdebug.tiny.unproven import RECIPES
 

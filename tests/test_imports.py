@@ -32,7 +32,12 @@ FAMILIES = modules_of(PACKAGE / "families")
 # `falsify` draws batches of the families, so it stands above them.
 ABOVE_FAMILIES = {*modules_of(PACKAGE / "running"), "vlmdebug.lines", "vlmdebug.testing"}
 REVIEW = modules_of(PACKAGE / "review")
-CORE = [name for name in modules_of(PACKAGE) if name not in PROGRAMS | ABOVE_FAMILIES]
+CORE = [
+    name
+    for folder in (PACKAGE, PACKAGE / "core")
+    for name in modules_of(folder)
+    if name not in PROGRAMS | ABOVE_FAMILIES
+]
 
 LAYERS = [
     pytest.param(

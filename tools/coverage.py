@@ -82,7 +82,7 @@ def prove(model_type: str) -> str | None:
 def probe(model_type: str) -> dict[str, str]:
     """What a row of each media key counts."""
     import vlmdebug as vd
-    from vlmdebug.families.read import TOKEN_KEYS
+    from vlmdebug.core.keys import TOKEN_KEYS
     from vlmdebug.tiny.unproven import RECIPES
 
     recipe = RECIPES[model_type]

@@ -16,6 +16,7 @@ from vlmdebug.alignment import Step, align_runs, fits
 from vlmdebug.batch import Batch, Contradiction
 from vlmdebug.causes import Fault, faults_of, is_another_order
 from vlmdebug.compared import Compared
+from vlmdebug.core.keys import PIXELS
 from vlmdebug.errors import AmbiguousError
 from vlmdebug.judge import images_of
 from vlmdebug.labels import UNTOLD, labels_mismatches
@@ -97,9 +98,6 @@ def doubts_alone(batch: Batch) -> list[str]:
     ]
     messages += [wording.lost_mask(key) for key in batch.lost_masks]
     return messages + [wording.pixels_cast(key, kind) for key, kind in _whole_pixels(batch)]
-
-
-PIXELS = ("pixel_values", "high_res_pixel_values", "pixel_values_videos", "input_features")
 
 
 def _whole_pixels(batch: Batch) -> list[tuple[str, str]]:

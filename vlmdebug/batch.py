@@ -13,21 +13,13 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Any, Literal, NamedTuple
 
+from vlmdebug.core.keys import BOOKKEEPING, TRAINERS_OWN
 from vlmdebug.errors import AmbiguousError
-from vlmdebug.keys import TRAINERS_OWN
 from vlmdebug.layout import HANGS_ON, OWNER, Layout, plural
 from vlmdebug.modality import Modality, total
 from vlmdebug.plan import Counts, Rows, chunk_bounds, rows_of
 
 Presence = Literal["required", "absent", "either"]
-
-BOOKKEEPING = {
-    "num_images": "image",
-    "num_tiles": "tile",
-    "num_videos": "video",
-    "num_audios": "audio",
-}
-"""Per-sample lists that trainers carry beside the tensors; a model does not take them."""
 
 
 @dataclass(frozen=True)

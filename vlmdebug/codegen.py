@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmdebug import pasted
-from vlmdebug.batch import BOOKKEEPING, Batch
+from vlmdebug.batch import Batch
+from vlmdebug.core.keys import BOOKKEEPING, LENGTHS, MEDIA_OF, TOKEN_KEYS
 from vlmdebug.errors import BadInput, MismatchError
 from vlmdebug.given import public
 from vlmdebug.layout import OWNER, VIDEO_PATCH, Axis, Layout, Media, plural
@@ -38,15 +39,6 @@ OFFSETS = {
 }
 """Variables of the first row of each sample, by what rows count."""
 NAMES = {unit: name for name, unit in BOOKKEEPING.items()}
-GRIDS = ("image_grid_thw", "image_grid_hw")
-LENGTHS: dict[str, tuple[str, ...]] = {
-    "patch": GRIDS,
-    VIDEO_PATCH: ("video_grid_thw",),
-    "frame": ("num_frames_per_video",),
-}
-"""Keys that say how many rows each image or video owns, by what these rows count."""
-FIRST = ("pixel_values", "pixel_values_videos", "input_features")
-"""Keys that others lie beside."""
 WIDTH = 92
 """Columns that lists of names in the source fill."""
 
@@ -169,7 +161,6 @@ def _complete(layout: Layout) -> Layout:
         BadInput: How the rows of a key follow from the batch is unknown.
     """
     from vlmdebug.families import find_family
-    from vlmdebug.families.read import TOKEN_KEYS
     from vlmdebug.families.streams import clip_axes, clip_of
 
     axes: dict[str, Axis] = dict.fromkeys(["input_ids", *sorted(TOKEN_KEYS)], Axis("sample"))
@@ -239,7 +230,7 @@ def _groups(layout: Layout) -> list[_Group]:
             units.setdefault(needs.unit, {})[key] = layout[key]
     found = []
     for unit, axes in units.items():
-        axes = dict(sorted(axes.items(), key=lambda item: item[0] not in FIRST))
+        axes = dict(sorted(axes.items(), key=lambda item: item[0] not in MEDIA_OF.values()))
         if unit == "tile" and all(axis.unit == "sample" for axis in axes.values()):
             unit = "image"  # a sample with images has tiles
         found.append(_Group(unit, axes, _optional(layout, axes)))
@@ -330,7 +321,7 @@ def _head(layout: Layout, groups: Sequence[_Group], source: str) -> Iterator[str
         yield from _tuple(literal(group.first), [*group.axes][1:], indent="    ")
     yield "}"
     yield "# Lists per sample that a trainer may keep in its batch; no model takes them."
-    yield from _tuple("COUNTS", pasted.COUNTS)
+    yield from _tuple("COUNTS", BOOKKEEPING)
 
 
 def _is_plain(layout: Layout, key: str) -> bool:

@@ -7,11 +7,11 @@ from difflib import get_close_matches
 from functools import cached_property
 
 from vlmdebug import wording
-from vlmdebug.batch import BOOKKEEPING, Batch, Planned
+from vlmdebug.batch import Batch, Planned
 from vlmdebug.change import UNSURE, Change
+from vlmdebug.core.keys import BOOKKEEPING, EXTRAS, TYPE_IDS
 from vlmdebug.cut_causes import WITHOUT_ZEROS, Causes, named, samples_of
 from vlmdebug.errors import AmbiguousError
-from vlmdebug.keys import EXTRAS, TYPE_IDS
 from vlmdebug.layout import plural
 from vlmdebug.mismatch import Mismatch
 from vlmdebug.modality import Modality
@@ -156,7 +156,7 @@ class Judge:
             return True
         if key == "attention_mask" and self.batch.layout.strict is not None:
             return self.batch.is_full(key, planned.rows)
-        if key in TYPE_IDS - {"token_type_ids"} and self.batch.is_zero(key, planned.rows):
+        if key in TYPE_IDS and key != "token_type_ids" and self.batch.is_zero(key, planned.rows):
             return True  # as the model assumes without them
         if key in self.batch.layout.placing:
             positions = self.chunk.keys.get("position_ids")

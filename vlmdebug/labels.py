@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from vlmdebug.batch import Batch
-from vlmdebug.keys import PROMPT_TYPES
+from vlmdebug.core.keys import PROMPT_TYPES
 from vlmdebug.mismatch import Mismatch
 from vlmdebug.wording import number
 

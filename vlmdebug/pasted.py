@@ -17,7 +17,7 @@ SAMPLE_KEYS: tuple = ()
 MOVED_KEYS: tuple = ()
 WHOLE_KEYS: tuple = ()
 MEDIA_KEYS: dict = {}
-COUNTS = ("num_images", "num_tiles", "num_videos", "num_audios")
+COUNTS: tuple = ()
 
 
 def _known(inputs: dict) -> dict:

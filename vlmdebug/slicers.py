@@ -25,6 +25,8 @@ from itertools import accumulate
 from math import prod
 from typing import Any
 
+from vlmdebug.core.keys import ALONG_TOKENS, AUDIO_KEYS, IMAGE_KEYS, TOKEN_KEYS, VIDEO_KEYS
+
 Inputs = dict[str, Any]
 
 
@@ -98,12 +100,12 @@ def corrected(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
     """Each tensor by what its rows count; no media keys for a chunk without media."""
     samples = len(inputs["input_ids"])
     tokens = _present(inputs, (*_TOKENS, *_RARE_TOKENS))
-    media = _present(inputs, (*_MEDIA, *_VIDEO, *_AUDIO))
+    media = _present(inputs, (*IMAGE_KEYS, *VIDEO_KEYS, *AUDIO_KEYS))
     images = [0, *accumulate(inputs.get("num_images", [0] * samples))]
     videos = [0, *accumulate(inputs.get("num_videos", [0] * samples))]
     audios = [0, *accumulate(inputs.get("num_audios", [0] * samples))]
     offsets = _offsets(media, inputs, samples, images) | _video_offsets(media, videos)
-    offsets |= dict.fromkeys(_AUDIO, audios)
+    offsets |= dict.fromkeys(AUDIO_KEYS, audios)
     tiles = inputs.get("num_tiles")  # an image has some, and so has a video of InternVL's
     pictures = images if tiles is None else [0, *accumulate(tiles)]
     options = {key: value for key, value in inputs.items() if _is_option(value)}
@@ -115,7 +117,7 @@ def corrected(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
             mrope = len(places.shape) == 3 and places.shape[1] == samples
             chunk["position_ids"] = places[:, start:stop] if mrope else places[start:stop]
         for key, rows in media.items():
-            owned = videos if key in _VIDEO else audios if key in _AUDIO else pictures
+            owned = videos if key in VIDEO_KEYS else audios if key in AUDIO_KEYS else pictures
             if owned[start] < owned[stop] or "aspect_ratio_ids" in media:  # Mllama keeps its row
                 chunk[key] = rows[offsets[key][start] : offsets[key][stop]]
         yield chunk
@@ -141,7 +143,7 @@ def _offsets(media: Inputs, inputs: Inputs, samples: int, images: list[int]) -> 
 
 def _video_offsets(media: Inputs, videos: list[int]) -> dict[str, Any]:
     """As `_offsets`, for the keys of videos."""
-    rows = dict.fromkeys((key for key in media if key in _VIDEO), videos)
+    rows = dict.fromkeys((key for key in media if key in VIDEO_KEYS), videos)
     if "video_grid_thw" in media:
         ends = [0, *accumulate(media["video_grid_thw"].prod(-1).tolist())]
         rows["pixel_values_videos"] = [ends[video] for video in videos]
@@ -161,47 +163,9 @@ STORY: tuple[Callable[[Inputs, int], Iterator[Inputs]], ...] = (
 )
 """The story in its order; the last one is right."""
 
-_TOKENS = (
-    "input_ids",
-    "attention_mask",
-    "token_type_ids",
-    "mm_token_type_ids",
-    "moe_mm_token_type_ids",
-    "labels",
-)
-_RARE_TOKENS = (
-    "inputs_embeds",
-    "rope_deltas",
-    "decoder_input_ids",
-    "decoder_attention_mask",
-)
+_TOKENS = ("input_ids", *ALONG_TOKENS, "labels")
+_RARE_TOKENS = tuple(sorted(TOKEN_KEYS - {*_TOKENS, "position_ids"}))
 """The loops of the story do not have them."""
-_MEDIA = (
-    "pixel_values",
-    "high_res_pixel_values",
-    "pixel_mask",
-    "pixel_attention_mask",
-    "spatial_shapes",
-    "image_grid_thw",
-    "image_grid_hw",
-    "image_merge_sizes",
-    "image_position_ids",
-    "image_sizes",
-    "batch_num_images",
-    "aspect_ratio_ids",
-    "aspect_ratio_mask",
-    "cross_attention_mask",
-)
-_VIDEO = (
-    "pixel_values_videos",
-    "video_grid_thw",
-    "num_frames_per_video",
-    "video_position_ids",
-    "second_per_grid_ts",
-    "video_second_per_grid",
-    "video_merge_sizes",
-)
-_AUDIO = ("input_features", "input_features_mask", "feature_attention_mask")
 
 
 def _present(inputs: Inputs, keys: tuple[str, ...]) -> Inputs:

@@ -88,10 +88,6 @@ def _unreadable(layout: Any, dtype: Any) -> str | None:
     return "of complex numbers" if dtype.is_complex else None
 
 
-ALONG_TOKENS = ("attention_mask", "token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
-"""Keys that say something of each token, `(sample, seq)` as `input_ids`."""
-
-
 @dataclass(frozen=True)
 class Hints:
     """What the processor and the config say of the counts; None where neither does.

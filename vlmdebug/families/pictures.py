@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from vlmdebug.batch import Batch
+from vlmdebug.core.keys import GRIDS
 from vlmdebug.errors import BadInput
 from vlmdebug.families.base import Facts, Hints, to_numpy
 from vlmdebug.plan import Rows
@@ -278,7 +279,7 @@ def _channels_last(block: np.ndarray) -> np.ndarray:
 
 def _sides(batch: Batch, image: int) -> tuple[int, int]:
     """Height and width of an image in patches."""
-    key = next(key for key in ("image_grid_thw", "image_grid_hw") if key in batch.inputs)
+    key = next(key for key in GRIDS if key in batch.inputs)
     height, width = to_numpy(batch.inputs[key][image]).tolist()[-2:]
     return height, width
 

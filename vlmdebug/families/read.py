@@ -9,11 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from vlmdebug.batch import BOOKKEEPING, Ambiguity, Batch, Contradiction, CountsByUnit
+from vlmdebug.batch import Ambiguity, Batch, Contradiction, CountsByUnit
+from vlmdebug.core.keys import (
+    ALONG_TOKENS,
+    BOOKKEEPING,
+    KNOWN,
+    PACKED,
+    PROMPT_TYPES,
+    ROWLESS,
+    TOKEN_KEYS,
+    TRAINERS_OWN,
+    TYPE_IDS,
+)
 from vlmdebug.errors import BadInput, naming
 from vlmdebug.families import FAMILIES, Family, family_named, find_family
 from vlmdebug.families.base import (
-    ALONG_TOKENS,
     Facts,
     Hints,
     Reading,
@@ -26,7 +36,6 @@ from vlmdebug.families.by_shape import read_by_shape
 from vlmdebug.families.hints import read_hints
 from vlmdebug.families.probe import probe
 from vlmdebug.families.release import takes
-from vlmdebug.families.streams import KEYS as STREAM_KEYS
 from vlmdebug.families.streams import ClipReading, clip_of, read_clips
 from vlmdebug.families.token_rows import USUAL
 from vlmdebug.families.unreadable import (
@@ -36,29 +45,11 @@ from vlmdebug.families.unreadable import (
     refuse_unreadable,
 )
 from vlmdebug.given import public
-from vlmdebug.keys import PROMPT_TYPES, ROWLESS, TRAINERS_OWN
 from vlmdebug.layout import UNITS, Axis, Layout, plural
 from vlmdebug.modality import Modality
 from vlmdebug.plan import Counts, as_counts
 from vlmdebug.safe import one_line
 
-TOKEN_KEYS = frozenset(
-    [
-        "input_ids",
-        "attention_mask",
-        "token_type_ids",
-        "mm_token_type_ids",
-        "moe_mm_token_type_ids",
-        "position_ids",
-        "rope_deltas",
-        "labels",
-        "inputs_embeds",
-        "decoder_input_ids",
-        "decoder_attention_mask",
-    ]
-)
-MEDIA_KEYS = STREAM_KEYS | {key for family in FAMILIES.values() for key in family.axes}
-KNOWN = MEDIA_KEYS | TOKEN_KEYS
 PER_SAMPLE, WHOLE, PLACES = Axis("sample"), Axis("batch"), Axis("sample", dim=1)
 
 
@@ -176,9 +167,6 @@ def _read(
     if layout is None and processor is not None and _family(facts, None) is None:
         layout = _probed(processor, tensors)
     return assemble(facts, layout)
-
-
-PACKED = ("cu_seqlens", "cu_seq_lens_q", "cu_seq_lens_k", "seq_idx", "max_length_q")
 
 
 def _refuse_packed(tensors: Mapping[str, Any]) -> None:
@@ -367,7 +355,7 @@ def _check_tensor(key: str, value: Any, samples: int) -> None:
             "so rows cannot be told apart. Pass the batch before it is moved to meta."
         )
     reason = unreadable(value) if hasattr(value, "dtype") else None
-    if reason is not None and key in TOKEN_KEYS | MEDIA_KEYS:
+    if reason is not None and key in KNOWN:
         raise BadInput(
             f"{key} is {reason}, but rows can be followed only in a dense tensor of numbers. "
             "Pass it as the processor returned it."
@@ -580,7 +568,7 @@ def _no_media(facts: Facts) -> Reading:
     return Reading(counts)
 
 
-NEEDED = ("mm_token_type_ids", "token_type_ids", "moe_mm_token_type_ids", "cross_attention_mask")
+NEEDED = (*TYPE_IDS, "cross_attention_mask")
 """Keys beside the media that change what a model makes of them."""
 
 
@@ -598,7 +586,7 @@ def _promised(facts: Facts, layout: Layout) -> dict[str, int]:
     """Sums of counts that were given of media without any key in the batch."""
     given = {"image": facts.num_images, "tile": facts.num_tiles, **facts.clips}
     given = {unit: counts for unit, counts in given.items() if counts and any(counts)}
-    if not given or any(key not in TOKEN_KEYS and key not in MEDIA_KEYS for key in facts.inputs):
+    if not given or any(key not in KNOWN for key in facts.inputs):
         return {}
     present = {clip_of(key) for key in layout.media}  # "" stands for images
     return {
@@ -783,4 +771,4 @@ def _unpadded(facts: Facts) -> tuple[bool, ...] | None:
     return tuple(not rises for rises in by_sample(~(mask[:, 1:] <= mask[:, :-1])))
 
 
-__all__ = ["MEDIA_KEYS", "TOKEN_KEYS", "UNKNOWN", "assemble", "read_batch"]
+__all__ = ["UNKNOWN", "assemble", "read_batch"]

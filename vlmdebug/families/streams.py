@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from vlmdebug.batch import Ambiguity
+from vlmdebug.core.keys import AUDIO_KEYS, KEYS, VIDEO_KEYS, modality_of
 from vlmdebug.families.base import (
     BatchSpec,
     Facts,
@@ -40,14 +41,8 @@ from vlmdebug.plan import Counts
 TYPES = {"video": 2, "audio": 3}
 """What `mm_token_type_ids` holds at their placeholder tokens."""
 
-VIDEO_KEYS = {
-    "video_grid_thw": "video",
-    "second_per_grid_ts": "video",
-    "video_second_per_grid": "video",
-    "num_frames_per_video": "video",
-    "video_merge_sizes": "video",
-    "video_position_ids": "frame",
-}
+VIDEO_UNITS = {key: str(KEYS[key].unit) for key in VIDEO_KEYS[1:]}
+"""What a row of each key beside `pixel_values_videos` counts."""
 BESIDE_VIDEOS: dict[str, tuple[str, ...]] = {
     VIDEO_PATCH: ("video_grid_thw",),
     "frame": ("num_frames_per_video", "video_position_ids"),
@@ -64,8 +59,6 @@ FEATURE_RULES = (
     'inputs["num_frames_per_video"].tolist())',
 )
 """Sources of the features of each video, for exported code; as `Family.feature_rules`."""
-AUDIO_KEYS = ("input_features", "input_features_mask", "feature_attention_mask")
-KEYS = frozenset({"pixel_values_videos", *VIDEO_KEYS, *AUDIO_KEYS})
 
 
 def clip_axes(family: Family) -> dict[str, Axis]:
@@ -74,7 +67,7 @@ def clip_axes(family: Family) -> dict[str, Axis]:
     if family.videos is not None:
         beside = (*BESIDE_VIDEOS[family.videos], *ALSO_BESIDE_VIDEOS.get(family.videos, ()))
         axes["pixel_values_videos"] = Axis(family.videos)
-        axes |= {key: Axis(VIDEO_KEYS[key]) for key in beside}
+        axes |= {key: Axis(VIDEO_UNITS[key]) for key in beside}
     if family.audio is not None:
         axes |= dict.fromkeys(AUDIO_KEYS, Axis("audio"))
     return axes
@@ -82,9 +75,8 @@ def clip_axes(family: Family) -> dict[str, Axis]:
 
 def clip_of(key: str) -> str:
     """Whether a key is of `video` or `audio` clips; empty where it is of neither."""
-    if key not in KEYS:
-        return ""
-    return "audio" if key in AUDIO_KEYS else "video"
+    found = modality_of(key)
+    return "" if found is None or found == "image" else found
 
 
 def with_clips(
@@ -180,7 +172,7 @@ def read_clips(facts: Facts, given: Mapping[str, tuple[int, ...] | None]) -> lis
 
 
 def _video(facts: Facts, given: tuple[int, ...] | None) -> ClipReading:
-    units = {key: unit for key, unit in VIDEO_KEYS.items() if _is_tensor(facts.inputs.get(key))}
+    units = {key: unit for key, unit in VIDEO_UNITS.items() if _is_tensor(facts.inputs.get(key))}
     features = rows = pieces = None
     if "video_grid_thw" in units:
         grid = to_numpy(facts.inputs["video_grid_thw"])  # (video, 3)

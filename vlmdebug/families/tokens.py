@@ -9,7 +9,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from vlmdebug.families.base import ALONG_TOKENS, BatchSpec, Hints
+from vlmdebug.core.keys import ALONG_TOKENS
+from vlmdebug.families.base import BatchSpec, Hints
 
 IGNORED = -100  # the label of what is not learned
 

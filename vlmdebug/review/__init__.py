@@ -17,8 +17,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from vlmdebug.core.keys import MEDIA_KEYS
 from vlmdebug.errors import BadInput
-from vlmdebug.families.read import MEDIA_KEYS
 from vlmdebug.given import public
 from vlmdebug.review.cuts import may_cut
 from vlmdebug.review.keys import TOKEN_KEYS

@@ -6,12 +6,12 @@ import ast
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vlmdebug.core.keys import GRIDS
 from vlmdebug.review.keys import COUNTS, TOKEN_KEYS
 from vlmdebug.review.names import words
 from vlmdebug.review.values import Value
 
 SUMS = frozenset({"cumsum", "accumulate", "sum"})
-GRIDS = frozenset({"image_grid_thw", "image_grid_hw"})
 METHODS = frozenset({"split", "chunk", "narrow", "index_select", "repeat_interleave"})
 """Methods that take or repeat rows."""
 READ = SUMS | frozenset(
@@ -75,8 +75,8 @@ def unit_of(how: str, values: Sequence[Value]) -> str | None:
     calls = frozenset[str]().union(*(value.calls for value in values))
     if calls - READ:
         return None  # a function of theirs may do anything
-    if sources & GRIDS:
-        areas = sources <= GRIDS | {"num_images"} and "prod" in calls
+    if sources & {*GRIDS}:
+        areas = sources <= {*GRIDS, "num_images"} and "prod" in calls
         return "patch" if areas else None
     units = {COUNTS.get(source) for source in sources}
     return units.pop() if len(units) == 1 else None

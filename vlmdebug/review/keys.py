@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property, lru_cache
 
+from vlmdebug.core.keys import ALONG_TOKENS, BOOKKEEPING, KEYS, Kind
 from vlmdebug.layout import Axis
 
-TOKEN_KEYS = frozenset(
-    {
-        *("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels"),
-        *("prompt_ids", "prompt_mask", "completion_ids", "completion_mask"),
-    }
-)
+TOKEN_KEYS = frozenset({"input_ids", "labels", *ALONG_TOKENS}) | {
+    key.name for key in KEYS.values() if key.kind is Kind.TRAINER and key.of
+}
 """Keys with one row per sample in every layout, TRL's names among them."""
-COUNTS = {"num_images": "image", "num_tiles": "tile"}
+COUNTS = {name: unit for name, unit in BOOKKEEPING.items() if KEYS[name].modality == "image"}
 """Lists per sample that go with a batch, and the unit they count."""
 _PREFIXES = ("pixel", "image_", "video_", "aspect_", "spatial_")
 

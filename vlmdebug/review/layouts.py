@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import cache
 
+from vlmdebug.core.keys import AUDIO_KEYS, MEDIA_KEYS
 from vlmdebug.families import FAMILIES, Family, family_named
 from vlmdebug.families.coverage import read_coverage
-from vlmdebug.families.read import MEDIA_KEYS
-from vlmdebug.families.streams import AUDIO_KEYS, BESIDE_VIDEOS, VIDEO_KEYS
+from vlmdebug.families.streams import BESIDE_VIDEOS, VIDEO_UNITS
 from vlmdebug.layout import Axis
 from vlmdebug.review.keys import Keys
 
@@ -28,7 +28,7 @@ def layouts(families: tuple[str, ...] | None = None) -> tuple[Keys, ...]:
         found.append(Keys(family.name, family.axes, family.optional, MEDIA_KEYS, _probed_keys()))
         if family.videos is not None:
             axes = {"pixel_values_videos": Axis(family.videos)}
-            axes |= {key: Axis(VIDEO_KEYS[key]) for key in BESIDE_VIDEOS[family.videos]}
+            axes |= {key: Axis(VIDEO_UNITS[key]) for key in BESIDE_VIDEOS[family.videos]}
             found.append(_with(family, "videos", axes))
         if family.name in _AUDIO:
             found.append(_with(family, "audio", {key: Axis("audio") for key in AUDIO_KEYS}))

@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 
 from vlmdebug.batch import Batch
 from vlmdebug.compare import compare
+from vlmdebug.core.keys import CLIP_KEYS
 from vlmdebug.errors import AmbiguousError, BadInput
 from vlmdebug.families import Family
 from vlmdebug.families.release import TYPES, takes
-from vlmdebug.families.streams import KEYS, clip_of
+from vlmdebug.families.streams import clip_of
 from vlmdebug.mismatch import Mismatch
 from vlmdebug.report import Report
 from vlmdebug.running.cases import Case, draw, families_of, simplest
@@ -208,7 +209,7 @@ class Search:
             plainer = self._without_its_own(case)
             if plainer != case:  # what it does with other people's is not asked
                 return self._as(case, plainer)
-        if trial.blamed and trial.spared & KEYS and case.spec.clips:
+        if trial.blamed and trial.spared & CLIP_KEYS and case.spec.clips:
             found = self._as(case, _without(case, **NO_CLIPS))
             if found:
                 return found  # it is wrong without the clips that it leaves out, too
@@ -317,8 +318,8 @@ def _spared(report: Report, handed_on: frozenset[str]) -> frozenset[str]:
     A name that nothing has, or one asked for that is nearly a key's, shows that it tries to.
     """
     spared = frozenset({"position_ids"}) - handed_on
-    tries = any(m.code == "VLM004" and _is_slip(m, KEYS) for m in report.mismatches)
-    return spared if handed_on & (KEYS - TIMES) or tries else spared | KEYS
+    tries = any(m.code == "VLM004" and _is_slip(m, CLIP_KEYS) for m in report.mismatches)
+    return spared if handed_on & (CLIP_KEYS - TIMES) or tries else spared | CLIP_KEYS
 
 
 def _is_slip(mismatch: Mismatch, keys: Iterable[str]) -> bool:

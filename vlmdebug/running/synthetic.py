@@ -11,10 +11,11 @@ from dataclasses import replace
 from typing import Any
 
 from vlmdebug.batch import Batch
+from vlmdebug.core.keys import TOKEN_KEYS
 from vlmdebug.errors import BadInput
 from vlmdebug.families import FAMILIES, BatchSpec, Family, family_named
 from vlmdebug.families.base import Facts, Hints
-from vlmdebug.families.read import TOKEN_KEYS, assemble
+from vlmdebug.families.read import assemble
 from vlmdebug.families.release import as_released
 from vlmdebug.families.streams import clip_axes, with_clips
 from vlmdebug.families.tokens import with_token_keys

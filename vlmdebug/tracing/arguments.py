@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
+from vlmdebug.core.keys import KNOWN, MEDIA_KEYS
 from vlmdebug.errors import BadInput
-from vlmdebug.families.read import MEDIA_KEYS, TOKEN_KEYS
 
 Parameters = Mapping[str, inspect.Parameter]
 
@@ -51,10 +51,6 @@ class Arguments:
         return {**dict(zip(self._places, args, strict=False)), **kwargs}
 
 
-JUDGED = MEDIA_KEYS | TOKEN_KEYS
-"""Arguments that layouts know. Others are a model's own, if it names them, and nobody's if not."""
-
-
 def refuse_unreadable(inputs: Mapping[str, Any], dense: Collection[str]) -> None:
     """Say plainly of what was handed over that its rows cannot be told.
 
@@ -70,7 +66,7 @@ def refuse_unreadable(inputs: Mapping[str, Any], dense: Collection[str]) -> None
     if ids is None:
         raise BadInput("The model was called without input_ids, so samples cannot be told.")
     for key, value in inputs.items():
-        if key not in dense and key in JUDGED:
+        if key not in dense and key in KNOWN:
             _refuse(key, value)
     if ids.ndim != 2:
         raise BadInput(

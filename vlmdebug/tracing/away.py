@@ -11,14 +11,13 @@ from typing import Any, NamedTuple
 
 import torch
 
+from vlmdebug.core.keys import MEDIA_KEYS, PIXELS
 from vlmdebug.errors import BadInput
-from vlmdebug.families.read import MEDIA_KEYS
 from vlmdebug.tracing.made import READ as MADE
 from vlmdebug.tracing.right import TOKENS, Tensors
 from vlmdebug.tracing.slices import parents_of
 
-PIXELS = {"pixel_values", "high_res_pixel_values", "pixel_values_videos", "input_features"}
-READ = (MEDIA_KEYS - PIXELS) | TOKENS | MADE
+READ = MEDIA_KEYS.difference(PIXELS) | TOKENS | MADE
 
 
 def are_here(tensors: Tensors) -> bool:

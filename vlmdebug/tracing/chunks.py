@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from vlmdebug.batch import BOOKKEEPING, Batch
+from vlmdebug.batch import Batch
 from vlmdebug.change import Change
+from vlmdebug.core.keys import BOOKKEEPING
 from vlmdebug.errors import AmbiguousError
 from vlmdebug.families.base import unreadable
 from vlmdebug.layout import Axis

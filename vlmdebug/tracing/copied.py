@@ -11,9 +11,10 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from vlmdebug.core.keys import MEDIA_KEYS
 from vlmdebug.errors import VlmDebugError
 from vlmdebug.families.base import Facts, Hints, to_numpy
-from vlmdebug.families.read import MARKS_IMAGES, MEDIA_KEYS, assemble
+from vlmdebug.families.read import MARKS_IMAGES, assemble
 from vlmdebug.used import Made
 
 

@@ -15,15 +15,13 @@ from typing import Any
 import numpy as np
 
 from vlmdebug.batch import Batch
+from vlmdebug.core.keys import CLIP_KEYS, DERIVED, MEDIA_OF, PROMPT_TYPES, modality_of
 from vlmdebug.families import FAMILIES
 from vlmdebug.families.base import to_numpy
-from vlmdebug.families.streams import AUDIO_KEYS, TYPES
-from vlmdebug.families.streams import KEYS as STREAM_KEYS
-from vlmdebug.keys import DERIVED, PROMPT_TYPES
+from vlmdebug.families.streams import TYPES
 from vlmdebug.plan import rows_of
 from vlmdebug.used import Made
 
-PIXELS = {"image": "pixel_values", "video": "pixel_values_videos", "audio": "input_features"}
 IGNORED = -100  # the label of what is not learned
 RIGHT, WRONG = True, False
 COMPLETION = (
@@ -64,7 +62,7 @@ def _taken(batch: Batch) -> Collection[str]:
     if family is None:
         return ()
     also = {"image_sizes"} if family.name in ("llava", "internvl") else set[str]()
-    return family.axes.keys() | also | (STREAM_KEYS if family.clips else set[str]())
+    return family.axes.keys() | also | (CLIP_KEYS if family.clips else set[str]())
 
 
 class _Call:
@@ -107,7 +105,7 @@ class _Call:
         """0 for text, 1 for image, 2 for video, 3 for audio; None where a token is unknown."""
         assert self.ids is not None
         found, codes = np.zeros(self.ids.shape, dtype=np.int64), {"image": 1, **TYPES}
-        for unit, pixels in PIXELS.items():
+        for unit, pixels in MEDIA_OF.items():
             token = self.batch.token_ids.get(unit)
             if token is not None:
                 found[self.ids == token] = codes[unit]
@@ -290,10 +288,9 @@ class _Call:
 
     def _media(self, key: str, value: Any) -> Made:
         """A key of media that models of the family take, though the batch has none."""
-        if key in PIXELS.values():
+        if key in MEDIA_OF.values():
             return Made(WRONG, "the batch has no such media")
-        unit = "audio" if key in AUDIO_KEYS else "video" if key in STREAM_KEYS else "image"
-        if self.given.get(PIXELS[unit]) is None:
+        if self.given.get(MEDIA_OF[modality_of(key) or "image"]) is None:
             return Made(RIGHT)  # it describes nothing
         values = _array(value) if key in _masks(self.batch) else None
         if values is not None and (values == 1).all():

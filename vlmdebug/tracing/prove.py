@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from vlmdebug.batch import BOOKKEEPING, Batch
+from vlmdebug.batch import Batch
+from vlmdebug.core.keys import BOOKKEEPING
 from vlmdebug.errors import BadInput
 from vlmdebug.families.read import read_batch
 from vlmdebug.given import described, kind_of, public

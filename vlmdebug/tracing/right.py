@@ -14,10 +14,9 @@ from typing import NamedTuple
 
 import torch
 
-from vlmdebug.batch import BOOKKEEPING, Batch
+from vlmdebug.batch import Batch
 from vlmdebug.compare import compare
-from vlmdebug.families.read import TOKEN_KEYS
-from vlmdebug.keys import DERIVED, OPTIONS
+from vlmdebug.core.keys import BOOKKEEPING, DERIVED, OPTIONS, TOKEN_KEYS
 from vlmdebug.plan import rows_of
 from vlmdebug.report import Report
 from vlmdebug.tracing.made import made_keys

@@ -24,11 +24,11 @@ from vlmdebug.alone import (
 )
 from vlmdebug.batch import Batch
 from vlmdebug.compare import compare
+from vlmdebug.core.keys import ALONG_TOKENS, MEDIA_KEYS
 from vlmdebug.errors import VlmDebugError
 from vlmdebug.families.base import Facts, Hints
-from vlmdebug.families.read import MEDIA_KEYS, assemble
+from vlmdebug.families.read import assemble
 from vlmdebug.families.streams import clip_of
-from vlmdebug.keys import TYPE_IDS
 from vlmdebug.report import Report
 from vlmdebug.tracing.check import used_chunk
 from vlmdebug.tracing.copied import copied
@@ -137,7 +137,7 @@ class CallJudge:
 
     def _with_copies(self, judged: Judged, cut: _CutBatch, tensors: Tensors) -> Judged:
         """What was found, and what a mask and types say that are no slices of the batch."""
-        copies = (TYPE_IDS | {"attention_mask"}) & tensors.keys() - cut.keys
+        copies = {*ALONG_TOKENS} & tensors.keys() - cut.keys
         copies = {key for key in copies if tensors[key].ndim == 2}
         made = {key: copied(key, tensors, self._hints) for key in sorted(copies)}
         wrong = {key: one for key, one in made.items() if not one.right}

@@ -15,9 +15,8 @@ from typing import Any
 
 import torch
 
+from vlmdebug.core.keys import EXTRAS, KNOWN
 from vlmdebug.errors import NotJudged
-from vlmdebug.families.read import MEDIA_KEYS, TOKEN_KEYS
-from vlmdebug.keys import EXTRAS
 
 VOCAB_SIZE, HIDDEN_SIZE = 512, 8
 MOST_CALLS = 2000
@@ -241,7 +240,7 @@ class RecordingModel(torch.nn.Module):
         return outputs if inputs.get("return_dict") is not False else outputs.to_tuple()
 
     # Code that hands on what is in a model's signature hands on all that any model takes.
-    forward.__signature__ = signature_of(MEDIA_KEYS | TOKEN_KEYS | EXTRAS)  # type: ignore[attr-defined]
+    forward.__signature__ = signature_of(KNOWN | EXTRAS)  # type: ignore[attr-defined]
 
     def _named(self, args: tuple[Any, ...]) -> dict[str, Any]:
         """Names of what was handed over by place; models agree on the first place only."""

@@ -17,9 +17,8 @@ from typing import Any
 
 import torch
 
-from vlmdebug.batch import BOOKKEEPING
+from vlmdebug.core.keys import BOOKKEEPING, CLIP_KEYS
 from vlmdebug.errors import BadInput, VlmDebugError
-from vlmdebug.families.streams import KEYS
 from vlmdebug.given import described, public
 from vlmdebug.literals import literal
 from vlmdebug.tracing.record import record
@@ -52,7 +51,7 @@ COLLATED: dict[str, tuple[str, ...]] = {
 }
 """What collators add to a batch, for the modules whose batches come from one."""
 
-NOT_BUFFERED = KEYS | {"labels", "position_ids"}
+NOT_BUFFERED = CLIP_KEYS | {"labels", "position_ids"}
 """Keys that a generation batch never has: its datasets hold no videos, and its loss no labels."""
 
 SLICERS = (*LOOPS, *BUFFERS, *LOSSES, "online-dpo")

@@ -29,14 +29,14 @@ from typing import Any, Literal, NamedTuple, TextIO
 
 import torch
 
+from vlmdebug.core.keys import DERIVED, KNOWN
 from vlmdebug.errors import BadInput, MismatchError, VlmDebugError
 from vlmdebug.families.base import Hints
 from vlmdebug.families.hints import read_hints
 from vlmdebug.given import public
-from vlmdebug.keys import DERIVED
 from vlmdebug.mismatch import Mismatch
 from vlmdebug.report import Report
-from vlmdebug.tracing.arguments import JUDGED, Arguments, is_dense, refuse_unreadable
+from vlmdebug.tracing.arguments import Arguments, is_dense, refuse_unreadable
 from vlmdebug.tracing.away import Away, are_here
 from vlmdebug.tracing.slices import CallJudge, Judged, why
 
@@ -265,7 +265,7 @@ class _Watcher:
             return [call(unread=ENCODED)]
         # Behind a cache stands what the model saw before, so that a call need not be whole.
         judge = partial(self._judge, alone=inputs.get("past_key_values") is not None)
-        own = self._arguments.own - JUDGED - DERIVED
+        own = self._arguments.own - KNOWN - DERIVED
         tensors = {key: tensor for key, tensor in tensors.items() if key not in own}
         if are_here(tensors):
             return [call(**judge(lambda: tensors))]

@@ -1,0 +1,1 @@
+"""Numbers: what each tensor counts, and which rows and tokens each sample owns."""
