@@ -19,7 +19,7 @@ from vlmdebug.layout import UNITS
 
 PACKAGE = Path(vlmdebug.__file__).parent
 OWN_NAMES = ("families", "tiny")
-"""Folders whose files name the keys of one model each."""
+"""Folders whose files name keys of their own models."""
 FEW = 2
 """Keys that may stand side by side where the code is about just these."""
 
