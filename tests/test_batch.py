@@ -316,6 +316,7 @@ def test_equal_things_cannot_be_told_apart():
     [
         pytest.param({"position_ids": torch.tensor([[0, 1, 2, 0, 1, 2]])}, id="restart"),
         pytest.param({"cu_seq_lens_q": torch.tensor([0, 3, 6])}, id="lengths"),
+        pytest.param({"max_length_k": 3}, id="longest sequence"),
     ],
 )
 def test_packed_batch_is_refused_with_the_reason(packed):
