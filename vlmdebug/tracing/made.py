@@ -153,8 +153,11 @@ class _Call:
         """
         ours, mask = (_array(self.batch.inputs.get(key)) for key in ("input_ids", "attention_mask"))
         types, ids = _array(self.given[PROMPT_TYPES]), self.ids
+        masked = _array(self.given.get("attention_mask"))
         if ids is None or types is None or ours is None or self.samples is None:
             return True
+        if masked is not None and masked.shape != ids.shape:
+            return True  # what is padding is not known
         if types.shape != ids.shape or len(self.samples) != len(ids):
             return True
         for row, sample in enumerate(self.samples):
