@@ -40,7 +40,8 @@ def write_pages() -> None:
     shutil.rmtree(GENERATED, ignore_errors=True)
     GENERATED.mkdir()
     for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        shutil.copy(notebook, GENERATED / notebook.name)
+        text = notebook.read_text(encoding="utf-8").replace("](../docs/", "](../")
+        (GENERATED / notebook.name).write_text(text, encoding="utf-8")
     for family in FAMILIES.values():
         (GENERATED / f"family_{family.name}.md").write_text(family_page(family), encoding="utf-8")
     values = {name: getattr(vlmdebug, name) for name in vlmdebug.__all__}

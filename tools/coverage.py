@@ -33,12 +33,12 @@ UNPROVEN = {
     "molmo2": "image_token_pooling holds indices into the whole batch, which cutting rows breaks",
     **dict.fromkeys(
         ["minicpmv4_6", "minicpmv4_7", "minicpm_ocr"],
-        "slices of all images lie one after another on the last dimension of pixel_values",
+        "the slices of all images are concatenated along the last dimension of pixel_values",
     ),
 }
 NO_MODEL = "no tiny model yet"
 
-ONE_IMAGE = "it takes one image per sample, and a row of pixels is a row of text"
+ONE_IMAGE = "it takes one image per sample, so pixels and text have the same rows"
 NOT_COVERED = {
     **dict.fromkeys(
         [
@@ -96,16 +96,17 @@ def page() -> str:
 
     found = read_coverage()
     lines = [
-        "# Which architectures are known",
+        "# Supported architectures",
         "",
         "<!-- Written by `make coverage`; do not edit. -->",
         "",
         str(found),
         "",
-        "*Proven*: built tiny from transformers' own classes and run; chunks of every size,",
-        "text-only samples among them, give the logits of the whole batch. *Probed*: the processor",
-        "was run on samples alone and together, and the values tell what a row counts.",
-        "*Not covered*: neither, for the reason given.",
+        "- *Proven*: a tiny model of transformers' own classes was run. Chunks of every size, also",
+        "  with text-only samples, give the logits of the whole batch.",
+        "- *Probed*: the processor was run on samples alone and together. The values show what one",
+        "  row of each tensor represents.",
+        "- *Not covered*: neither, for the reason in the table.",
         "",
         "## Proven",
         "",
@@ -115,7 +116,7 @@ def page() -> str:
         "",
         "## Probed",
         "",
-        "| architecture | what a row counts | why its model is not proven |",
+        "| architecture | what one row represents | why its model is not proven |",
         "|---|---|---|",
     ]
     for name, (axes, reason) in found.probed.items():

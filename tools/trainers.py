@@ -134,9 +134,9 @@ def main(arguments: list[str]) -> None:
         print(json.dumps({name: trial(one, long=long) for name, one in slicers.items()}))
         return
     names = [argument for argument in arguments if argument != "--long"]
-    heads = ["every sample has an image", "samples without images add", "cases"]
+    heads = ["every sample has an image", "with text-only samples, also", "cases"]
     heads = ["layout", "smallest batch", "finding", "tiny real model"] if long else heads
-    print(f"| trainer | code on trial | {' | '.join(heads)} |\n|{'---|' * (len(heads) + 2)}")
+    print(f"| trainer | function | {' | '.join(heads)} |\n|{'---|' * (len(heads) + 2)}")
     for requirement in TRIALS:
         if not names or requirement.partition("==")[0] in names:
             try:
