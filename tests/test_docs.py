@@ -1,4 +1,4 @@
-"""Pages and notebooks: spelled rightly, their links lead somewhere, the docs build."""
+"""Pages and notebooks: spelling, plain words, links, quoted code, and the build of the docs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,29 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from vlmdebug.mismatch import CODES
+
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md"), *DOCS.glob("codes/*.md")])
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PLAIN = [page for page in [*PAGES, ROOT / "tests" / "README.md"] if page.name != "CHANGELOG.md"]
+AVOID = {
+    "whose": "of which sample, or a sentence of its own",
+    "told|cannot tell": "identified, reported; could not match",
+    "(is|are|stays?|keeps?) in step|out of step": "match; do not match",
+    "anew": "again; recompute",
+    "beside": "next to; with",
+    "kin": "variants, similar models",
+    "lies?|lying": "is stored in, is",
+    "hand(s|ed|ing)? (on|over)|(is|was|were) handed": "pass, forward; got",
+    "stand(s|ing)? for|stood for": "represent, mean",
+    "rightly": "correctly",
+    "in vain": "is missing; does not find",
+    "mend(s|ed|ing)?": "fix, correct",
+    "on trial": "under test, tested",
+}
+"""Words that a reader has to read twice, and plain ones. Case does not matter."""
 LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)(?:#[^)]*)?\)")
 
 
@@ -47,6 +66,66 @@ def test_a_misspelt_word_would_be_seen(tmp_path):
     (tmp_path / "page.md").write_text("An ad" + "ress of rows.")
 
     assert "page.md:1" in misspelt(tmp_path)
+
+
+def comments(block: re.Match[str]) -> str:
+    """The comments of a block of code; what is printed has none."""
+    printed = block[0].startswith("```text")
+    return "" if printed else "\n".join(re.findall(r"#.*", block[0]))
+
+
+def hard_words(text: str) -> list[str]:
+    """The words of `AVOID` in a Markdown text, with plain ones; of code, only comments are read."""
+    text = re.sub(r"```.*?```", comments, text, flags=re.DOTALL)
+    text = re.sub(r"`[^`\n]+`", "", text)
+    for title in CODES.values():  # a message too
+        text = text.replace(title, "")
+    return [
+        f"{found[0]!r}: {plain}"
+        for word, plain in AVOID.items()
+        for found in re.finditer(rf"\b(?:{word})\b", text, re.IGNORECASE)
+    ]
+
+
+@pytest.mark.parametrize("page", PLAIN, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_page_has_plain_words(page):
+    assert hard_words(page.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_has_plain_words(notebook):
+    cells = nbformat.read(notebook, as_version=4).cells
+    written = [cell.source for cell in cells if cell.cell_type == "markdown"]
+
+    assert hard_words("\n\n".join(written)) == []
+
+
+def test_hard_words_would_be_seen_in_prose_and_comments_alone():
+    printed = "```text\nsample 0, whose rows\n```\nCall `kin`:\n```python\nkin(told)\n```"
+    written = "Rows whose owner\nis told.\n```python\nrows = kin()  # made anew\n```"
+
+    assert hard_words(printed) == []
+    assert [word.partition(":")[0] for word in hard_words(written)] == [
+        "'whose'",
+        "'told'",
+        "'anew'",
+    ]
+
+
+def quoted_lines(page: str) -> list[str]:
+    """The lines of a page's Python code, without their indentation."""
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    return [line.strip() for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def test_family_of_the_walkthrough_is_quoted_from_the_code():
+    files = ("families/mistral3.py", "families/__init__.py", "tiny/image_rows.py")
+    code = "\n".join((ROOT / "vlmdebug" / file).read_text(encoding="utf-8") for file in files)
+    lines = {line.strip() for line in code.splitlines()}
+    quoted = quoted_lines((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+
+    assert len(quoted) > 30
+    assert [line for line in quoted if line not in lines] == []
 
 
 def dead_links(text: str, folder: Path) -> list[str]:

@@ -27,7 +27,7 @@ UNPROVEN = {
     "hunyuan_vl": "the model numbers the images of a whole call and puts the numbers into its "
     "positions, so that a chunk's logits differ however it is cut",
     "diffusion_gemma": "it denoises a block, and its logits are not those of the input tokens",
-    "t5gemma2": "it is an encoder and a decoder, whose logits are not those of the input tokens",
+    "t5gemma2": "it has an encoder and a decoder, so its logits are not those of the input tokens",
     "chameleon": "images become tokens of a VQ model; no tiny one yet",
     "emu3": "images become tokens of a VQ model; no tiny one yet",
     "molmo2": "image_token_pooling holds indices into the whole batch, which cutting rows breaks",
