@@ -17,7 +17,7 @@ TESTED := .venv/.with-torch,plot,notebook,trl,test,docs .venv/.torchvision .venv
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
 
-demo: .venv/.with-torch,plot ## The story of one real bug, on tiny real models
+demo: .venv/.with-torch,plot ## One real bug, on tiny real models
 	@$(BIN)/python -m vlmdebug demo $(ARGS)
 
 test: $(TESTED) ## The tests, on every core
@@ -33,19 +33,19 @@ test-families: .venv/.with-torch,plot,notebook,trl,test .venv/.torchvision ## Th
 	$(PYTEST) tests/test_families.py tests/test_tiny.py tests/test_probe.py \
 		tests/test_coverage.py tests/test_streams.py tests/test_pictures.py tests/test_torchvision.py $(ARGS)
 
-test-trl: .venv/.with-torch,plot,notebook,trl,test ## Several TRL releases on trial, minutes
+test-trl: .venv/.with-torch,plot,notebook,trl,test ## Test several TRL releases, minutes
 	$(BIN)/python tools/trl_releases.py $(ARGS)
 
-test-trainers: .venv/.with-torch,plot,notebook,trl,test ## Other trainers on trial, many minutes
+test-trainers: .venv/.with-torch,plot,notebook,trl,test ## Test other trainers, many minutes
 	$(BIN)/python tools/trainers.py $(ARGS)
 
 fuzz: .venv/.with-torch,plot,notebook,trl,test .venv/.torchvision ## Judge thousands of broken slicers and batches, many minutes
 	$(BIN)/python tools/fuzz.py $(ARGS)
 
-coverage: .venv/.with-torch,plot,notebook,trl,test .venv/.torchvision ## Run every architecture of transformers anew
+coverage: .venv/.with-torch,plot,notebook,trl,test .venv/.torchvision ## Run every architecture of transformers again
 	$(BIN)/python tools/coverage.py
 
-notebooks: .venv/.with-torch,plot,notebook,trl,test ## Run the notebooks anew and keep what they print
+notebooks: .venv/.with-torch,plot,notebook,trl,test ## Run the notebooks again and store their output
 	$(BIN)/python tools/notebooks.py $(ARGS)
 
 docs: .venv/.with-torch,plot,notebook,trl,test,docs ## Build the docs; a warning is an error
@@ -82,7 +82,7 @@ clean: ## Remove what make made
 	echo "vlmdebug needs Python 3.11 or newer; try make PYTHON=/path/to/python3.11" >&2; \
 	exit 1
 
-# torchvision's own code for the tests of image processors that need it, beside the environment
+# torchvision's own code for the tests of image processors that need it, outside the environment
 # and without its compiled part, which wants CUDA: see tests/architectures.py.
 .venv/.torchvision: constraints.txt | .venv/.made
 	@$(BIN)/python tools/install.py --beside .venv/torchvision timm torchvision

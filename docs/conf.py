@@ -57,7 +57,7 @@ def family_page(family) -> str:
         "",
         said,
         "",
-        "| key | shape | what a row counts | without media |",
+        "| key | shape | what one row represents | without media |",
     ]
     lines += ["|---|---|---|---|"]
     without = {"omit": "left out", "either": "left out or empty", "keep": "kept"}

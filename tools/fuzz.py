@@ -65,7 +65,7 @@ def _options() -> argparse.Namespace:
 
 
 def _both(arguments: list[str]) -> int:
-    """Families that need torchvision run beside the others, in a process of their own."""
+    """Families that need torchvision run in a separate process, at the same time."""
     runs = [
         subprocess.Popen([sys.executable, __file__, *arguments, *more], env={**os.environ, **env})
         for more, env in ((["--here"], {}), ([], {VARIABLE: "1"}))

@@ -1,4 +1,4 @@
-"""Put the slicing code of trainers other than TRL on trial: `make test-trainers`.
+"""Test the slicing code of trainers other than TRL: `make test-trainers`.
 
 Pinned versions are installed without their dependencies into a throw-away folder and run with the
 torch and transformers that are installed; nothing of them is kept. Printed is a Markdown table: per

@@ -1,6 +1,6 @@
-"""The slicing code of trainers other than TRL, each with the adapter that puts it on trial.
+"""The slicing code of trainers other than TRL, each with the adapter that tests it.
 
-Functions are taken out of their source as they stand. What they call beside the batch (a model,
+Functions are taken out of their source as they stand. What else they call (a model,
 rewards, a collator) is stood in for here; an adapter says how a batch gets into its function and
 out again. `tools/trainers.py` runs them.
 """
@@ -72,7 +72,7 @@ def stub(*names: str) -> None:
 
 
 def first_logits(logits: torch.Tensor, *_: Any) -> torch.Tensor:
-    """Stands for log-probabilities, which come after the model."""
+    """A stand-in for log-probabilities, which come after the model."""
     return logits[..., 0]
 
 
@@ -182,7 +182,7 @@ def axolotl_groups(folder: Path) -> Any:
 
 @on_trial("axolotl==0.19.0", "_score_streaming")
 def axolotl_micro_batches(folder: Path) -> Any:
-    """The micro-batches that it makes of a scored batch, in an order drawn anew."""
+    """The micro-batches that it makes of a scored batch, in a new random order."""
     its, trainer = axolotl(folder)
     trainer._compute_streaming_group_scores = lambda **_: None
 

@@ -1,4 +1,4 @@
-"""Put the slicing code of several TRL releases on trial: `make test-trl`.
+"""Test the slicing code of several TRL releases: `make test-trl`.
 
 Each release is installed without its dependencies into a throw-away folder and run with the
 transformers that is installed; nothing of it is kept. Printed is a Markdown table: per release and
