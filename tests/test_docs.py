@@ -53,7 +53,7 @@ def misspelt(*paths: Path) -> str:
     return ran.stdout + ran.stderr
 
 
-def test_prose_is_spelled_rightly(tmp_path):
+def test_prose_is_spelled_correctly(tmp_path):
     pytest.importorskip("codespell_lib")
     for notebook in NOTEBOOKS:
         (tmp_path / f"{notebook.stem}.md").write_text(prose(notebook), encoding="utf-8")
