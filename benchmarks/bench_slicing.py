@@ -21,6 +21,7 @@ from vlmdebug.batch import Batch
 from vlmdebug.codegen import export
 from vlmdebug.families import FAMILIES, BatchSpec
 from vlmdebug.plan import chunk_bounds
+from vlmdebug.presence import planned_rows
 from vlmdebug.running.synthetic import make
 
 SAMPLES = 1024
@@ -48,7 +49,7 @@ def bare_slices(batch: Batch, chunk_size: int) -> Callable[[], None]:
     cuts = []
     for start, stop in chunk_bounds(len(batch), chunk_size):
         for key, tensor in batch.inputs.items():
-            planned = batch.planned(key, range(start, stop))
+            planned = planned_rows(batch, key, range(start, stop))
             for first, last in planned.rows.ranges:
                 cuts.append((tensor, first, last))
 

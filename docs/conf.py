@@ -62,7 +62,7 @@ def family_page(family) -> str:
     lines += ["|---|---|---|---|"]
     without = {"omit": "left out", "either": "left out or empty", "keep": "kept"}
     for key, axis in family.axes.items():
-        shape, missing = family.shapes[key], without[family.media[key].without]
+        shape, missing = family.shapes[key], without[family.rules.of(key).when_no_media]
         lines.append(f"| `{key}` | `({shape})` | {axis} | {missing} |")
     models = ", ".join(f"`{model}`" for model in family.models)
     return "\n".join([*lines, "", f"Models: {models}."]) + "\n"

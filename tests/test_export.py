@@ -14,7 +14,6 @@ from vlmdebug import slicers
 from vlmdebug.cli import main
 from vlmdebug.codegen import Code
 from vlmdebug.families import FAMILIES
-from vlmdebug.layout import Media
 from vlmdebug.running.synthetic import with_every_key
 
 OTHERS = {
@@ -405,7 +404,7 @@ def test_name_of_a_layout_is_no_code(name):
 @pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE)
 def test_name_of_media_is_no_code(name):
     axes = {"input_ids": vd.Axis("sample"), name: vd.Axis("image", padded=name)}
-    code = vd.export(vd.Layout("own", axes, {name: Media("image", "either")}))
+    code = vd.export(vd.Layout("own", axes, {name: "image"}))
     inputs = {"input_ids": torch.ones(2, 3), name: torch.arange(3), "num_images": [2, 1]}
 
     assert [chunk[name].tolist() for chunk in code.function(inputs, 1)] == [[0, 1], [2]]
@@ -415,11 +414,11 @@ def test_name_of_media_is_no_code(name):
     ("axis", "media"),
     [
         (vd.Axis("image"), None),
-        (vd.Axis("patch"), Media("image")),
-        (vd.Axis("image"), Media("patch")),
-        (vd.Axis("token"), Media("image")),
-        (vd.Axis("image", 1), Media("image")),
-        (vd.Axis('"""\nraise SystemExit'), Media("image")),
+        (vd.Axis("patch"), "image"),
+        (vd.Axis("image"), "patch"),
+        (vd.Axis("token"), "image"),
+        (vd.Axis("image", 1), "image"),
+        (vd.Axis('"""\nraise SystemExit'), "image"),
     ],
     ids=["no media", "no grid", "no count", "tokens", "another dimension", "no unit"],
 )

@@ -12,8 +12,8 @@ import vlmdebug
 from vlmdebug.core import keys
 from vlmdebug.core.keys import KEYS, Kind
 from vlmdebug.families import FAMILIES, Family
+from vlmdebug.families.rules import TOKENS
 from vlmdebug.families.streams import clip_axes
-from vlmdebug.families.token_rows import USUAL
 from vlmdebug.families.unreadable import MEASURES, OF_EACH
 from vlmdebug.layout import UNITS
 
@@ -60,10 +60,13 @@ def _is_data(value: ast.expr) -> bool:
 
 
 def keys_of(family: Family) -> set[str]:
-    """Keys that a family's file names."""
-    named = {*family.axes, *family.media, *family.shapes, *family.optional, *family.ignored}
-    named |= {*family.placing, *family.masks, *family.loud_drops, family.feature_key}
-    return named | {*clip_axes(family)}
+    """All keys that a family and the rules of its models name."""
+    found = {*family.axes, *family.media, *family.shapes, family.feature_key}
+    for rules in (family.rules, *family.variants.values()):
+        found |= {*rules.keys, *rules.tokens, *rules.ignored, *rules.raises_without}
+        found |= rules.only_used_for_position_ids | rules.optional_if_all_ones
+        found |= rules.sometimes_returned
+    return found | {*clip_axes(family)}
 
 
 def test_each_key_is_listed_once() -> None:
@@ -106,7 +109,7 @@ def test_media_are_those_of_some_family() -> None:
     assert {key for f in FAMILIES.values() for key in (*f.axes, *clip_axes(f))} == keys.MEDIA_KEYS
 
 
-@pytest.mark.parametrize("named", [USUAL, MEASURES, OF_EACH], ids=["rows", "measures", "of each"])
+@pytest.mark.parametrize("named", [TOKENS, MEASURES, OF_EACH], ids=["rows", "measures", "of each"])
 def test_rules_of_all_families_name_listed_keys(named: dict[str, object]) -> None:
     assert named.keys() <= KEYS.keys()
 

@@ -240,6 +240,48 @@ def test_change_of_shape_or_values_is_as_loud_as_the_model_or_not_known(
     assert all(said in (does, None) for does, said in found)
 
 
+def makes_the_same(model, call, chunk):
+    """Whether the model gives the text of the call the same logits as that of the right chunk."""
+    if not runs(model, call):
+        return False
+    shown = chunk["attention_mask"].bool() if "attention_mask" in chunk else ...
+    with torch.no_grad():
+        return torch.allclose(
+            model(**call).logits[shown], model(**chunk).logits[shown], atol=1e-5, rtol=1e-4
+        )
+
+
+def is_unmasked(family, name):
+    """PaliGemma makes no mask for one full row, and then attends to all of it (5.23)."""
+    return family == "paligemma" and name == "no token_type_ids"
+
+
+def with_and_without(batch, chunk):
+    """The chunk without each of its keys, and with zero rows of each media key that it lacks."""
+    for key in batch.layout:
+        if key in chunk and key != "input_ids":
+            yield f"no {key}", {name: value for name, value in chunk.items() if name != key}
+        elif key in batch.layout.media and key not in chunk:
+            yield f"zero rows of {key}", {**chunk, key: batch.inputs[key][:0]}
+
+
+def test_key_is_needed_exactly_where_the_model_makes_something_else_without_it(family, built):
+    model = built[family][0]
+    dice = random.Random(family)
+    wrong = []
+    for _ in range(max(1, CALLS // 30)):
+        batch = batch_of(family, built, dice)
+        chunks = [dict(chunk) for chunk in batch.chunks(2)]
+        for index, chunk in enumerate(chunks):
+            for name, call in with_and_without(batch, chunk):
+                found = judged(batch, chunks, index, call)
+                same = makes_the_same(model, call, chunk)
+                if bool(found) is same and not (found and is_unmasked(family, name)):
+                    wrong.append((name, index, [m.message for m in found]))
+
+    assert not wrong
+
+
 VIDEOS = ("qwen2_5_vl", "qwen3_vl", "cosmos3_omni", "exaone4_5")
 
 

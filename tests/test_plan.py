@@ -15,6 +15,7 @@ import vlmdebug as vd
 from vlmdebug import slicers
 from vlmdebug.families import FAMILIES
 from vlmdebug.plan import Counts, Rows, as_counts, chunk_bounds, rows_of
+from vlmdebug.presence import planned_rows
 from vlmdebug.running.cases import cases
 from vlmdebug.running.synthetic import make
 
@@ -59,7 +60,7 @@ def test_planned_rows_are_the_oracles_for_any_samples(case):
         if any(spec.images_per_sample) or clips_per_sample(spec, key):
             expected = [row for sample in samples for row in owned[sample]]
 
-            assert batch.planned(key, samples).rows == expected
+            assert planned_rows(batch, key, samples).rows == expected
 
 
 @pytest.mark.parametrize("family", ["gemma4", "qwen2_5_vl", "internvl", "llava_next"])
@@ -72,7 +73,7 @@ def test_real_batches_are_planned_as_each_sample_alone_is_processed(family):
         for key in batch.layout.media:
             rows = len(alone[key]) if key in alone else 0
 
-            assert len(batch.planned(key, [sample]).rows) == rows
+            assert len(planned_rows(batch, key, [sample]).rows) == rows
 
 
 # --- numbers -------------------------------------------------------------------------------

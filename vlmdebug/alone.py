@@ -18,10 +18,12 @@ from vlmdebug.causes import Fault, faults_of, is_another_order
 from vlmdebug.compared import Compared
 from vlmdebug.core.keys import PIXELS
 from vlmdebug.errors import AmbiguousError
+from vlmdebug.forward_batch import runs_with_runs
 from vlmdebug.judge import images_of
 from vlmdebug.labels import UNTOLD, labels_mismatches
 from vlmdebug.lacking import lacking
 from vlmdebug.mismatch import Mismatch
+from vlmdebug.presence import planned_rows
 from vlmdebug.report import ChunkReport, KeyReport, Report
 from vlmdebug.runs import Sides, sides_of
 from vlmdebug.used import Made, Run
@@ -126,7 +128,7 @@ def _planned_chunk(batch: Batch, samples: Sequence[int]) -> ChunkReport:
         if axis.unit == "batch":
             continue
         try:
-            planned = batch.planned(key, samples)
+            planned = planned_rows(batch, key, samples)
         except AmbiguousError:
             keys[key] = KeyReport("cannot tell", None, None)
         else:
@@ -144,7 +146,7 @@ def _steps_unknown(batch: Batch) -> bool:
         and batch.image.placeholders is not None
         and not batch.image.inferred
     )
-    return bool(batch.image.keys) and batch.layout.checks_counts and not known
+    return bool(batch.image.keys) and batch.rules.checks_totals and not known
 
 
 def batch_mismatches(batch: Batch) -> list[Mismatch]:
@@ -168,7 +170,7 @@ def _contradicted(one: Contradiction) -> Mismatch:
 
 def _image_mismatches(batch: Batch) -> list[Mismatch]:
     """Samples whose runs of placeholder tokens are not what their images become."""
-    if batch.image.keys and not batch.layout.checks_counts:
+    if batch.image.keys and not batch.rules.checks_totals:
         return []
     sides = sides_of(batch, batch.image)
     if sides is not None:
@@ -218,7 +220,7 @@ def _side_by_side(batch: Batch, sides: Sides) -> list[Mismatch]:
     `get_rope_index` of Qwen2-VL and its variants takes the next row of image_grid_thw for each run
     of image tokens (transformers 5.23).
     """
-    if batch.layout.strict is False or sides.unit != "image":
+    if batch.layout.rules.checks_each_sample == "never" or sides.unit != "image":
         return []
     lengths, found, stop = sides.lengths, [], 0
     ends = [*accumulate(sides.features)]
@@ -231,9 +233,12 @@ def _side_by_side(batch: Batch, sides: Sides) -> list[Mismatch]:
             images = [image for image, end in enumerate(ends) if first < end <= last]
             if len(images) > 1:
                 message = batch_wording.side_by_side(
-                    sample, last - first, images, raises=bool(batch.layout.strict)
+                    sample,
+                    last - first,
+                    images,
+                    raises=bool(batch.layout.rules.checks_each_sample == "always"),
                 )
-                silent = False if batch.layout.strict else None
+                silent = False if batch.layout.rules.checks_each_sample == "always" else None
                 found.append(
                     Mismatch(
                         "VLM010",
@@ -296,7 +301,7 @@ def _unsettled(batch: Batch, sides: Sides, lengths: Sequence[Sequence[int]]) -> 
     if left or (not found and differ) or guessed:
         named = [unit for step in left for unit in step.images]
         message = batch_wording.totals(batch, sides, named)
-        silent = False if differ else None
+        silent = False if differ and batch.rules.predict else None
         found.append(Mismatch("VLM010", message, key="input_ids", silent=silent, cause="totals"))
     return found
 
@@ -320,28 +325,13 @@ def _mismatch(
     batch: Batch, sides: Sides, sample: int, made: int | None, faults: Sequence[Fault]
 ) -> Mismatch:
     differ = None if made is None else sides.placeholders[sample] != made
-    silent = _is_silent(batch, sides, differ)
+    silent = runs_with_runs(batch, sides, differ)
     message = batch_wording.out_of_step(batch, sides, sample, made, faults, silent)
     causes = {fault.cause for fault in faults}
     cause = next(iter(causes)) if len(causes) == 1 else None
     return Mismatch(
         "VLM010", message, key="input_ids", samples=(sample,), silent=silent, cause=cause
     )
-
-
-def _is_silent(batch: Batch, sides: Sides, differ: bool | None) -> bool | None:
-    """Whether the model takes the batch: it compares totals, and some look at each image.
-
-    `differ`: whether the totals of the sample differ; None where its images are not known.
-    """
-    if sum(sides.placeholders) != sum(sides.features):
-        return False
-    lengths = [length for own in sides.lengths for length in own]
-    if differ is None or batch.layout.strict is None:
-        return None
-    if fits(lengths, sides.pieces) or not batch.layout.strict:
-        return True  # models give the images to the runs in order, whichever sample they are of
-    return False if differ else None
 
 
 def _short_columns(batch: Batch) -> list[Mismatch]:
@@ -426,4 +416,4 @@ def _compared(batch: Batch, run: Run | None) -> tuple[Compared, ...]:
 
 def _features_of(batch: Batch) -> str:
     key = batch.layout.feature_key
-    return f"features of {key}" if batch.layout.checks_counts else f"images in {key}"
+    return f"features of {key}" if batch.rules.checks_totals else f"images in {key}"

@@ -11,15 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
-from vlmdebug.core.keys import BOOKKEEPING, TRAINERS_OWN
+from vlmdebug.core.keys import BOOKKEEPING
 from vlmdebug.errors import AmbiguousError
-from vlmdebug.layout import HANGS_ON, OWNER, Layout, plural
+from vlmdebug.layout import HANGS_ON, Layout, plural
 from vlmdebug.modality import Modality, total
-from vlmdebug.plan import Counts, Rows, chunk_bounds, rows_of
-
-Presence = Literal["required", "absent", "either"]
+from vlmdebug.plan import Counts, Rows, chunk_bounds
+from vlmdebug.rules import ModelRules
 
 
 @dataclass(frozen=True)
@@ -44,17 +43,6 @@ class Contradiction(Ambiguity):
 
     refused: bool = True
     silent: bool | None = False
-
-
-class Planned(NamedTuple):
-    """The rows one chunk should get of one key, and whether the key must be there at all.
-
-    `lean`: rows that do as well, without the padding of samples that own no media.
-    """
-
-    rows: Rows
-    presence: Presence
-    lean: Rows | None = None
 
 
 class CountsByUnit(dict[str, Counts]):
@@ -158,53 +146,24 @@ class Batch:
         plain: list[Any] = []
         counted: list[Any] = []
         for key, axis in self.layout.items():
-            value, media = self.inputs[key], self.layout.media.get(key)
+            value = self.inputs[key]
             if axis.unit == "batch":
                 whole[key] = value
-            elif axis.unit == "sample" and axis.dim == 0 and media is None:
+            elif axis.unit == "sample" and axis.dim == 0 and key not in self.layout.media:
                 plain.append((key, value))
             else:
-                needed = None
-                if media is not None and media.without != "keep":
-                    needed = self.counts[media.unit].offsets
+                unit = self.layout.given_with(key)
+                needed = None if unit is None else self.counts[unit].offsets
                 counted.append((key, value, axis.dim, self.counts[axis.unit].offsets, needed))
         return whole, plain, counted
 
-    def planned(self, key: str, samples: Sequence[int]) -> Planned:
-        """The rows of `key` that a chunk of `samples` should get, in their order.
-
-        Raises:
-            AmbiguousError: The rows of the key cannot be given to samples.
-        """
-        if key in self.unsettled:
-            raise AmbiguousError(self.unsettled[key])
-        axis, media = self.layout[key], self.layout.media.get(key)
-        rows = rows_of(self.counts[axis.unit].offsets, samples)
-        presence: Presence = "required"
-        lean = None
-        if media is not None and media.without != "keep":
-            counts = self.counts[media.unit]
-            if media.lean:
-                lean = Rows.of([sample for sample in samples if counts[sample]])
-            owned = rows if media.unit == axis.unit else rows_of(counts.offsets, samples)
-            if not owned.ranges:
-                presence = "absent" if media.without == "omit" else "either"
-                rows = rows if media.without == "either" else Rows()
-            elif axis.unit == OWNER and all(self.counts["image"][s] <= 1 for s in samples):
-                presence = "either"  # without it, every image is taken for alone
-        elif key == "attention_mask" and self._padded is not None and self.layout.causal:
-            if not self._padded or self._padded.isdisjoint(samples):
-                presence = "either"
-        elif key in self.layout.ignored or key in TRAINERS_OWN:
-            presence = "either"  # no model looks at it
-        elif isinstance(self.inputs.get(key), list):
-            presence = "either"
-        elif key == "labels":
-            presence = "either"  # the same logits; nobody overlooks that there is no loss
-        return Planned(rows, presence, lean)
+    @property
+    def rules(self) -> ModelRules:
+        """What the model makes of a call."""
+        return self.layout.rules
 
     @cached_property
-    def _padded(self) -> frozenset[int] | None:
+    def padded(self) -> frozenset[int] | None:
         """Samples that need their `attention_mask`; None where that is not known."""
         if self.unpadded is None:
             return None

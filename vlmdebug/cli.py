@@ -404,8 +404,8 @@ def _families(options: argparse.Namespace) -> int:
         print(family.name)
         print(_wrapped(f"config.model_type: {', '.join(family.models)}"))
         for key, axis in family.axes.items():
-            media = family.media[key]
-            print(f"  {key}: {axis}; without images {without[media.without]}")
+            needed = without[family.rules.of(key).when_no_media]
+            print(f"  {key}: {axis}; without images {needed}")
     coverage = read_coverage()
     print(f"\n{textwrap.fill(str(coverage), 80)}")
     print(

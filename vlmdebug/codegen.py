@@ -20,7 +20,7 @@ from vlmdebug.batch import Batch
 from vlmdebug.core.keys import BOOKKEEPING, LENGTHS, MEDIA_OF, TOKEN_KEYS
 from vlmdebug.errors import BadInput, MismatchError
 from vlmdebug.given import public
-from vlmdebug.layout import OWNER, VIDEO_PATCH, Axis, Layout, Media, plural
+from vlmdebug.layout import OWNER, VIDEO_PATCH, Axis, Layout, plural
 from vlmdebug.literals import in_docstring, literal
 from vlmdebug.safe import one_line
 
@@ -164,13 +164,13 @@ def _complete(layout: Layout) -> Layout:
     from vlmdebug.families.streams import clip_axes, clip_of
 
     axes: dict[str, Axis] = dict.fromkeys(["input_ids", *sorted(TOKEN_KEYS)], Axis("sample"))
-    media: dict[str, Media] = {}
+    media: dict[str, str] = {}
     family = find_family(layout.family)
     if family is not None:
         clips = clip_axes(family)
         axes |= {**family.axes, **clips}
         media = dict(family.layout().media)
-        media |= {key: Media(clip_of(key)) for key in clips}
+        media |= {key: clip_of(key) for key in clips}
     whole = replace(layout, axes={**axes, **layout.axes}, media={**media, **layout.media})
     for key, axis in whole.items():
         _refuse(whole, key, axis)
@@ -180,10 +180,10 @@ def _complete(layout: Layout) -> Layout:
 def _refuse(layout: Layout, key: str, axis: Axis) -> None:
     """Refuse a key whose rows code could not find."""
     literal(key)
-    needs = layout.media.get(key)
+    unit = layout.media.get(key)
     cut = axis.unit in ("sample", "batch")
-    if needs is not None:
-        cut = axis.unit in ("sample", *OFFSETS) and needs.unit in NAMES and not axis.dim
+    if unit is not None:
+        cut = axis.unit in ("sample", *OFFSETS) and unit in NAMES and not axis.dim
     lengths = LENGTHS.get(axis.unit)
     if cut and (lengths is None or any(name in layout for name in lengths)):
         return
@@ -225,9 +225,10 @@ class _Group:
 
 def _groups(layout: Layout) -> list[_Group]:
     units: dict[str, dict[str, Axis]] = {}
-    for key, needs in layout.media.items():
-        if needs.without != "keep":
-            units.setdefault(needs.unit, {})[key] = layout[key]
+    for key in layout.media:
+        unit = layout.given_with(key)
+        if unit is not None:
+            units.setdefault(unit, {})[key] = layout[key]
     found = []
     for unit, axes in units.items():
         axes = dict(sorted(axes.items(), key=lambda item: item[0] not in MEDIA_OF.values()))
@@ -243,7 +244,7 @@ def _optional(layout: Layout, axes: Mapping[str, Axis]) -> frozenset[str]:
 
     family = find_family(layout.family)
     lengths = {name for axis in axes.values() for name in LENGTHS.get(axis.unit, ())}
-    always = {*lengths, *(family.axes.keys() - family.optional if family else ())}
+    always = {*lengths, *(family.axes.keys() - family.rules.sometimes_returned if family else ())}
     return frozenset(key for key in [*axes][1:] if key not in always)
 
 

@@ -7,9 +7,9 @@ from difflib import get_close_matches
 from functools import cached_property
 
 from vlmdebug import wording
-from vlmdebug.batch import Batch, Planned
+from vlmdebug.batch import Batch
 from vlmdebug.change import UNSURE, Change
-from vlmdebug.core.keys import BOOKKEEPING, EXTRAS, TYPE_IDS
+from vlmdebug.core.keys import BOOKKEEPING, EXTRAS
 from vlmdebug.cut_causes import WITHOUT_ZEROS, Causes, named, samples_of
 from vlmdebug.errors import AmbiguousError
 from vlmdebug.layout import plural
@@ -17,6 +17,7 @@ from vlmdebug.mismatch import Mismatch
 from vlmdebug.modality import Modality
 from vlmdebug.outcome import Forecast
 from vlmdebug.plan import Rows, rows_of
+from vlmdebug.presence import Planned, can_do_without
 from vlmdebug.report import ChunkReport, KeyReport
 from vlmdebug.used import Made, Run, Used, UsedChunk
 
@@ -92,7 +93,7 @@ class Judge:
         except (AmbiguousError, IndexError):
             return KeyReport("cannot tell", None, used.rows if used else None)
         if used is None:
-            if self._does_without(key, planned):
+            if can_do_without(self.batch, key, planned, self.chunk):
                 return KeyReport("absent", planned.rows, None)
             self._dropped(key, planned.rows)
             return KeyReport("dropped", planned.rows, None)
@@ -104,7 +105,9 @@ class Judge:
             return KeyReport("cannot tell", planned.rows, None)
         if not planned.rows.ranges and self._unlooked_at(key, planned):
             return KeyReport("ok", planned.rows, used.rows)
-        right = used.rows == planned.rows or (used.rows == planned.lean and self._all_lean)
+        right = used.rows == planned.rows or (
+            used.rows == planned.without_empty and self._all_without_empty
+        )
         if right and used.source is None and not self._inner_fits(key, used):
             self._other_inner(key, used)
             return KeyReport("wrong rows", planned.rows, used.rows)
@@ -119,11 +122,15 @@ class Judge:
         return described and "pixel_values" not in self.chunk.keys
 
     @cached_property
-    def _all_lean(self) -> bool:
+    def _all_without_empty(self) -> bool:
         """Whether the same padded rows were left out of every key that can do without them."""
-        media = self.batch.layout.media
-        lean = [used for key, used in self.chunk.keys.items() if key in media and media[key].lean]
-        return len({used.rows for used in lean}) == 1
+        layout = self.batch.layout
+        given = [
+            used.rows
+            for key, used in self.chunk.keys.items()
+            if key in layout.media and layout.rules.of(key).may_skip_empty_rows
+        ]
+        return len(set(given)) == 1
 
     def _inner_fits(self, key: str, used: Used) -> bool:
         """Whether the padded dimension still holds every tile of the chunk's samples."""
@@ -147,27 +154,6 @@ class Judge:
         units = [unit for unit in self._cut_by(key) if unit == WITHOUT_ZEROS]
         message = wording.dropped(self.batch, key, self.samples, planned, then, units)
         self._add("VLM003", message, key, planned, None, silent, cause=named(units))
-
-    def _does_without(self, key: str, planned: Planned) -> bool:
-        """Whether the model makes the same of the chunk without that key."""
-        if key == "attention_mask" and self.chunk.needs_mask is not None:
-            return not self.chunk.needs_mask
-        if planned.presence != "required" or self._is_nobodys(key):
-            return True
-        if key == "attention_mask" and self.batch.layout.strict is not None:
-            return self.batch.is_full(key, planned.rows)
-        if key in TYPE_IDS and key != "token_type_ids" and self.batch.is_zero(key, planned.rows):
-            return True  # as the model assumes without them
-        if key in self.batch.layout.placing:
-            positions = self.chunk.keys.get("position_ids")
-            return positions is not None and positions.dims == 3  # (3 or 4, sample, seq)
-        return key in self.batch.layout.masks and self.batch.is_full(key, planned.rows)
-
-    def _is_nobodys(self, key: str) -> bool:
-        """Whether no model takes the key: the user said what its rows count, for a log perhaps."""
-        layout = self.batch.layout
-        counted = layout.feature_key is not None and layout[key].unit == "sample"
-        return counted and key not in self.batch.known | EXTRAS
 
     def _must_be_absent(self, key: str, used: Used) -> None:
         silent, then = self.forecast.surplus(key)
@@ -195,7 +181,7 @@ class Judge:
         change = used.change
         if change is None:
             return "ok"
-        if change.kind == "columns" or (change.kind == "longer" and self._looks_beyond):
+        if change.kind == "columns" or (change.kind == "longer" and self.forecast.reads_beyond):
             self._other_columns(key, used)
             return "wrong rows"
         if change.kind in UNSURE and not self._cut_apart(key, change):
@@ -207,11 +193,6 @@ class Judge:
         cause = f"{change.kind} {change.dtype[0]}".strip()
         self._add("VLM011", message, key, used.rows, used.rows, silent, cause=cause)
         return "wrong rows"
-
-    @property
-    def _looks_beyond(self) -> bool:
-        """Whether the model lays its tokens out by all keys along them: longer ones raise."""
-        return self.batch.layout.strict is not False
 
     def _cut_apart(self, key: str, change: Change) -> bool:
         """Whether a media key that shares a dimension of it was not cut alike."""
@@ -229,10 +210,7 @@ class Judge:
 
     def _other_columns(self, key: str, used: Used) -> None:
         ids = self.chunk.keys["input_ids"]
-        as_many, strict = used.columns == ids.columns, self.batch.layout.strict is not False
-        silent = True if as_many and not strict else None  # M-RoPE looks for its images there
-        if not as_many and self.batch.layout.strict and "pixel_values" in self.chunk.keys:
-            silent = False  # it lays them out token by token
+        silent = self.forecast.other_columns(key)
         message = wording.other_columns(key, self.samples, used, ids, silent)
         self._add("VLM011", message, key, used.rows, used.rows, silent, cause="columns")
 
@@ -240,9 +218,7 @@ class Judge:
         """The right rows, from whose padded dimension something was cut off."""
         axis, needed, given = self.batch.layout[key], self._needed_inner(key), used.inner
         assert axis.padded is not None and needed is not None and given is not None
-        call, checked = self.forecast.call, self.batch.layout.checks_counts
-        fit = call.lengths_agree
-        silent = None if fit and not checked else False
+        fit, silent = self.forecast.call.lengths_agree, self.forecast.short_padding()
         message = wording.other_inner(key, self.samples, axis, given, needed, silent, fit)
         cause = f"padded {plural(axis.padded)}"
         self._add("VLM001", message, key, used.rows, used.rows, silent, cause=cause)
@@ -303,7 +279,7 @@ class Judge:
             return
         if placeholders == self.batch.placeholders_of(self.samples) and not self.run.partial:
             return  # the batch itself is out of step there, and VLM010 says so
-        silent = not any(key in self.chunk.keys for key in self.batch.image.keys)
+        silent = self.forecast.other_totals(self.batch.image)
         message = wording.chunk_out_of_step(self._who, placeholders, features, silent)
         self._add("VLM009", message, "input_ids", None, None, silent, cause=None)
 
@@ -328,8 +304,7 @@ class Judge:
                 continue
             if given == step[0] and not self.run.partial:
                 continue  # the batch itself is out of step there, and VLM010 says so
-            compared = {"video_grid_thw", "pixel_values_videos"} <= self.chunk.keys.keys()
-            silent = False if compared and name == "video" else None
+            silent = self.forecast.other_totals(self.batch.modalities[name])
             message = wording.chunk_out_of_step(self._who, given, step[1], silent, name)
             self._add("VLM009", message, "input_ids", None, None, silent, cause=None)
 

@@ -65,7 +65,8 @@ def _in_prompt(batch: Batch, sample: int, learned: Any) -> int:
     PaliGemma's processor makes labels of tokens of type 1 only (`processing_paligemma`, 5.23).
     """
     types = batch.inputs.get(PROMPT_TYPES)
-    if types is None or not batch.layout.types_prompt or types.shape[1:] != learned.shape:
+    marked = batch.rules.token_types_mark == "completion"
+    if types is None or not marked or types.shape[1:] != learned.shape:
         return 0
     return int(((types[sample] == 0) & learned).sum())
 

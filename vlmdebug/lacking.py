@@ -6,9 +6,10 @@ A collator drops them in one place for all samples, so that no comparison of row
 from __future__ import annotations
 
 from vlmdebug.batch import Batch
+from vlmdebug.forward_batch import runs_with_stray, runs_without
 from vlmdebug.layout import plural
 from vlmdebug.mismatch import Mismatch
-from vlmdebug.wording import number
+from vlmdebug.wording import DEPENDS, number
 
 SILENT = (
     "The model will not raise: without {units} it compares nothing and embeds the token as text."
@@ -29,7 +30,7 @@ def _strays(batch: Batch) -> list[Mismatch]:
             _stray(batch, unit, sample, tokens),
             key="input_ids",
             samples=(sample,),
-            silent=_stray_is_silent(batch, unit, sample),
+            silent=runs_with_stray(batch, unit, sample),
             cause=f"no {unit} in the batch",
         )
         for unit, by_sample in batch.strays.items()
@@ -38,25 +39,14 @@ def _strays(batch: Batch) -> list[Mismatch]:
     ]
 
 
-def _stray_is_silent(batch: Batch, unit: str, sample: int) -> bool:
-    """Tried with each tiny model, transformers 5.23.
-
-    Those that lay media out by `mm_token_type_ids` raise where these mark a video and the call has
-    no grid of it ('NoneType' object is not an iterator), if it has some grid at all. The others
-    embed the token as text.
-    """
-    types = batch.inputs.get("mm_token_type_ids")
-    if unit != "video" or types is None or not batch.layout.placing or not batch.image.keys:
-        return True
-    return not bool((types[sample] == 2).any())
-
-
 def _stray(batch: Batch, unit: str, sample: int, tokens: int) -> str:
-    silent = _stray_is_silent(batch, unit, sample)
+    said = {True: SILENT.format(units=plural(unit)), False: LOUD, None: DEPENDS}[
+        runs_with_stray(batch, unit, sample)
+    ]
     return (
         f"sample {sample} has {number(tokens, f'{unit} placeholder token')}, "
         f"but the batch has no {plural(unit)}.\n"
-        f"{SILENT.format(units=plural(unit)) if silent else LOUD}\n"
+        f"{said}\n"
         f"Give the batch every {unit} that the text names; where the text names none, the token is "
         "likely sampled by a model in its completion: forbid that token id in generation."
     )
@@ -81,17 +71,17 @@ def _dropped(batch: Batch) -> list[Mismatch]:
     """Keys that the processor or the model names, and the batch has not."""
     found = []
     for key in batch.lacks:
-        silent = key not in batch.layout.loud_drops
-        will = (
-            "The model will not raise, but its answer changes"
-            if silent
-            else "The model will raise while it has pixels"
-        )
+        silent = runs_without(batch, key)
+        will = {
+            True: "The model will not raise, but its answer changes.",
+            False: "The model will raise while it has pixels.",
+            None: DEPENDS,
+        }[silent]
         found.append(
             Mismatch(
                 "VLM003",
                 f"the whole batch lacks {key}, which its processor returns and its model takes.\n"
-                f"{will}.\n"
+                f"{will}\n"
                 f"Keep every key that the processor returned: a collator likely dropped {key}.",
                 key=key,
                 silent=silent,
@@ -108,7 +98,7 @@ def _in_other_rows(batch: Batch) -> list[Mismatch]:
     image_processing_mllama, transformers 5.23). The model compares nothing.
     """
     ratios = batch.inputs.get("aspect_ratio_ids")
-    if ratios is None or batch.image.placeholders is None or batch.layout.checks_counts:
+    if ratios is None or batch.image.placeholders is None or batch.rules.checks_totals:
         return []
     if len(ratios) != len(batch):
         return []  # said already: rows of another batch

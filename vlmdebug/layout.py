@@ -11,6 +11,8 @@ from collections.abc import ItemsView, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from vlmdebug.rules import UNKNOWN, ModelRules
+
 OWNER = "sample with images"
 VIDEO_PATCH = "video patch"
 STREAMS = ("video", "audio")
@@ -22,8 +24,6 @@ UNITS = (
 """What a row can count. `batch`: the value is not cut, each chunk gets all of it."""
 HANGS_ON = {"patch": "image", OWNER: "image", VIDEO_PATCH: "video", "frame": "video"}
 """Units that are counted by what lies in each image or video, so that these are counted first."""
-WithoutMedia = Literal["omit", "either", "keep"]
-"""What a chunk whose samples own no media must be given: no key, either way, or its rows."""
 
 
 def plural(noun: str) -> str:
@@ -64,105 +64,24 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Media:
-    """When a chunk owns rows of a media tensor, and what it needs when it owns none.
-
-    `unit` is the count that must be above zero for the chunk to need the key. `tolerates`
-    names wrong lengths, beside the other media keys, that the model takes in silence:
-    `"one"` row (it is broadcast), `"none"`, `"surplus"` rows beside right ones; and `"unbatched"`
-    where a row may lack its own dimension. `lean`: beside samples with media, one without may lack
-    its padded row, for the model takes all rows as one list.
-    """
-
-    unit: str
-    without: WithoutMedia = "omit"
-    tolerates: frozenset[str] = frozenset()
-    lean: bool = False
-
-    def takes(self, given: int, expected: int) -> bool:
-        """Whether the model takes `given` rows where the other keys ask for `expected`."""
-        if given == expected:
-            return True
-        if given > expected:
-            return "surplus" in self.tolerates and expected > 0
-        return ("none" if given == 0 else "one" if given == 1 else "") in self.tolerates
-
-
-@dataclass(frozen=True)
-class TokenRows:
-    """What a model makes of wrong rows of a key of tokens: True it runs, False it raises.
-
-    None stands for what is not known.
-
-    Attributes:
-        same: As many rows as `input_ids`, of other samples.
-        fewer: Fewer rows, but more than one.
-        one: One row beside several samples.
-        more: More rows than several samples.
-        beside_one: Several rows beside one sample.
-        none: No rows.
-    """
-
-    same: bool | None = None
-    fewer: bool | None = None
-    one: bool | None = None
-    more: bool | None = None
-    beside_one: bool | None = None
-    none: bool | None = None
-
-    def takes(self, given: int, samples: int) -> bool | None:
-        """Whether the model takes so many rows beside those of `samples`."""
-        if given == samples:
-            return self.same
-        if given > samples:
-            return self.beside_one if samples == 1 else self.more
-        if given == 0:
-            return self.none
-        return self.one if given == 1 else self.fewer
-
-
-@dataclass(frozen=True)
 class Layout(Mapping[str, Axis]):
     """Every key's axis: `layout["pixel_values"]` is `Axis(unit="image", dim=0)`.
 
     Args:
         family: Name of the layout family, such as `"gemma4"`.
         axes: Axis of every key of the batch that can be cut.
-        media: Which of these keys hold media, and what a chunk without media needs.
+        media: Keys that hold media, and the count that must be above zero for a chunk to need each.
         feature_key: The media key whose rows say how many features the model will make.
-        loud_drops: Keys whose absence makes the model raise while it has pixels. It does
-            without any other key in silence, though its answer changes.
-        strict: Whether the model lays the images of each sample out by their sizes (Qwen's
-            M-RoPE does), so that it looks at each sample and not only at a call's totals. None:
-            it does, and takes some wrong sizes all the same.
-        causal: Whether no text token looks at later ones, so that padding behind them needs no
-            mask. PaliGemma's prompt looks both ways.
-        ignored: Keys that a model takes and makes nothing of.
-        placing: Keys of which the model makes nothing but M-RoPE's `position_ids`, so that a chunk
-            which has those needs none of them.
-        masks: Masks that the model takes for full where they are absent.
-        optional: Media keys that a batch may lack.
-        checks_counts: Whether the model compares features with placeholders at all.
+        rules: What the model makes of a call.
         overview: Which of an image's tiles shows the whole image, where one does.
-        row_by_row: Whether each row of pixels must fit the row of every key that describes it.
-        tokens: What the model makes of wrong rows of each key of tokens, where that is known.
     """
 
     family: str
     axes: Mapping[str, Axis]
-    media: Mapping[str, Media] = field(default_factory=dict)
+    media: Mapping[str, str] = field(default_factory=dict)
     feature_key: str | None = None
-    loud_drops: frozenset[str] = frozenset()
-    strict: bool | None = False
-    causal: bool = True
-    ignored: frozenset[str] = frozenset()
-    placing: frozenset[str] = frozenset()
-    masks: frozenset[str] = frozenset()
-    checks_counts: bool = True
-    optional: frozenset[str] = frozenset()
+    rules: ModelRules = field(default=UNKNOWN, repr=False)
     overview: Literal["first", "last"] = "last"
-    row_by_row: bool = False
-    tokens: Mapping[str, TokenRows] = field(default_factory=dict, compare=False, repr=False)
 
     def __getitem__(self, key: str) -> Axis:
         return self.axes[key]
@@ -184,20 +103,20 @@ class Layout(Mapping[str, Axis]):
     def items(self) -> ItemsView[str, Axis]:
         return self.axes.items()
 
+    def given_with(self, key: str) -> str | None:
+        """What the samples of a chunk must own some of for it to be given a media key.
+
+        None for a key that every chunk is given.
+        """
+        unit = self.media.get(key)
+        return unit if unit and self.rules.of(key).when_no_media != "keep" else None
+
     def kind(self, key: str) -> str:
         """`media`, `tokens` for a row or more per sample, or `whole` for what is not cut."""
         if self.axes[key].unit == "batch":
             return "whole"
         tokens = key not in self.media and self.axes[key].unit in ("sample", "ambiguous")
         return "tokens" if tokens else "media"
-
-    @property
-    def types_prompt(self) -> bool:
-        """Whether `token_type_ids` are 0 in a prompt that sees all of itself and 1 behind it.
-
-        PaliGemma's are (`forward` in modeling_paligemma, transformers 5.23).
-        """
-        return not self.causal and self.strict is False
 
     def __hash__(self) -> int:
         return hash((self.family, tuple(self.axes.items())))

@@ -14,6 +14,7 @@ from vlmdebug.errors import BadInput
 from vlmdebug.given import described, public
 from vlmdebug.layout import plural
 from vlmdebug.plan import Rows, chunk_bounds
+from vlmdebug.presence import planned_rows
 
 Said = slice | range | tuple[int, int] | str | None
 
@@ -61,7 +62,7 @@ def predict(batch: Batch, key: str, rows: Said, *, chunk: int, chunk_size: int =
             f"{', '.join(batch.layout)} in {len(bounds)} chunks, from 0. Name one of these."
         )
     samples = range(*bounds[chunk])
-    planned, said = batch.planned(key, samples), _rows(rows)
+    planned, said = planned_rows(batch, key, samples), _rows(rows)
     if said is None:
         right = planned.presence == "absent" or (
             not planned.rows and (planned.presence == "either" or isinstance(rows, slice))
@@ -105,7 +106,7 @@ def _said(batch: Batch, key: str, said: Rows | None, right: bool) -> str:
 
 def _found(batch: Batch, key: str, samples: range) -> str:
     """How the rows are found."""
-    unit, planned = batch.layout[key].unit, batch.planned(key, samples)
+    unit, planned = batch.layout[key].unit, planned_rows(batch, key, samples)
     count = batch.counts[unit]
     whose = f"sample {samples[0]}" if len(samples) == 1 else f"samples {samples[0]}:{samples.stop}"
     begin = count.offsets[samples.start]

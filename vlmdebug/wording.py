@@ -246,7 +246,7 @@ def must_be_absent(
     rows = "rows that cannot be told" if used.rows is None else _rows(batch, key, used.rows)
     if not used.length:
         rows = f"{key} with zero rows"
-    unit = batch.layout.media[key].unit if key in batch.layout.media else ""
+    unit = batch.layout.media.get(key, "")
     thing = unit if unit in STREAMS else "image"
     return (
         f"{name_samples(samples)} {has} no {thing} but {verb} given {rows}.\n"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from itertools import accumulate, pairwise
 from math import isqrt, prod
@@ -20,11 +20,10 @@ from vlmdebug.batch import Ambiguity
 from vlmdebug.errors import BadInput
 from vlmdebug.families.formulas import AudioRule, PixelRule, VideoRule
 from vlmdebug.families.release import as_released
-from vlmdebug.families.token_rows import token_rows
-from vlmdebug.layout import STREAMS, Axis, Layout, Media
+from vlmdebug.families.rules import USUAL, common_mask, with_mask
+from vlmdebug.layout import STREAMS, Axis, Layout
 from vlmdebug.plan import Counts, Places
-
-TYPES = frozenset({"mm_token_type_ids"})
+from vlmdebug.rules import ModelRules
 
 
 def to_numpy(value: Any) -> np.ndarray:
@@ -273,12 +272,12 @@ class Family(ABC):
         processors: Folders of `transformers.models` whose processor makes the layout, where no
             model has that name.
         axes: Axis of every media key.
-        media: When a chunk needs each media key.
+        media: The count that must be above zero for a chunk to need each media key.
         shapes: Dimensions of every media key, by name.
-        optional: Media keys that the model may be given or not.
         feature_key: The key whose rows say how many features the model makes.
-        ignored, placing, masks, loud_drops, strict, checks_counts: As in `vlmdebug.layout.Layout`.
-        variants: Fields of the layout in which single models differ, by `config.model_type`.
+        rules: What the best-known model makes of a call.
+        variants: Rules of the models that differ from it, by `config.model_type`.
+        overview_first: Models whose first tile of an image shows the whole image.
         sizes: The size numbers that `synthesize` understands.
         videos: What a row of `pixel_values_videos` counts, where the models take videos.
         timed: Whether the processor gives the seconds of each video's frames beside them.
@@ -291,17 +290,12 @@ class Family(ABC):
     models: ClassVar[tuple[str, ...]]
     processors: ClassVar[tuple[str, ...]] = ()
     axes: ClassVar[Mapping[str, Axis]]
-    media: ClassVar[Mapping[str, Media]]
+    media: ClassVar[Mapping[str, str]]
     shapes: ClassVar[Mapping[str, str]]
-    optional: ClassVar[frozenset[str]] = frozenset()
-    ignored: ClassVar[frozenset[str]] = TYPES
-    placing: ClassVar[frozenset[str]] = frozenset()
-    masks: ClassVar[frozenset[str]] = frozenset()
     feature_key: ClassVar[str]
-    loud_drops: ClassVar[frozenset[str]] = frozenset()
-    strict: ClassVar[bool | None] = False
-    checks_counts: ClassVar[bool] = True
-    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    rules: ClassVar[ModelRules] = USUAL
+    variants: ClassVar[Mapping[str, ModelRules]] = {}
+    overview_first: ClassVar[tuple[str, ...]] = ()
     sizes: ClassVar[tuple[int, ...]] = (1, 2, 3)
     videos: ClassVar[str | None] = None
     audio: ClassVar[str | None] = None
@@ -311,7 +305,7 @@ class Family(ABC):
     @property
     def mrope(self) -> bool:
         """Whether some of the models place tokens by `position_ids` of `(3, sample, seq)`."""
-        return bool(self.placing)
+        return bool(self.rules.only_used_for_position_ids)
 
     @property
     def clips(self) -> list[str]:
@@ -322,23 +316,32 @@ class Family(ABC):
 
     def layout(self, hints: Hints | None = None) -> Layout:
         """The layout with every media key the family has, as the model of the hints treats it."""
-        common = Layout(
+        name = hints.model_type if hints is not None else None
+        rules = self.rules_for(hints)
+        return Layout(
             self.name,
             self.axes,
             self.media,
             self.feature_key,
-            self.loud_drops,
-            strict=self.strict,
-            checks_counts=self.checks_counts,
-            optional=self.optional,
-            ignored=self.ignored,
-            placing=self.placing,
-            masks=self.masks,
-            tokens=token_rows(hints and hints.model_type, self.models),
+            rules if hints is None else as_released(rules, name),
+            overview="first" if name in self.overview_first else "last",
         )
-        variant = self.variants.get((hints and hints.model_type) or "")
-        known = replace(common, **variant) if variant else common
-        return as_released(known, hints.model_type) if hints else known
+
+    def rules_for(self, hints: Hints | None) -> ModelRules:
+        """The rules of the model that the hints name.
+
+        Without a name: those of the best-known model, but for masks, of which only what all the
+        models make is known.
+        """
+        name = hints.model_type if hints is not None else None
+        if name is not None and name in self.variants:
+            return self.variants[name]
+        return self.rules if name in self.models else self._shared_rules
+
+    @cached_property
+    def _shared_rules(self) -> ModelRules:
+        every = [self.variants.get(name, self.rules) for name in self.models]
+        return with_mask(self.rules, common_mask(every))
 
     @abstractmethod
     def recognises(self, inputs: Mapping[str, Any]) -> bool:

@@ -8,12 +8,14 @@ differently, the batch is ambiguous and nothing is picked.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from vlmdebug.batch import Ambiguity
 from vlmdebug.families.base import Facts, Reading
-from vlmdebug.families.token_rows import USUAL
-from vlmdebug.layout import Axis, Layout, Media, plural
+from vlmdebug.families.rules import DESCRIBES
+from vlmdebug.layout import Axis, Layout, plural
 from vlmdebug.plan import Counts
+from vlmdebug.rules import UNKNOWN
 
 NAME = "unknown"
 
@@ -38,8 +40,9 @@ def read_by_shape(
     ambiguities += [_missing_count(unit, those) for unit, those in uncounted.items()]
     # What a chunk without media needs is the model's secret: accept both.
     unit = "image" if "image" in counts else "tile"
-    media = {key: Media(unit, "either") for key in keys if unit in counts}
-    layout = Layout(NAME, axes, media, tokens=USUAL)
+    media = dict.fromkeys(keys if unit in counts else (), unit)
+    rules = replace(UNKNOWN, keys=dict.fromkeys(keys, DESCRIBES))
+    layout = Layout(NAME, axes, media, rules=rules)
     return layout, Reading(counts, ambiguities=tuple(ambiguities))
 
 

@@ -42,9 +42,8 @@ class Counting:
 def countings(batch: Batch) -> dict[str, Counting]:
     """A counting of each unit of the batch's media, where one gives the counts that it has."""
     found: dict[str, Counting] = {}
-    needs = batch.layout.media.values()
-    units = dict.fromkeys(needed.unit for needed in needs if needed.without != "keep")
-    for unit in units:
+    units = dict.fromkeys(map(batch.layout.given_with, batch.layout.media))
+    for unit in filter(None, units):
         tokens = _tokens(batch, unit)
         if tokens is None or unit not in batch.counts:
             continue
@@ -59,7 +58,7 @@ def countings(batch: Batch) -> dict[str, Counting]:
 
 def per_sample(batch: Batch, unit: str) -> bool:
     """Whether all keys of these media have one row per sample, so that any number will do."""
-    keys = [key for key, needed in batch.layout.media.items() if needed.unit == unit]
+    keys = [key for key, needed in batch.layout.media.items() if needed == unit]
     return all(batch.layout[key].unit == "sample" for key in keys)
 
 

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 
 from vlmdebug.families.base import (
-    TYPES,
     BatchSpec,
     Facts,
     Family,
@@ -33,7 +32,9 @@ from vlmdebug.families.base import (
     window,
     with_text,
 )
-from vlmdebug.layout import Axis, Layout, Media
+from vlmdebug.families.rules import DESCRIBES, INDEXED, ONE, TYPES, USUAL, with_mask
+from vlmdebug.layout import Axis
+from vlmdebug.rules import ModelRules
 
 POOL = 2  # side of the pooling window of synthesized batches
 
@@ -44,24 +45,28 @@ class Gemma4(Family):
     name = "gemma4"
     models = ("gemma4", "gemma4_unified")
     axes = {"pixel_values": Axis("image"), "image_position_ids": Axis("image")}
-    media = {
-        "pixel_values": Media("image", tolerates=frozenset({"one"})),
-        "image_position_ids": Media("image", without="either"),
-    }
+    media = dict.fromkeys(axes, "image")
     shapes = {
         "pixel_values": "image, max_patches, patch_pixels",
         "image_position_ids": "image, max_patches, 2",
     }
     feature_key = "image_position_ids"
     feature_rules = ('((inputs["image_position_ids"][..., 0] != -1).sum(-1) // {n}**2).tolist()',)
-    loud_drops = frozenset({"image_position_ids"})
-    ignored = frozenset()
+    rules = with_mask(
+        replace(
+            USUAL,
+            ignored=frozenset(),
+            raises_without=frozenset({"image_position_ids"}),
+            keys={"pixel_values": ONE, "image_position_ids": DESCRIBES},
+        ),
+        INDEXED,
+    )
     videos = "frame"
     audio = "input_features_mask"
 
-    def layout(self, hints: Hints | None = None) -> Layout:
+    def rules_for(self, hints: Hints | None) -> ModelRules:
         """Smaller checkpoints attend to images as to text, and make nothing of the types."""
-        known = super().layout(hints)
+        known = super().rules_for(hints)
         causal = hints is not None and hints.attends_both_ways is False
         return replace(known, ignored=TYPES) if causal else known
 

@@ -16,6 +16,7 @@ to leave it out of both.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,10 @@ from vlmdebug.families.base import (
     to_numpy,
     with_text,
 )
-from vlmdebug.layout import Axis, Media
+from vlmdebug.families.rules import DESCRIBES, USUAL
+from vlmdebug.layout import Axis
 from vlmdebug.plan import Counts
+from vlmdebug.rules import KeyRules
 
 TOKENS = 2  # placeholder tokens per tile of synthesized batches
 
@@ -46,17 +49,21 @@ class Idefics3(Family):
         "pixel_values": Axis("sample", padded="tile"),
         "pixel_attention_mask": Axis("sample", padded="tile"),
     }
-    media = {
-        "pixel_values": Media("tile", lean=True),
-        "pixel_attention_mask": Media("tile", without="either", lean=True),
-    }
+    media = dict.fromkeys(axes, "tile")
     shapes = {
         "pixel_values": "sample, max_tiles, channels, height, width",
         "pixel_attention_mask": "sample, max_tiles, height, width",
     }
-    optional = frozenset({"pixel_attention_mask"})
     feature_key = "pixel_values"
-    masks = frozenset({"pixel_attention_mask"})
+    rules = replace(
+        USUAL,
+        optional_if_all_ones=frozenset({"pixel_attention_mask"}),
+        sometimes_returned=frozenset({"pixel_attention_mask"}),
+        keys={
+            "pixel_values": KeyRules(may_skip_empty_rows=True),
+            "pixel_attention_mask": replace(DESCRIBES, may_skip_empty_rows=True),
+        },
+    )
 
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
         pixels, mask = inputs.get("pixel_values"), inputs.get("pixel_attention_mask")

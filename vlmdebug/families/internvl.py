@@ -14,6 +14,7 @@ elements".
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from vlmdebug.batch import Ambiguity, Contradiction
@@ -29,7 +30,8 @@ from vlmdebug.families.base import (
     text,
     with_text,
 )
-from vlmdebug.layout import Axis, Media
+from vlmdebug.families.rules import DESCRIBES, INDEXED, USUAL, with_mask
+from vlmdebug.layout import Axis
 from vlmdebug.plan import Counts
 
 ONE_RUN_PER_IMAGE = (None, "internvl", "qianfan_ocr")
@@ -49,15 +51,21 @@ class InternVL(Family):
         "llama4",
     )
     axes = {"pixel_values": Axis("tile"), "pixel_mask": Axis("tile")}
-    media = {"pixel_values": Media("tile"), "pixel_mask": Media("tile", without="either")}
+    media = dict.fromkeys(axes, "tile")
     shapes = {
         "pixel_values": "tile, channels, height, width",
         "pixel_mask": "tile, height, width",
     }
-    optional = frozenset({"pixel_mask"})
     feature_key = "pixel_values"
     feature_rules = ('[{n}] * len(inputs["pixel_values"])',)
-    variants = {"ovis2": {"overview": "first"}}
+    rules = replace(
+        USUAL, sometimes_returned=frozenset({"pixel_mask"}), keys={"pixel_mask": DESCRIBES}
+    )
+    variants = dict.fromkeys(  # with pan-and-scan
+        ["gemma3", "shieldgemma2"],
+        with_mask(replace(rules, token_types_mark="images"), INDEXED),
+    )
+    overview_first = ("ovis2",)
 
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
         return False  # (row, 3, height, width) alone is also LLaVA's, with one row per image

@@ -30,7 +30,8 @@ from vlmdebug.families.base import (
     with_text,
 )
 from vlmdebug.families.internvl import ambiguous_tiles, images_by_edges
-from vlmdebug.layout import Axis, Layout, Media
+from vlmdebug.families.rules import DESCRIBES, MULTIPLIED, ONE, SURPLUS, USUAL, with_mask
+from vlmdebug.layout import Axis
 from vlmdebug.plan import Counts
 
 FACTOR = 2  # downsample_factor of synthesized batches
@@ -46,11 +47,7 @@ class Lfm2VL(Family):
         "pixel_attention_mask": Axis("tile"),
         "spatial_shapes": Axis("tile"),
     }
-    media = {
-        "pixel_values": Media("tile", tolerates=frozenset({"one"})),
-        "pixel_attention_mask": Media("tile", "either", frozenset({"surplus"})),
-        "spatial_shapes": Media("tile", without="either"),
-    }
+    media = dict.fromkeys(axes, "tile")
     shapes = {
         "pixel_values": "tile, max_patches, patch_pixels",
         "pixel_attention_mask": "tile, max_patches",
@@ -58,10 +55,19 @@ class Lfm2VL(Family):
     }
     feature_key = "spatial_shapes"
     feature_rules = ('(-(-inputs["spatial_shapes"] // {n})).prod(-1).tolist()',)
-    loud_drops = frozenset({"pixel_attention_mask", "spatial_shapes"})
-
-    def layout(self, hints: Hints | None = None) -> Layout:
-        return replace(super().layout(hints), row_by_row=True)
+    rules = with_mask(
+        replace(
+            USUAL,
+            checks_each_row=True,
+            raises_without=frozenset({"pixel_attention_mask", "spatial_shapes"}),
+            keys={
+                "pixel_values": ONE,
+                "pixel_attention_mask": replace(SURPLUS, when_no_media="either"),
+                "spatial_shapes": DESCRIBES,
+            },
+        ),
+        MULTIPLIED,
+    )
 
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
         return inputs.get("spatial_shapes") is not None

@@ -11,10 +11,10 @@ such a batch is laid out as InternVL's, one row per tile. A chunk without images
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from vlmdebug.families.base import (
-    TYPES,
     BatchSpec,
     Facts,
     Family,
@@ -27,10 +27,20 @@ from vlmdebug.families.base import (
     with_text,
 )
 from vlmdebug.families.internvl import InternVL
-from vlmdebug.layout import Axis, Media
+from vlmdebug.families.rules import DESCRIBES, INDEXED, USUAL, with_mask
+from vlmdebug.layout import Axis
+from vlmdebug.rules import KeyRules
 
 _CROPPED = InternVL()
 TOKENS = 3  # placeholder tokens per image of synthesized batches
+_RULES = replace(
+    USUAL,
+    raises_without=frozenset({"high_res_pixel_values"}),
+    optional_if_all_ones=frozenset({"pixel_mask"}),
+    sometimes_returned=frozenset({"high_res_pixel_values", "pixel_mask"}),
+    keys={"high_res_pixel_values": DESCRIBES, "pixel_mask": DESCRIBES},
+)
+_TWO_WAYS = with_mask(replace(_RULES, token_types_mark="images"), INDEXED)
 
 
 class Llava(Family):
@@ -56,30 +66,28 @@ class Llava(Family):
         "high_res_pixel_values": Axis("image"),
         "pixel_mask": Axis("image"),
     }
-    media = {
-        "pixel_values": Media("image"),
-        "high_res_pixel_values": Media("image", without="either"),
-        "pixel_mask": Media("image", without="either"),
-    }
+    media = dict.fromkeys(axes, "image")
     shapes = {
         "pixel_values": "image, channels, height, width",
         "high_res_pixel_values": "image, channels, high_height, high_width",
         "pixel_mask": "image, height, width",
     }
-    optional = frozenset({"high_res_pixel_values", "pixel_mask"})
     feature_key = "pixel_values"
     feature_rules = ('[{n}] * len(inputs["pixel_values"])',)
-    loud_drops = frozenset({"high_res_pixel_values"})
-    masks = frozenset({"pixel_mask"})
+    rules = _RULES
     variants = {
-        "paligemma": {"causal": False},
-        # Convolutions take one image without its dimension (torch 2, `conv2d`).
-        "gemma3n": {
-            "ignored": TYPES | {"token_type_ids"},
-            "media": {"pixel_values": Media("image", tolerates=frozenset({"unbatched"}))},
-        },
+        # Images attend both ways (`processing_gemma3`, `create_causal_mask_mapping`), or prompts do
+        # (`forward` in modeling_paligemma).
+        **dict.fromkeys(["gemma3", "shieldgemma2"], _TWO_WAYS),
+        "paligemma": replace(_TWO_WAYS, causal=False, token_types_mark="completion"),
+        "gemma3n": replace(
+            _RULES,
+            ignored=_RULES.ignored | {"token_type_ids"},
+            # Convolutions take one image without its dimension (torch 2, `conv2d`).
+            keys={**_RULES.keys, "pixel_values": KeyRules(runs_with=frozenset({"unbatched"}))},
+        ),
         # A tower of convolutions takes zero rows.
-        "fast_vlm": {"media": {"pixel_values": Media("image", without="either")}},
+        "fast_vlm": replace(_RULES, keys={**_RULES.keys, "pixel_values": KeyRules("either")}),
     }
     sizes = (1,)
 

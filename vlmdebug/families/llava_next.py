@@ -13,6 +13,7 @@ size at all ("expected a non-empty list of Tensors").
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,9 @@ from vlmdebug.families.base import (
     to_numpy,
     with_text,
 )
-from vlmdebug.layout import Axis, Media
+from vlmdebug.families.rules import DESCRIBES, SURPLUS, USUAL
+from vlmdebug.layout import Axis
+from vlmdebug.rules import KeyRules
 
 
 class LlavaNext(Family):
@@ -38,23 +41,22 @@ class LlavaNext(Family):
     name = "llava_next"
     models = ("llava_next", "llava_next_video")
     axes = {"pixel_values": Axis("image", padded="tile"), "image_sizes": Axis("image")}
-    media = {
-        "pixel_values": Media("image", "either", frozenset({"none", "surplus"})),
-        "image_sizes": Media("image", without="either"),
-    }
+    media = dict.fromkeys(axes, "image")
     shapes = {
         "pixel_values": "image, max_tiles, channels, height, width",
         "image_sizes": "image, 2",
     }
     feature_key = "image_sizes"
-    loud_drops = frozenset({"image_sizes"})
+    rules = replace(
+        USUAL,
+        raises_without=frozenset({"image_sizes"}),
+        keys={
+            "pixel_values": KeyRules("either", frozenset({"none", "surplus"})),
+            "image_sizes": DESCRIBES,
+        },
+    )
     variants = {
-        "llava_next_video": {
-            "media": {
-                "pixel_values": Media("image", tolerates=frozenset({"surplus"})),
-                "image_sizes": Media("image", without="either"),
-            }
-        }
+        "llava_next_video": replace(rules, keys={"pixel_values": SURPLUS, "image_sizes": DESCRIBES})
     }
     videos = "video"
 

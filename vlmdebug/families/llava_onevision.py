@@ -29,9 +29,11 @@ from vlmdebug.families.base import (
     to_numpy,
     with_text,
 )
-from vlmdebug.layout import OWNER, Axis, Media
+from vlmdebug.families.rules import SURPLUS, USUAL
+from vlmdebug.layout import OWNER, Axis
 from vlmdebug.plan import Counts
 
+_ZIPPED = replace(SURPLUS, when_no_media="either")
 TOKENS = 2  # of an image with siblings in synthesized batches, without the newline
 
 
@@ -45,18 +47,18 @@ class LlavaOnevision(Family):
         "image_sizes": Axis("image"),
         "batch_num_images": Axis(OWNER),
     }
-    media = {
-        "pixel_values": Media("image", tolerates=frozenset({"surplus"})),
-        "image_sizes": Media("image", "either", frozenset({"surplus"})),
-        "batch_num_images": Media("image", "either", frozenset({"surplus"})),
-    }
+    media = dict.fromkeys(axes, "image")
     shapes = {
         "pixel_values": "image, max_tiles, channels, height, width",
         "image_sizes": "image, 2",
         "batch_num_images": "sample with images",
     }
     feature_key = "image_sizes"
-    loud_drops = frozenset({"image_sizes"})
+    rules = replace(
+        USUAL,
+        raises_without=frozenset({"image_sizes"}),
+        keys={"pixel_values": SURPLUS, "image_sizes": _ZIPPED, "batch_num_images": _ZIPPED},
+    )
     videos = "video"
 
     def recognises(self, inputs: Mapping[str, Any]) -> bool:

@@ -11,6 +11,7 @@ Tensors". Surplus rows of pixels behind those of `image_sizes` are ignored in si
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,8 @@ from vlmdebug.families.base import (
     to_numpy,
     with_text,
 )
-from vlmdebug.layout import Axis, Media
+from vlmdebug.families.rules import DESCRIBES, INDEXED, SURPLUS, USUAL, with_mask
+from vlmdebug.layout import Axis
 
 SIDE = 2  # pixels of a feature's square in synthesized batches
 
@@ -39,14 +41,16 @@ class Mistral3(Family):
     models = ("mistral3", "lighton_ocr", "mistral_large4")
     processors = ("pixtral",)
     axes = {"pixel_values": Axis("image"), "image_sizes": Axis("image")}
-    media = {
-        "pixel_values": Media("image", tolerates=frozenset({"surplus"})),
-        "image_sizes": Media("image", without="either"),
-    }
+    media = dict.fromkeys(axes, "image")
     shapes = {"pixel_values": "image, channels, height, width", "image_sizes": "image, 2"}
     feature_key = "image_sizes"
     feature_rules = ('(inputs["image_sizes"] / {n}).prod(-1).tolist()',)  # no part of a square
-    loud_drops = frozenset({"image_sizes"})
+    rules = replace(
+        USUAL,
+        raises_without=frozenset({"image_sizes"}),
+        keys={"pixel_values": SURPLUS, "image_sizes": DESCRIBES},
+    )
+    variants = {"mistral_large4": with_mask(rules, INDEXED)}
 
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
         pixels = inputs.get("pixel_values")

@@ -11,6 +11,7 @@ its logits move (`modeling_mllama`, transformers 5.23). The model compares no co
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,10 @@ from vlmdebug.families.base import (
     text,
     with_text,
 )
-from vlmdebug.layout import Axis, Media
+from vlmdebug.families.rules import ONE, USUAL
+from vlmdebug.layout import Axis
 from vlmdebug.plan import Counts
+from vlmdebug.rules import KeyRules
 
 KEYS = ("pixel_values", "aspect_ratio_ids", "aspect_ratio_mask", "cross_attention_mask")
 
@@ -40,20 +43,24 @@ class Mllama(Family):
         **{key: Axis("sample", padded="image") for key in KEYS},
         "cross_attention_mask": Axis("sample", padded="image", columns=True),
     }
-    media = {
-        **{key: Media("image", without="keep") for key in KEYS},
-        "cross_attention_mask": Media("image", without="keep", tolerates=frozenset({"one"})),
-    }
+    media = dict.fromkeys(axes, "image")
     shapes = {
         "pixel_values": "sample, max_images, max_tiles, channels, height, width",
         "aspect_ratio_ids": "sample, max_images",
         "aspect_ratio_mask": "sample, max_images, max_tiles",
         "cross_attention_mask": "sample, seq, max_images, max_tiles",
     }
-    optional = frozenset({"cross_attention_mask"})
     feature_key = "pixel_values"
-    checks_counts = False
-    loud_drops = frozenset({"aspect_ratio_ids", "aspect_ratio_mask"})
+    rules = replace(
+        USUAL,
+        checks_totals=False,
+        raises_without=frozenset({"aspect_ratio_ids", "aspect_ratio_mask"}),
+        sometimes_returned=frozenset({"cross_attention_mask"}),
+        keys={
+            **dict.fromkeys(KEYS, KeyRules("keep")),
+            "cross_attention_mask": replace(ONE, when_no_media="keep"),
+        },
+    )
     sizes = (1,)
 
     def recognises(self, inputs: Mapping[str, Any]) -> bool:

@@ -23,8 +23,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from vlmdebug.batch import Contradiction
+from vlmdebug.families import rules as known
 from vlmdebug.families.base import (
-    TYPES,
     BatchSpec,
     Facts,
     Family,
@@ -37,19 +37,8 @@ from vlmdebug.families.base import (
     window,
     with_text,
 )
-from vlmdebug.layout import VIDEO_PATCH, Axis, Media
+from vlmdebug.layout import VIDEO_PATCH, Axis
 from vlmdebug.plan import Counts
-
-NEEDS_TYPES = frozenset({"image_grid_thw", "mm_token_type_ids"})
-BROADCAST = {
-    "pixel_values": Media("image", tolerates=frozenset({"one"})),
-    "image_grid_thw": Media("image", without="either"),
-}
-_QWEN2 = {"loud_drops": NEEDS_TYPES}
-_QWEN3 = {"loud_drops": NEEDS_TYPES, "media": BROADCAST}
-_WITHOUT_MROPE = {"strict": False, "ignored": TYPES, "placing": frozenset()}
-# Places are counted with the mask, or without it.
-_OMNI = {**_WITHOUT_MROPE, "strict": None, "causal": False}
 
 # Features of one image of grid (t, h, w), where they are not t * h * w / merge ** 2.
 _FEATURES: dict[str, Callable[[list[int], int], int]] = {
@@ -103,58 +92,38 @@ class Qwen2_5VL(Family):
         "image_grid_thw": Axis("image"),
         "image_merge_sizes": Axis("image"),
     }
-    media = {
-        "pixel_values": Media("image"),
-        "image_grid_thw": Media("image", without="either"),
-        "image_merge_sizes": Media("image", without="either"),
-    }
+    media = dict.fromkeys(axes, "image")
     shapes = {
         "pixel_values": "patch, ...",
         "image_grid_thw": "image, 3",
         "image_merge_sizes": "image",
     }
-    optional = frozenset({"image_merge_sizes"})
     feature_key = "image_grid_thw"
     feature_rules = (
         '(inputs["image_grid_thw"].prod(-1) // inputs["image_merge_sizes"] ** 2).tolist()',
         '(inputs["image_grid_thw"].prod(-1) // {n}**2).tolist()',
     )
-    loud_drops = frozenset({"image_grid_thw"})
-    strict = True
-    ignored = frozenset()
-    placing = TYPES | {"second_per_grid_ts"}
+    rules = known.QWEN2_5
     variants = {
-        **dict.fromkeys(["qwen2_vl", "cosmos3_edge", "ernie4_5_vl_moe", "glm_ocr"], _QWEN2),
+        **dict.fromkeys(["qwen2_vl", "cosmos3_edge", "ernie4_5_vl_moe", "glm_ocr"], known.QWEN2),
         **dict.fromkeys(
             [
-                *("qwen3_vl", "qwen3_5", "qwen3_vl_moe", "qwen3_5_moe", "qwen4_exp"),
-                *("cosmos3_omni", "cohere_compass", "paddleocr_vl"),
+                *("qwen3_vl", "qwen3_vl_moe", "cosmos3_omni", "cohere_compass", "paddleocr_vl"),
                 *("glm4v", "glm4v_moe", "glm46v", "glmga"),
             ],
-            _QWEN3,
+            known.QWEN3,
         ),
-        **dict.fromkeys(
-            [
-                *("exaone4_5", "hyperclovax_vision_v2", "lfm3_vl", "dots3_note"),
-                *("glm5_next", "minimax_m3_vl", "inkling2"),
-            ],
-            _WITHOUT_MROPE,
-        ),
-        **dict.fromkeys(
-            [
-                *("kimi_k25", "muse_glimmer", "muse_spark"),
-            ],
-            {**_WITHOUT_MROPE, "media": BROADCAST},
-        ),
-        # They find the images in the text by themselves, and do not always notice.
-        **dict.fromkeys(["qwen2_5_omni", "qwen2_5_omni_thinker"], _OMNI),
-        **dict.fromkeys(
-            ["qwen3_omni_moe", "qwen3_omni_moe_thinker"], {**_OMNI, "media": BROADCAST}
-        ),
-        "video_llama_3": {
-            **_WITHOUT_MROPE,
-            "loud_drops": frozenset({"image_grid_thw", "image_merge_sizes"}),
-        },
+        **dict.fromkeys(["qwen3_5", "qwen3_5_moe"], known.QWEN3_5),
+        "qwen4_exp": known.QWEN4,
+        **dict.fromkeys(["exaone4_5", "hyperclovax_vision_v2", "minimax_m3_vl"], known.GRID),
+        **dict.fromkeys(["lfm3_vl", "glm5_next"], known.GRID_MULTIPLIED),
+        "dots3_note": known.GRID_INDEXED,
+        "inkling2": known.GRID_INDEXED_UNEQUAL,
+        "kimi_k25": known.GRID_BROADCAST,
+        **dict.fromkeys(["muse_glimmer", "muse_spark"], known.GRID_BROADCAST_INDEXED),
+        **dict.fromkeys(["qwen2_5_omni", "qwen2_5_omni_thinker"], known.OMNI),
+        **dict.fromkeys(["qwen3_omni_moe", "qwen3_omni_moe_thinker"], known.OMNI_BROADCAST),
+        "video_llama_3": known.GRID_MERGES,
     }
     videos = VIDEO_PATCH
     timed = True
@@ -194,10 +163,9 @@ class Qwen2_5VL(Family):
             "The two belong to different batches or one was cut without the other. "
             "Pass both as the processor returned them."
         )
-        broadcast = self.layout(facts.hints).media["pixel_values"].takes(rows, sum(patches))
-        return [
-            Contradiction(("pixel_values",), "patch", said, silent=None if broadcast else False)
-        ]
+        own = self.layout(facts.hints).rules
+        unsure = not own.predict or own.of("pixel_values").takes(rows, sum(patches))
+        return [Contradiction(("pixel_values",), "patch", said, silent=None if unsure else False)]
 
     def _odd_grids(
         self, facts: Facts, grids: Sequence[Sequence[int]], merges: Sequence[int]
@@ -247,18 +215,19 @@ class NemotronHOmni(Qwen2_5VL):
     processors = ()
     grid = "image_grid_hw"
     axes = {"pixel_values": Axis("patch"), "image_grid_hw": Axis("image")}
-    media = {"pixel_values": Media("image"), "image_grid_hw": Media("image", without="either")}
+    media = dict.fromkeys(axes, "image")
     shapes = {"pixel_values": "patch, ...", "image_grid_hw": "image, 2"}
-    optional = frozenset()
     videos = None
     timed = False
     audio = "input_features_mask"
     feature_key = "image_grid_hw"
     feature_rules = ('(inputs["image_grid_hw"].prod(-1) // {n}**2).tolist()',)
-    loud_drops = frozenset({"image_grid_hw"})
-    strict = False
-    ignored = TYPES
-    placing = frozenset()
+    rules = replace(
+        known.with_mask(known.GRID, known.UNEQUAL),
+        raises_without=frozenset({"image_grid_hw"}),
+        sometimes_returned=frozenset(),
+        keys={"image_grid_hw": known.DESCRIBES},
+    )
     variants = {}
 
     def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], Facts]:

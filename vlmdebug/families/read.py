@@ -36,8 +36,8 @@ from vlmdebug.families.by_shape import read_by_shape
 from vlmdebug.families.hints import read_hints
 from vlmdebug.families.probe import probe
 from vlmdebug.families.release import takes
+from vlmdebug.families.rules import USUAL
 from vlmdebug.families.streams import ClipReading, clip_of, read_clips
-from vlmdebug.families.token_rows import USUAL
 from vlmdebug.families.unreadable import (
     items_of,
     refuse_measures,
@@ -48,6 +48,7 @@ from vlmdebug.given import public
 from vlmdebug.layout import UNITS, Axis, Layout, plural
 from vlmdebug.modality import Modality
 from vlmdebug.plan import Counts, as_counts
+from vlmdebug.rules import ModelRules
 from vlmdebug.safe import one_line
 
 PER_SAMPLE, WHOLE, PLACES = Axis("sample"), Axis("batch"), Axis("sample", dim=1)
@@ -232,11 +233,13 @@ def assemble(facts: Facts, layout: str | Layout | Mapping[str, Axis | str] | Non
         found, reading = read_by_shape(facts, strange, overrides, axes)
         own = found.axes
     else:
-        found, reading, own = Layout("text", axes, tokens=USUAL), _no_media(facts), {}
+        found, reading, own = Layout("text", axes, rules=USUAL), _no_media(facts), {}
     media = {key: needs for key, needs in found.media.items() if key in own}
     for one in clips:
         media |= one.media
     axes = {**axes, **own, **overrides}
+    if any(key in own and own[key] != axis for key, axis in overrides.items()):
+        found = replace(found, rules=replace(found.rules, seen=()))  # no model that was seen
     found = replace(
         found,
         axes={key: axes[key] for key in facts.inputs if key in axes},
@@ -262,9 +265,9 @@ def assemble(facts: Facts, layout: str | Layout | Mapping[str, Axis | str] | Non
         per_image=reading.per_image,
         unpadded=_unpadded(facts),
         ambiguities=ambiguities,
-        marked=_marked(facts),
+        marked=_marked(facts, found.rules),
         hidden=_hidden(facts),
-        unmasked=_unmasked(facts, causal=found.causal),
+        unmasked=_unmasked(facts, causal=found.rules.causal),
         lost_masks=_lost_masks(facts, found),
         known=KNOWN,
         columns=_columns(facts, found),
@@ -414,7 +417,8 @@ def _family(facts: Facts, layout: Any) -> Family | None:
 def _check_keys(facts: Facts, family: Family) -> None:
     """All media keys of the family or none, each with as many dimensions as it has there."""
     present = [key for key in family.axes if facts.has(key)]
-    missing = [key for key in family.axes if key not in present and key not in family.optional]
+    needed = [key for key in family.axes if key not in family.rules.sometimes_returned]
+    missing = [key for key in needed if key not in present]
     if present and missing:
         raise BadInput(
             f"{missing[0]} is missing or None, but {present[0]} "
@@ -491,15 +495,15 @@ def _other_rows(
         rows = value.shape[axis.dim] if len(value.shape) > axis.dim else 0
         count = counts[axis.unit]
         if rows != count.total:
-            media = layout.media.get(key)
-            takes = media is not None and media.takes(rows, count.total)
+            takes = key in layout.media and layout.rules.of(key).takes(rows, count.total)
             said = (
                 f"{key} has {rows} rows on dim {axis.dim}, but layout {layout.family} has one row "
                 f"per {axis.unit} and the batch has {count.total} {plural(axis.unit)} "
                 f"({count.evidence}). The tensors belong to different batches, or one was cut. "
                 "Pass the batch as the processor returned it."
             )
-            found.append(Contradiction((key,), None, said, silent=None if takes else False))
+            silent = None if takes or not layout.rules.predict else False
+            found.append(Contradiction((key,), None, said, silent=silent))
     return found
 
 
@@ -603,15 +607,14 @@ def _lacks(facts: Facts, layout: Layout) -> tuple[str, ...]:
     clips = any(clip_of(key) for key in layout.media)
     if not layout.media or named is None or not (clips or any(facts.placeholders or (1,))):
         return ()
-    placed = getattr(places, "ndim", 0) == 3
+    placed, rules = getattr(places, "ndim", 0) == 3, layout.rules
     return tuple(
         key
-        for key in (*NEEDED, *(layout.optional & layout.loud_drops))
-        if (key in named or (key in layout.loud_drops and _is_taken(hints, key)))
+        for key in (*NEEDED, *(rules.sometimes_returned & rules.raises_without))
+        if (key in named or (key in rules.raises_without and _is_taken(hints, key)))
         and (hints.taken_keys is None or key in hints.taken_keys)
         and not facts.has(key)
-        and key not in layout.ignored
-        and not (placed and key in layout.placing)
+        and rules.uses(key, positions=placed)
     )
 
 
@@ -631,7 +634,8 @@ def _lost_masks(facts: Facts, layout: Layout) -> tuple[str, ...]:
     named = hints.taken_keys if hints.returned_keys is None else hints.returned_keys
     if named is None or not layout.media:
         return ()
-    return tuple(key for key in sorted(layout.masks & named) if not facts.has(key))
+    masks = sorted(layout.rules.optional_if_all_ones & named)
+    return tuple(key for key in masks if not facts.has(key))
 
 
 def _strangers(facts: Facts, layout: Layout) -> tuple[Ambiguity, ...]:
@@ -658,10 +662,10 @@ def _uncounted(
     said = {key for ambiguity in ambiguities for key in ambiguity.keys}
     units: dict[str, list[str]] = {}
     for key, axis in layout.items():
-        needs = layout.media.get(key)
+        needed = layout.given_with(key)
         missing = [axis.unit] if axis.unit not in (*counts, "batch") else []
-        if needs is not None and needs.without != "keep" and needs.unit not in counts:
-            missing.append(needs.unit)
+        if needed is not None and needed not in counts:
+            missing.append(needed)
         if missing and key not in said:
             units.setdefault(missing[0], []).append(key)
     return [
@@ -677,17 +681,11 @@ def _uncounted(
     ]
 
 
-MARKS_IMAGES = ("gemma3", "shieldgemma2")
-"""Models whose `token_type_ids` are 1 at the tokens of images (`processing_gemma3`, 5.23)."""
-MARKS_PROMPT = "paligemma"
-"""The model whose `token_type_ids` are 0 in the prompt, images included, and 1 behind it."""
-
-
 MARKS_EDGES = "moe_mm_token_type_ids"
 """Types that mark the begin and end tokens of images too."""
 
 
-def _marked(facts: Facts) -> dict[str, tuple[int, ...]]:
+def _marked(facts: Facts, rules: ModelRules) -> dict[str, tuple[int, ...]]:
     """Placeholder tokens of each sample that each key of token types marks as such.
 
     Some processors mark begin and end tokens too; these do not count. ERNIE 4.5 VL marks both in
@@ -698,8 +696,8 @@ def _marked(facts: Facts) -> dict[str, tuple[int, ...]]:
     if mask is None or facts.hints.image_token_id is None:
         return {}
     keys = ["mm_token_type_ids", MARKS_EDGES]
-    prompt = facts.hints.model_type == MARKS_PROMPT
-    keys += [PROMPT_TYPES] if facts.hints.model_type in MARKS_IMAGES or prompt else []
+    keys += [PROMPT_TYPES] if rules.token_types_mark is not None else []
+    prompt = rules.token_types_mark == "completion"
     found = {}
     for key in keys:
         types = facts.inputs.get(key)
@@ -759,7 +757,7 @@ def _columns(facts: Facts, layout: Layout) -> dict[str, int]:
     return {
         key: int(facts.inputs[key].shape[dim])
         for key, dim in dims.items()
-        if key in layout and key not in layout.ignored
+        if key in layout and layout.rules.uses(key)
     }
 
 

@@ -1,8 +1,8 @@
 """What the installed release of transformers takes, asked of its files: nothing of it is imported.
 
-Rules of a family were read in one release; another one may lack an argument that they ask for
-(`mm_token_type_ids` came with transformers 5). Where transformers is not installed, or has no model
-of that name, nothing is known.
+Rules of a family were seen in some releases; another one may lack an argument that they ask for
+(`mm_token_type_ids` came with transformers 5), or check something else. Where transformers is not
+installed, or has no model of that name, nothing is known.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from vlmdebug.layout import Layout
+from vlmdebug.rules import ModelRules
 
 TYPES = "mm_token_type_ids"
 
@@ -29,26 +29,43 @@ def takes(model_type: str, key: str) -> bool | None:
 def _modeling(model_type: str) -> str | None:
     if not model_type.isidentifier():
         return None
+    return _source("models", model_type, f"modeling_{model_type}.py")
+
+
+@lru_cache(maxsize=1)
+def installed() -> str | None:
+    """The installed release of transformers, such as `"5.23"`; None if not known."""
+    source = _source("__init__.py") or ""
+    found = re.search(r'^__version__ = "(\d+\.\d+)', source, re.MULTILINE)
+    return found[1] if found else None
+
+
+def _source(*parts: str) -> str | None:
+    """A file of the installed transformers."""
     try:
         found = find_spec("transformers")
     except (ImportError, ValueError):  # a stand-in in sys.modules without a spec
         return None
     for folder in (found and found.submodule_search_locations) or ():
-        path = Path(folder, "models", model_type, f"modeling_{model_type}.py")
+        path = Path(folder, *parts)
         if path.is_file():
             return path.read_text(encoding="utf-8", errors="replace")
     return None
 
 
-def as_released(layout: Layout, model_type: str | None, *, drawn: bool = False) -> Layout:
-    """The layout without the demand for token types that the installed release does not take.
+def as_released(rules: ModelRules, model_type: str | None, *, drawn: bool = False) -> ModelRules:
+    """The rules as far as they hold in the installed release.
 
-    A batch that was `drawn` came from no processor, so there the demand is dropped where nothing is
-    known of the release, too.
+    It needs no token types that its model does not take, and in a release in which the rules were
+    not seen no outcome follows from them. A batch that was `drawn` came from no processor, so there
+    no token types are needed where nothing is known of the release, too.
     """
-    if TYPES in layout.ignored:
-        return layout
+    release = installed()
+    if release is not None and release not in rules.seen and rules.seen:
+        rules = replace(rules, seen=())
+    if TYPES in rules.ignored:
+        return rules
     taken = takes(model_type, TYPES) if model_type else None
     if taken or (taken is None and not drawn):
-        return layout
-    return replace(layout, ignored=layout.ignored | {TYPES})
+        return rules
+    return replace(rules, ignored=rules.ignored | {TYPES})

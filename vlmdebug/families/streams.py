@@ -34,7 +34,7 @@ from vlmdebug.families.base import (
     to_numpy,
     with_text,
 )
-from vlmdebug.layout import VIDEO_PATCH, Axis, Media, plural
+from vlmdebug.layout import VIDEO_PATCH, Axis, plural
 from vlmdebug.modality import Modality
 from vlmdebug.plan import Counts
 
@@ -153,7 +153,7 @@ class ClipReading:
 
     modality: Modality
     axes: Mapping[str, Axis]
-    media: Mapping[str, Media]
+    media: Mapping[str, str]
     counts: Mapping[str, Counts]
     ambiguities: tuple[Ambiguity, ...] = ()
 
@@ -244,7 +244,7 @@ def _read(
         pieces=pieces,
     )
     axes = {key: Axis(own) for key, own in units.items()}
-    media = {key: Media(unit) for key in units}
+    media = dict.fromkeys(units, unit)
     counts = _counts(facts, modality, clips, given)
     if counts is None:
         return ClipReading(modality, axes, media, {}, (_unknown(facts, unit, units, clips),))

@@ -25,7 +25,8 @@ def layouts(families: tuple[str, ...] | None = None) -> tuple[Keys, ...]:
     chosen = FAMILIES.values() if families is None else [family_named(name) for name in families]
     found = []
     for family in dict.fromkeys(chosen):
-        found.append(Keys(family.name, family.axes, family.optional, MEDIA_KEYS, _probed_keys()))
+        optional = family.rules.sometimes_returned
+        found.append(Keys(family.name, family.axes, optional, MEDIA_KEYS, _probed_keys()))
         if family.videos is not None:
             axes = {"pixel_values_videos": Axis(family.videos)}
             axes |= {key: Axis(VIDEO_UNITS[key]) for key in BESIDE_VIDEOS[family.videos]}

@@ -136,8 +136,8 @@ def make(spec: BatchSpec) -> Batch:
     inputs = with_token_keys(inputs, facts.hints, spec)
     tensors = {key: torch.from_numpy(value) for key, value in inputs.items()}
     made = assemble(replace(facts, inputs=tensors), spec.family)
-    released = as_released(made.layout, facts.hints.model_type, drawn=True)
-    return made if released is made.layout else replace(made, layout=released)
+    rules = as_released(made.layout.rules, facts.hints.model_type, drawn=True)
+    return replace(made, layout=replace(made.layout, rules=rules))
 
 
 def with_every_key(family: Family) -> Batch:

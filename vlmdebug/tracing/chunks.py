@@ -19,6 +19,7 @@ from vlmdebug.errors import AmbiguousError
 from vlmdebug.families.base import unreadable
 from vlmdebug.layout import Axis
 from vlmdebug.plan import Rows
+from vlmdebug.presence import planned_rows
 from vlmdebug.tracing.columns import Columns, Realigned
 from vlmdebug.tracing.identity import identified
 from vlmdebug.tracing.made import made_keys
@@ -224,7 +225,7 @@ class _Chunk:
         if key not in self.batch.layout:
             return None
         try:
-            return self.batch.planned(key, self.samples).rows
+            return planned_rows(self.batch, key, self.samples).rows
         except (AmbiguousError, IndexError):
             return None
 

@@ -140,7 +140,7 @@ class Columns:
         wide = value.shape[dim]
         if wide == self._width and not self.is_moved:
             return True
-        if key in self._batch.layout.ignored:
+        if not self._batch.rules.uses(key):
             return True  # nobody looks
         if wide < self._width:
             return False
@@ -174,7 +174,7 @@ class Columns:
         counts = []
         for begin in self._begins:
             held = shown[:, max(begin, 0) :]
-            if not self._batch.layout.causal:
+            if not self._batch.layout.rules.causal:
                 held = held[:, : self._width + min(begin, 0)]
             counts.append(shown.sum(axis=1) - held.sum(axis=1))
         least = min(counts, key=lambda count: int(count.sum()))
@@ -183,9 +183,9 @@ class Columns:
     def _needs_mask(self, shown: np.ndarray, begin: int) -> bool:
         """Whether padding stands among the columns from `begin` on, before a token that looks."""
         own, layout = shown[:, max(begin, 0) :][:, : self._width], self._batch.layout
-        if layout.strict is None:
+        if layout.rules.checks_each_sample == "sometimes":
             return True  # M-RoPE's places are counted by the mask, or otherwise without one
-        if begin < 0 or not layout.causal:
+        if begin < 0 or not layout.rules.causal:
             return begin < 0 or own.shape[1] < self._width or not bool(own.all())
         return bool((own[:, 1:] > own[:, :-1]).any())
 

@@ -14,7 +14,7 @@ import torch
 from vlmdebug.core.keys import MEDIA_KEYS
 from vlmdebug.errors import VlmDebugError
 from vlmdebug.families.base import Facts, Hints, to_numpy
-from vlmdebug.families.read import MARKS_IMAGES, assemble
+from vlmdebug.families.read import assemble
 from vlmdebug.used import Made
 
 
@@ -57,7 +57,7 @@ def _types(key: str, tensors: Mapping[str, torch.Tensor], hints: Hints) -> Made:
         return Made(None, "which tokens it must mark is not known")
     if marked != batch.image.placeholders:
         return Made(False, "it does not mark the placeholder tokens of input_ids")
-    exact = key == "mm_token_type_ids" or hints.model_type in MARKS_IMAGES
+    exact = key == "mm_token_type_ids" or batch.rules.token_types_mark == "images"
     if exact and int((tensors[key] == 1).sum()) != sum(marked):
         return Made(None, "it marks tokens that are no placeholders")
     return Made(True)

@@ -42,7 +42,7 @@ def made_keys(
         if value is not None and key not in batch.inputs and _is_made(batch, key)
     }
     typed = PROMPT_TYPES in batch.inputs and given.get(PROMPT_TYPES) is not None
-    appended = typed and batch.layout.types_prompt
+    appended = typed and batch.rules.token_types_mark == "completion"
     if not found and not appended:
         return {}
     call = _Call(batch, given, samples)
@@ -117,7 +117,7 @@ class _Call:
 
     def mask(self, values: np.ndarray) -> Made:
         assert self.ids is not None
-        if self.batch.layout.strict is None:
+        if self.batch.rules.checks_each_sample == "sometimes":
             return Made(None, "the model counts places by the mask, or otherwise without one")
         if values.shape == self.ids.shape and (values == 1).all():
             return Made(RIGHT)
@@ -198,7 +198,7 @@ class _Call:
             return Made(None, f"its shape {values.shape} is not that of input_ids")
         if self._has_holes:
             return Made(None, "attention_mask hides tokens between others")
-        if self.batch.layout.strict is False or not self._has_media:
+        if self.batch.rules.checks_each_sample == "never" or not self._has_media:
             order = np.arange(self.ids.shape[1])
             right = _alike(planes, np.broadcast_to(order, planes.shape), self.shown)
             return Made(RIGHT) if right else Made(WRONG, "the tokens' places go 0, 1, 2 …")
@@ -217,7 +217,7 @@ class _Call:
         """`(plane, sample, seq)`: one plane, or the three or four of M-RoPE."""
         assert self.ids is not None
         planes = values[None] if values.ndim == 2 else values
-        several = (3, 4) if self.batch.layout.strict is not False else ()
+        several = () if self.batch.rules.checks_each_sample == "never" else (3, 4)
         if values.ndim not in (2, 3) or planes.shape[0] not in (1, *several):
             return None
         rows, width = self.ids.shape
@@ -272,7 +272,9 @@ class _Call:
         batch, samples = self.batch, self.samples
         patches, features = batch.per_image.get("patch"), batch.per_image.get("feature")
         known = (
-            batch.layout.placing and "image_grid_thw" in batch.inputs and "image" in batch.counts
+            batch.rules.only_used_for_position_ids
+            and "image_grid_thw" in batch.inputs
+            and "image" in batch.counts
         )
         if not known or samples is None or not patches or not features:
             return None
@@ -295,7 +297,7 @@ class _Call:
             return Made(WRONG, "the batch has no such media")
         if self.given.get(MEDIA_OF[modality_of(key) or "image"]) is None:
             return Made(RIGHT)  # it describes nothing
-        values = _array(value) if key in _masks(self.batch) else None
+        values = _array(value) if key in self.batch.rules.optional_if_all_ones else None
         if values is not None and (values == 1).all():
             return Made(RIGHT)  # as the model assumes without it
         return Made(None, "the batch has none to compare with")
@@ -305,12 +307,6 @@ MROPE = (
     "images take M-RoPE's places in height and width, which follow from image_grid_thw, "
     "and text goes on behind the largest"
 )
-
-
-def _masks(batch: Batch) -> Collection[str]:
-    """Masks that the family's models take for full where they are absent."""
-    family = FAMILIES.get(batch.layout.family)
-    return family.masks if family is not None else ()
 
 
 def _alike(planes: np.ndarray, expected: np.ndarray, real: np.ndarray) -> bool:

@@ -100,15 +100,15 @@ def _report(batch: Batch, samples: range, keys: Sequence[str]) -> Report:
 
 
 def _rows(batch: Batch, key: str, mark: Mark) -> _Rows:
-    media, counts = batch.layout.media.get(key), batch.counts
-    owned = None if media is None or media.without == "keep" else counts[media.unit].offsets
+    unit, counts = batch.layout.given_with(key), batch.counts
+    owned = None if unit is None else counts[unit].offsets
     return _Rows(mark, counts[batch.layout[key].unit].offsets, owned)
 
 
 def _is_plain(batch: Batch, key: str, mark: Mark) -> bool:
     """Whether its rows lie one after another on dim 0, each long enough for what it is padded."""
     axis, media, (_, shape, strides) = batch.layout[key], batch.layout.media.get(key), mark.place
-    units = {axis.unit} | ({media.unit} if media is not None else set())
+    units = {axis.unit} | ({media} if media is not None else set())
     if axis.dim or not units <= batch.counts.keys() or not shape or strides[0] <= 0:
         return False
     if axis.padded is None or axis.padded not in batch.counts:

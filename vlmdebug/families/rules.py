@@ -1,0 +1,109 @@
+"""The behaviours of the models, as named values that families and their variants refer to.
+
+Found by running every architecture of `vlmdebug.tiny`, with the attention it takes by default
+(sdpa), and by reading its modeling file. Rules that hold for a whole family are written in its own
+file; behaviours that several models share have a name here. Tests hold each to its tiny model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import astuple, replace
+
+from vlmdebug.rules import KeyRules, ModelRules, TokenRows
+
+SEEN = ("5.23",)
+"""Releases of transformers in which the rules were seen to hold."""
+TYPES = frozenset({"mm_token_type_ids"})
+ONE = KeyRules(runs_with=frozenset({"one"}))
+"""A single row of pixels is broadcast in silence."""
+SURPLUS = KeyRules(runs_with=frozenset({"surplus"}))
+"""Surplus rows behind the right ones are ignored."""
+DESCRIBES = KeyRules("either")
+"""What describes pixels is not looked at where there are none."""
+
+# --- keys of tokens ------------------------------------------------------------------------
+
+MASK = TokenRows(same=True, fewer=None, one=None, more=True, beside_one=True, none=None)
+"""Most models slice a mask of too many rows and never check which samples it is of (`sdpa_mask` of
+`transformers.masking_utils`, 5.23, indexes it by row)."""
+INDEXED = replace(MASK, fewer=False, one=False, none=False)
+"""A mask is always made, so its rows are looked up."""
+PLACED = replace(MASK, fewer=False, one=False)
+"""M-RoPE takes the places from the mask (`get_rope_index`)."""
+MULTIPLIED = replace(MASK, more=False)
+"""Layers that multiply the mask with hidden states (linear attention, convolutions) raise."""
+PLACED_MULTIPLIED = replace(PLACED, more=False)
+UNEQUAL = replace(MASK, more=False, beside_one=False)
+INDEXED_UNEQUAL = replace(INDEXED, more=False, beside_one=False)
+
+_TYPES = TokenRows(same=True, fewer=False, one=False, more=True, beside_one=True, none=False)
+_LABELS = TokenRows(same=True, fewer=False, one=False, more=False, beside_one=False, none=False)
+TOKENS = {
+    "input_ids": TokenRows(same=True),
+    "attention_mask": MASK,
+    "token_type_ids": _TYPES,
+    "mm_token_type_ids": _TYPES,
+    "moe_mm_token_type_ids": TokenRows(same=True, none=True),
+    "position_ids": replace(_LABELS, one=True),
+    "labels": _LABELS,
+}
+"""What most models make of wrong rows of each key of tokens."""
+
+USUAL = ModelRules(seen=SEEN, ignored=TYPES, tokens=TOKENS)
+"""The model compares the totals of a call and needs every key that describes its pixels."""
+
+
+def with_mask(rules: ModelRules, mask: TokenRows) -> ModelRules:
+    """The rules of a model that treats wrong rows of `attention_mask` in that way."""
+    return replace(rules, tokens={**rules.tokens, "attention_mask": mask})
+
+
+def common_mask(rules: Iterable[ModelRules]) -> TokenRows:
+    """What models with these rules all make of a mask; None where they differ."""
+    masks = [astuple(one.tokens["attention_mask"]) for one in rules]
+    columns = zip(*masks, strict=True)
+    return TokenRows(*(one[0] if len(set(one)) == 1 else None for one in columns))
+
+
+# --- Qwen-VL's grids -----------------------------------------------------------------------
+
+QWEN2_5 = ModelRules(
+    seen=SEEN,
+    checks_each_sample="always",
+    only_used_for_position_ids=TYPES | {"second_per_grid_ts"},
+    raises_without=frozenset({"image_grid_thw"}),
+    sometimes_returned=frozenset({"image_merge_sizes"}),
+    keys={"image_grid_thw": DESCRIBES, "image_merge_sizes": DESCRIBES},
+    tokens={**TOKENS, "attention_mask": PLACED},
+)
+"""`get_rope_index` of Qwen2-VL and its variants assigns the grids to runs of image tokens."""
+QWEN2 = replace(QWEN2_5, raises_without=TYPES | {"image_grid_thw"})
+"""Its `get_rope_index` reads `mm_token_type_ids` without a fallback."""
+_BROADCAST = {**QWEN2.keys, "pixel_values": ONE}
+QWEN3 = replace(QWEN2, keys=_BROADCAST)
+QWEN3_5 = with_mask(QWEN3, PLACED_MULTIPLIED)
+QWEN4 = with_mask(QWEN3, INDEXED_UNEQUAL)
+
+GRID = replace(
+    QWEN2_5,
+    checks_each_sample="never",
+    ignored=TYPES,
+    only_used_for_position_ids=frozenset(),
+    tokens=TOKENS,
+)
+"""Grids without M-RoPE: only the totals of a call are compared."""
+GRID_INDEXED = with_mask(GRID, INDEXED)
+GRID_INDEXED_UNEQUAL = with_mask(GRID, INDEXED_UNEQUAL)
+GRID_MULTIPLIED = with_mask(GRID, MULTIPLIED)
+GRID_MERGES = replace(GRID, raises_without=GRID.raises_without | {"image_merge_sizes"})
+GRID_BROADCAST = replace(GRID, keys=_BROADCAST)
+GRID_BROADCAST_INDEXED = with_mask(GRID_BROADCAST, INDEXED)
+
+OMNI = with_mask(
+    replace(GRID, checks_each_sample="sometimes", causal=False),
+    replace(INDEXED, same=None, more=None, beside_one=None),
+)
+"""Places are counted with the mask, or differently without it, and images are found in the text by
+their ids (`get_rope_index` of the Omni thinkers), which does not always notice wrong sizes."""
+OMNI_BROADCAST = replace(OMNI, keys=_BROADCAST)
