@@ -76,6 +76,24 @@ def test_whole_batch_is_not_judged_by_rules_of_another_release(monkeypatch):
     assert found() == {None}
 
 
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "llava", "mllama"])
+def test_batch_that_lost_its_images_is_not_judged_by_rules_of_another_release(family, monkeypatch):
+    made = vd.make_batch(family, [2, 0, 1])
+    token = made.image.token_id
+    inputs = {key: value for key, value in made.inputs.items() if key not in made.layout.media}
+    config = SimpleNamespace(model_type=FAMILIES[family].models[0], image_token_id=token)
+
+    def found():
+        report = vd.check(vd.read_batch(inputs, config=config))
+        return {m.silent for m in report.mismatches if m.key == "input_ids"}
+
+    assert found() == {True}
+
+    monkeypatch.setattr(release, "installed", lambda: "99.0")
+
+    assert found() == {None}
+
+
 def test_no_outcome_follows_for_a_layout_of_ones_own():
     batch = vd.read_batch(
         {"input_ids": torch.arange(12).reshape(3, 4), "pixel_values": torch.rand(3, 3, 2, 2)},

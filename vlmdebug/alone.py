@@ -18,7 +18,7 @@ from vlmdebug.causes import Fault, faults_of, is_another_order
 from vlmdebug.compared import Compared
 from vlmdebug.core.keys import PIXELS
 from vlmdebug.errors import AmbiguousError
-from vlmdebug.forward_batch import runs_with_runs
+from vlmdebug.forward_batch import runs_side_by_side, runs_unchecked, runs_with_runs
 from vlmdebug.judge import images_of
 from vlmdebug.labels import UNTOLD, labels_mismatches
 from vlmdebug.lacking import lacking
@@ -179,10 +179,10 @@ def _image_mismatches(batch: Batch) -> list[Mismatch]:
     return [
         Mismatch(
             "VLM010",
-            batch_wording.without_media(sample, tokens),
+            batch_wording.without_media(sample, tokens, runs_unchecked(batch)),
             key="input_ids",
             samples=(sample,),
-            silent=True,
+            silent=runs_unchecked(batch),
         )
         for sample, (features, tokens) in enumerate(zip(made, written, strict=False))
         if not features and tokens
@@ -220,7 +220,7 @@ def _side_by_side(batch: Batch, sides: Sides) -> list[Mismatch]:
     `get_rope_index` of Qwen2-VL and its variants takes the next row of image_grid_thw for each run
     of image tokens (transformers 5.23).
     """
-    if batch.layout.rules.checks_each_sample == "never" or sides.unit != "image":
+    if batch.rules.checks_each_sample == "never" or sides.unit != "image":
         return []
     lengths, found, stop = sides.lengths, [], 0
     ends = [*accumulate(sides.features)]
@@ -232,13 +232,10 @@ def _side_by_side(batch: Batch, sides: Sides) -> list[Mismatch]:
         for first, last in pairwise(edges):
             images = [image for image, end in enumerate(ends) if first < end <= last]
             if len(images) > 1:
+                silent = runs_side_by_side(batch)
                 message = batch_wording.side_by_side(
-                    sample,
-                    last - first,
-                    images,
-                    raises=bool(batch.layout.rules.checks_each_sample == "always"),
+                    sample, last - first, images, raises=silent is False
                 )
-                silent = False if batch.layout.rules.checks_each_sample == "always" else None
                 found.append(
                     Mismatch(
                         "VLM010",

@@ -129,12 +129,13 @@ def side_by_side(sample: int, tokens: int, images: Sequence[int], *, raises: boo
     )
 
 
-def without_media(sample: int, written: int) -> str:
+def without_media(sample: int, written: int, silent: bool | None) -> str:
     """VLM010 where the batch has no media at all."""
+    then = "The model will not raise: without pixels it compares nothing and sees no image."
     return (
         f"sample {sample} has {number(written, 'placeholder token')} but its images become "
         f"0 features: {written} too many.\n"
-        "The model will not raise: without pixels it compares nothing and sees no image.\n"
+        f"{then if silent else DEPENDS}\n"
         "Give the batch every image that the text names."
     )
 

@@ -44,6 +44,20 @@ def runs_with_stray(batch: Batch, unit: str, sample: int) -> bool | None:
     return not bool((types[sample] == 2).any())
 
 
+def runs_side_by_side(batch: Batch) -> bool | None:
+    """Whether it runs where one run of placeholder tokens is several images, of known rules.
+
+    M-RoPE takes the next row of image_grid_thw for each run (`get_rope_index` of Qwen2-VL, 5.23).
+    """
+    rules = batch.rules
+    return False if rules.predict and rules.checks_each_sample == "always" else None
+
+
+def runs_unchecked(batch: Batch) -> bool | None:
+    """Whether it runs where it compares nothing: without pixels, or without totals to compare."""
+    return True if batch.rules.predict else None
+
+
 def runs_without(batch: Batch, key: str) -> bool | None:
     """Whether it runs where the whole batch lacks `key` and has pixels."""
     rules = batch.rules

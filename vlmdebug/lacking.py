@@ -6,7 +6,7 @@ A collator drops them in one place for all samples, so that no comparison of row
 from __future__ import annotations
 
 from vlmdebug.batch import Batch
-from vlmdebug.forward_batch import runs_with_stray, runs_without
+from vlmdebug.forward_batch import runs_unchecked, runs_with_stray, runs_without
 from vlmdebug.layout import plural
 from vlmdebug.mismatch import Mismatch
 from vlmdebug.wording import DEPENDS, number
@@ -102,17 +102,19 @@ def _in_other_rows(batch: Batch) -> list[Mismatch]:
         return []
     if len(ratios) != len(batch):
         return []  # said already: rows of another batch
+    silent = runs_unchecked(batch)
+    then = "The model will not raise: it compares no counts and shows it other images."
     shown = (ratios > 0).reshape(len(batch), -1).sum(-1).tolist()
     return [
         Mismatch(
             "VLM010",
             f"sample {sample} has {number(named, 'placeholder token')} but "
             f"{number(given, 'image')} in its rows of pixel_values and aspect_ratio_ids.\n"
-            "The model will not raise: it compares no counts and shows it other images.\n"
+            f"{then if silent else DEPENDS}\n"
             "Pass the images of each sample in its own row, in the order of its text.",
             key="aspect_ratio_ids",
             samples=(sample,),
-            silent=True,
+            silent=silent,
             cause="images in other rows",
         )
         for sample, (named, given) in enumerate(zip(batch.image.placeholders, shown, strict=True))
