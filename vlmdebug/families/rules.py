@@ -12,8 +12,8 @@ from dataclasses import astuple, replace
 
 from vlmdebug.rules import KeyRules, ModelRules, TokenRows
 
-SEEN = ("5.23",)
-"""Releases of transformers in which the rules were seen to hold."""
+SEEN = ("5.23", "5.24")
+"""Releases of transformers in which the rules were held to the tiny models."""
 TYPES = frozenset({"mm_token_type_ids"})
 ONE = KeyRules(runs_with=frozenset({"one"}))
 """A single row of pixels is broadcast in silence."""
