@@ -61,10 +61,13 @@ class InternVL(Family):
     rules = replace(
         USUAL, sometimes_returned=frozenset({"pixel_mask"}), keys={"pixel_mask": DESCRIBES}
     )
-    variants = dict.fromkeys(  # with pan-and-scan
-        ["gemma3", "shieldgemma2"],
-        with_mask(replace(rules, token_types_mark="images"), INDEXED),
-    )
+    variants = {
+        **dict.fromkeys(  # with pan-and-scan
+            ["gemma3", "shieldgemma2"],
+            with_mask(replace(rules, token_types_mark="images"), INDEXED),
+        ),
+        "llama4": replace(rules, seen=("5.23",)),  # 5.24 raises on every image
+    }
     overview_first = ("ovis2",)
 
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
