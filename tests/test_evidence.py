@@ -122,6 +122,16 @@ def test_images_in_the_row_of_another_sample_are_found_in_mllama():
     model(**inputs)
 
 
+def test_batch_with_too_few_rows_of_ratios_is_contradictory():
+    """Mllama's rows of images are compared with the text only where each sample has one."""
+    inputs = dict(vd.make_batch("mllama", images_per_sample=[1, 1, 2]).inputs)
+    inputs["aspect_ratio_ids"] = inputs["aspect_ratio_ids"][:2]
+    report = vd.check(inputs, num_images=[1, 1, 2])
+
+    assert report.verdict == "MISMATCH"
+    assert {m.code for m in report.mismatches} == {"VLM010"}
+
+
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "paligemma"])
 def test_labels_are_held_against_the_tokens(family):
     _, processor, inputs = real(family, [1, 1])

@@ -381,7 +381,7 @@ def test_long_lists_of_counts_are_abbreviated() -> None:
 def test_what_cannot_be_told_is_no_mismatch_and_shows_a_question_mark() -> None:
     [line] = judged(ambiguous())
 
-    assert line.verdict == "cannot tell"
+    assert line.words == "cannot tell"
     assert re.search(r"cannot tell +0 +0:2 +\? +\? +\? +cannot tell", to_text(ambiguous()))
 
 

@@ -11,23 +11,44 @@ from dataclasses import replace
 from itertools import accumulate, pairwise
 from math import isfinite
 
-from vlmdebug import batch_wording, wording
 from vlmdebug.alignment import Step, align_runs, fits
 from vlmdebug.batch import Batch, Contradiction
-from vlmdebug.causes import Fault, faults_of, is_another_order
-from vlmdebug.compared import Compared
+from vlmdebug.batch_findings import (
+    Contradicted,
+    MarkedOtherwise,
+    NoFeatures,
+    OneRun,
+    RunsDiffer,
+    ShortColumns,
+    TotalsDiffer,
+)
+from vlmdebug.causes import Fault, RunCause, faults_of, is_another_order
+from vlmdebug.compared import compared, counts_unknown
 from vlmdebug.core.keys import PIXELS
+from vlmdebug.doubts import (
+    Doubt,
+    FeaturesUnknown,
+    Hidden,
+    LostMask,
+    MoreColumns,
+    NotFinite,
+    NotRecomputed,
+    Unmasked,
+    WholePixels,
+)
 from vlmdebug.errors import AmbiguousError
+from vlmdebug.findings import Difference, MadeOtherwise, run_cause
 from vlmdebug.forward_batch import runs_side_by_side, runs_unchecked, runs_with_runs
 from vlmdebug.judge import images_of
-from vlmdebug.labels import UNTOLD, labels_mismatches
+from vlmdebug.labels import labels_differences
 from vlmdebug.lacking import lacking
-from vlmdebug.mismatch import Mismatch
 from vlmdebug.presence import planned_rows
-from vlmdebug.report import ChunkReport, KeyReport, Report
+from vlmdebug.reasons import DEPENDS, Outcome, Raises, Runs, Unknown, outcome
+from vlmdebug.report import ChunkReport, KeyReport, KeyState, Report
 from vlmdebug.runs import Sides, sides_of
+from vlmdebug.text import as_mismatch
+from vlmdebug.text_doubts import doubt
 from vlmdebug.used import Made, Run
-from vlmdebug.wording import number
 
 
 def check_alone(batch: Batch, *, one_chunk: bool = False) -> Report:
@@ -38,26 +59,24 @@ def check_alone(batch: Batch, *, one_chunk: bool = False) -> Report:
     report = planned_report(batch, one_chunk=one_chunk)
     return replace(
         report,
-        mismatches=tuple(batch_mismatches(batch)),
-        ambiguities=(*doubts_alone(batch), *_not_finite(batch)),
+        mismatches=tuple(as_mismatch(one, batch) for one in batch_differences(batch)),
+        ambiguities=(*doubts_alone(batch), *map(doubt, _not_finite(batch))),
     )
 
 
-def with_made(report: Report, made: Mapping[str, Made]) -> Report:
+def with_made(report: Report, batch: Batch, made: Mapping[str, Made]) -> Report:
     """The report on a call that has keys which do not follow from it, or by no known rule."""
     samples = report.chunks[0].samples
-    wrong = [
-        Mismatch("VLM011", wording.made_otherwise(key, samples, one), key, 0, tuple(samples))
-        for key, one in made.items()
-        if one.right is False
-    ]
-    unsure = [
-        wording.not_recomputed(key, 0, one.why) for key, one in made.items() if one.right is None
-    ]
+    wrong, unsure = list[Difference](), list[Doubt]()
+    for key, one in made.items():
+        if one.right is False and one.why is not None:
+            wrong.append(MadeOtherwise(key=key, chunk=0, samples=samples, why=one.why))
+        elif one.why is not None:
+            unsure.append(NotRecomputed(key, 0, one.why))
     return replace(
         report,
-        mismatches=(*report.mismatches, *wrong),
-        ambiguities=(*report.ambiguities, *unsure),
+        mismatches=(*report.mismatches, *(as_mismatch(one, batch) for one in wrong)),
+        ambiguities=(*report.ambiguities, *map(doubt, unsure)),
     )
 
 
@@ -79,27 +98,23 @@ def unsettled_of(batch: Batch) -> list[str]:
 def doubts_alone(batch: Batch) -> list[str]:
     """What cannot be told of the batch without a slicer."""
     messages = unsettled_of(batch)
-    if not messages and not batch.contradictions and _steps_unknown(batch):
-        messages = [wording.steps_unknown(batch)]
-    messages += [
-        wording.more_columns(key, width, batch.inputs["input_ids"].shape[-1])
-        for key, width in batch.columns.items()
-        if width > batch.inputs["input_ids"].shape[-1]
-    ]
-    messages += [
-        wording.clips_unknown(name)
-        for name in batch.modalities
-        if name != "image" and not messages and batch.balance_of([], name) is None
-    ]
-    messages += [wording.hides(sample, count) for sample, count in enumerate(batch.hidden) if count]
+    doubts = list[Doubt]()
+    if not messages and not batch.contradictions and counts_unknown(batch):
+        side = "placeholder tokens" if batch.image.placeholders is None else "features"
+        doubts.append(FeaturesUnknown("", side))
+    wide = batch.inputs["input_ids"].shape[-1]
+    columns = batch.columns.items()
+    doubts += [MoreColumns(key, width, wide) for key, width in columns if width > wide]
+    if not messages and not doubts:
+        clips = (name for name in batch.modalities if name != "image")
+        doubts += [FeaturesUnknown(one) for one in clips if batch.balance_of([], one) is None]
+    doubts += [Hidden(sample, count) for sample, count in enumerate(batch.hidden) if count]
     masked = "attention_mask" in batch.inputs
-    messages += [
-        wording.unmasked(sample, count, masked=masked)
-        for sample, count in enumerate(batch.unmasked)
-        if count
-    ]
-    messages += [wording.lost_mask(key) for key in batch.lost_masks]
-    return messages + [wording.pixels_cast(key, kind) for key, kind in _whole_pixels(batch)]
+    shown = enumerate(batch.unmasked)
+    doubts += [Unmasked(sample, count, masked) for sample, count in shown if count]
+    doubts += [LostMask(key) for key in batch.lost_masks]
+    doubts += [WholePixels(key, dtype) for key, dtype in _whole_pixels(batch)]
+    return [*messages, *map(doubt, doubts)]
 
 
 def _whole_pixels(batch: Batch) -> list[tuple[str, str]]:
@@ -110,7 +125,7 @@ def _whole_pixels(batch: Batch) -> list[tuple[str, str]]:
     return [(key, kind) for key, kind in kinds.items() if "int" in kind or "bool" in kind]
 
 
-def _not_finite(batch: Batch) -> list[str]:
+def _not_finite(batch: Batch) -> list[NotFinite]:
     """Media that hold NaN or infinity. All values are read, so no watched call asks for this."""
     found = []
     for value, key in ((batch.inputs.get(key), key) for key in PIXELS):
@@ -118,7 +133,7 @@ def _not_finite(batch: Batch) -> list[str]:
         if value is None or "float" not in kind or "float8" in kind or 0 in value.shape:
             continue
         if not (isfinite(float(value.min())) and isfinite(float(value.max()))):
-            found.append(wording.not_finite(key))
+            found.append(NotFinite(key))
     return found
 
 
@@ -130,31 +145,21 @@ def _planned_chunk(batch: Batch, samples: Sequence[int]) -> ChunkReport:
         try:
             planned = planned_rows(batch, key, samples)
         except AmbiguousError:
-            keys[key] = KeyReport("cannot tell", None, None)
+            keys[key] = KeyReport(KeyState.CANNOT_TELL, None, None)
         else:
-            state = "absent" if planned.presence == "absent" else "planned"
+            state = KeyState.ABSENT if planned.presence == "absent" else KeyState.PLANNED
             keys[key] = KeyReport(state, planned.rows, None)
     placeholders = batch.placeholders_of(samples)
     features = None if batch.image.inferred else batch.features_of(samples)
     return ChunkReport(tuple(samples), images_of(batch, samples), placeholders, features, keys)
 
 
-def _steps_unknown(batch: Batch) -> bool:
-    """Whether placeholders and features of a batch with media cannot be compared."""
-    known = (
-        batch.image.features is not None
-        and batch.image.placeholders is not None
-        and not batch.image.inferred
-    )
-    return bool(batch.image.keys) and batch.rules.checks_totals and not known
-
-
-def batch_mismatches(batch: Batch) -> list[Mismatch]:
+def batch_differences(batch: Batch) -> list[Difference]:
     """What is wrong with the batch, whoever cuts it."""
-    found = [_contradicted(one) for one in batch.contradictions]
-    found += _short_columns(batch) + _image_mismatches(batch)
-    found += lacking(batch) + labels_mismatches(batch)
-    seen = {sample for mismatch in found for sample in mismatch.samples}
+    found: list[Difference] = [_contradicted(one) for one in batch.contradictions]
+    found += [*_short_columns(batch), *_image_differences(batch)]
+    found += [*lacking(batch), *labels_differences(batch)]
+    seen = {sample for one in found for sample in one.samples}
     found += _marked_otherwise(batch, seen)
     for name, modality in batch.modalities.items():
         sides = sides_of(batch, modality) if name != "image" else None
@@ -162,13 +167,12 @@ def batch_mismatches(batch: Batch) -> list[Mismatch]:
     return found
 
 
-def _contradicted(one: Contradiction) -> Mismatch:
-    first, *rest = one.message.split(". ")
-    message = f"{first}.\n" + ". ".join(rest)
-    return Mismatch("VLM010", message, key=next(iter(one.keys), None), silent=one.silent)
+def _contradicted(one: Contradiction) -> Contradicted:
+    key = next(iter(one.keys), None)
+    return Contradicted(key=key, outcome=outcome(one.silent, Runs.TOTALS_AGREE), said=one.message)
 
 
-def _image_mismatches(batch: Batch) -> list[Mismatch]:
+def _image_differences(batch: Batch) -> Sequence[Difference]:
     """Samples whose runs of placeholder tokens are not what their images become."""
     if batch.image.keys and not batch.rules.checks_totals:
         return []
@@ -176,20 +180,15 @@ def _image_mismatches(batch: Batch) -> list[Mismatch]:
     if sides is not None:
         return _out_of_step(batch, sides) or _side_by_side(batch, sides)
     made, written = batch.features_by_sample["image"] or (), batch.image.placeholders or ()
+    then = outcome(runs_unchecked(batch), Runs.NO_IMAGE)
     return [
-        Mismatch(
-            "VLM010",
-            batch_wording.without_media(sample, tokens, runs_unchecked(batch)),
-            key="input_ids",
-            samples=(sample,),
-            silent=runs_unchecked(batch),
-        )
+        NoFeatures(samples=(sample,), outcome=then, placeholders=tokens)
         for sample, (features, tokens) in enumerate(zip(made, written, strict=False))
         if not features and tokens
     ]
 
 
-def _out_of_step(batch: Batch, sides: Sides) -> list[Mismatch]:
+def _out_of_step(batch: Batch, sides: Sides) -> Sequence[Difference]:
     """A mismatch for each sample that is known to be wrong, and one for what no sample is known."""
     lengths = sides.lengths
     if sides.one_each:  # as nearly all batches have them
@@ -209,12 +208,12 @@ def _out_of_step(batch: Batch, sides: Sides) -> list[Mismatch]:
         told = [] if laid is None else faults_of(laid.faults, laid.steps, runs, own)
         told = [replace(fault, images=_moved(fault.images, shift)) for fault in told]
         if order:
-            told = [Fault("another order", sum(lengths[sample]), made)]
-        found.append(_mismatch(batch, sides, sample, made, told))
+            told = [Fault(RunCause.ANOTHER_ORDER, sum(lengths[sample]), made)]
+        found.append(_runs_differ(batch, sides, sample, made, told))
     return found
 
 
-def _side_by_side(batch: Batch, sides: Sides) -> list[Mismatch]:
+def _side_by_side(batch: Batch, sides: Sides) -> list[OneRun]:
     """Samples with one run for several images, where the model takes a run for one image.
 
     `get_rope_index` of Qwen2-VL and its variants takes the next row of image_grid_thw for each run
@@ -222,29 +221,20 @@ def _side_by_side(batch: Batch, sides: Sides) -> list[Mismatch]:
     """
     if batch.rules.checks_each_sample == "never" or sides.unit != "image":
         return []
-    lengths, found, stop = sides.lengths, [], 0
+    lengths, found, stop = sides.lengths, list[OneRun](), 0
     ends = [*accumulate(sides.features)]
     if sum(map(len, lengths)) >= len(ends):
         return []  # as nearly all batches have them
+    silent = runs_side_by_side(batch)
+    then = Outcome(Unknown.RUN_PER_IMAGE if silent is None else Raises.RUN_PER_IMAGE)
     for sample, own in enumerate(lengths):
         edges = [*accumulate(own, initial=stop)]
         stop = edges[-1]
         for first, last in pairwise(edges):
-            images = [image for image, end in enumerate(ends) if first < end <= last]
+            images = tuple(image for image, end in enumerate(ends) if first < end <= last)
             if len(images) > 1:
-                silent = runs_side_by_side(batch)
-                message = batch_wording.side_by_side(
-                    sample, last - first, images, raises=silent is False
-                )
                 found.append(
-                    Mismatch(
-                        "VLM010",
-                        message,
-                        key="input_ids",
-                        samples=(sample,),
-                        silent=silent,
-                        cause="images in one run",
-                    )
+                    OneRun(samples=(sample,), outcome=then, tokens=last - first, images=images)
                 )
     return found
 
@@ -262,7 +252,9 @@ def _moved(units: range, by: int) -> range:
     return range(units.start + by, units.stop + by)
 
 
-def _unsettled(batch: Batch, sides: Sides, lengths: Sequence[Sequence[int]]) -> list[Mismatch]:
+def _unsettled(
+    batch: Batch, sides: Sides, lengths: Sequence[Sequence[int]]
+) -> Sequence[Difference]:
     """Where nobody said which images are whose: what every cheapest story of the runs shares."""
     if is_another_order(lengths, [[count] for count in sides.features]) and (
         sum(map(len, lengths)) == len(sides.features)
@@ -270,7 +262,7 @@ def _unsettled(batch: Batch, sides: Sides, lengths: Sequence[Sequence[int]]) -> 
         units = iter(sides.features)
         due = [sum(next(units) for _ in sample) for sample in lengths]
         return [
-            _mismatch(batch, sides, s, due[s], [Fault("another order", sum(own), due[s])])
+            _runs_differ(batch, sides, s, due[s], [Fault(RunCause.ANOTHER_ORDER, sum(own), due[s])])
             for s, own in enumerate(lengths)
             if sum(own) != due[s] or sum(map(len, lengths)) == len(own)
         ]
@@ -278,7 +270,8 @@ def _unsettled(batch: Batch, sides: Sides, lengths: Sequence[Sequence[int]]) -> 
     if laid is not None and laid.unique and not laid.faults:
         return []
     ends = (0, *accumulate(map(len, lengths)))
-    flat, found, left = [run for sample in sides.runs for run in sample], [], []
+    flat, left = [run for sample in sides.runs for run in sample], list[Step]()
+    found = list[Difference]()
     guessed = False
     if laid is not None:
         left = [step for step in laid.faults if step.kind == "missing"]
@@ -293,14 +286,25 @@ def _unsettled(batch: Batch, sides: Sides, lengths: Sequence[Sequence[int]]) -> 
         guessed |= not sure
         made = sum(sides.features[unit] for unit in units) if sure else None
         told = faults_of(faults, laid.steps, flat, sides.pieces, own) if sure else []
-        found.append(_mismatch(batch, sides, sample, made, told))
+        found.append(_runs_differ(batch, sides, sample, made, told))
     differ = sum(map(sum, lengths)) != sum(sides.features)
     if left or (not found and differ) or guessed:
-        named = [unit for step in left for unit in step.images]
-        message = batch_wording.totals(batch, sides, named)
-        silent = False if differ and batch.rules.predict else None
-        found.append(Mismatch("VLM010", message, key="input_ids", silent=silent, cause="totals"))
+        found.append(_totals_differ(batch, sides, left))
     return found
+
+
+def _totals_differ(batch: Batch, sides: Sides, left: Sequence[Step]) -> TotalsDiffer:
+    """The totals of the batch; `left`: images that are in the text of no sample that is named."""
+    differ = sum(sides.placeholders) != sum(sides.features)
+    return TotalsDiffer(
+        outcome=Outcome(Raises.TOTALS_DIFFER) if differ and batch.rules.predict else DEPENDS,
+        noun=sides.noun,
+        unit=sides.unit,
+        runs=tuple(map(tuple, sides.lengths)),
+        features=tuple(sides.features),
+        unnamed=tuple(unit for step in left for unit in step.images),
+        owned=sides.owned is not None,
+    )
 
 
 def _is_guess(step: Step) -> bool:
@@ -318,40 +322,48 @@ def _is_within(step: Step, own: range) -> bool:
     return own.start < step.runs.start < own.stop
 
 
-def _mismatch(
+def _runs_differ(
     batch: Batch, sides: Sides, sample: int, made: int | None, faults: Sequence[Fault]
-) -> Mismatch:
+) -> RunsDiffer:
     differ = None if made is None else sides.placeholders[sample] != made
     silent = runs_with_runs(batch, sides, differ)
-    message = batch_wording.out_of_step(batch, sides, sample, made, faults, silent)
-    causes = {fault.cause for fault in faults}
-    cause = next(iter(causes)) if len(causes) == 1 else None
-    return Mismatch(
-        "VLM010", message, key="input_ids", samples=(sample,), silent=silent, cause=cause
+    return RunsDiffer(
+        samples=(sample,),
+        outcome=outcome(silent, Runs.TOTALS_AGREE, _raises_because(batch)),
+        cause=run_cause(faults),
+        noun=sides.noun,
+        unit=sides.unit,
+        runs=tuple(sides.lengths[sample]),
+        features=made,
+        faults=tuple(faults),
+        before=None if sides.owned is None else sum(sides.owned[:sample]),
     )
 
 
-def _short_columns(batch: Batch) -> list[Mismatch]:
+def _raises_because(batch: Batch) -> Raises:
+    """Why a model raises on samples whose runs differ from their features."""
+    features, placeholders = batch.image.features, batch.image.placeholders
+    if features is not None and placeholders is not None and sum(features) == sum(placeholders):
+        return Raises.PER_SAMPLE
+    return Raises.ONLY_TOTALS
+
+
+def _short_columns(batch: Batch) -> list[ShortColumns]:
     """Keys that lie along the tokens, but not along all of them."""
     wide = batch.inputs["input_ids"].shape[-1]
     return [
-        Mismatch("VLM011", wording.short_columns(key, width, wide), key=key, cause="columns")
+        ShortColumns(key=key, columns=width, of_ids=wide)
         for key, width in batch.columns.items()
         if width < wide
     ]
 
 
-def _marked_otherwise(batch: Batch, seen: Collection[int]) -> list[Mismatch]:
+def _marked_otherwise(batch: Batch, seen: Collection[int]) -> list[MarkedOtherwise]:
     """Samples whose placeholder tokens two sources count differently."""
     if batch.image.placeholders is None:
         return []
     return [
-        Mismatch(
-            "VLM010",
-            wording.marked_otherwise(key, sample, counted, marked),
-            key=key,
-            samples=(sample,),
-        )
+        MarkedOtherwise(key=key, samples=(sample,), placeholders=counted, marked=marked)
         for key, marks in batch.marked.items()
         for sample, (counted, marked) in enumerate(
             zip(batch.image.placeholders, marks, strict=True)
@@ -363,7 +375,7 @@ def _marked_otherwise(batch: Batch, seen: Collection[int]) -> list[Mismatch]:
 def report_of(
     batch: Batch,
     chunks: Sequence[ChunkReport],
-    mismatches: Sequence[Mismatch],
+    found: Sequence[Difference],
     ambiguities: Sequence[str],
     run: Run | None,
 ) -> Report:
@@ -375,42 +387,10 @@ def report_of(
         evidence={unit: count.evidence for unit, count in batch.counts.items()},
         chunk_size=run.chunk_size if run else None,
         chunks=tuple(chunks),
-        mismatches=tuple(mismatches),
+        mismatches=tuple(as_mismatch(one, batch) for one in found),
         ambiguities=tuple(ambiguities),
         slicer=run.slicer if run else None,
-        compared=_compared(batch, run),
+        compared=compared(batch, run),
         error=run.error if run else None,
         kinds={key: batch.layout.kind(key) for key in batch.layout},
     )
-
-
-def _compared(batch: Batch, run: Run | None) -> tuple[Compared, ...]:
-    """Rows against the batch's own, and placeholder tokens of each modality against features."""
-    found = []
-    if run is not None:
-        rows = f"rows of {number(len(batch.layout), 'key')} in {number(len(run.chunks), 'chunk')}"
-        against = "those that the batch's counts give them" if run.chunks else None
-        found.append(Compared(rows, against))
-    if run is not None and run.partial:
-        return tuple(found)
-    if batch.image.keys:
-        what = f"image placeholders of {number(len(batch), 'sample')}"
-        known = not _steps_unknown(batch) and batch.image.placeholders is not None
-        found.append(Compared(what, _features_of(batch) if known else None))
-    elif batch.image.placeholders is not None:
-        what = f"image placeholders of {number(len(batch), 'sample')}"
-        found.append(Compared(what, "no images in the batch"))
-    for name, modality in batch.modalities.items():
-        if name != "image":
-            known = modality.features is not None and modality.placeholders is not None
-            against = f"features of {modality.keys[0]}" if known else None
-            found.append(Compared(f"{name} placeholders", against))
-    if "labels" in batch.layout:
-        against = None if batch.layout.family in UNTOLD else "input_ids"
-        found.append(Compared("labels", against))
-    return tuple(found)
-
-
-def _features_of(batch: Batch) -> str:
-    key = batch.layout.feature_key
-    return f"features of {key}" if batch.rules.checks_totals else f"images in {key}"

@@ -8,22 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from enum import StrEnum
 
 from vlmdebug.alignment import Step
 from vlmdebug.runs import Run
 
-Cause = Literal[
-    "text cut off",
-    "text without its images",
-    "images without a text",
-    "another order",
-    "another size",
-    "expanded twice",
-    "sampled placeholder",
-    "stray placeholder",
-    "unknown",
-]
+
+class RunCause(StrEnum):
+    """What likely became of a run of placeholder tokens."""
+
+    CUT_OFF = "text cut off"
+    NO_RUN = "text without its images"
+    NO_IMAGE = "images without a text"
+    ANOTHER_ORDER = "another order"
+    ANOTHER_SIZE = "another size"
+    EXPANDED_TWICE = "expanded twice"
+    SAMPLED = "sampled placeholder"
+    STRAY = "stray placeholder"
+    UNKNOWN = "unknown"
+
 
 FEW = 3
 """Placeholder tokens that stand alone without being those of an image."""
@@ -40,7 +43,7 @@ class Fault:
         images: Numbers of the images concerned, over the batch; none where no image is.
     """
 
-    cause: Cause
+    cause: RunCause
     have: int
     want: int
     images: range = range(0)
@@ -68,7 +71,7 @@ def faults_of(
         have = sum(runs[run].length for run in step.runs)
         want = sum(features[image] for image in step.images)
         if step.kind == "missing":
-            found.append(Fault("text without its images", 0, want, step.images))
+            found.append(Fault(RunCause.NO_RUN, 0, want, step.images))
         elif step.kind == "extra":
             found.append(Fault(_extra(step.runs.start, runs, own), have, 0))
         elif step.kind == "changed":
@@ -83,25 +86,25 @@ def _usual_ends(steps: Sequence[Step], runs: Sequence[Run]) -> tuple[set[int], s
     return before, {run.after for run in whole if run.after is not None}
 
 
-def _extra(run: int, runs: Sequence[Run], own: range) -> Cause:
+def _extra(run: int, runs: Sequence[Run], own: range) -> RunCause:
     if runs[run].length > FEW:
-        return "images without a text"
+        return RunCause.NO_IMAGE
     behind = all(runs[other].length <= FEW for other in range(run + 1, own.stop))
-    return "sampled placeholder" if behind else "stray placeholder"
+    return RunCause.SAMPLED if behind else RunCause.STRAY
 
 
 def _changed(
     step: Step, have: int, want: int, runs: Sequence[Run], ends: tuple[set[int], set[int]]
-) -> Cause:
+) -> RunCause:
     if have < want:
         return (
-            "text cut off"
+            RunCause.CUT_OFF
             if _is_cut(runs[step.runs.start], runs[step.runs[-1]], ends)
-            else ("another size")
+            else (RunCause.ANOTHER_SIZE)
         )
     if want > 1 and have == 2 * want - 1:
-        return "expanded twice"
-    return "stray placeholder" if have - want <= FEW else "another size"
+        return RunCause.EXPANDED_TWICE
+    return RunCause.STRAY if have - want <= FEW else RunCause.ANOTHER_SIZE
 
 
 def _is_cut(first: Run, last: Run, ends: tuple[set[int], set[int]]) -> bool:

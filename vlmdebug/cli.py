@@ -230,6 +230,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
+    from vlmdebug.report import Verdict
     from vlmdebug.tracing.check import check
 
     batch = _read(options)
@@ -245,7 +246,7 @@ def _check(options: argparse.Namespace) -> int:
         if path is not None:
             write(path)
             _print(f"wrote {path}")
-    return {"OK": OK, "MISMATCH": FOUND}.get(report.verdict, FAILED)
+    return {Verdict.OK: OK, Verdict.MISMATCH: FOUND}.get(report.verdict, FAILED)
 
 
 def _show(said: object) -> None:

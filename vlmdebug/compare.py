@@ -11,68 +11,86 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 
-from vlmdebug import wording
-from vlmdebug.alone import batch_mismatches, report_of, unsettled_of
+from vlmdebug.alone import batch_differences, report_of, unsettled_of
 from vlmdebug.batch import Batch
 from vlmdebug.cut_causes import Causes
-from vlmdebug.judge import Judge
-from vlmdebug.mismatch import Mismatch
+from vlmdebug.findings import (
+    Because,
+    Cause,
+    Difference,
+    Dropped,
+    Reordered,
+    Repeated,
+    SlicerRaised,
+    StaleLookup,
+)
+from vlmdebug.judge import ChunkChecker
 from vlmdebug.report import ChunkReport, Report
+from vlmdebug.safe import one_line
+from vlmdebug.text_doubts import doubt
 from vlmdebug.used import Run
+
+MOST_OF_ERROR = 500
 
 
 def compare(batch: Batch, run: Run, *, alone: bool = True) -> Report:
-    """Judge every chunk of `run`, then the whole of it, then the batch `alone`."""
+    """Check every chunk of `run`, then the whole of it, then the batch `alone`."""
     reports: list[ChunkReport] = []
-    mismatches: list[Mismatch] = []
+    found: list[Difference] = []
     unsettled = {text: text for text in unsettled_of(batch)}
     causes = Causes(batch, run)
     for index, chunk in enumerate(run.chunks):
-        judge = Judge(batch, run, index, chunk, causes)
-        reports.append(judge.report())
-        mismatches += judge.mismatches
-        for key, message in judge.unsettled.items():
-            unsettled.setdefault(key, message)
-    mismatches = _with_stale_lookups(batch, run, mismatches)
-    mismatches += _raised(batch, run)
-    mismatches += _order(batch, run, reports)
-    mismatches += batch_mismatches(batch) if alone and not run.partial else []
-    return report_of(batch, reports, mismatches, list(unsettled.values()), run)
+        checker = ChunkChecker(batch, run, index, chunk, causes)
+        reports.append(checker.report())
+        found += checker.found
+        for key, one in checker.doubts.items():
+            if key not in unsettled:
+                unsettled[key] = doubt(one)
+    found = _with_stale_lookups(batch, run, found)
+    found += _raised(run)
+    found += _order(batch, run, reports)
+    found += batch_differences(batch) if alone and not run.partial else []
+    return report_of(batch, reports, found, list(unsettled.values()), run)
 
 
-def _with_stale_lookups(batch: Batch, run: Run, found: Sequence[Mismatch]) -> list[Mismatch]:
+def _with_stale_lookups(batch: Batch, run: Run, found: Sequence[Difference]) -> list[Difference]:
     """A name the slicer asked for in vain is why it dropped the key of nearly that name."""
-    dropped = dict.fromkeys(m.key for m in found if m.code == "VLM003" and m.key)
+    dropped = list(dict.fromkeys(one.key for one in found if isinstance(one, Dropped)))
     result = list(found)
     for asked in run.asked if dropped else ():
-        near = get_close_matches(asked, list(dropped), 1, cutoff=0.75)
+        near = get_close_matches(asked, dropped, 1, cutoff=0.75)
         if not near or asked in batch.known:
             continue  # code for all layouts asks for keys that this one lacks
-        cause = f"looks for {asked}"
-        result = [
-            replace(m, cause=cause) if m.code == "VLM003" and m.key == near[0] else m
-            for m in result
-        ]
-        first = next(i for i, m in enumerate(result) if m.cause == cause)
-        message = wording.stale_lookup(batch, asked, near[0])
-        stale = replace(
-            result[first], code="VLM004", message=message, key=asked, planned=None, chunk=None
+        places = [i for i, m in enumerate(result) if isinstance(m, Dropped) and m.key == near[0]]
+        cause = Cause(Because.LOOKS_FOR, asked)
+        for place in places:
+            result[place] = replace(result[place], cause=cause)
+        first = result[places[0]]
+        stale = StaleLookup(
+            key=asked, samples=first.samples, outcome=first.outcome, cause=cause, meant=near[0]
         )
-        result.insert(first, stale)
+        result.insert(places[0], stale)
     return result
 
 
-def _raised(batch: Batch, run: Run) -> list[Mismatch]:
+def _raised(run: Run) -> list[SlicerRaised]:
     error = run.error
     if error is None:
         return []
-    message = wording.raised(error, run.error_place, len(run.chunks), whole=run.refuses_whole)
-    if isinstance(error, KeyError) and error.args and error.args[0] in run.asked:
-        message = f"{message}\n{wording.keys_of(batch)}"
-    return [Mismatch("VLM008", message, chunk=len(run.chunks), silent=False)]
+    missing = isinstance(error, KeyError) and bool(error.args) and error.args[0] in run.asked
+    return [
+        SlicerRaised(
+            chunk=len(run.chunks),
+            error=type(error).__name__,
+            said=one_line(error, MOST_OF_ERROR),
+            place=run.error_place,
+            whole=run.refuses_whole,
+            asked=missing,
+        )
+    ]
 
 
-def _order(batch: Batch, run: Run, reports: Sequence[ChunkReport]) -> list[Mismatch]:
+def _order(batch: Batch, run: Run, reports: Sequence[ChunkReport]) -> list[Difference]:
     """Samples over all chunks: each as often as it should come, in the batch's order."""
     if run.partial or any(chunk.embedded for chunk in run.chunks):
         return []
@@ -81,14 +99,21 @@ def _order(batch: Batch, run: Run, reports: Sequence[ChunkReport]) -> list[Misma
     wanted = run.expand_size or _usual(times)
     ended = run.error is not None
     counted = [(s, times[s]) for s in range(len(batch)) if not (ended and times[s] < wanted)]
-    wrong = {sample: count for sample, count in counted if count != wanted}
+    wrong = tuple((sample, count) for sample, count in counted if count != wanted)
     if wrong:
-        message = wording.skipped_or_repeated(wrong, len(batch), wanted, run.expand_size)
-        return [Mismatch("VLM006", message, samples=tuple(wrong), silent=True)]
+        return [
+            Repeated(
+                samples=tuple(sample for sample, _ in wrong),
+                times=wrong,
+                total=len(batch),
+                wanted=wanted,
+                expand_size=run.expand_size,
+            )
+        ]
     misplaced = None if run.any_order else _first_out_of_order(visited)
     if misplaced is not None:
-        message = wording.reordered(misplaced, visited[misplaced])
-        return [Mismatch("VLM007", message, samples=tuple(visited), silent=True)]
+        moved = visited[misplaced]
+        return [Reordered(samples=tuple(visited), position=misplaced, moved=moved)]
     return []
 
 

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from vlmdebug.batch import Batch
+from vlmdebug.findings import Because, Cause
 from vlmdebug.plan import Counts, Rows, chunk_bounds
 from vlmdebug.used import Run, Used, UsedChunk
 
-WITHOUT_ZEROS = "counts without zeros"
-"""Offsets computed without the samples that own nothing, so all later ones are shifted."""
+WITHOUT_ZEROS = Cause(Because.WITHOUT_ZEROS)
 
 
 def samples_of(batch: Batch, run: Run, index: int, chunk: UsedChunk) -> Rows:
@@ -33,15 +33,15 @@ class Causes:
 
     def __init__(self, batch: Batch, run: Run) -> None:
         self.batch, self.run = batch, run
-        self._found: dict[str, list[str]] = {}
+        self._found: dict[str, tuple[Cause, ...]] = {}
 
-    def of(self, key: str) -> list[str]:
+    def of(self, key: str) -> tuple[Cause, ...]:
         """`WITHOUT_ZEROS`, or the units by whose offsets all rows of `key` may be cut."""
         if key not in self._found:
             self._found[key] = self._common(key)
         return self._found[key]
 
-    def _common(self, key: str) -> list[str]:
+    def _common(self, key: str) -> tuple[Cause, ...]:
         unit = self.batch.layout[key].unit
         found: list[str] | None = None
         candidates = [name for name in self.batch.counts if name != unit]
@@ -55,7 +55,9 @@ class Causes:
                 found = []
                 break
             found = candidates = self._fits(key, samples, used, candidates)
-        return found or ([WITHOUT_ZEROS] if self._lacks_zeros(key) else [])
+        if found:
+            return tuple(Cause(Because.CUT_PER, unit) for unit in found)
+        return (WITHOUT_ZEROS,) if self._lacks_zeros(key) else ()
 
     def _lacks_zeros(self, key: str) -> bool:
         """Whether every chunk, right ones too, has the rows of counts in which no 0 stands."""
@@ -103,10 +105,3 @@ def _cut(counts: Counts, unit: str, first: int, end: int, total: int) -> Rows:
     start = counts.offsets[first]
     stop = end if unit == "sample" else counts.offsets[min(end, len(counts))]
     return Rows([(min(start, total), min(stop, total))])
-
-
-def named(units: Sequence[str]) -> str | None:
-    """The first cause that fits, in words; mismatches with one cause are one finding."""
-    if not units:
-        return None
-    return units[0] if units[0] == WITHOUT_ZEROS else f"cut per {units[0]}"

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from vlmdebug.batch import Batch
+from vlmdebug.batch_findings import LabelsDiffer, LabelsLength, LabelsOnMedia, LabelsOnPrompt
 from vlmdebug.core.keys import PROMPT_TYPES
-from vlmdebug.mismatch import Mismatch
-from vlmdebug.wording import number
+from vlmdebug.findings import Because, Cause, Difference
 
 IGNORED = -100
 MOST_SHIFT = 8
@@ -20,7 +20,9 @@ UNTOLD = ("unknown", "text")
 """Layouts that do not say whether the model is a decoder."""
 
 
-def labels_mismatches(batch: Batch) -> list[Mismatch]:
+def labels_differences(
+    batch: Batch,
+) -> list[Difference]:
     """What is wrong with the labels of a whole batch."""
     labels = batch.inputs.get("labels")
     other_text = any(key in batch.inputs for key in TWO_TEXTS)
@@ -32,9 +34,8 @@ def labels_mismatches(batch: Batch) -> list[Mismatch]:
     numbers = tuple(range(len(ids)))
     wide, given = int(ids.shape[1]), int(labels.shape[1])
     if wide != given:
-        message = _other_length(given, wide)
-        return [_found(message, numbers, silent=False, cause="labels of another length")]
-    found = []
+        return [LabelsLength(samples=numbers, columns=given, of_ids=wide)]
+    found = list[Difference]()
     for row, sample in enumerate(numbers):
         learned = labels[row] != IGNORED
         wrong = int((learned & (labels[row] != ids[row])).sum())
@@ -42,15 +43,16 @@ def labels_mismatches(batch: Batch) -> list[Mismatch]:
         prompt = _in_prompt(batch, sample, learned)
         if wrong:
             by = _shift(ids[row], labels[row])
-            message = _other_tokens(sample, wrong, int(learned.sum()), by)
-            cause = "labels shifted" if by else "labels of other tokens"
-            found.append(_found(message, (sample,), silent=True, cause=cause))
+            cause = Cause(Because.LABELS_SHIFTED if by else Because.LABELS_OTHER)
+            found.append(
+                LabelsDiffer(
+                    samples=(sample,), cause=cause, wrong=wrong, learned=int(learned.sum()), by=by
+                )
+            )
         elif media:
-            message = _learns_media(sample, media)
-            found.append(_found(message, (sample,), silent=True, cause="placeholders learned"))
+            found.append(LabelsOnMedia(samples=(sample,), placeholders=media))
         elif prompt:
-            message = _learns_prompt(sample, prompt)
-            found.append(_found(message, (sample,), silent=True, cause="prompt learned"))
+            found.append(LabelsOnPrompt(samples=(sample,), tokens=prompt))
     return found
 
 
@@ -79,52 +81,3 @@ def _shift(ids: Any, labels: Any) -> int:
         if bool(learned.any()) and not bool((learned & (own != beside)).any()):
             return by
     return 0
-
-
-def _found(message: str, samples: tuple[int, ...], *, silent: bool, cause: str) -> Mismatch:
-    return Mismatch("VLM013", message, key="labels", samples=samples, silent=silent, cause=cause)
-
-
-def _other_length(given: int, wide: int) -> str:
-    return (
-        f"labels has {number(given, 'column')}, but input_ids has {wide}.\n"
-        "The loss will raise: it takes one label per token.\n"
-        "Make labels from the final input_ids, after placeholders are expanded and padding is "
-        "added, and cut both alike."
-    )
-
-
-def _other_tokens(sample: int, wrong: int, learned: int, by: int) -> str:
-    where = (
-        f"they stand {number(abs(by), 'column')} to the {'right' if by > 0 else 'left'} of them"
-        if by
-        else "they are of another text"
-    )
-    remedy = (
-        "Do not shift labels: the model does it. Pad labels on the side where input_ids is padded."
-        if by
-        else "Make labels from the final input_ids, after placeholders are expanded."
-    )
-    return (
-        f"sample {sample} has {number(wrong, 'label')} of {learned} that differ from the tokens in "
-        f"input_ids: {where}.\n"
-        f"The model will not raise, and learns other tokens.\n{remedy}"
-    )
-
-
-def _learns_media(sample: int, tokens: int) -> str:
-    return (
-        f"sample {sample} has {number(tokens, 'placeholder token')} among its labels.\n"
-        "The model will not raise, and learns to write placeholders.\n"
-        f"Set labels to {IGNORED} wherever input_ids holds a placeholder token."
-    )
-
-
-def _learns_prompt(sample: int, tokens: int) -> str:
-    return (
-        f"sample {sample} has {number(tokens, 'token')} of the prompt among its labels: "
-        f"{PROMPT_TYPES} is 0 there.\n"
-        "The model will not raise, and learns tokens that it sees, since a prompt sees all of "
-        "itself.\n"
-        f"Set {PROMPT_TYPES} to 1 behind the prompt, and labels to {IGNORED} in it."
-    )

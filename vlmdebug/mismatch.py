@@ -28,6 +28,8 @@ CODES = {
 
 LOUDNESS = ("silent", "unknown", "loud")
 """Worst first."""
+IN_FILES = {"expected": "planned", "actual": "used"}
+"""Fields whose name in a report's file is an older one."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,14 @@ class Mismatch:
         key: The key, where the mismatch is about one.
         chunk: Number of the chunk, from 0, where it is about one.
         samples: Samples of that chunk, or the samples concerned.
-        planned: Rows of `key` that belong there; None where rows are not the matter.
-        used: Rows of `key` that were handed over; -1 stands for a row not in the batch.
+        expected: Rows of `key` that belong there; None where rows are not the matter.
+        actual: Rows of `key` that were passed; -1 represents a row that is not in the batch.
         silent: False where the model would raise, True where it would not, None where that
             is not known.
         cause: What the slicer seems to have done, in a few words, where that could be read
-            off the rows.
+            off the rows. Equal causes make one finding.
+
+    `planned` and `used` are older names of `expected` and `actual`.
     """
 
     code: str
@@ -53,10 +57,18 @@ class Mismatch:
     key: str | None = None
     chunk: int | None = None
     samples: tuple[int, ...] = ()
-    planned: Rows | None = None
-    used: Rows | None = None
+    expected: Rows | None = None
+    actual: Rows | None = None
     silent: bool | None = None
     cause: str | None = None
+
+    @property
+    def planned(self) -> Rows | None:
+        return self.expected
+
+    @property
+    def used(self) -> Rows | None:
+        return self.actual
 
     @property
     def loudness(self) -> str:
@@ -66,12 +78,14 @@ class Mismatch:
         return f"{self.code} {self.message}"
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "planned": ranges(self.planned), "used": ranges(self.used)}
+        data = {IN_FILES.get(name, name): value for name, value in asdict(self).items()}
+        return {**data, "planned": ranges(self.expected), "used": ranges(self.actual)}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Mismatch:
-        rows = {name: from_ranges(data[name]) for name in ("planned", "used")}
-        return cls(**{**data, **rows, "samples": tuple(data["samples"])})
+        fields = {**data, "samples": tuple(data["samples"])}
+        fields |= {name: from_ranges(fields.pop(old)) for name, old in IN_FILES.items()}
+        return cls(**fields)
 
 
 @dataclass(frozen=True)

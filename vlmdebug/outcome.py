@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from functools import cached_property
-from typing import NamedTuple
 
-from vlmdebug import wording
 from vlmdebug.batch import Batch
 from vlmdebug.change import Change
 from vlmdebug.errors import AmbiguousError
@@ -20,21 +18,9 @@ from vlmdebug.layout import OWNER
 from vlmdebug.modality import Modality
 from vlmdebug.plan import Rows
 from vlmdebug.presence import Planned, planned_rows
+from vlmdebug.reasons import DEPENDS, LOUD, Outcome, Raises, Runs, Unknown, outcome
 from vlmdebug.used import Used, UsedChunk
 
-
-class Outcome(NamedTuple):
-    """`silent`: True where the model runs, False where it raises, None where that is not known.
-
-    `sentence` says the same to a person, and why.
-    """
-
-    silent: bool | None
-    sentence: str
-
-
-UNKNOWN = Outcome(None, wording.DEPENDS)
-LOUD = Outcome(False, wording.LOUD)
 CUTS = ("cut", "padding cut")
 PATCHES = 3
 """Dimensions of media whose rows are patches; images have more."""
@@ -77,7 +63,7 @@ class Forecast:
         if used is None or used.rows is None or not used.rows.foreign or self._is_plain(key):
             return then
         # Sizes, ids and types of any value: a model may refuse some of them.
-        return then if key == "input_ids" and then.silent is False else UNKNOWN
+        return then if key == "input_ids" and then.silent is False else DEPENDS
 
     def _is_plain(self, key: str) -> bool:
         """Whether a model takes any values there: pixels and masks, but no sizes and no ids."""
@@ -91,11 +77,11 @@ class Forecast:
         """
         layout = self.batch.layout
         if not layout.rules.predict or self.batch.is_of_clips(key):
-            return UNKNOWN
+            return DEPENDS
         if change.kind == "values":
             counted = layout.rules.checks_each_row and key in layout.media and key != "pixel_values"
             known = self._is_plain(key) and not counted  # masks whose sums count patches
-            return self._with_wrong(key, self._only([key])) if known else UNKNOWN
+            return self._with_wrong(key, self._only([key])) if known else DEPENDS
         loud = (
             (key == "input_ids" and self._is_refused(change))
             or (change.kind == "lost" and key in ("input_ids", layout.feature_key))
@@ -106,7 +92,7 @@ class Forecast:
                 and self._is_cut_patches(key, change)
             )
         )
-        return LOUD if loud and not self._is_tolerated(key, change) else UNKNOWN
+        return LOUD if loud and not self._is_tolerated(key, change) else DEPENDS
 
     def _is_tolerated(self, key: str, change: Change) -> bool:
         """Whether some models take it so: sizes that some images need not, one image by itself.
@@ -147,39 +133,40 @@ class Forecast:
         """What follows from the lack of `key`, and of the keys that were left out with it."""
         lacking = [name for name in self._group(key) if name not in self.chunk.keys]
         silent = self._only([key, *lacking]).runs_without(key)
-        return Outcome(silent, wording.without(silent))
+        return outcome(silent, Runs.OTHER_ANSWER)
 
     def surplus(self, key: str) -> Outcome:
         """What follows from `key` where it must be absent."""
         beside = [name for name in self._group(key) if self.chunk.keys.get(name) is not None]
         silent = self._only([key, *beside]).runs_with_surplus(key)
-        return Outcome(silent, wording.surplus(self.batch.layout.family, key, silent))
+        return outcome(silent, Runs.TAKES_KEY, Raises.REFUSES_KEY)
 
-    def other_columns(self, key: str) -> bool | None:
+    def other_columns(self, key: str) -> Outcome:
         """What follows from columns of `key` other than those of `input_ids`."""
         rules, keys = self.batch.rules, self.chunk.keys
         if not rules.predict:
-            return None
-        if keys[key].columns == keys["input_ids"].columns:
-            return True if rules.checks_each_sample == "never" else None  # M-RoPE reads them
+            return DEPENDS
+        if keys[key].columns == keys["input_ids"].columns:  # M-RoPE reads them
+            return Outcome(Runs.OTHER_TOKENS) if rules.checks_each_sample == "never" else DEPENDS
         placed = rules.checks_each_sample == "always" and "pixel_values" in keys
-        return False if placed else None  # it is read token by token
+        return LOUD if placed else DEPENDS  # it is read token by token
 
-    def short_padding(self) -> bool | None:
+    def short_padding(self) -> Outcome:
         """What follows from a padded dimension that lacks media of the chunk."""
-        rules = self.batch.rules
-        unchecked = self.call.lengths_agree and not rules.checks_totals
-        return False if rules.predict and not unchecked else None
+        rules, agree = self.batch.rules, self.call.lengths_agree
+        if not rules.predict or (agree and not rules.checks_totals):
+            return DEPENDS
+        return Outcome(Raises.FEWER_FEATURES if agree else Raises.PADDING_DIFFERS)
 
-    def other_totals(self, modality: Modality) -> bool | None:
+    def other_totals(self, modality: Modality) -> Outcome:
         """What follows from more or fewer placeholders than features; without pixels, nothing."""
         keys = self.chunk.keys
         if not self.batch.rules.predict:
-            return None
+            return DEPENDS
         if modality.name == "image":
-            return not any(key in keys for key in modality.keys)
+            return outcome(not any(key in keys for key in modality.keys), Runs.NO_PIXELS)
         compared = {"video_grid_thw", "pixel_values_videos"} <= keys.keys()
-        return False if compared and modality.name == "video" else None
+        return LOUD if compared and modality.name == "video" else DEPENDS
 
     @property
     def reads_beyond(self) -> bool:
@@ -190,11 +177,20 @@ class Forecast:
         return self.batch.rules.checks_each_sample != "never"
 
     def _with_wrong(self, key: str, call: Forward) -> Outcome:
-        silent, used = call.runs(key), call.keys[key]
-        then = "it sees the wrong pixels" if key in call.layout.media else wording.WRONG_TOKENS
-        rows = len(self.planned(key).rows)
-        said = wording.consequence(silent, call.balance, rows, used.length, then)
-        return Outcome(silent, said)
+        runs, balance = call.runs(key), call.balance
+        if runs is None:
+            return Outcome(Unknown.NOT_IN_BATCH)
+        if runs:
+            return Outcome(self._runs_because(key, call.keys[key].length))
+        if balance is not None and balance[0] != balance[1]:
+            return Outcome(Raises.COUNTS_DIFFER, balance)
+        return Outcome(Raises.LENGTHS_DIFFER)
+
+    def _runs_because(self, key: str, length: int) -> Runs:
+        """Why the model takes `length` wrong rows of `key`."""
+        if length == len(self.planned(key).rows):
+            return Runs.WRONG_PIXELS if key in self.batch.layout.media else Runs.WRONG_TOKENS
+        return Runs.ADDS_UP if length else Runs.NO_ROWS
 
     def _group(self, key: str) -> Sequence[str]:
         """Keys that lie beside `key` and describe the same media."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,22 +29,64 @@ if TYPE_CHECKING:
 FORMAT = 1
 
 
-@dataclass(frozen=True)
-class KeyReport:
-    """One key of one chunk: the rows planned and the rows used.
+class Word(StrEnum):
+    """A word of a report: equal to its text, and printed as that."""
 
-    `state` is a word: `ok`, `absent` (rightly), `wrong rows`, `dropped`, `must be absent`,
-    `unknown key`, `cannot tell`, or `planned` where no slicer ran. `used` is None where the
-    key was not handed over or its rows cannot be told.
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+
+class Verdict(Word):
+    """What a check came to."""
+
+    OK = "OK"
+    MISMATCH = "MISMATCH"
+    AMBIGUOUS = "AMBIGUOUS"
+
+
+class KeyState(Word):
+    """What is known of one key of one chunk.
+
+    `ABSENT`: it must be, and is. `PLANNED`: no slicer ran.
     """
 
-    state: str
-    planned: Rows | None
-    used: Rows | None
+    OK = "ok"
+    ABSENT = "absent"
+    PLANNED = "planned"
+    WRONG_ROWS = "wrong rows"
+    DROPPED = "dropped"
+    MUST_BE_ABSENT = "must be absent"
+    UNKNOWN_KEY = "unknown key"
+    CANNOT_TELL = "cannot tell"
+
+
+GOOD = frozenset({KeyState.OK, KeyState.ABSENT, KeyState.PLANNED})
+
+
+@dataclass(frozen=True)
+class KeyReport:
+    """One key of one chunk: the rows expected and the rows that it got.
+
+    `state` is a `KeyState`, or a word that this version does not know, from a report of a newer
+    one. `actual` is None where the key was not passed or its rows could not be identified;
+    `planned` and `used` are older names of the two.
+    """
+
+    state: KeyState | str
+    expected: Rows | None
+    actual: Rows | None
 
     @property
     def ok(self) -> bool:
-        return self.state in ("ok", "absent", "planned")
+        return self.state in GOOD
+
+    @property
+    def planned(self) -> Rows | None:
+        return self.expected
+
+    @property
+    def used(self) -> Rows | None:
+        return self.actual
 
 
 @dataclass(frozen=True)
@@ -108,19 +151,19 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        return self.verdict == "OK"
+        return self.verdict is Verdict.OK
 
     @property
     def samples(self) -> int:
         return len(self.counts["sample"])
 
     @property
-    def verdict(self) -> str:
+    def verdict(self) -> Verdict:
         """`OK`, `MISMATCH` or, where something or all could not be checked, `AMBIGUOUS`."""
         if self.mismatches:
-            return "MISMATCH"
+            return Verdict.MISMATCH
         nothing = self.compared and all(one.against is None for one in self.compared)
-        return "AMBIGUOUS" if self.ambiguities or nothing else "OK"
+        return Verdict.AMBIGUOUS if self.ambiguities or nothing else Verdict.OK
 
     @cached_property
     def findings(self) -> tuple[Finding, ...]:
@@ -272,7 +315,7 @@ class Report:
 
 def _chunk_to_dict(chunk: ChunkReport) -> dict[str, Any]:
     keys = {
-        key: {"state": k.state, "planned": ranges(k.planned), "used": ranges(k.used)}
+        key: {"state": k.state, "planned": ranges(k.expected), "used": ranges(k.actual)}
         for key, k in chunk.keys.items()
     }
     return {
@@ -286,7 +329,15 @@ def _chunk_to_dict(chunk: ChunkReport) -> dict[str, Any]:
 
 def _chunk_from_dict(data: dict[str, Any]) -> ChunkReport:
     keys = {
-        key: KeyReport(k["state"], from_ranges(k["planned"]), from_ranges(k["used"]))
+        key: KeyReport(_state(k["state"]), from_ranges(k["planned"]), from_ranges(k["used"]))
         for key, k in data["keys"].items()
     }
     return ChunkReport(**{**data, "samples": tuple(data["samples"]), "keys": keys})
+
+
+def _state(word: str) -> KeyState | str:
+    """The state that a word of a file stands for; the word itself where no such state is known."""
+    try:
+        return KeyState(word)
+    except ValueError:
+        return word

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import NamedTuple
 
 from vlmdebug.change import Change
@@ -40,16 +41,65 @@ class Used(NamedTuple):
         return self.change is None or not self.change.reshapes
 
 
+class MadeBy(Enum):
+    """What the values of a key should follow from, or why they could not be checked."""
+
+    NO_RULE = auto()
+    NO_TOKENS = auto()
+    NO_NUMBERS = auto()
+    MASK_PLACES = auto()
+    NO_MASK = auto()
+    NO_PLACEHOLDER = auto()
+    MARKS_NONE = auto()
+    MARKS_TEXT = auto()
+    MEANING = auto()
+    CACHE = auto()
+    LABELS = auto()
+    NO_MODEL = auto()
+    HOLES = auto()
+    OPEN_MROPE = auto()
+    FIRST_PLANE = auto()
+    NO_MEDIA_TO_COMPARE = auto()
+    SHAPE = auto()  # its shape, which is not that of input_ids
+    SHAPES = auto()  # that of input_ids, and its own
+    MARKS = auto()
+    ORDER = auto()
+    MROPE = auto()
+    NO_MEDIA = auto()
+    COMPLETION = auto()
+    PADDING_UNKNOWN = auto()
+    HIDES_TEXT = auto()
+    SHOWS_PADDING = auto()
+    UNREAD = auto()
+    MARKS_UNKNOWN = auto()
+    OTHER_SHAPE = auto()
+    NOT_MARKED = auto()
+
+
+class MadeReason(NamedTuple):
+    """Why a key that was made is wrong or was not checked, with the shapes that show it."""
+
+    rule: MadeBy
+    shapes: tuple[tuple[int, ...], ...] = ()
+
+
 class Made(NamedTuple):
     """A key that the batch does not have and that follows from others.
 
     `right`: whether its values are those that follow; None where no rule says. `why` says what
-    follows, or why it could not be checked; `todo` what to do, where that differs from key to key.
+    follows, or why it could not be checked; None where it is right.
     """
 
     right: bool | None
-    why: str = ""
-    todo: str = ""
+    why: MadeReason | None = None
+
+    @classmethod
+    def wrong(cls, rule: MadeBy, *shapes: tuple[int, ...]) -> Made:
+        return cls(False, MadeReason(rule, shapes))
+
+    @classmethod
+    def unchecked(cls, rule: MadeBy, *shapes: tuple[int, ...]) -> Made:
+        return cls(None, MadeReason(rule, shapes))
 
 
 @dataclass(frozen=True)

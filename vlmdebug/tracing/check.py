@@ -123,9 +123,9 @@ def illustrated(report: Report, batch: Batch, originals: Sequence[Any] | None = 
     wanted: list[int] = []
     parts: dict[str, tuple[int, Rows]] = {}
     for worst in (finding.worst for finding in report.findings):
-        for rows in (worst.planned, worst.used) if worst.key is not None else ():
+        for rows in (worst.expected, worst.actual) if worst.key is not None else ():
             wanted += scene.images_in(worst.key or "", rows)[:MOST_IMAGES]
-        key, given = worst.key or "", worst.used
+        key, given = worst.key or "", worst.actual
         if key != "pixel_values" or given is None:
             continue
         for image in scene.images_in(key, given)[:MOST_IMAGES]:

@@ -15,14 +15,14 @@ from vlmdebug.core.keys import MEDIA_KEYS
 from vlmdebug.errors import VlmDebugError
 from vlmdebug.families.base import Facts, Hints, to_numpy
 from vlmdebug.families.read import assemble
-from vlmdebug.used import Made
+from vlmdebug.used import Made, MadeBy
 
 
 def copied(key: str, tensors: Mapping[str, torch.Tensor], hints: Hints) -> Made:
     """What is known of one of them, `(sample, seq)`, beside the `input_ids` of its call."""
     value, ids = tensors[key], tensors["input_ids"]
     if value.shape != ids.shape:
-        return Made(None, "its shape is not that of input_ids")
+        return Made.unchecked(MadeBy.OTHER_SHAPE)
     if key == "attention_mask":
         return _mask(to_numpy(value), to_numpy(ids), hints.pad_token_id)
     return _types(key, tensors, hints)
@@ -34,14 +34,14 @@ def _mask(mask: np.ndarray, ids: np.ndarray, pad: int | None) -> Made:
     A padding token that is shown next to the text may end it, where it is the end token too.
     """
     if pad is None:
-        return Made(None, "the padding token is not known")
+        return Made.unchecked(MadeBy.PADDING_UNKNOWN)
     padding, shown = ids == pad, mask != 0
     ends = np.logical_and.accumulate(padding, axis=1)
     ends |= np.logical_and.accumulate(padding[:, ::-1], axis=1)[:, ::-1]
     if (~padding & ~shown).any():
-        return Made(None, "it hides tokens that are no padding")
+        return Made.unchecked(MadeBy.HIDES_TEXT)
     if ((ends & shown).sum(axis=1) > 1).any():
-        return Made(None, "it shows padding")
+        return Made.unchecked(MadeBy.SHOWS_PADDING)
     return Made(True)
 
 
@@ -51,13 +51,13 @@ def _types(key: str, tensors: Mapping[str, torch.Tensor], hints: Hints) -> Made:
     try:
         batch = assemble(Facts({name: tensors[name] for name in own}, hints), None)
     except VlmDebugError:
-        return Made(None, "the call cannot be read by itself")
+        return Made.unchecked(MadeBy.UNREAD)
     marked = batch.marked.get(key)
     if marked is None or batch.image.placeholders is None:
-        return Made(None, "which tokens it must mark is not known")
+        return Made.unchecked(MadeBy.MARKS_UNKNOWN)
     if marked != batch.image.placeholders:
-        return Made(False, "it does not mark the placeholder tokens of input_ids")
+        return Made.wrong(MadeBy.NOT_MARKED)
     exact = key == "mm_token_type_ids" or batch.rules.token_types_mark == "images"
     if exact and int((tensors[key] == 1).sum()) != sum(marked):
-        return Made(None, "it marks tokens that are no placeholders")
+        return Made.unchecked(MadeBy.MARKS_TEXT)
     return Made(True)

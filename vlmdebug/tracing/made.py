@@ -20,13 +20,9 @@ from vlmdebug.families import FAMILIES
 from vlmdebug.families.base import to_numpy
 from vlmdebug.families.streams import TYPES
 from vlmdebug.plan import rows_of
-from vlmdebug.used import Made
+from vlmdebug.used import Made, MadeBy
 
 IGNORED = -100  # the label of what is not learned
-RIGHT, WRONG = True, False
-COMPLETION = (
-    "the completion must have type 1: tokens of type 0 are the prompt, which sees all of itself"
-)
 
 
 def made_keys(
@@ -48,7 +44,7 @@ def made_keys(
     call = _Call(batch, given, samples)
     made = {key: call.judged(key, value) for key, value in found.items()}
     if appended and not call.completion_is_typed:
-        made[PROMPT_TYPES] = Made(WRONG, COMPLETION, f"Append ones to {PROMPT_TYPES}.")
+        made[PROMPT_TYPES] = Made.wrong(MadeBy.COMPLETION)
     return made
 
 
@@ -78,11 +74,11 @@ class _Call:
             return self._media(key, value)
         rule = _RULES.get(key)
         if rule is None:
-            return Made(None, "no rule is known for it")
+            return Made.unchecked(MadeBy.NO_RULE)
         if self.ids is None:
-            return Made(None, "the chunk has no input_ids of shape (sample, seq)")
+            return Made.unchecked(MadeBy.NO_TOKENS)
         values = _array(value)
-        return Made(None, "it is no tensor of numbers") if values is None else rule(self, values)
+        return Made.unchecked(MadeBy.NO_NUMBERS) if values is None else rule(self, values)
 
     @cached_property
     def ids(self) -> np.ndarray | None:
@@ -118,31 +114,35 @@ class _Call:
     def mask(self, values: np.ndarray) -> Made:
         assert self.ids is not None
         if self.batch.rules.checks_each_sample == "sometimes":
-            return Made(None, "the model counts places by the mask, or otherwise without one")
+            return Made.unchecked(MadeBy.MASK_PLACES)
         if values.shape == self.ids.shape and (values == 1).all():
-            return Made(RIGHT)
-        return Made(None, "the batch has no mask, so it is not known which tokens are padding")
+            return Made(True)
+        return Made.unchecked(MadeBy.NO_MASK)
 
     def type_ids(self, values: np.ndarray) -> Made:
         """`mm_token_type_ids` and Ernie's; other keys mean something else in each model."""
         expected = self.types
         if expected is None:
-            return Made(None, "the placeholder token is not known")
+            return Made.unchecked(MadeBy.NO_PLACEHOLDER)
         if values.shape != expected.shape:
-            return Made(WRONG, f"input_ids has shape {expected.shape}, and this {values.shape}")
+            return Made.wrong(MadeBy.SHAPES, expected.shape, values.shape)
         real = self.shown
         if not (values != expected)[real].any():
-            return Made(RIGHT)
+            return Made(True)
         if not values.any():
-            return Made(None, "it marks no placeholder token, as if it were left out")
+            return Made.unchecked(MadeBy.MARKS_NONE)
         if (values != expected)[real & (expected != 0)].any():
-            return Made(WRONG, "it does not mark the placeholder tokens of input_ids by modality")
-        return Made(None, "it marks tokens that are no placeholders")
+            return Made.wrong(MadeBy.MARKS)
+        return Made.unchecked(MadeBy.MARKS_TEXT)
 
     def plain_type_ids(self, values: np.ndarray) -> Made:
         if self.types is not None and not self.types.any() and not values.any():
-            return Made(RIGHT) if values.shape == self.types.shape else Made(None, "of its shape")
-        return Made(None, "its meaning differs from model to model")
+            return (
+                Made(True)
+                if values.shape == self.types.shape
+                else Made.unchecked(MadeBy.SHAPE, values.shape)
+            )
+        return Made.unchecked(MadeBy.MEANING)
 
     @property
     def completion_is_typed(self) -> bool:
@@ -173,17 +173,17 @@ class _Call:
         assert self.ids is not None
         right = np.array_equal(values, np.arange(self.ids.shape[1]))
         alone = self.given.get("past_key_values") is None
-        return Made(RIGHT) if right and alone else Made(None, "it is not 0, 1, 2 … of these tokens")
+        return Made(True) if right and alone else Made.unchecked(MadeBy.CACHE)
 
     def labels(self, values: np.ndarray, ahead: int = 0) -> Made:
         """Each the token's own id, or not learned; `shift_labels` are one ahead."""
         assert self.ids is not None
         if values.shape != self.ids.shape:
-            return Made(None, f"its shape {values.shape} is not that of input_ids")
+            return Made.unchecked(MadeBy.SHAPE, values.shape)
         own = np.pad(self.ids[:, ahead:], ((0, 0), (0, ahead)), constant_values=IGNORED)
         if ((values == own) | (values == IGNORED)).all():
-            return Made(RIGHT)
-        return Made(None, "it is not input_ids with -100 where nothing is learned")
+            return Made(True)
+        return Made.unchecked(MadeBy.LABELS)
 
     def shift_labels(self, values: np.ndarray) -> Made:
         return self.labels(values, ahead=1)
@@ -192,26 +192,26 @@ class _Call:
         """Positions of real tokens, up to a constant per row: rotary embeddings look no further."""
         assert self.ids is not None
         if self.batch.layout.family not in (*FAMILIES, "text"):
-            return Made(None, "the model is not known")
+            return Made.unchecked(MadeBy.NO_MODEL)
         planes = self._planes(values)
         if planes is None:
-            return Made(None, f"its shape {values.shape} is not that of input_ids")
+            return Made.unchecked(MadeBy.SHAPE, values.shape)
         if self._has_holes:
-            return Made(None, "attention_mask hides tokens between others")
+            return Made.unchecked(MadeBy.HOLES)
         if self.batch.rules.checks_each_sample == "never" or not self._has_media:
             order = np.arange(self.ids.shape[1])
             right = _alike(planes, np.broadcast_to(order, planes.shape), self.shown)
-            return Made(RIGHT) if right else Made(WRONG, "the tokens' places go 0, 1, 2 …")
+            return Made(True) if right else Made.wrong(MadeBy.ORDER)
         expected = self._mrope()
         if expected is None:
-            return Made(None, "M-RoPE's places of videos, audio and this model are not recomputed")
+            return Made.unchecked(MadeBy.OPEN_MROPE)
         if len(planes) == 4:  # the text's own places come first
             order = np.broadcast_to(np.arange(self.ids.shape[1]), planes[:1].shape)
             if not _alike(planes[:1], order, self.shown):
-                return Made(None, "its first plane is not 0, 1, 2 …")
+                return Made.unchecked(MadeBy.FIRST_PLANE)
             planes = planes[1:]
         right = _alike(np.broadcast_to(planes, expected.shape), expected, self.shown)
-        return Made(RIGHT) if right else Made(WRONG, MROPE)
+        return Made(True) if right else Made.wrong(MadeBy.MROPE)
 
     def _planes(self, values: np.ndarray) -> np.ndarray | None:
         """`(plane, sample, seq)`: one plane, or the three or four of M-RoPE."""
@@ -294,19 +294,13 @@ class _Call:
     def _media(self, key: str, value: Any) -> Made:
         """A key of media that models of the family take, though the batch has none."""
         if key in MEDIA_OF.values():
-            return Made(WRONG, "the batch has no such media")
+            return Made.wrong(MadeBy.NO_MEDIA)
         if self.given.get(MEDIA_OF[modality_of(key) or "image"]) is None:
-            return Made(RIGHT)  # it describes nothing
+            return Made(True)  # it describes nothing
         values = _array(value) if key in self.batch.rules.optional_if_all_ones else None
         if values is not None and (values == 1).all():
-            return Made(RIGHT)  # as the model assumes without it
-        return Made(None, "the batch has none to compare with")
-
-
-MROPE = (
-    "images take M-RoPE's places in height and width, which follow from image_grid_thw, "
-    "and text goes on behind the largest"
-)
+            return Made(True)  # as the model assumes without it
+        return Made.unchecked(MadeBy.NO_MEDIA_TO_COMPARE)
 
 
 def _alike(planes: np.ndarray, expected: np.ndarray, real: np.ndarray) -> bool:

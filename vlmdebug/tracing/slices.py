@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypedDict
 import torch
 
 from vlmdebug.alone import (
-    batch_mismatches,
+    batch_differences,
     check_alone,
     doubts_alone,
     planned_report,
@@ -25,28 +25,23 @@ from vlmdebug.alone import (
 from vlmdebug.batch import Batch
 from vlmdebug.compare import compare
 from vlmdebug.core.keys import ALONG_TOKENS, MEDIA_KEYS
+from vlmdebug.doubts import Written
 from vlmdebug.errors import VlmDebugError
 from vlmdebug.families.base import Facts, Hints
 from vlmdebug.families.read import assemble
 from vlmdebug.families.streams import clip_of
 from vlmdebug.report import Report
+from vlmdebug.text_doubts import doubt
 from vlmdebug.tracing.check import used_chunk
 from vlmdebug.tracing.copied import copied
 from vlmdebug.tracing.made import made_keys
 from vlmdebug.tracing.marks import Mark, root_of
 from vlmdebug.tracing.right import TOKENS, RightChunks, Tensors
 from vlmdebug.tracing.rows import RowFinder
-from vlmdebug.used import Made, Run
+from vlmdebug.used import Made, MadeBy, Run
 
 BATCHES = 4
 """Batches that are known at a time, as chosen and rejected answers that take turns."""
-
-
-WRITTEN = (
-    "{key} was written to between two chunks of the same input_ids, so the place of its rows does "
-    "not tell whose they are, and only their number was judged. To have rows told apart, cut all "
-    "chunks from a batch that stays as it is."
-)
 
 
 class Judged(NamedTuple):
@@ -113,8 +108,8 @@ class CallJudge:
         if cached:
             batch = replace(batch, columns={})
         made = {} if cached else _not_right(batch, tensors)
-        if made or doubts_alone(batch) or batch_mismatches(batch):
-            return Judged.of(with_made(check_alone(batch, one_chunk=True), made))
+        if made or doubts_alone(batch) or batch_differences(batch):
+            return Judged.of(with_made(check_alone(batch, one_chunk=True), batch, made))
         inputs.update(dict.fromkeys(inputs))  # the names are enough, and no tensor is kept
         return Judged(True, partial(planned_report, batch, one_chunk=True))
 
@@ -141,7 +136,9 @@ class CallJudge:
         copies = {key for key in copies if tensors[key].ndim == 2}
         made = {key: copied(key, tensors, self._hints) for key in sorted(copies)}
         wrong = {key: one for key, one in made.items() if not one.right}
-        return Judged.of(with_made(judged.report(), wrong)) if wrong else judged
+        if not wrong or cut.batch is None:
+            return judged
+        return Judged.of(with_made(judged.report(), cut.batch, wrong))
 
     def _read(self, tensors: Tensors, parents: Tensors) -> _CutBatch:
         """Read the batch that these are slices of, and forget the one known longest."""
@@ -157,7 +154,7 @@ class CallJudge:
         alone = self._by_itself(tensors)
         if not alone.ok:
             return judged
-        doubts = tuple(WRITTEN.format(key=key) for key in sorted(written))
+        doubts = tuple(doubt(Written(key)) for key in sorted(written))
         return Judged.of(replace(alone.report(), ambiguities=doubts))
 
     def _by_both(self, tensors: Tensors, parents: Tensors) -> Judged:
@@ -191,7 +188,12 @@ def _not_right(batch: Batch, tensors: Tensors) -> dict[str, Made]:
 def _untold(made: Mapping[str, Made]) -> dict[str, Made]:
     """Those that are not right; a copy of tokens may be the batch's own, which is not seen here."""
     wrong = {key: one for key, one in made.items() if not one.right}
-    return {key: one for key, one in wrong.items() if key not in TOKENS or one.todo}
+    typed = MadeBy.COMPLETION  # follows from a copy, too
+    return {
+        key: one
+        for key, one in wrong.items()
+        if key not in TOKENS or (one.why is not None and one.why.rule is typed)
+    }
 
 
 def _itself(report: Report) -> Report:
@@ -227,6 +229,7 @@ class _CutBatch:
     Attributes:
         written: Media that were written to while chunks of the same `input_ids` came.
         in_step: Whether it is a batch, and placeholders and features of all its samples agree.
+        batch: The batch without its tensors; None where these are none together.
     """
 
     def __init__(
@@ -241,13 +244,13 @@ class _CutBatch:
         self._inputs: dict[str, Any] = _of_batch(parents)
         self._marks = {key: Mark.of(tensors[key], parents[key]) for key in self._inputs}
         self._ids = parents["input_ids"].clone()
-        self._batch: Batch | None = None
+        self.batch: Batch | None = None
         self._right: RightChunks | None = None
         try:
             batch = assemble(Facts(self._inputs, hints), None)
             if not batch.ambiguities:
-                self.in_step = not batch_mismatches(batch)
-                self._batch = batch
+                self.in_step = not batch_differences(batch)
+                self.batch = batch
                 self._right = RightChunks(batch, self._marks, in_step=self.in_step)
         except VlmDebugError:
             pass  # the slices were cut from tensors that are no batch together
@@ -312,17 +315,17 @@ class _CutBatch:
 
     def judge(self, tensors: Tensors, whole: Tensors) -> Report | None:
         """The report on a chunk; None where the tensors it was cut from are no batch together."""
-        if self._batch is None:
+        if self.batch is None:
             return None
         self._inputs.update(whole)
         try:
-            finder = RowFinder(self._inputs, self._batch.layout)
-            chunk = used_chunk(self._batch, finder, tensors, range(0))
+            finder = RowFinder(self._inputs, self.batch.layout)
+            chunk = used_chunk(self.batch, finder, tensors, range(0))
             chunk = replace(chunk, made=_untold(chunk.made))
             rows = chunk.keys["input_ids"].rows
             size = len(rows) if rows is not None else len(tensors["input_ids"])
             run = Run([chunk], size or 1, slicer="watched calls", partial=True)
-            return compare(self._batch, run)
+            return compare(self.batch, run)
         finally:
             self._forget()
 

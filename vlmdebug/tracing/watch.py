@@ -35,7 +35,7 @@ from vlmdebug.families.base import Hints
 from vlmdebug.families.hints import read_hints
 from vlmdebug.given import public
 from vlmdebug.mismatch import Mismatch
-from vlmdebug.report import Report
+from vlmdebug.report import Report, Verdict
 from vlmdebug.tracing.arguments import Arguments, is_dense, refuse_unreadable
 from vlmdebug.tracing.away import Away, are_here
 from vlmdebug.tracing.slices import CallJudge, Judged, why
@@ -94,7 +94,7 @@ class Call:
             "call": self.number,
             "site": self.site,
             "shapes": {key: list(shape) for key, shape in self.shapes.items()},
-            "verdict": "OK" if self.ok else self.report.verdict if self.report else "UNREAD",
+            "verdict": Verdict.OK if self.ok else self.report.verdict if self.report else "UNREAD",
             "unread": self.unread,
             "mismatches": [mismatch.to_dict() for mismatch in self.mismatches],
         }

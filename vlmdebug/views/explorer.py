@@ -259,15 +259,15 @@ class Explorer(anywidget.AnyWidget):
 
     def _pair(self, report: Report, mismatch: Mismatch) -> str:
         scene, key = report.scene, mismatch.key
-        if scene is None or key is None or mismatch.used is None or mismatch.planned is None:
+        if scene is None or key is None or mismatch.actual is None or mismatch.expected is None:
             return ""
-        right, given = (scene.images_in(key, r) for r in (mismatch.planned, mismatch.used))
+        right, given = (scene.images_in(key, r) for r in (mismatch.expected, mismatch.actual))
         if not right and not given:
             return ""
         return (
             "<table><tr><th scope='col'>should see</th><th scope='col'>was passed</th></tr><tr>"
             f"<td>{self._thumbnails(right)}</td>"
-            f"<td>{self._thumbnails(given, key, mismatch.used)}</td></tr></table>"
+            f"<td>{self._thumbnails(given, key, mismatch.actual)}</td></tr></table>"
         )
 
     def _relief(self, report: Report) -> str:

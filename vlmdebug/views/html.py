@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from vlmdebug.mismatch import Finding, Mismatch
 from vlmdebug.plan import Rows
-from vlmdebug.report import Report
+from vlmdebug.report import Report, Verdict
 from vlmdebug.safe import escaped, one_line
 from vlmdebug.scene import Scene
 from vlmdebug.views import picture, rows
@@ -73,10 +73,10 @@ def _head(report: Report) -> str:
     return f'<p style="margin:0 0 .5em">{_badge(report.verdict)}&ensp;{said}</p>{counts}'
 
 
-def _badge(verdict: str) -> str:
+def _badge(verdict: Verdict) -> str:
     glyph, line = {
-        "OK": ("✓", f"{BLUE};background:rgba(0,114,178,.16)"),
-        "MISMATCH": ("✗", f"{VERMILION};background:rgba(213,94,0,.16)"),
+        Verdict.OK: ("✓", f"{BLUE};background:rgba(0,114,178,.16)"),
+        Verdict.MISMATCH: ("✗", f"{VERMILION};background:rgba(213,94,0,.16)"),
     }.get(verdict, ("?", f"{GREY};background:rgba(128,128,128,.16)"))
     return (
         f'<strong style="border-left:5px solid {line};padding:.2em .6em;white-space:nowrap">'
@@ -95,16 +95,16 @@ def _pair(report: Report, mismatch: Mismatch) -> str:
     scene, key = report.scene, mismatch.key
     if scene is None or key is None or not scene.thumbnails:
         return ""
-    if not mismatch.used and rows.kind(report, key) == "tokens":
+    if not mismatch.actual and rows.kind(report, key) == "tokens":
         return ""  # a dropped mask says nothing of the images that were passed
-    sides = [scene.images_in(key, rows) for rows in (mismatch.planned, mismatch.used)]
+    sides = [scene.images_in(key, rows) for rows in (mismatch.expected, mismatch.actual)]
     if not any(image in scene.thumbnails for side in sides for image in side):
         return ""
     samples = f"samples {listed(mismatch.samples)}"
     who = f"sample {mismatch.samples[0]}" if len(mismatch.samples) == 1 else samples
     heads = (f"{who} should see", "was passed")
     head = "".join(f'<th scope="col"{LEFT}>{text}</th>' for text in heads)
-    rows_of = (mismatch.planned, mismatch.used)
+    rows_of = (mismatch.expected, mismatch.actual)
     cells = "".join(
         f"<td{LEFT}>{_images(scene, key, images, given)}</td>"
         for images, given in zip(sides, rows_of, strict=True)
@@ -201,8 +201,8 @@ def _once(mismatches: Iterable[Mismatch]) -> list[tuple[Mismatch, list[str]]]:
     """Mismatches with the other keys of the same chunk that have the very same rows."""
     told: dict[tuple[object, ...], tuple[Mismatch, list[str]]] = {}
     for m in mismatches:
-        alone = m.planned is None and m.used is None
-        same = (m.chunk, m.code, m.planned, m.used, m.silent, m.message if alone else "")
+        alone = m.expected is None and m.actual is None
+        same = (m.chunk, m.code, m.expected, m.actual, m.silent, m.message if alone else "")
         if same not in told:
             told[same] = m, []
         elif m.key is not None:
@@ -272,7 +272,7 @@ def _verdict(line: rows.Line) -> str:
     """The verdict of one chunk: glyph and word, then colour."""
     if line.ok:
         return f"<td{LEFT}>✓ ok</td>"
-    glyph, colour = ("✗", VERMILION) if line.verdict == "MISMATCH" else ("?", GREY)
+    glyph, colour = ("✗", VERMILION) if line.verdict is Verdict.MISMATCH else ("?", GREY)
     words = _unbroken(f"{glyph} {line.short}")
     look = f"text-align:left;padding:.3em .5em;border-left:5px solid {colour}"
     return f'<td style="{look}">{words}</td>'

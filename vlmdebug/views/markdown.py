@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from vlmdebug.mismatch import Finding
-from vlmdebug.report import Report
+from vlmdebug.report import Report, Verdict
 from vlmdebug.safe import one_line, plain
 from vlmdebug.views import rows
 
@@ -16,7 +16,9 @@ MOST_ITEMS = 32
 
 def to_markdown(report: Report) -> str:
     """The verdict, a list item per root cause, a table of chunks."""
-    verdict = {"OK": "✓ OK", "MISMATCH": "✗ MISMATCH"}.get(report.verdict, f"? {report.verdict}")
+    verdict = {Verdict.OK: "✓ OK", Verdict.MISMATCH: "✗ MISMATCH"}.get(
+        report.verdict, f"? {report.verdict}"
+    )
     lines = [f"**vlmdebug check: {verdict}** · {_safe(rows.subject(report))}", ""]
     items = [_safe(line) for line in rows.counted(report)]
     items += [_finding(finding) for finding in report.findings[:MOST_ITEMS]]

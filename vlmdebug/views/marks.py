@@ -13,7 +13,7 @@ from functools import lru_cache
 from itertools import islice
 
 from vlmdebug.plan import Rows
-from vlmdebug.report import KeyReport
+from vlmdebug.report import KeyReport, KeyState
 
 NOTHING = Rows()
 LEFT_OUT = "must be left out"
@@ -61,20 +61,20 @@ class Marks:
 @lru_cache(maxsize=4096)
 def marks(found: KeyReport) -> Marks:
     """The marks of one key in one chunk, from the record that its verdict is."""
-    planned, used = found.planned or NOTHING, found.used or NOTHING
-    if found.state == "planned":
+    planned, used = found.expected or NOTHING, found.actual or NOTHING
+    if found.state == KeyState.PLANNED:
         return Marks(passed=planned)
-    if found.state == "absent":
+    if found.state == KeyState.ABSENT:
         return Marks()
-    if found.state == "ok":
+    if found.state == KeyState.OK:
         return Marks(passed=used)
-    if found.state == "cannot tell":
+    if found.state == KeyState.CANNOT_TELL:
         return Marks(unknown=planned or _real(used), note="not compared")
-    if found.state == "dropped":
+    if found.state == KeyState.DROPPED:
         return Marks(missing=planned, note="" if planned else "key missing")
-    if found.state == "must be absent":
+    if found.state == KeyState.MUST_BE_ABSENT:
         return Marks(foreign=_real(used), note=_counted(used, LEFT_OUT))
-    if found.planned is None:
+    if found.expected is None:
         return Marks(foreign=_real(used), note=found.state)
     return _compared(planned, used)
 

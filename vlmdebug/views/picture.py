@@ -14,7 +14,7 @@ from itertools import accumulate, pairwise
 
 from vlmdebug.layout import plural
 from vlmdebug.plan import Rows
-from vlmdebug.report import Report
+from vlmdebug.report import Report, Verdict
 from vlmdebug.safe import escaped
 from vlmdebug.scene import Scene
 from vlmdebug.views import rows as told
@@ -133,7 +133,9 @@ def cuts(report: Report, chunk: int) -> dict[str, Cut]:
     whole = Rows((s, s + 1) for s in found.samples if 0 <= s < len(scene.images))
     ends = (0, *accumulate(scene.images))
     images = Rows((ends[sample], ends[sample + 1]) for sample in whole)
-    of_keys = {key: Cut(state.planned or Rows(), marks(state)) for key, state in found.keys.items()}
+    of_keys = {
+        key: Cut(state.expected or Rows(), marks(state)) for key, state in found.keys.items()
+    }
     return {
         "samples": Cut(whole, _of_samples(report, chunk, whole)),
         "images": Cut(images, _of_images(report, scene, images, of_keys)),
@@ -147,7 +149,7 @@ def _of_samples(report: Report, chunk: int, whole: Rows) -> Marks:
     ids = told.state(found, "input_ids")
     if not ids.ok:
         return marks(ids)
-    wrong = told.judged(report)[chunk].verdict == "MISMATCH"
+    wrong = told.judged(report)[chunk].verdict is Verdict.MISMATCH
     if not wrong or any(not key.ok for key in found.keys.values()):
         return Marks(passed=whole)
     counts = (found.placeholders, found.features)

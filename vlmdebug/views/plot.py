@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlmdebug.errors import BadInput, VlmDebugError
 from vlmdebug.plan import Rows
-from vlmdebug.report import KeyReport, Report
+from vlmdebug.report import KeyReport, KeyState, Report
 from vlmdebug.safe import one_line
 from vlmdebug.views import rows
 from vlmdebug.views.marks import LEGEND, marks
@@ -159,7 +159,7 @@ def plot_map(report: Report, ax: Axes | None = None) -> Axes:
     for x, chunk in enumerate(report.chunks):
         for y, key in enumerate(keys):
             found = rows.state(chunk, key)
-            cells = right if found.ok else unknown if found.state == "cannot tell" else wrong
+            cells = right if found.ok else unknown if found.state == KeyState.CANNOT_TELL else wrong
             cells.append((x, y))
     size = max(4, min(60, 2500 / max(len(report.chunks), 1)))
     for cells, label, look in (

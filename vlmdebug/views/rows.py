@@ -9,7 +9,7 @@ from vlmdebug.compared import line
 from vlmdebug.layout import plural
 from vlmdebug.mismatch import CODES, Finding
 from vlmdebug.plan import Rows
-from vlmdebug.report import ChunkReport, KeyReport, Report
+from vlmdebug.report import ChunkReport, KeyReport, KeyState, Report, Verdict
 from vlmdebug.views.marks import LEFT_OUT, marks
 
 MOST_KEYS = 8
@@ -20,7 +20,7 @@ MOST_NUMBERS = 16
 
 @dataclass(frozen=True)
 class Line:
-    """One chunk of a report, judged: `verdict` is `ok`, `MISMATCH` or `cannot tell`.
+    """One chunk of a report with its verdict.
 
     `silent` is as in `Mismatch`, for the worst of the chunk's mismatches; `also_loud` says that
     others of a silent one are loud. In a report on a batch alone each line is a sample.
@@ -28,25 +28,26 @@ class Line:
 
     index: int
     chunk: ChunkReport
-    verdict: str
+    verdict: Verdict
     silent: bool | None = None
     also_loud: bool = False
 
     @property
     def ok(self) -> bool:
-        return self.verdict == "ok"
+        return self.verdict is Verdict.OK
 
     @property
     def words(self) -> str:
         """`ok`, `MISMATCH silent`, `MISMATCH loud`, `MISMATCH`, `cannot tell`."""
-        loudness = "" if self.silent is None else f" {self.short}"
-        return f"{self.verdict}{loudness if self.verdict == 'MISMATCH' else ''}"
+        if self.verdict is not Verdict.MISMATCH:
+            return self.short
+        return self.verdict if self.silent is None else f"{self.verdict} {self.short}"
 
     @property
     def short(self) -> str:
         """`ok`, `silent`, `silent and loud`, `loud`, `mismatch`, `cannot tell`."""
-        if self.verdict != "MISMATCH":
-            return self.verdict
+        if self.verdict is not Verdict.MISMATCH:
+            return KeyState.OK if self.ok else KeyState.CANNOT_TELL
         if self.also_loud:
             return "silent and loud"
         return {True: "silent", False: "loud", None: "mismatch"}[self.silent]
@@ -54,7 +55,7 @@ class Line:
     @property
     def rank(self) -> int:
         """Silent mismatches first: no exception will tell of them."""
-        if self.verdict != "MISMATCH":
+        if self.verdict is not Verdict.MISMATCH:
             return 4 if self.ok else 3
         return {True: 0, None: 1, False: 2}[self.silent]
 
@@ -100,7 +101,7 @@ def judged(report: Report) -> list[Line]:
             said.setdefault(index, set()).add(mismatch.silent)
     lines = [_line(index, chunk, said.get(index)) for index, chunk in enumerate(report.chunks)]
     if report.chunk_size is None and any(one.against is None for one in report.compared):
-        return [replace(line, verdict="cannot tell") if line.ok else line for line in lines]
+        return [replace(line, verdict=Verdict.AMBIGUOUS) if line.ok else line for line in lines]
     return lines
 
 
@@ -119,11 +120,12 @@ def _concerned(
 def _line(index: int, chunk: ChunkReport, silents: set[bool | None] | None) -> Line:
     if silents:
         worst = next(s for s in (True, None, False) if s in silents)
-        return Line(index, chunk, "MISMATCH", worst, also_loud={True, False} <= silents)
-    wrong = [key.state for key in chunk.keys.values() if not key.ok]
+        return Line(index, chunk, Verdict.MISMATCH, worst, also_loud={True, False} <= silents)
+    wrong = {key.state for key in chunk.keys.values() if not key.ok}
     if not wrong:
-        return Line(index, chunk, "ok")
-    return Line(index, chunk, "cannot tell" if set(wrong) == {"cannot tell"} else "MISMATCH")
+        return Line(index, chunk, Verdict.OK)
+    unsure = wrong == {KeyState.CANNOT_TELL}
+    return Line(index, chunk, Verdict.AMBIGUOUS if unsure else Verdict.MISMATCH)
 
 
 def drawn(report: Report, most: int) -> tuple[list[Line], int]:
@@ -167,7 +169,7 @@ def told(report: Report) -> list[tuple[str, ...]]:
 
 def _rows_of(found: KeyReport) -> tuple[object, ...]:
     """What makes two keys of a chunk read the same in a table."""
-    return found.ok, found.state == "dropped", found.planned or None, found.used or None
+    return found.ok, found.state == KeyState.DROPPED, found.expected or None, found.actual or None
 
 
 def keys(report: Report) -> list[str]:
@@ -224,26 +226,26 @@ def right(report: Report) -> str:
 
 def cell(found: KeyReport) -> str:
     """The marks in words: `1:2, not 2:3`, `0:1, 1:40 missing`, and `2:3` where all is right."""
-    used, planned = short(found.used), short(found.planned)
-    if found.state == "wrong rows":
+    used, planned = short(found.actual), short(found.expected)
+    if found.state == KeyState.WRONG_ROWS:
         marked = marks(found)
-        if found.planned == found.used:
+        if found.expected == found.actual:
             return f"{used}, altered"
         if marked.missing and marked.passed and not (marked.foreign or marked.note):
             return f"{short(marked.passed)}, {short(marked.missing)} missing"
-        return f"{used}, not {planned}" if found.planned else f"{used}, but owns none"
-    return {
-        "ok": used,
-        "absent": "absent",
-        "planned": planned,
-        "dropped": f"dropped, {planned} missing" if found.planned else "dropped",
-        "must be absent": f"{used if found.used else '0 rows'}; {LEFT_OUT}",
-    }.get(found.state, found.state)
+        return f"{used}, not {planned}" if found.expected else f"{used}, but owns none"
+    cells: dict[str, str] = {
+        KeyState.OK: used,
+        KeyState.PLANNED: planned,
+        KeyState.DROPPED: f"dropped, {planned} missing" if found.expected else "dropped",
+        KeyState.MUST_BE_ABSENT: f"{used if found.actual else '0 rows'}; {LEFT_OUT}",
+    }
+    return cells.get(found.state, found.state)
 
 
 def state(chunk: ChunkReport, key: str) -> KeyReport:
     """What is known of the key in that chunk."""
-    return chunk.keys.get(key) or KeyReport("absent", None, None)
+    return chunk.keys.get(key) or KeyReport(KeyState.ABSENT, None, None)
 
 
 def short(rows: Rows | None, most: int = 2) -> str:
@@ -285,4 +287,8 @@ def _number(count: int, noun: str) -> str:
 
 def is_known(found: KeyReport) -> bool:
     """Whether anything is known of the rows of a key."""
-    return found.state != "cannot tell" or found.planned is not None or found.used is not None
+    return (
+        found.state != KeyState.CANNOT_TELL
+        or found.expected is not None
+        or found.actual is not None
+    )

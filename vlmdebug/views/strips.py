@@ -75,5 +75,7 @@ def _spans(rows: Rows | None, total: int) -> list[tuple[float, float]]:
 def rows_in(report: Report, key: str) -> int:
     """Rows of the key in the whole batch, as far as the chunks reach."""
     found = [state(chunk, key) for chunk in report.chunks]
-    ends = [stop for f in found for rows in (f.planned, f.used) if rows for _, stop in rows.ranges]
+    ends = [
+        stop for f in found for rows in (f.expected, f.actual) if rows for _, stop in rows.ranges
+    ]
     return max(ends, default=0)
