@@ -22,7 +22,8 @@ torch = pytest.importorskip("torch")
 PACKAGE = Path(vd.__file__).parent
 WORDLESS = [
     *("alone", "altered", "batch_findings", "chunk_tokens", "compare", "cut_causes", "doubts"),
-    *("findings", "judge", "labels", "lacking", "needed", "observed", "outcome", "reasons", "used"),
+    *("findings", "forward", "forward_batch", "forward_clips", "forward_tokens", "judge", "labels"),
+    *("lacking", "observed", "outcome", "presence", "reasons", "rules", "used"),
 ]
 MOST_WORDS = 3
 """Of what a finding-side module may spell out: names of codes, keys and sides, no sentence."""
