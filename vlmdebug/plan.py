@@ -95,6 +95,9 @@ class Rows(Sequence[int]):
         return cls((row, row + 1) for row in rows)
 
     def __len__(self) -> int:
+        if len(self.ranges) == 1:
+            start, stop = self.ranges[0]
+            return stop - start
         return sum(stop - start for start, stop in self.ranges)
 
     def __iter__(self) -> Iterator[int]:
@@ -122,7 +125,10 @@ class Rows(Sequence[int]):
     @property
     def foreign(self) -> bool:
         """Whether some row is not one of the batch."""
-        return any(start < 0 for start, _ in self.ranges)
+        for start, _ in self.ranges:  # a loop, since every key of every chunk is asked
+            if start < 0:
+                return True
+        return False
 
     def __str__(self) -> str:
         if not self.ranges:

@@ -169,7 +169,7 @@ _RARE_TOKENS = tuple(sorted(TOKEN_KEYS - {*_TOKENS, "position_ids"}))
 
 
 def _present(inputs: Inputs, keys: tuple[str, ...]) -> Inputs:
-    return {key: value for key in keys if (value := inputs.get(key)) is not None}
+    return {key: value for key, value in inputs.items() if key in keys and value is not None}
 
 
 def _token_keys(inputs: Inputs, start: int, stop: int) -> Inputs:

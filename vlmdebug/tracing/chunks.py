@@ -78,9 +78,10 @@ class _Chunk:
 
     def used(self, key: str) -> Used | None:
         """What one key holds; None where that is no tensor and nothing of the batch's."""
+        given = self.given[key]
         if isinstance(self.batch.inputs.get(key), list) and key in self.batch.layout:
-            return _listed(self.batch, key, self.given[key], self._planned(key))
-        value = _numbers(self.given[key])
+            return _listed(self.batch, key, given, self._planned(key))
+        value = given if _is_tensor(given) else _numbers(given)
         if _is_tensor(value):
             return self._tensor(key, value)
         if isinstance(value, (list, tuple)) and key in self.batch.layout:

@@ -141,11 +141,13 @@ class RowFinder:
             planned: Gives the rows expected, preferred where rows have equal values.
             free: Dimensions that may be of another size; they are judged elsewhere.
         """
-        own, found = self._own.get(key), self._locate(tensor, key)
+        own = self._own.get(key)
+        rows = view_rows(tensor, own) if own is not None else None
+        if own is not None and rows is not None and rows[1] == own.dim and is_as_it_was(own):
+            return _view(own, as_rows(rows[0]), tensor, free)  # a slice, as most are
+        found = self._locate(tensor, key)
         if own is None:
             return Seen(as_rows(found.rows), found.of.key) if found else Seen(None)
-        if found is not None and found.of is own and found.dim == own.dim:
-            return _view(own, as_rows(found.rows), tensor, free)
         if not is_as_it_was(own):
             return Seen(None)
         if not tensor.ndim or not tensor.shape[own.dim if tensor.ndim > own.dim else 0]:
