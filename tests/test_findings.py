@@ -11,10 +11,11 @@ import pytest
 
 import vlmdebug as vd
 from vlmdebug import batch_findings, findings, text, text_doubts
+from vlmdebug.core.record import KeyState, Verdict
 from vlmdebug.findings import Because, Difference
 from vlmdebug.mismatch import CODES
 from vlmdebug.reasons import Outcome, Raises, Runs, Unknown, outcome
-from vlmdebug.report import KeyState, Report, Verdict
+from vlmdebug.report import Report
 from vlmdebug.used import MadeBy
 
 torch = pytest.importorskip("torch")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -100,3 +102,27 @@ def test_layers_have_the_modules_that_are_known() -> None:
     assert {"vlmdebug.layout", "vlmdebug.batch", "vlmdebug.plan", "vlmdebug.report"} <= set(CORE)
     assert {"vlmdebug.families", "vlmdebug.families.read"} <= set(FAMILIES)
     assert {name.partition(".")[0] for name in CORE + FAMILIES} == {"vlmdebug"}
+
+
+def graph() -> ModuleType:
+    """`tools/import_graph.py`."""
+    path = PACKAGE.parent / "tools" / "import_graph.py"
+    spec = importlib.util.spec_from_file_location("import_graph", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_no_modules_import_each_other() -> None:
+    assert graph().cycles_of(graph().imports_of(PACKAGE)) == []
+
+
+def test_modules_that_import_each_other_would_be_seen(tmp_path: Path) -> None:
+    package = tmp_path / "vlmdebug"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "one.py").write_text("def f():\n    from vlmdebug import two\n")
+    (package / "two.py").write_text("from vlmdebug.one import f\n")
+
+    assert graph().cycles_of(graph().imports_of(package)) == [["one", "two"]]

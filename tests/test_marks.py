@@ -9,8 +9,9 @@ import pytest
 
 import vlmdebug as vd
 from vlmdebug import slicers
+from vlmdebug.core.record import KeyReport
 from vlmdebug.plan import Rows
-from vlmdebug.report import KeyReport, Report
+from vlmdebug.report import Report
 from vlmdebug.views import marks as marking
 from vlmdebug.views import picture, rows
 from vlmdebug.views.html import to_html

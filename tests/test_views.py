@@ -16,10 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vlmdebug.core.record import ChunkReport, KeyReport
 from vlmdebug.errors import VlmDebugError
 from vlmdebug.mismatch import Mismatch
 from vlmdebug.plan import Rows
-from vlmdebug.report import ChunkReport, KeyReport, Report
+from vlmdebug.report import Report
 from vlmdebug.safe import escaped, plain
 from vlmdebug.scene import Scene
 from vlmdebug.views import mimebundle

@@ -25,6 +25,7 @@ from vlmdebug.batch_findings import (
 from vlmdebug.causes import Fault, RunCause, faults_of, is_another_order
 from vlmdebug.compared import compared, counts_unknown
 from vlmdebug.core.keys import PIXELS
+from vlmdebug.core.record import ChunkReport, KeyReport, KeyState
 from vlmdebug.doubts import (
     Doubt,
     FeaturesUnknown,
@@ -44,7 +45,7 @@ from vlmdebug.labels import labels_differences
 from vlmdebug.lacking import lacking
 from vlmdebug.presence import planned_rows
 from vlmdebug.reasons import DEPENDS, Outcome, Raises, Runs, Unknown, outcome
-from vlmdebug.report import ChunkReport, KeyReport, KeyState, Report
+from vlmdebug.report import Report
 from vlmdebug.runs import Sides, sides_of
 from vlmdebug.text import as_mismatch
 from vlmdebug.text_doubts import doubt

@@ -14,7 +14,7 @@ from vlmdebug.reasons import Outcome, Raises, Runs, Unknown
 class Contradicted(Difference):
     """What cannot all be right in a batch, in the words of the reading of the batch."""
 
-    code: ClassVar = "VLM010"
+    code: ClassVar[str] = "VLM010"
     said: str
 
 
@@ -31,7 +31,7 @@ class RunsDiffer(Difference):
         before: Units of the samples before it; None where that is not known.
     """
 
-    code: ClassVar = "VLM010"
+    code: ClassVar[str] = "VLM010"
     key: str = "input_ids"
     noun: str
     unit: str
@@ -54,7 +54,7 @@ class TotalsDiffer(Difference):
         owned: Whether it is known which units each sample owns.
     """
 
-    code: ClassVar = "VLM010"
+    code: ClassVar[str] = "VLM010"
     key: str = "input_ids"
     noun: str
     unit: str
@@ -69,7 +69,7 @@ class TotalsDiffer(Difference):
 class OneRun(Difference):
     """One run of placeholder tokens, `tokens` long, for several images of the batch."""
 
-    code: ClassVar = "VLM010"
+    code: ClassVar[str] = "VLM010"
     key: str = "input_ids"
     tokens: int
     images: tuple[int, ...]
@@ -80,7 +80,7 @@ class OneRun(Difference):
 class NoFeatures(Difference):
     """Placeholder tokens of a sample in a batch without media."""
 
-    code: ClassVar = "VLM010"
+    code: ClassVar[str] = "VLM010"
     key: str = "input_ids"
     placeholders: int
     outcome: Outcome = Outcome(Runs.NO_IMAGE)
@@ -90,7 +90,7 @@ class NoFeatures(Difference):
 class MarkedOtherwise(KeyDifference):
     """A key of token types that marks more or fewer placeholder tokens than `input_ids` has."""
 
-    code: ClassVar = "VLM010"
+    code: ClassVar[str] = "VLM010"
     placeholders: int
     marked: int
     outcome: Outcome = Outcome(Unknown.BY_MARKS)
@@ -100,7 +100,7 @@ class MarkedOtherwise(KeyDifference):
 class ShortColumns(KeyDifference):
     """A key with fewer columns of tokens than `input_ids`."""
 
-    code: ClassVar = "VLM011"
+    code: ClassVar[str] = "VLM011"
     columns: int
     of_ids: int
     cause: Cause | None = Cause(Because.COLUMNS)
@@ -110,7 +110,7 @@ class ShortColumns(KeyDifference):
 class Stray(Difference):
     """Placeholder tokens of a modality that the batch has no media of."""
 
-    code: ClassVar = "VLM010"
+    code: ClassVar[str] = "VLM010"
     key: str = "input_ids"
     modality: str
     placeholders: int
@@ -120,7 +120,7 @@ class Stray(Difference):
 class Promised(Difference):
     """Counts of media that the batch does not have."""
 
-    code: ClassVar = "VLM010"
+    code: ClassVar[str] = "VLM010"
     key: None = None
     modality: str
     total: int
@@ -131,14 +131,14 @@ class Promised(Difference):
 class Lacking(KeyDifference):
     """A key that the whole batch lacks."""
 
-    code: ClassVar = "VLM003"
+    code: ClassVar[str] = "VLM003"
 
 
 @dataclass(frozen=True, kw_only=True)
 class OtherRows(KeyDifference):
     """Images in rows of other samples than the ones that name them."""
 
-    code: ClassVar = "VLM010"
+    code: ClassVar[str] = "VLM010"
     placeholders: int
     images: int
     outcome: Outcome = Outcome(Runs.OTHER_IMAGES)
@@ -149,7 +149,7 @@ class OtherRows(KeyDifference):
 class LabelsLength(Difference):
     """Labels with more or fewer columns than `input_ids`."""
 
-    code: ClassVar = "VLM013"
+    code: ClassVar[str] = "VLM013"
     key: str = "labels"
     columns: int
     of_ids: int
@@ -161,7 +161,7 @@ class LabelsLength(Difference):
 class LabelsDiffer(Difference):
     """Labels that are not the tokens in their columns; `by`: columns to the right, 0 for none."""
 
-    code: ClassVar = "VLM013"
+    code: ClassVar[str] = "VLM013"
     key: str = "labels"
     wrong: int
     learned: int
@@ -173,7 +173,7 @@ class LabelsDiffer(Difference):
 class LabelsOnMedia(Difference):
     """Placeholder tokens among the labels."""
 
-    code: ClassVar = "VLM013"
+    code: ClassVar[str] = "VLM013"
     key: str = "labels"
     placeholders: int
     outcome: Outcome = Outcome(Runs.LEARNS_MEDIA)
@@ -184,7 +184,7 @@ class LabelsOnMedia(Difference):
 class LabelsOnPrompt(Difference):
     """Tokens of a prompt, which sees all of itself, among the labels."""
 
-    code: ClassVar = "VLM013"
+    code: ClassVar[str] = "VLM013"
     key: str = "labels"
     tokens: int
     outcome: Outcome = Outcome(Runs.LEARNS_PROMPT)

@@ -230,7 +230,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from vlmdebug.report import Verdict
+    from vlmdebug.core.record import Verdict
     from vlmdebug.tracing.check import check
 
     batch = _read(options)

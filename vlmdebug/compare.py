@@ -13,6 +13,7 @@ from difflib import get_close_matches
 
 from vlmdebug.alone import batch_differences, report_of, unsettled_of
 from vlmdebug.batch import Batch
+from vlmdebug.core.record import ChunkReport
 from vlmdebug.cut_causes import Causes
 from vlmdebug.findings import (
     Because,
@@ -25,7 +26,7 @@ from vlmdebug.findings import (
     StaleLookup,
 )
 from vlmdebug.judge import ChunkChecker
-from vlmdebug.report import ChunkReport, Report
+from vlmdebug.report import Report
 from vlmdebug.safe import one_line
 from vlmdebug.text_doubts import doubt
 from vlmdebug.used import Run

@@ -108,7 +108,7 @@ class WrongRows(KeyDifference):
     another one. `cut_by`: units by which the rows may have been cut.
     """
 
-    code: ClassVar = "VLM002"
+    code: ClassVar[str] = "VLM002"
     length: int
     source: str | None = None
     cut_by: tuple[str, ...] = ()
@@ -118,28 +118,28 @@ class WrongRows(KeyDifference):
 class OtherLength(WrongRows):
     """More or fewer rows than belong there."""
 
-    code: ClassVar = "VLM001"
+    code: ClassVar[str] = "VLM001"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ForeignRows(WrongRows):
     """Rows that are not in the batch, or rows of another key."""
 
-    code: ClassVar = "VLM011"
+    code: ClassVar[str] = "VLM011"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dropped(KeyDifference):
     """A key that the chunk lacks."""
 
-    code: ClassVar = "VLM003"
+    code: ClassVar[str] = "VLM003"
 
 
 @dataclass(frozen=True, kw_only=True)
 class MustBeAbsent(KeyDifference):
     """A key that the chunk must not have; `length`: of the tensor."""
 
-    code: ClassVar = "VLM005"
+    code: ClassVar[str] = "VLM005"
     length: int
 
 
@@ -147,7 +147,7 @@ class MustBeAbsent(KeyDifference):
 class UnknownKey(KeyDifference):
     """A key that the model does not take; `meant`: the key it likely represents, or empty."""
 
-    code: ClassVar = "VLM004"
+    code: ClassVar[str] = "VLM004"
     meant: str
     outcome: Outcome = Outcome(Unknown.SIGNATURE)
 
@@ -156,7 +156,7 @@ class UnknownKey(KeyDifference):
 class StaleLookup(KeyDifference):
     """A key that the slicer asked for, the batch does not have, and is likely `meant`."""
 
-    code: ClassVar = "VLM004"
+    code: ClassVar[str] = "VLM004"
     meant: str
 
 
@@ -164,7 +164,7 @@ class StaleLookup(KeyDifference):
 class Changed(KeyDifference):
     """The right rows in another shape or with other values; `whole`: shape in the batch."""
 
-    code: ClassVar = "VLM011"
+    code: ClassVar[str] = "VLM011"
     change: Change
     whole: tuple[int, ...]
 
@@ -173,7 +173,7 @@ class Changed(KeyDifference):
 class OtherColumns(KeyDifference):
     """The right rows, trimmed or padded by other columns than `input_ids`."""
 
-    code: ClassVar = "VLM011"
+    code: ClassVar[str] = "VLM011"
     columns: int | None
     of_ids: int | None
     cause: Cause | None = Cause(Because.COLUMNS)
@@ -186,7 +186,7 @@ class PaddingCut(KeyDifference):
     `given` and `needed`: length of the padded dimension.
     """
 
-    code: ClassVar = "VLM001"
+    code: ClassVar[str] = "VLM001"
     axis: Axis
     given: int
     needed: int
@@ -196,7 +196,7 @@ class PaddingCut(KeyDifference):
 class MadeOtherwise(KeyDifference):
     """A key that the slicer made, with other values than follow from the chunk."""
 
-    code: ClassVar = "VLM011"
+    code: ClassVar[str] = "VLM011"
     why: MadeReason
 
 
@@ -211,7 +211,7 @@ class TokenFeatureMismatch(Difference):
     samples the chunk holds.
     """
 
-    code: ClassVar = "VLM009"
+    code: ClassVar[str] = "VLM009"
     key: str = "input_ids"
     placeholders: int
     features: int
@@ -223,7 +223,7 @@ class TokenFeatureMismatch(Difference):
 class TokensLost(Difference):
     """Fewer placeholder tokens of clips than in the batch; their features are not known."""
 
-    code: ClassVar = "VLM009"
+    code: ClassVar[str] = "VLM009"
     key: str = "input_ids"
     given: int
     owned: int
@@ -235,7 +235,7 @@ class TokensLost(Difference):
 class EmptyChunk(Difference):
     """A chunk without samples."""
 
-    code: ClassVar = "VLM006"
+    code: ClassVar[str] = "VLM006"
     key: None = None
     outcome: Outcome = LOUD
 
@@ -251,7 +251,7 @@ class Repeated(Difference):
         expand_size: How often the slicer says that it repeats each; None for as often as it likes.
     """
 
-    code: ClassVar = "VLM006"
+    code: ClassVar[str] = "VLM006"
     key: None = None
     times: tuple[tuple[int, int], ...]
     total: int
@@ -264,7 +264,7 @@ class Repeated(Difference):
 class Reordered(Difference):
     """Samples in another order: sample `moved` came at `position`."""
 
-    code: ClassVar = "VLM007"
+    code: ClassVar[str] = "VLM007"
     key: None = None
     position: int
     moved: int
@@ -283,7 +283,7 @@ class SlicerRaised(Difference):
         asked: Whether it is a `KeyError` for a key that the slicer asked for.
     """
 
-    code: ClassVar = "VLM008"
+    code: ClassVar[str] = "VLM008"
     key: None = None
     error: str
     said: str

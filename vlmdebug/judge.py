@@ -10,6 +10,7 @@ from vlmdebug.altered import alteration
 from vlmdebug.batch import Batch
 from vlmdebug.chunk_tokens import token_differences
 from vlmdebug.core.keys import BOOKKEEPING, EXTRAS
+from vlmdebug.core.record import ChunkReport, KeyReport, KeyState
 from vlmdebug.cut_causes import WITHOUT_ZEROS, Causes
 from vlmdebug.doubts import Doubt, Embedded, LeftOut, MayDiffer, NotRecomputed, Unmatched
 from vlmdebug.errors import AmbiguousError
@@ -29,7 +30,6 @@ from vlmdebug.findings import (
 from vlmdebug.observed import ObservedChunk
 from vlmdebug.plan import Rows, rows_of
 from vlmdebug.presence import Planned, can_do_without
-from vlmdebug.report import ChunkReport, KeyReport, KeyState
 from vlmdebug.used import Made, Run, Used, UsedChunk
 
 

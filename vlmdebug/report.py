@@ -1,270 +1,27 @@
-"""The result of a check, as plain data.
+"""The report of a check: a record that knows how to show itself.
 
-A report made on a cluster opens on a laptop without torch: it holds row numbers and words,
-no tensor. How it looks as text, HTML or a figure is the business of `vlmdebug.views`.
+Views are loaded when asked for, so that a report itself stays light.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from enum import StrEnum
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlmdebug.compared import Compared
-from vlmdebug.errors import AmbiguousError, BadInput, MismatchError
-from vlmdebug.given import described, public
-from vlmdebug.mismatch import Finding, Mismatch, from_ranges, group, ranges
-from vlmdebug.plan import Rows
-from vlmdebug.safe import acts, spell_names
-from vlmdebug.saved import checked
-from vlmdebug.scene import Scene
+from vlmdebug.core.record import Record
+from vlmdebug.given import public
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FORMAT = 1
-
-
-class Word(StrEnum):
-    """A word of a report: equal to its text, and printed as that."""
-
-    def __repr__(self) -> str:
-        return repr(self.value)
-
-
-class Verdict(Word):
-    """What a check came to."""
-
-    OK = "OK"
-    MISMATCH = "MISMATCH"
-    AMBIGUOUS = "AMBIGUOUS"
-
-
-class KeyState(Word):
-    """What is known of one key of one chunk.
-
-    `ABSENT`: it must be, and is. `PLANNED`: no slicer ran.
-    """
-
-    OK = "ok"
-    ABSENT = "absent"
-    PLANNED = "planned"
-    WRONG_ROWS = "wrong rows"
-    DROPPED = "dropped"
-    MUST_BE_ABSENT = "must be absent"
-    UNKNOWN_KEY = "unknown key"
-    CANNOT_TELL = "cannot tell"
-
-
-GOOD = frozenset({KeyState.OK, KeyState.ABSENT, KeyState.PLANNED})
-
 
 @dataclass(frozen=True)
-class KeyReport:
-    """One key of one chunk: the rows expected and the rows that it got.
+class Report(Record):
+    """What a check found: a record that shows itself as text, HTML, Markdown and figures.
 
-    `state` is a `KeyState`, or a word that this version does not know, from a report of a newer
-    one. `actual` is None where the key was not passed or its rows could not be identified;
-    `planned` and `used` are older names of the two.
+    `report.ok` is True only when all was checked and all was right. `Record` has the fields.
     """
-
-    state: KeyState | str
-    expected: Rows | None
-    actual: Rows | None
-
-    @property
-    def ok(self) -> bool:
-        return self.state in GOOD
-
-    @property
-    def planned(self) -> Rows | None:
-        return self.expected
-
-    @property
-    def used(self) -> Rows | None:
-        return self.actual
-
-
-@dataclass(frozen=True)
-class ChunkReport:
-    """One chunk: its samples, what they own, and every key.
-
-    `images`, `placeholders` and `features` are None where they cannot be known. `features`
-    counts what the model would make of the rows *used*.
-    """
-
-    samples: tuple[int, ...]
-    images: int | None
-    placeholders: int | None
-    features: int | None
-    keys: Mapping[str, KeyReport]
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a check found. `report.ok` is True only when all was checked and all was right.
-
-    Attributes:
-        family: The layout family's name.
-        layout: What a row of each key counts, in words, by key.
-        counts: Rows per sample by unit, such as `{"image": (2, 0, 1)}`.
-        evidence: How each count is known.
-        chunk_size: Samples per chunk; None where the batch was checked alone.
-        chunks: Every chunk, in the order in which the slicer gave them.
-        mismatches: Every detail.
-        ambiguities: What could not be checked, and what would settle it.
-        slicer: The slicer's name.
-        compared: What was held against what, and what was not.
-        scene: What stands in the rows, where the report is to be drawn with its images.
-        kinds: Kind of each key, `media`, `tokens` or `whole` (not cut); empty in a report of an
-            older version.
-    """
-
-    family: str
-    layout: Mapping[str, str]
-    counts: Mapping[str, tuple[int, ...]]
-    evidence: Mapping[str, str]
-    chunk_size: int | None
-    chunks: tuple[ChunkReport, ...]
-    mismatches: tuple[Mismatch, ...] = ()
-    ambiguities: tuple[str, ...] = ()
-    slicer: str | None = None
-    scene: Scene | None = field(default=None, repr=False)
-    compared: tuple[Compared, ...] = field(default=(), repr=False)
-    kinds: Mapping[str, str] = field(default_factory=dict, repr=False)
-    error: BaseException | None = field(default=None, compare=False, repr=False)
-
-    def __post_init__(self) -> None:
-        """Names that would act in a log are spelled out in every message; `key` stays the name."""
-        names = {*self.layout, *(key for chunk in self.chunks for key in chunk.keys)}
-        names |= {mismatch.key for mismatch in self.mismatches if mismatch.key is not None}
-        if not any(map(acts, names)):
-            return
-        said = tuple(replace(m, message=spell_names(m.message, names)) for m in self.mismatches)
-        object.__setattr__(self, "mismatches", said)
-        doubts = tuple(spell_names(text, names) for text in self.ambiguities)
-        object.__setattr__(self, "ambiguities", doubts)
-
-    @property
-    def ok(self) -> bool:
-        return self.verdict is Verdict.OK
-
-    @property
-    def samples(self) -> int:
-        return len(self.counts["sample"])
-
-    @property
-    def verdict(self) -> Verdict:
-        """`OK`, `MISMATCH` or, where something or all could not be checked, `AMBIGUOUS`."""
-        if self.mismatches:
-            return Verdict.MISMATCH
-        nothing = self.compared and all(one.against is None for one in self.compared)
-        return Verdict.AMBIGUOUS if self.ambiguities or nothing else Verdict.OK
-
-    @cached_property
-    def findings(self) -> tuple[Finding, ...]:
-        """The mismatches by root cause, worst first: silent wrong images before all others."""
-        tokens = ("not cut", "one row per sample", "one row per sample on dim 1")
-        media = {key for key, words in self.layout.items() if words not in tokens}
-        return group(self.mismatches, media)
-
-    def raise_for_mismatch(self) -> None:
-        """Raise if the check did not come out OK.
-
-        Raises:
-            MismatchError: Something was wrong.
-            AmbiguousError: Nothing was seen to be wrong, but not all could be checked.
-        """
-        __tracebackhide__ = True  # pytest shows the message, not these lines
-        if self.mismatches:
-            text = "\n\n".join(f"{f.code} {f.title}: {f.message}" for f in self.findings)
-            raise MismatchError(text, report=self)
-        if self.ambiguities:
-            raise AmbiguousError("\n".join(self.ambiguities))
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "vlmdebug_report": FORMAT,
-            "family": self.family,
-            "slicer": self.slicer,
-            "layout": dict(self.layout),
-            "kinds": dict(self.kinds),
-            "counts": {unit: list(count) for unit, count in self.counts.items()},
-            "evidence": dict(self.evidence),
-            "chunk_size": self.chunk_size,
-            "chunks": [_chunk_to_dict(chunk) for chunk in self.chunks],
-            "mismatches": [mismatch.to_dict() for mismatch in self.mismatches],
-            "ambiguities": list(self.ambiguities),
-            "compared": [asdict(one) for one in self.compared],
-            **({"scene": self.scene.to_dict()} if self.scene else {}),
-        }
-
-    @classmethod
-    def from_dict(cls, data: Any) -> Report:
-        if not isinstance(data, dict) or data.get("vlmdebug_report") != FORMAT:
-            raise BadInput(
-                f"This is no report that vlmdebug wrote (format {FORMAT} was expected). "
-                "Write one with report.to_json(path)."
-            )
-        data = checked(data)
-        return cls(
-            family=data["family"],
-            slicer=data["slicer"],
-            layout=data["layout"],
-            counts={unit: tuple(count) for unit, count in data["counts"].items()},
-            evidence=data["evidence"],
-            chunk_size=data["chunk_size"],
-            chunks=tuple(_chunk_from_dict(chunk) for chunk in data["chunks"]),
-            mismatches=tuple(Mismatch.from_dict(mismatch) for mismatch in data["mismatches"]),
-            ambiguities=tuple(data["ambiguities"]),
-            compared=tuple(Compared(**one) for one in data.get("compared", ())),
-            scene=Scene.from_dict(data["scene"]) if "scene" in data else None,
-            kinds=dict(data.get("kinds", {})),
-        )
-
-    @public
-    def to_json(self, path: str | Path | None = None) -> str:
-        """The report as JSON; written to `path` too, if one is given."""
-        text = json.dumps(self.to_dict(), indent=1)
-        if path is not None:
-            Path(path).write_text(text + "\n", encoding="utf-8")
-        return text
-
-    @classmethod
-    def from_json(cls, source: str | Path) -> Report:
-        """Read back what `to_json` wrote: a path, or the JSON text itself.
-
-        Raises:
-            BadInput: The file or text is no report.
-        """
-        if not isinstance(source, (str, Path)):
-            raise BadInput(
-                f"source is {described(source)}, but it is a path or JSON text. "
-                "Pass what report.to_json wrote."
-            )
-        text = str(source)
-        if not text.lstrip().startswith("{"):
-            try:
-                text = Path(source).read_text(encoding="utf-8")
-            except (OSError, ValueError) as error:  # no such file, no name of one, no text in it
-                raise BadInput(
-                    f"{text[:200]!r} is neither a file nor JSON. Pass what report.to_json wrote."
-                ) from error
-        try:
-            return cls.from_dict(json.loads(text))
-        except BadInput:
-            raise
-        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-            raise BadInput(
-                f"This is no report that vlmdebug wrote: {error}. "
-                "Write one with report.to_json(path)."
-            ) from error
-
-    # Views are loaded when asked for, so that a report itself stays light.
 
     def __str__(self) -> str:
         from vlmdebug.views.text import to_text
@@ -311,33 +68,3 @@ class Report:
         from vlmdebug.views import mimebundle
 
         return mimebundle(self)
-
-
-def _chunk_to_dict(chunk: ChunkReport) -> dict[str, Any]:
-    keys = {
-        key: {"state": k.state, "planned": ranges(k.expected), "used": ranges(k.actual)}
-        for key, k in chunk.keys.items()
-    }
-    return {
-        "samples": list(chunk.samples),
-        "images": chunk.images,
-        "placeholders": chunk.placeholders,
-        "features": chunk.features,
-        "keys": keys,
-    }
-
-
-def _chunk_from_dict(data: dict[str, Any]) -> ChunkReport:
-    keys = {
-        key: KeyReport(_state(k["state"]), from_ranges(k["planned"]), from_ranges(k["used"]))
-        for key, k in data["keys"].items()
-    }
-    return ChunkReport(**{**data, "samples": tuple(data["samples"]), "keys": keys})
-
-
-def _state(word: str) -> KeyState | str:
-    """The state that a word of a file stands for; the word itself where no such state is known."""
-    try:
-        return KeyState(word)
-    except ValueError:
-        return word

@@ -30,12 +30,13 @@ from typing import Any, Literal, NamedTuple, TextIO
 import torch
 
 from vlmdebug.core.keys import DERIVED, KNOWN
+from vlmdebug.core.record import Verdict
 from vlmdebug.errors import BadInput, MismatchError, VlmDebugError
 from vlmdebug.families.base import Hints
 from vlmdebug.families.hints import read_hints
 from vlmdebug.given import public
 from vlmdebug.mismatch import Mismatch
-from vlmdebug.report import Report, Verdict
+from vlmdebug.report import Report
 from vlmdebug.tracing.arguments import Arguments, is_dense, refuse_unreadable
 from vlmdebug.tracing.away import Away, are_here
 from vlmdebug.tracing.slices import CallJudge, Judged, why

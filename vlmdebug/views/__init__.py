@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from vlmdebug.report import Report
+from vlmdebug.core.record import Record
 
 
-def mimebundle(report: Report) -> dict[str, str]:
+def mimebundle(report: Record) -> dict[str, str]:
     """What a notebook shows: HTML, Markdown and text of the same report.
 
     A view that fails never takes the cell with it: the text stands in, with the reason.
@@ -19,14 +19,14 @@ def mimebundle(report: Report) -> dict[str, str]:
     }
 
 
-def _or_text(view: Callable[[Report], str], report: Report, instead: Callable[[str], str]) -> str:
+def _or_text(view: Callable[[Record], str], report: Record, instead: Callable[[str], str]) -> str:
     try:
         return view(report)
     except Exception as error:  # debugging must not break the cell
         return instead(f"{_reason(error)}\n\n{_text(report)}")
 
 
-def _text(report: Report) -> str:
+def _text(report: Record) -> str:
     from vlmdebug.views.text import to_text
 
     try:
@@ -41,13 +41,13 @@ def _reason(error: Exception) -> str:
     return plain(f"This view of the report failed: {type(error).__name__}: {error}")
 
 
-def _html(report: Report) -> str:
+def _html(report: Record) -> str:
     from vlmdebug.views.html import to_html
 
     return to_html(report)
 
 
-def _markdown(report: Report) -> str:
+def _markdown(report: Record) -> str:
     from vlmdebug.views.markdown import to_markdown
 
     return to_markdown(report)

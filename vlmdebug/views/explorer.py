@@ -13,10 +13,10 @@ from typing import Any, Protocol
 import anywidget
 import traitlets
 
+from vlmdebug.core.record import Record
 from vlmdebug.errors import BadInput, VlmDebugError
 from vlmdebug.mismatch import Mismatch, group
 from vlmdebug.plan import Rows
-from vlmdebug.report import Report
 from vlmdebug.safe import escaped, one_line
 from vlmdebug.views import mimebundle, picture, rows
 
@@ -37,7 +37,7 @@ class Judge(Protocol):
     def ambiguous(self) -> bool: ...
     @property
     def code(self) -> str: ...
-    def judge(self, slicer: str, chunk_size: int) -> Report: ...
+    def judge(self, slicer: str, chunk_size: int) -> Record: ...
     def thumbnail(self, image: int, rows: Rows | None = None) -> str | None: ...
     def reread(self, num_images: list[int], layout: str) -> None: ...
 
@@ -79,7 +79,7 @@ class Explorer(anywidget.AnyWidget):
         self._past: list[dict[str, Any]] = []
         self._following = False
         self._lanes: tuple[picture.Lane, ...] = ()
-        self.report: Report | None = None
+        self.report: Record | None = None
         names = list(judge.slicers)
         super().__init__(
             slicers=names,
@@ -257,7 +257,7 @@ class Explorer(anywidget.AnyWidget):
             parts.append(f"<p>… {len(found) - MOST_FINDINGS} more in explorer.report</p>")
         return "".join(parts)
 
-    def _pair(self, report: Report, mismatch: Mismatch) -> str:
+    def _pair(self, report: Record, mismatch: Mismatch) -> str:
         scene, key = report.scene, mismatch.key
         if scene is None or key is None or mismatch.actual is None or mismatch.expected is None:
             return ""
@@ -270,7 +270,7 @@ class Explorer(anywidget.AnyWidget):
             f"<td>{self._thumbnails(given, key, mismatch.actual)}</td></tr></table>"
         )
 
-    def _relief(self, report: Report) -> str:
+    def _relief(self, report: Record) -> str:
         """The proof that a right chunk is right: its samples and their own images."""
         if report.chunk_size is None or not report.chunks or not rows.judged(report)[self.chunk].ok:
             return ""

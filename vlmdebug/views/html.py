@@ -9,9 +9,9 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Iterable
 
+from vlmdebug.core.record import Record, Verdict
 from vlmdebug.mismatch import Finding, Mismatch
 from vlmdebug.plan import Rows
-from vlmdebug.report import Report, Verdict
 from vlmdebug.safe import escaped, one_line
 from vlmdebug.scene import Scene
 from vlmdebug.views import picture, rows
@@ -37,7 +37,7 @@ PAGE = (
 )
 
 
-def to_page(report: Report) -> str:
+def to_page(report: Record) -> str:
     """One self-contained page, for light and dark themes."""
     title = escaped(one_line(f"{rows.headline(report)} – vlmdebug", 200))
     return (
@@ -50,7 +50,7 @@ def to_page(report: Report) -> str:
     )
 
 
-def to_html(report: Report) -> str:
+def to_html(report: Record) -> str:
     """A fragment for a notebook."""
     parts = [
         '<div style="line-height:1.5;max-width:68rem">',
@@ -66,7 +66,7 @@ def to_html(report: Report) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def _head(report: Report) -> str:
+def _head(report: Record) -> str:
     items = "".join(f"<li>{escaped(one_line(line))}</li>" for line in rows.counted(report))
     counts = f'<ul style="margin:0 0 1em;padding-left:1.4em">{items}</ul>' if items else ""
     said = escaped(one_line(rows.subject(report)))
@@ -84,13 +84,13 @@ def _badge(verdict: Verdict) -> str:
     )
 
 
-def _finding(report: Report, finding: Finding) -> str:
+def _finding(report: Record, finding: Finding) -> str:
     head = f"<strong>{escaped(finding.code)} {escaped(rows.title(finding))}</strong>"
     said = f"✗ {head} · {escaped(finding.loudness)}<br>{_broken(finding.message)}"
     return _note(VERMILION, said + _pair(report, finding.worst) + _details(finding))
 
 
-def _pair(report: Report, mismatch: Mismatch) -> str:
+def _pair(report: Record, mismatch: Mismatch) -> str:
     """The images that the samples should see beside those that they were passed."""
     scene, key = report.scene, mismatch.key
     if scene is None or key is None or not scene.thumbnails:
@@ -136,7 +136,7 @@ def _thumbnail(scene: Scene, key: str, image: int, given: Rows | None) -> str:
     )
 
 
-def _picture(report: Report) -> str:
+def _picture(report: Record) -> str:
     """The worst chunk's cut through the batch."""
     drawn = picture.lanes(report)
     if not drawn or not report.chunks:
@@ -217,7 +217,7 @@ def _detail(mismatch: Mismatch, others: list[str]) -> str:
     return escaped(one_line(f"{where}{mismatch.loudness}: {first}{also}", 400))
 
 
-def _table(report: Report) -> str:
+def _table(report: Record) -> str:
     lines, left = rows.drawn(report, MOST_CHUNKS)
     if not lines:
         return ""
@@ -237,13 +237,13 @@ def _table(report: Report) -> str:
     )
 
 
-def _caption(report: Report) -> str:
+def _caption(report: Record) -> str:
     if report.chunk_size is None:
         return "Rows that each sample owns"
     return "Rows that each chunk was passed"
 
 
-def _heads(report: Report, groups: list[tuple[str, ...]]) -> str:
+def _heads(report: Record, groups: list[tuple[str, ...]]) -> str:
     first, *heads = rows.fact_heads(report)
     facts = "".join(f'<th scope="col"{PAD}>{head}</th>' for head in heads)
     keys = "".join(
@@ -253,7 +253,7 @@ def _heads(report: Report, groups: list[tuple[str, ...]]) -> str:
     return f'<th scope="col"{PAD}>{first}</th><th scope="col"{LEFT}>verdict</th>{keys}{facts}'
 
 
-def _row(report: Report, line: rows.Line, keys: list[str], totals: dict[str, int]) -> str:
+def _row(report: Record, line: rows.Line, keys: list[str], totals: dict[str, int]) -> str:
     number, *facts = rows.facts(report, line)
     cells = ""
     for key in keys:
@@ -283,7 +283,7 @@ def _unbroken(text: str) -> str:
     return text.replace(" ", NBSP)
 
 
-def _after(report: Report, left: int, hidden: int) -> str:
+def _after(report: Record, left: int, hidden: int) -> str:
     bare = report.scene is None and report.mismatches and report.chunk_size is not None
     said = [
         rows.left_out(report, left) if left else "",

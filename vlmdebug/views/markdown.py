@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from vlmdebug.core.record import Record, Verdict
 from vlmdebug.mismatch import Finding
-from vlmdebug.report import Report, Verdict
 from vlmdebug.safe import one_line, plain
 from vlmdebug.views import rows
 
@@ -14,7 +14,7 @@ MOST_CHUNKS = 64
 MOST_ITEMS = 32
 
 
-def to_markdown(report: Report) -> str:
+def to_markdown(report: Record) -> str:
     """The verdict, a list item per root cause, a table of chunks."""
     verdict = {Verdict.OK: "✓ OK", Verdict.MISMATCH: "✗ MISMATCH"}.get(
         report.verdict, f"? {report.verdict}"
@@ -32,7 +32,7 @@ def _finding(finding: Finding) -> str:
     return f"{head}<br>{_broken(finding.message)}"
 
 
-def _table(report: Report) -> list[str]:
+def _table(report: Record) -> list[str]:
     chunks, left = rows.drawn(report, MOST_CHUNKS)
     if not chunks:
         return []

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 
+from vlmdebug.core.record import KeyReport, KeyState
 from vlmdebug.plan import Rows
-from vlmdebug.report import KeyReport, KeyState
 
 NOTHING = Rows()
 LEFT_OUT = "must be left out"

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
+from vlmdebug.core.record import Record, Verdict
 from vlmdebug.layout import plural
 from vlmdebug.plan import Rows
-from vlmdebug.report import Report, Verdict
 from vlmdebug.safe import escaped
 from vlmdebug.scene import Scene
 from vlmdebug.views import rows as told
@@ -66,7 +66,7 @@ class Cut:
     marks: Marks
 
 
-def lanes(report: Report) -> tuple[Lane, ...]:
+def lanes(report: Record) -> tuple[Lane, ...]:
     """Samples, images, then every media key; none where the report has no scene."""
     scene = report.scene
     if scene is None:
@@ -110,7 +110,7 @@ def _runs(scene: Scene) -> Iterable[tuple[float, float, int]]:
             yield sample + start / scene.tokens, sample + stop / scene.tokens, image
 
 
-def _of_key(report: Report, scene: Scene, key: str) -> Lane | None:
+def _of_key(report: Record, scene: Scene, key: str) -> Lane | None:
     unit = scene.units.get(key, "")
     bounds = scene.bounds(key)
     if bounds is not None:
@@ -125,7 +125,7 @@ def _of_key(report: Report, scene: Scene, key: str) -> Lane | None:
     return Lane(key, _many(total, unit), total, tuple(boxes)) if total else None
 
 
-def cuts(report: Report, chunk: int) -> dict[str, Cut]:
+def cuts(report: Record, chunk: int) -> dict[str, Cut]:
     """What the chunk owns and what became of it, by the name of the lane."""
     scene, found = report.scene, report.chunks[chunk]
     if scene is None:
@@ -143,7 +143,7 @@ def cuts(report: Report, chunk: int) -> dict[str, Cut]:
     }
 
 
-def _of_samples(report: Report, chunk: int, whole: Rows) -> Marks:
+def _of_samples(report: Record, chunk: int, whole: Rows) -> Marks:
     """Solid, unless the fault of the chunk is one of its samples and of none of its keys."""
     found = report.chunks[chunk]
     ids = told.state(found, "input_ids")
@@ -157,7 +157,7 @@ def _of_samples(report: Report, chunk: int, whole: Rows) -> Marks:
     return Marks(altered=whole, note=note if counts[0] != counts[1] else "")
 
 
-def _of_images(report: Report, scene: Scene, own: Rows, keys: dict[str, Cut]) -> Marks:
+def _of_images(report: Record, scene: Scene, own: Rows, keys: dict[str, Cut]) -> Marks:
     """An image is missing where a key lacks some of its rows."""
     media = {key: cut.marks for key, cut in keys.items() if told.kind(report, key) == "media"}
     if any(marked.unknown for marked in media.values()):
@@ -175,7 +175,7 @@ def height(drawn: Sequence[Lane]) -> int:
     return PITCH * len(drawn)
 
 
-def svg(report: Report, chunk: int | None) -> str:
+def svg(report: Record, chunk: int | None) -> str:
     """The whole picture as a file of its own; `chunk` is the one whose cut is drawn."""
     drawn = lanes(report)
     return (
@@ -233,7 +233,7 @@ LETTER = 6.2
 """Width of a letter in pixels."""
 
 
-def overlay(report: Report, chunk: int, drawn: Sequence[Lane]) -> str:
+def overlay(report: Record, chunk: int, drawn: Sequence[Lane]) -> str:
     """The cut of one chunk: bands through what it owns, and the mark of every row."""
     cut = cuts(report, chunk)
     bands: list[str] = []
@@ -315,7 +315,7 @@ def _path(data: str, look: str) -> str:
     return f'<path d="{data}" {look}/>' if data else ""
 
 
-def description(report: Report, chunk: int) -> str:
+def description(report: Record, chunk: int) -> str:
     """The same for those who do not see it."""
     said, wrong = [], []
     for name, cut in cuts(report, chunk).items():
@@ -333,7 +333,7 @@ def description(report: Report, chunk: int) -> str:
     return "; ".join([holds + owns, *wrong])
 
 
-def legend(report: Report, chunk: int) -> str:
+def legend(report: Record, chunk: int) -> str:
     """What the marks in the picture stand for, of those that occur."""
     names = {name for cut in cuts(report, chunk).values() for name, _ in cut.marks.items()}
     looks = {

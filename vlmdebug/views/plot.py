@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from vlmdebug.core.record import KeyReport, KeyState, Record
 from vlmdebug.errors import BadInput, VlmDebugError
 from vlmdebug.plan import Rows
-from vlmdebug.report import KeyReport, KeyState, Report
 from vlmdebug.safe import one_line
 from vlmdebug.views import rows
 from vlmdebug.views.marks import LEGEND, marks
@@ -31,7 +31,7 @@ INK = "#777777"
 """Reads on white and on black, for figures whose ground is the page's own."""
 
 
-def plot(report: Report, ax: Axes | None = None) -> Axes:
+def plot(report: Record, ax: Axes | None = None) -> Axes:
     """One line per chunk: owned rows solid where passed, dashed where missing; others hatched.
 
     The key drawn is the first that went wrong, or the first media key. Without `ax` a figure is
@@ -57,7 +57,7 @@ def plot(report: Report, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def plot_lanes(report: Report, ax: Axes | None = None, *, chunk: int | None = None) -> Axes:
+def plot_lanes(report: Record, ax: Axes | None = None, *, chunk: int | None = None) -> Axes:
     """Which tensor counts what: samples, images and every media key, each as wide as its rows.
 
     Neighbouring samples differ in colour and hatch; a sample's rows look alike in every lane. With
@@ -144,7 +144,7 @@ def _named(box: Box, lane: Lane) -> str:
     return str(box.sample) if box.image < 0 else f"{box.sample}.{box.image - first}"
 
 
-def plot_map(report: Report, ax: Axes | None = None) -> Axes:
+def plot_map(report: Record, ax: Axes | None = None) -> Axes:
     """Every chunk against every key: where it is right, wrong, or cannot be told.
 
     For batches too big to read line by line; wrong cells are crossed, unknown ones dotted.
@@ -205,7 +205,7 @@ def _ink(ax: Axes) -> Any:
     return ax.xaxis.label.get_color()
 
 
-def _key(report: Report) -> str:
+def _key(report: Record) -> str:
     known = rows.keys(report)
     wrong = (m.key for m in report.mismatches if m.key in known)
     media = rows.media(report)
@@ -235,13 +235,13 @@ def _spans(found: Rows | None) -> list[tuple[float, float]]:
     return [(start, stop - start) for start, stop in ranges if start >= 0]
 
 
-def _label(report: Report, line: rows.Line) -> str:
+def _label(report: Record, line: rows.Line) -> str:
     if report.chunk_size is None:
         return f"sample {line.index}" + ("" if line.ok else f": {line.words}")
     return f"chunk {line.index}: {line.words}"
 
 
-def _title(report: Report, left: int) -> str:
+def _title(report: Record, left: int) -> str:
     title = _literal(rows.headline(report))
     return f"{title}\nworst first; {rows.left_out(report, left)}" if left else title
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from vlmdebug.compared import line
+from vlmdebug.core.record import ChunkReport, KeyReport, KeyState, Record, Verdict, line
 from vlmdebug.layout import plural
 from vlmdebug.mismatch import CODES, Finding
 from vlmdebug.plan import Rows
-from vlmdebug.report import ChunkReport, KeyReport, KeyState, Report, Verdict
 from vlmdebug.views.marks import LEFT_OUT, marks
 
 MOST_KEYS = 8
@@ -60,12 +59,12 @@ class Line:
         return {True: 0, None: 1, False: 2}[self.silent]
 
 
-def headline(report: Report) -> str:
+def headline(report: Record) -> str:
     """`by_sample on gemma4, 3 samples in chunks of 1: MISMATCH`."""
     return f"{subject(report)}: {report.verdict}"
 
 
-def subject(report: Report) -> str:
+def subject(report: Record) -> str:
     """`by_sample on gemma4, 3 samples in chunks of 1`."""
     samples = _number(report.samples, "sample")
     if report.chunk_size is None:
@@ -74,7 +73,7 @@ def subject(report: Report) -> str:
     return f"{slicer} on {report.family}, {samples} in chunks of {report.chunk_size}"
 
 
-def counted(report: Report) -> list[str]:
+def counted(report: Record) -> list[str]:
     """`images per sample 2 0 1 (from num_images)`, one line per unit, and what was compared."""
     lines = []
     for unit, counts in report.counts.items():
@@ -93,7 +92,7 @@ def title(finding: Finding) -> str:
     return finding.title if finding.code in CODES else "a kind this version does not know"
 
 
-def judged(report: Report) -> list[Line]:
+def judged(report: Record) -> list[Line]:
     """Every chunk with its verdict, in the report's order."""
     said: dict[int, set[bool | None]] = {}
     for mismatch in report.mismatches:
@@ -106,7 +105,7 @@ def judged(report: Report) -> list[Line]:
 
 
 def _concerned(
-    report: Report, chunk: int | None, code: str, samples: Sequence[int]
+    report: Record, chunk: int | None, code: str, samples: Sequence[int]
 ) -> Iterable[int]:
     """Chunks a mismatch is about; one of the batch itself is about those with its samples."""
     if chunk is not None:
@@ -128,7 +127,7 @@ def _line(index: int, chunk: ChunkReport, silents: set[bool | None] | None) -> L
     return Line(index, chunk, Verdict.AMBIGUOUS if unsure else Verdict.MISMATCH)
 
 
-def drawn(report: Report, most: int) -> tuple[list[Line], int]:
+def drawn(report: Record, most: int) -> tuple[list[Line], int]:
     """At most `most` chunks, and how many are left out.
 
     All of them in order where they are few; else the worst ones, worst first, and right ones only
@@ -143,18 +142,18 @@ def drawn(report: Report, most: int) -> tuple[list[Line], int]:
     return shown, len(lines) - len(shown)
 
 
-def left_out(report: Report, left: int) -> str:
+def left_out(report: Record, left: int) -> str:
     """`… 52 more chunks, all checked`."""
     return f"… {left} more {plural_of(report, left)}, all checked"
 
 
-def plural_of(report: Report, count: int) -> str:
+def plural_of(report: Record, count: int) -> str:
     """`chunk`, `chunks`, or for a batch alone `sample`, `samples`."""
     noun = "chunk" if report.chunk_size is not None else "sample"
     return noun if count == 1 else f"{noun}s"
 
 
-def told(report: Report) -> list[tuple[str, ...]]:
+def told(report: Record) -> list[tuple[str, ...]]:
     """Keys worth a column, those with the same rows together.
 
     Keys that are not right everywhere; where all are, the media keys.
@@ -172,17 +171,17 @@ def _rows_of(found: KeyReport) -> tuple[object, ...]:
     return found.ok, found.state == KeyState.DROPPED, found.expected or None, found.actual or None
 
 
-def keys(report: Report) -> list[str]:
+def keys(report: Record) -> list[str]:
     """Every key of any chunk."""
     return list(dict.fromkeys(key for chunk in report.chunks for key in chunk.keys))
 
 
-def media(report: Report) -> list[str]:
+def media(report: Record) -> list[str]:
     """Keys whose rows are of images, videos or audio clips: what `input_ids` is not cut like."""
     return [key for key in keys(report) if kind(report, key) == "media"]
 
 
-def kind(report: Report, key: str) -> str:
+def kind(report: Record, key: str) -> str:
     """`media`, `tokens` or `whole`; of a report of an older version, as its words say."""
     words = report.layout.get(key, "")
     one = words.startswith("one row per sample") and not words.startswith("one row per sample with")
@@ -190,7 +189,7 @@ def kind(report: Report, key: str) -> str:
     return report.kinds.get(key, "tokens" if tokens else "media")
 
 
-def opening(report: Report) -> int:
+def opening(report: Record) -> int:
     """The chunk that a picture opens on: of the worst finding, silent ones before loud ones."""
     lines = judged(report)
     for finding in report.findings:
@@ -215,7 +214,7 @@ def _turned(lines: Sequence[Line]) -> int:
     return 0
 
 
-def right(report: Report) -> str:
+def right(report: Record) -> str:
     """`input_ids, attention_mask: right in every chunk`; empty where no key is."""
     if report.chunk_size is None:
         return ""
@@ -258,7 +257,7 @@ def short(rows: Rows | None, most: int = 2) -> str:
     return f"{shown} … {len(rows)} rows" if len(rows.ranges) > most else shown
 
 
-def facts(report: Report, line: Line) -> list[str]:
+def facts(report: Record, line: Line) -> list[str]:
     """Cells under `fact_heads`: the chunk's number and samples, then its three counts."""
     chunk = line.chunk
     counts = [
@@ -268,7 +267,7 @@ def facts(report: Report, line: Line) -> list[str]:
     return [samples, *counts] if report.chunk_size is None else [str(line.index), samples, *counts]
 
 
-def fact_heads(report: Report) -> list[str]:
+def fact_heads(report: Record) -> list[str]:
     """Heads of the columns before the keys."""
     one = all(len(chunk.samples) == 1 for chunk in report.chunks)
     heads = ["sample" if one else "samples", "images", "placeholders", "features"]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from base64 import b64encode
 
+from vlmdebug.core.record import KeyReport, Record
 from vlmdebug.plan import Rows
-from vlmdebug.report import KeyReport, Report
 from vlmdebug.safe import escaped, one_line
 from vlmdebug.views.marks import marks
 from vlmdebug.views.rows import cell, state
@@ -72,7 +72,7 @@ def _spans(rows: Rows | None, total: int) -> list[tuple[float, float]]:
     ]
 
 
-def rows_in(report: Report, key: str) -> int:
+def rows_in(report: Record, key: str) -> int:
     """Rows of the key in the whole batch, as far as the chunks reach."""
     found = [state(chunk, key) for chunk in report.chunks]
     ends = [

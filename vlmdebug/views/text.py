@@ -9,9 +9,9 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from vlmdebug.core.record import Record
 from vlmdebug.mismatch import CODES
 from vlmdebug.pages import page
-from vlmdebug.report import Report
 from vlmdebug.safe import harmless, one_line, plain
 from vlmdebug.views import rows
 
@@ -21,14 +21,14 @@ MOST_PARAGRAPHS = 8
 MOST_CELL = 36
 
 
-def to_text(report: Report) -> str:
+def to_text(report: Record) -> str:
     """The verdict, how the counts are known, a paragraph per root cause, a table of chunks."""
     parts = (_head, _findings, _ambiguities, _table)
     blocks = [_guarded(part, report) for part in parts]
     return harmless("\n\n".join(block for block in blocks if block))
 
 
-def _guarded(part: Callable[[Report], str], report: Report) -> str:
+def _guarded(part: Callable[[Record], str], report: Record) -> str:
     try:
         return part(report)
     except Exception as error:  # debugging must not break the cell
@@ -37,14 +37,14 @@ def _guarded(part: Callable[[Report], str], report: Report) -> str:
         return "\n".join(wrapped(reason))
 
 
-def _head(report: Report) -> str:
+def _head(report: Record) -> str:
     lines = wrapped(f"vlmdebug check: {one_line(rows.headline(report))}", then="  ")
     for line in rows.counted(report):
         lines += wrapped(one_line(line), "  ", "    ")
     return "\n".join(lines)
 
 
-def _findings(report: Report) -> str:
+def _findings(report: Record) -> str:
     blocks = [
         "\n".join(
             [
@@ -57,7 +57,7 @@ def _findings(report: Report) -> str:
     return "\n\n".join([*blocks, *_more(len(report.findings), "findings")])
 
 
-def _ambiguities(report: Report) -> str:
+def _ambiguities(report: Record) -> str:
     shown = report.ambiguities[:MOST_PARAGRAPHS]
     blocks = ["\n".join(wrapped(f"AMBIGUOUS {text}", then="  ")) for text in shown]
     return "\n\n".join([*blocks, *_more(len(report.ambiguities), "ambiguities")])
@@ -68,7 +68,7 @@ def _more(count: int, noun: str) -> list[str]:
     return [f"… {left} more in report.{noun}"] if left > 0 else []
 
 
-def _table(report: Report) -> str:
+def _table(report: Record) -> str:
     lines, left = rows.drawn(report, MOST_CHUNKS)
     if not lines:
         return ""
@@ -136,7 +136,7 @@ def wrapped(text: str, first: str = "", then: str = "") -> list[str]:
     ]
 
 
-def to_rich(report: Report) -> Any:
+def to_rich(report: Record) -> Any:
     """The same text for rich, in the terminal's own colours; every verdict is a word first."""
     return coloured(to_text(report))
 
