@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Self
 
@@ -135,8 +136,7 @@ class Record:
         slicer: The slicer's name.
         compared: What was held against what, and what was not.
         scene: What stands in the rows, where the report is to be drawn with its images.
-        kinds: Kind of each key, `media`, `tokens` or `whole` (not cut); empty in a report of an
-            older version.
+        kinds: Kind of each key, `media`, `tokens` or `whole` (not cut).
     """
 
     family: str
@@ -155,6 +155,9 @@ class Record:
 
     def __post_init__(self) -> None:
         """Names that would act in a log are spelled out in every message; `key` stays the name."""
+        if not self.kinds:  # made by hand, or read from a file of an older version
+            kinds = {key: _kind(words) for key, words in self.layout.items()}
+            object.__setattr__(self, "kinds", kinds)
         names = {*self.layout, *(key for chunk in self.chunks for key in chunk.keys)}
         names |= {mismatch.key for mismatch in self.mismatches if mismatch.key is not None}
         if not any(map(acts, names)):
@@ -183,9 +186,13 @@ class Record:
     @cached_property
     def findings(self) -> tuple[Finding, ...]:
         """The mismatches by root cause, worst first: silent wrong images before all others."""
-        tokens = ("not cut", "one row per sample", "one row per sample on dim 1")
-        media = {key for key, words in self.layout.items() if words not in tokens}
+        media = {key for key, kind in self.kinds.items() if kind == "media"}
         return group(self.mismatches, media)
+
+    @cached_property
+    def offsets(self) -> Mapping[str, tuple[int, ...]]:
+        """First row of each sample, and the number of all rows, by unit."""
+        return {unit: (0, *accumulate(count)) for unit, count in self.counts.items()}
 
     def raise_for_mismatch(self) -> None:
         """Raise if the check did not come out OK.
@@ -278,6 +285,13 @@ class Record:
                 f"This is no report that vlmdebug wrote: {error}. "
                 "Write one with report.to_json(path)."
             ) from error
+
+
+def _kind(words: str) -> str:
+    """The kind of a key whose rows count what these words say."""
+    if words == "not cut":
+        return "whole"
+    return "tokens" if words in ("one row per sample", "one row per sample on dim 1") else "media"
 
 
 def _chunk_to_dict(chunk: ChunkReport) -> dict[str, Any]:

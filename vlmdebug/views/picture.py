@@ -117,7 +117,7 @@ def _of_key(report: Record, scene: Scene, key: str) -> Lane | None:
         owners = _owners(scene)
         boxes = [Box(*pair, owners[image], image) for image, pair in enumerate(pairwise(bounds))]
     elif unit in report.counts:
-        ends = (0, *accumulate(report.counts[unit]))
+        ends = report.offsets[unit]
         boxes = [Box(*pair, sample) for sample, pair in enumerate(pairwise(ends))]
     else:
         return None

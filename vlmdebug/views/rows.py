@@ -182,11 +182,8 @@ def media(report: Record) -> list[str]:
 
 
 def kind(report: Record, key: str) -> str:
-    """`media`, `tokens` or `whole`; of a report of an older version, as its words say."""
-    words = report.layout.get(key, "")
-    one = words.startswith("one row per sample") and not words.startswith("one row per sample with")
-    tokens = one and "padded" not in words
-    return report.kinds.get(key, "tokens" if tokens else "media")
+    """`media`, `tokens` or `whole`; `media` for a key that the layout does not know."""
+    return report.kinds.get(key, "media")
 
 
 def opening(report: Record) -> int:
