@@ -21,10 +21,11 @@ CODES = {
     "VLM009": "placeholders and features of a chunk differ",
     "VLM010": "placeholders and features of the batch differ",
     "VLM011": "rows that are not in the batch",
-    "VLM012": "cannot be told",
+    "VLM012": "could not be checked",
     "VLM013": "labels beside other tokens",
 }
-
+UNCHECKED = "VLM012"
+"""What stands in front of each ambiguity of a report: no mismatch, and no OK."""
 
 LOUDNESS = ("silent", "unknown", "loud")
 """Worst first."""

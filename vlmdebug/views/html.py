@@ -10,7 +10,7 @@ from base64 import b64encode
 from collections.abc import Iterable
 
 from vlmdebug.core.record import Record, Verdict
-from vlmdebug.mismatch import Finding, Mismatch
+from vlmdebug.mismatch import UNCHECKED, Finding, Mismatch
 from vlmdebug.plan import Rows
 from vlmdebug.safe import escaped, one_line
 from vlmdebug.scene import Scene
@@ -165,7 +165,7 @@ def _picture(report: Record) -> str:
 
 
 def _ambiguity(text: str) -> str:
-    return _note(GREY, f"? <strong>AMBIGUOUS</strong><br>{_broken(text)}")
+    return _note(GREY, f"? <strong>{UNCHECKED} AMBIGUOUS</strong><br>{_broken(text)}")
 
 
 def _note(colour: str, body: str) -> str:

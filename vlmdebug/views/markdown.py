@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from vlmdebug.core.record import Record, Verdict
-from vlmdebug.mismatch import Finding
+from vlmdebug.mismatch import UNCHECKED, Finding
 from vlmdebug.safe import one_line, plain
 from vlmdebug.views import rows
 
@@ -22,7 +22,9 @@ def to_markdown(report: Record) -> str:
     lines = [f"**vlmdebug check: {verdict}** · {_safe(rows.subject(report))}", ""]
     items = [_safe(line) for line in rows.counted(report)]
     items += [_finding(finding) for finding in report.findings[:MOST_ITEMS]]
-    items += [f"**? AMBIGUOUS** {_broken(text)}" for text in report.ambiguities[:MOST_ITEMS]]
+    items += [
+        f"**{UNCHECKED} ? AMBIGUOUS** {_broken(text)}" for text in report.ambiguities[:MOST_ITEMS]
+    ]
     lines += [f"- {item}" for item in items]
     return "\n".join([*lines, *_table(report)]) + "\n"
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from vlmdebug.core.record import Record
-from vlmdebug.mismatch import CODES
+from vlmdebug.mismatch import CODES, UNCHECKED
 from vlmdebug.pages import page
 from vlmdebug.safe import harmless, one_line, plain
 from vlmdebug.views import rows
@@ -59,7 +59,7 @@ def _findings(report: Record) -> str:
 
 def _ambiguities(report: Record) -> str:
     shown = report.ambiguities[:MOST_PARAGRAPHS]
-    blocks = ["\n".join(wrapped(f"AMBIGUOUS {text}", then="  ")) for text in shown]
+    blocks = ["\n".join(wrapped(f"{UNCHECKED} AMBIGUOUS {text}", then="  ")) for text in shown]
     return "\n\n".join([*blocks, *_more(len(report.ambiguities), "ambiguities")])
 
 
