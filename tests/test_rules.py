@@ -8,7 +8,7 @@ import pytest
 
 import vlmdebug as vd
 from vlmdebug.families import FAMILIES, release
-from vlmdebug.families.base import Hints
+from vlmdebug.families.facts import Hints
 from vlmdebug.families.rules import SEEN
 
 torch = pytest.importorskip("torch")

@@ -485,7 +485,7 @@ def _alike(chunk: Mapping[str, Any], planned: Mapping[str, Any]) -> bool:
 
 def _same(value: Any, planned: Any) -> bool:
     """Whether two values are one, or views of the same memory, or equal."""
-    from vlmdebug.families.base import to_numpy
+    from vlmdebug.core.tensors import to_numpy
 
     if value is planned or not hasattr(planned, "shape"):
         return value is planned or value == planned

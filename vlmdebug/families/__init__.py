@@ -6,7 +6,7 @@ Adding a family is one file here, one line in `FAMILIES`, one tiny model and its
 from __future__ import annotations
 
 from vlmdebug.errors import BadInput
-from vlmdebug.families.base import BatchSpec, Family
+from vlmdebug.families.base import Family
 from vlmdebug.families.gemma4 import Gemma4
 from vlmdebug.families.idefics2 import Idefics2
 from vlmdebug.families.idefics3 import Idefics3
@@ -18,6 +18,7 @@ from vlmdebug.families.llava_onevision import LlavaOnevision
 from vlmdebug.families.mistral3 import Mistral3
 from vlmdebug.families.mllama import Mllama
 from vlmdebug.families.qwen2_5_vl import NemotronHOmni, Qwen2_5VL
+from vlmdebug.families.synthesize import BatchSpec
 from vlmdebug.given import described
 from vlmdebug.safe import one_line
 

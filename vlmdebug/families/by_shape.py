@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from vlmdebug.batch import Ambiguity
-from vlmdebug.families.base import Facts, Reading
+from vlmdebug.families.facts import Facts, Reading
 from vlmdebug.families.rules import DESCRIBES
 from vlmdebug.layout import Axis, Layout, plural
 from vlmdebug.plan import Counts

@@ -14,7 +14,7 @@ from pathlib import PurePath
 from typing import Any
 
 from vlmdebug.errors import BadInput
-from vlmdebug.families.base import Hints
+from vlmdebug.families.facts import Hints
 from vlmdebug.families.formulas import (
     features_of_audio,
     features_of_pixels,

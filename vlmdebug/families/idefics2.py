@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vlmdebug.families.base import Facts
+from vlmdebug.families.facts import Facts
 from vlmdebug.families.idefics3 import Idefics3
 from vlmdebug.layout import Axis
 from vlmdebug.plan import Counts

@@ -21,18 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from vlmdebug.families.base import (
-    BatchSpec,
-    Facts,
-    Family,
-    Hints,
-    Reading,
-    numbered,
-    text,
-    to_numpy,
-    with_text,
-)
+from vlmdebug.core.tensors import to_numpy
+from vlmdebug.families.base import Family
+from vlmdebug.families.facts import Facts, Hints, Reading
 from vlmdebug.families.rules import DESCRIBES, USUAL
+from vlmdebug.families.synthesize import BatchSpec, numbered, text, with_text
 from vlmdebug.layout import Axis
 from vlmdebug.plan import Counts
 from vlmdebug.rules import KeyRules

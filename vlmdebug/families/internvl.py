@@ -18,19 +18,11 @@ from dataclasses import replace
 from typing import Any
 
 from vlmdebug.batch import Ambiguity, Contradiction
-from vlmdebug.families.base import (
-    BatchSpec,
-    Facts,
-    Family,
-    Hints,
-    Reading,
-    agree,
-    features_of_rows,
-    numbered,
-    text,
-    with_text,
-)
+from vlmdebug.families.base import Family
+from vlmdebug.families.facts import Facts, Hints, Reading
+from vlmdebug.families.image_counts import agree, features_of_rows
 from vlmdebug.families.rules import DESCRIBES, INDEXED, USUAL, with_mask
+from vlmdebug.families.synthesize import BatchSpec, numbered, text, with_text
 from vlmdebug.layout import Axis
 from vlmdebug.plan import Counts
 

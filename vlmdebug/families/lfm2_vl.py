@@ -16,21 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from vlmdebug.families.base import (
-    BatchSpec,
-    Facts,
-    Family,
-    Hints,
-    Reading,
-    agree,
-    align,
-    numbered,
-    text,
-    to_numpy,
-    with_text,
-)
+from vlmdebug.core.tensors import to_numpy
+from vlmdebug.families.base import Family
+from vlmdebug.families.facts import Facts, Hints, Reading
+from vlmdebug.families.image_counts import agree, align
 from vlmdebug.families.internvl import ambiguous_tiles, images_by_edges
 from vlmdebug.families.rules import DESCRIBES, MULTIPLIED, ONE, SURPLUS, USUAL, with_mask
+from vlmdebug.families.synthesize import BatchSpec, numbered, text, with_text
 from vlmdebug.layout import Axis
 from vlmdebug.plan import Counts
 

@@ -15,21 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from vlmdebug.core.tensors import to_numpy
 from vlmdebug.errors import BadInput
-from vlmdebug.families.base import (
-    BatchSpec,
-    Facts,
-    Family,
-    Hints,
-    Reading,
-    ambiguous_images,
-    count_images,
-    numbered,
-    text,
-    to_numpy,
-    with_text,
-)
+from vlmdebug.families.base import Family
+from vlmdebug.families.facts import Facts, Hints, Reading
+from vlmdebug.families.image_counts import ambiguous_images, count_images
 from vlmdebug.families.rules import SURPLUS, USUAL
+from vlmdebug.families.synthesize import BatchSpec, numbered, text, with_text
 from vlmdebug.layout import OWNER, Axis
 from vlmdebug.plan import Counts
 

@@ -16,17 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from vlmdebug.families.base import (
-    BatchSpec,
-    Facts,
-    Family,
-    Hints,
-    Reading,
-    numbered,
-    text,
-    with_text,
-)
+from vlmdebug.families.base import Family
+from vlmdebug.families.facts import Facts, Hints, Reading
 from vlmdebug.families.rules import ONE, USUAL
+from vlmdebug.families.synthesize import BatchSpec, numbered, text, with_text
 from vlmdebug.layout import Axis
 from vlmdebug.plan import Counts
 from vlmdebug.rules import KeyRules

@@ -22,8 +22,9 @@ import numpy as np
 
 from vlmdebug.batch import Batch
 from vlmdebug.core.keys import GRIDS
+from vlmdebug.core.tensors import to_numpy
 from vlmdebug.errors import BadInput
-from vlmdebug.families.base import Facts, Hints, to_numpy
+from vlmdebug.families.facts import Facts, Hints
 from vlmdebug.plan import Rows
 from vlmdebug.scene import Scene
 

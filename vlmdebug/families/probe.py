@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from vlmdebug.core.tensors import to_numpy
 from vlmdebug.errors import BadInput
-from vlmdebug.families.base import to_numpy
 from vlmdebug.given import public
 from vlmdebug.layout import OWNER, Axis
 

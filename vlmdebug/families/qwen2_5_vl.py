@@ -23,20 +23,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from vlmdebug.batch import Contradiction
+from vlmdebug.core.tensors import to_numpy
 from vlmdebug.families import rules as known
-from vlmdebug.families.base import (
-    BatchSpec,
-    Facts,
-    Family,
-    Hints,
-    Reading,
-    count_images,
-    numbered,
-    text,
-    to_numpy,
-    window,
-    with_text,
-)
+from vlmdebug.families.base import Family
+from vlmdebug.families.facts import Facts, Hints, Reading
+from vlmdebug.families.image_counts import count_images, window
+from vlmdebug.families.synthesize import BatchSpec, numbered, text, with_text
 from vlmdebug.layout import VIDEO_PATCH, Axis
 from vlmdebug.plan import Counts
 

@@ -21,18 +21,12 @@ from vlmdebug.core.keys import (
     TRAINERS_OWN,
     TYPE_IDS,
 )
+from vlmdebug.core.tensors import by_sample, to_numpy, unreadable
 from vlmdebug.errors import BadInput, naming
 from vlmdebug.families import FAMILIES, Family, family_named, find_family
-from vlmdebug.families.base import (
-    Facts,
-    Hints,
-    Reading,
-    by_sample,
-    to_numpy,
-    unreadable,
-)
 from vlmdebug.families.by_shape import NAME as UNKNOWN
 from vlmdebug.families.by_shape import read_by_shape
+from vlmdebug.families.facts import Facts, Hints, Reading
 from vlmdebug.families.hints import read_hints
 from vlmdebug.families.probe import probe
 from vlmdebug.families.release import takes

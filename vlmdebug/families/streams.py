@@ -22,18 +22,11 @@ import numpy as np
 
 from vlmdebug.batch import Ambiguity
 from vlmdebug.core.keys import AUDIO_KEYS, KEYS, VIDEO_KEYS, modality_of
-from vlmdebug.families.base import (
-    BatchSpec,
-    Facts,
-    Family,
-    agree,
-    align,
-    numbered,
-    padded,
-    places_of,
-    to_numpy,
-    with_text,
-)
+from vlmdebug.core.tensors import places_of, to_numpy
+from vlmdebug.families.base import Family
+from vlmdebug.families.facts import Facts
+from vlmdebug.families.image_counts import agree, align
+from vlmdebug.families.synthesize import BatchSpec, numbered, padded, with_text
 from vlmdebug.layout import VIDEO_PATCH, Axis, plural
 from vlmdebug.modality import Modality
 from vlmdebug.plan import Counts

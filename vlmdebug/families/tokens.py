@@ -10,7 +10,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from vlmdebug.core.keys import ALONG_TOKENS
-from vlmdebug.families.base import BatchSpec, Hints
+from vlmdebug.families.facts import Hints
+from vlmdebug.families.synthesize import BatchSpec
 
 IGNORED = -100  # the label of what is not learned
 

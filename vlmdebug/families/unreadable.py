@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from vlmdebug.core.tensors import to_numpy
 from vlmdebug.errors import BadInput
-from vlmdebug.families.base import to_numpy
 from vlmdebug.given import described
 from vlmdebug.safe import one_line
 

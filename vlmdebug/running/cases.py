@@ -8,7 +8,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from vlmdebug.families import FAMILIES, BatchSpec, Family, family_named
-from vlmdebug.families.base import ASKED_FOR
+from vlmdebug.families.synthesize import ASKED_FOR
 from vlmdebug.given import SIDES
 from vlmdebug.running.settings import DEFAULTS, FalsifySettings
 

@@ -10,7 +10,7 @@ from keyword import iskeyword
 from vlmdebug.batch import Batch
 from vlmdebug.errors import BadInput
 from vlmdebug.families import BatchSpec
-from vlmdebug.families.base import ASKED_FOR
+from vlmdebug.families.synthesize import ASKED_FOR
 from vlmdebug.literals import literal
 from vlmdebug.report import Report
 from vlmdebug.running.cases import Case

@@ -14,7 +14,7 @@ from vlmdebug.batch import Batch
 from vlmdebug.core.keys import TOKEN_KEYS
 from vlmdebug.errors import BadInput
 from vlmdebug.families import FAMILIES, BatchSpec, Family, family_named
-from vlmdebug.families.base import Facts, Hints
+from vlmdebug.families.facts import Facts, Hints
 from vlmdebug.families.read import assemble
 from vlmdebug.families.release import as_released
 from vlmdebug.families.streams import clip_axes, with_clips

@@ -15,8 +15,8 @@ import numpy as np
 from vlmdebug.batch import Batch
 from vlmdebug.change import Change
 from vlmdebug.core.keys import BOOKKEEPING
+from vlmdebug.core.tensors import unreadable
 from vlmdebug.errors import AmbiguousError
-from vlmdebug.families.base import unreadable
 from vlmdebug.layout import Axis
 from vlmdebug.plan import Rows
 from vlmdebug.presence import planned_rows

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from vlmdebug.batch import Batch
-from vlmdebug.families.base import to_numpy
+from vlmdebug.core.tensors import to_numpy
 from vlmdebug.plan import Rows
 from vlmdebug.tracing.rows import rows_by_value
 

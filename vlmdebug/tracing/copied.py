@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from vlmdebug.core.keys import MEDIA_KEYS
+from vlmdebug.core.tensors import to_numpy
 from vlmdebug.errors import VlmDebugError
-from vlmdebug.families.base import Facts, Hints, to_numpy
+from vlmdebug.families.facts import Facts, Hints
 from vlmdebug.families.read import assemble
 from vlmdebug.used import Made, MadeBy
 

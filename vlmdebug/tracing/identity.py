@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from vlmdebug.batch import Batch
+from vlmdebug.core.tensors import unreadable
 from vlmdebug.errors import AmbiguousError
-from vlmdebug.families.base import unreadable
 from vlmdebug.tracing.rows import RowFinder
 
 

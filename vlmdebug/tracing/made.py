@@ -16,8 +16,8 @@ import numpy as np
 
 from vlmdebug.batch import Batch
 from vlmdebug.core.keys import CLIP_KEYS, DERIVED, MEDIA_OF, PROMPT_TYPES, modality_of
+from vlmdebug.core.tensors import to_numpy
 from vlmdebug.families import FAMILIES
-from vlmdebug.families.base import to_numpy
 from vlmdebug.families.streams import TYPES
 from vlmdebug.plan import rows_of
 from vlmdebug.used import Made, MadeBy

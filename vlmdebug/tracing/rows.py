@@ -16,7 +16,7 @@ import numpy as np
 
 from vlmdebug.change import Change, Kind
 from vlmdebug.core.keys import MEDIA_KEYS
-from vlmdebug.families.base import to_numpy, unreadable
+from vlmdebug.core.tensors import to_numpy, unreadable
 from vlmdebug.layout import Layout
 from vlmdebug.plan import Rows
 from vlmdebug.tracing.memory import Parent, as_rows, is_as_it_was, parent, version, view_rows

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from vlmdebug.change import Change, Kind
-from vlmdebug.families.base import to_numpy
+from vlmdebug.core.tensors import to_numpy
 from vlmdebug.plan import Rows
 from vlmdebug.tracing.values import compare, equal
 

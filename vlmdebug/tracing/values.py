@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vlmdebug.families.base import to_numpy
+from vlmdebug.core.tensors import to_numpy
 
 Values = Literal["same", "rounded", "destroyed", "other"]
 MOST_SAMPLED = 4096

@@ -32,7 +32,7 @@ import torch
 from vlmdebug.core.keys import DERIVED, KNOWN
 from vlmdebug.core.record import Verdict
 from vlmdebug.errors import BadInput, MismatchError, VlmDebugError
-from vlmdebug.families.base import Hints
+from vlmdebug.families.facts import Hints
 from vlmdebug.families.hints import read_hints
 from vlmdebug.given import public
 from vlmdebug.mismatch import Mismatch

@@ -1,0 +1,74 @@
+"""The values of tensors in host memory, and counts of masks over tokens.
+
+Nothing here imports torch; tensors are used through the few methods that torch and numpy share.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from vlmdebug.plan import Places
+
+
+def to_numpy(value: Any) -> np.ndarray:
+    """A tensor's values in host memory; 16-bit floats that numpy lacks are widened exactly.
+
+    Waits for the device, so it is for ids, grids and what must be compared by value.
+    """
+    if not hasattr(value, "detach"):
+        return np.asarray(value)
+    value = value.detach().cpu()
+    if value.is_neg() or value.is_conj():  # views that are negated when they are read
+        value = value.resolve_neg().resolve_conj()
+    try:
+        return value.numpy()
+    except TypeError:  # bfloat16, float8
+        return value.float().numpy()
+
+
+def places_of(mask: np.ndarray) -> Places:
+    """Where each unbroken run of a mask `(sample, seq)` begins and ends, by sample."""
+    samples, width = mask.shape
+    flat = np.zeros(samples * (width + 1) + 1, dtype=bool)  # a column of False before each row
+    flat[:-1].reshape(samples, width + 1)[:, 1:] = mask
+    edges = np.flatnonzero(flat[1:] != flat[:-1]).tolist()
+    found: list[list[tuple[int, int]]] = [[] for _ in range(samples)]
+    for begin, end in zip(edges[::2], edges[1::2], strict=True):
+        sample, place = divmod(begin, width + 1)
+        found[sample].append((place, place + end - begin))
+    return Places(map(tuple, found))
+
+
+def by_sample(mask: np.ndarray) -> tuple[int, ...]:
+    """How many of each row of `(sample, seq)` are true; nearly always none are."""
+    if not np.count_nonzero(mask):
+        return (0,) * len(mask)
+    return tuple(mask.sum(axis=1).tolist())
+
+
+def unreadable(value: Any) -> str | None:
+    """Why the values of a tensor cannot be compared, in words: `on the meta device`."""
+    if isinstance(value, np.ndarray):
+        return None if value.dtype.kind in "biuf" else f"an array of {value.dtype}"
+    laid_out = getattr(value, "layout", None)
+    if getattr(value, "is_nested", False):
+        return "nested"
+    if laid_out is None:
+        return None  # no tensor of torch's
+    if value.is_meta:
+        return "on the meta device, which holds no values"
+    return _unreadable(laid_out, value.dtype)
+
+
+@cache
+def _unreadable(layout: Any, dtype: Any) -> str | None:
+    """What is said of torch's layouts and dtypes whose rows are no plain numbers in memory."""
+    name = str(layout).removeprefix("torch.")
+    if name != "strided":
+        return "sparse" if "sparse" in name else f"laid out as {name}"
+    if str(dtype).removeprefix("torch.").startswith(("quint", "qint")):
+        return "quantized"
+    return "of complex numbers" if dtype.is_complex else None

@@ -1,0 +1,144 @@
+"""What `read_batch` knows before a family counts, and what the family counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from vlmdebug.batch import Ambiguity
+from vlmdebug.core.tensors import places_of, to_numpy
+from vlmdebug.families.formulas import AudioRule, PixelRule, VideoRule
+from vlmdebug.plan import Counts, Places
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What the processor and the config say of the counts; None where neither does.
+
+    `image_edges` are the tokens that begin and end an image in the text. `attends_both_ways` says
+    that the placeholder tokens of an image see each other, later ones too. `tokens_per_image`
+    takes a list of `(height, width)` and gives placeholder tokens each. `returned_keys` are
+    those that the processor says it returns, `taken_keys` those that the model's forward names. The
+    `features_of_` rules
+    are those of `vlmdebug.families.formulas`.
+    """
+
+    model_type: str | None = None
+    processor_type: str | None = None
+    image_token_id: int | None = None
+    image_edges: tuple[int, int] | None = None
+    attends_both_ways: bool | None = None
+    token_ids: Mapping[str, int] = field(default_factory=dict)
+    global_image_id: int | None = None
+    features_per_tile: int | None = None
+    merge_size: int | None = None
+    pooling_size: int | None = None
+    downsample_factor: int | None = None
+    pixels_per_feature: int | None = None
+    patch_pixels: frozenset[int] = frozenset()
+    splits_images: bool = False
+    tokens_per_image: Callable[[list[tuple[int, int]]], list[int]] | None = None
+    returned_keys: frozenset[str] | None = None
+    taken_keys: frozenset[str] | None = None
+    features_of_pixels: PixelRule | None = None
+    features_of_video: VideoRule | None = None
+    features_of_audio: AudioRule | None = None
+    pad_token_id: int | None = None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that `read_batch` was told, for a family to count from."""
+
+    inputs: Mapping[str, Any]
+    hints: Hints = Hints()
+    num_images: tuple[int, ...] | None = None
+    num_tiles: tuple[int, ...] | None = None
+    clips: Mapping[str, tuple[int, ...] | None] = field(default_factory=dict)
+
+    @cached_property
+    def samples(self) -> int:
+        return int(self.inputs["input_ids"].shape[0])
+
+    @cached_property
+    def ids(self) -> np.ndarray:
+        return to_numpy(self.inputs["input_ids"])  # (sample, seq)
+
+    @cached_property
+    def mask(self) -> np.ndarray | None:
+        """The `attention_mask`, `(sample, seq)` as a rule; None where the batch has none."""
+        return to_numpy(self.inputs["attention_mask"]) if self.has("attention_mask") else None
+
+    @cached_property
+    def placeholder_mask(self) -> np.ndarray | None:
+        """Where the placeholder tokens are, `(sample, seq)`; None where nothing tells."""
+        types = self.inputs.get("mm_token_type_ids")
+        if self.hints.image_token_id is not None:
+            mask = self.ids == self.hints.image_token_id
+            if types is None or "pixel_values_videos" not in self.inputs:
+                return mask
+            return mask & (to_numpy(types) != 2)  # GLM writes image tokens for frames too
+        return None if types is None else to_numpy(types) == 1
+
+    @property
+    def placeholder_source(self) -> str:
+        known = self.hints.image_token_id is not None
+        return "placeholder tokens in input_ids" if known else "mm_token_type_ids"
+
+    @cached_property
+    def placeholders(self) -> tuple[int, ...] | None:
+        return None if self.runs is None else tuple(map(sum, self.runs))
+
+    @cached_property
+    def places(self) -> Places | None:
+        """Where each unbroken run of placeholder tokens begins and ends, by sample."""
+        return None if self.placeholder_mask is None else places_of(self.placeholder_mask)
+
+    @property
+    def runs(self) -> tuple[tuple[int, ...], ...] | None:
+        """Lengths of the unbroken runs of placeholder tokens of each sample."""
+        return None if self.places is None else self.places.runs
+
+    @cached_property
+    def spans(self) -> tuple[tuple[int, ...], ...] | None:
+        """Placeholder tokens between each begin and end token of an image, by sample.
+
+        None where the processor has no such tokens, or where they do not pair up, as after
+        truncation, or where placeholder tokens stand outside.
+        """
+        mask, edges = self.placeholder_mask, self.hints.image_edges
+        if mask is None or edges is None:
+            return None
+        found = []
+        for ids, placeholder in zip(self.ids, mask, strict=True):
+            begins, ends = (np.flatnonzero(ids == edge) for edge in edges)
+            if len(begins) != len(ends) or (begins >= ends).any() or (begins[1:] < ends[:-1]).any():
+                return None
+            before = np.concatenate([[0], placeholder.cumsum()])
+            spans = tuple((before[ends] - before[begins]).tolist())
+            if sum(spans) != placeholder.sum():
+                return None
+            found.append(spans)
+        return tuple(found)
+
+    def rows(self, key: str) -> int:
+        return len(self.inputs[key])
+
+    def has(self, key: str) -> bool:
+        return self.inputs.get(key) is not None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a family counted. Fields as in `vlmdebug.batch.Batch`."""
+
+    counts: Mapping[str, Counts]
+    features: tuple[int, ...] | None = None
+    per_image: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    ambiguities: tuple[Ambiguity, ...] = ()
+    pieces: tuple[tuple[int, ...], ...] | None = None
+    inferred: bool = False

@@ -1,0 +1,160 @@
+"""Count the images of each sample where a key has one row per image.
+
+Counts come from what was given, from placeholder tokens beside known features, or from nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from math import isqrt
+
+from vlmdebug.batch import Ambiguity
+from vlmdebug.errors import BadInput
+from vlmdebug.families.facts import Facts, Reading
+from vlmdebug.plan import Counts
+
+
+def agree(name: str, given: Sequence[int], key: str, rows: int, unit: str) -> None:
+    """Refuse counts whose sum is not the number of rows that `key` has."""
+    if sum(given) != rows:
+        raise BadInput(
+            f"{name} adds up to {sum(given)} {unit}s, but {key} has {rows} rows, one per {unit}. "
+            "Every cut after the first wrong count would be shifted. "
+            f"{_other_total(name, sum(given) - rows, unit)}"
+        )
+
+
+def _other_total(name: str, more: int, unit: str) -> str:
+    """What to do about counts that add up to `more` than there are rows, or to fewer."""
+    units = f"{abs(more)} {unit}{'s' if abs(more) > 1 else ''}"
+    batch = f"lacks {units}" if more > 0 else f"has {units} too many"
+    return (
+        f"If {name} is right, the batch {batch}: pass it as the processor returned it. "
+        f"Otherwise give as {name} how many {unit}s of each sample are in the batch."
+    )
+
+
+def count_images(
+    facts: Facts, key: str, features: Sequence[int] | None
+) -> tuple[Counts | None, tuple[Ambiguity, ...]]:
+    """Images per sample, where `key` has one row per image.
+
+    Args:
+        facts: The batch.
+        key: A key with one row per image.
+        features: Placeholder tokens that each image asks for, where known.
+    """
+    images = facts.rows(key)
+    if facts.num_images is not None:
+        agree("num_images", facts.num_images, key, images, "image")
+        return Counts(facts.num_images, "num_images"), ()
+    if facts.samples == 1:
+        return Counts([images], "the batch has one sample"), ()
+    if facts.placeholders is not None and features is not None:
+        found = align(features, facts.placeholders)
+        if found is not None:
+            return Counts(found, f"{facts.placeholder_source} against {key}"), ()
+    if facts.runs is not None and _one_run_each(facts.runs, features, images):
+        return Counts(map(len, facts.runs), f"runs of {facts.placeholder_source}"), ()
+    return None, (ambiguous_images(facts, key, images),)
+
+
+def read_images(
+    facts: Facts,
+    key: str,
+    features: tuple[int, ...] | None,
+    pieces: tuple[tuple[int, ...], ...] | None = None,
+    *,
+    inferred: bool = False,
+) -> Reading:
+    """The reading of a layout whose `key` has one row per image, each of so many features."""
+    counts, ambiguities = count_images(facts, key, features)
+    return Reading(
+        {"image": counts} if counts else {},
+        features,
+        {"feature": features} if features else {},
+        ambiguities,
+        pieces,
+        inferred,
+    )
+
+
+def _one_run_each(
+    runs: Sequence[Sequence[int]], features: Sequence[int] | None, images: int
+) -> bool:
+    """Whether each run of placeholder tokens can be one image, none of them too long for it.
+
+    Images side by side make one run; with a stray token elsewhere, the number of runs would fit.
+    """
+    flat = [run for sample in runs for run in sample]
+    if len(flat) != images:
+        return False
+    return features is None or all(run <= own for run, own in zip(flat, features, strict=True))
+
+
+def align(features: Sequence[int], placeholders: Sequence[int]) -> list[int] | None:
+    """Rows per sample such that each sample's rows ask for just its placeholders.
+
+    >>> align([10, 12, 16], [22, 0, 16])
+    [2, 0, 1]
+    """
+    ends = {total: index for index, total in enumerate((0, *accumulate(features)))}
+    stops = [ends.get(total) for total in accumulate(placeholders)]
+    if any(stop is None for stop in stops) or stops[-1] != len(features):
+        return None
+    if any(count == 0 for count in features):  # a row without features fits anywhere
+        return None
+    found = [stop for stop in stops if stop is not None]
+    return [stop - start for start, stop in pairwise([0, *found])]
+
+
+def ambiguous_images(facts: Facts, key: str, images: int) -> Ambiguity:
+    """Images that nothing gives to samples, and what would."""
+    why = (
+        "nothing says which token is the placeholder"
+        if facts.placeholders is None
+        else f"the placeholder tokens per sample, {list(facts.placeholders)}, do not match them"
+    )
+    known = facts.hints.processor_type is not None or facts.hints.model_type is not None
+    return Ambiguity(
+        keys=tuple(name for name in facts.inputs if name in (key, "pixel_values")),
+        unit="image",
+        message=(
+            f"{key} has {images} images for {facts.samples} samples, and {why}. "
+            f"Images per sample cannot be known, so no chunk was cut. "
+            f"Pass {'' if known else 'processor= or '}num_images=[…], "
+            "how many images of each sample are in the batch."
+        ),
+    )
+
+
+def features_of_rows(facts: Facts, key: str) -> tuple[tuple[int, ...] | None, bool]:
+    """Features of each row of `key`, all of one size, and whether placeholders only suggest them.
+
+    Where no rule is known, but all placeholder tokens divide evenly, rows can be counted by that;
+    it is no evidence of the placeholders themselves.
+    """
+    rows, (height, width) = facts.rows(key), facts.inputs[key].shape[-2:]
+    rule = facts.hints.features_of_pixels
+    known = (rule(height, width) if rule is not None else None) or facts.hints.features_per_tile
+    if known:
+        return (known,) * rows, False
+    tokens = sum(facts.placeholders or ())
+    divides = rows and tokens and tokens % rows == 0
+    return ((tokens // rows,) * rows if divides else None), True
+
+
+def window(patches: int, placeholders: Sequence[int] | None) -> int | None:
+    """Side of the square of patches that becomes one feature, where the totals settle it.
+
+    Only needed when neither processor nor config gives it.
+
+    >>> window(144, [20, 0, 16])
+    2
+    """
+    tokens = sum(placeholders or ())
+    if not tokens or patches % tokens:
+        return None
+    side = isqrt(patches // tokens)
+    return side if side**2 == patches // tokens else None
