@@ -157,7 +157,7 @@ def synthetic(family: str, images: tuple[int, ...], chunk_size: int = 1) -> Repo
     torch = pytest.importorskip("torch")
     import vlmdebug as vd
     from vlmdebug.families import FAMILIES, BatchSpec
-    from vlmdebug.families.read import assemble
+    from vlmdebug.families.assemble import assemble
 
     sizes = tuple(1 + i % 3 for i in range(sum(images)))
     inputs, facts = FAMILIES[family].synthesize(BatchSpec(family, images, sizes))

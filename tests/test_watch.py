@@ -20,7 +20,7 @@ from architectures import architectures
 
 import vlmdebug as vd
 from vlmdebug import slicers
-from vlmdebug.families.read import assemble
+from vlmdebug.families.assemble import assemble
 from vlmdebug.tracing.watch import MismatchWarning
 
 

@@ -23,8 +23,7 @@ class Hints:
     that the placeholder tokens of an image see each other, later ones too. `tokens_per_image`
     takes a list of `(height, width)` and gives placeholder tokens each. `returned_keys` are
     those that the processor says it returns, `taken_keys` those that the model's forward names. The
-    `features_of_` rules
-    are those of `vlmdebug.families.formulas`.
+    `features_of_` rules are those of `vlmdebug.families.formulas`.
     """
 
     model_type: str | None = None

@@ -14,8 +14,8 @@ from vlmdebug.batch import Batch
 from vlmdebug.core.keys import TOKEN_KEYS
 from vlmdebug.errors import BadInput
 from vlmdebug.families import FAMILIES, BatchSpec, Family, family_named
+from vlmdebug.families.assemble import assemble
 from vlmdebug.families.facts import Facts, Hints
-from vlmdebug.families.read import assemble
 from vlmdebug.families.release import as_released
 from vlmdebug.families.streams import clip_axes, with_clips
 from vlmdebug.families.tokens import with_token_keys

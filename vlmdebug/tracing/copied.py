@@ -14,8 +14,8 @@ import torch
 from vlmdebug.core.keys import MEDIA_KEYS
 from vlmdebug.core.tensors import to_numpy
 from vlmdebug.errors import VlmDebugError
+from vlmdebug.families.assemble import assemble
 from vlmdebug.families.facts import Facts, Hints
-from vlmdebug.families.read import assemble
 from vlmdebug.used import Made, MadeBy
 
 

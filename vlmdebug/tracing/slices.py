@@ -27,8 +27,8 @@ from vlmdebug.compare import compare
 from vlmdebug.core.keys import ALONG_TOKENS, MEDIA_KEYS
 from vlmdebug.doubts import Written
 from vlmdebug.errors import VlmDebugError
+from vlmdebug.families.assemble import assemble
 from vlmdebug.families.facts import Facts, Hints
-from vlmdebug.families.read import assemble
 from vlmdebug.families.streams import clip_of
 from vlmdebug.report import Report
 from vlmdebug.text_doubts import doubt

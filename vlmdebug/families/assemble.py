@@ -1,0 +1,182 @@
+"""Assemble a `Batch` from the facts: its layout, its counts and what cannot be settled.
+
+`watch` calls this for each forward pass; the values of its tensors are checked in
+`vlmdebug.families.checked`, for `read_batch` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from vlmdebug.batch import Ambiguity, Batch, Contradiction, CountsByUnit
+from vlmdebug.core.keys import KNOWN, ROWLESS, TOKEN_KEYS, TRAINERS_OWN
+from vlmdebug.errors import BadInput
+from vlmdebug.families.base import Family
+from vlmdebug.families.by_shape import read_by_shape
+from vlmdebug.families.choose import axes_given, check_keys, family_of
+from vlmdebug.families.contradictions import (
+    odd_dimensions,
+    other_rows,
+    refuse_uncounted,
+    strangers,
+    uncounted,
+)
+from vlmdebug.families.facts import Facts, Reading
+from vlmdebug.families.missing import lacks, lost_masks, promised, strays
+from vlmdebug.families.rules import USUAL
+from vlmdebug.families.streams import ClipReading, read_clips
+from vlmdebug.families.token_masks import columns, hidden, marked, unmasked, unpadded
+from vlmdebug.layout import Axis, Layout
+from vlmdebug.modality import Modality
+from vlmdebug.plan import Counts
+
+PER_SAMPLE, WHOLE, PLACES = Axis("sample"), Axis("batch"), Axis("sample", dim=1)
+
+
+def assemble(facts: Facts, layout: str | Layout | Mapping[str, Axis | str] | None = None) -> Batch:
+    """The `Batch` of these facts; `read_batch` after the arguments are checked."""
+    overrides = axes_given(layout)
+    family = _family(facts, layout)
+    clips = read_clips(facts, facts.clips)
+    found, reading = _laid_out(facts, family, clips, overrides)
+    counts = {"sample": Counts([1] * facts.samples, "rows of input_ids"), **reading.counts}
+    counts |= {unit: count for one in clips for unit, count in one.counts.items()}
+    refuse_uncounted(overrides, found, counts)
+    odd = odd_dimensions(facts, family)
+    broken = {key for one in odd for key in one.keys}
+    ambiguities = _ambiguities(facts, found, counts, reading, clips, odd)
+    return Batch(
+        inputs=facts.inputs,
+        layout=found,
+        counts=CountsByUnit(counts, ambiguities),
+        modalities=_modalities(facts, found, reading, broken, clips),
+        per_image=reading.per_image,
+        unpadded=unpadded(facts),
+        ambiguities=ambiguities,
+        marked=marked(facts, found.rules),
+        hidden=hidden(facts),
+        unmasked=unmasked(facts, causal=found.rules.causal),
+        lost_masks=lost_masks(facts, found),
+        known=KNOWN,
+        columns=columns(facts, found),
+        strays=strays(facts, {one.modality.name for one in clips}),
+        promised=promised(facts, found),
+        lacks=lacks(facts, found),
+    )
+
+
+def _family(facts: Facts, layout: Any) -> Family | None:
+    """The family whose layout the batch has, its keys checked; None where no family fits."""
+    family = family_of(facts, layout)
+    if family is None:
+        return None
+    check_keys(facts, family)
+    return family.actual(facts) if any(facts.has(key) for key in family.axes) else family
+
+
+def _laid_out(
+    facts: Facts,
+    family: Family | None,
+    clips: Sequence[ClipReading],
+    overrides: Mapping[str, Axis],
+) -> tuple[Layout, Reading]:
+    """The layout of the keys that the batch has, and what its family counted."""
+    axes = _token_axes(facts)
+    for one in clips:
+        axes |= one.axes
+    axes = {key: axis for key, axis in axes.items() if key not in overrides}
+    strange = [key for key in facts.inputs if key not in axes]
+    if family is not None:
+        found = family.layout(facts.hints)
+        own = {key: axis for key, axis in family.axes.items() if facts.has(key)}
+        reading = family.read(facts) if own else _no_media(facts)
+    elif strange:
+        found, reading = read_by_shape(facts, strange, overrides, axes)
+        own = found.axes
+    else:
+        found, reading, own = Layout("text", axes, rules=USUAL), _no_media(facts), {}
+    media = {key: needs for key, needs in found.media.items() if key in own}
+    for one in clips:
+        media |= one.media
+    axes = {**axes, **own, **overrides}
+    if any(key in own and own[key] != axis for key, axis in overrides.items()):
+        found = replace(found, rules=replace(found.rules, seen=()))  # no model that was seen
+    found = replace(
+        found,
+        axes={key: axes[key] for key in facts.inputs if key in axes},
+        media=media,
+        feature_key=found.feature_key if found.feature_key in own else None,
+    )
+    return found, reading
+
+
+def _ambiguities(
+    facts: Facts,
+    layout: Layout,
+    counts: Mapping[str, Counts],
+    reading: Reading,
+    clips: Sequence[ClipReading],
+    odd: Sequence[Contradiction],
+) -> tuple[Ambiguity, ...]:
+    """All that cannot be settled or cannot all be right; keys of `odd` can be cut all the same."""
+    unsettled = [ambiguity for one in clips for ambiguity in one.ambiguities]
+    found = [*reading.ambiguities, *unsettled, *strangers(facts, layout)]
+    named = [key for one in found if isinstance(one, Contradiction) for key in one.keys]
+    found += [replace(one, keys=()) for one in odd]
+    found += other_rows(facts, layout, counts, named)
+    return (*found, *uncounted(layout, counts, found))
+
+
+def _modalities(
+    facts: Facts,
+    layout: Layout,
+    reading: Reading,
+    broken: Collection[str],
+    clips: Sequence[ClipReading],
+) -> dict[str, Modality]:
+    """Images, and the video and audio clips that the batch has."""
+    key, of_clips = layout.feature_key, {key for one in clips for key in one.media}
+    image = Modality(
+        "image",
+        tuple(name for name in layout.media if name not in of_clips),
+        key,
+        layout[key].unit if key is not None and key in layout else None,
+        None if key in broken else reading.features,
+        reading.inferred,
+        facts.hints.image_token_id,
+        facts.places,
+        reading.pieces,
+    )
+    return {"image": image, **{one.modality.name: one.modality for one in clips}}
+
+
+def _token_axes(facts: Facts) -> dict[str, Axis]:
+    axes: dict[str, Axis] = {}
+    samples = facts.samples
+    for key, value in facts.inputs.items():
+        shape = getattr(value, "shape", ())
+        per_sample = isinstance(value, list) and len(value) == samples
+        if per_sample or (key in TRAINERS_OWN and tuple(shape[:1]) == (samples,)):
+            axes[key] = PER_SAMPLE
+        elif not shape or key in ROWLESS or str(getattr(value, "dtype", "")) == "object":
+            axes[key] = WHOLE
+        elif key == "position_ids" and len(shape) == 3 and shape[1] == samples:
+            axes[key] = PLACES  # M-RoPE: (3 or 4, sample, seq)
+        elif key in TOKEN_KEYS:
+            if shape[0] != samples:
+                raise BadInput(
+                    f"{key} has {shape[0]} rows, but input_ids has {samples}, one per sample. "
+                    "One of the two was cut or padded without the other. "
+                    "Pass both as the processor returned them."
+                )
+            axes[key] = PER_SAMPLE
+    return axes
+
+
+def _no_media(facts: Facts) -> Reading:
+    """A batch without media keys: nobody owns an image, whatever the text says."""
+    why = "no media key in the batch"
+    counts = {"image": Counts([0] * facts.samples, why)}
+    return Reading(counts)

@@ -1,0 +1,108 @@
+"""Check the tensors that `read_batch` is given; what no batch can hold is refused by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vlmdebug.core.keys import BOOKKEEPING, KNOWN, PACKED, ROWLESS
+from vlmdebug.core.tensors import to_numpy, unreadable
+from vlmdebug.errors import BadInput
+from vlmdebug.families.unreadable import refuse_measures, refuse_too_many, refuse_unreadable
+from vlmdebug.safe import one_line
+
+
+def refuse_packed(tensors: Mapping[str, Any]) -> None:
+    """Refuse sequences packed into one row, which no cut by rows of `input_ids` can part."""
+    ids, positions = tensors["input_ids"], tensors.get("position_ids")
+    signs = [key for key in PACKED if key in tensors]
+    if not signs and len(ids) == 1 and getattr(positions, "ndim", 0) == 2:
+        row = to_numpy(positions)[0]  # (seq,)
+        real = to_numpy(tensors["attention_mask"])[0] if "attention_mask" in tensors else row >= 0
+        starts = int(((row[1:] == 0) & (real[:-1] != 0)).sum())
+        signs = [f"position_ids, which starts anew {starts} times"] if starts else []
+    if signs:
+        raise BadInput(
+            f"The batch is packed: {len(ids)} row of {ids.shape[1]} tokens holds several sequences "
+            f"(see {signs[0]}). Samples are rows of input_ids here, so nothing can be cut between "
+            "packed ones. Pass the batch before packing (padding_free=False in TRL), or a chunk "
+            "of samples at a time."
+        )
+
+
+def checked_tensors(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that hold something, each checked to be a tensor on one real device."""
+    tensors = {
+        key: value for key, value in inputs.items() if value is not None and key not in BOOKKEEPING
+    }
+    if "input_ids" not in tensors:
+        raise BadInput(
+            f"input_ids is missing or None; the batch has {', '.join(tensors) or 'no keys'}. "
+            "Samples are the rows of input_ids, so nothing can be cut without it. "
+            "Pass what the processor returned for text and images together."
+        )
+    ids = tensors["input_ids"]
+    _check_tensor("input_ids", ids, -1)
+    for key, value in tensors.items():
+        _check_tensor(key, value, len(ids))
+    _check_devices(tensors)
+    refuse_measures(tensors)
+    ids = tensors["input_ids"]
+    refuse_too_many("input_ids", tuple(ids.shape))
+    if "float" in str(ids.dtype) or "bool" in str(ids.dtype):
+        raise BadInput(
+            f"input_ids holds {ids.dtype}, but token ids are whole numbers. "
+            "An embedding would refuse them. Pass input_ids as the tokenizer returned them."
+        )
+    if ids.ndim != 2 or 0 in ids.shape:
+        raise BadInput(
+            f"input_ids has shape {tuple(ids.shape)}, but a batch has one row of tokens per "
+            "sample: (sample, seq), at least one of each. "
+            "Nothing was cut. Pass the batch as the processor returned it, with padding=True."
+        )
+    return tensors
+
+
+def _check_tensor(key: str, value: Any, samples: int) -> None:
+    refuse_unreadable(key, value)
+    listed = isinstance(value, (list, tuple))
+    if listed and key not in KNOWN:
+        if len(value) == samples or not any(getattr(one, "shape", ()) for one in value):
+            return  # a thing per sample, such as its prompt, or a note of the trainer
+    if listed:
+        raise BadInput(
+            f"{key} is a {type(value).__name__} of {len(value)}, but rows can be followed only "
+            'in a tensor. Call the processor with return_tensors="pt" and padding=True, '
+            "or leave the key out."
+        )
+    nested = getattr(value, "is_nested", False)  # which has no shape to ask for
+    if key in KNOWN and not nested and not getattr(value, "shape", ()):
+        raise BadInput(
+            f"{key} is {one_line(repr(value), 80)}, but it is a tensor with a row "
+            "per sample, image, tile or patch. Pass it as the processor returned it, or leave it "
+            "out."
+        )
+    if getattr(getattr(value, "device", None), "type", None) == "meta" and not nested:
+        raise BadInput(
+            f"{key} is on the meta device: it has a shape {tuple(value.shape)} but no values, "
+            "so rows cannot be told apart. Pass the batch before it is moved to meta."
+        )
+    reason = unreadable(value) if hasattr(value, "dtype") else None
+    if reason is not None and key in KNOWN:
+        raise BadInput(
+            f"{key} is {reason}, but rows can be followed only in a dense tensor of numbers. "
+            "Pass it as the processor returned it."
+        )
+
+
+def _check_devices(tensors: Mapping[str, Any]) -> None:
+    devices: dict[str, str] = {}
+    for key, value in tensors.items():
+        if getattr(value, "shape", ()) and key not in ROWLESS:
+            devices.setdefault(str(getattr(value, "device", "cpu")), key)
+    if len(devices) > 1:
+        where = ", ".join(f"{key} on {device}" for device, key in devices.items())
+        raise BadInput(
+            f"The tensors lie on {len(devices)} devices: {where}. "
+            "A model would refuse such a batch. Move all of it: inputs.to(device)."
+        )

@@ -1,0 +1,84 @@
+"""The family of a batch: the one that is given, that of the config, or the one its keys fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vlmdebug.errors import BadInput
+from vlmdebug.families import FAMILIES, Family, family_named, find_family
+from vlmdebug.families.facts import Facts
+from vlmdebug.layout import UNITS, Axis, Layout
+
+
+def axes_given(layout: Any) -> dict[str, Axis]:
+    """The axes that `layout=` gives by key; none where it names a family.
+
+    Raises:
+        BadInput: It is neither, or a row counts nothing that is known.
+    """
+    if layout is None or isinstance(layout, str):
+        return {}
+    if not isinstance(layout, Mapping):
+        raise BadInput(
+            f"layout is {layout!r}, but it is a family's name, a Layout, or {{key: unit}}. "
+            f'For instance layout="gemma4" or layout={{"pixel_values": "image"}}.'
+        )
+    axes = {key: Axis(axis) if isinstance(axis, str) else axis for key, axis in layout.items()}
+    for key, axis in axes.items():
+        if not isinstance(axis, Axis) or axis.unit not in UNITS:
+            raise BadInput(
+                f"layout[{key!r}] is {axis!r}, but a row counts one of {', '.join(UNITS)}. "
+                f'Say what one row of {key} counts, for instance "image".'
+            )
+    return axes
+
+
+def family_of(facts: Facts, layout: Any) -> Family | None:
+    """The family that `layout=` or the config names, else the one whose keys the batch has.
+
+    Raises:
+        BadInput: Config and processor belong to different families.
+    """
+    if isinstance(layout, str):
+        return family_named(layout)
+    if isinstance(layout, Layout):
+        return find_family(layout.family)
+    if facts.hints.model_type is not None:
+        found = find_family(facts.hints.model_type)
+        other = find_family(facts.hints.processor_type or facts.hints.model_type)
+        if found is not None and other is not None and found is not other:
+            raise BadInput(
+                f"The config is {facts.hints.model_type}'s (layout {found.name}), the processor "
+                f"{facts.hints.processor_type}'s (layout {other.name}). Their tensors differ, so "
+                "no batch fits both. Load both from the same checkpoint."
+            )
+        return found
+    return next((family for family in FAMILIES.values() if family.recognises(facts.inputs)), None)
+
+
+def check_keys(facts: Facts, family: Family) -> None:
+    """All media keys of the family or none, each with as many dimensions as it has there."""
+    present = [key for key in family.axes if facts.has(key)]
+    needed = [key for key in family.axes if key not in family.rules.sometimes_returned]
+    missing = [key for key in needed if key not in present]
+    if present and missing:
+        raise BadInput(
+            f"{missing[0]} is missing or None, but {present[0]} "
+            f"{tuple(facts.inputs[present[0]].shape)} is there; layout {family.name} needs both. "
+            "A model would raise or, worse, see no images. Keep every key the processor returned."
+        )
+    for key in present:
+        shape = tuple(facts.inputs[key].shape)
+        if not _has_dimensions(shape, family.shapes[key]):
+            raise BadInput(
+                f"{key} has shape {shape}, but in layout {family.name} it is "
+                f"({family.shapes[key]}). Rows would be counted on the wrong dimension. "
+                "Pass it as the processor returned it."
+            )
+
+
+def _has_dimensions(shape: tuple[int, ...], named: str) -> bool:
+    """Whether there is one for each name; `...` stands for one or more."""
+    names = named.split(", ")
+    return len(shape) >= len(names) if names[-1] == "..." else len(shape) == len(names)

@@ -1,0 +1,162 @@
+"""Tensors of one batch that contradict each other or the layout, and keys that nothing counts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from math import isqrt
+
+from vlmdebug.batch import Ambiguity, Contradiction
+from vlmdebug.core.keys import BOOKKEEPING
+from vlmdebug.errors import BadInput
+from vlmdebug.families import Family, find_family
+from vlmdebug.families.facts import Facts
+from vlmdebug.layout import Axis, Layout, plural
+from vlmdebug.plan import Counts
+
+
+def refuse_uncounted(
+    overrides: Mapping[str, Axis], layout: Layout, counts: Mapping[str, Counts]
+) -> None:
+    """Refuse a unit that `layout=` names and that nothing in this family counts."""
+    known = find_family(layout.family)
+    for key, axis in overrides.items() if known is not None else ():
+        if axis.unit not in (*counts, "batch") and key in layout and not _may_count(axis.unit):
+            raise BadInput(
+                f"layout[{key!r}] is {axis.unit!r}, but nothing counts the {plural(axis.unit)} of "
+                f"each sample in layout {layout.family}; it counts {', '.join(counts)}. "
+                f"No row of {key} would be anybody's. Name one of these, or leave {key} out."
+            )
+
+
+def _may_count(unit: str) -> bool:
+    """Whether an argument of `read_batch` counts it; then the message asks for that one."""
+    return unit in BOOKKEEPING.values()
+
+
+def other_rows(
+    facts: Facts, layout: Layout, counts: Mapping[str, Counts], wrong: Collection[str]
+) -> list[Contradiction]:
+    """Tensors that are not as long as their counts say; the message names both numbers."""
+    found: list[Contradiction] = []
+    for key, axis in layout.items():
+        value = facts.inputs[key]
+        if axis.unit not in counts or isinstance(value, list) or key in wrong:
+            continue
+        rows = value.shape[axis.dim] if len(value.shape) > axis.dim else 0
+        count = counts[axis.unit]
+        if rows != count.total:
+            takes = key in layout.media and layout.rules.of(key).takes(rows, count.total)
+            said = (
+                f"{key} has {rows} rows on dim {axis.dim}, but layout {layout.family} has one row "
+                f"per {axis.unit} and the batch has {count.total} {plural(axis.unit)} "
+                f"({count.evidence}). The tensors belong to different batches, or one was cut. "
+                "Pass the batch as the processor returned it."
+            )
+            silent = None if takes or not layout.rules.predict else False
+            found.append(Contradiction((key,), None, said, silent=silent))
+    return found
+
+
+def odd_dimensions(facts: Facts, family: Family | None) -> list[Contradiction]:
+    """Keys that share a dimension but not its length, or whose rows are no patches."""
+    if family is None:
+        return []
+    present = [key for key in family.axes if facts.has(key)]
+    first: dict[str, tuple[str, int]] = {}
+    found = []
+    for key in present:
+        shape, names = tuple(facts.inputs[key].shape), family.shapes[key].split(", ")
+        patch = facts.hints.patch_pixels
+        if names[0] == "patch" and len(shape) == 2 and not _is_patch(shape[1], patch):
+            due = f"a patch has {max(patch)} values" if patch else "no square patch has as many"
+            found.append(_cut_columns(key, shape[1], due))
+        if "channels" in names and shape[-1] == 3 != shape[names.index("channels")]:
+            found.append(_channels_last(key, shape))
+            continue
+        for dim, (name, size) in enumerate(zip(names, shape, strict=False)):
+            if dim == 0 or name == "..." or name.isdigit():
+                continue
+            other, length = first.setdefault(name, (key, size))
+            if length != size:
+                cut, whole = (key, other) if size < length else (other, key)
+                least, most = sorted((length, size))
+                said = _cut_columns(cut, least, f"{whole} has {most} of them", name)
+                found.append(replace(said, keys=(cut, whole)))
+    return found
+
+
+def _is_patch(values: int, known: Collection[int]) -> bool:
+    """Whether a flat patch can have so many values: three channels of one or two square frames."""
+    if known:
+        return values in known
+    return any(
+        values % (3 * n) == 0 and isqrt(values // (3 * n)) ** 2 * 3 * n == values for n in (1, 2)
+    )
+
+
+def _channels_last(key: str, shape: Sequence[int]) -> Contradiction:
+    return Contradiction(
+        (key,),
+        None,
+        f"{key} has shape {tuple(shape)}, its channels on the last dimension, but the model takes "
+        f"them on dim {len(shape) - 3}. The model raises. "
+        "Move the last dimension there, or call the processor with data_format='channels_first'.",
+        refused=False,
+        silent=False,
+    )
+
+
+def _cut_columns(key: str, size: int, but: str, name: str = "columns") -> Contradiction:
+    return Contradiction(
+        (key,),
+        None,
+        f"{key} was cut to {size} {name}, but {but}. "
+        "The model raises, or reads other pixels. "
+        "Trim and pad only what lies along the tokens: its second dimension is none of them.",
+        refused=False,
+        silent=None,
+    )
+
+
+def strangers(facts: Facts, layout: Layout) -> tuple[Ambiguity, ...]:
+    """Keys of the batch that the layout says nothing of."""
+    return tuple(
+        Ambiguity(
+            keys=(key,),
+            unit=None,
+            message=(
+                f"{key} {tuple(value.shape)} is not a key that layout {layout.family} knows, so "
+                "what its rows count is unknown and it was not cut. "
+                f'Leave it out, or say it: layout={{"{key}": "sample"}}.'
+            ),
+        )
+        for key, value in facts.inputs.items()
+        if key not in layout
+    )
+
+
+def uncounted(
+    layout: Layout, counts: Mapping[str, Counts], ambiguities: Sequence[Ambiguity]
+) -> list[Ambiguity]:
+    """Keys whose rows nobody could give to samples, though no family said so."""
+    said = {key for ambiguity in ambiguities for key in ambiguity.keys}
+    units: dict[str, list[str]] = {}
+    for key, axis in layout.items():
+        needed = layout.given_with(key)
+        missing = [axis.unit] if axis.unit not in (*counts, "batch") else []
+        if needed is not None and needed not in counts:
+            missing.append(needed)
+        if missing and key not in said:
+            units.setdefault(missing[0], []).append(key)
+    return [
+        Ambiguity(
+            keys=tuple(keys),
+            unit=unit,
+            message=(
+                f"{' and '.join(keys)} cannot be cut, because nothing says how many "
+                f"{plural(unit)} each sample has. Pass processor= or config=."
+            ),
+        )
+        for unit, keys in units.items()
+    ]

@@ -1,0 +1,100 @@
+"""What masks, token types and columns say of the tokens of each sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from vlmdebug.core.keys import ALONG_TOKENS, PROMPT_TYPES
+from vlmdebug.core.tensors import by_sample, to_numpy
+from vlmdebug.families.facts import Facts
+from vlmdebug.layout import Layout
+from vlmdebug.rules import ModelRules
+
+MARKS_EDGES = "moe_mm_token_type_ids"
+"""Types that mark the begin and end tokens of images too."""
+
+
+def marked(facts: Facts, rules: ModelRules) -> dict[str, tuple[int, ...]]:
+    """Placeholder tokens of each sample that each key of token types marks as such.
+
+    Some processors mark begin and end tokens too; these do not count. ERNIE 4.5 VL marks both in
+    `moe_mm_token_type_ids` (`create_moe_mm_token_type_ids` of its processor, 5.23), so that a run
+    with one of its neighbours marked and the other not has moved.
+    """
+    mask = facts.placeholder_mask
+    if mask is None or facts.hints.image_token_id is None:
+        return {}
+    keys = ["mm_token_type_ids", MARKS_EDGES]
+    keys += [PROMPT_TYPES] if rules.token_types_mark is not None else []
+    prompt = rules.token_types_mark == "completion"
+    found = {}
+    for key in keys:
+        types = facts.inputs.get(key)
+        if types is not None and tuple(types.shape) == mask.shape:
+            ones = to_numpy(types) == int(not (prompt and key == PROMPT_TYPES))  # (sample, seq)
+            marked = by_sample(ones & mask)
+            if key == MARKS_EDGES:
+                lopsided = _lopsided(ones, facts.places or ())
+                marked = tuple(n - few for n, few in zip(marked, lopsided, strict=True))
+            found[key] = marked
+    return found
+
+
+def _lopsided(ones: np.ndarray, places: Sequence[Sequence[tuple[int, int]]]) -> list[int]:
+    """Runs of each sample that have a mark on one side and none on the other."""
+    wide = ones.shape[1]
+    return [
+        sum(a > 0 and b < wide and bool(row[a - 1] != row[b]) for a, b in own)
+        for row, own in zip(ones, places, strict=True)
+    ]
+
+
+def hidden(facts: Facts) -> tuple[int, ...]:
+    """Tokens of each sample that `attention_mask` hides though they are not the padding token."""
+    mask, pad = facts.mask, facts.hints.pad_token_id
+    if pad is None or mask is None or mask.shape != facts.ids.shape:
+        return ()
+    return by_sample((mask == 0) & (facts.ids != pad))
+
+
+def unmasked(facts: Facts, *, causal: bool) -> tuple[int, ...]:
+    """Padding tokens of each sample that its text attends to, where no mask hides them.
+
+    A causal model never looks at those behind the text. A mask that shows one token in front of the
+    text may be right: for some tokenizers it is the first token of a text too.
+    """
+    mask, pad = facts.mask, facts.hints.pad_token_id
+    if pad is None or (mask is not None and mask.shape != facts.ids.shape):
+        return ()
+    padding = facts.ids == pad  # (sample, seq)
+    shown = padding if mask is None else padding & (mask != 0)
+    if not np.count_nonzero(shown):
+        return (0,) * len(shown)
+    if causal or mask is not None:
+        shown = shown & np.logical_and.accumulate(padding, axis=1)
+    shown = shown & ~padding.all(axis=1, keepdims=True)
+    return by_sample(shown if mask is None else shown & (shown.sum(axis=1, keepdims=True) > 1))
+
+
+def columns(facts: Facts, layout: Layout) -> dict[str, int]:
+    """Columns of tokens of the keys that a model lays beside `input_ids` and makes something of.
+
+    Not of labels, which an encoder-decoder has for other tokens, nor of masks of more dimensions.
+    """
+    dims = {key: 1 for key in ALONG_TOKENS if len(getattr(facts.inputs.get(key), "shape", ())) == 2}
+    dims |= {key: axis.dim + 1 for key, axis in layout.items() if axis.columns}
+    return {
+        key: int(facts.inputs[key].shape[dim])
+        for key, dim in dims.items()
+        if key in layout and layout.rules.uses(key)
+    }
+
+
+def unpadded(facts: Facts) -> tuple[bool, ...] | None:
+    """Samples whose mask only hides what follows them: causal attention never looks there."""
+    mask = facts.mask
+    if mask is None or mask.ndim != 2:
+        return None
+    return tuple(not rises for rises in by_sample(~(mask[:, 1:] <= mask[:, :-1])))
