@@ -8,24 +8,15 @@ and what is found there is marked `unsure`. A batch with images is assumed.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from vlmdebug.review.answers import Answers
 from vlmdebug.review.cuts import Cut, bounds_of, unit_of
 from vlmdebug.review.keys import COUNTS, TOKEN_KEYS, Keys
-from vlmdebug.review.names import Function, batches, bound_names, words
-from vlmdebug.review.values import (
-    UNKNOWN,
-    Value,
-    called_name,
-    canonical,
-    evaluate,
-    is_made,
-    key_of,
-    text_of,
-)
-
-_LENGTHS = frozenset({"len", "size", "shape"})
+from vlmdebug.review.names import Function
+from vlmdebug.review.scope import Scope
+from vlmdebug.review.values import UNKNOWN, Value, canonical
 
 
 @dataclass(frozen=True)
@@ -40,36 +31,21 @@ class Unbound:
 class Walk:
     """The cuts and unbound names of one function under one layout."""
 
-    keys: Keys
-    constants: Mapping[str, ast.expr]
-
-    def __init__(
-        self,
-        function: Function,
-        keys: Keys,
-        constants: Mapping[str, ast.expr],
-    ) -> None:
-        self.keys, self.constants = keys, constants
+    def __init__(self, function: Function, keys: Keys, constants: Mapping[str, ast.expr]) -> None:
         self.cuts: dict[tuple[int, int, str], Cut] = {}
         self.unbound: dict[tuple[int, str], Unbound] = {}
-        self.asked: dict[str, int] = {}
+        self._scope = Scope(function, keys, constants)
+        self._answers = Answers(function, self._scope)
         self._unsure: list[str] = []
         self._exits: list[tuple[str, bool]] = []
-        self._ranges: dict[str, str] = {}
         self._recording = True
-        self._locals, bound = bound_names(function)
-        self._names: dict[str, Value] = dict.fromkeys(bound, UNKNOWN)
-        self._assigned: set[str] = set()
-        self._batches = batches(function)
-        self._words = words(function)
         self._block(function.body)
         self._read_units()
 
-    def known(self, name: str) -> bool:
-        """Whether a name, where the function does not bind it itself, is one of a batch."""
-        keys = self.keys
-        listed = name in keys.everywhere or name in TOKEN_KEYS or name in COUNTS
-        return listed or keys.nearest(name) is not None
+    @property
+    def asked(self) -> dict[str, int]:
+        """Keys that tests ask for and no layout has, with the line of the first test."""
+        return self._answers.asked
 
     # Statements: each says whether the next one can be reached.
 
@@ -125,7 +101,7 @@ class Walk:
 
     def _if(self, node: ast.If) -> bool:
         self._expression(node.test)
-        answer = self._answer(node.test)
+        answer = self._answers.of(node.test)
         if answer is not None:
             return self._block(node.body if answer else node.orelse)
         test = self._unread(node.test)
@@ -139,21 +115,21 @@ class Walk:
     def _unread(self, test: ast.expr) -> str:
         """The part of a test that has no answer."""
         if isinstance(test, ast.BoolOp):
-            parts = [value for value in test.values if self._answer(value) is None]
+            parts = [value for value in test.values if self._answers.of(value) is None]
             word = " or " if isinstance(test.op, ast.Or) else " and "
             return word.join(self._unread(part) for part in parts)
         return ast.unparse(test)
 
     def _maybe(self, test: str, body: Sequence[ast.stmt]) -> bool:
         """Walk what may or may not run: its names hold afterwards only where they did before."""
-        before, assigned = dict(self._names), set(self._assigned)
+        before, assigned = dict(self._scope.names), set(self._scope.assigned)
         self._unsure.append(test)
         reached = self._block(body)
         self._unsure.pop()
-        for name, value in self._names.items():
+        for name, value in self._scope.names.items():
             if before.get(name) != value:
                 before[name] = UNKNOWN if name in assigned else value
-        self._names = before
+        self._scope.names = before
         return reached
 
     def _try(self, node: ast.Try | ast.TryStar) -> bool:
@@ -163,7 +139,7 @@ class Walk:
         return self._block(node.finalbody) and reached
 
     def _loop(self, target: ast.expr, source: ast.expr, body: Sequence[ast.stmt]) -> None:
-        for _ in self._bindings(target, source):
+        for _ in self._scope.bindings(target, source):
             self._twice(body)
 
     def _twice(self, body: Sequence[ast.stmt]) -> None:
@@ -181,7 +157,7 @@ class Walk:
     def _expression(self, node: ast.expr) -> None:
         if isinstance(node, ast.IfExp):
             self._expression(node.test)
-            answer = self._answer(node.test)
+            answer = self._answers.of(node.test)
             if answer is not False:
                 self._either(node.test, node.body, answer)
             if answer is not True:
@@ -211,7 +187,7 @@ class Walk:
         stops = isinstance(node.op, ast.Or)
         for value in node.values:
             self._expression(value)
-            if self._answer(value) is stops:
+            if self._answers.of(value) is stops:
                 return
 
     def _either(self, test: ast.expr, node: ast.expr, answer: bool | None) -> None:
@@ -222,11 +198,11 @@ class Walk:
             self._unsure.pop()
 
     def _comprehension(self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp):
-        before = dict(self._names)
+        before = dict(self._scope.names)
         parts = [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]
         self._expression(node.generators[0].iter)
         self._generators(node.generators, parts)
-        self._names = before
+        self._scope.names = before
 
     def _generators(self, generators: list[ast.comprehension], parts: list[ast.expr]) -> None:
         if not generators:
@@ -234,12 +210,12 @@ class Walk:
                 self._expression(part)
             return
         first, *rest = generators
-        for _ in self._bindings(first.target, first.iter):
+        for _ in self._scope.bindings(first.target, first.iter):
             doubts = len(self._unsure)
             answers = []
             for test in first.ifs:
                 self._expression(test)
-                answers.append(self._answer(test))
+                answers.append(self._answers.of(test))
                 if answers[-1] is None:
                     self._unsure.append(ast.unparse(test))
             if False not in answers:
@@ -247,7 +223,7 @@ class Walk:
             del self._unsure[doubts:]
 
     def _read(self, node: ast.Name) -> None:
-        if node.id in self._locals and node.id not in self._assigned and self._recording:
+        if self._recording and self._scope.is_unbound(node.id):
             place = (node.lineno, node.id)
             self.unbound.setdefault(place, Unbound(node.lineno, node.id, self._doubt))
 
@@ -260,157 +236,22 @@ class Walk:
                 for part, own in zip(target.elts, values, strict=True):
                     self._assign(part, own)
                 return
-            whole = evaluate(value, self._names, self.known)
+            whole = self._scope.value(value)
             self._bind(target, replace(whole, key=None, node=None, made=False))
             return
         if isinstance(value, ast.IfExp):
-            answer = self._answer(value.test)
+            answer = self._answers.of(value.test)
             if answer is not None:
                 self._assign(target, value.body if answer else value.orelse)
                 return
-        found = evaluate(value, self._names, self.known)
-        if isinstance(target, ast.Name) and found.node is not None:
-            mentions = {part.id for part in ast.walk(found.node) if isinstance(part, ast.Name)}
-            if target.id in mentions:
-                found = replace(found, node=None)
-        self._bind(target, found)
+        self._bind(target, self._scope.value_for(target, value))
 
     def _bind(self, target: ast.expr, value: Value) -> None:
-        for part in ast.walk(target):
-            if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store):
-                self._assigned.add(part.id)
-                self._names[part.id] = value
-                self._forget(part.id)
+        self._scope.bind(target, value)
         if isinstance(target, ast.Subscript | ast.Attribute):
             self._expression(target.value)
             if isinstance(target, ast.Subscript):
                 self._expression(target.slice)
-
-    def _forget(self, name: str) -> None:
-        """Texts that mention the old value of `name` hold no longer."""
-        for other, value in self._names.items():
-            if other != name and value.node is not None:
-                mentions = {part.id for part in ast.walk(value.node) if isinstance(part, ast.Name)}
-                if name in mentions:
-                    self._names[other] = replace(value, node=None)
-
-    def _bindings(self, target: ast.expr, source: ast.expr) -> Iterator[None]:
-        """Bind a loop's names, once for each key where it runs over keys that can be listed."""
-        listed = self._listed(source)
-        if listed is not None and isinstance(target, ast.Name):
-            for key in listed:
-                self._bind(target, Value(constant=key))
-                yield
-            return
-        pair = isinstance(target, ast.Tuple) and len(target.elts) == 2
-        if pair and self._runs_over_a_batch(source):
-            assert isinstance(target, ast.Tuple)
-            for key in sorted(self.keys.sure - COUNTS.keys()):
-                self._bind(target.elts[0], Value(constant=key))
-                self._bind(target.elts[1], Value(key=key, sources=frozenset({key})))
-                yield
-            return
-        self._bind(target, replace(evaluate(source, self._names, self.known), key=None, node=None))
-        if isinstance(target, ast.Name):
-            self._names[target.id] = replace(self._names[target.id], node=target, made=False)
-            step = self._step(source)
-            if step is not None:
-                self._ranges[target.id] = step
-        yield
-
-    def _listed(self, node: ast.expr) -> list[str] | None:
-        """The texts of a literal tuple, list or set, or of a module's constant that is one."""
-        if isinstance(node, ast.Name) and node.id not in self._names:
-            node = self.constants.get(node.id, node)
-        if not isinstance(node, ast.Tuple | ast.List | ast.Set) or not node.elts:
-            return None
-        texts = [text_of(part, self._names) for part in node.elts]
-        return [text for text in texts if text is not None] if None not in texts else None
-
-    def _runs_over_a_batch(self, node: ast.expr) -> bool:
-        """`inputs.items()`, where the function looks `input_ids` or its like up in `inputs`."""
-        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
-            return False
-        base = node.func.value
-        if node.func.attr != "items" or not isinstance(base, ast.Name):
-            return False
-        return base.id in self._batches and not is_made(base, self._names)
-
-    def _step(self, node: ast.expr) -> str | None:
-        """`n` of `range(0, samples, n)`, where `samples` is the length of a token key."""
-        if not isinstance(node, ast.Call) or called_name(node) != "range" or len(node.args) != 3:
-            return None
-        total = evaluate(node.args[1], self._names, self.known)
-        whole = ast.unparse(node.args[1])
-        counts = total.calls & _LENGTHS or "shape" in whole
-        if not counts or not total.sources or not total.sources <= TOKEN_KEYS:
-            return None
-        return canonical(node.args[2], self._names)
-
-    # Tests
-
-    def _answer(self, test: ast.expr) -> bool | None:
-        """Whether the test holds for this layout's batches; None where it cannot be read."""
-        if isinstance(test, ast.BoolOp):
-            answers = [self._answer(value) for value in test.values]
-            stops = isinstance(test.op, ast.Or)
-            if stops in answers:
-                return stops
-            return None if None in answers else not stops
-        if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
-            answer = self._answer(test.operand)
-            return None if answer is None else not answer
-        if isinstance(test, ast.Compare) and len(test.ops) == 1:
-            return self._compared(test.left, test.ops[0], test.comparators[0])
-        if isinstance(test, ast.Constant):
-            return bool(test.value)
-        if isinstance(test, ast.Call):
-            return self._called(test)
-        return self._present(key_of(test, self._names, self.known), test)
-
-    def _present(self, key: str | None, test: ast.expr) -> bool | None:
-        """Whether the layout's batches have the key; one that none has is noted."""
-        if key is None or not self.known(key):
-            return None
-        near = self.keys.nearest(key)
-        if near is not None and near not in self._words:
-            self.asked.setdefault(key, test.lineno)
-        return self.keys.has(key)
-
-    def _compared(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> bool | None:
-        negated = isinstance(op, ast.IsNot | ast.NotIn | ast.NotEq)
-        if isinstance(op, ast.Is | ast.IsNot | ast.Eq | ast.NotEq) and _is_none(right):
-            present = self._present(key_of(left, self._names, self.known), left)
-            return None if present is None else present == negated
-        text = text_of(left, self._names)
-        if text is None:
-            return None
-        if isinstance(op, ast.In | ast.NotIn):
-            listed = self._listed(right)
-            if listed is not None:
-                return (text in listed) != negated
-            if is_made(right, self._names) or not isinstance(right, ast.Name | ast.Attribute):
-                return None
-            present = self._present(text, left)
-            return None if present is None else present != negated
-        other = text_of(right, self._names)
-        if other is not None and isinstance(op, ast.Eq | ast.NotEq):
-            return (text == other) != negated
-        return None
-
-    def _called(self, node: ast.Call) -> bool | None:
-        """`isinstance(value, torch.Tensor)` and its like hold for every key that is cut."""
-        name = called_name(node)
-        if name.lstrip("_") in ("is_tensor", "isinstance", "hasattr") and node.args:
-            key = key_of(node.args[0], self._names, self.known)
-            if key is not None and key not in COUNTS:
-                asks = ast.unparse(node)
-                return True if "ensor" in asks or "shape" in asks else None
-        if name == "startswith" and isinstance(node.func, ast.Attribute) and node.args:
-            text = text_of(node.func.value, self._names)
-            start = text_of(node.args[0], self._names)
-            return None if text is None or start is None else text.startswith(start)
-        return self._present(key_of(node, self._names, self.known), node)
 
     # Cuts
 
@@ -426,24 +267,15 @@ class Walk:
         if found is None:
             return
         base, how, bounds = found
-        key = key_of(base, self._names, self.known)
+        key = self._scope.key(base)
         if key is None or key in COUNTS:
             return
-        text = " ".join([how, *(canonical(part, self._names) for part in bounds)])
-        unit = "sample" if self._is_a_step(bounds) else unit_of(how, self._values(bounds))
+        text = " ".join([how, *(canonical(part, self._scope.names) for part in bounds)])
+        values = [self._scope.value(part) for part in bounds]
+        unit = "sample" if self._scope.is_a_step(bounds) else unit_of(how, values)
         half = how == "slice" and any(isinstance(part, ast.Constant) for part in bounds)
         cut = Cut(node.lineno, key, ast.unparse(node), text, unit, self._doubt, half)
         self.cuts.setdefault((node.lineno, node.col_offset, key), cut)
-
-    def _values(self, parts: Sequence[ast.expr]) -> list[Value]:
-        return [evaluate(part, self._names, self.known) for part in parts]
-
-    def _is_a_step(self, parts: Sequence[ast.expr]) -> bool:
-        """`start:start + n` of a loop over `range(0, samples, n)`."""
-        if len(parts) != 2 or not isinstance(parts[0], ast.Name):
-            return False
-        step = self._ranges.get(parts[0].id)
-        return step is not None and canonical(parts[1], self._names) == f"{parts[0].id} + {step}"
 
     def _read_units(self) -> None:
         """Bounds that cut a token key somewhere in the function count samples."""
@@ -452,7 +284,3 @@ class Walk:
         for place, cut in self.cuts.items():
             if cut.bounds in samples:
                 self.cuts[place] = replace(cut, unit="sample")
-
-
-def _is_none(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and node.value is None
