@@ -6,7 +6,6 @@ are sliced, never copied or changed, and pixel values are never looked at.
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,7 +16,7 @@ from vlmdebug.core.keys import BOOKKEEPING
 from vlmdebug.errors import AmbiguousError
 from vlmdebug.layout import HANGS_ON, Layout, plural
 from vlmdebug.modality import Modality, total
-from vlmdebug.plan import Counts, Rows, chunk_bounds
+from vlmdebug.plan import Counts, chunk_bounds
 from vlmdebug.rules import ModelRules
 
 
@@ -237,36 +236,7 @@ class Batch:
                 inputs[key] = list(self.counts[unit])
         return inputs
 
-    def describe(self, key: str, rows: Rows, *, most: int = 2) -> str:
-        """Whose rows these are: `image 1 of sample 0`; at most `most` owners are named."""
-        found: dict[tuple[int, int], None] = {}
-        for start, stop in rows.ranges:
-            if start >= 0:
-                found.update(dict.fromkeys(self._owners(self.layout[key].unit, start, stop)))
-        names = [
-            f"sample {sample}" if image < 0 else f"image {image} of sample {sample}"
-            for sample, image in list(found)[:most]
-        ]
-        return ", ".join(names) + (f" and {len(found) - most} more" if len(found) > most else "")
-
-    def _owners(self, unit: str, start: int, stop: int) -> list[tuple[int, int]]:
-        """Sample and image (within the sample; -1 where unknown) of rows `start:stop`."""
-        if unit not in self.counts:
-            return []
-        images = self._image_offsets(unit)
-        if images is None:
-            offsets = self.counts[unit].offsets
-            first, last = bisect_right(offsets, start) - 1, bisect_left(offsets, stop)
-            return [(sample, -1) for sample in range(first, min(last, len(self)))]
-        offsets = self.counts["image"].offsets
-        first, last = bisect_right(images, start) - 1, bisect_left(images, stop)
-        owned = []
-        for image in range(first, min(last, offsets[-1])):
-            sample = bisect_right(offsets, image) - 1
-            owned.append((sample, image - offsets[sample]))
-        return owned
-
-    def _image_offsets(self, unit: str) -> Sequence[int] | None:
+    def image_offsets(self, unit: str) -> Sequence[int] | None:
         """First row of each image in tensors that count `unit`; None where that is unknown."""
         if "image" not in self.counts or unit == "sample":
             return None
@@ -280,7 +250,7 @@ class Batch:
         Raises:
             KeyError: Rows of that unit are not counted per image.
         """
-        offsets = self._image_offsets(unit)
+        offsets = self.image_offsets(unit)
         if offsets is None:
             raise KeyError(unit)
         return offsets[image], offsets[image + 1]

@@ -13,6 +13,7 @@ from vlmdebug.batch import Batch
 from vlmdebug.errors import BadInput
 from vlmdebug.given import described, public
 from vlmdebug.layout import plural
+from vlmdebug.owners import owners_of
 from vlmdebug.plan import Rows, chunk_bounds
 from vlmdebug.presence import planned_rows
 
@@ -98,7 +99,7 @@ def _said(batch: Batch, key: str, said: Rows | None, right: bool) -> str:
         return f"Without {key}, these samples would lose their images."
     if not said:
         return "You said no rows."
-    owners = batch.describe(key, said)
+    owners = owners_of(batch, key, said)
     inside = said.ranges[-1][1] <= batch.counts[batch.layout[key].unit].total
     whose = f"are {owners}" if owners and inside else "are not all in the batch"
     return f"Rows {said} of {key} {whose}."

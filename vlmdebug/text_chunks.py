@@ -29,6 +29,7 @@ from vlmdebug.findings import (
     WrongRows,
 )
 from vlmdebug.layout import STREAMS, plural
+from vlmdebug.owners import owners_of
 from vlmdebug.plan import Rows
 from vlmdebug.text_doubts import columns_cut, made
 from vlmdebug.used import MadeBy
@@ -54,7 +55,7 @@ def _rows(batch: Batch, key: str, rows: Rows | None) -> str:
         return "rows that cannot be told"
     if not rows.ranges:
         return f"no rows of {key}"
-    whose = batch.describe(key, rows)
+    whose = owners_of(batch, key, rows)
     return f"{key}[{rows}] ({number(len(rows), 'row')}{f': {whose}' if whose else ''})"
 
 

@@ -53,14 +53,7 @@ def read_hints(processor: Any = None, config: Any = None, model: Any = None) -> 
         BadInput: Processor and config name different placeholder tokens, or one of the three is a
             name or a dict.
     """
-    for name, given in (("processor", processor), ("config", config), ("model", model)):
-        if isinstance(given, (str, PurePath, Mapping)):
-            raise BadInput(
-                f"{name} is a {type(given).__name__}, but nothing is loaded or downloaded here. "
-                f"What it says of the batch would be ignored. Pass the {name} itself."
-            )
-        if given is not None:
-            refuse_other_kind(name, given)
+    _refuse_names(processor=processor, config=config, model=model)
     if config is None and model is not None:
         config = getattr(model, "config", None)
     tokenizer = getattr(processor, "tokenizer", None)
@@ -94,6 +87,18 @@ def read_hints(processor: Any = None, config: Any = None, model: Any = None) -> 
         features_of_video=features_of_video(kind, processor, config),
         features_of_audio=features_of_audio(kind, processor, config),
     )
+
+
+def _refuse_names(**sources: Any) -> None:
+    """Refuse what only names a processor, config or model, or is of another kind."""
+    for name, given in sources.items():
+        if isinstance(given, (str, PurePath, Mapping)):
+            raise BadInput(
+                f"{name} is a {type(given).__name__}, but nothing is loaded or downloaded here. "
+                f"What it says of the batch would be ignored. Pass the {name} itself."
+            )
+        if given is not None:
+            refuse_other_kind(name, given)
 
 
 def _returned_keys(processor: Any) -> frozenset[str] | None:

@@ -36,6 +36,14 @@ class Answers:
             return self._called(test)
         return self._present(self._scope.key(test), test)
 
+    def unread(self, test: ast.expr) -> str:
+        """The part of a test that has no answer."""
+        if isinstance(test, ast.BoolOp):
+            parts = [value for value in test.values if self.of(value) is None]
+            word = " or " if isinstance(test.op, ast.Or) else " and "
+            return word.join(self.unread(part) for part in parts)
+        return ast.unparse(test)
+
     def _present(self, key: str | None, test: ast.expr) -> bool | None:
         """Whether the layout's batches have the key; one that none has is noted."""
         if key is None or not self._scope.known(key):

@@ -104,21 +104,13 @@ class Walk:
         answer = self._answers.of(node.test)
         if answer is not None:
             return self._block(node.body if answer else node.orelse)
-        test = self._unread(node.test)
+        test = self._answers.unread(node.test)
         first = self._maybe(test, node.body)
         second = self._maybe(f"not ({test})", node.orelse)
         if first != second:  # what follows is only reached by the other way
             leaves = any(isinstance(part, ast.Return | ast.Raise) for part in ast.walk(node))
             self._exits.append((test if first else f"not ({test})", leaves))
         return first or second
-
-    def _unread(self, test: ast.expr) -> str:
-        """The part of a test that has no answer."""
-        if isinstance(test, ast.BoolOp):
-            parts = [value for value in test.values if self._answers.of(value) is None]
-            word = " or " if isinstance(test.op, ast.Or) else " and "
-            return word.join(self._unread(part) for part in parts)
-        return ast.unparse(test)
 
     def _maybe(self, test: str, body: Sequence[ast.stmt]) -> bool:
         """Walk what may or may not run: its names hold afterwards only where they did before."""

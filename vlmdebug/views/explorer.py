@@ -6,7 +6,6 @@ be read in the next cell, and setting one of the first four moves the view.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,14 +14,12 @@ import traitlets
 
 from vlmdebug.core.record import Record
 from vlmdebug.errors import BadInput, VlmDebugError
-from vlmdebug.mismatch import Mismatch, group
 from vlmdebug.plan import Rows
-from vlmdebug.safe import escaped, one_line
+from vlmdebug.safe import one_line
 from vlmdebug.views import mimebundle, picture, rows
+from vlmdebug.views.details import Details
 
 HERE = Path(__file__).parent
-MOST_FINDINGS = 6
-MOST_IMAGES = 6
 UNDONE = ("num_images", "layout", "chunk_size", "slicer", "chunk")
 
 
@@ -223,86 +220,10 @@ class Explorer(anywidget.AnyWidget):
 
     def _picked(self) -> str:
         """What is selected, then what is wrong in the chunk; HTML, escaped."""
-        return self._of_selection() + self._of_chunk()
-
-    def _of_selection(self) -> str:
-        lane = next((one for one in self._lanes if one.name == self.selection.get("lane")), None)
-        index = self.selection.get("index")
-        if lane is None or not isinstance(index, int) or not 0 <= index < len(lane.boxes):
+        if self.report is None:
             return ""
-        box, scene = lane.boxes[index], self.report.scene if self.report else None
-        if scene is None:
-            return ""
-        name = scene.name(box.image) if box.image >= 0 else f"sample {box.sample}"
-        where = "" if lane.name in ("samples", "images") else f"{lane.name}[{box.start}:{box.stop}]"
-        first = sum(scene.images[: box.sample])
-        every = range(first, first + scene.images[box.sample])
-        images = [box.image] if box.image >= 0 else list(every)
-        said = f"<strong>{escaped(name)}</strong> {escaped(one_line(where, 80))}"
-        return f"<p>{said}</p>{self._thumbnails(images)}"
-
-    def _of_chunk(self) -> str:
-        report = self.report
-        if report is None:
-            return ""
-        made = len(report.chunks)  # a slicer that raised made no chunk there
-        shown = (self.chunk, None, made)
-        found = group([m for m in report.mismatches if m.chunk in shown])
-        parts = [] if found else [self._relief(report)]
-        for finding in found[:MOST_FINDINGS]:
-            text = escaped(finding.message).replace("\n", "<br>")
-            parts.append(f"<p><strong>✗ {escaped(finding.code)}</strong> {text}</p>")
-            parts.append(self._pair(report, finding.worst) if finding is found[0] else "")
-        if len(found) > MOST_FINDINGS:
-            parts.append(f"<p>… {len(found) - MOST_FINDINGS} more in explorer.report</p>")
-        return "".join(parts)
-
-    def _pair(self, report: Record, mismatch: Mismatch) -> str:
-        scene, key = report.scene, mismatch.key
-        if scene is None or key is None or mismatch.actual is None or mismatch.expected is None:
-            return ""
-        right, given = (scene.images_in(key, r) for r in (mismatch.expected, mismatch.actual))
-        if not right and not given:
-            return ""
-        return (
-            "<table><tr><th scope='col'>should see</th><th scope='col'>was passed</th></tr><tr>"
-            f"<td>{self._thumbnails(right)}</td>"
-            f"<td>{self._thumbnails(given, key, mismatch.actual)}</td></tr></table>"
-        )
-
-    def _relief(self, report: Record) -> str:
-        """The proof that a right chunk is right: its samples and their own images."""
-        if report.chunk_size is None or not report.chunks or not rows.judged(report)[self.chunk].ok:
-            return ""
-        chunk = report.chunks[self.chunk]
-        one = len(chunk.samples) == 1
-        who = (
-            f"sample {chunk.samples[0]}" if one else f"samples {rows.short(Rows.of(chunk.samples))}"
-        )
-        every = f" All {len(report.chunks)} chunks are right." if report.ok else ""
-        said = f"✓ Every row of chunk {self.chunk} belongs to {who}.{every}"
-        own = picture.cuts(report, self.chunk).get("images")
-        shown = self._thumbnails(own.planned) if own is not None and own.planned else ""
-        return f"<p><strong>{escaped(said)}</strong></p>{shown}"
-
-    def _thumbnails(self, images: Iterable[int], key: str = "", given: Rows | None = None) -> str:
-        scene = self.report.scene if self.report is not None else None
-        if scene is None:
-            return ""
-        found = []
-        every = list(images)
-        for image in every[:MOST_IMAGES]:
-            name = scene.share(key, image, given)
-            part = None
-            if name != scene.name(image) and key == "pixel_values":
-                part = self._judge.thumbnail(image, given)
-            uri = part or self._judge.thumbnail(image)
-            faded = " style='opacity:.25'" if name != scene.name(image) and part is None else ""
-            shown = f'<img alt=""{faded} src="{escaped(uri, 100_000)}">' if uri else ""
-            found.append(f"<figure>{shown}<figcaption>{escaped(name)}</figcaption></figure>")
-        left = len(every) - MOST_IMAGES
-        more = f"<p>and {left} more</p>" if left > 0 else ""
-        return f"<div class='vlmdebug-images'>{''.join(found) or 'no image'}{more}</div>"
+        details = Details(self.report, self._judge.thumbnail)
+        return details.of_selection(self._lanes, self.selection) + details.of_chunk(self.chunk)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         """The widget; where widgets do not live, the report that was on screen."""

@@ -1,0 +1,107 @@
+"""The details beside the explorer's drawing: the selected images and what is wrong, as HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from vlmdebug.core.record import Record
+from vlmdebug.mismatch import Mismatch, group
+from vlmdebug.plan import Rows
+from vlmdebug.safe import escaped, one_line
+from vlmdebug.views import picture, rows
+
+MOST_FINDINGS = 6
+MOST_IMAGES = 6
+
+
+class Thumbnail(Protocol):
+    """The URI of an image of the batch, of some of its rows where given; None without one."""
+
+    def __call__(self, image: int, rows: Rows | None = None) -> str | None: ...
+
+
+@dataclass(frozen=True)
+class Details:
+    """The parts of a report that the explorer shows for what is on screen."""
+
+    report: Record
+    thumbnail: Thumbnail
+
+    def of_selection(self, lanes: Sequence[picture.Lane], selection: Mapping[str, Any]) -> str:
+        """The images of the picked box; empty where nothing is picked."""
+        lane = next((one for one in lanes if one.name == selection.get("lane")), None)
+        index, scene = selection.get("index"), self.report.scene
+        if lane is None or not isinstance(index, int) or not 0 <= index < len(lane.boxes):
+            return ""
+        if scene is None:
+            return ""
+        box = lane.boxes[index]
+        name = scene.name(box.image) if box.image >= 0 else f"sample {box.sample}"
+        where = "" if lane.name in ("samples", "images") else f"{lane.name}[{box.start}:{box.stop}]"
+        first = sum(scene.images[: box.sample])
+        every = range(first, first + scene.images[box.sample])
+        images = [box.image] if box.image >= 0 else list(every)
+        said = f"<strong>{escaped(name)}</strong> {escaped(one_line(where, 80))}"
+        return f"<p>{said}</p>{self._thumbnails(images)}"
+
+    def of_chunk(self, chunk: int) -> str:
+        """The findings of a chunk; where there are none, that it is right."""
+        made = len(self.report.chunks)  # a slicer that raised made no chunk there
+        found = group([m for m in self.report.mismatches if m.chunk in (chunk, None, made)])
+        parts = [] if found else [self._relief(chunk)]
+        for finding in found[:MOST_FINDINGS]:
+            text = escaped(finding.message).replace("\n", "<br>")
+            parts.append(f"<p><strong>✗ {escaped(finding.code)}</strong> {text}</p>")
+            parts.append(self._pair(finding.worst) if finding is found[0] else "")
+        if len(found) > MOST_FINDINGS:
+            parts.append(f"<p>… {len(found) - MOST_FINDINGS} more in explorer.report</p>")
+        return "".join(parts)
+
+    def _pair(self, mismatch: Mismatch) -> str:
+        """Images that the chunk should see beside those that it was passed."""
+        scene, key = self.report.scene, mismatch.key
+        if scene is None or key is None or mismatch.actual is None or mismatch.expected is None:
+            return ""
+        right, given = (scene.images_in(key, r) for r in (mismatch.expected, mismatch.actual))
+        if not right and not given:
+            return ""
+        return (
+            "<table><tr><th scope='col'>should see</th><th scope='col'>was passed</th></tr><tr>"
+            f"<td>{self._thumbnails(right)}</td>"
+            f"<td>{self._thumbnails(given, key, mismatch.actual)}</td></tr></table>"
+        )
+
+    def _relief(self, index: int) -> str:
+        """The proof that a right chunk is right: its samples and their own images."""
+        report = self.report
+        if report.chunk_size is None or not report.chunks or not rows.judged(report)[index].ok:
+            return ""
+        samples = report.chunks[index].samples
+        who = f"samples {rows.short(Rows.of(samples))}"
+        if len(samples) == 1:
+            who = f"sample {samples[0]}"
+        every = f" All {len(report.chunks)} chunks are right." if report.ok else ""
+        said = f"✓ Every row of chunk {index} belongs to {who}.{every}"
+        own = picture.cuts(report, index).get("images")
+        shown = self._thumbnails(own.planned) if own is not None and own.planned else ""
+        return f"<p><strong>{escaped(said)}</strong></p>{shown}"
+
+    def _thumbnails(self, images: Iterable[int], key: str = "", given: Rows | None = None) -> str:
+        scene, every = self.report.scene, list(images)
+        if scene is None:
+            return ""
+        found = []
+        for image in every[:MOST_IMAGES]:
+            name = scene.share(key, image, given)
+            part = None
+            if name != scene.name(image) and key == "pixel_values":
+                part = self.thumbnail(image, given)
+            uri = part or self.thumbnail(image)
+            faded = " style='opacity:.25'" if name != scene.name(image) and part is None else ""
+            shown = f'<img alt=""{faded} src="{escaped(uri, 100_000)}">' if uri else ""
+            found.append(f"<figure>{shown}<figcaption>{escaped(name)}</figcaption></figure>")
+        left = len(every) - MOST_IMAGES
+        more = f"<p>and {left} more</p>" if left > 0 else ""
+        return f"<div class='vlmdebug-images'>{''.join(found) or 'no image'}{more}</div>"
