@@ -11,7 +11,6 @@ from vlmdebug.families.streams import BESIDE_VIDEOS, VIDEO_UNITS
 from vlmdebug.layout import Axis
 from vlmdebug.review.keys import Keys
 
-_AUDIO = ("gemma4", "qwen2_5_vl")
 _OPTIONAL = frozenset(AUDIO_KEYS[1:])
 
 
@@ -31,7 +30,7 @@ def layouts(families: tuple[str, ...] | None = None) -> tuple[Keys, ...]:
             axes = {"pixel_values_videos": Axis(family.videos)}
             axes |= {key: Axis(VIDEO_UNITS[key]) for key in BESIDE_VIDEOS[family.videos]}
             found.append(_with(family, "videos", axes))
-        if family.name in _AUDIO:
+        if family.audio is not None:
             found.append(_with(family, "audio", {key: Axis("audio") for key in AUDIO_KEYS}))
     return tuple(found)
 

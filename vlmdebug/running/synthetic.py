@@ -73,9 +73,11 @@ def make_batch(
     _check_places(known, position_ids)
     spec = BatchSpec(known.name, images, given, videos, lengths, audios, padding_side or "right")
     if second_per_grid_ts and not (known.timed and videos):
+        takers = [other.name for other in FAMILIES.values() if other.timed]
         raise BadInput(
             "second_per_grid_ts was asked for, but it has one row per video, and the batch has no "
-            f"videos or {known.name} has no such key. Give videos_per_sample, too, of qwen2_5_vl."
+            f"videos or {known.name} has no such key. Give videos_per_sample, too, of "
+            f"{', '.join(takers)}."
         )
     asked = {"position_ids": position_ids, "second_per_grid_ts": second_per_grid_ts}
     return make(replace(spec, labels=labels, **asked))
