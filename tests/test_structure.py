@@ -1,0 +1,134 @@
+"""The size of modules, classes and functions, and which of them name a model."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import vlmdebug
+from vlmdebug.families import FAMILIES
+from vlmdebug.review.layouts import layouts
+
+PACKAGE = Path(vlmdebug.__file__).parent
+
+LONGEST_MODULE, LONGEST_CLASS, LONGEST_FUNCTION = 450, 249, 40
+"""Lines; of a function, those below its docstring."""
+
+LONG_FUNCTIONS = {
+    "cli.py:_parser": "lists the options of every command",
+    "tracing/check.py:run": "one loop over a slicer, with what each way to fail means",
+    "tracing/trl_trainer.py:_parts": "one dictionary of what TRL's trainers read",
+}
+
+NAMES_A_MODEL = {
+    "demo.py": "the stories of the demo run on real models",
+    "given.py": "an example in a message",
+    "tracing/made.py": "models of two families that take `image_sizes` beside their own keys",
+}
+
+
+# --- sizes ---------------------------------------------------------------------------------
+
+
+def modules() -> list[tuple[str, str]]:
+    """Path within the package and source of every module."""
+    paths = sorted(PACKAGE.rglob("*.py"))
+    return [(p.relative_to(PACKAGE).as_posix(), p.read_text(encoding="utf-8")) for p in paths]
+
+
+def long_classes(source: str, most: int = LONGEST_CLASS) -> list[str]:
+    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ClassDef)]
+    return [node.name for node in nodes if lines_of(node, node.lineno) > most]
+
+
+def long_functions(source: str, most: int = LONGEST_FUNCTION) -> list[str]:
+    """Functions with more lines below their docstring."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            documented = ast.get_docstring(node) is not None and len(node.body) > 1
+            if lines_of(node, node.body[documented].lineno) > most:
+                found.append(node.name)
+    return found
+
+
+def lines_of(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, first: int) -> int:
+    return (node.end_lineno or first) - first + 1
+
+
+def test_no_module_is_too_long() -> None:
+    long = {path: source.count("\n") for path, source in modules()}
+
+    assert {path: lines for path, lines in long.items() if lines > LONGEST_MODULE} == {}
+
+
+def test_no_class_is_too_long() -> None:
+    assert [(path, long) for path, source in modules() if (long := long_classes(source))] == []
+
+
+def test_no_function_is_too_long_but_those_with_a_reason() -> None:
+    long = {f"{path}:{name}" for path, source in modules() for name in long_functions(source)}
+
+    assert long == LONG_FUNCTIONS.keys()
+
+
+def test_a_long_class_or_function_would_be_seen() -> None:
+    source = (
+        'class A:\n    """Doc."""\n\n    def f(self):\n        """Doc."""\n        1\n        2\n'
+    )
+
+    assert (long_classes(source, 6), long_classes(source, 7)) == (["A"], [])
+    assert (long_functions(source, 1), long_functions(source, 2)) == (["f"], [])
+
+
+# --- models --------------------------------------------------------------------------------
+
+MODELS = {name for one in FAMILIES.values() for name in (one.name, *one.models, *one.processors)}
+NAMED = re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, sorted(MODELS)))})(?![\w-])")
+
+
+def models_named(source: str) -> Iterator[str]:
+    """Families and types of models named in code: in a text that is no docstring, or as a name."""
+    tree = ast.parse(source)
+    strings = [node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)]
+    docstrings = {id(node) for node in strings if isinstance(node, ast.Constant)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield from () if id(node) in docstrings else NAMED.findall(node.value)
+        elif isinstance(node, ast.Name | ast.Attribute | ast.alias):
+            parts = [getattr(node, part, None) for part in ("id", "attr", "name")]
+            yield from (part for whole in parts if whole for part in NAMED.findall(whole))
+
+
+def test_nothing_but_families_and_tiny_models_names_a_model() -> None:
+    named = {path for path, source in modules() if any(models_named(source))}
+    outside = {path for path in named if path.partition("/")[0] not in ("families", "tiny")}
+
+    assert outside == NAMES_A_MODEL.keys()
+    assert {"families/qwen2_5_vl.py", "tiny/gemma4.py"} <= named
+
+
+@pytest.mark.parametrize(
+    ("source", "named"),
+    [
+        pytest.param('"""Read in llava."""', [], id="a docstring"),
+        pytest.param("# llava\nx = 'aria-label'", [], id="a comment, and a word of HTML"),
+        pytest.param("if family.name == 'llava': ...", ["llava"], id="a comparison"),
+        pytest.param("f'{key} of gemma4, as a rule'", ["gemma4"], id="a message"),
+        pytest.param("from vlmdebug.families import mllama", ["mllama"], id="an import"),
+        pytest.param("families.gemma4.Gemma4()", ["gemma4"], id="an attribute"),
+    ],
+)
+def test_models_named_in_code_are_found(source: str, named: list[str]) -> None:
+    assert list(models_named(source)) == named
+
+
+def test_review_reads_the_clips_that_each_family_takes() -> None:
+    names = {f"{one.name} with {clips}" for one in FAMILIES.values() for clips in one.clips}
+    found = {keys.name.replace("with videos", "with video") for keys in layouts()}
+
+    assert found == FAMILIES.keys() | names
