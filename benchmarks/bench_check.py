@@ -11,9 +11,9 @@ import torch
 
 from benchmarks.bench_slicing import seconds
 from vlmdebug.families import FAMILIES, BatchSpec
+from vlmdebug.running.check import check
 from vlmdebug.running.synthetic import make
 from vlmdebug.slicers import by_sample, corrected
-from vlmdebug.tracing.check import check
 
 IMAGES = (*((2, 0, 3, 1, 2)[sample % 5] for sample in range(63)), 3)
 WIDE = 200_000  # numbers per row of pixel_values, as many as a 256 x 256 RGB image

@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 
-from vlmdebug.batch import Batch
-from vlmdebug.codegen import export
+from vlmdebug.core.batch import Batch
+from vlmdebug.core.presence import planned_rows
+from vlmdebug.core.rows import chunk_bounds
 from vlmdebug.families import FAMILIES, BatchSpec
-from vlmdebug.plan import chunk_bounds
-from vlmdebug.presence import planned_rows
+from vlmdebug.running.export import export
 from vlmdebug.running.synthetic import make
 
 SAMPLES = 1024

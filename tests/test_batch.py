@@ -11,8 +11,8 @@ from oracle import clips_per_sample, owned_by_sample
 from transformers import BatchEncoding, BatchFeature
 
 import vlmdebug as vd
+from vlmdebug.core.rows import Counts, Rows, chunk_bounds, rows_of
 from vlmdebug.families import FAMILIES
-from vlmdebug.plan import Counts, Rows, chunk_bounds, rows_of
 from vlmdebug.running.cases import cases
 from vlmdebug.running.synthetic import make
 

@@ -8,8 +8,8 @@ from transformers import BatchFeature
 
 import vlmdebug as vd
 from vlmdebug import slicers
+from vlmdebug.running.check import AskedDict
 from vlmdebug.slicers import STORY
-from vlmdebug.tracing.check import AskedDict
 
 IMAGES_104 = [*((2, 0, 3, 1, 2)[sample % 5] for sample in range(63)), 3]
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 import vlmdebug as vd
 from vlmdebug.cli import _config, main
-from vlmdebug.mismatch import CODES
+from vlmdebug.core.mismatch import CODES
 
 
 @pytest.fixture

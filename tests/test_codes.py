@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import vlmdebug as vd
-from vlmdebug.mismatch import CODES
+from vlmdebug.core.mismatch import CODES
 
 PAGES = Path(__file__).parent.parent / "docs" / "codes"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from vlmdebug.mismatch import CODES
+from vlmdebug.core.mismatch import CODES
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

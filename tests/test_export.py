@@ -12,8 +12,8 @@ import torch
 import vlmdebug as vd
 from vlmdebug import slicers
 from vlmdebug.cli import main
-from vlmdebug.codegen import Code
 from vlmdebug.families import FAMILIES
+from vlmdebug.running.export import Code
 from vlmdebug.running.synthetic import with_every_key
 
 OTHERS = {

@@ -10,21 +10,23 @@ from pathlib import Path
 import pytest
 
 import vlmdebug as vd
-from vlmdebug import batch_findings, findings, text, text_doubts
+from vlmdebug.checking import batch_findings, findings, text, text_doubts
+from vlmdebug.checking.findings import Because, Difference
+from vlmdebug.checking.report import Report
+from vlmdebug.core.mismatch import CODES
+from vlmdebug.core.observed import MadeBy
 from vlmdebug.core.record import KeyState, Verdict
-from vlmdebug.findings import Because, Difference
-from vlmdebug.mismatch import CODES
-from vlmdebug.reasons import Outcome, Raises, Runs, Unknown, outcome
-from vlmdebug.report import Report
-from vlmdebug.used import MadeBy
+from vlmdebug.outcomes.reasons import Outcome, Raises, Runs, Unknown, outcome
 
 torch = pytest.importorskip("torch")
 
 PACKAGE = Path(vd.__file__).parent
+WORDS = ("text", "text_batch", "text_chunks", "text_doubts", "compared", "report", "causes")
+"""Modules that word what the others find."""
 WORDLESS = [
-    *("alone", "altered", "batch_findings", "chunk_tokens", "compare", "cut_causes", "doubts"),
-    *("findings", "forward", "forward_batch", "forward_clips", "forward_tokens", "judge", "labels"),
-    *("lacking", "observed", "outcome", "presence", "reasons", "rules", "used"),
+    *sorted(path for path in (PACKAGE / "checking").glob("*.py") if path.stem not in WORDS),
+    *sorted((PACKAGE / "outcomes").glob("*.py")),
+    *(PACKAGE / "core" / name for name in ("presence.py", "rules.py", "observed.py")),
 ]
 MOST_WORDS = 3
 """Of what a finding-side module may spell out: names of codes, keys and sides, no sentence."""
@@ -85,9 +87,9 @@ def sentences(source: str) -> list[str]:
     return [one for one in strings if len(one.split()) > MOST_WORDS]
 
 
-@pytest.mark.parametrize("name", WORDLESS)
-def test_module_that_finds_has_no_sentence(name):
-    assert sentences((PACKAGE / f"{name}.py").read_text(encoding="utf-8")) == []
+@pytest.mark.parametrize("path", WORDLESS, ids=lambda path: path.stem)
+def test_module_that_finds_has_no_sentence(path):
+    assert sentences(path.read_text(encoding="utf-8")) == []
 
 
 def test_a_sentence_would_be_seen():
@@ -118,7 +120,7 @@ def differences(monkeypatch, slicer, batch) -> list[Difference]:
         found.append(one)
         return text.as_mismatch(one, of)
 
-    monkeypatch.setattr("vlmdebug.alone.as_mismatch", keep)
+    monkeypatch.setattr("vlmdebug.checking.whole_batch.as_mismatch", keep)
     vd.check(slicer, batch)
     return found
 

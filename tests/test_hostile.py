@@ -12,8 +12,8 @@ import torch
 
 import vlmdebug as vd
 from vlmdebug.cli import main
-from vlmdebug.files import load_batch
 from vlmdebug.learn import predict
+from vlmdebug.running.files import load_batch
 from vlmdebug.views.markdown import to_markdown
 
 HOSTILE = (

@@ -17,39 +17,31 @@ import vlmdebug
 
 PACKAGE = Path(vlmdebug.__file__).parent
 HEAVY = {"torch", "transformers", "trl", "IPython", "matplotlib", "PIL", "hypothesis"}
-EDGES = {"vlmdebug.tiny", "vlmdebug.tracing", "vlmdebug.views"}
-PROGRAMS = {"vlmdebug.cli", "vlmdebug.demo", "vlmdebug.exploring", "vlmdebug.__main__"}
+BASE = {"errors", "safe"}
+MAY_IMPORT = {
+    "core": set(),
+    "outcomes": {"core"},
+    "families": {"core"},
+    "views": {"core"},
+    "tiny": {"core"},
+    "review": {"core", "families"},
+    "tracking": {"core", "families"},
+    "checking": {"core", "outcomes", "views"},
+    "running": {"core", "families", "tracking", "checking", "slicers"},
+    "watching": {"core", "families", "tracking", "checking", "running"},
+}
+"""Folders, and what each may import beside `BASE`."""
+LIGHT = ("core", "outcomes", "families", "checking", "review")
+"""Folders that load neither torch nor anything else that is heavy."""
 
 
 def modules_of(folder: Path) -> list[str]:
-    """Names of the modules in a folder of the package, without those in its subfolders."""
+    """Names of the modules in a folder of the package."""
     parts = folder.relative_to(PACKAGE.parent).parts
     return sorted(
         ".".join(parts if path.stem == "__init__" else (*parts, path.stem))
         for path in folder.glob("*.py")
     )
-
-
-FAMILIES = modules_of(PACKAGE / "families")
-# `falsify` draws batches of the families, so it stands above them.
-ABOVE_FAMILIES = {*modules_of(PACKAGE / "running"), "vlmdebug.lines", "vlmdebug.testing"}
-REVIEW = modules_of(PACKAGE / "review")
-CORE = [
-    name
-    for folder in (PACKAGE, PACKAGE / "core")
-    for name in modules_of(folder)
-    if name not in PROGRAMS | ABOVE_FAMILIES
-]
-
-LAYERS = [
-    pytest.param(
-        CORE, HEAVY | EDGES | PROGRAMS | ABOVE_FAMILIES | {"vlmdebug.families"}, id="core"
-    ),
-    pytest.param(FAMILIES, HEAVY | EDGES | PROGRAMS | ABOVE_FAMILIES, id="families"),
-    pytest.param(sorted(ABOVE_FAMILIES), HEAVY | EDGES | PROGRAMS, id="above families"),
-    pytest.param(REVIEW, HEAVY | EDGES | PROGRAMS | ABOVE_FAMILIES, id="review"),
-    pytest.param(["vlmdebug.cli"], HEAVY | EDGES, id="cli"),
-]
 
 
 def loaded_by(modules: Sequence[str], path: Path | None = None) -> set[str]:
@@ -83,25 +75,39 @@ def test_a_heavy_import_would_be_seen(tmp_path: Path) -> None:
     assert loaded_by(["vlmdebug", "innocent"], tmp_path) & HEAVY == HEAVY
 
 
-@pytest.mark.parametrize(("modules", "forbidden"), LAYERS)
-def test_layer_loads_nothing_above_it(modules: list[str], forbidden: set[str]) -> None:
+@pytest.mark.parametrize("folder", LIGHT)
+def test_folder_loads_nothing_heavy(folder: str) -> None:
+    modules = modules_of(PACKAGE / folder)
     loaded = loaded_by(modules)
 
     assert set(modules) <= loaded
-    assert loaded & forbidden == set()
+    assert loaded & HEAVY == set()
 
 
-def test_an_import_of_an_upper_layer_would_be_seen() -> None:
-    upper = {"vlmdebug.families", "vlmdebug.tiny", "vlmdebug.tracing"}
+def test_command_line_loads_nothing_heavy() -> None:
+    assert loaded_by(["vlmdebug.cli"]) & HEAVY == set()
+
+
+def test_an_import_of_an_upper_folder_would_be_seen() -> None:
+    upper = {"vlmdebug.families", "vlmdebug.tiny", "vlmdebug.running.check"}
 
     assert loaded_by(["vlmdebug.demo"]) >= upper
-    assert loaded_by(["vlmdebug.running.search"]) >= {"vlmdebug.families"}
 
 
-def test_layers_have_the_modules_that_are_known() -> None:
-    assert {"vlmdebug.layout", "vlmdebug.batch", "vlmdebug.plan", "vlmdebug.report"} <= set(CORE)
-    assert {"vlmdebug.families", "vlmdebug.families.read"} <= set(FAMILIES)
-    assert {name.partition(".")[0] for name in CORE + FAMILIES} == {"vlmdebug"}
+def test_every_folder_imports_only_those_below_it() -> None:
+    rooms = graph().rooms_of(graph().imports_of(PACKAGE))
+    folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
+
+    assert folders == MAY_IMPORT.keys()
+    assert {
+        folder: rooms[folder] - MAY_IMPORT[folder] - BASE
+        for folder in folders
+        if rooms[folder] - MAY_IMPORT[folder] - BASE
+    } == {}
+
+
+def test_folders_import_in_one_direction() -> None:
+    assert graph().cycles_of(graph().rooms_of(graph().imports_of(PACKAGE))) == []
 
 
 def graph() -> ModuleType:

@@ -11,11 +11,11 @@ import pytest
 import vlmdebug
 from vlmdebug.core import keys
 from vlmdebug.core.keys import KEYS, Kind
+from vlmdebug.core.layout import UNITS
 from vlmdebug.families import FAMILIES, Family
 from vlmdebug.families.rules import TOKENS
 from vlmdebug.families.streams import clip_axes
 from vlmdebug.families.unreadable import MEASURES, OF_EACH
-from vlmdebug.layout import UNITS
 
 PACKAGE = Path(vlmdebug.__file__).parent
 OWN_NAMES = ("families", "tiny")

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 import vlmdebug as vd
-from vlmdebug.presence import planned_rows
+from vlmdebug.core.presence import planned_rows
 from vlmdebug.testing import assert_slices
 
 ALONG = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids", "labels")

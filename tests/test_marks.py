@@ -9,9 +9,9 @@ import pytest
 
 import vlmdebug as vd
 from vlmdebug import slicers
+from vlmdebug.checking.report import Report
 from vlmdebug.core.record import KeyReport
-from vlmdebug.plan import Rows
-from vlmdebug.report import Report
+from vlmdebug.core.rows import Rows
 from vlmdebug.views import marks as marking
 from vlmdebug.views import picture, rows
 from vlmdebug.views.html import to_html

@@ -9,10 +9,10 @@ import torch
 
 import vlmdebug as vd
 from vlmdebug import slicers
-from vlmdebug.alignment import align_runs, fits
-from vlmdebug.causes import faults_of, is_another_order
+from vlmdebug.checking.causes import faults_of, is_another_order
 from vlmdebug.cli import main
-from vlmdebug.runs import Run
+from vlmdebug.core.alignment import align_runs, fits
+from vlmdebug.core.runs import Run
 
 TOKENS = ("input_ids", "attention_mask", "mm_token_type_ids")
 

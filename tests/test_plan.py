@@ -13,9 +13,9 @@ from oracle import clips_per_sample, owned_by_sample, owned_rows
 
 import vlmdebug as vd
 from vlmdebug import slicers
+from vlmdebug.core.presence import planned_rows
+from vlmdebug.core.rows import Counts, Rows, as_counts, chunk_bounds, rows_of
 from vlmdebug.families import FAMILIES
-from vlmdebug.plan import Counts, Rows, as_counts, chunk_bounds, rows_of
-from vlmdebug.presence import planned_rows
 from vlmdebug.running.cases import cases
 from vlmdebug.running.synthetic import make
 

@@ -16,9 +16,9 @@ import pytest
 
 import vlmdebug as vd
 from vlmdebug import slicers
+from vlmdebug.core.rows import Rows
+from vlmdebug.core.scene import Scene
 from vlmdebug.families.pictures import scene_of, thumbnail
-from vlmdebug.plan import Rows
-from vlmdebug.scene import Scene
 from vlmdebug.views import picture
 from vlmdebug.views.marks import Marks
 

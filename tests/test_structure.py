@@ -20,14 +20,14 @@ LONGEST_MODULE, LONGEST_CLASS, LONGEST_FUNCTION = 450, 249, 40
 
 LONG_FUNCTIONS = {
     "cli.py:_parser": "lists the options of every command",
-    "tracing/check.py:run": "one loop over a slicer, with what each way to fail means",
-    "tracing/trl_trainer.py:_parts": "one dictionary of what TRL's trainers read",
+    "running/check.py:run": "one loop over a slicer, with what each way to fail means",
+    "running/trl_trainer.py:_parts": "one dictionary of what TRL's trainers read",
 }
 
 NAMES_A_MODEL = {
     "demo.py": "the stories of the demo run on real models",
-    "given.py": "an example in a message",
-    "tracing/made.py": "models of two families that take `image_sizes` beside their own keys",
+    "core/given.py": "an example in a message",
+    "tracking/made.py": "models of two families that take `image_sizes` beside their own keys",
 }
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import vlmdebug as vd
-from vlmdebug.tracing.record import record
-from vlmdebug.tracing.stand_in import RecordingModel
-from vlmdebug.tracing.trl_trainer import trainer_of
+from vlmdebug.running.record import record
+from vlmdebug.running.stand_in import RecordingModel
+from vlmdebug.running.trl_trainer import trainer_of
 
 trl = pytest.importorskip("trl")
 

@@ -16,13 +16,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vlmdebug.checking.report import Report
+from vlmdebug.core.mismatch import Mismatch
 from vlmdebug.core.record import ChunkReport, KeyReport
+from vlmdebug.core.rows import Rows
+from vlmdebug.core.scene import Scene
 from vlmdebug.errors import VlmDebugError
-from vlmdebug.mismatch import Mismatch
-from vlmdebug.plan import Rows
-from vlmdebug.report import Report
 from vlmdebug.safe import escaped, plain
-from vlmdebug.scene import Scene
 from vlmdebug.views import mimebundle
 from vlmdebug.views.html import to_html, to_page
 from vlmdebug.views.markdown import to_markdown

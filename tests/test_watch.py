@@ -21,7 +21,7 @@ from architectures import architectures
 import vlmdebug as vd
 from vlmdebug import slicers
 from vlmdebug.families.assemble import assemble
-from vlmdebug.tracing.watch import MismatchWarning
+from vlmdebug.watching.watch import MismatchWarning
 
 
 def batch_of(family, built, images=(2, 1, 1, 0)):
@@ -291,7 +291,7 @@ def test_batch_is_read_once_for_all_its_chunks(built, monkeypatch):
     batch = batch_of("gemma4", built)
     read = []
     monkeypatch.setattr(
-        "vlmdebug.tracing.slices.assemble",
+        "vlmdebug.watching.slices.assemble",
         lambda facts, layout: read.append(facts) or assemble(facts, layout),
     )
     with vd.watch(model, processor=processor, on_mismatch="raise"):
@@ -382,8 +382,8 @@ class Accelerator:
 
     def __init__(self, monkeypatch):
         self.done, self.waited = False, 0
-        monkeypatch.setattr("vlmdebug.tracing.watch.are_here", lambda tensors: False)
-        monkeypatch.setattr("vlmdebug.tracing.away.stream_of", lambda device: self)
+        monkeypatch.setattr("vlmdebug.watching.watch.are_here", lambda tensors: False)
+        monkeypatch.setattr("vlmdebug.watching.pending.stream_of", lambda device: self)
 
     def record_event(self):
         return self
@@ -1060,9 +1060,9 @@ def test_plainly_right_chunk_has_the_report_of_a_closer_look(family, built, monk
     model = Opaque(built[family][0].config)
     chunks = [chunk for size in (1, 2, 3) for chunk in batch.chunks(size)]
     with monkeypatch.context() as patched:
-        patched.setattr("vlmdebug.tracing.slices.used_chunk", closer_look)
+        patched.setattr("vlmdebug.watching.slices.used_chunk", closer_look)
         plain = watched(model, processor, chunks)
-    monkeypatch.setattr("vlmdebug.tracing.right.RightChunks.samples", lambda *_: None)
+    monkeypatch.setattr("vlmdebug.watching.fast_path.RightChunks.samples", lambda *_: None)
     closer = watched(model, processor, chunks)
 
     assert plain.ok
@@ -1074,7 +1074,7 @@ def test_batches_that_take_turns_are_read_once_each(built, monkeypatch):
     _, processor = built["gemma4"]
     model, read = Opaque(built["gemma4"][0].config), []
     monkeypatch.setattr(
-        "vlmdebug.tracing.slices.assemble",
+        "vlmdebug.watching.slices.assemble",
         lambda facts, layout: read.append(facts) or assemble(facts, layout),
     )
     batches = [batch_of("gemma4", built, images) for images in ((2, 1, 0), (1, 0, 2))]
@@ -1097,7 +1097,7 @@ def test_chunk_with_a_key_of_another_is_never_plainly_right(family, built, monke
     ]
     mixed += [{k: v for k, v in one.items() if k != key} for one in right for key in [*one][2:]]
     plain = watched(model, processor, [right[0], *mixed])
-    monkeypatch.setattr("vlmdebug.tracing.right.RightChunks.samples", lambda *_: None)
+    monkeypatch.setattr("vlmdebug.watching.fast_path.RightChunks.samples", lambda *_: None)
     closer = watched(model, processor, [right[0], *mixed])
 
     assert [call.ok for call in plain.calls] == [call.ok for call in closer.calls]

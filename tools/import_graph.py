@@ -24,7 +24,7 @@ def imports_of(package: Path) -> Graph:
 
 
 def module_of(path: Path, package: Path) -> str:
-    """`tracing.check` for `vlmdebug/tracing/check.py`; the root itself is `__init__`."""
+    """`running.check` for `vlmdebug/running/check.py`; the root itself is `__init__`."""
     parts = path.relative_to(package).with_suffix("").parts
     parts = parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts
     return ".".join(parts)

@@ -15,10 +15,14 @@ if TYPE_CHECKING:
     from vlmdebug import review as review
     from vlmdebug import slicers as slicers
     from vlmdebug import tiny as tiny
-    from vlmdebug.batch import Ambiguity as Ambiguity
-    from vlmdebug.batch import Batch as Batch
-    from vlmdebug.codegen import Code as Code
-    from vlmdebug.codegen import export as export
+    from vlmdebug.checking.report import Report as Report
+    from vlmdebug.core.batch import Ambiguity as Ambiguity
+    from vlmdebug.core.batch import Batch as Batch
+    from vlmdebug.core.layout import Axis as Axis
+    from vlmdebug.core.layout import Layout as Layout
+    from vlmdebug.core.mismatch import Mismatch as Mismatch
+    from vlmdebug.core.rows import Counts as Counts
+    from vlmdebug.core.rows import Rows as Rows
     from vlmdebug.errors import AmbiguousError as AmbiguousError
     from vlmdebug.errors import BadInput as BadInput
     from vlmdebug.errors import MismatchError as MismatchError
@@ -27,62 +31,58 @@ if TYPE_CHECKING:
     from vlmdebug.families.probe import Probe as Probe
     from vlmdebug.families.probe import probe as probe
     from vlmdebug.families.read import read_batch as read_batch
-    from vlmdebug.layout import Axis as Axis
-    from vlmdebug.layout import Layout as Layout
-    from vlmdebug.lines import unreached as unreached
-    from vlmdebug.mismatch import Mismatch as Mismatch
-    from vlmdebug.plan import Counts as Counts
-    from vlmdebug.plan import Rows as Rows
-    from vlmdebug.report import Report as Report
+    from vlmdebug.running.check import check as check
+    from vlmdebug.running.check import plot_layout as plot_layout
     from vlmdebug.running.counterexample import Counterexample as Counterexample
+    from vlmdebug.running.dead_code import unreached as unreached
+    from vlmdebug.running.export import Code as Code
+    from vlmdebug.running.export import export as export
     from vlmdebug.running.falsify import falsify as falsify
     from vlmdebug.running.falsify import falsify_all as falsify_all
+    from vlmdebug.running.prove import Proof as Proof
+    from vlmdebug.running.prove import prove as prove
+    from vlmdebug.running.record import record as record
     from vlmdebug.running.synthetic import make_batch as make_batch
-    from vlmdebug.tracing.callback import WatchCallback as WatchCallback
-    from vlmdebug.tracing.check import check as check
-    from vlmdebug.tracing.check import plot_layout as plot_layout
-    from vlmdebug.tracing.prove import Proof as Proof
-    from vlmdebug.tracing.prove import prove as prove
-    from vlmdebug.tracing.record import record as record
-    from vlmdebug.tracing.trl import trl_slicer as trl_slicer
-    from vlmdebug.tracing.watch import Trace as Trace
-    from vlmdebug.tracing.watch import watch as watch
+    from vlmdebug.running.trl import trl_slicer as trl_slicer
+    from vlmdebug.watching.callback import WatchCallback as WatchCallback
+    from vlmdebug.watching.watch import Trace as Trace
+    from vlmdebug.watching.watch import watch as watch
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Ambiguity": "batch",
+    "Ambiguity": "core.batch",
     "AmbiguousError": "errors",
-    "Axis": "layout",
+    "Axis": "core.layout",
     "BadInput": "errors",
-    "Batch": "batch",
-    "Code": "codegen",
+    "Batch": "core.batch",
+    "Code": "running.export",
     "Counterexample": "running.counterexample",
-    "Counts": "plan",
-    "Layout": "layout",
-    "Mismatch": "mismatch",
+    "Counts": "core.rows",
+    "Layout": "core.layout",
+    "Mismatch": "core.mismatch",
     "MismatchError": "errors",
     "Probe": "families.probe",
-    "Proof": "tracing.prove",
-    "Report": "report",
-    "Rows": "plan",
-    "Trace": "tracing.watch",
+    "Proof": "running.prove",
+    "Report": "checking.report",
+    "Rows": "core.rows",
+    "Trace": "watching.watch",
     "VlmDebugError": "errors",
-    "WatchCallback": "tracing.callback",
-    "check": "tracing.check",
+    "WatchCallback": "watching.callback",
+    "check": "running.check",
     "explore": "exploring",
-    "export": "codegen",
+    "export": "running.export",
     "falsify": "running.falsify",
     "falsify_all": "running.falsify",
     "make_batch": "running.synthetic",
-    "plot_layout": "tracing.check",
+    "plot_layout": "running.check",
     "probe": "families.probe",
-    "prove": "tracing.prove",
+    "prove": "running.prove",
     "read_batch": "families.read",
-    "record": "tracing.record",
-    "trl_slicer": "tracing.trl",
-    "unreached": "lines",
-    "watch": "tracing.watch",
+    "record": "running.record",
+    "trl_slicer": "running.trl",
+    "unreached": "running.dead_code",
+    "watch": "watching.watch",
 }
 _MODULES = ("review", "slicers", "tiny")
 

@@ -182,7 +182,7 @@ def _numbers(text: str) -> list[int]:
 
 def _read(options: argparse.Namespace) -> Any:
     from vlmdebug.families.read import read_as_it_is
-    from vlmdebug.files import load_batch
+    from vlmdebug.running.files import load_batch
 
     return read_as_it_is(
         load_batch(options.file),
@@ -231,7 +231,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     from vlmdebug.core.record import Verdict
-    from vlmdebug.tracing.check import check
+    from vlmdebug.running.check import check
 
     batch = _read(options)
     if options.slicer:
@@ -267,8 +267,8 @@ def _is_rich() -> bool:
 
 def _try_story(batch: Any, chunk_size: int) -> None:
     from vlmdebug.demo import verdict
+    from vlmdebug.running.check import check
     from vlmdebug.slicers import STORY
-    from vlmdebug.tracing.check import check
 
     batch.refuse_ambiguity()
     _print("\nHow known slicers would cut this batch:\n")
@@ -282,10 +282,10 @@ def _slicer(name: str, what: str) -> Iterator[Any]:
 
     A function that takes a model first is recorded, as `vlmdebug.record` does it.
     """
-    from vlmdebug.signature import takes_model
+    from vlmdebug.core.signature import takes_model
+    from vlmdebug.running.record import record
+    from vlmdebug.running.user_file import function_of
     from vlmdebug.slicers import STORY
-    from vlmdebug.tracing.record import record
-    from vlmdebug.user_file import function_of
 
     known = {slicer.__name__: slicer for slicer in STORY}
     if name in known:
@@ -340,7 +340,7 @@ def _import_name(slicer: str) -> str:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from vlmdebug.codegen import export
+    from vlmdebug.running.export import export
 
     code = export(_read(options))
     survived = code.verify()
@@ -379,8 +379,8 @@ def _review(options: argparse.Namespace) -> int:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    from vlmdebug.mismatch import CODES
-    from vlmdebug.pages import page
+    from vlmdebug.core.code_pages import page
+    from vlmdebug.core.mismatch import CODES
 
     if options.code is None:
         _show("\n".join(f"{code}  {title}" for code, title in CODES.items()))

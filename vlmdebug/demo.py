@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from vlmdebug import slicers, tiny
-from vlmdebug.batch import Batch
-from vlmdebug.codegen import export
+from vlmdebug.checking.report import Report
+from vlmdebug.core.batch import Batch
+from vlmdebug.core.signature import Slicer
+from vlmdebug.core.wording import number
 from vlmdebug.families.read import read_batch
-from vlmdebug.report import Report
-from vlmdebug.signature import Slicer
+from vlmdebug.running.check import check
+from vlmdebug.running.export import export
+from vlmdebug.running.prove import Proof, prove
 from vlmdebug.slicers import STORY
-from vlmdebug.tracing.check import check
-from vlmdebug.tracing.prove import Proof, prove
-from vlmdebug.wording import number
 
 SIZE = (160, 160)  # all images alike: that is what makes a wrong one silent
 

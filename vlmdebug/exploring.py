@@ -12,17 +12,17 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast, overload
 
-from vlmdebug.batch import Batch
-from vlmdebug.codegen import export
+from vlmdebug.checking.report import Report
+from vlmdebug.core.batch import Batch
+from vlmdebug.core.given import public
+from vlmdebug.core.rows import Rows, chunk_bounds
+from vlmdebug.core.signature import Slicer
 from vlmdebug.errors import AmbiguousError, BadInput, VlmDebugError
 from vlmdebug.families.pictures import in_order, scene_of, thumbnail
 from vlmdebug.families.read import read_as_it_is
-from vlmdebug.given import public
-from vlmdebug.plan import Rows, chunk_bounds
-from vlmdebug.report import Report
-from vlmdebug.signature import Slicer
+from vlmdebug.running.check import check
+from vlmdebug.running.export import export
 from vlmdebug.slicers import STORY
-from vlmdebug.tracing.check import check
 
 if TYPE_CHECKING:
     from vlmdebug.views.explorer import Explorer
@@ -217,6 +217,6 @@ class Bench:
 
 
 def _trl(loop: str) -> Slicer:
-    from vlmdebug.tracing.trl import trl_slicer
+    from vlmdebug.running.trl import trl_slicer
 
     return trl_slicer(loop)

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vlmdebug.batch import Batch
+from vlmdebug.core.batch import Batch
+from vlmdebug.core.given import described, public
+from vlmdebug.core.layout import plural
+from vlmdebug.core.owners import owners_of
+from vlmdebug.core.presence import planned_rows
+from vlmdebug.core.rows import Rows, chunk_bounds
 from vlmdebug.errors import BadInput
-from vlmdebug.given import described, public
-from vlmdebug.layout import plural
-from vlmdebug.owners import owners_of
-from vlmdebug.plan import Rows, chunk_bounds
-from vlmdebug.presence import planned_rows
 
 Said = slice | range | tuple[int, int] | str | None
 

@@ -12,17 +12,17 @@ import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from vlmdebug.batch import Batch
+from vlmdebug.core.batch import Batch
+from vlmdebug.core.given import public
+from vlmdebug.core.layout import STREAMS, plural
+from vlmdebug.core.signature import Slicer
 from vlmdebug.errors import MismatchError
 from vlmdebug.families.streams import clip_of
-from vlmdebug.given import public
-from vlmdebug.layout import STREAMS, plural
 from vlmdebug.running.cases import cases, families_of
 from vlmdebug.running.counterexample import Tried
 from vlmdebug.running.search import Search
 from vlmdebug.running.settings import DEFAULTS, FalsifySettings, documented
 from vlmdebug.running.synthetic import make
-from vlmdebug.signature import Slicer
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy

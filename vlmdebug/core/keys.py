@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Literal, NamedTuple
 
-from vlmdebug.layout import VIDEO_PATCH
+from vlmdebug.core.layout import VIDEO_PATCH
 
 Modality = Literal["image", "video", "audio"]
 

@@ -15,13 +15,13 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Self
 
+from vlmdebug.core.given import described, public
+from vlmdebug.core.mismatch import Finding, Mismatch, from_ranges, group, ranges
+from vlmdebug.core.rows import Rows
+from vlmdebug.core.saved import checked
+from vlmdebug.core.scene import Scene
 from vlmdebug.errors import AmbiguousError, BadInput, MismatchError
-from vlmdebug.given import described, public
-from vlmdebug.mismatch import Finding, Mismatch, from_ranges, group, ranges
-from vlmdebug.plan import Rows
 from vlmdebug.safe import acts, spell_names
-from vlmdebug.saved import checked
-from vlmdebug.scene import Scene
 
 FORMAT = 1
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vlmdebug.plan import Places
+from vlmdebug.core.rows import Places
 
 
 def to_numpy(value: Any) -> np.ndarray:

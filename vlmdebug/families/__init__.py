@@ -5,6 +5,7 @@ Adding a family is one file here, one line in `FAMILIES`, one tiny model and its
 
 from __future__ import annotations
 
+from vlmdebug.core.given import described
 from vlmdebug.errors import BadInput
 from vlmdebug.families.base import Family
 from vlmdebug.families.gemma4 import Gemma4
@@ -19,7 +20,6 @@ from vlmdebug.families.mistral3 import Mistral3
 from vlmdebug.families.mllama import Mllama
 from vlmdebug.families.qwen2_5_vl import NemotronHOmni, Qwen2_5VL
 from vlmdebug.families.synthesize import BatchSpec
-from vlmdebug.given import described
 from vlmdebug.safe import one_line
 
 FAMILIES: dict[str, Family] = {

@@ -10,8 +10,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from vlmdebug.batch import Ambiguity, Batch, Contradiction, CountsByUnit
+from vlmdebug.core.batch import Ambiguity, Batch, Contradiction, CountsByUnit
 from vlmdebug.core.keys import KNOWN, ROWLESS, TOKEN_KEYS, TRAINERS_OWN
+from vlmdebug.core.layout import Axis, Layout
+from vlmdebug.core.modality import Modality
+from vlmdebug.core.rows import Counts
 from vlmdebug.errors import BadInput
 from vlmdebug.families.base import Family
 from vlmdebug.families.by_shape import read_by_shape
@@ -28,9 +31,6 @@ from vlmdebug.families.missing import lacks, lost_masks, promised, strays
 from vlmdebug.families.rules import USUAL
 from vlmdebug.families.streams import ClipReading, read_clips
 from vlmdebug.families.token_masks import columns, hidden, marked, unmasked, unpadded
-from vlmdebug.layout import Axis, Layout
-from vlmdebug.modality import Modality
-from vlmdebug.plan import Counts
 
 PER_SAMPLE, WHOLE, PLACES = Axis("sample"), Axis("batch"), Axis("sample", dim=1)
 

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, ClassVar
 
+from vlmdebug.core.layout import STREAMS, Axis, Layout
+from vlmdebug.core.rules import ModelRules
 from vlmdebug.families.facts import Facts, Hints, Reading
 from vlmdebug.families.release import as_released
 from vlmdebug.families.rules import USUAL, common_mask, with_mask
 from vlmdebug.families.synthesize import BatchSpec
-from vlmdebug.layout import STREAMS, Axis, Layout
-from vlmdebug.rules import ModelRules
 
 
 class Family(ABC):

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from vlmdebug.batch import Ambiguity
+from vlmdebug.core.batch import Ambiguity
+from vlmdebug.core.layout import Axis, Layout, plural
+from vlmdebug.core.rows import Counts
+from vlmdebug.core.rules import UNKNOWN
 from vlmdebug.families.facts import Facts, Reading
 from vlmdebug.families.rules import DESCRIBES
-from vlmdebug.layout import Axis, Layout, plural
-from vlmdebug.plan import Counts
-from vlmdebug.rules import UNKNOWN
 
 NAME = "unknown"
 

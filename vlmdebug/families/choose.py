@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from vlmdebug.core.layout import UNITS, Axis, Layout
 from vlmdebug.errors import BadInput
 from vlmdebug.families import FAMILIES, Family, family_named, find_family
 from vlmdebug.families.facts import Facts
-from vlmdebug.layout import UNITS, Axis, Layout
 
 
 def axes_given(layout: Any) -> dict[str, Axis]:

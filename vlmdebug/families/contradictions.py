@@ -6,13 +6,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from math import isqrt
 
-from vlmdebug.batch import Ambiguity, Contradiction
+from vlmdebug.core.batch import Ambiguity, Contradiction
 from vlmdebug.core.keys import BOOKKEEPING
+from vlmdebug.core.layout import Axis, Layout, plural
+from vlmdebug.core.rows import Counts
 from vlmdebug.errors import BadInput
 from vlmdebug.families import Family, find_family
 from vlmdebug.families.facts import Facts
-from vlmdebug.layout import Axis, Layout, plural
-from vlmdebug.plan import Counts
 
 
 def refuse_uncounted(

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vlmdebug import pasted
-from vlmdebug.batch import Batch
+from vlmdebug.core import pasted
+from vlmdebug.core.batch import Batch
+from vlmdebug.core.layout import OWNER, STREAMS
+from vlmdebug.core.literals import literal
 from vlmdebug.families import find_family
 from vlmdebug.families.streams import FEATURE_RULES, TYPES
-from vlmdebug.layout import OWNER, STREAMS
-from vlmdebug.literals import literal
 
 MOST = 64
 """The largest side of a square of patches or pixels that is tried as one feature."""

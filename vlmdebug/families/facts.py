@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from vlmdebug.batch import Ambiguity
+from vlmdebug.core.batch import Ambiguity
+from vlmdebug.core.rows import Counts, Places
 from vlmdebug.core.tensors import places_of, to_numpy
 from vlmdebug.families.formulas import AudioRule, PixelRule, VideoRule
-from vlmdebug.plan import Counts, Places
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a family counted. Fields as in `vlmdebug.batch.Batch`."""
+    """What a family counted. Fields as in `vlmdebug.core.batch.Batch`."""
 
     counts: Mapping[str, Counts]
     features: tuple[int, ...] | None = None

@@ -19,14 +19,14 @@ from typing import Any
 
 import numpy as np
 
+from vlmdebug.core.layout import Axis
+from vlmdebug.core.rules import ModelRules
 from vlmdebug.core.tensors import to_numpy
 from vlmdebug.families.base import Family
 from vlmdebug.families.facts import Facts, Hints, Reading
 from vlmdebug.families.image_counts import read_images, window
 from vlmdebug.families.rules import DESCRIBES, INDEXED, ONE, TYPES, USUAL, with_mask
 from vlmdebug.families.synthesize import BatchSpec, numbered, text, with_text
-from vlmdebug.layout import Axis
-from vlmdebug.rules import ModelRules
 
 POOL = 2  # side of the pooling window of synthesized batches
 

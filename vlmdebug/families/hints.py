@@ -13,6 +13,8 @@ from math import sqrt
 from pathlib import PurePath
 from typing import Any
 
+from vlmdebug.core.given import refuse_other_kind
+from vlmdebug.core.layout import STREAMS
 from vlmdebug.errors import BadInput
 from vlmdebug.families.facts import Hints
 from vlmdebug.families.formulas import (
@@ -21,8 +23,6 @@ from vlmdebug.families.formulas import (
     features_of_video,
     tower_side,
 )
-from vlmdebug.given import refuse_other_kind
-from vlmdebug.layout import STREAMS
 
 PLACEHOLDERS = {"ovis2": "<IMG_ATOM>", "llama4": "<|patch|>"}
 """Placeholder tokens that the processor names nowhere, by model type."""

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from vlmdebug.core.layout import Axis
+from vlmdebug.core.rows import Counts
 from vlmdebug.families.facts import Facts
 from vlmdebug.families.idefics3 import Idefics3
-from vlmdebug.layout import Axis
-from vlmdebug.plan import Counts
 
 
 class Idefics2(Idefics3):

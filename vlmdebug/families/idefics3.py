@@ -21,14 +21,14 @@ from typing import Any
 
 import numpy as np
 
+from vlmdebug.core.layout import Axis
+from vlmdebug.core.rows import Counts
+from vlmdebug.core.rules import KeyRules
 from vlmdebug.core.tensors import to_numpy
 from vlmdebug.families.base import Family
 from vlmdebug.families.facts import Facts, Hints, Reading
 from vlmdebug.families.rules import DESCRIBES, USUAL
 from vlmdebug.families.synthesize import BatchSpec, numbered, text, with_text
-from vlmdebug.layout import Axis
-from vlmdebug.plan import Counts
-from vlmdebug.rules import KeyRules
 
 TOKENS = 2  # placeholder tokens per tile of synthesized batches
 

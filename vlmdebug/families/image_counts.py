@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from math import isqrt
 
-from vlmdebug.batch import Ambiguity
+from vlmdebug.core.batch import Ambiguity
+from vlmdebug.core.rows import Counts
 from vlmdebug.errors import BadInput
 from vlmdebug.families.facts import Facts, Reading
-from vlmdebug.plan import Counts
 
 
 def agree(name: str, given: Sequence[int], key: str, rows: int, unit: str) -> None:

@@ -17,14 +17,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from vlmdebug.batch import Ambiguity, Contradiction
+from vlmdebug.core.batch import Ambiguity, Contradiction
+from vlmdebug.core.layout import Axis
+from vlmdebug.core.rows import Counts
 from vlmdebug.families.base import Family
 from vlmdebug.families.facts import Facts, Hints, Reading
 from vlmdebug.families.image_counts import agree, features_of_rows
 from vlmdebug.families.rules import DESCRIBES, INDEXED, USUAL, with_mask
 from vlmdebug.families.synthesize import BatchSpec, numbered, text, with_text
-from vlmdebug.layout import Axis
-from vlmdebug.plan import Counts
 
 ONE_RUN_PER_IMAGE = (None, "internvl", "qianfan_ocr")
 TOKENS = 2  # placeholder tokens per tile of synthesized batches

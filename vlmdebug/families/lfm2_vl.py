@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from vlmdebug.core.layout import Axis
+from vlmdebug.core.rows import Counts
 from vlmdebug.core.tensors import to_numpy
 from vlmdebug.families.base import Family
 from vlmdebug.families.facts import Facts, Hints, Reading
@@ -23,8 +25,6 @@ from vlmdebug.families.image_counts import agree, align
 from vlmdebug.families.internvl import ambiguous_tiles, images_by_edges
 from vlmdebug.families.rules import DESCRIBES, MULTIPLIED, ONE, SURPLUS, USUAL, with_mask
 from vlmdebug.families.synthesize import BatchSpec, numbered, text, with_text
-from vlmdebug.layout import Axis
-from vlmdebug.plan import Counts
 
 FACTOR = 2  # downsample_factor of synthesized batches
 

@@ -14,14 +14,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from vlmdebug.core.layout import Axis
+from vlmdebug.core.rules import KeyRules
 from vlmdebug.families.base import Family
 from vlmdebug.families.facts import Facts, Hints, Reading
 from vlmdebug.families.image_counts import features_of_rows, read_images
 from vlmdebug.families.internvl import InternVL
 from vlmdebug.families.rules import DESCRIBES, INDEXED, USUAL, with_mask
 from vlmdebug.families.synthesize import BatchSpec, numbered, text, with_text
-from vlmdebug.layout import Axis
-from vlmdebug.rules import KeyRules
 
 _CROPPED = InternVL()
 TOKENS = 3  # placeholder tokens per image of synthesized batches

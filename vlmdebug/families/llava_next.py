@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 
+from vlmdebug.core.layout import Axis
+from vlmdebug.core.rules import KeyRules
 from vlmdebug.core.tensors import to_numpy
 from vlmdebug.families.base import Family
 from vlmdebug.families.facts import Facts, Hints, Reading
 from vlmdebug.families.image_counts import read_images
 from vlmdebug.families.rules import DESCRIBES, SURPLUS, USUAL
 from vlmdebug.families.synthesize import BatchSpec, numbered, text, with_text
-from vlmdebug.layout import Axis
-from vlmdebug.rules import KeyRules
 
 
 class LlavaNext(Family):

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from vlmdebug.core.layout import OWNER, Axis
+from vlmdebug.core.rows import Counts
 from vlmdebug.core.tensors import to_numpy
 from vlmdebug.errors import BadInput
 from vlmdebug.families.base import Family
@@ -22,8 +24,6 @@ from vlmdebug.families.facts import Facts, Hints, Reading
 from vlmdebug.families.image_counts import ambiguous_images, count_images
 from vlmdebug.families.rules import SURPLUS, USUAL
 from vlmdebug.families.synthesize import BatchSpec, numbered, text, with_text
-from vlmdebug.layout import OWNER, Axis
-from vlmdebug.plan import Counts
 
 _ZIPPED = replace(SURPLUS, when_no_media="either")
 TOKENS = 2  # of an image with siblings in synthesized batches, without the newline

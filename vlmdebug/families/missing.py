@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from vlmdebug.core.keys import KNOWN, TYPE_IDS
+from vlmdebug.core.layout import Layout
 from vlmdebug.core.tensors import by_sample
 from vlmdebug.families.facts import Facts, Hints
 from vlmdebug.families.release import takes
 from vlmdebug.families.streams import clip_of
-from vlmdebug.layout import Layout
 
 NEEDED = (*TYPE_IDS, "cross_attention_mask")
 """Keys beside the media that change what a model makes of them."""

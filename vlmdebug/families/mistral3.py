@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from vlmdebug.core.layout import Axis
 from vlmdebug.core.tensors import to_numpy
 from vlmdebug.families.base import Family
 from vlmdebug.families.facts import Facts, Hints, Reading
 from vlmdebug.families.image_counts import read_images
 from vlmdebug.families.rules import DESCRIBES, INDEXED, SURPLUS, USUAL, with_mask
 from vlmdebug.families.synthesize import BatchSpec, numbered, text, with_text
-from vlmdebug.layout import Axis
 
 SIDE = 2  # pixels of a feature's square in synthesized batches
 

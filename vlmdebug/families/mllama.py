@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from vlmdebug.core.layout import Axis
+from vlmdebug.core.rows import Counts
+from vlmdebug.core.rules import KeyRules
 from vlmdebug.families.base import Family
 from vlmdebug.families.facts import Facts, Hints, Reading
 from vlmdebug.families.rules import ONE, USUAL
 from vlmdebug.families.synthesize import BatchSpec, numbered, text, with_text
-from vlmdebug.layout import Axis
-from vlmdebug.plan import Counts
-from vlmdebug.rules import KeyRules
 
 KEYS = ("pixel_values", "aspect_ratio_ids", "aspect_ratio_mask", "cross_attention_mask")
 

@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from vlmdebug.batch import Batch
+from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import GRIDS
+from vlmdebug.core.rows import Rows
+from vlmdebug.core.scene import Scene
 from vlmdebug.core.tensors import to_numpy
 from vlmdebug.errors import BadInput
 from vlmdebug.families.facts import Facts, Hints
-from vlmdebug.plan import Rows
-from vlmdebug.scene import Scene
 
 SIDE = 72
 """Longest side of a thumbnail in pixels."""

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from vlmdebug.core.given import public
+from vlmdebug.core.layout import OWNER, Axis
 from vlmdebug.core.tensors import to_numpy
 from vlmdebug.errors import BadInput
-from vlmdebug.given import public
-from vlmdebug.layout import OWNER, Axis
 
 IMAGES = (2, 0, 1, 2)
 SIZES = ((200, 100), (100, 300), (160, 160), (300, 90), (120, 200))

@@ -22,15 +22,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from vlmdebug.batch import Contradiction
+from vlmdebug.core.batch import Contradiction
+from vlmdebug.core.layout import VIDEO_PATCH, Axis
+from vlmdebug.core.rows import Counts
 from vlmdebug.core.tensors import to_numpy
 from vlmdebug.families import rules as known
 from vlmdebug.families.base import Family
 from vlmdebug.families.facts import Facts, Hints, Reading
 from vlmdebug.families.image_counts import count_images, window
 from vlmdebug.families.synthesize import BatchSpec, numbered, text, with_text
-from vlmdebug.layout import VIDEO_PATCH, Axis
-from vlmdebug.plan import Counts
 
 # Features of one image of grid (t, h, w), where they are not t * h * w / merge ** 2.
 _FEATURES: dict[str, Callable[[list[int], int], int]] = {

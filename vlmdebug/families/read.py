@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vlmdebug.batch import Batch
+from vlmdebug.core.batch import Batch
+from vlmdebug.core.given import public
 from vlmdebug.core.keys import TOKEN_KEYS
+from vlmdebug.core.layout import Axis, Layout
+from vlmdebug.core.rows import as_counts
 from vlmdebug.errors import BadInput, naming
 from vlmdebug.families.assemble import assemble
 from vlmdebug.families.checked import checked_tensors, refuse_packed
@@ -15,9 +18,6 @@ from vlmdebug.families.facts import Facts
 from vlmdebug.families.hints import read_hints
 from vlmdebug.families.probe import probe
 from vlmdebug.families.unreadable import items_of
-from vlmdebug.given import public
-from vlmdebug.layout import Axis, Layout
-from vlmdebug.plan import as_counts
 
 
 @public

@@ -13,7 +13,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from vlmdebug.rules import ModelRules
+from vlmdebug.core.rules import ModelRules
 
 TYPES = "mm_token_type_ids"
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import astuple, replace
 
-from vlmdebug.rules import KeyRules, ModelRules, TokenRows
+from vlmdebug.core.rules import KeyRules, ModelRules, TokenRows
 
 SEEN = ("5.23", "5.24")
 """Releases of transformers in which the rules were held to the tiny models."""

@@ -20,16 +20,16 @@ from typing import Any
 
 import numpy as np
 
-from vlmdebug.batch import Ambiguity
+from vlmdebug.core.batch import Ambiguity
 from vlmdebug.core.keys import AUDIO_KEYS, KEYS, VIDEO_KEYS, modality_of
+from vlmdebug.core.layout import VIDEO_PATCH, Axis, plural
+from vlmdebug.core.modality import Modality
+from vlmdebug.core.rows import Counts
 from vlmdebug.core.tensors import places_of, to_numpy
 from vlmdebug.families.base import Family
 from vlmdebug.families.facts import Facts
 from vlmdebug.families.image_counts import agree, align
 from vlmdebug.families.synthesize import BatchSpec, numbered, padded, with_text
-from vlmdebug.layout import VIDEO_PATCH, Axis, plural
-from vlmdebug.modality import Modality
-from vlmdebug.plan import Counts
 
 TYPES = {"video": 2, "audio": 3}
 """What `mm_token_type_ids` holds at their placeholder tokens."""

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from vlmdebug.core.keys import ALONG_TOKENS, PROMPT_TYPES
+from vlmdebug.core.layout import Layout
+from vlmdebug.core.rules import ModelRules
 from vlmdebug.core.tensors import by_sample, to_numpy
 from vlmdebug.families.facts import Facts
-from vlmdebug.layout import Layout
-from vlmdebug.rules import ModelRules
 
 MARKS_EDGES = "moe_mm_token_type_ids"
 """Types that mark the begin and end tokens of images too."""

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from vlmdebug.core.given import described
 from vlmdebug.core.tensors import to_numpy
 from vlmdebug.errors import BadInput
-from vlmdebug.given import described
 from vlmdebug.safe import one_line
 
 MOST_TOKENS = 2**28

@@ -17,16 +17,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from vlmdebug.core.given import public
 from vlmdebug.core.keys import MEDIA_KEYS
+from vlmdebug.core.wording import number
 from vlmdebug.errors import BadInput
-from vlmdebug.given import public
 from vlmdebug.review.cuts import may_cut
 from vlmdebug.review.keys import TOKEN_KEYS
 from vlmdebug.review.layouts import layouts
 from vlmdebug.review.names import Function
 from vlmdebug.review.remarks import Reading, Remark
 from vlmdebug.safe import harmless, plain
-from vlmdebug.wording import number
 
 Lines = Mapping[str, frozenset[int]]
 

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from functools import cached_property, lru_cache
 
 from vlmdebug.core.keys import ALONG_TOKENS, BOOKKEEPING, KEYS, Kind
-from vlmdebug.layout import Axis
+from vlmdebug.core.layout import Axis
 
 TOKEN_KEYS = frozenset({"input_ids", "labels", *ALONG_TOKENS}) | {
     key.name for key in KEYS.values() if key.kind is Kind.TRAINER and key.of

@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import cache
 
 from vlmdebug.core.keys import AUDIO_KEYS, MEDIA_KEYS
+from vlmdebug.core.layout import Axis
 from vlmdebug.families import FAMILIES, Family, family_named
 from vlmdebug.families.coverage import read_coverage
 from vlmdebug.families.streams import BESIDE_VIDEOS, VIDEO_UNITS
-from vlmdebug.layout import Axis
 from vlmdebug.review.keys import Keys
 
 _OPTIONAL = frozenset(AUDIO_KEYS[1:])

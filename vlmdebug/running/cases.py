@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
+from vlmdebug.core.given import SIDES
 from vlmdebug.families import FAMILIES, BatchSpec, Family, family_named
 from vlmdebug.families.synthesize import ASKED_FOR
-from vlmdebug.given import SIDES
 from vlmdebug.running.settings import DEFAULTS, FalsifySettings
 
 if TYPE_CHECKING:

@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from keyword import iskeyword
 
-from vlmdebug.batch import Batch
+from vlmdebug.checking.report import Report
+from vlmdebug.core.batch import Batch
+from vlmdebug.core.literals import literal
 from vlmdebug.errors import BadInput
 from vlmdebug.families import BatchSpec
 from vlmdebug.families.synthesize import ASKED_FOR
-from vlmdebug.literals import literal
-from vlmdebug.report import Report
 from vlmdebug.running.cases import Case
 from vlmdebug.running.synthetic import make
 from vlmdebug.safe import one_line

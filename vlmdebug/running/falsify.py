@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, MutableMapping, Sequence
 
+from vlmdebug.core.given import public
+from vlmdebug.core.signature import Slicer
 from vlmdebug.errors import MismatchError
 from vlmdebug.families import family_named
-from vlmdebug.given import public
 from vlmdebug.running.counterexample import Counterexample, Tried
 from vlmdebug.running.search import Search
 from vlmdebug.running.settings import DEFAULTS, FalsifySettings, documented
-from vlmdebug.signature import Slicer
 
 
 @documented

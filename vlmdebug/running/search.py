@@ -15,23 +15,23 @@ from random import Random
 from time import monotonic
 from typing import Any, NamedTuple
 
-from vlmdebug.batch import Batch
-from vlmdebug.compare import compare
+from vlmdebug.checking.compare import compare
+from vlmdebug.checking.report import Report
+from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import CLIP_KEYS
+from vlmdebug.core.mismatch import Mismatch
+from vlmdebug.core.observed import Run
+from vlmdebug.core.signature import Slicer, as_slicer
+from vlmdebug.core.wording import number
 from vlmdebug.errors import AmbiguousError, BadInput
 from vlmdebug.families import Family
 from vlmdebug.families.release import TYPES, takes
 from vlmdebug.families.streams import clip_of
-from vlmdebug.mismatch import Mismatch
-from vlmdebug.report import Report
 from vlmdebug.running.cases import Case, draw, families_of, simplest
 from vlmdebug.running.counterexample import Counterexample, Tried
 from vlmdebug.running.settings import FalsifySettings
 from vlmdebug.running.shrink import smaller
 from vlmdebug.running.synthetic import make
-from vlmdebug.signature import Slicer, as_slicer
-from vlmdebug.used import Run
-from vlmdebug.wording import number
 
 FIRST_ROUND = 48
 """Cases of each family that are tried before more of any; each round has four times as many."""
@@ -174,7 +174,7 @@ class Search:
 
     def smallest(self, case: Case, kind: Kind | None = None) -> Counterexample:
         """A case that still fails, in this way if `kind` is given, without all that can be left."""
-        from vlmdebug.tracing.check import illustrated
+        from vlmdebug.running.check import illustrated
 
         def fails(one: Case) -> bool:
             kinds = self.kinds(one)
@@ -233,7 +233,7 @@ class Search:
         return found
 
     def _run(self, case: Case) -> Trial:
-        from vlmdebug.tracing.check import run
+        from vlmdebug.running.check import run
 
         batch, names = make(case.spec), set[str]()
 
@@ -255,7 +255,7 @@ class Search:
 
         A name that is not bound is the code's own mistake, and no refusal.
         """
-        from vlmdebug.tracing.check import run
+        from vlmdebug.running.check import run
 
         if ran.error is None or isinstance(ran.error, NameError):
             return False

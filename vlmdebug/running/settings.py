@@ -2,7 +2,7 @@
 
 `falsify`, `falsify_all`, `assert_slices`, the Hypothesis strategies and the command line take these
 options and pass one `FalsifySettings` inward. Which values an option takes is in
-`vlmdebug.given.CHECKS`, as for every public argument.
+`vlmdebug.core.given.CHECKS`, as for every public argument.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import Field, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from vlmdebug.given import SIDES, refuse_other_value
+from vlmdebug.core.given import SIDES, refuse_other_value
 
 if TYPE_CHECKING:
     from vlmdebug.families import Family

@@ -10,8 +10,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from vlmdebug.batch import Batch
+from vlmdebug.core.batch import Batch
+from vlmdebug.core.given import described, public
 from vlmdebug.core.keys import TOKEN_KEYS
+from vlmdebug.core.layout import plural
+from vlmdebug.core.rows import as_counts
 from vlmdebug.errors import BadInput
 from vlmdebug.families import FAMILIES, BatchSpec, Family, family_named
 from vlmdebug.families.assemble import assemble
@@ -19,9 +22,6 @@ from vlmdebug.families.facts import Facts, Hints
 from vlmdebug.families.release import as_released
 from vlmdebug.families.streams import clip_axes, with_clips
 from vlmdebug.families.tokens import with_token_keys
-from vlmdebug.given import described, public
-from vlmdebug.layout import plural
-from vlmdebug.plan import as_counts
 
 MOST_SIZE = 4096
 """Largest size number of a synthetic image."""

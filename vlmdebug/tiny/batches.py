@@ -7,8 +7,8 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from vlmdebug.core.given import public
 from vlmdebug.errors import BadInput
-from vlmdebug.given import public
 from vlmdebug.tiny.drawing import Size, checked_counts, images
 from vlmdebug.tiny.registry import Recipe, find_recipe, release_of
 

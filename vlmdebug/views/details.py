@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from vlmdebug.core.mismatch import Mismatch, group
 from vlmdebug.core.record import Record
-from vlmdebug.mismatch import Mismatch, group
-from vlmdebug.plan import Rows
+from vlmdebug.core.rows import Rows
 from vlmdebug.safe import escaped, one_line
 from vlmdebug.views import picture, rows
 

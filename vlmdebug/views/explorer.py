@@ -13,8 +13,8 @@ import anywidget
 import traitlets
 
 from vlmdebug.core.record import Record
+from vlmdebug.core.rows import Rows
 from vlmdebug.errors import BadInput, VlmDebugError
-from vlmdebug.plan import Rows
 from vlmdebug.safe import one_line
 from vlmdebug.views import mimebundle, picture, rows
 from vlmdebug.views.details import Details

@@ -9,14 +9,14 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Iterable
 
+from vlmdebug.core.mismatch import UNCHECKED, Finding, Mismatch
 from vlmdebug.core.record import Record, Verdict
-from vlmdebug.mismatch import UNCHECKED, Finding, Mismatch
-from vlmdebug.plan import Rows
+from vlmdebug.core.rows import Rows
+from vlmdebug.core.scene import Scene
+from vlmdebug.core.wording import listed
 from vlmdebug.safe import escaped, one_line
-from vlmdebug.scene import Scene
 from vlmdebug.views import picture, rows
 from vlmdebug.views.strips import BLUE, VERMILION, rows_in, strip
-from vlmdebug.wording import listed
 
 MOST_CHUNKS = 24
 MOST_PICTURES = 64

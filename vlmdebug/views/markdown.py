@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from vlmdebug.core.mismatch import UNCHECKED, Finding
 from vlmdebug.core.record import Record, Verdict
-from vlmdebug.mismatch import UNCHECKED, Finding
 from vlmdebug.safe import one_line, plain
 from vlmdebug.views import rows
 

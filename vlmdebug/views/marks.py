@@ -13,7 +13,7 @@ from functools import lru_cache
 from itertools import islice
 
 from vlmdebug.core.record import KeyReport, KeyState
-from vlmdebug.plan import Rows
+from vlmdebug.core.rows import Rows
 
 NOTHING = Rows()
 LEFT_OUT = "must be left out"

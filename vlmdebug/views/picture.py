@@ -12,11 +12,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
+from vlmdebug.core.layout import plural
 from vlmdebug.core.record import Record, Verdict
-from vlmdebug.layout import plural
-from vlmdebug.plan import Rows
+from vlmdebug.core.rows import Rows
+from vlmdebug.core.scene import Scene
 from vlmdebug.safe import escaped
-from vlmdebug.scene import Scene
 from vlmdebug.views import rows as told
 from vlmdebug.views.marks import LEGEND, Marks, marks, share, without
 from vlmdebug.views.strips import BLUE, VERMILION

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from vlmdebug.core.record import KeyReport, KeyState, Record
+from vlmdebug.core.rows import Rows
 from vlmdebug.errors import BadInput, VlmDebugError
-from vlmdebug.plan import Rows
 from vlmdebug.safe import one_line
 from vlmdebug.views import rows
 from vlmdebug.views.marks import LEGEND, marks

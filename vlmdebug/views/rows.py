@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from vlmdebug.core.layout import plural
+from vlmdebug.core.mismatch import CODES, Finding
 from vlmdebug.core.record import ChunkReport, KeyReport, KeyState, Record, Verdict, line
-from vlmdebug.layout import plural
-from vlmdebug.mismatch import CODES, Finding
-from vlmdebug.plan import Rows
+from vlmdebug.core.rows import Rows
 from vlmdebug.views.marks import LEFT_OUT, marks
 
 MOST_KEYS = 8

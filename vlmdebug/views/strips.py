@@ -9,7 +9,7 @@ from __future__ import annotations
 from base64 import b64encode
 
 from vlmdebug.core.record import KeyReport, Record
-from vlmdebug.plan import Rows
+from vlmdebug.core.rows import Rows
 from vlmdebug.safe import escaped, one_line
 from vlmdebug.views.marks import marks
 from vlmdebug.views.rows import cell, state

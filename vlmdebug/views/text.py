@@ -9,9 +9,9 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from vlmdebug.core.code_pages import page
+from vlmdebug.core.mismatch import CODES, UNCHECKED
 from vlmdebug.core.record import Record
-from vlmdebug.mismatch import CODES, UNCHECKED
-from vlmdebug.pages import page
 from vlmdebug.safe import harmless, one_line, plain
 from vlmdebug.views import rows
 

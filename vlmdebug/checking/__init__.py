@@ -1,0 +1,1 @@
+"""Expected against actual: typed differences, and the one place that words them."""

@@ -1,0 +1,191 @@
+"""Differences of a whole batch, whoever cuts it: data, as in `vlmdebug.checking.findings`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from vlmdebug.checking.causes import Fault
+from vlmdebug.checking.findings import Because, Cause, Difference, KeyDifference
+from vlmdebug.outcomes.reasons import Outcome, Raises, Runs, Unknown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contradicted(Difference):
+    """What cannot all be right in a batch, in the words of the reading of the batch."""
+
+    code: ClassVar[str] = "VLM010"
+    said: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunsDiffer(Difference):
+    """Runs of placeholder tokens of a sample that are not what its media become.
+
+    Attributes:
+        noun: `image`, `video` or `audio`.
+        unit: What is counted: the noun, or `tile`.
+        runs: Lengths of its runs.
+        features: What its media become; None where that is not certain.
+        faults: What is wrong with each run.
+        before: Units of the samples before it; None where that is not known.
+    """
+
+    code: ClassVar[str] = "VLM010"
+    key: str = "input_ids"
+    noun: str
+    unit: str
+    runs: tuple[int, ...]
+    features: int | None
+    faults: tuple[Fault, ...]
+    before: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TotalsDiffer(Difference):
+    """Placeholder tokens and features of a batch, where no sample is certainly wrong.
+
+    Attributes:
+        noun: `image`, `video` or `audio`.
+        unit: What is counted: the noun, or `tile`.
+        runs: Lengths of the runs of each sample.
+        features: Features of each unit.
+        unnamed: Units that no text names.
+        owned: Whether it is known which units each sample owns.
+    """
+
+    code: ClassVar[str] = "VLM010"
+    key: str = "input_ids"
+    noun: str
+    unit: str
+    runs: tuple[tuple[int, ...], ...]
+    features: tuple[int, ...]
+    unnamed: tuple[int, ...]
+    owned: bool
+    cause: Cause | None = Cause(Because.TOTALS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneRun(Difference):
+    """One run of placeholder tokens, `tokens` long, for several images of the batch."""
+
+    code: ClassVar[str] = "VLM010"
+    key: str = "input_ids"
+    tokens: int
+    images: tuple[int, ...]
+    cause: Cause | None = Cause(Because.ONE_RUN)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoFeatures(Difference):
+    """Placeholder tokens of a sample in a batch without media."""
+
+    code: ClassVar[str] = "VLM010"
+    key: str = "input_ids"
+    placeholders: int
+    outcome: Outcome = Outcome(Runs.NO_IMAGE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarkedOtherwise(KeyDifference):
+    """A key of token types that marks more or fewer placeholder tokens than `input_ids` has."""
+
+    code: ClassVar[str] = "VLM010"
+    placeholders: int
+    marked: int
+    outcome: Outcome = Outcome(Unknown.BY_MARKS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShortColumns(KeyDifference):
+    """A key with fewer columns of tokens than `input_ids`."""
+
+    code: ClassVar[str] = "VLM011"
+    columns: int
+    of_ids: int
+    cause: Cause | None = Cause(Because.COLUMNS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stray(Difference):
+    """Placeholder tokens of a modality that the batch has no media of."""
+
+    code: ClassVar[str] = "VLM010"
+    key: str = "input_ids"
+    modality: str
+    placeholders: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promised(Difference):
+    """Counts of media that the batch does not have."""
+
+    code: ClassVar[str] = "VLM010"
+    key: None = None
+    modality: str
+    total: int
+    outcome: Outcome = Outcome(Runs.SEES_NONE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lacking(KeyDifference):
+    """A key that the whole batch lacks."""
+
+    code: ClassVar[str] = "VLM003"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherRows(KeyDifference):
+    """Images in rows of other samples than the ones that name them."""
+
+    code: ClassVar[str] = "VLM010"
+    placeholders: int
+    images: int
+    outcome: Outcome = Outcome(Runs.OTHER_IMAGES)
+    cause: Cause | None = Cause(Because.OTHER_ROWS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelsLength(Difference):
+    """Labels with more or fewer columns than `input_ids`."""
+
+    code: ClassVar[str] = "VLM013"
+    key: str = "labels"
+    columns: int
+    of_ids: int
+    outcome: Outcome = Outcome(Raises.LOSS)
+    cause: Cause | None = Cause(Because.LABELS_LENGTH)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelsDiffer(Difference):
+    """Labels that are not the tokens in their columns; `by`: columns to the right, 0 for none."""
+
+    code: ClassVar[str] = "VLM013"
+    key: str = "labels"
+    wrong: int
+    learned: int
+    by: int
+    outcome: Outcome = Outcome(Runs.OTHER_LABELS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelsOnMedia(Difference):
+    """Placeholder tokens among the labels."""
+
+    code: ClassVar[str] = "VLM013"
+    key: str = "labels"
+    placeholders: int
+    outcome: Outcome = Outcome(Runs.LEARNS_MEDIA)
+    cause: Cause | None = Cause(Because.LABELS_MEDIA)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelsOnPrompt(Difference):
+    """Tokens of a prompt, which sees all of itself, among the labels."""
+
+    code: ClassVar[str] = "VLM013"
+    key: str = "labels"
+    tokens: int
+    outcome: Outcome = Outcome(Runs.LEARNS_PROMPT)
+    cause: Cause | None = Cause(Because.LABELS_PROMPT)

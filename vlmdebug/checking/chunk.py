@@ -1,0 +1,230 @@
+"""One chunk of a run: what each key got is compared with what it should get."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from functools import cached_property
+
+from vlmdebug.checking.altered import alteration
+from vlmdebug.checking.chunk_tokens import token_differences
+from vlmdebug.checking.cut_causes import WITHOUT_ZEROS, Causes
+from vlmdebug.checking.doubts import Doubt, Embedded, LeftOut, MayDiffer, NotRecomputed, Unmatched
+from vlmdebug.checking.findings import (
+    Because,
+    Cause,
+    Difference,
+    Dropped,
+    EmptyChunk,
+    ForeignRows,
+    MadeOtherwise,
+    MustBeAbsent,
+    OtherLength,
+    UnknownKey,
+    WrongRows,
+)
+from vlmdebug.checking.observed import ObservedChunk
+from vlmdebug.core.batch import Batch
+from vlmdebug.core.keys import BOOKKEEPING, EXTRAS
+from vlmdebug.core.observed import Made, Run, Used, UsedChunk
+from vlmdebug.core.presence import Planned, can_do_without
+from vlmdebug.core.record import ChunkReport, KeyReport, KeyState
+from vlmdebug.core.rows import Rows, rows_of
+from vlmdebug.errors import AmbiguousError
+
+
+class ChunkChecker:
+    """The comparison of one chunk.
+
+    Attributes:
+        found: What differs, once `report` was called.
+        doubts: What was not compared, by key.
+    """
+
+    def __init__(
+        self, batch: Batch, run: Run, index: int, chunk: UsedChunk, causes: Causes
+    ) -> None:
+        self.chunk: ObservedChunk = ObservedChunk(batch, run, index, chunk, causes)
+        self.batch: Batch = batch
+        self.keys: Mapping[str, Used] = chunk.keys
+        self.found: list[Difference] = []
+        self.doubts: dict[str, Doubt] = {}
+
+    def report(self) -> ChunkReport:
+        """The verdict on each key; fills `found` and `doubts`."""
+        chunk = self.chunk
+        if chunk.used.embedded:
+            return self._embedded()
+        keys = {key: self._key(key) for key in self.batch.layout if self._is_cut(key)}
+        for key, made in chunk.used.made.items():
+            if not made.right:
+                keys[key] = self._made_key(key, made)
+        for key, used in self.keys.items():
+            near = self._meant(key, used) if self._is_strange(key) else None
+            if near is not None:
+                keys[key] = self._misnamed(key, used, near)
+        features = chunk.forecast.call.features
+        if not self.found:
+            self.found += token_differences(chunk, features, self.doubts)
+        if chunk.used.left_out and not self.found and not chunk.run.partial:
+            left_out = tuple(chunk.used.left_out.items())
+            self.doubts["input_ids"] = LeftOut(chunk.index, left_out)
+        if not chunk.samples and "input_ids" in self.keys:
+            self.found.append(EmptyChunk(chunk=chunk.index))
+        images = images_of(self.batch, chunk.samples)
+        return ChunkReport(chunk.samples, images, chunk.placeholders, features, keys)
+
+    def _embedded(self) -> ChunkReport:
+        """Embeddings hold no token ids, so whose rows lie beside them is not known."""
+        self.doubts["input_ids"] = Embedded(self.chunk.index)
+        keys = {
+            key: KeyReport(KeyState.CANNOT_TELL, None, used.rows) for key, used in self.keys.items()
+        }
+        return ChunkReport((), None, self.chunk.placeholders, None, keys)
+
+    def _is_cut(self, key: str) -> bool:
+        return self.batch.layout[key].unit != "batch"
+
+    def _is_strange(self, key: str) -> bool:
+        """Whether neither the batch has it nor models take it beside what a batch has."""
+        beside = key in EXTRAS or key in BOOKKEEPING or key in self.chunk.used.made
+        return not beside and key not in self.batch.inputs
+
+    def _key(self, key: str) -> KeyReport:
+        used = self.keys.get(key)
+        try:
+            planned = self.chunk.forecast.planned(key)
+        except (AmbiguousError, IndexError):
+            return KeyReport(KeyState.CANNOT_TELL, None, used.rows if used else None)
+        if used is None:
+            if can_do_without(self.batch, key, planned, self.chunk.used):
+                return KeyReport(KeyState.ABSENT, planned.rows, None)
+            return self._dropped(key, planned.rows)
+        if planned.presence == "absent":
+            return self._must_be_absent(key, planned.rows, used)
+        if used.rows is None:
+            unmatched = Unmatched(key, self.chunk.index, used.length, used.unread)
+            self.doubts.setdefault(key, unmatched)
+            return KeyReport(KeyState.CANNOT_TELL, planned.rows, None)
+        if not planned.rows.ranges and self._is_unread(key, planned):
+            return KeyReport(KeyState.OK, planned.rows, used.rows)
+        right = used.rows == planned.rows or (
+            used.rows == planned.without_empty and self._all_without_empty
+        )
+        if right and used.source is None:
+            return KeyReport(self._right_rows(key, used), planned.rows, used.rows)
+        return self._wrong_rows(key, planned.rows, used, used.rows)
+
+    @cached_property
+    def _all_without_empty(self) -> bool:
+        """Whether the same padded rows were left out of every key that can do without them."""
+        media, rules = self.batch.layout.media, self.batch.rules
+        given = {
+            used.rows
+            for key, used in self.keys.items()
+            if key in media and rules.of(key).may_skip_empty_rows
+        }
+        return len(given) == 1
+
+    def _is_unread(self, key: str, planned: Planned) -> bool:
+        """Whether it describes images in a chunk that has none, and no pixels."""
+        described = planned.presence == "either" and key in self.batch.image.keys
+        return described and "pixel_values" not in self.keys
+
+    def _right_rows(self, key: str, used: Used) -> KeyState:
+        """The state of a key with the right rows, which may have been altered."""
+        if used.change is None and used.inner is None:
+            return KeyState.OK  # as nearly all keys are
+        altered = alteration(self.chunk, key, used)
+        if altered is None:
+            return KeyState.OK
+        if isinstance(altered, MayDiffer):
+            self.doubts[key] = altered
+            return KeyState.CANNOT_TELL
+        self.found.append(altered)
+        return KeyState.WRONG_ROWS
+
+    def _wrong_rows(self, key: str, expected: Rows, used: Used, rows: Rows) -> KeyReport:
+        if used.source is not None or rows.foreign:
+            kind = ForeignRows
+        else:
+            kind = WrongRows if used.length == len(expected) else OtherLength
+        causes = self.chunk.causes.of(key)
+        self.found.append(
+            kind(
+                key=key,
+                expected=expected,
+                actual=rows,
+                outcome=self.chunk.forecast.wrong(key),
+                cause=next(iter(causes), None),
+                length=used.length,
+                source=used.source,
+                cut_by=tuple(one.what for one in causes if one is not WITHOUT_ZEROS),
+                **self.chunk.place,
+            )
+        )
+        return KeyReport(KeyState.WRONG_ROWS, expected, rows)
+
+    def _dropped(self, key: str, expected: Rows) -> KeyReport:
+        lacks_zeros = WITHOUT_ZEROS in self.chunk.causes.of(key)
+        self.found.append(
+            Dropped(
+                key=key,
+                expected=expected,
+                outcome=self.chunk.forecast.missing(key),
+                cause=WITHOUT_ZEROS if lacks_zeros else None,
+                **self.chunk.place,
+            )
+        )
+        return KeyReport(KeyState.DROPPED, expected, None)
+
+    def _must_be_absent(self, key: str, expected: Rows, used: Used) -> KeyReport:
+        causes = self.chunk.causes.of(key) if used.length else ()
+        self.found.append(
+            MustBeAbsent(
+                key=key,
+                expected=Rows(),
+                actual=used.rows,
+                outcome=self.chunk.forecast.surplus(key),
+                cause=next(iter(causes), None),
+                length=used.length,
+                **self.chunk.place,
+            )
+        )
+        return KeyReport(KeyState.MUST_BE_ABSENT, expected, used.rows)
+
+    def _meant(self, key: str, used: Used) -> str | None:
+        """The key of the batch that a name no model takes stands for; None for a trainer's own.
+
+        A trainer may keep keys for its loss, `advantages` for instance. A name stands for a key if
+        it is nearly the key's, or if it holds the rows of one that the chunk lacks.
+        """
+        missing = [name for name in self.batch.layout if name not in self.keys]
+        if used.source in missing:
+            return used.source
+        near = get_close_matches(key, missing, 1, cutoff=0.75)
+        if near:
+            return near[0]
+        # A key of another model, or any key where the model itself was called, is wrong.
+        strange = key in self.batch.known or self.chunk.run.partial
+        return used.source or "" if strange else None
+
+    def _misnamed(self, key: str, used: Used, near: str) -> KeyReport:
+        self.found.append(UnknownKey(key=key, actual=used.rows, meant=near, **self.chunk.place))
+        return KeyReport(KeyState.UNKNOWN_KEY, None, used.rows)
+
+    def _made_key(self, key: str, made: Made) -> KeyReport:
+        assert made.why is not None
+        if made.right is None:
+            self.doubts[key] = NotRecomputed(key, self.chunk.index, made.why)
+            return KeyReport(KeyState.CANNOT_TELL, None, None)
+        cause = Cause(Because.MAKES, key)
+        self.found.append(MadeOtherwise(key=key, cause=cause, why=made.why, **self.chunk.place))
+        return KeyReport(KeyState.WRONG_ROWS, None, None)
+
+
+def images_of(batch: Batch, samples: Sequence[int]) -> int | None:
+    """Images of `samples`; None where they are not known."""
+    if "image" not in batch.counts:
+        return None
+    return len(rows_of(batch.counts["image"].offsets, samples))

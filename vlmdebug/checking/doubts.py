@@ -1,0 +1,123 @@
+"""What was not compared, as data; `text_doubts` says why, and what would settle it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from vlmdebug.core.change import Change
+from vlmdebug.core.observed import MadeReason
+
+
+class Unmatched(NamedTuple):
+    """Rows that could not be matched to the batch; `unread`: why, where values cannot be read."""
+
+    key: str
+    chunk: int
+    rows: int
+    unread: str | None
+
+
+class MayDiffer(NamedTuple):
+    """A change that some models take as if there were none; `columns`: of tokens."""
+
+    key: str
+    chunk: int
+    columns: int | None
+    change: Change
+
+
+class NotRecomputed(NamedTuple):
+    """A key that the slicer made, and that no rule recomputes."""
+
+    key: str
+    chunk: int
+    why: MadeReason
+
+
+class Embedded(NamedTuple):
+    """`inputs_embeds` in place of `input_ids`."""
+
+    chunk: int
+
+
+class MoreColumns(NamedTuple):
+    """A key with more columns of tokens than `input_ids`."""
+
+    key: str
+    columns: int
+    of_ids: int
+
+
+class FeaturesUnknown(NamedTuple):
+    """Media with an unknown number of placeholder tokens or features.
+
+    `modality`: `video` or `audio`; empty for images. `side`: the number that is unknown.
+    """
+
+    modality: str
+    side: str = ""
+
+
+class WholePixels(NamedTuple):
+    """Media in whole numbers or truth values."""
+
+    key: str
+    dtype: str
+
+
+class Hidden(NamedTuple):
+    """Tokens of a sample that `attention_mask` hides though they are no padding."""
+
+    sample: int
+    tokens: int
+
+
+class Unmasked(NamedTuple):
+    """Padding of a sample that no mask hides; `masked`: there is a mask."""
+
+    sample: int
+    tokens: int
+    masked: bool
+
+
+class LeftOut(NamedTuple):
+    """Real tokens that a chunk lacks, as pairs of a sample and their number."""
+
+    chunk: int
+    tokens: tuple[tuple[int, int], ...]
+
+
+class NotFinite(NamedTuple):
+    """Media that hold NaN or infinity."""
+
+    key: str
+
+
+class LostMask(NamedTuple):
+    """A mask of pixels that the batch lacks."""
+
+    key: str
+
+
+class Written(NamedTuple):
+    """Media that were written to between two chunks of a watched program."""
+
+    key: str
+
+
+Doubt = (
+    Unmatched
+    | MayDiffer
+    | NotRecomputed
+    | Embedded
+    | MoreColumns
+    | FeaturesUnknown
+    | WholePixels
+    | Hidden
+    | Unmasked
+    | LeftOut
+    | NotFinite
+    | LostMask
+    | Written
+)
+"""What was not compared."""

@@ -1,0 +1,88 @@
+"""Labels beside `input_ids`: the same tokens where they are learned, in the same columns.
+
+A decoder shifts them itself, so a label that is learned equals the token that it stands at.
+Labels of an encoder-decoder are another text, and `shift_labels` another key: neither is looked at.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vlmdebug.checking.batch_findings import (
+    LabelsDiffer,
+    LabelsLength,
+    LabelsOnMedia,
+    LabelsOnPrompt,
+)
+from vlmdebug.checking.findings import Because, Cause, Difference
+from vlmdebug.core.batch import Batch
+from vlmdebug.core.keys import PROMPT_TYPES
+
+IGNORED = -100
+MOST_SHIFT = 8
+TWO_TEXTS = ("decoder_input_ids", "decoder_attention_mask")
+UNTOLD = ("unknown", "text")
+"""Layouts that do not say whether the model is a decoder."""
+
+
+def labels_differences(
+    batch: Batch,
+) -> list[Difference]:
+    """What is wrong with the labels of a whole batch."""
+    labels = batch.inputs.get("labels")
+    other_text = any(key in batch.inputs for key in TWO_TEXTS)
+    if labels is None or other_text or batch.layout.family in UNTOLD:
+        return []
+    ids = batch.inputs["input_ids"]  # (sample, seq)
+    if len(getattr(labels, "shape", ())) != 2:
+        return []  # a class per sample
+    numbers = tuple(range(len(ids)))
+    wide, given = int(ids.shape[1]), int(labels.shape[1])
+    if wide != given:
+        return [LabelsLength(samples=numbers, columns=given, of_ids=wide)]
+    found = list[Difference]()
+    for row, sample in enumerate(numbers):
+        learned = labels[row] != IGNORED
+        wrong = int((learned & (labels[row] != ids[row])).sum())
+        media = _placeholders(batch, ids[row], learned & (labels[row] == ids[row]))
+        prompt = _in_prompt(batch, sample, learned)
+        if wrong:
+            by = _shift(ids[row], labels[row])
+            cause = Cause(Because.LABELS_SHIFTED if by else Because.LABELS_OTHER)
+            found.append(
+                LabelsDiffer(
+                    samples=(sample,), cause=cause, wrong=wrong, learned=int(learned.sum()), by=by
+                )
+            )
+        elif media:
+            found.append(LabelsOnMedia(samples=(sample,), placeholders=media))
+        elif prompt:
+            found.append(LabelsOnPrompt(samples=(sample,), tokens=prompt))
+    return found
+
+
+def _placeholders(batch: Batch, ids: Any, learned: Any) -> int:
+    """Placeholder tokens of any kind of media that are learned."""
+    return sum(int(((ids == token) & learned).sum()) for token in batch.token_ids.values())
+
+
+def _in_prompt(batch: Batch, sample: int, learned: Any) -> int:
+    """Tokens that are learned in a prompt that sees all of itself.
+
+    PaliGemma's processor makes labels of tokens of type 1 only (`processing_paligemma`, 5.23).
+    """
+    types = batch.inputs.get(PROMPT_TYPES)
+    marked = batch.rules.token_types_mark == "completion"
+    if types is None or not marked or types.shape[1:] != learned.shape:
+        return 0
+    return int(((types[sample] == 0) & learned).sum())
+
+
+def _shift(ids: Any, labels: Any) -> int:
+    """Columns by which labels stand to the right of their tokens, 0 where no shift fits."""
+    for by in (side * step for step in range(1, MOST_SHIFT + 1) for side in (1, -1)):
+        own, beside = (labels[by:], ids[:-by]) if by > 0 else (labels[:by], ids[-by:])
+        learned = own != IGNORED
+        if bool(learned.any()) and not bool((learned & (own != beside)).any()):
+            return by
+    return 0

@@ -1,0 +1,81 @@
+"""What a whole batch lacks: media that its text or its counts promise, keys that its model needs.
+
+A collator drops them in one place for all samples, so that no comparison of rows can show it.
+"""
+
+from __future__ import annotations
+
+from vlmdebug.checking.batch_findings import Lacking, OtherRows, Promised, Stray
+from vlmdebug.checking.findings import Because, Cause, Difference
+from vlmdebug.core.batch import Batch
+from vlmdebug.outcomes.reasons import Raises, Runs, outcome
+from vlmdebug.outcomes.whole_batch import runs_unchecked, runs_with_stray, runs_without
+
+
+def lacking(batch: Batch) -> list[Difference]:
+    """What is stray, promised, dropped, or in the row of another sample."""
+    return [*_strays(batch), *_promised(batch), *_dropped(batch), *_in_other_rows(batch)]
+
+
+def _strays(batch: Batch) -> list[Stray]:
+    """Placeholder tokens of videos or audio clips in a batch without any."""
+    return [
+        Stray(
+            samples=(sample,),
+            outcome=outcome(
+                runs_with_stray(batch, unit, sample), Runs.TOKEN_AS_TEXT, Raises.NO_GRID
+            ),
+            cause=Cause(Because.NO_MEDIA, unit),
+            modality=unit,
+            placeholders=tokens,
+        )
+        for unit, by_sample in batch.strays.items()
+        for sample, tokens in enumerate(by_sample)
+        if tokens
+    ]
+
+
+def _promised(batch: Batch) -> list[Promised]:
+    """Counts above 0 of media that have no key in the batch."""
+    return [
+        Promised(cause=Cause(Because.NO_MEDIA, unit), modality=unit, total=total)
+        for unit, total in batch.promised.items()
+    ]
+
+
+def _dropped(batch: Batch) -> list[Lacking]:
+    """Keys that the processor or the model names, and the batch has not."""
+    return [
+        Lacking(
+            key=key,
+            outcome=outcome(runs_without(batch, key), Runs.OTHER_ANSWER, Raises.NEEDS_KEY),
+            cause=Cause(Because.COLLATOR, key),
+        )
+        for key in batch.lacks
+    ]
+
+
+def _in_other_rows(batch: Batch) -> list[OtherRows]:
+    """Mllama: images in the row of a sample beside those that its text names.
+
+    Aspect ratios have ids from 1, padding has 0 (`convert_aspect_ratios_to_ids` in
+    image_processing_mllama, transformers 5.23). The model compares nothing.
+    """
+    ratios = batch.inputs.get("aspect_ratio_ids")
+    if ratios is None or batch.image.placeholders is None or batch.rules.checks_totals:
+        return []
+    if len(ratios) != len(batch):
+        return []  # said already: rows of another batch
+    then = outcome(runs_unchecked(batch), Runs.OTHER_IMAGES)
+    shown = (ratios > 0).reshape(len(batch), -1).sum(-1).tolist()
+    return [
+        OtherRows(
+            key="aspect_ratio_ids",
+            samples=(sample,),
+            outcome=then,
+            placeholders=named,
+            images=given,
+        )
+        for sample, (named, given) in enumerate(zip(batch.image.placeholders, shown, strict=True))
+        if named != given
+    ]

@@ -1,0 +1,54 @@
+"""A chunk as it was observed, with the batch and the run that it is judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from vlmdebug.checking.cut_causes import Causes, samples_of
+from vlmdebug.core.batch import Batch
+from vlmdebug.core.observed import Run, Used, UsedChunk
+from vlmdebug.core.rows import Rows
+from vlmdebug.outcomes.forecast import Forecast
+
+
+class ObservedChunk:
+    """One chunk of a run.
+
+    Attributes:
+        batch: The batch that was cut.
+        run: The run.
+        index: Number of the chunk, from 0.
+        used: What it holds.
+        rows: The samples it holds, in order, as rows and as `samples`.
+        forecast: What the model would make of a fault in it.
+        causes: What the wrong rows of the run have in common.
+    """
+
+    batch: Batch
+    run: Run
+    index: int
+    used: UsedChunk
+    causes: Causes
+
+    def __init__(self, batch: Batch, run: Run, index: int, used: UsedChunk, causes: Causes) -> None:
+        self.batch, self.run, self.index, self.used, self.causes = batch, run, index, used, causes
+        self.rows: Rows = samples_of(batch, run, index, used)
+        self.samples: tuple[int, ...] = tuple(self.rows)
+        self.forecast: Forecast = Forecast(batch, used, self.rows)
+
+    @property
+    def keys(self) -> Mapping[str, Used]:
+        """What each of its keys holds."""
+        return self.used.keys
+
+    @property
+    def placeholders(self) -> int | None:
+        """Placeholder tokens of images, as its `input_ids` has them."""
+        return self.used.placeholders.get("image")
+
+    @cached_property
+    def place(self) -> dict[str, Any]:
+        """Chunk and samples, as each difference names them."""
+        return {"chunk": self.index, "samples": self.samples}

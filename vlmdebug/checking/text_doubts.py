@@ -1,0 +1,218 @@
+"""Words for what was not compared: why, and what would settle it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from vlmdebug.checking.doubts import (
+    Doubt,
+    Embedded,
+    FeaturesUnknown,
+    Hidden,
+    LeftOut,
+    LostMask,
+    MayDiffer,
+    MoreColumns,
+    NotFinite,
+    NotRecomputed,
+    Unmasked,
+    Unmatched,
+    WholePixels,
+    Written,
+)
+from vlmdebug.core.change import Change
+from vlmdebug.core.layout import plural
+from vlmdebug.core.observed import MadeBy, MadeReason
+from vlmdebug.core.wording import number
+
+MOST_SAMPLES = 8
+ASK = "ask the model: vlmdebug.prove"
+MADE: Mapping[MadeBy, str] = {
+    MadeBy.NO_RULE: "no rule is known for it",
+    MadeBy.NO_TOKENS: "the chunk has no input_ids of shape (sample, seq)",
+    MadeBy.NO_NUMBERS: "it is no tensor of numbers",
+    MadeBy.MASK_PLACES: "the model counts places by the mask, or otherwise without one",
+    MadeBy.NO_MASK: "the batch has no mask, so it is not known which tokens are padding",
+    MadeBy.NO_PLACEHOLDER: "the placeholder token is not known",
+    MadeBy.MARKS_NONE: "it marks no placeholder token, as if it were left out",
+    MadeBy.MARKS_TEXT: "it marks tokens that are no placeholders",
+    MadeBy.MEANING: "its meaning differs from model to model",
+    MadeBy.CACHE: "it is not 0, 1, 2 … of these tokens",
+    MadeBy.LABELS: "it is not input_ids with -100 where nothing is learned",
+    MadeBy.NO_MODEL: "the model is not known",
+    MadeBy.HOLES: "attention_mask hides tokens between others",
+    MadeBy.OPEN_MROPE: "M-RoPE's places of videos, audio and this model are not recomputed",
+    MadeBy.FIRST_PLANE: "its first plane is not 0, 1, 2 …",
+    MadeBy.NO_MEDIA_TO_COMPARE: "the batch has none to compare with",
+    MadeBy.SHAPE: "its shape {} is not that of input_ids",
+    MadeBy.SHAPES: "input_ids has shape {}, and this {}",
+    MadeBy.MARKS: "it does not mark the placeholder tokens of input_ids by modality",
+    MadeBy.ORDER: "the tokens' places go 0, 1, 2 …",
+    MadeBy.MROPE: "images take M-RoPE's places in height and width, which follow from "
+    "image_grid_thw, and text goes on behind the largest",
+    MadeBy.NO_MEDIA: "the batch has no such media",
+    MadeBy.COMPLETION: "the completion must have type 1: tokens of type 0 are the prompt, which "
+    "sees all of itself",
+    MadeBy.PADDING_UNKNOWN: "the padding token is not known",
+    MadeBy.HIDES_TEXT: "it hides tokens that are no padding",
+    MadeBy.SHOWS_PADDING: "it shows padding",
+    MadeBy.UNREAD: "the call cannot be read by itself",
+    MadeBy.MARKS_UNKNOWN: "which tokens it must mark is not known",
+    MadeBy.OTHER_SHAPE: "its shape is not that of input_ids",
+    MadeBy.NOT_MARKED: "it does not mark the placeholder tokens of input_ids",
+}
+
+
+def made(why: MadeReason) -> str:
+    """Why a key that was made is wrong, or was not checked."""
+    return MADE[why.rule].format(*why.shapes)
+
+
+def columns_cut(key: str, change: Change) -> str:
+    """`columns of pixel_values were cut: 63 of 1176`."""
+    pairs = zip(change.given, change.expected, strict=True)
+    cut = [f"{given} of {have}" for given, have in pairs if given != have]
+    return f"columns of {key} were cut: {' and '.join(cut)}"
+
+
+def doubt(one: Doubt) -> str:
+    """What was not compared, why, and what would settle it."""
+    match one:
+        case Unmatched():
+            return _unmatched(one)
+        case MayDiffer():
+            return _may_differ(one)
+        case NotRecomputed(key, chunk, why):
+            return (
+                f"{key} was made by the slicer (first in chunk {chunk}) and was not checked: "
+                f"{made(why)}. Ask the model, vlmdebug.prove, or put {key} into the batch that is "
+                "cut."
+            )
+        case Embedded(chunk):
+            return (
+                f"The chunks hold inputs_embeds in place of input_ids (first in chunk {chunk}), so "
+                "which samples they hold cannot be told and none was judged for sure. "
+                "Pass input_ids on."
+            )
+        case FeaturesUnknown():
+            return _features_unknown(one)
+        case LeftOut():
+            return _left_out(one)
+        case _:
+            return _of_batch(one)
+
+
+def _unmatched(one: Unmatched) -> str:
+    key, chunk = one.key, one.chunk
+    if one.unread is not None:
+        return (
+            f"Could not match {key} to rows of the batch (first in chunk {chunk}): it is "
+            f"{one.unread}. {key} was not checked in these chunks. Pass a dense tensor of numbers."
+        )
+    return (
+        f"Which rows of the batch the chunks' {key} holds cannot be told (first in chunk {chunk}, "
+        f"{number(one.rows, 'row')}): its values or shape were changed. It was not judged there. "
+        "Pass the rows on unchanged, or change them after slicing."
+    )
+
+
+def _may_differ(one: MayDiffer) -> str:
+    key, chunk, change = one.key, one.chunk, one.change
+    if change.kind == "longer":
+        return (
+            f"{key} has {one.columns} columns of tokens, more than input_ids (first in chunk "
+            f"{chunk}): some models look no further than input_ids, others raise. Trim both "
+            f"alike, or {ASK}."
+        )
+    if change.kind == "recast":
+        now, before = change.dtype
+        return (
+            f"{key} was passed as {now} (first in chunk {chunk}), where the batch has {before}: "
+            f"its values are the same, but some models refuse that dtype. Pass {key} as {before}, "
+            f"or {ASK}."
+        )
+    return (
+        f"{columns_cut(key, change)} (first in chunk {chunk}). Only padding was cut off, which "
+        f"some models do not need. Pass {key} uncut, or {ASK}."
+    )
+
+
+def _features_unknown(one: FeaturesUnknown) -> str:
+    if one.modality:
+        return (
+            f"How many features the {plural(one.modality)} become is not known, so their "
+            "placeholder tokens were not compared; rows can be cut all the same."
+        )
+    return (
+        f"How many {one.side} each image has is not known, so placeholders and features were not "
+        "compared. Rows can still be cut. Pass processor=, or processor= and config= together."
+    )
+
+
+def _left_out(one: LeftOut) -> str:
+    cut = ", ".join(f"{count} of sample {sample}" for sample, count in one.tokens[:MOST_SAMPLES])
+    return (
+        f"input_ids of chunk {one.chunk} lacks tokens that attention_mask does not hide: {cut}. "
+        "The tokens that are left do not see them. Trim no more columns than are padding in every "
+        "row of the chunk; where the cut is meant, cut the batch alike before it is checked."
+    )
+
+
+def _unmasked(one: Unmasked) -> str:
+    tokens = number(one.tokens, "padding token")
+    first = (
+        f"attention_mask shows {tokens} in front of the text of sample {one.sample}"
+        if one.masked
+        else f"The batch has no attention_mask, and sample {one.sample} has {tokens} that its text "
+        "attends to"
+    )
+    return (
+        f"{first}. The model reads them as text. Pass attention_mask as the processor returned it."
+    )
+
+
+def _lost_mask(one: LostMask) -> str:
+    return (
+        f"The batch has no {one.key}, which its processor returns: the model takes every pixel "
+        "for one of an image, and which of them are padding is not known. "
+        f"Pass {one.key} as the processor returned it."
+    )
+
+
+def _of_batch(
+    one: MoreColumns | WholePixels | NotFinite | Hidden | Unmasked | LostMask | Written,
+) -> str:
+    match one:
+        case MoreColumns(key, columns, of_ids):
+            return (
+                f"{key} has {columns} columns of tokens, but input_ids has {of_ids}: some models "
+                f"look no further than input_ids, others raise. Trim both alike, or {ASK}."
+            )
+        case WholePixels(key, dtype):
+            return (
+                f"{key} holds {dtype}, but processors return floating point: a cast may have "
+                "destroyed the values, and nothing is left to compare them with. Keep the dtype "
+                "that the processor gave."
+            )
+        case Hidden(sample, tokens):
+            return (
+                f"attention_mask hides {number(tokens, 'token')} of sample {sample} that are not "
+                "the padding token, and nothing says that this is meant. The model does not see "
+                "them. Make the mask from the padding of the final input_ids."
+            )
+        case Unmasked():
+            return _unmasked(one)
+        case NotFinite(key):
+            return (
+                f"{key} holds NaN or infinity, which no processor returns: values overflowed in a "
+                "cast, or were never written. The model computes NaN from them. Compare with what "
+                "the processor returned, before any cast."
+            )
+        case LostMask():
+            return _lost_mask(one)
+        case Written(key):
+            return (
+                f"{key} was written to between two chunks of the same input_ids, so the place of "
+                "its rows does not tell whose they are, and only their number was judged. To have "
+                "rows told apart, cut all chunks from a batch that stays as it is."
+            )

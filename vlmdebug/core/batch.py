@@ -1,0 +1,293 @@
+"""A batch that knows which rows of every tensor belong to which sample.
+
+`read_batch` makes one from what a processor returned. The tensors stay the user's own: they
+are sliced, never copied or changed, and pixel values are never looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
+from typing import Any
+
+from vlmdebug.core.keys import BOOKKEEPING
+from vlmdebug.core.layout import HANGS_ON, Layout, plural
+from vlmdebug.core.modality import Modality, total
+from vlmdebug.core.rows import Counts, chunk_bounds
+from vlmdebug.core.rules import ModelRules
+from vlmdebug.errors import AmbiguousError
+
+
+@dataclass(frozen=True)
+class Ambiguity:
+    """What cannot be known from the batch alone, and what would settle it.
+
+    `keys` cannot be cut until it is settled; `unit` is the count that is missing.
+    """
+
+    keys: tuple[str, ...]
+    unit: str | None
+    message: str
+
+
+@dataclass(frozen=True)
+class Contradiction(Ambiguity):
+    """What cannot all be right in a batch, whoever cuts it.
+
+    `refused`: rows that are missing or left over, so that `read_batch` refuses the batch; `check`
+    reports it. `silent` as for a `Mismatch`.
+    """
+
+    refused: bool = True
+    silent: bool | None = False
+
+
+class CountsByUnit(dict[str, Counts]):
+    """Counts per unit; asking for one that could not be settled says what would settle it."""
+
+    def __init__(self, counts: Mapping[str, Counts], ambiguities: Sequence[Ambiguity] = ()) -> None:
+        super().__init__(counts)
+        self._ambiguities = tuple(ambiguities)
+
+    def __missing__(self, unit: str) -> Counts:
+        for ambiguity in self._ambiguities:
+            if unit == "ambiguous" or ambiguity.unit in (unit, HANGS_ON.get(unit, unit)):
+                raise AmbiguousError(ambiguity.message)
+        raise KeyError(f"{unit!r}: this batch counts {', '.join(self) or 'nothing'}")
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One multimodal batch and its layout.
+
+    Attributes:
+        inputs: The tensors as they were given, by key.
+        layout: What a row of each tensor counts.
+        counts: Rows per sample of every unit: `counts["image"]` is `(2, 0, 1)`.
+        modalities: Images, always, and video and audio where the batch has some, by name.
+        per_image: Rows (by unit) and features (under `"feature"`) of each image, in order.
+        unpadded: Whether a sample's `attention_mask` hides nothing that a later token could
+            see; such a sample's mask may be left out.
+        ambiguities: What could not be settled.
+        hidden: Tokens of each sample that `attention_mask` hides though they are not padding; empty
+            where the padding token is not known.
+        unmasked: Padding tokens of each sample that no `attention_mask` hides and that its text
+            would attend to; empty where the padding token is not known.
+        lost_masks: Masks of pixels that the processor returns and the batch lacks.
+        marked: Placeholder tokens of each sample as each key of token types marks them, where
+            the placeholders were counted by their id.
+        known: Keys that some layout has; to ask for one in vain is no mistake.
+        columns: Columns of tokens of each key that should have as many as `input_ids`.
+        strays: Placeholder tokens of each sample, by kind of clips that the batch has none of.
+        promised: Counts that were given, summed, of media that the batch has none of.
+        lacks: Keys that the processor returns and the model takes, and the batch has not.
+    """
+
+    inputs: Mapping[str, Any]
+    layout: Layout
+    counts: Mapping[str, Counts]
+    modalities: Mapping[str, Modality] = field(default_factory=lambda: {"image": Modality("image")})
+    per_image: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    unpadded: tuple[bool, ...] | None = None
+    ambiguities: tuple[Ambiguity, ...] = ()
+    marked: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    hidden: tuple[int, ...] = ()
+    unmasked: tuple[int, ...] = ()
+    lost_masks: tuple[str, ...] = ()
+    known: frozenset[str] = frozenset()
+    columns: Mapping[str, int] = field(default_factory=dict)
+    strays: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    promised: Mapping[str, int] = field(default_factory=dict)
+    lacks: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.counts["sample"])
+
+    def __repr__(self) -> str:
+        counts = ", ".join(
+            f"{plural(unit)} per sample {list(count)}"
+            for unit, count in self.counts.items()
+            if unit != "sample"
+        )
+        unsettled = "; ambiguous, see .ambiguities" if self.ambiguities else ""
+        return f"Batch({self.layout.family}: {len(self)} samples; {counts or 'text'}{unsettled})"
+
+    def chunks(self, chunk_size: int) -> Iterator[dict[str, Any]]:
+        """Yield the model inputs of each chunk of `chunk_size` samples, in order.
+
+        A chunk owns its keys as well as its rows: one whose samples have no images is given
+        no image keys where the model cannot take empty ones. The slices are views.
+
+        Raises:
+            AmbiguousError: The batch fits several layouts or counts.
+            BadInput: `chunk_size` is not a whole number of 1 or more.
+        """
+        self.refuse_ambiguity()
+        bounds = chunk_bounds(len(self), chunk_size)
+        return self._cut(bounds)
+
+    def _cut(self, bounds: Sequence[tuple[int, int]]) -> Iterator[dict[str, Any]]:
+        whole, plain, counted = self._cuts
+        for start, stop in bounds:
+            chunk = {key: value[start:stop] for key, value in plain}
+            for key, value, dim, offsets, needed in counted:
+                if needed is None or needed[start] < needed[stop]:
+                    rows = slice(offsets[start], offsets[stop])
+                    chunk[key] = value[(slice(None),) * dim + (rows,)] if dim else value[rows]
+            yield {**chunk, **whole} if whole else chunk
+
+    @cached_property
+    def _cuts(self) -> tuple[dict[str, Any], list[Any], list[Any]]:
+        """Keys passed whole, keys with one row per sample on dim 0, and all others."""
+        whole: dict[str, Any] = {}
+        plain: list[Any] = []
+        counted: list[Any] = []
+        for key, axis in self.layout.items():
+            value = self.inputs[key]
+            if axis.unit == "batch":
+                whole[key] = value
+            elif axis.unit == "sample" and axis.dim == 0 and key not in self.layout.media:
+                plain.append((key, value))
+            else:
+                unit = self.layout.given_with(key)
+                needed = None if unit is None else self.counts[unit].offsets
+                counted.append((key, value, axis.dim, self.counts[axis.unit].offsets, needed))
+        return whole, plain, counted
+
+    @property
+    def rules(self) -> ModelRules:
+        """What the model makes of a call."""
+        return self.layout.rules
+
+    @cached_property
+    def padded(self) -> frozenset[int] | None:
+        """Samples that need their `attention_mask`; None where that is not known."""
+        if self.unpadded is None:
+            return None
+        return frozenset(sample for sample, full in enumerate(self.unpadded) if not full)
+
+    @property
+    def image(self) -> Modality:
+        """The images of the batch and their placeholder tokens."""
+        return self.modalities["image"]
+
+    @cached_property
+    def of_key(self) -> dict[str, Modality]:
+        """The modality of each media key."""
+        return {key: one for one in self.modalities.values() for key in one.keys}
+
+    @property
+    def contradictions(self) -> list[Contradiction]:
+        """What cannot all be right, whoever cuts it."""
+        return [one for one in self.ambiguities if isinstance(one, Contradiction)]
+
+    @cached_property
+    def unsettled(self) -> dict[str, str]:
+        """Keys that cannot be cut, and what would settle each."""
+        return {key: one.message for one in reversed(self.ambiguities) for key in one.keys}
+
+    @cached_property
+    def token_dims(self) -> dict[str, int]:
+        """The dimension that lies along the columns of `input_ids`, of each key that has one."""
+        found = {}
+        for key, axis in self.layout.items():
+            shape = [*getattr(self.inputs[key], "shape", ())]
+            tokens = axis.unit == "sample" and key not in self.layout.media and len(shape) > 1
+            if axis.columns:
+                found[key] = axis.dim + 1
+            elif tokens and shape[-1] == self.inputs["input_ids"].shape[-1]:
+                found[key] = len(shape) - 1
+        return found
+
+    def is_of_clips(self, key: str) -> bool:
+        """Whether it is a key of videos or audio clips."""
+        modality = self.of_key.get(key)
+        return modality is not None and modality.name != "image"
+
+    @property
+    def token_ids(self) -> dict[str, int]:
+        """Ids of the placeholder tokens by what they stand for, as far as they are known."""
+        ids = {name: one.token_id for name, one in self.modalities.items()}
+        return {name: token for name, token in ids.items() if token is not None}
+
+    def is_full(self, key: str, rows: Sequence[int]) -> bool:
+        """Whether these rows of a mask hide nothing of what is there; looks at their values."""
+        mask, padded = self.inputs[key], self.layout[key].padded
+        counts = self.counts[padded] if padded is not None else None
+        owned = (mask[row] if counts is None else mask[row][: counts[row]] for row in rows)
+        return all(bool((one != 0).all()) for one in owned)
+
+    def is_zero(self, key: str, rows: Sequence[int]) -> bool:
+        """Whether these rows hold nothing but 0; looks at their values."""
+        return not any(bool((self.inputs[key][row] != 0).any()) for row in rows)
+
+    def for_slicer(self) -> dict[str, Any]:
+        """A fresh dict of the inputs as a slicer is given them.
+
+        It carries `num_images` and, where a tensor has one row per tile, `num_tiles` as lists
+        per sample, as TRL's own batches do.
+        """
+        inputs = dict(self.inputs)
+        cut_by = {"image", *(axis.unit for axis in self.layout.values())}
+        for key, unit in BOOKKEEPING.items():
+            if unit in cut_by and unit in self.counts:
+                inputs[key] = list(self.counts[unit])
+        return inputs
+
+    def image_offsets(self, unit: str) -> Sequence[int] | None:
+        """First row of each image in tensors that count `unit`; None where that is unknown."""
+        if "image" not in self.counts or unit == "sample":
+            return None
+        if unit == "image":
+            return range(self.counts["image"].total + 1)
+        return self._offsets_per_image.get(unit)
+
+    def rows_of_image(self, unit: str, image: int) -> tuple[int, int]:
+        """First and last-plus-one row of an image, numbered over the batch.
+
+        Raises:
+            KeyError: Rows of that unit are not counted per image.
+        """
+        offsets = self.image_offsets(unit)
+        if offsets is None:
+            raise KeyError(unit)
+        return offsets[image], offsets[image + 1]
+
+    @cached_property
+    def _offsets_per_image(self) -> dict[str, tuple[int, ...]]:
+        return {unit: (0, *accumulate(rows)) for unit, rows in self.per_image.items()}
+
+    @cached_property
+    def features_by_sample(self) -> dict[str, tuple[int, ...] | None]:
+        """Features that the media rows of each sample become, by modality, where known."""
+        found: dict[str, tuple[int, ...] | None] = {}
+        for name, one in self.modalities.items():
+            owned = self.counts.get(one.unit or "")
+            found[name] = None if owned is None else one.features_by_sample(owned)
+        if not self.image.keys and "image" in self.counts and not self.ambiguities:
+            found["image"] = (0,) * len(self)  # no media key at all: nothing fills a placeholder
+        return found
+
+    def features_of(self, samples: Iterable[int], modality: str = "image") -> int | None:
+        """Features that the media rows of `samples` become; None where that is not known."""
+        return total(self.features_by_sample[modality], samples)
+
+    def placeholders_of(self, samples: Iterable[int], modality: str = "image") -> int | None:
+        """Placeholder tokens of `samples`; None where the placeholder id is not known."""
+        return total(self.modalities[modality].placeholders, samples)
+
+    def balance_of(self, samples: Sequence[int], modality: str) -> tuple[int, int] | None:
+        """Placeholder tokens and features of `samples`; None where one of them is unknown."""
+        written, made = (
+            self.placeholders_of(samples, modality),
+            self.features_of(samples, modality),
+        )
+        return None if written is None or made is None else (written, made)
+
+    def refuse_ambiguity(self) -> None:
+        """Raise `AmbiguousError` if some key cannot be cut."""
+        blocking = [ambiguity for ambiguity in self.ambiguities if ambiguity.keys]
+        if blocking:
+            raise AmbiguousError("\n".join(ambiguity.message for ambiguity in blocking))

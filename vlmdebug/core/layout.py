@@ -1,0 +1,128 @@
+"""What one row of every tensor in a multimodal batch counts.
+
+`input_ids` has one row per sample. Its neighbours may have one row per image, tile or
+patch, or one row per sample again, padded. A layout writes that down per key; where each
+sample's rows begin and end is computed elsewhere, from counts (see `plan`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import ItemsView, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from vlmdebug.core.rules import UNKNOWN, ModelRules
+
+OWNER = "sample with images"
+VIDEO_PATCH = "video patch"
+STREAMS = ("video", "audio")
+"""Kinds of media beside images; each has placeholder tokens of its own."""
+UNITS = (
+    *("sample", OWNER, "image", "tile", "patch"),
+    *("video", VIDEO_PATCH, "frame", "audio", "token", "batch"),
+)
+"""What a row can count. `batch`: the value is not cut, each chunk gets all of it."""
+HANGS_ON = {"patch": "image", OWNER: "image", VIDEO_PATCH: "video", "frame": "video"}
+"""Units that are counted by what lies in each image or video, so that these are counted first."""
+
+
+def plural(noun: str) -> str:
+    """`images`, `patches`, `samples with images`, `audio clips`."""
+    irregular = {OWNER: "samples with images", "audio": "audio clips"}
+    if noun in irregular:
+        return irregular[noun]
+    return f"{noun}es" if noun.endswith("ch") else f"{noun}s"
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The unit that the rows of one tensor count, and the dimension they lie on.
+
+    `padded` names what a further dimension is padded over: Idefics3's `pixel_values` is
+    `(sample, max_tiles, 3, height, width)`, so `Axis("sample", padded="tile")`. It is the next one
+    after `dim`, or the one after the columns of `input_ids` where `columns` says that these come
+    first: Mllama's `cross_attention_mask` is `(sample, seq, max_images, max_tiles)`.
+    """
+
+    unit: str
+    dim: int = 0
+    padded: str | None = field(default=None, compare=False)
+    columns: bool = field(default=False, compare=False, repr=False)
+
+    @property
+    def padded_dim(self) -> int:
+        """The dimension that is padded, where one is."""
+        return self.dim + (2 if self.columns else 1)
+
+    def __str__(self) -> str:
+        if self.unit == "ambiguous":
+            return "no reading fits"
+        text = f"one row per {self.unit}" if self.unit != "batch" else "not cut"
+        if self.dim:
+            text += f" on dim {self.dim}"
+        return f"{text}, padded over {plural(self.padded)}" if self.padded else text
+
+
+@dataclass(frozen=True)
+class Layout(Mapping[str, Axis]):
+    """Every key's axis: `layout["pixel_values"]` is `Axis(unit="image", dim=0)`.
+
+    Args:
+        family: Name of the layout family, such as `"gemma4"`.
+        axes: Axis of every key of the batch that can be cut.
+        media: Keys that hold media, and the count that must be above zero for a chunk to need each.
+        feature_key: The media key whose rows say how many features the model will make.
+        rules: What the model makes of a call.
+        overview: Which of an image's tiles shows the whole image, where one does.
+    """
+
+    family: str
+    axes: Mapping[str, Axis]
+    media: Mapping[str, str] = field(default_factory=dict)
+    feature_key: str | None = None
+    rules: ModelRules = field(default=UNKNOWN, repr=False)
+    overview: Literal["first", "last"] = "last"
+
+    def __getitem__(self, key: str) -> Axis:
+        return self.axes[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.axes)
+
+    def __len__(self) -> int:
+        return len(self.axes)
+
+    # As Mapping has them, but by the dict's own code: these are asked at every call of a model.
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.axes
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self.axes.get(key, default)
+
+    def items(self) -> ItemsView[str, Axis]:
+        return self.axes.items()
+
+    def given_with(self, key: str) -> str | None:
+        """What the samples of a chunk must own some of for it to be given a media key.
+
+        None for a key that every chunk is given.
+        """
+        unit = self.media.get(key)
+        return unit if unit and self.rules.of(key).when_no_media != "keep" else None
+
+    def kind(self, key: str) -> str:
+        """`media`, `tokens` for a row or more per sample, or `whole` for what is not cut."""
+        if self.axes[key].unit == "batch":
+            return "whole"
+        tokens = key not in self.media and self.axes[key].unit in ("sample", "ambiguous")
+        return "tokens" if tokens else "media"
+
+    def __hash__(self) -> int:
+        return hash((self.family, tuple(self.axes.items())))
+
+    def __str__(self) -> str:
+        width = max(map(len, self.axes), default=0)
+        lines = [f"layout {self.family}"]
+        lines += [f"  {key:<{width}}  {axis}" for key, axis in self.axes.items()]
+        return "\n".join(lines)

@@ -1,0 +1,150 @@
+"""What the calls of a model were given: the rows of every key, as they were recognised."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import NamedTuple
+
+from vlmdebug.core.change import Change
+from vlmdebug.core.rows import Rows
+
+
+class Used(NamedTuple):
+    """What one key of one chunk was handed.
+
+    Attributes:
+        rows: Rows of the batch's tensor, in order; -1 for a row that is none of them; None
+            where they cannot be told.
+        length: Of the tensor on the axis.
+        source: The batch key whose rows these are, if it is another one.
+        inner: Length of the padded dimension that follows the axis, if the layout has one.
+        change: How it differs from these rows; None where it does not, but for rounding.
+        columns: How many columns of tokens it has, where it lies along them.
+        dims: How many dimensions it has.
+        unread: Why its values cannot be read, where they cannot.
+    """
+
+    rows: Rows | None
+    length: int
+    source: str | None = None
+    inner: int | None = None
+    change: Change | None = None
+    columns: int | None = None
+    dims: int = 0
+    unread: str | None = None
+
+    @property
+    def fits(self) -> bool:
+        """Whether its other dimensions are as long as the batch's."""
+        return self.change is None or not self.change.reshapes
+
+
+class MadeBy(Enum):
+    """What the values of a key should follow from, or why they could not be checked."""
+
+    NO_RULE = auto()
+    NO_TOKENS = auto()
+    NO_NUMBERS = auto()
+    MASK_PLACES = auto()
+    NO_MASK = auto()
+    NO_PLACEHOLDER = auto()
+    MARKS_NONE = auto()
+    MARKS_TEXT = auto()
+    MEANING = auto()
+    CACHE = auto()
+    LABELS = auto()
+    NO_MODEL = auto()
+    HOLES = auto()
+    OPEN_MROPE = auto()
+    FIRST_PLANE = auto()
+    NO_MEDIA_TO_COMPARE = auto()
+    SHAPE = auto()  # its shape, which is not that of input_ids
+    SHAPES = auto()  # that of input_ids, and its own
+    MARKS = auto()
+    ORDER = auto()
+    MROPE = auto()
+    NO_MEDIA = auto()
+    COMPLETION = auto()
+    PADDING_UNKNOWN = auto()
+    HIDES_TEXT = auto()
+    SHOWS_PADDING = auto()
+    UNREAD = auto()
+    MARKS_UNKNOWN = auto()
+    OTHER_SHAPE = auto()
+    NOT_MARKED = auto()
+
+
+class MadeReason(NamedTuple):
+    """Why a key that was made is wrong or was not checked, with the shapes that show it."""
+
+    rule: MadeBy
+    shapes: tuple[tuple[int, ...], ...] = ()
+
+
+class Made(NamedTuple):
+    """A key that the batch does not have and that follows from others.
+
+    `right`: whether its values are those that follow; None where no rule says. `why` says what
+    follows, or why it could not be checked; None where it is right.
+    """
+
+    right: bool | None
+    why: MadeReason | None = None
+
+    @classmethod
+    def wrong(cls, rule: MadeBy, *shapes: tuple[int, ...]) -> Made:
+        return cls(False, MadeReason(rule, shapes))
+
+    @classmethod
+    def unchecked(cls, rule: MadeBy, *shapes: tuple[int, ...]) -> Made:
+        return cls(None, MadeReason(rule, shapes))
+
+
+@dataclass(frozen=True)
+class UsedChunk:
+    """All keys of one chunk that hold something.
+
+    Attributes:
+        keys: What each key holds.
+        placeholders: Placeholder tokens of each modality, as its `input_ids` has them; those that
+            cannot be counted are left out.
+        made: Keys that the slicer made, and what is known of each.
+        needs_mask: Whether its columns of `input_ids` need the batch's `attention_mask`; None where
+            they are the batch's own, or cannot be identified.
+        left_out: Real tokens of each sample that its columns of `input_ids` do not hold.
+    """
+
+    keys: Mapping[str, Used]
+    placeholders: Mapping[str, int] = field(default_factory=dict)
+    made: Mapping[str, Made] = field(default_factory=dict)
+    needs_mask: bool | None = None
+    left_out: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def embedded(self) -> bool:
+        """Whether it holds embeddings in place of token ids."""
+        return "input_ids" not in self.keys and "inputs_embeds" in self.keys
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a slicer did: its chunks, the exception that ended it, the keys it asked for in vain.
+
+    `partial`: these are some of the batch's chunks, so samples may be missing, or come again as
+    for several answers to one question. `expand_size`: how often each sample comes; None where it
+    may be often, but each alike. `refuses_whole`: it raises the same exception where
+    the batch is one chunk.
+    """
+
+    chunks: Sequence[UsedChunk]
+    chunk_size: int
+    slicer: str | None = None
+    error: BaseException | None = None
+    error_place: str | None = None
+    asked: Collection[str] = field(default_factory=tuple)
+    any_order: bool = False
+    partial: bool = False
+    expand_size: int | None = 1
+    refuses_whole: bool = False

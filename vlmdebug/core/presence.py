@@ -1,0 +1,122 @@
+"""Which rows of a key a call should get, and whether the model needs the key there.
+
+`planned_rows` answers from the samples alone. Where a key is missing, `can_do_without` also looks
+at the values of the batch and at what else the call was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from vlmdebug.core.batch import Batch
+from vlmdebug.core.keys import EXTRAS, PROMPT_TYPES, TRAINERS_OWN, TYPE_IDS
+from vlmdebug.core.layout import OWNER
+from vlmdebug.core.observed import UsedChunk
+from vlmdebug.core.rows import Rows, rows_of
+from vlmdebug.errors import AmbiguousError
+
+Presence = Literal["required", "absent", "either"]
+M_ROPE = 3
+"""Dimensions of M-RoPE's `position_ids`, `(3 or 4, sample, seq)`."""
+
+
+class Planned(NamedTuple):
+    """The rows one chunk should get of one key, and whether the key must be there at all.
+
+    `without_empty`: rows that do as well, without the padding of samples that own no media.
+    """
+
+    rows: Rows
+    presence: Presence
+    without_empty: Rows | None = None
+
+
+def planned_rows(batch: Batch, key: str, samples: Sequence[int]) -> Planned:
+    """The rows of `key` that a chunk of `samples` should get, in their order.
+
+    Raises:
+        AmbiguousError: The rows of the key cannot be assigned to samples.
+    """
+    if key in batch.unsettled:
+        raise AmbiguousError(batch.unsettled[key])
+    layout = batch.layout
+    rows = rows_of(batch.counts[layout[key].unit].offsets, samples)
+    unit = layout.given_with(key)
+    if unit is not None:
+        return _of_media(batch, key, samples, rows, unit)
+    return Planned(rows, "either" if _is_optional(batch, key, samples) else "required")
+
+
+def _of_media(batch: Batch, key: str, samples: Sequence[int], rows: Rows, unit: str) -> Planned:
+    """As `planned_rows`, of a key that a chunk is given if its samples own some `unit`."""
+    rules, axis, counts = batch.rules.of(key), batch.layout[key], batch.counts[unit]
+    without_empty = None
+    if rules.may_skip_empty_rows:
+        without_empty = Rows.of([sample for sample in samples if counts[sample]])
+    owned = rows if unit == axis.unit else rows_of(counts.offsets, samples)
+    presence: Presence = "required"
+    if not owned.ranges:
+        presence = "absent" if rules.when_no_media == "omit" else "either"
+        rows = rows if rules.when_no_media == "either" else Rows()
+    elif axis.unit == OWNER and all(batch.counts["image"][s] <= 1 for s in samples):
+        presence = "either"  # without it, every image is taken for alone
+    return Planned(rows, presence, without_empty)
+
+
+def _is_optional(batch: Batch, key: str, samples: Sequence[int]) -> bool:
+    """Whether the model needs no such key beside these samples, whatever it holds."""
+    rules = batch.rules
+    if key == "attention_mask" and rules.causal and batch.padded is not None:
+        return not _padded(batch, samples)
+    if not rules.uses(key) or key in TRAINERS_OWN:
+        return True  # no model looks at it
+    if isinstance(batch.inputs.get(key), list):
+        return True
+    return key == "labels"  # the same logits; nobody overlooks that there is no loss
+
+
+def can_do_without(batch: Batch, key: str, expected: Planned, chunk: UsedChunk) -> bool:
+    """Whether the model makes the same of a chunk that lacks `key`."""
+    rules = batch.rules
+    if key == "attention_mask" and chunk.needs_mask is not None:
+        return not chunk.needs_mask
+    if expected.presence != "required" or _is_nobodys(batch, key):
+        return True
+    if key == "attention_mask" and rules.checks_each_sample == "sometimes":
+        return not _own_media(batch, expected.rows) and not _padded(batch, expected.rows)
+    if key == "attention_mask":
+        return batch.is_full(key, expected.rows)
+    if _marks_media(batch, key) and batch.is_zero(key, expected.rows):
+        return True  # as the model assumes without them
+    positions = chunk.keys.get("position_ids")
+    if not rules.uses(key, positions=positions is not None and positions.dims == M_ROPE):
+        return True
+    return key in rules.optional_if_all_ones and batch.is_full(key, expected.rows)
+
+
+def _own_media(batch: Batch, samples: Sequence[int]) -> bool:
+    """Whether the samples have media, or may have: what the Omni thinkers place by the mask."""
+    units = {*batch.layout.media.values()}
+    if not units <= batch.counts.keys():
+        return True
+    return any(batch.counts[unit][sample] for unit in units for sample in samples)
+
+
+def _padded(batch: Batch, samples: Sequence[int]) -> bool:
+    """Whether a mask hides what later tokens of the samples could see, or may do so."""
+    return batch.padded is None or not batch.padded.isdisjoint(samples)
+
+
+def _marks_media(batch: Batch, key: str) -> bool:
+    """Whether a key of token types is zero but for the tokens of media."""
+    rules = batch.rules
+    images = rules.predict and rules.token_types_mark == "images"
+    return key in TYPE_IDS and (images or key != PROMPT_TYPES)
+
+
+def _is_nobodys(batch: Batch, key: str) -> bool:
+    """Whether no model takes the key: the user said what its rows count, for a log perhaps."""
+    layout = batch.layout
+    counted = layout.feature_key is not None and layout[key].unit == "sample"
+    return counted and key not in batch.known | EXTRAS

@@ -1,0 +1,138 @@
+"""What a model makes of its inputs, as plain values: the facts behind every verdict.
+
+A layout refers to one `ModelRules`. Which rules a model has is written in `vlmdebug.families.rules`
+and in the families; `vlmdebug.core.presence` and `vlmdebug.outcomes.forward` are the only places
+that evaluate them. A fact that was never seen is not written down: rules that were seen in no
+release predict nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+WhenNoMedia = Literal["omit", "either", "keep"]
+"""What a chunk without media gets of a key: nothing, nothing or zero rows, or its padded rows."""
+Tolerated = Literal["one", "none", "surplus", "unbatched"]
+"""A single row (it is broadcast), no rows, rows beside the right ones; a row without its own
+dimension."""
+EachSample = Literal["always", "sometimes", "never"]
+
+
+@dataclass(frozen=True)
+class KeyRules:
+    """What a model makes of one media key.
+
+    Attributes:
+        when_no_media: What a chunk gets whose samples have no media.
+        runs_with: Wrong lengths and shapes, compared with the other media keys, that do not raise.
+        may_skip_empty_rows: Whether the padded row of a sample without media may be left out where
+            other samples of the chunk have media: the model flattens all rows.
+    """
+
+    when_no_media: WhenNoMedia = "omit"
+    runs_with: frozenset[Tolerated] = frozenset()
+    may_skip_empty_rows: bool = False
+
+    def takes(self, given: int, expected: int) -> bool:
+        """Whether the model takes `given` rows where the other keys ask for `expected`."""
+        if given == expected:
+            return True
+        if given > expected:
+            return "surplus" in self.runs_with and expected > 0
+        return ("none" if given == 0 else "one" if given == 1 else "") in self.runs_with
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """What a model makes of wrong rows of a key of tokens: True it runs, False it raises.
+
+    None stands for what is not known.
+
+    Attributes:
+        same: As many rows as `input_ids`, of other samples.
+        fewer: Fewer rows, but more than one.
+        one: One row beside several samples.
+        more: More rows than several samples.
+        beside_one: Several rows beside one sample.
+        none: No rows.
+    """
+
+    same: bool | None = None
+    fewer: bool | None = None
+    one: bool | None = None
+    more: bool | None = None
+    beside_one: bool | None = None
+    none: bool | None = None
+
+    def takes(self, given: int, samples: int) -> bool | None:
+        """Whether the model takes so many rows beside those of `samples`."""
+        if given == samples:
+            return self.same
+        if given > samples:
+            return self.beside_one if samples == 1 else self.more
+        if given == 0:
+            return self.none
+        return self.one if given == 1 else self.fewer
+
+
+@dataclass(frozen=True)
+class ModelRules:
+    """Which keys a model needs, and what its forward pass checks.
+
+    Attributes:
+        seen: Releases of transformers in which the rules were seen to hold, such as `"5.23"`; empty
+            where they were seen in none, so that no outcome follows from them.
+        checks_totals: Whether the model compares the features of a call with its placeholder
+            tokens.
+        checks_each_sample: Whether it also matches the images of each sample with their sizes (as
+            Qwen's M-RoPE does); `sometimes`: it does, but runs with some wrong sizes.
+        checks_each_row: Whether each row of pixels must fit the row of every key that describes it.
+        causal: Whether no text token attends to later ones, so that padding on the right needs
+            no mask.
+        token_types_mark: What `token_type_ids` are 1 at, where that is known: the tokens of images,
+            or those of the completion behind a prompt that attends to all of itself.
+        ignored: Keys that the model accepts and ignores.
+        only_used_for_position_ids: Keys used only to compute M-RoPE's `position_ids`, and not
+            needed where these are passed.
+        optional_if_all_ones: Masks that default to all ones.
+        raises_without: Keys without which the model raises while it has pixels. It runs without
+            any other key, though its answer changes.
+        sometimes_returned: Media keys that only some processors of the layout return.
+        keys: Rules of single media keys; those of `KeyRules()` where a key is not named.
+        tokens: What the model makes of wrong rows of each key of tokens.
+    """
+
+    seen: tuple[str, ...] = ()
+    checks_totals: bool = True
+    checks_each_sample: EachSample = "never"
+    checks_each_row: bool = False
+    causal: bool = True
+    token_types_mark: Literal["images", "completion"] | None = None
+    ignored: frozenset[str] = frozenset()
+    only_used_for_position_ids: frozenset[str] = frozenset()
+    optional_if_all_ones: frozenset[str] = frozenset()
+    raises_without: frozenset[str] = frozenset()
+    sometimes_returned: frozenset[str] = frozenset()
+    keys: Mapping[str, KeyRules] = field(default_factory=dict)
+    tokens: Mapping[str, TokenRows] = field(default_factory=dict)
+
+    @property
+    def predict(self) -> bool:
+        """Whether what the forward pass does is known at all."""
+        return bool(self.seen)
+
+    def uses(self, key: str, *, positions: bool = False) -> bool:
+        """Whether the model makes something of a key; `positions`: `position_ids` are passed."""
+        only_places = positions and key in self.only_used_for_position_ids
+        return key not in self.ignored and not only_places
+
+    def of(self, key: str) -> KeyRules:
+        """The rules of a media key."""
+        return self.keys.get(key, _USUAL)
+
+
+_USUAL = KeyRules()
+UNKNOWN = ModelRules()
+"""The rules of a model that nobody ran: no outcome follows from them."""

@@ -1,0 +1,129 @@
+"""The two sides of a modality: runs of placeholder tokens, and features of its media."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, chain, pairwise
+from typing import Any, NamedTuple
+
+from vlmdebug.core.batch import Batch
+from vlmdebug.core.modality import Modality
+from vlmdebug.core.rows import Places
+
+
+class Run(NamedTuple):
+    """An unbroken run of placeholder tokens.
+
+    `before` and `after` are the token ids next to it; None where the text of its row begins or
+    ends there (padding is no text).
+    """
+
+    length: int
+    before: int | None = None
+    after: int | None = None
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Runs of each sample beside the features of each image, video or clip, in order.
+
+    Attributes:
+        noun: `image`, `video` or `audio`.
+        unit: What is counted: the noun, or `tile` where each tile has its own features.
+        inputs: The batch's tensors.
+        places: Where each run of each sample begins and ends.
+        pieces: Lengths of the runs that the features of each unit are written in.
+        owned: Units of each sample; None where that is not known.
+    """
+
+    noun: str
+    unit: str
+    inputs: Mapping[str, Any]
+    places: Places
+    pieces: tuple[tuple[int, ...], ...]
+    owned: tuple[int, ...] | None
+
+    @property
+    def lengths(self) -> tuple[tuple[int, ...], ...]:
+        """Length of each run of each sample."""
+        return self.places.runs
+
+    @cached_property
+    def runs(self) -> tuple[tuple[Run, ...], ...]:
+        """The runs of each sample, with the tokens next to them."""
+        return _runs(self.inputs, self.places)
+
+    @cached_property
+    def placeholders(self) -> list[int]:
+        """Placeholder tokens of each sample."""
+        return [sum(sample) for sample in self.lengths]
+
+    @property
+    def features(self) -> list[int]:
+        """Features of each unit."""
+        return [sum(piece) for piece in self.pieces]
+
+    @property
+    def one_each(self) -> bool:
+        """Whether each sample has just one run for each of its units, as long as its features."""
+        if self.owned is None or [*map(len, self.lengths)] != [*self.owned]:
+            return False
+        return [run for sample in self.lengths for run in sample] == self.features
+
+    def units_of(self, sample: int) -> range:
+        """The units of a sample, where they are known."""
+        return range(self._ends[sample], self._ends[sample + 1])
+
+    @cached_property
+    def _ends(self) -> tuple[int, ...]:
+        assert self.owned is not None
+        return (0, *accumulate(self.owned))
+
+
+def sides_of(batch: Batch, modality: Modality) -> Sides | None:
+    """The two sides of one modality; None where one of them is not known."""
+    features, places, counts, unit = (
+        modality.features,
+        modality.places,
+        batch.counts,
+        modality.unit,
+    )
+    if features is None or places is None or unit is None:
+        return None
+    if unit == "sample":
+        return _of_tiles(batch, modality)
+    pieces = modality.pieces or tuple((count,) for count in features)
+    owned = tuple(counts[unit]) if unit in counts else None
+    tiles = batch.per_image.get("tile") if unit == "tile" and owned else None
+    if tiles is not None and "image" in counts and counts["image"].total == len(tiles):
+        ends = pairwise((0, *accumulate(tiles)))
+        pieces = tuple([tuple(chain.from_iterable(pieces[a:b])) for a, b in ends])
+        unit, owned = "image", tuple(counts["image"])
+    return Sides(modality.name, unit, batch.inputs, places, pieces, owned)
+
+
+def _of_tiles(batch: Batch, modality: Modality) -> Sides | None:
+    """The same where a row is a sample, padded over its tiles, which have all as many features."""
+    if "tile" not in batch.counts or not batch.counts["tile"].total:
+        return None
+    assert modality.features is not None and modality.places is not None
+    owned = tuple(batch.counts["tile"])
+    each = sum(modality.features) // sum(owned)
+    pieces = ((each,),) * sum(owned)
+    return Sides("image", "tile", batch.inputs, modality.places, pieces, owned)
+
+
+def _runs(inputs: Mapping[str, Any], places: Places) -> tuple[tuple[Run, ...], ...]:
+    ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+    if mask is not None and tuple(mask.shape) != tuple(ids.shape):
+        mask = None
+    found = []
+    for sample, own in enumerate(places):
+        row = ids[sample].tolist() if own else []
+        seen = [1] * len(row) if mask is None or not own else mask[sample].tolist()
+        text = [token if real else None for token, real in zip(row, seen, strict=True)]
+        edged = [None, *text, None]
+        found.append(tuple(Run(b - a, edged[a], edged[b + 1]) for a, b in own))
+    return tuple(found)

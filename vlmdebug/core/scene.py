@@ -1,0 +1,117 @@
+"""Where a batch's images and tokens lie, as plain data, so that a saved report can be drawn.
+
+A report knows the rows of every chunk; a scene knows what stands in them: which rows are which
+image, where in a sample's tokens an image has its placeholder tokens, and, where it was asked for,
+a small picture of the image itself.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any
+
+from vlmdebug.core.rows import Rows
+
+THUMBNAIL = re.compile(r"data:image/jpeg;base64,[A-Za-z0-9+/=]{1,100000}")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What stands in the rows of a batch.
+
+    Attributes:
+        units: What a row of each key counts, `{"pixel_values": "patch"}`.
+        images: Images per sample.
+        per_image: Rows of each image of the batch, by unit, where they are known.
+        tokens: Length of the samples' rows of tokens.
+        places: For each sample, where placeholder tokens begin and end, and of which image they
+            are, `(start, stop, image)`; -1 where that is not known.
+        thumbnails: Pictures of images as data URIs, by the image's number in the batch.
+        parts: Pictures of images of which some rows were passed, the others faded, by `part`.
+    """
+
+    units: Mapping[str, str]
+    images: tuple[int, ...]
+    per_image: Mapping[str, tuple[int, ...]]
+    tokens: int
+    places: tuple[tuple[tuple[int, int, int], ...], ...] = ()
+    thumbnails: Mapping[int, str] = field(default_factory=dict)
+    parts: Mapping[str, str] = field(default_factory=dict)
+
+    def name(self, image: int) -> str:
+        """`image 0 of sample 2`."""
+        ends = list(accumulate(self.images))
+        sample = bisect_right(ends, image)
+        return f"image {image - (ends[sample] - self.images[sample])} of sample {sample}"
+
+    def share(self, key: str, image: int, rows: Rows | None) -> str:
+        """`image 0 of sample 2`, or `1 of 40 rows of image 0 of sample 2`."""
+        bounds = self.bounds(key)
+        if bounds is None or rows is None:
+            return self.name(image)
+        first, end = bounds[image], bounds[image + 1]
+        given = sum(max(0, min(stop, end) - max(start, first)) for start, stop in rows.ranges)
+        if given >= end - first:
+            return self.name(image)
+        return f"{given} of {end - first} rows of {self.name(image)}"
+
+    def part(self, key: str, image: int, rows: Rows | None) -> str:
+        """Name of an image and those of its rows that are among `rows`: `2:0-1`, from its first."""
+        bounds = self.bounds(key)
+        if bounds is None or rows is None:
+            return str(image)
+        first, end = bounds[image], bounds[image + 1]
+        cut = [(max(a, first) - first, min(b, end) - first) for a, b in rows.ranges]
+        return f"{image}:" + ",".join(f"{a}-{b}" for a, b in cut if a < b)
+
+    def bounds(self, key: str) -> Sequence[int] | None:
+        """First row of each image in the rows of `key`, and the end; None where not known."""
+        unit = self.units.get(key, "")
+        if unit == "image":
+            return range(sum(self.images) + 1)
+        return (0, *accumulate(self.per_image[unit])) if unit in self.per_image else None
+
+    def images_in(self, key: str, rows: Rows | None) -> list[int]:
+        """Numbers of the images that have some of the rows, in the order of the rows."""
+        found: dict[int, None] = {}
+        bounds = self.bounds(key)
+        if self.units.get(key) == "sample":
+            bounds = (0, *accumulate(self.images))
+            own = [range(*bounds[row : row + 2]) for row in rows or () if row >= 0]
+            return [image for images in own for image in images]
+        for start, stop in rows.ranges if rows and bounds is not None else ():
+            if start >= 0 and bounds is not None:
+                first = bisect_right(bounds, start) - 1
+                found.update(dict.fromkeys(range(first, bisect_left(bounds, stop))))
+        return [image for image in found if image < sum(self.images)]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "units": dict(self.units),
+            "images": list(self.images),
+            "per_image": {unit: list(rows) for unit, rows in self.per_image.items()},
+            "tokens": self.tokens,
+            "places": [[list(run) for run in sample] for sample in self.places],
+            "thumbnails": {str(image): data for image, data in self.thumbnails.items()},
+            "parts": dict(self.parts),
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Scene:
+        return cls(
+            data["units"],
+            tuple(data["images"]),
+            {unit: tuple(rows) for unit, rows in data["per_image"].items()},
+            data["tokens"],
+            tuple(tuple((run[0], run[1], run[2]) for run in sample) for sample in data["places"]),
+            {
+                int(image): uri
+                for image, uri in data["thumbnails"].items()
+                if THUMBNAIL.fullmatch(uri)  # a report may come from anywhere
+            },
+            {name: uri for name, uri in data.get("parts", {}).items() if THUMBNAIL.fullmatch(uri)},
+        )

@@ -1,0 +1,85 @@
+"""The inputs of one call of a model, with the questions that all checks of a forward pass ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+
+from vlmdebug.core.batch import Batch
+from vlmdebug.core.layout import Layout
+from vlmdebug.core.observed import Used
+from vlmdebug.core.presence import Planned
+from vlmdebug.core.rows import Rows
+from vlmdebug.core.rules import ModelRules
+
+
+class Call:
+    """What a call is given, and what of the batch it should be given.
+
+    Attributes:
+        keys: What each key holds.
+        samples: The samples of the call.
+        placeholders: Placeholder tokens of images, where known.
+        planned: The rows of a key that the call should get.
+    """
+
+    batch: Batch
+    keys: Mapping[str, Used]
+    samples: Rows
+    layout: Layout
+    rules: ModelRules
+    placeholders: int | None
+    planned: Callable[[str], Planned]
+
+    def __init__(
+        self,
+        batch: Batch,
+        keys: Mapping[str, Used],
+        samples: Rows,
+        placeholders: int | None,
+        planned: Callable[[str], Planned],
+    ) -> None:
+        self.batch, self.keys, self.samples = batch, keys, samples
+        self.layout, self.rules = batch.layout, batch.rules
+        self.placeholders, self.planned = placeholders, planned
+
+    @cached_property
+    def features(self) -> int | None:
+        """Features the model would make of the media rows used."""
+        key, features = self.layout.feature_key, self.batch.image.features
+        if not self.batch.image.keys:
+            return self.batch.features_of(self.samples)
+        if key is None or features is None:
+            return None
+        used = self.keys.get(key)
+        if used is None:
+            return 0 if not any(k in self.keys for k in self.batch.image.keys) else None
+        if used.rows is None or used.rows.foreign or used.source is not None:
+            return None
+        offsets = self.batch.image.feature_offsets
+        return sum(offsets[stop] - offsets[start] for start, stop in used.rows.ranges)
+
+    @cached_property
+    def balance(self) -> tuple[int, int] | None:
+        """Placeholder tokens and features, where both are known."""
+        features = self.features
+        if features is None or self.placeholders is None:
+            return None
+        return self.placeholders, features
+
+    @property
+    def out_of_balance(self) -> bool:
+        """Whether there are pixels, and other features than placeholders."""
+        balance = self.balance if "pixel_values" in self.keys else None
+        return balance is not None and balance[0] != balance[1]
+
+    def is_odd(self, key: str, used: Used) -> bool:
+        """Whether its shape, or the tensor it comes from, is one that only some models take."""
+        if key not in self.layout:
+            return False
+        return not used.fits or used.source is not None
+
+    def is_foreign(self, used: Used) -> bool:
+        """Whether a key holds anything but rows of its own tensor in the batch."""
+        odd = used.source is not None or used.change is not None
+        return odd or used.rows is None or used.rows.foreign

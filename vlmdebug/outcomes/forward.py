@@ -1,0 +1,206 @@
+"""What a model's forward pass would make of a call: run, raise, or unknown.
+
+A model compares the number of features with the number of placeholders, and the lengths of tensors
+with each other; it has no way to see whose pixels they are. Every answer follows from the
+`ModelRules` of the layout: True where the model runs, False where it raises, None where that is not
+known.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from itertools import islice
+
+from vlmdebug.core.layout import OWNER
+from vlmdebug.core.observed import Used
+from vlmdebug.core.rules import Tolerated
+from vlmdebug.outcomes.call import Call
+from vlmdebug.outcomes.clips import takes_clips
+from vlmdebug.outcomes.tokens import takes_tokens
+
+
+class Forward(Call):
+    """The forward pass of one call."""
+
+    def runs(self, key: str = "") -> bool | None:
+        """Whether the model runs with this call, whose `key` is wrong."""
+        if not self.rules.predict:
+            return None
+        if self.batch.is_of_clips(key):
+            return takes_clips(self, self.batch.of_key[key])
+        if key in self.layout and key not in self.layout.media:
+            return takes_tokens(self, key)
+        return self._takes_images
+
+    def runs_without(self, key: str) -> bool | None:
+        """Whether the model runs with this call, which lacks `key`: without pixels none raises."""
+        if key == "input_ids":
+            return False
+        if not self.rules.predict or self.layout[key].unit == OWNER:
+            return None  # other images are made of other features, as many or not
+        if self.batch.is_of_clips(key):
+            return self.runs(key)
+        if "pixel_values" not in self.keys:
+            return True
+        return False if self._lacks_description else self.runs()
+
+    def runs_with_surplus(self, key: str) -> bool | None:
+        """Whether the model runs with this call, where `key` must be absent."""
+        if not self.rules.predict:
+            return None
+        clips = self.batch.is_of_clips(key)
+        return self.runs(key) if clips or self.features else False  # nothing to see: refused
+
+    @cached_property
+    def _takes_images(self) -> bool | None:
+        """The same for images, whichever of their keys is wrong."""
+        layout = self.layout
+        pixels = self.keys.get("pixel_values")
+        if pixels is not None and pixels.length == 0 and "none" in self.tolerated("pixel_values"):
+            return True  # the model looks at nothing else then
+        if self._lacks_description:
+            return False
+        if (
+            self._siblings_differ
+            or self._rows_differ
+            or any(self.is_odd(*item) for item in self.keys.items())
+        ):
+            return None
+        if not self.lengths_agree:
+            return False
+        if not self.rules.checks_totals:  # then it lays rows and samples side by side
+            rows = {name: used.length for name, used in self.keys.items() if name in layout.media}
+            return all(self.rules.of(name).takes(rows[name], len(self.samples)) for name in rows)
+        balance = self.balance
+        if balance is None:
+            return None
+        if balance[0] != balance[1]:
+            return False
+        if balance == (0, 0) and pixels is not None and pixels.length:
+            return False  # no row of pixels becomes a feature
+        if not self._laid_out:
+            return False if self.rules.checks_each_sample == "always" else None
+        if self._may_be_expanded:
+            return None
+        return not any(
+            used.length == 0 and self.rules.of(name).when_no_media == "omit"
+            for name, used in self.keys.items()
+            if name in layout.media
+        )
+
+    @cached_property
+    def _lacks_description(self) -> bool:
+        """Whether there are pixels, but a key is missing without which the model raises."""
+        keys, placed = self.keys, "position_ids" in self.keys
+        return "pixel_values" in keys and any(
+            key in self.layout and key not in keys and self.rules.uses(key, positions=placed)
+            for key in self.rules.raises_without
+        )
+
+    @cached_property
+    def _siblings_differ(self) -> bool:
+        """Whether images would be taken for alone, or not, otherwise than they are.
+
+        LLaVA-OneVision's tokens of an image depend on it, and its model is told by a key with one
+        number per sample that has images; without it, each image is alone.
+        """
+        layout, keys = self.layout, self.keys
+        name = next((key for key, axis in layout.items() if axis.unit == OWNER), None)
+        media = keys.get(layout.feature_key or "")
+        if name is None or media is None:
+            return False
+        told = keys.get(name)
+        for used in (media, told):
+            if used is not None and (used.rows is None or used.rows.foreign):
+                return True
+        owned = [count for count in self.batch.counts["image"] if count]
+        alone = [count == 1 for count in owned for _ in range(count)]
+        rows = list(media.rows or ())
+        taken = [True] * len(rows)
+        if told is not None:
+            taken = [owned[row] == 1 for row in told.rows or () for _ in range(owned[row])]
+        return len(taken) < len(rows) or any(
+            alone[row] != flag for row, flag in zip(rows, taken, strict=False)
+        )
+
+    @cached_property
+    def _rows_differ(self) -> bool:
+        """Whether rows that must fit one another are those of tiles of other sizes.
+
+        Pixels are padded to one size, so that theirs fit whatever they hold.
+        """
+        features = self.batch.image.features
+        described = self.layout.media.keys() & self.keys.keys() - {"pixel_values"}
+        used = [self.keys[key] for key in described]
+        if not self.rules.checks_each_row or features is None:
+            return False
+        if any(one.rows is None or one.rows.foreign for one in used):
+            return True
+        made = {tuple(features[row] for row in one.rows or ()) for one in used}
+        return len(made) > 1
+
+    @property
+    def _may_be_expanded(self) -> bool:
+        """Whether a row that came again may be an expanded view, in which samples have no memory.
+
+        `get_image_features` of Idefics 2 and 3 asks for one view of all tiles (transformers 5.23).
+        """
+        layout, found = self.layout, ((key, used.rows) for key, used in self.keys.items())
+        return any(
+            rows is not None and len(set(rows)) < len(rows)
+            for key, rows in found
+            if key in layout.media and layout[key].unit == "sample" and layout[key].padded
+        )
+
+    def tolerated(self, key: str) -> frozenset[Tolerated]:
+        """Wrong lengths and shapes of `key` that the model takes in silence."""
+        return self.rules.of(key).runs_with if key in self.layout.media else frozenset()
+
+    @property
+    def _laid_out(self) -> bool:
+        """Whether each sample's runs of placeholders are as long as the images laid out there.
+
+        The images are handed to the samples in order, one per run, whichever they are.
+        """
+        layout, features, runs = self.layout, self.batch.image.features, self.batch.image.runs
+        used = self.keys.get(layout.feature_key or "")
+        if self.rules.checks_each_sample == "never" or features is None or runs is None:
+            return True
+        if used is None or used.rows is None or used.rows.foreign:
+            return True
+        made = iter([features[row] for row in used.rows])
+        if self.rules.checks_each_sample == "sometimes":
+            return [run for sample in self.samples for run in runs[sample]] == [*made]
+        for sample in self.samples:
+            if sum(runs[sample]) != sum(islice(made, len(runs[sample]))):
+                return False
+        return next(made, None) is None
+
+    @cached_property
+    def lengths_agree(self) -> bool:
+        """Whether each media key is as long as the model needs it beside the feature key."""
+        layout, keys = self.layout, self.keys
+        feature_key = layout.feature_key
+        anchor = keys.get(feature_key) if feature_key else None
+        for key, used in keys.items():
+            if key in layout.media and anchor is not None and feature_key is not None:
+                expected = self._expected_length(layout[key].unit, layout[feature_key].unit, anchor)
+                if expected is not None and not self.rules.of(key).takes(used.length, expected):
+                    return False
+                if used.inner != anchor.inner and used.inner and anchor.inner:
+                    return False
+        return True
+
+    def _expected_length(self, unit: str, anchor_unit: str, anchor: Used) -> int | None:
+        """Rows of `unit` that go with the anchor's rows."""
+        if unit == anchor_unit:
+            return anchor.length
+        per_image = self.batch.per_image.get(unit)
+        if (
+            anchor_unit != "image"
+            or per_image is None
+            or anchor.rows is None
+            or anchor.rows.foreign
+        ):
+            return None
+        return sum(per_image[row] for row in anchor.rows)

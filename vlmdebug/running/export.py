@@ -1,0 +1,213 @@
+"""`export`: the corrected slicing code for a batch's layout, as source to paste in a trainer.
+
+The source covers every key of its batch and of its family's models, and raises on any other.
+Offsets are computed once a batch, on the host, so no chunk waits for a device. It depends on
+nothing, not on vlmdebug either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from vlmdebug.core.batch import Batch
+from vlmdebug.core.given import public
+from vlmdebug.core.keys import LENGTHS, TOKEN_KEYS
+from vlmdebug.core.layout import Axis, Layout
+from vlmdebug.core.literals import literal
+from vlmdebug.errors import BadInput, MismatchError
+from vlmdebug.running.slicer_source import NAMES, OFFSETS, counted_units, groups_of, source_of
+from vlmdebug.safe import one_line
+
+
+@dataclass(frozen=True)
+class Code:
+    """Standalone Python that defines `slice_inputs(inputs, chunk_size)`.
+
+    Attributes:
+        family: The layout family it is for.
+        source: The source.
+    """
+
+    family: str
+    source: str
+
+    @cached_property
+    def function(self) -> Callable[[Mapping[str, Any], int], Iterable[dict[str, Any]]]:
+        """`slice_inputs` itself, compiled from the source."""
+        namespace: dict[str, Any] = {}
+        exec(compile(self.source, "slice_inputs.py", "exec"), namespace)
+        return namespace["slice_inputs"]
+
+    def save(self, path: str | Path) -> Path:
+        """Write the source to `path` and return it."""
+        path = Path(path)
+        path.write_text(self.source, encoding="utf-8")
+        return path
+
+    def verify(self, *, max_examples: int = 100, seed: int = 0) -> int:
+        """Try to falsify the code on generated batches of its layout.
+
+        Code that leaves out a key which some model of its family takes fails. The counts of each
+        batch are given: how the code counts placeholder tokens is not tried here, but was on the
+        batch that it was written from.
+
+        Returns:
+            How many cases it survived: evidence, not a proof. It is a `Tried`, whose `left_out`
+            says what was not tried. 0 where the layout is no family's, so that no batches can be
+            drawn: the code was run on its own batch alone.
+
+        Raises:
+            MismatchError: The smallest batch that it cuts wrongly.
+            AmbiguousError: It cut none wrongly, but on some it could not be judged.
+        """
+        from vlmdebug.families import find_family
+        from vlmdebug.running.check import check
+        from vlmdebug.running.counterexample import Tried
+        from vlmdebug.running.falsify import survived
+        from vlmdebug.running.synthetic import with_every_key
+
+        family = find_family(self.family)
+        if family is None:
+            return Tried(0, ("other batches than its own",))
+        cases = survived(self.function, family.name, max_examples=max_examples, seed=seed)
+        batch = with_every_key(family)
+        if not _cuts_alike(self, batch, NAMES):
+            report = check(self.function, batch, pictures=False)
+            lost = {*batch.layout} - {key for chunk in report.chunks for key in chunk.keys}
+            raise MismatchError(
+                f"The code does not cut a batch with every key of {family.name} as "
+                f"Batch.chunks does: {', '.join(sorted(lost)) or report.verdict}.",
+                report,
+            )
+        counted = [name for unit, name in NAMES.items() if f"def _{unit}s(" in self.source]
+        return Tried(cases, [f"{name} by placeholder tokens" for name in counted])
+
+    def __str__(self) -> str:
+        return self.source
+
+
+@public
+def export(batch: Batch | Layout | Mapping[str, Any] | str, **reading: Any) -> Code:
+    """Corrected slicing code for the layout of `batch`.
+
+    The code is run on `batch` before it is handed out: it cuts it as `Batch.chunks` does. Where
+    placeholder tokens say how many images each sample has, it counts them by itself; else the first
+    line of its docstring names what it reads, `inputs["num_images"]`.
+
+    Args:
+        batch: A `Batch`, what a processor returned, a `Layout`, or the name of a family.
+        **reading: Arguments of `read_batch`, where the batch is not read yet.
+
+    Raises:
+        BadInput: A key cannot be cut by code: how its offsets follow from the batch is unknown, or
+            its name is no text. The message names it.
+        AmbiguousError: The batch fits more than one layout.
+    """
+    from vlmdebug.families import family_named
+    from vlmdebug.families.counting import countings
+    from vlmdebug.families.read import read_batch
+
+    if isinstance(batch, str | Layout):
+        layout = _complete(batch if isinstance(batch, Layout) else family_named(batch).layout())
+        return Code(layout.family, source_of(layout))
+    read = batch if isinstance(batch, Batch) else read_batch(batch, **reading)
+    read.refuse_ambiguity()
+    known, found = _complete(read.layout), countings(read)
+    units = counted_units(groups_of(known))
+    present = {unit for group in groups_of(read.layout) for unit in (group.unit, *group.units)}
+    code = Code(known.family, source_of(known, found, present))
+    if not _cuts_alike(code, read, [unit for unit in units if unit not in found]):
+        # the text counts otherwise where it is cut
+        code = Code(known.family, source_of(known, present=present))
+        if not _cuts_alike(code, read, units):
+            raise BadInput(
+                f"The code written for layout {read.layout.family} does not cut this batch as "
+                "Batch.chunks does, so it was not handed out. Cut it with batch.chunks."
+            )
+    return code
+
+
+# --- which keys ----------------------------------------------------------------------------
+
+
+def _complete(layout: Layout) -> Layout:
+    """The layout with all keys that models of its family take, and those of its batch.
+
+    Raises:
+        BadInput: How the rows of a key follow from the batch is unknown.
+    """
+    from vlmdebug.families import find_family
+    from vlmdebug.families.streams import clip_axes, clip_of
+
+    axes: dict[str, Axis] = dict.fromkeys(["input_ids", *sorted(TOKEN_KEYS)], Axis("sample"))
+    media: dict[str, str] = {}
+    family = find_family(layout.family)
+    if family is not None:
+        clips = clip_axes(family)
+        axes |= {**family.axes, **clips}
+        media = dict(family.layout().media)
+        media |= {key: clip_of(key) for key in clips}
+    whole = replace(layout, axes={**axes, **layout.axes}, media={**media, **layout.media})
+    for key, axis in whole.items():
+        _refuse(whole, key, axis)
+    return whole
+
+
+def _refuse(layout: Layout, key: str, axis: Axis) -> None:
+    """Refuse a key whose rows code could not find."""
+    literal(key)
+    unit = layout.media.get(key)
+    cut = axis.unit in ("sample", "batch")
+    if unit is not None:
+        cut = axis.unit in ("sample", *OFFSETS) and unit in NAMES and not axis.dim
+    lengths = LENGTHS.get(axis.unit)
+    if cut and (lengths is None or any(name in layout for name in lengths)):
+        return
+    raise BadInput(
+        f"{one_line(key)} has {one_line(axis)}, but layout {one_line(layout.family)} has no such "
+        "key, so no code was written that would drop it in silence. Leave it out of the batch, "
+        "and cut it beside the exported code."
+    )
+
+
+# --- the trial -----------------------------------------------------------------------------
+
+
+def _cuts_alike(code: Code, batch: Batch, given: Iterable[str]) -> bool:
+    """Whether the code cuts the batch as `Batch.chunks` does, given the counts of these units."""
+    counts = {NAMES[unit]: [*batch.counts[unit]] for unit in given if unit in batch.counts}
+    inputs = {**batch.inputs, **counts}
+    for chunk_size in {1, 2, len(batch)}:
+        try:
+            chunks = list(code.function(inputs, chunk_size))
+        except (ValueError, KeyError):
+            return False
+        planned = list(batch.chunks(chunk_size))
+        if len(chunks) != len(planned) or not all(map(_alike, chunks, planned)):
+            return False
+    return True
+
+
+def _alike(chunk: Mapping[str, Any], planned: Mapping[str, Any]) -> bool:
+    if chunk.keys() != planned.keys():
+        return False
+    return all(_same(chunk[key], value) for key, value in planned.items())
+
+
+def _same(value: Any, planned: Any) -> bool:
+    """Whether two values are one, or views of the same memory, or equal."""
+    from vlmdebug.core.tensors import to_numpy
+
+    if value is planned or not hasattr(planned, "shape"):
+        return value is planned or value == planned
+    if tuple(value.shape) != tuple(planned.shape):
+        return False
+    places = [getattr(one, "data_ptr", int)() for one in (value, planned)]
+    if places[0] and places[0] == places[1] and value.stride() == planned.stride():
+        return True
+    mine, theirs = to_numpy(value), to_numpy(planned)
+    return bool(((mine == theirs) | ((mine != mine) & (theirs != theirs))).all())

@@ -1,0 +1,286 @@
+"""`prove`: let the real model say what a slicer's chunks change.
+
+The whole batch goes through the model once, then each chunk; the logits of every sample's real
+tokens should be the same. This is the judge behind every verdict of `check`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from vlmdebug.core.batch import Batch
+from vlmdebug.core.given import described, kind_of, public
+from vlmdebug.core.keys import BOOKKEEPING
+from vlmdebug.core.signature import Slicer, as_slicer
+from vlmdebug.core.wording import name_samples
+from vlmdebug.errors import BadInput
+from vlmdebug.families.read import read_batch
+from vlmdebug.running.check import run
+
+FEWER = frozenset({"logits_to_keep", "num_logits_to_keep"})
+"""Arguments that are not handed on to the model: the logits of every token are compared."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What the model said.
+
+    Attributes:
+        max_abs_diff: Largest absolute difference of any logit of any real token; None where no
+            chunk could be compared.
+        per_sample: The same per sample; None for a sample whose chunk raised or never came.
+        tolerance: What rounding may explain at the logits' precision and size.
+        error: The exception of the model, or of the slicer, that ended the comparison first.
+        chunk: The chunk that raised it; None for the whole batch.
+        raised_by: Who raised it, `"model"` or `"slicer"`.
+        other_tokens: Samples of which a chunk held tokens that do not continue or begin those of
+            the batch, so that no logits could be compared.
+    """
+
+    max_abs_diff: float | None
+    per_sample: tuple[float | None, ...]
+    tolerance: float
+    error: BaseException | None = field(default=None, compare=False)
+    chunk: int | None = None
+    raised_by: str = "model"
+    other_tokens: tuple[int, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether every sample was compared and agrees to rounding."""
+        compared = self.error is None and not self.other_tokens
+        return compared and all(
+            diff is not None and diff <= self.tolerance for diff in self.per_sample
+        )
+
+    @property
+    def silent_samples(self) -> tuple[int, ...]:
+        """Samples that ran without an exception and got other logits than in the whole batch."""
+        return tuple(
+            sample
+            for sample, diff in enumerate(self.per_sample)
+            if diff is not None and diff > self.tolerance
+        )
+
+    def __str__(self) -> str:
+        if self.ok:
+            return f"same logits as the whole batch (largest difference {self.max_abs_diff:.1g})"
+        said = []
+        if self.error is not None:
+            where = "the whole batch" if self.chunk is None else f"chunk {self.chunk}"
+            text = f"{type(self.error).__name__}: {self.error or '(no text)'}"
+            said.append(f"the {self.raised_by} raised on {where}: {text}")
+        if self.silent_samples:
+            said.append(
+                f"{name_samples(self.silent_samples)} ran without an exception, "
+                f"but the logits differ by up to {self.max_abs_diff:.2g}"
+            )
+        if self.other_tokens:
+            said.append(
+                f"the tokens of {name_samples(self.other_tokens)} are not those of the batch, "
+                "so their logits could not be compared"
+            )
+        came = {*self.other_tokens}
+        missing = [s for s, d in enumerate(self.per_sample) if d is None and s not in came]
+        if missing and self.error is None:
+            said.append(f"{name_samples(missing)} came in no chunk")
+        return "; ".join(said)
+
+
+@public
+def prove(
+    slicer: Slicer,
+    batch: Batch | Mapping[str, Any],
+    model: Any,
+    *,
+    chunk_size: int = 1,
+    **reading: Any,
+) -> Proof:
+    """Compare the model's logits on the whole batch with those on the slicer's chunks.
+
+    The model runs in eval mode without gradients and is left as it was. Real tokens are
+    those of `attention_mask`, on whichever side the padding is. Samples are recognised by the
+    rows of `input_ids` that a chunk holds, so a slicer may reorder them.
+
+    Args:
+        slicer: As for `check`.
+        batch: A `Batch`, or what a processor returned.
+        model: A transformers model whose forward returns `.logits`, `(sample, seq, vocab)`.
+        chunk_size: Samples per chunk.
+        **reading: Arguments of `read_batch`, where the batch is not read yet.
+
+    Raises:
+        BadInput: The arguments are no model or no batch.
+    """
+    if not callable(model):
+        raise BadInput(
+            f"The model is a {type(model).__name__}, but prove calls it: model(**inputs). "
+            "Pass the model itself, for instance vlmdebug.tiny.build(family)[0]."
+        )
+    if kind_of(model) not in (None, "model"):
+        raise BadInput(
+            f"The model is {described(model)}, but prove runs the model: model(**inputs). "
+            "Nothing was run. Call prove(slicer, batch, model)."
+        )
+    if not callable(slicer):
+        raise BadInput(
+            f"The slicer is a {type(slicer).__name__}, not a function of (inputs, chunk_size)."
+        )
+    slicer = as_slicer(slicer)
+    read = (
+        read_batch(batch, **{"model": model, **reading}) if not isinstance(batch, Batch) else batch
+    )
+    whole = {key: value for key, value in read.inputs.items() if key not in BOOKKEEPING}
+    with _evaluating(model):
+        try:
+            logits = _logits(model, whole)
+        except Exception as error:
+            return Proof(None, (None,) * len(read), 0.0, error)
+        return _compare(slicer, read, model, chunk_size, logits)
+
+
+def _compare(
+    slicer: Slicer, batch: Batch, model: Any, chunk_size: int, whole: torch.Tensor
+) -> Proof:
+    diffs: list[float | None] = [None] * len(batch)
+    real = _real_tokens(batch.inputs)
+    error: BaseException | None = None
+    failed: int | None = None
+    others: set[int] = set()
+    answers: list[_Answer] = []
+    ran = run(slicer, batch, chunk_size, keep=lambda inputs: answers.append(_answer(model, inputs)))
+    for index, (answer, used) in enumerate(zip(answers, ran.chunks, strict=True)):
+        if answer.logits is None:
+            error, failed = error or answer.error, index if error is None else failed
+            continue
+        ids = used.keys.get("input_ids")
+        samples = list(ids.rows) if ids is not None and ids.rows is not None else []
+        for row, sample in enumerate(samples):
+            if sample < 0 or row >= len(answer.logits):
+                continue
+            diff = answer.diff(row, whole[sample], batch.inputs["input_ids"][sample], real[sample])
+            if diff is None:
+                others.add(sample)
+            else:
+                diffs[sample] = max(diff, diffs[sample] or 0.0)
+    known = [diff for diff in diffs if diff is not None]
+    proof = Proof(max(known, default=None), tuple(diffs), _tolerance(whole), error, failed)
+    proof = replace(proof, other_tokens=tuple(sorted(others)))
+    if ran.error is not None and error is None:
+        return replace(proof, error=ran.error, chunk=len(answers), raised_by="slicer")
+    return proof
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What the model made of one chunk, asked when the slicer gave it.
+
+    A slicer may use one dict, or one buffer, for every chunk: later it holds another chunk.
+    """
+
+    logits: torch.Tensor | None
+    mask: torch.Tensor | None
+    ids: torch.Tensor | None = None
+    error: Exception | None = None
+
+    def diff(
+        self, row: int, whole: torch.Tensor, ids: torch.Tensor, real: torch.Tensor
+    ) -> float | None:
+        """Largest difference to a sample's logits in the whole batch; None where tokens are others.
+
+        Tokens may have been appended, as completions are, or cut off: those that both have count.
+
+        Args:
+            row: The sample's row in the chunk.
+            whole: Its logits in the batch, `(seq, vocab)`.
+            ids: Its tokens there, `(seq,)`.
+            real: Which of these are no padding.
+        """
+        assert self.logits is not None
+        logits, given = self.logits[row], None if self.ids is None else self.ids[row]
+        if len(whole) != len(ids):  # a decoder's own tokens
+            return _diff(whole, logits) if whole.shape == logits.shape else None
+        if given is None or len(given) != len(logits):
+            return _diff(whole[real], logits[real]) if len(logits) == len(whole) else None
+        if torch.equal(given, ids):
+            return _diff(whole[real], logits[real])
+        own, shown = torch.nonzero(real)[:, 0], torch.arange(len(given), device=given.device)
+        if self.mask is not None:
+            shown = torch.nonzero(self.mask[row])[:, 0]
+        for theirs in (shown, torch.arange(len(given), device=given.device)):
+            pairs = _shared(ids[own], given[theirs])
+            if pairs is not None:
+                ours, other = pairs
+                return _diff(whole[own[ours]], logits[theirs[other]])
+        return None
+
+
+def _shared(ours: torch.Tensor, theirs: torch.Tensor) -> tuple[slice, slice] | None:
+    """Where the shorter row of tokens stands in the longer one, as slices of both; at its start
+    if it can be, else at its end, else anywhere. None where it does not, or holds no token.
+    """
+    size = min(len(ours), len(theirs))
+    room = max(len(ours), len(theirs)) - size
+    for begin in dict.fromkeys((0, room, *range(room))) if size else ():
+        place, all_of_it = slice(begin, begin + size), slice(0, size)
+        pair = (place, all_of_it) if len(ours) > size else (all_of_it, place)
+        if torch.equal(ours[pair[0]], theirs[pair[1]]):
+            return pair
+    return None
+
+
+def _answer(model: Any, inputs: Mapping[str, Any]) -> _Answer:
+    try:
+        logits = _logits(model, inputs)
+    except Exception as raised:
+        return _Answer(None, None, error=raised)
+    mask, ids = inputs.get("attention_mask"), inputs.get("input_ids")
+    fits = mask is not None and ids is not None and mask.shape == ids.shape
+    kept = mask.bool().clone() if mask is not None and fits else None
+    return _Answer(logits, kept, None if ids is None else ids.clone())
+
+
+def _diff(whole: torch.Tensor, chunk: torch.Tensor) -> float:
+    """Largest absolute difference of as many tokens, `(token, vocab)`."""
+    return float((whole.float() - chunk.float()).abs().max()) if whole.numel() else 0.0
+
+
+def _logits(model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
+    return model(**{key: inputs[key] for key in inputs if key not in FEWER}).logits.detach()
+
+
+def _real_tokens(inputs: Mapping[str, Any]) -> torch.Tensor:
+    """Which tokens are no padding, `(sample, seq)`."""
+    mask = inputs.get("attention_mask")
+    ids = inputs["input_ids"]
+    return torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+
+
+def _tolerance(logits: torch.Tensor) -> float:
+    """Rounding that the layers may add up to, in units of the logits.
+
+    A thousand roundings of the logits' own precision: 1e-4 in float32, 1 % of the largest in
+    16 bits. A wrong image moves logits by a large part of their size.
+    """
+    steps = 1000 * torch.finfo(logits.dtype).eps
+    return min(steps, 0.01) * max(1.0, float(logits.abs().max()))
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """Eval mode and no gradients; every module's own mode is put back."""
+    modules: Iterable[Any] = list(model.modules()) if hasattr(model, "modules") else []
+    modes = [(module, module.training) for module in modules]
+    try:
+        if hasattr(model, "eval"):
+            model.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,88 @@
+"""Which samples a call holds, where several have the same text.
+
+Each sample of a visual question batch may have the same prompt. Rows of `input_ids` that were
+copied out of sight are then told apart by what lies beside them, media first of all: each in turn
+is a sample of that text whose rows of every other key come next in the call. Samples that are equal
+in all of that are the same to a model, so any of them will do.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vlmdebug.core.batch import Batch
+from vlmdebug.core.tensors import unreadable
+from vlmdebug.errors import AmbiguousError
+from vlmdebug.tracking.rows import RowFinder
+
+
+def identified(
+    options: Sequence[Sequence[int]],
+    expected: Sequence[int],
+    batch: Batch,
+    finder: RowFinder,
+    given: Mapping[str, Any],
+) -> list[int] | None:
+    """A sample for each row of a call; None where some row has no sample's text.
+
+    Args:
+        options: Samples of the same text, for each row.
+        expected: Samples by the place of the call among all, for rows beside which lies no one's.
+        batch: The batch.
+        finder: Knows its rows, and how often each sample came in earlier calls.
+        given: What the call was given.
+    """
+    if not all(options):
+        return None
+    beside = [] if all(len(alike) == 1 for alike in options) else _beside(batch, finder, given)
+    came, found = Counter(finder.came), list[int]()
+    for row, alike in enumerate(options):
+        fits = [sample for sample in alike if all(one.fits(sample) for one in beside)]
+        wanted = expected[row] if row < len(expected) else -1
+        following = found[-1] + 1 if found else -1
+        if fits:
+            sample = min(fits, key=lambda one: (came[one], one))
+        else:
+            sample = next((one for one in (wanted, following) if one in alike), alike[0])
+        found.append(sample)
+        came[sample] += 1
+        for one in beside:
+            one.pass_over(sample)
+    finder.came = came
+    return found
+
+
+class _Key:
+    """One key of the call, row after row: which rows of the batch's key each of them equals."""
+
+    def __init__(self, offsets: Sequence[int], ours: np.ndarray, theirs: np.ndarray) -> None:
+        self._offsets, self._ours, self._theirs, self._at = offsets, ours, theirs, 0
+
+    def fits(self, sample: int) -> bool:
+        """Whether the sample's rows come next."""
+        own = self._ours[self._offsets[sample] : self._offsets[sample + 1]]
+        return np.array_equal(own, self._theirs[self._at : self._at + len(own)])
+
+    def pass_over(self, sample: int) -> None:
+        self._at += self._offsets[sample + 1] - self._offsets[sample]
+
+
+def _beside(batch: Batch, finder: RowFinder, given: Mapping[str, Any]) -> list[_Key]:
+    """Keys of the call whose rows can be compared with the batch's."""
+    found = []
+    for key, axis in batch.layout.items():
+        value = given.get(key)
+        if key == "input_ids" or not hasattr(value, "shape") or unreadable(value) is not None:
+            continue
+        compared = finder.compared(key, value)
+        try:
+            offsets = batch.counts[axis.unit].offsets
+        except (AmbiguousError, KeyError):
+            continue
+        if compared is not None:
+            found.append(_Key(offsets, *compared))
+    return found

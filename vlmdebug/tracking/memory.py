@@ -1,0 +1,174 @@
+"""Where a tensor's elements lie, for torch tensors and numpy arrays alike.
+
+A view shares its parent's memory, so its address, shape and strides say exactly which rows of
+the parent it holds. No value is read and nothing is copied.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vlmdebug.core.rows import Rows
+
+
+class Parent(NamedTuple):
+    """A tensor whose views can be recognised, and the rows it holds itself.
+
+    Attributes:
+        key: The batch key whose rows these are.
+        tensor: The tensor, kept alive so that its memory is not given to another.
+        dim: The dimension the rows lie on.
+        rows: Row of the batch at each index of `dim`; None for the batch's own tensor, whose
+            index is its row.
+        start: Address of the first byte that belongs to it.
+        stop: Address behind the last one.
+        strides: In elements.
+        negated: Whether its numbers are the negative of what lies there, as torch keeps some views.
+    """
+
+    key: str
+    tensor: Any
+    dim: int
+    rows: np.ndarray | None
+    start: int
+    stop: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    version: int | None
+    negated: bool
+
+
+def parent(key: str, tensor: Any, dim: int, rows: np.ndarray | None = None) -> Parent:
+    """Note where `tensor` lies, so that its views can be recognised."""
+    start, shape, strides = place(tensor)
+    reach = 0 if 0 in shape else 1
+    for size, step in zip(shape, strides, strict=True):
+        reach += (size - 1) * abs(step) if reach else 0
+    stop = start + reach * tensor.itemsize
+    return Parent(
+        key, tensor, dim, rows, start, stop, shape, strides, version(tensor), _is_negated(tensor)
+    )
+
+
+def place(tensor: Any) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+    """Address of the first element, shape, and strides in elements."""
+    if isinstance(tensor, np.ndarray):
+        strides = tuple(step // (tensor.itemsize or 1) for step in tensor.strides)
+        return tensor.__array_interface__["data"][0], tensor.shape, strides
+    return tensor.data_ptr(), tensor.shape, tensor.stride()
+
+
+def is_as_it_was(of: Parent) -> bool:
+    """Whether nobody wrote into it, by torch's count, and it lies where it lay.
+
+    A tensor gives its memory up by `share_memory_`, `set_`, `resize_` or `.data =`, and the next
+    one may be laid there.
+    """
+    tensor = of.tensor
+    if of.version != version(tensor) or tensor.shape != of.shape:
+        return False
+    return isinstance(tensor, np.ndarray) or tensor.data_ptr() == of.start
+
+
+def version(tensor: Any) -> int | None:
+    """torch's count of writes into this memory; None where it keeps none."""
+    try:
+        return tensor._version
+    except (AttributeError, RuntimeError):  # numpy; tensors made in inference mode
+        return None
+
+
+def view_rows(tensor: Any, of: Parent) -> tuple[range | np.ndarray, int] | None:
+    """Rows of `of` that the view `tensor` holds, and the dimension they lie on.
+
+    None where it is no view of it or a view whose rows cannot be read off its strides: one that
+    begins inside a row and ends in the next, or any view of rows that share one memory (`expand`).
+    """
+    address, shape, strides = place(tensor)
+    if not of.start <= address < of.stop or not _reads_alike(tensor, of):
+        return None
+    offset = (address - of.start) // tensor.itemsize
+    if shape and of.dim == 0 and strides == of.strides and shape[1:] == of.shape[1:]:
+        row, within = divmod(offset, strides[0]) if strides[0] > 0 else (0, 1)
+        if not within and row + shape[0] <= of.shape[0]:  # whole rows, as most slices are
+            return _pick(of, range(row, row + shape[0])), 0
+    first = _position(offset, of)
+    if first is None:
+        return None
+    dim, selected = of.dim, len(shape) == len(of.shape) - 1 and of.dim == 0
+    if selected:  # one row: its dimension is gone
+        shape, strides = (1, *shape), (of.strides[0], *strides)
+    if len(shape) != len(of.shape) or not _lies_in_rows(shape, strides, first, of):
+        return None
+    count, step = shape[dim], of.strides[dim]
+    stride = strides[dim] // step if step and count > 1 else 1
+    rows = range(first[dim], first[dim] + count * stride, stride) if stride else None
+    if rows is None:
+        return _pick(of, np.full(count, first[dim])), dim
+    if count and not 0 <= rows[-1] < of.shape[dim]:
+        return None
+    return _pick(of, rows), -1 if selected else dim
+
+
+def _reads_alike(tensor: Any, of: Parent) -> bool:
+    """Whether the same bytes are the same values to both."""
+    alike = tensor.dtype is of.tensor.dtype or _name(tensor) == _name(of.tensor)
+    return alike and _is_negated(tensor) is of.negated
+
+
+def _name(tensor: Any) -> str:
+    """Its dtype as torch and numpy both write it."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _is_negated(tensor: Any) -> bool:
+    return type(tensor) is not np.ndarray and tensor.is_neg()
+
+
+def _position(offset: int, of: Parent) -> list[int] | None:
+    """Index of the element `offset` elements behind the first one; None if it is in a gap."""
+    at = [0] * len(of.shape)
+    long = [index for index, size in enumerate(of.shape) if size > 1]
+    for index in sorted(long, key=lambda index: -of.strides[index]):  # the farthest steps first
+        step = of.strides[index]
+        if step > 0:
+            at[index], offset = divmod(offset, step)
+        elif index == of.dim or step < 0:
+            return None  # every row lies at one address, or they lie backwards
+    inside = all(place < size for place, size in zip(at, of.shape, strict=True))
+    return at if inside and not offset else None
+
+
+def _lies_in_rows(
+    shape: tuple[int, ...], strides: tuple[int, ...], first: list[int], of: Parent
+) -> bool:
+    """Whether the view steps as its parent does and ends within the rows it begins in."""
+    for index, size in enumerate(shape):
+        if index == of.dim:
+            if size > 1 and of.strides[index] and strides[index] % of.strides[index]:
+                return False
+        elif first[index] + size > of.shape[index] or (
+            size > 1 and strides[index] != of.strides[index]
+        ):
+            return False
+    return True
+
+
+def _pick(of: Parent, rows: range | np.ndarray) -> range | np.ndarray:
+    """Rows of the batch, where `rows` are rows of the parent."""
+    return rows if of.rows is None else of.rows[np.asarray(rows)]
+
+
+def as_rows(rows: range | np.ndarray) -> Rows:
+    """Row numbers as ranges, without a Python loop over every row."""
+    if isinstance(rows, range) and rows.step == 1:
+        return Rows([(rows.start, rows.stop)])
+    numbers = np.asarray(rows)
+    if not len(numbers):
+        return Rows()
+    breaks = np.flatnonzero((np.diff(numbers) != 1) | (numbers[:-1] < 0)) + 1
+    starts = numbers[np.r_[0, breaks]]
+    stops = numbers[np.r_[breaks - 1, len(numbers) - 1]] + 1
+    return Rows(zip(starts.tolist(), stops.tolist(), strict=True))

@@ -1,0 +1,289 @@
+"""The rows of everything that one call of a model is handed.
+
+`input_ids` first: they say which samples the chunk holds, and so which rows of every other key are
+expected where several have equal values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from vlmdebug.core.batch import Batch
+from vlmdebug.core.change import Change
+from vlmdebug.core.keys import BOOKKEEPING
+from vlmdebug.core.layout import Axis
+from vlmdebug.core.observed import Made, Used, UsedChunk
+from vlmdebug.core.presence import planned_rows
+from vlmdebug.core.rows import Rows
+from vlmdebug.core.tensors import unreadable
+from vlmdebug.errors import AmbiguousError
+from vlmdebug.tracking.columns import Columns, Realigned
+from vlmdebug.tracking.identity import identified
+from vlmdebug.tracking.made import made_keys
+from vlmdebug.tracking.rows import RowFinder
+
+
+def used_chunk(
+    batch: Batch, finder: RowFinder, given: Mapping[str, Any], planned_samples: range
+) -> UsedChunk:
+    """The rows of everything one call is given."""
+    chunk = _Chunk(batch, finder, given, planned_samples)
+    names = sorted(given.keys(), key=lambda key: key != "input_ids")  # samples first
+    keys = {key: chunk.used(key) for key in names if key not in BOOKKEEPING}
+    return UsedChunk(
+        {key: used for key, used in keys.items() if used is not None},
+        chunk.placeholders,
+        chunk.made,
+        chunk.needs_mask,
+        chunk.columns.left_out() if chunk.columns is not None else {},
+    )
+
+
+class _Once:
+    """What a function returns, asked for at most once."""
+
+    def __init__(self, function: Callable[[], Rows | None]) -> None:
+        self._function = function
+        self._said: tuple[Rows | None] | None = None
+
+    def __call__(self) -> Rows | None:
+        if self._said is None:
+            self._said = (self._function(),)
+        return self._said[0]
+
+
+class _Chunk:
+    """One call, and what its `input_ids` say once they were looked at.
+
+    Attributes:
+        samples: The samples it holds; those planned where `input_ids` cannot tell.
+        width: Columns of its `input_ids`.
+        columns: Tells whether other keys have the columns of its `input_ids`.
+        realigned: The same, where padding was moved row by row.
+    """
+
+    def __init__(
+        self, batch: Batch, finder: RowFinder, given: Mapping[str, Any], planned_samples: range
+    ) -> None:
+        self.batch, self.finder, self.given = batch, finder, given
+        self.samples: Rows | range = planned_samples
+        self.width: int | None = None
+        self.columns: Columns | None = None
+        self.realigned: Realigned | None = None
+        self.placeholders: dict[str, int] = {}
+
+    def used(self, key: str) -> Used | None:
+        """What one key holds; None where that is no tensor and nothing of the batch's."""
+        given = self.given[key]
+        if isinstance(self.batch.inputs.get(key), list) and key in self.batch.layout:
+            return _listed(self.batch, key, given, self._planned(key))
+        value = given if _is_tensor(given) else _numbers(given)
+        if _is_tensor(value):
+            return self._tensor(key, value)
+        if isinstance(value, (list, tuple)) and key in self.batch.layout:
+            return Used(None, len(value))
+        return None
+
+    @property
+    def made(self) -> dict[str, Made]:
+        """Keys of this call that the batch does not have and that follow from others."""
+        told = self.samples if isinstance(self.samples, Rows) else None
+        return made_keys(self.batch, self.given, None if told is None else list(told))
+
+    @property
+    def needs_mask(self) -> bool | None:
+        """Whether the columns of its `input_ids` need a mask that was left out."""
+        if self.columns is None or self.given.get("attention_mask") is not None:
+            return None
+        return self.columns.need_mask()
+
+    def _tensor(self, key: str, value: Any) -> Used:
+        if type(value) is np.ndarray or type(value).__module__ == "torch":
+            return self._looked_at(key, value)
+        try:
+            return self._looked_at(key, value)
+        except Exception as error:  # a subclass may refuse anything
+            reason = f"a {type(value).__name__} that cannot be read ({type(error).__name__})"
+            return Used(None, _length(value), unread=reason)
+
+    def _looked_at(self, key: str, value: Any) -> Used:
+        reason = unreadable(value)
+        if reason is not None:
+            return Used(None, _length(value), unread=reason)
+        return self._ids(value) if key == "input_ids" else self._used(key, value)
+
+    def _ids(self, ids: Any) -> Used:
+        by_text = _Once(partial(self._by_text, ids))
+        rows, source, change, is_slice = self.finder.see("input_ids", ids, by_text, free=(1,))
+        columns = None
+        if ids.ndim == 2 and source is None and (change is None or not change.reshapes):
+            mask = self.given.get("attention_mask")
+            told = rows if change is None or change.kind != "values" else None
+            columns = Columns.of(self.batch, ids, told, by_text)
+            columns = columns or Columns.moved(self.batch, ids, rows, mask)
+            if columns is not None:
+                rows, change = columns.rows, None if told is None else change
+            elif ids.shape[1] != self.batch.inputs["input_ids"].shape[-1]:
+                rows = None  # its columns are of no rows of the batch
+        if source is None and (rows is None or rows.foreign):
+            realigned = Realigned.of(self.batch, ids, self.given.get("attention_mask"))
+            found = self._identified(realigned.alike()) if realigned else None
+            if found is not None:
+                self.realigned, rows = realigned, found
+        told = rows if source is None and rows is not None and not rows.foreign else None
+        self.width = ids.shape[-1] if ids.ndim == 2 else None
+        if told is not None:
+            self.samples = told
+            self.columns = columns if self.realigned is None else None
+        self.placeholders = _placeholders(self.batch, ids, told, is_slice)
+        length = ids.shape[0] if ids.ndim else 1
+        return Used(rows, length, source, change=change, columns=self.width, dims=ids.ndim)
+
+    def _by_text(self, ids: Any) -> Rows | None:
+        """The samples of a copy of `input_ids`; other keys tell those of equal text apart."""
+        options = self.finder.alike("input_ids", ids)
+        found = self._identified(options) if options is not None else None
+        return found if found is not None else self._planned("input_ids")
+
+    def _identified(self, options: Sequence[Sequence[int]]) -> Rows | None:
+        given, expected = self.given, list(self.samples)
+        found = identified(options, expected, self.batch, self.finder, given)
+        return None if found is None else Rows.of(found)
+
+    def _used(self, key: str, value: Any) -> Used:
+        axis, shape = self.batch.layout.get(key), value.shape
+        if self.realigned is not None and key in self.batch.token_dims:
+            return self._realigned(self.realigned, key, value)
+        at = self.batch.token_dims.get(key)
+        wide = shape[at] if at is not None and value.ndim > at else None
+        rows, source, change, _ = self.finder.see(
+            key, value, partial(self._planned, key), self._free(axis, at)
+        )
+        turned = self.columns is not None and self.columns.is_moved
+        as_wide = wide == self.width and self.columns is not None and not turned
+        if wide is not None and source is None and not as_wide:
+            if change is None or change.kind == "values":
+                rows, change = self._in_columns(key, value, rows, turned=turned)
+        dim = axis.dim if axis else 0
+        inner = None
+        if axis is not None and axis.padded and value.ndim == len(self.batch.inputs[key].shape):
+            inner = shape[axis.padded_dim]
+        return Used(
+            rows,
+            shape[dim] if value.ndim > dim else 1,
+            source,
+            inner,
+            change=change,
+            columns=wide,
+            dims=value.ndim,
+        )
+
+    def _free(self, axis: Axis | None, tokens: int | None) -> tuple[int, ...]:
+        """Dimensions judged by themselves: columns of tokens, and a padded one of known length."""
+        if axis is None:
+            return ()
+        reaches = axis.unit == "sample" and axis.padded in self.batch.counts
+        free = (axis.padded_dim,) if reaches else ()
+        return free if tokens is None else (*free, tokens)
+
+    def _in_columns(
+        self, key: str, value: Any, rows: Rows | None, *, turned: bool
+    ) -> tuple[Rows | None, Change | None]:
+        """The rows of a key along the tokens, and whether it has the columns of `input_ids`.
+
+        A copy of another width was not compared with the batch yet.
+        """
+        at, dim = self.batch.token_dims[key], self.batch.layout[key].dim
+        moved = turned or value.shape[at] != self.batch.inputs[key].shape[at]
+        if moved and not self.finder.is_slice(key, value):
+            known = rows is not None and not rows.foreign
+            likely, rows = rows if known else self._planned(key), None
+        else:
+            likely = rows
+        if self.columns is None or likely is None or likely.foreign:
+            return rows, None
+        if value.shape[dim] != len(likely) or not self.finder.is_unwritten(key):
+            return rows, None
+        in_step = self.columns.in_step(key, value, likely)
+        if in_step:
+            return likely, None
+        return likely, Change("longer" if in_step is None else "columns", tuple(value.shape))
+
+    def _realigned(self, realigned: Realigned, key: str, value: Any) -> Used:
+        """A key beside `input_ids` whose padding was moved: told by its real tokens, if at all."""
+        shape, ids = tuple(value.shape), tuple(self.given["input_ids"].shape)
+        if shape != ids or not isinstance(self.samples, Rows):
+            return Used(None, shape[0] if shape else 1, dims=len(shape))
+        in_step = realigned.in_step(key, value, self.samples)
+        change = None if in_step else Change("columns", shape)
+        return Used(self.samples, shape[0], change=change, columns=shape[1], dims=2)
+
+    def _planned(self, key: str) -> Rows | None:
+        if key not in self.batch.layout:
+            return None
+        try:
+            return planned_rows(self.batch, key, self.samples).rows
+        except (AmbiguousError, IndexError):
+            return None
+
+
+def _listed(batch: Batch, key: str, value: Any, planned: Rows | None) -> Used:
+    """The rows of a list, told by its items: those planned, if they are what is there."""
+    if not isinstance(value, (list, tuple)):
+        return Used(None, len(value) if hasattr(value, "__len__") else 1)
+    source = batch.inputs[key]
+    if planned is not None and len(planned) == len(value):
+        if all(source[row] is item for row, item in zip(planned, value, strict=True)):
+            return Used(planned, len(value))
+    places = {id(item): row for row, item in enumerate(source)}
+    if len(places) < len(source) or any(id(item) not in places for item in value):
+        return Used(None, len(value))  # equal items, or copies of them
+    return Used(Rows.of([places[id(item)] for item in value]), len(value))
+
+
+def _numbers(value: Any) -> Any:
+    """A list of numbers as an array, `image_sizes.tolist()` for instance; all else as it is."""
+    first = value
+    while isinstance(first, (list, tuple)) and first:
+        first = first[0]
+    if first is value or not isinstance(first, (int, float)):
+        return value
+    try:
+        return np.asarray(value)
+    except ValueError:  # rows of several lengths
+        return value
+
+
+def _placeholders(batch: Batch, ids: Any, rows: Rows | None, is_slice: bool) -> dict[str, int]:
+    """Placeholder tokens of the chunk's own `input_ids`, by modality, where they can be counted.
+
+    The batch's numbers hold for a slice of it only: a copy's columns may have been moved.
+    """
+    found: dict[str, int] = {}
+    whole = len(ids.shape) == 2 and ids.shape[1] == batch.inputs["input_ids"].shape[1]
+    known = rows if whole and rows is not None and not rows.foreign else None
+    for name, modality in batch.modalities.items():
+        counted = None
+        if known is not None and (is_slice or modality.token_id is None):
+            counted = batch.placeholders_of(known, name)
+        elif modality.token_id is not None:
+            counted = int((ids == modality.token_id).sum())
+        if counted is not None:
+            found[name] = counted
+    return found
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, np.ndarray) or hasattr(value, "data_ptr")
+
+
+def _length(value: Any) -> int:
+    """Its first dimension, as far as it has one."""
+    try:
+        return int(value.size(0)) if hasattr(value, "layout") else len(value)
+    except (IndexError, TypeError, RuntimeError):
+        return 1

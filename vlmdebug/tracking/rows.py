@@ -1,0 +1,448 @@
+"""Which rows of the batch a tensor holds, and whether they are as they were.
+
+First by memory: a view lies inside its parent. All else is a copy, and is compared with the batch
+by value: with the rows expected first, for rows of equal values are the same to the model. Copies
+that were followed while the slicer ran are a hint where to look, and never a verdict.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vlmdebug.core.change import Change, Kind
+from vlmdebug.core.keys import MEDIA_KEYS
+from vlmdebug.core.layout import Layout
+from vlmdebug.core.rows import Rows
+from vlmdebug.core.tensors import to_numpy, unreadable
+from vlmdebug.tracking.memory import Parent, as_rows, is_as_it_was, parent, version, view_rows
+from vlmdebug.tracking.shapes import common, others, reshaped, resized, take
+from vlmdebug.tracking.values import (
+    compare,
+    dtype_of,
+    equal,
+    kind_of,
+    positions,
+)
+
+SMALL = 1 << 20
+"""Bytes of a tensor up to which all its values are noted; of a larger one, some everywhere."""
+MOST_NOTED = 512
+"""Values of a larger tensor that are noted, to see writes that torch does not count."""
+INDICES = ("int64", "int32")
+"""What `torch.nn.functional.embedding` takes as indices (torch 2)."""
+
+
+class Seen(NamedTuple):
+    """The rows that a tensor holds, the batch key they are of if it is another, what changed.
+
+    `rows` are None where they cannot be told. `is_slice`: it lies in the batch's own tensor.
+    """
+
+    rows: Rows | None
+    source: str | None = None
+    change: Change | None = None
+    is_slice: bool = False
+
+
+class Located(NamedTuple):
+    """A tensor inside a known one: its rows, and their dimension (-1: one row, selected)."""
+
+    of: Parent
+    rows: Any
+    dim: int
+
+
+class RowFinder:
+    """Finds rows of one batch's tensors; knows the copies made while it was told of them.
+
+    `by_value`: tensors on the host are noted too, for torch does not count what is written
+    through numpy or `.data`.
+    """
+
+    def __init__(
+        self, inputs: Mapping[str, Any], layout: Layout, *, by_value: bool = False
+    ) -> None:
+        self._own = {
+            key: parent(key, inputs[key], axis.dim)
+            for key, axis in layout.items()
+            if axis.unit != "batch" and not isinstance(inputs[key], list)
+        }
+        self._copies: list[Parent] = []
+        self._by_value: dict[tuple[str, str], _Values] = {}
+        self.came: Counter[int] = Counter()  # how often each sample came, where texts are equal
+        self._at_first = {
+            key: _noted(own.tensor)
+            for key, own in self._own.items()
+            if by_value and _is_here(own.tensor)
+        }
+
+    def written(self) -> list[str]:
+        """Keys of the batch whose values are no longer what they were at first."""
+        return [
+            key
+            for key, values in self._at_first.items()
+            if not np.array_equal(_bits(values), _bits(_noted(self._own[key].tensor)))
+        ]
+
+    def learn(self, tensor: Any, key: str, rows: np.ndarray, dim: int) -> None:
+        """Remember a copy, unless writes into it would go unseen (inference mode)."""
+        if version(tensor) is not None and unreadable(tensor) is None and tensor.numel():
+            self._copies.append(parent(key, tensor, dim, np.asarray(rows)))
+
+    def known(self, tensor: Any) -> tuple[str, np.ndarray, int] | None:
+        """Key and rows of `tensor` by memory or history, and their dimension (-1: selected)."""
+        if not hasattr(tensor, "data_ptr") and not isinstance(tensor, np.ndarray):
+            return None
+        found = self._locate(tensor)
+        return None if found is None else (found.of.key, np.asarray(found.rows), found.dim)
+
+    def is_unwritten(self, key: str) -> bool:
+        """Whether the batch's own tensor is what it was, by torch's count of writes."""
+        return is_as_it_was(self._own[key])
+
+    def is_slice(self, key: str, tensor: Any) -> bool:
+        """Whether `tensor` lies in the memory of the batch's own tensor."""
+        return key in self._own and self._within(tensor, self._own[key]) is not None
+
+    def _locate(self, tensor: Any, key: str | None = None) -> Located | None:
+        if key in self._own:  # where nearly all of them lie
+            found = self._within(tensor, self._own[key])
+            if found is not None:
+                return found
+        for of in (*reversed(self._copies), *self._own.values()):
+            found = self._within(tensor, of)
+            if found is not None:
+                return found
+        return None
+
+    def _within(self, tensor: Any, of: Parent) -> Located | None:
+        found = view_rows(tensor, of)
+        return None if found is None or not is_as_it_was(of) else Located(of, *found)
+
+    def see(
+        self,
+        key: str,
+        tensor: Any,
+        planned: Callable[[], Rows | None],
+        free: Collection[int] = (),
+    ) -> Seen:
+        """The rows that `tensor` holds and whether they are as they were.
+
+        Rows None: they cannot be told, as where the slicer wrote into the batch's own tensor.
+
+        Args:
+            key: The name under which it was handed over.
+            tensor: What was handed over; its values can be read.
+            planned: Gives the rows expected, preferred where rows have equal values.
+            free: Dimensions that may be of another size; they are judged elsewhere.
+        """
+        own = self._own.get(key)
+        rows = view_rows(tensor, own) if own is not None else None
+        if own is not None and rows is not None and rows[1] == own.dim and is_as_it_was(own):
+            return _view(own, as_rows(rows[0]), tensor, free)  # a slice, as most are
+        found = self._locate(tensor, key)
+        if own is None:
+            return Seen(as_rows(found.rows), found.of.key) if found else Seen(None)
+        if not is_as_it_was(own):
+            return Seen(None)
+        if not tensor.ndim or not tensor.shape[own.dim if tensor.ndim > own.dim else 0]:
+            return Seen(Rows())
+        if _fits(own, tensor):
+            seen = self._of_own_shape(own, tensor, planned(), found)
+        else:
+            seen = self._of_another_shape(own, tensor, planned(), found, free)
+        if seen.change is None and seen.rows is not None and seen.source is None:
+            return seen._replace(change=_recast(own, tensor))
+        return seen
+
+    def _of_own_shape(
+        self, own: Parent, tensor: Any, expected: Rows | None, found: Located | None
+    ) -> Seen:
+        """A copy of the batch's own shape: what it holds decides, whatever is known of it."""
+        told = self._told(own, tensor, found)
+        given = (rows for rows in (expected, told) if rows is not None)
+        likely = [rows for rows in given if _may_be(own, rows, tensor)]
+        blocks = [take(own.tensor, own.dim, rows) for rows in likely]
+        for rows, block in zip(likely, blocks, strict=True):
+            if equal(block, tensor):
+                return Seen(rows)
+        for rows, block in zip(likely, blocks, strict=True):
+            values = compare(block, tensor)
+            if values != "other":
+                lost = values == "destroyed"
+                return Seen(rows, None, _changed("destroyed", own, tensor) if lost else None)
+        if found is not None and self._is_other(own, found, tensor):
+            return Seen(as_rows(found.rows), found.of.key)
+        numbers = self._values(own, tensor).find(tensor, expected)
+        if told is not None and not told.foreign and (numbers < 0).all():
+            return Seen(told, None, _changed("values", own, tensor))
+        rows = as_rows(numbers)
+        if not rows.foreign and compare(take(own.tensor, own.dim, rows), tensor) == "other":
+            return Seen(rows, None, _changed("destroyed", own, tensor))  # equal after the cast only
+        return Seen(rows)
+
+    def alike(self, key: str, tensor: Any) -> list[list[int]] | None:
+        """Rows of the batch that each row of a copy may be; None where it cannot be compared.
+
+        A copy that was followed is the rows it was made of, if it still holds their values.
+        """
+        own = self._own.get(key)
+        if own is None or len(tensor.shape) != len(own.shape) or 0 in tensor.shape:
+            return None
+        found, values = self._locate(tensor, key), self._values(own, tensor)
+        if found is not None and found.dim == own.dim and self._is(found.of.key, key):
+            rows = as_rows(found.rows)
+            if not rows.foreign and values.equal(tensor, rows):
+                return [[row] for row in rows]
+        return values.alike(tensor)
+
+    def compared(self, key: str, tensor: Any) -> tuple[np.ndarray, np.ndarray] | None:
+        """A number for each row of the batch's tensor and of this one, the same for equal rows.
+
+        None where rows are of another shape. Rows known by memory equal no others.
+        """
+        own = self._own.get(key)
+        if own is None or len(tensor.shape) != len(own.shape):
+            return None
+        found = self._locate(tensor, key)
+        if found is not None and found.of.key == key and found.dim == own.dim:
+            return np.arange(own.shape[own.dim]), np.asarray(found.rows)
+        values = self._values(own, tensor)
+        return values.numbered(tensor) if values.fits(tensor) else None
+
+    def _of_another_shape(
+        self,
+        own: Parent,
+        tensor: Any,
+        expected: Rows | None,
+        found: Located | None,
+        free: Collection[int],
+    ) -> Seen:
+        """Rows with other dimensions: those of which it holds a part, or all in another shape."""
+        told = self._told(own, tensor, found)
+        for rows in (expected, told):
+            if rows is None or rows.foreign or not rows.ranges:
+                continue
+            block = take(own.tensor, own.dim, rows)
+            if tensor.ndim == block.ndim and tensor.shape[own.dim] == len(rows):
+                parts = common(block, tensor)
+                if parts is not None:
+                    return Seen(rows, None, resized(block, tensor, own.dim, free, parts[0]))
+            change = reshaped(block, tensor, own.dim)
+            if change is not None:
+                return Seen(rows, None, change)
+        if found is not None and not self._is(found.of.key, own.key):
+            return Seen(as_rows(found.rows), found.of.key)
+        if not _fits(own, tensor, free):
+            return Seen(None)
+        return Seen(told if told is not None else self._by_beginning(own, tensor, expected))
+
+    def _by_beginning(self, own: Parent, tensor: Any, expected: Rows | None) -> Rows | None:
+        """Rows that begin as these do, where all of them are in the batch."""
+        if any(given > have for given, have in zip(tensor.shape[1:], own.shape[1:], strict=True)):
+            return None
+        if own.dim or 0 in tensor.shape:
+            return None
+        cut = own.tensor[(slice(None), *(slice(0, size) for size in tensor.shape[1:]))]
+        begun = _Values(own._replace(tensor=cut), tensor).find(tensor, expected)
+        return None if (begun < 0).any() else as_rows(begun)
+
+    def _told(self, own: Parent, tensor: Any, found: Located | None) -> Rows | None:
+        """Rows of this key by the history of a copy, as a hint."""
+        if found is None or not self._is(found.of.key, own.key):
+            return None
+        rows = as_rows(found.rows)
+        if found.dim < 0:
+            return rows  # one row without its dimension
+        return rows if found.dim == own.dim and len(rows) == tensor.shape[own.dim] else None
+
+    def _is_other(self, own: Parent, found: Located, tensor: Any) -> bool:
+        """Whether these are rows of another key of the batch, as they are."""
+        if self._is(found.of.key, own.key) or found.dim < 0:
+            return False
+        theirs, rows = self._own[found.of.key], as_rows(found.rows)
+        return _may_be(theirs, rows, tensor) and equal(
+            take(theirs.tensor, theirs.dim, rows), tensor
+        )
+
+    def _is(self, key: str, other: str) -> bool:
+        """Whether two keys of the batch are the same tensor, as labels often are `input_ids`."""
+        one, two = self._own[key], self._own[other]
+        return key == other or (one.start, one.shape, one.strides) == (
+            two.start,
+            two.shape,
+            two.strides,
+        )
+
+    def _values(self, own: Parent, like: Any) -> _Values:
+        at = (own.key, str(like.dtype))
+        if at not in self._by_value:
+            self._by_value[at] = _Values(own, like)
+        return self._by_value[at]
+
+
+def _view(own: Parent, rows: Rows, tensor: Any, free: Collection[int]) -> Seen:
+    """A view of the batch's own tensor; its dimensions may be shorter."""
+    if not own.dim and tensor.shape[1:] == own.shape[1:]:
+        return Seen(rows, is_slice=True)
+    if not others(tuple(tensor.shape), own.shape, {own.dim, *free}):
+        return Seen(rows, is_slice=True)
+    block = take(own.tensor, own.dim, rows)
+    parts = None if 0 in tensor.shape else common(block, tensor)
+    change = resized(block, tensor, own.dim, free, parts[0] if parts else None)
+    return Seen(rows, None, change, is_slice=True)
+
+
+class _Values:
+    """The rows of one tensor of the batch by their values, in the dtype of a copy of it."""
+
+    def __init__(self, own: Parent, like: Any) -> None:
+        self._dim, self._is_mask = own.dim, "mask" in own.key
+        self._table = _table(_cast(own.tensor, like), own.dim)
+
+    @cached_property
+    def _rows(self) -> dict[bytes, list[int]]:
+        return rows_by_value(self._table)
+
+    def find(self, tensor: Any, planned: Rows | None) -> np.ndarray:
+        """Row numbers, -1 for a row of other values.
+
+        A row of a mask may have been made, and equal another one by chance: it is nobody's but
+        where it is expected.
+        """
+        table, expected = _table(to_numpy(tensor), self._dim), list(planned or ())
+        found = matching(self._rows, table, expected)
+        for index, row in enumerate(found):
+            wanted = expected[index] if index < len(expected) else -1
+            if row != wanted and self._is_mask:
+                found[index] = -1
+        return found
+
+    def alike(self, tensor: Any) -> list[list[int]]:
+        """Rows of equal values for each row of a copy, whose columns may have been trimmed."""
+        ours, table = self._table, _table(to_numpy(tensor), self._dim)
+        if table.shape[1:] == ours.shape[1:]:
+            return [[*self._rows.get(row.tobytes(), ())] for row in table]
+        if table.ndim != 2:
+            return [[] for _ in table]
+        have, given = ours.shape[1], table.shape[1]
+        size = min(have, given)
+        starts = _fitting(ours[:, :size], table[:, :size])
+        ends = _fitting(ours[:, have - size :], table[:, given - size :])
+        return [sorted(start | end) for start, end in zip(starts, ends, strict=True)]
+
+    def numbered(self, tensor: Any) -> tuple[np.ndarray, np.ndarray]:
+        """The first row of equal values, for each of our rows and of the tensor's; -1 for none."""
+        ours = np.empty(len(self._table), dtype=np.int64)
+        for rows in self._rows.values():
+            ours[rows] = rows[0]
+        table = _table(to_numpy(tensor), self._dim)
+        theirs = [self._rows.get(row.tobytes(), (-1,))[0] for row in table]
+        return ours, np.array(theirs, dtype=np.int64)
+
+    def fits(self, tensor: Any) -> bool:
+        """Whether its rows are of the same shape."""
+        shape, dim = [*tensor.shape], self._dim
+        return shape[:dim] + shape[dim + 1 :] == [*self._table.shape[1:]]
+
+    def equal(self, tensor: Any, planned: Rows) -> bool:
+        """Whether the tensor holds the planned rows' values, to the bit."""
+        table = _table(to_numpy(tensor), self._dim)
+        if table.shape != (len(planned), *self._table.shape[1:]):
+            return False
+        return np.array_equal(_bits(table), _bits(self._table[list(planned)]))
+
+
+def _fitting(ours: np.ndarray, theirs: np.ndarray) -> list[set[int]]:
+    """Rows of `ours` that equal each row of `theirs`."""
+    return [set(np.flatnonzero((ours == row).all(axis=1)).tolist()) for row in theirs]
+
+
+def rows_by_value(table: np.ndarray) -> dict[bytes, list[int]]:
+    """Row numbers by what the rows hold."""
+    rows: dict[bytes, list[int]] = {}
+    for row, values in enumerate(table):
+        rows.setdefault(values.tobytes(), []).append(row)
+    return rows
+
+
+def matching(
+    rows: Mapping[bytes, Sequence[int]], table: np.ndarray, expected: Sequence[int]
+) -> np.ndarray:
+    """The number of each row of `table`, -1 where there is none.
+
+    Of equal rows, the expected one is meant, or the one that follows the row before.
+    """
+    found = np.full(len(table), -1, dtype=np.int64)
+    for index, values in enumerate(table):
+        alike = rows.get(values.tobytes(), [])
+        if alike:
+            wanted = expected[index] if index < len(expected) else -1
+            following = int(found[index - 1]) + 1 if index else -1
+            found[index] = next((r for r in (wanted, following) if r in alike), alike[0])
+    return found
+
+
+def _may_be(own: Parent, rows: Rows, tensor: Any) -> bool:
+    """Whether a tensor has the shape of these rows."""
+    if rows.foreign or tensor.ndim != len(own.shape):
+        return False
+    return len(rows) == tensor.shape[own.dim] and _fits(own, tensor)
+
+
+def _fits(own: Parent, tensor: Any, free: Collection[int] = ()) -> bool:
+    """Whether all dimensions but that of the rows, and those free, are as long as the batch's."""
+    given = tuple(tensor.shape)
+    return len(given) == len(own.shape) and not others(given, own.shape, {own.dim, *free})
+
+
+def _changed(kind: Kind, own: Parent, tensor: Any) -> Change:
+    return Change(kind, dtype=(dtype_of(tensor), dtype_of(own.tensor)))
+
+
+def _recast(own: Parent, tensor: Any) -> Change | None:
+    """A cast that kept these values, but would lose others or is refused by the model."""
+    if kind_of(own.tensor) == "f" and kind_of(tensor) != "f":
+        return _changed("destroyed", own, tensor)
+    if own.key == "input_ids" and dtype_of(tensor) not in INDICES:
+        return _changed("dtype", own, tensor)
+    looked_up = own.key in MEDIA_KEYS or own.key == "labels"
+    if looked_up and dtype_of(own.tensor) in INDICES and dtype_of(tensor) not in INDICES:
+        return _changed("recast", own, tensor)
+    return None
+
+
+def _noted(tensor: Any) -> np.ndarray:
+    """What it holds: all, or of a large one some values from everywhere."""
+    values = to_numpy(tensor)
+    return (
+        values.copy() if tensor.nbytes <= SMALL else values.flat[positions(values.size, MOST_NOTED)]
+    )
+
+
+def _is_here(tensor: Any) -> bool:
+    """Whether its values lie on the host."""
+    return isinstance(tensor, np.ndarray) or getattr(tensor, "is_cpu", False)
+
+
+def _bits(table: np.ndarray) -> np.ndarray:
+    """The bytes of each row, so that NaN equals itself."""
+    flat = np.ascontiguousarray(table)
+    return flat.view(np.uint8) if flat.ndim else flat
+
+
+def _table(values: np.ndarray, dim: int) -> np.ndarray:
+    return np.ascontiguousarray(np.moveaxis(values, dim, 0))
+
+
+def _cast(tensor: Any, like: Any) -> np.ndarray:
+    """The batch's own tensor as the copy would hold it after `.to(dtype)`."""
+    if hasattr(tensor, "to") and hasattr(like, "detach") and tensor.dtype != like.dtype:
+        return to_numpy(tensor.detach().to(like.dtype))
+    values, target = to_numpy(tensor), to_numpy(like).dtype
+    return values if values.dtype == target else values.astype(target)

@@ -1,0 +1,1 @@
+"""A live run: every call of a model, judged while it trains."""

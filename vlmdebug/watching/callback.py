@@ -1,0 +1,65 @@
+"""`watch` as a callback of transformers' `Trainer`, and of every trainer made from it."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from vlmdebug.core.given import kind_of
+from vlmdebug.watching.watch import OnMismatch, Trace, watch
+
+
+class WatchCallback(TrainerCallback):
+    """Judges every call of the model while a trainer trains.
+
+        callback = vlmdebug.WatchCallback(processor=processor, log="trace.jsonl")
+        Trainer(..., callbacks=[callback]).train()
+        callback.trace.report()
+
+    The hook is hung on the trainer's own model when training begins, so that it also sees the
+    calls through DDP and accelerate, and taken off when training ends. Trainers tell a callback
+    nothing when they fail: then call `close()`, or train again, which begins anew.
+
+    Args:
+        processor, config, on_mismatch, log: As in `vlmdebug.watch`.
+
+    Attributes:
+        trace: All calls of the last training, also of one that failed.
+    """
+
+    def __init__(
+        self,
+        *,
+        processor: Any = None,
+        config: Any = None,
+        on_mismatch: OnMismatch = "warn",
+        log: str | Path | None = None,
+    ) -> None:
+        self.trace: Trace = Trace()
+        self._options = {
+            "processor": processor,
+            "config": config,
+            "on_mismatch": on_mismatch,
+            "log": log,
+        }
+        self._watching = ExitStack()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Begin to watch `kwargs["model"]`; without a processor given, use the trainer's own."""
+        self.close()
+        own = kwargs.get("processing_class") if self._options["processor"] is None else None
+        if kind_of(own) not in (None, "processor"):
+            own = None  # a tokenizer, as for a trainer of text: it says nothing of images
+        options = {**self._options, "processor": own} if own is not None else self._options
+        self.trace = self._watching.enter_context(watch(kwargs["model"], **options))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop watching."""
+        self.close()
+
+    def close(self) -> None:
+        """Take the hook off and close the log; harmless when nothing is watched."""
+        self._watching.close()

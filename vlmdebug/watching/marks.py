@@ -1,0 +1,69 @@
+"""Tensors that are known again when a slice of them comes, without being kept alive."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+from weakref import ref
+
+import torch
+
+from vlmdebug.tracking.memory import place, version
+
+
+class Mark(NamedTuple):
+    """By what a parent is known again, and that nobody wrote into it; it is not kept alive."""
+
+    root: ref[torch.Tensor]
+    version: int | None
+    dtype: torch.dtype
+    place: tuple[int, tuple[int, ...], tuple[int, ...]]
+    offset: int
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor, parent: torch.Tensor) -> Mark:
+        root, offset = root_of(tensor), int(parent.storage_offset())
+        return cls(ref(root), version(root), parent.dtype, place(parent), offset)
+
+    def fits(self, tensor: torch.Tensor, parent: torch.Tensor) -> bool:
+        """Whether the tensor is a slice of it."""
+        same = self.is_of(root_of(tensor))
+        return same and self.dtype == parent.dtype and self.place == place(parent)
+
+    def first_row(self, tensor: torch.Tensor) -> int | None:
+        """Where the tensor begins, if it is whole rows of the parent that follow each other."""
+        _, shape, strides = self.place
+        if not self.is_of(root_of(tensor)) or tensor.dtype is not self.dtype:
+            return None
+        if tensor.stride() != strides or tensor.shape[1:] != shape[1:]:
+            return None
+        row, within = divmod(int(tensor.storage_offset()) - self.offset, strides[0])
+        return None if within else row
+
+    def is_there(self) -> bool:
+        """Whether the parent could be had again, as it was."""
+        root = self.root()
+        return root is not None and self._is_unwritten(root)
+
+    def parent(self) -> torch.Tensor | None:
+        """The parent again; None where it is gone or was written to."""
+        root = self.root()
+        if root is None or root.dtype != self.dtype or not self._is_unwritten(root):
+            return None
+        _, shape, stride = self.place
+        return root.detach().as_strided(shape, stride, self.offset)
+
+    def is_of(self, root: torch.Tensor) -> bool:
+        """Whether the parent is a view of that tensor, as it was."""
+        return self.root() is root and self._is_unwritten(root)
+
+    def was_written(self, root: torch.Tensor) -> bool:
+        """Whether the parent is a view of that tensor, but not as it was."""
+        return self.root() is root and self.version is not None and not self._is_unwritten(root)
+
+    def _is_unwritten(self, root: torch.Tensor) -> bool:
+        return self.version is not None and self.version == version(root)
+
+
+def root_of(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor that this one is a view of, or itself."""
+    return tensor if tensor._base is None else tensor._base

@@ -1,0 +1,94 @@
+"""Tensors on an accelerator, which the host must not wait for.
+
+What is read by value is copied in the device's own time; the verdict comes once it has arrived.
+Pixels are never copied: where they lie tells which rows they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+
+from vlmdebug.core.keys import MEDIA_KEYS, PIXELS
+from vlmdebug.errors import BadInput
+from vlmdebug.tracking.made import READ as MADE
+from vlmdebug.watching.fast_path import TOKENS, Tensors
+from vlmdebug.watching.slices import parents_of
+
+READ = MEDIA_KEYS.difference(PIXELS) | TOKENS | MADE
+
+
+def are_here(tensors: Tensors) -> bool:
+    """Whether the host can read all of them without waiting for another device."""
+    return all(tensor.is_cpu for tensor in tensors.values())
+
+
+class Away:
+    """The tensors of one call, on their way to the host."""
+
+    def __init__(self, tensors: Tensors) -> None:
+        self._failed: Exception | None = None
+        self._events: list[Any] = []
+        self._copies: Mapping[str, _Copy] = {}
+        try:
+            parents = parents_of(tensors)
+            self._copies = {key: _Copy.of(key, tensors[key], parents[key]) for key in tensors}
+            streams = (stream_of(device) for device in {t.device for t in tensors.values()})
+            self._events = [stream.record_event() for stream in streams if stream is not None]
+        except Exception as error:  # it is told where the verdict is due
+            self._failed = error
+
+    @property
+    def arrived(self) -> bool:
+        """Whether they can be read without waiting, or never will be."""
+        try:
+            return all(event.query() for event in self._events)
+        except RuntimeError:  # the device has failed, which the program will hear of
+            return True
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Copies that lie in their parents as the tensors themselves do; waits for them."""
+        if self._failed is not None:
+            raise self._failed
+        for event in self._events:
+            event.synchronize()
+        return {key: copy.chunk() for key, copy in self._copies.items()}
+
+
+class _Copy(NamedTuple):
+    """All rows of a tensor's parent in host memory, and where in it the tensor lies."""
+
+    whole: torch.Tensor
+    shape: torch.Size
+    stride: tuple[int, ...]
+    offset: int
+
+    @classmethod
+    def of(cls, key: str, tensor: torch.Tensor, parent: torch.Tensor) -> _Copy:
+        if tensor.is_meta:
+            raise BadInput(
+                f"The model was called with {key} on the meta device, which holds no values, so "
+                "rows cannot be told apart. Watch a run on a real device."
+            )
+        if key in READ:
+            later = stream_of(tensor.device) is not None
+            whole = parent.detach().to("cpu", non_blocking=later, copy=True)
+        else:  # memory that is never touched costs nothing
+            whole = torch.empty(parent.shape, dtype=parent.dtype)
+        if parent is tensor:
+            return cls(whole, whole.shape, whole.stride(), 0)
+        offset = int(tensor.storage_offset() - parent.storage_offset())
+        return cls(whole, tensor.shape, tensor.stride(), offset)
+
+    def chunk(self) -> torch.Tensor:
+        return self.whole.as_strided(self.shape, self.stride, self.offset)
+
+
+def stream_of(device: torch.device) -> Any:
+    """The stream that works for this thread; None where the device has none to ask."""
+    if device.type == "cpu":
+        return None
+    module = torch.get_device_module(device)
+    return module.current_stream(device) if hasattr(module, "current_stream") else None

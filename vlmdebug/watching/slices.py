@@ -1,0 +1,377 @@
+"""Chunks judged by the batch that they are slices of.
+
+A slice lies in the memory of the batch it was cut from, so the whole batch can be read there.
+A batch is read once, as long as its chunks come; the tensors themselves are not kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from functools import partial
+from itertools import accumulate
+from operator import mul
+from typing import Any, NamedTuple, TypedDict
+
+import torch
+
+from vlmdebug.checking.compare import compare
+from vlmdebug.checking.doubts import Written
+from vlmdebug.checking.report import Report
+from vlmdebug.checking.text_doubts import doubt
+from vlmdebug.checking.whole_batch import (
+    batch_differences,
+    check_alone,
+    doubts_alone,
+    planned_report,
+    with_made,
+)
+from vlmdebug.core.batch import Batch
+from vlmdebug.core.keys import ALONG_TOKENS, MEDIA_KEYS
+from vlmdebug.core.observed import Made, MadeBy, Run
+from vlmdebug.errors import VlmDebugError
+from vlmdebug.families.assemble import assemble
+from vlmdebug.families.facts import Facts, Hints
+from vlmdebug.families.streams import clip_of
+from vlmdebug.running.check import used_chunk
+from vlmdebug.tracking.copied import copied
+from vlmdebug.tracking.made import made_keys
+from vlmdebug.tracking.rows import RowFinder
+from vlmdebug.watching.fast_path import TOKENS, RightChunks, Tensors
+from vlmdebug.watching.marks import Mark, root_of
+
+BATCHES = 4
+"""Batches that are known at a time, as chosen and rejected answers that take turns."""
+
+
+class Judged(NamedTuple):
+    """What was found in a call.
+
+    Attributes:
+        ok: Whether all was read and was right.
+        report: Puts the report together: most calls are right, and nobody asks for it.
+    """
+
+    ok: bool
+    report: Callable[[], Report]
+
+    @classmethod
+    def of(cls, report: Report) -> Judged:
+        return cls(report.ok, partial(_itself, report))
+
+
+class Verdict(TypedDict, total=False):
+    """What came of one call: what was found, or why it could not be read."""
+
+    judged: Judged
+    unread: str
+
+
+class CallJudge:
+    """Judges calls one by one, and reads a batch only once while its chunks come."""
+
+    def __init__(self, hints: Hints) -> None:
+        self._hints = hints
+        self._cuts: list[_CutBatch] = []  # the latest first
+
+    def __call__(self, tensors: Callable[[], Tensors], *, alone: bool = False) -> Verdict:
+        """What is found in one call, or why it is unread.
+
+        `alone`: by what it was handed only, whatever that was cut from.
+        """
+        try:
+            given = tensors()
+            return {"judged": self._by_itself(given, cached=True) if alone else self._judged(given)}
+        except Exception as error:  # a debugger must not end the program that it watches
+            return {"unread": why(error)}
+
+    def _judged(self, tensors: Tensors) -> Judged:
+        for cut in self._cuts:
+            right = cut.right(tensors)
+            if right is not None:
+                return self._with_copies(Judged(True, right), cut, tensors)
+        parents = parents_of(tensors)
+        slices = {key for key in tensors if parents[key] is not tensors[key]}
+        if not slices:
+            return self._by_itself(tensors)
+        if "input_ids" not in slices or MEDIA_KEYS & tensors.keys() - slices:
+            return self._by_both(tensors, parents)
+        return self._by_batch(tensors, parents)
+
+    def _by_itself(self, tensors: Tensors, *, cached: bool = False) -> Judged:
+        """By what the call was handed only.
+
+        `cached`: behind a cache, where the mask has columns of earlier tokens.
+        """
+        inputs: dict[str, Any] = _of_batch(tensors)
+        batch = assemble(Facts(inputs, self._hints), None)
+        if cached:
+            batch = replace(batch, columns={})
+        made = {} if cached else _not_right(batch, tensors)
+        if made or doubts_alone(batch) or batch_differences(batch):
+            return Judged.of(with_made(check_alone(batch, one_chunk=True), batch, made))
+        inputs.update(dict.fromkeys(inputs))  # the names are enough, and no tensor is kept
+        return Judged(True, partial(planned_report, batch, one_chunk=True))
+
+    def _by_batch(self, tensors: Tensors, parents: Tensors) -> Judged:
+        """By the batch that all of these are slices of."""
+        for cut in self._cuts:
+            whole = cut.whole(tensors, parents)
+            if whole is not None:
+                break
+        else:
+            cut, whole = self._read(tensors, parents), _of_batch(parents)
+            right = cut.right(tensors)
+            if right is not None:
+                return self._with_copies(Judged(True, right), cut, tensors)
+        report = cut.judge(tensors, whole)
+        if report is None:
+            return self._by_itself(tensors)
+        judged = self._unless_written(Judged.of(report), cut.written, tensors)
+        return self._with_copies(judged, cut, tensors)
+
+    def _with_copies(self, judged: Judged, cut: _CutBatch, tensors: Tensors) -> Judged:
+        """What was found, and what a mask and types say that are no slices of the batch."""
+        copies = {*ALONG_TOKENS} & tensors.keys() - cut.keys
+        copies = {key for key in copies if tensors[key].ndim == 2}
+        made = {key: copied(key, tensors, self._hints) for key in sorted(copies)}
+        wrong = {key: one for key, one in made.items() if not one.right}
+        if not wrong or cut.batch is None:
+            return judged
+        return Judged.of(with_made(judged.report(), cut.batch, wrong))
+
+    def _read(self, tensors: Tensors, parents: Tensors) -> _CutBatch:
+        """Read the batch that these are slices of, and forget the one known longest."""
+        written = frozenset[str]().union(*(cut.written_since(tensors) for cut in self._cuts))
+        cut = _CutBatch(tensors, parents, self._hints, written)
+        self._cuts = [cut, *self._cuts[: BATCHES - 1]]
+        return cut
+
+    def _unless_written(self, judged: Judged, written: Collection[str], tensors: Tensors) -> Judged:
+        """What was found, unless it may come of media that are written to chunk by chunk."""
+        if not written or not judged.report().mismatches:
+            return judged
+        alone = self._by_itself(tensors)
+        if not alone.ok:
+            return judged
+        doubts = tuple(doubt(Written(key)) for key in sorted(written))
+        return Judged.of(replace(alone.report(), ambiguities=doubts))
+
+    def _by_both(self, tensors: Tensors, parents: Tensors) -> Judged:
+        """Slices beside tensors that are none: copies, or the whole of what others are slices of.
+
+        What is in step by itself is right, for nothing tells whose rows copies are. But where the
+        chunk has all placeholders of the batch, what is no slice must be the whole. And where the
+        call is wrong anyway, the batch tells better what is wrong, if it is in step itself.
+        """
+        try:
+            alone, unread = self._by_itself(tensors), None
+        except VlmDebugError as error:
+            alone, unread = None, error
+        every = _has_all(tensors, parents, self._hints)
+        if every or alone is None or (not alone.ok and alone.report().mismatches):
+            cut = _CutBatch(tensors, parents, self._hints)
+            report = cut.judge(tensors, _of_batch(parents)) if cut.in_step else None
+            if report is not None and (every or report.mismatches):
+                return Judged.of(report)
+        if alone is not None:
+            return alone
+        assert unread is not None
+        raise unread
+
+
+def _not_right(batch: Batch, tensors: Tensors) -> dict[str, Made]:
+    """Keys of a call that follow from its tokens, but not so, or by no rule that is known."""
+    return _untold(made_keys(batch, tensors, range(len(batch))))
+
+
+def _untold(made: Mapping[str, Made]) -> dict[str, Made]:
+    """Those that are not right; a copy of tokens may be the batch's own, which is not seen here."""
+    wrong = {key: one for key, one in made.items() if not one.right}
+    typed = MadeBy.COMPLETION  # follows from a copy, too
+    return {
+        key: one
+        for key, one in wrong.items()
+        if key not in TOKENS or (one.why is not None and one.why.rule is typed)
+    }
+
+
+def _itself(report: Report) -> Report:
+    return report
+
+
+def why(error: Exception) -> str:
+    """Why a call is unread: what the user is told, or that the mistake is ours."""
+    ours = f"vlmdebug failed: {type(error).__name__}: {error}"
+    return str(error) if isinstance(error, VlmDebugError) else ours
+
+
+def _has_all(tensors: Tensors, parents: Tensors, hints: Hints) -> bool:
+    """Whether the chunk has all the placeholder tokens of the media that are no slices."""
+    ids, whole = tensors["input_ids"], parents["input_ids"]
+    own = {key for key in MEDIA_KEYS & tensors.keys() if parents[key] is tensors[key]}
+    if whole is ids or not own or not ids.stride(0):  # one row several times, by expand
+        return False
+    token_ids = {"": hints.image_token_id, **hints.token_ids}
+    for token in {token_ids.get(clip_of(key)) for key in own}:
+        count = 0 if token is None else int((ids == token).sum())
+        if not count or count != int((whole == token).sum()):
+            return False
+    return True
+
+
+class _CutBatch:
+    """A batch that chunks are cut from. It keeps no tensor of the program's between two calls.
+
+    The next chunk is of the same batch if it is a view of the same tensors, unwritten by torch's
+    count; a copy of `input_ids` tells writes that torch does not see (through `.data`, numpy).
+
+    Attributes:
+        written: Media that were written to while chunks of the same `input_ids` came.
+        in_step: Whether it is a batch, and placeholders and features of all its samples agree.
+        batch: The batch without its tensors; None where these are none together.
+    """
+
+    def __init__(
+        self,
+        tensors: Tensors,
+        parents: Tensors,
+        hints: Hints,
+        written: frozenset[str] = frozenset(),
+    ) -> None:
+        self.written = written
+        self.in_step = False
+        self._inputs: dict[str, Any] = _of_batch(parents)
+        self._marks = {key: Mark.of(tensors[key], parents[key]) for key in self._inputs}
+        self._ids = parents["input_ids"].clone()
+        self.batch: Batch | None = None
+        self._right: RightChunks | None = None
+        try:
+            batch = assemble(Facts(self._inputs, hints), None)
+            if not batch.ambiguities:
+                self.in_step = not batch_differences(batch)
+                self.batch = batch
+                self._right = RightChunks(batch, self._marks, in_step=self.in_step)
+        except VlmDebugError:
+            pass  # the slices were cut from tensors that are no batch together
+        finally:
+            self._forget()
+
+    def _forget(self) -> None:
+        """Keep the names of the batch's tensors only."""
+        self._inputs.update(dict.fromkeys(self._inputs))
+
+    @property
+    def keys(self) -> Collection[str]:
+        """Keys of the batch."""
+        return self._marks.keys()
+
+    def right(self, tensors: Tensors) -> Callable[[], Report] | None:
+        """The report on a chunk that is plainly right; None where it takes a closer look."""
+        samples = None if self._right is None else self._right.samples(tensors)
+        if self._right is None or samples is None:
+            return None
+        known = self._ids[samples.start : samples.stop]
+        return (
+            self._right.report(samples, tensors)
+            if torch.equal(tensors["input_ids"], known)
+            else None
+        )
+
+    def whole(self, tensors: Tensors, parents: Tensors) -> Tensors | None:
+        """The batch's tensors, if these are slices of them and nobody wrote into them since.
+
+        A chunk may lack keys, as one without images does, but not where some of its columns were
+        left out too: what it needs is then another question.
+        """
+        ids, known = tensors["input_ids"], parents["input_ids"]
+        if not self._marks["input_ids"].is_of(root_of(ids)):
+            return None
+        given = _of_batch(parents)
+        if self._marks.keys() != given.keys() and ids.shape[1:] != known.shape[1:]:
+            return None
+        if not given.keys() <= self._marks.keys():
+            return None
+        found = {}
+        for key, mark in self._marks.items():
+            if key not in given:
+                found[key] = mark.parent()
+            elif mark.fits(tensors[key], parents[key]):
+                found[key] = parents[key]
+            if found.get(key) is None:
+                return None
+        begin = ids.storage_offset() - known.storage_offset()
+        if not torch.equal(ids, self._ids.as_strided(ids.shape, ids.stride(), begin)):
+            return None
+        return found
+
+    def written_since(self, tensors: Tensors) -> frozenset[str]:
+        """Media that were written to, if these `input_ids` are slices of the batch's still."""
+        if not self._marks["input_ids"].is_of(root_of(tensors["input_ids"])):
+            return frozenset()
+        media = self._marks.keys() & MEDIA_KEYS & tensors.keys()
+        found = {key for key in media if self._marks[key].was_written(root_of(tensors[key]))}
+        return self.written | found
+
+    def judge(self, tensors: Tensors, whole: Tensors) -> Report | None:
+        """The report on a chunk; None where the tensors it was cut from are no batch together."""
+        if self.batch is None:
+            return None
+        self._inputs.update(whole)
+        try:
+            finder = RowFinder(self._inputs, self.batch.layout)
+            chunk = used_chunk(self.batch, finder, tensors, range(0))
+            chunk = replace(chunk, made=_untold(chunk.made))
+            rows = chunk.keys["input_ids"].rows
+            size = len(rows) if rows is not None else len(tensors["input_ids"])
+            run = Run([chunk], size or 1, slicer="watched calls", partial=True)
+            return compare(self.batch, run)
+        finally:
+            self._forget()
+
+
+def _of_batch(tensors: Tensors) -> dict[str, torch.Tensor]:
+    """Media, and tokens with a row per sample; a mask of more dimensions is none of them."""
+    samples = len(tensors["input_ids"])
+    return {
+        key: tensor
+        for key, tensor in tensors.items()
+        if key in MEDIA_KEYS or (key in TOKENS and tensor.ndim == 2 and len(tensor) == samples)
+    }
+
+
+def parents_of(tensors: Tensors) -> Tensors:
+    """What each tensor is a slice of; the tensors themselves where that cannot be told.
+
+    Where several of them lie in one memory, as after a broadcast in one buffer, its rows are not
+    one tensor's.
+    """
+    parents = {key: _parent(tensor) for key, tensor in tensors.items()}
+    owners: dict[int, torch.Tensor] = {}
+    for key, parent in parents.items():
+        tensor = tensors[key]
+        if parent is not tensor:
+            owner = owners.setdefault(parent.data_ptr(), tensor)
+            if owner is not tensor and owner.data_ptr() != tensor.data_ptr():
+                return tensors
+    return parents
+
+
+def _parent(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor that this one holds some rows of, if it is a slice; else the same tensor.
+
+    Rows that follow each other are looked up in their memory, which holds all rows of a
+    contiguous parent; every second row, or some columns of each, in the tensor they are a view of.
+    """
+    shape, count = tensor.shape, tensor.numel()
+    if not shape or not count:
+        return tensor
+    if not tensor.is_contiguous():
+        root = root_of(tensor)
+        alike = root.is_contiguous() and root.stride()[1:] == tensor.stride()[1:]
+        return root.detach() if alike and root.dtype == tensor.dtype else tensor
+    size, per_row = tensor.untyped_storage().nbytes() // tensor.itemsize, count // shape[0]
+    if size == count or size % per_row or tensor.storage_offset() % per_row:
+        return tensor
+    strides = [per_row, *(per_row // done for done in accumulate(shape[1:], mul))]
+    return tensor.detach().as_strided((size // per_row, *shape[1:]), strides, 0)

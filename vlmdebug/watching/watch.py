@@ -1,0 +1,412 @@
+"""`watch`: judge every call of a model while the program runs.
+
+A pre-hook on the model sees what each call is handed. A chunk that is a view still lies in the
+memory of the batch it was cut from, so the whole batch can be read there: which samples the
+chunk holds, which rows belong to them, which rows it was given. A call with tensors of its own
+is judged by itself: are placeholders and features in step?
+
+The hook changes nothing, returns nothing and keeps no tensor. Where tensors lie on an
+accelerator, small ones are copied without waiting, and the verdict comes with a later call or at
+the end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from bisect import insort
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property, partial
+from itertools import count
+from pathlib import Path
+from threading import RLock
+from typing import Any, Literal, NamedTuple, TextIO
+
+import torch
+
+from vlmdebug.checking.report import Report
+from vlmdebug.core.given import public
+from vlmdebug.core.keys import DERIVED, KNOWN
+from vlmdebug.core.mismatch import Mismatch
+from vlmdebug.core.record import Verdict
+from vlmdebug.errors import BadInput, MismatchError, VlmDebugError
+from vlmdebug.families.facts import Hints
+from vlmdebug.families.hints import read_hints
+from vlmdebug.watching.arguments import Arguments, is_dense, refuse_unreadable
+from vlmdebug.watching.pending import Away, are_here
+from vlmdebug.watching.slices import CallJudge, Judged, why
+
+OnMismatch = Literal["record", "warn", "raise"]
+
+ENCODED = (
+    "Media came already encoded (mm_encoder_outputs, as generate() does it): "
+    "their rows were not judged. Watch the code that encodes them."
+)
+UNCALLED = (
+    "the model was not called. Watch the module that is called; "
+    "PEFT, for one, calls forward of the model within, past its hooks."
+)
+
+
+class MismatchWarning(UserWarning):
+    """A watched model was handed rows that do not belong together."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the model, as plain data.
+
+    Attributes:
+        number: From 0.
+        site: `folder/file.py:line` of the code that called the model.
+        shapes: Shape of each tensor handed over.
+        judged: What was found; None where the call could not be read.
+        unread: Why it could not be read.
+        report: What was found, as a report whose only chunk is this call; put together when it
+            is first asked for.
+    """
+
+    number: int
+    site: str
+    shapes: Mapping[str, tuple[int, ...]]
+    judged: Judged | None = field(default=None, repr=False)
+    unread: str | None = None
+
+    @cached_property
+    def report(self) -> Report | None:
+        return None if self.judged is None else self.judged.report()
+
+    @property
+    def ok(self) -> bool:
+        return self.judged is not None and self.judged.ok
+
+    @property
+    def mismatches(self) -> tuple[Mismatch, ...]:
+        """What was wrong; empty too where the call could not be read."""
+        return () if self.ok or self.report is None else self.report.mismatches
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "call": self.number,
+            "site": self.site,
+            "shapes": {key: list(shape) for key, shape in self.shapes.items()},
+            "verdict": Verdict.OK if self.ok else self.report.verdict if self.report else "UNREAD",
+            "unread": self.unread,
+            "mismatches": [mismatch.to_dict() for mismatch in self.mismatches],
+        }
+
+
+@dataclass
+class Trace:
+    """All calls of a watched model.
+
+    Attributes:
+        calls: Every call, in order.
+    """
+
+    calls: list[Call] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every call was read and was right; False where there was none to see."""
+        return bool(self.calls) and all(call.ok for call in self.calls)
+
+    def report(self) -> Report:
+        """One report on all calls; chunk numbers are call numbers.
+
+        Raises:
+            VlmDebugError: No call could be read.
+        """
+        read = [call for call in self.calls if call.report is not None]
+        if not read:
+            why = self.calls[0].unread if self.calls else UNCALLED
+            raise VlmDebugError(f"There is nothing to report: {why}")
+        first = read[0].report
+        assert first is not None
+        reports = [(call.number, call.report) for call in read if call.report is not None]
+        return replace(
+            first,
+            slicer="watched calls",
+            chunks=tuple(chunk for _, report in reports for chunk in report.chunks[:1]),
+            mismatches=tuple(
+                replace(mismatch, chunk=number)
+                for number, report in reports
+                for mismatch in report.mismatches
+            ),
+            ambiguities=tuple(
+                dict.fromkeys(
+                    [
+                        *(text for _, report in reports for text in report.ambiguities),
+                        *(call.unread for call in self.calls if call.unread is not None),
+                    ]
+                )
+            ),
+        )
+
+
+@public
+@contextmanager
+def watch(
+    model: torch.nn.Module,
+    *,
+    processor: Any = None,
+    config: Any = None,
+    on_mismatch: OnMismatch = "warn",
+    log: str | Path | None = None,
+) -> Iterator[Trace]:
+    """Judge every call of `model` inside the `with` block.
+
+    Args:
+        model: The module that is called; a wrapper (PEFT, DDP, accelerate) or the model within.
+        processor: The processor of the batches, for counts; the model's config is read anyway.
+        config: Another config than `model.config`.
+        on_mismatch: `"warn"`, `"raise"` a `MismatchError` before the model does something
+            opaque, or only `"record"`.
+        log: Write one JSON line per call here, flushed at once; with several ranks, one file
+            each (`.rank0` before the ending).
+
+    Yields:
+        The trace, filled as calls come; it stays readable after an exception.
+
+    Raises:
+        BadInput: `model` is no module, `on_mismatch` is none of the three, or `log` cannot be
+            written.
+    """
+    if not isinstance(model, torch.nn.Module):
+        raise BadInput(
+            f"The model is a {type(model).__name__}, but watch hangs a hook on a torch module. "
+            "Pass the model that the trainer calls."
+        )
+    if on_mismatch not in ("record", "warn", "raise"):
+        raise BadInput(
+            f'on_mismatch is {on_mismatch!r}, but it is "record", "warn" or "raise". '
+            "Nothing was watched."
+        )
+    hints = read_hints(processor, config, _within(model))
+    watcher = _Watcher(hints, Arguments(model), on_mismatch, _log(log))
+    handle = model.register_forward_pre_hook(_Hook(watcher), with_kwargs=True)
+    try:
+        yield watcher.trace
+    except BaseException:
+        watcher.finish(raising=False)
+        raise
+    else:
+        watcher.finish(raising=True)
+    finally:
+        handle.remove()
+
+
+def _within(model: Any) -> Any:
+    """The model that has the config, inside wrappers such as DDP."""
+    while getattr(model, "config", None) is None and hasattr(model, "module"):
+        model = model.module
+    return model
+
+
+class _Hook:
+    """The pre-hook on the model; a copy of the model, or one that is saved, has nothing of it."""
+
+    def __init__(self, watcher: _Watcher) -> None:
+        self._before: Any = watcher.before
+        if "torch._dynamo" in sys.modules:  # torch.compile must not trace into the hook
+            self._before = torch.compiler.disable(self._before)
+
+    def __call__(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._before(args, kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Something that takes anything and does nothing, and needs no vlmdebug to be loaded."""
+        return getattr, (nullcontext(), "__exit__")
+
+
+class _Watcher:
+    """The calls and those that wait for their verdict; it keeps nothing but plain data.
+
+    Threads may call the model at once: one call is judged after another.
+    """
+
+    def __init__(
+        self, hints: Hints, arguments: Arguments, on_mismatch: OnMismatch, log: _Log | None
+    ) -> None:
+        self.trace = Trace()
+        self._arguments = arguments
+        self._on_mismatch = on_mismatch
+        self._log = log
+        self._judge = CallJudge(hints)
+        self._waiting: deque[tuple[int, Away, Callable[[], Call]]] = deque()
+        self._numbers = count()
+        self._lock = RLock()
+
+    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before a call; what goes wrong in here is never the program's problem."""
+        site = _site()
+        with self._lock:
+            calls = [*self._arrived(), *self._judged(site, args, kwargs)]
+            untold = self._noted(calls)
+        self._tell(untold)
+
+    def _judged(self, site: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Call]:
+        """The call; none where it waits for a device."""
+        number = next(self._numbers)
+        shapes: dict[str, tuple[int, ...]] = {}
+        try:
+            inputs = self._arguments.named(args, kwargs)
+            tensors = {key: value for key, value in inputs.items() if is_dense(value)}
+            shapes.update({key: tuple(tensor.shape) for key, tensor in tensors.items()})
+            refuse_unreadable(inputs, tensors)
+        except Exception as error:
+            return [Call(number, site, shapes, unread=why(error))]
+        call = partial(Call, number, site, shapes)
+        if inputs.get("mm_encoder_outputs") is not None:
+            return [call(unread=ENCODED)]
+        # Behind a cache stands what the model saw before, so that a call need not be whole.
+        judge = partial(self._judge, alone=inputs.get("past_key_values") is not None)
+        own = self._arguments.own - KNOWN - DERIVED
+        tensors = {key: tensor for key, tensor in tensors.items() if key not in own}
+        if are_here(tensors):
+            return [call(**judge(lambda: tensors))]
+        away = Away(tensors)
+        self._waiting.append((number, away, lambda: call(**judge(away.tensors))))
+        return []
+
+    def finish(self, *, raising: bool) -> None:
+        """Judge what still waits; `raising`: a mismatch may be raised, as nothing else is."""
+        with self._lock:
+            untold = self._noted(self._arrived(wait=True))
+            if self._log is not None:
+                untold += self._log.close()
+        if raising:
+            self._tell(untold)
+            return
+        for one in untold:
+            with suppress(Warning):  # even where warnings are errors: the program's own counts
+                self._warn(one)
+
+    def _arrived(self, *, wait: bool = False) -> list[Call]:
+        """Calls whose tensors have arrived by now."""
+        calls = []
+        while self._waiting and (wait or self._waiting[0][1].arrived):
+            calls.append(self._waiting.popleft()[2]())
+        return calls
+
+    def _noted(self, calls: list[Call]) -> list[_Untold]:
+        """Write the calls down, in order; what the user is to be told of them."""
+        untold: list[_Untold] = []
+        for call in calls:
+            insort(self.trace.calls, call, key=_number)  # one that waited is late
+            if self._log is not None:
+                untold += self._log.write(call)
+            if not call.mismatches or call.report is None:
+                continue
+            finding = call.report.findings[0]
+            told = f"{finding.code} {finding.title}: {finding.message}"
+            untold.append(_Untold(f"call {call.number} at {call.site}: {told}", call.report))
+        return untold
+
+    def _tell(self, untold: list[_Untold]) -> None:
+        """Warn of each, or raise the first mismatch when all else is told."""
+        mismatches = [one for one in untold if one.report is not None]
+        for one in untold:
+            if one.report is None or self._on_mismatch == "warn":
+                self._warn(one)
+        if mismatches and self._on_mismatch == "raise":
+            raise MismatchError(*mismatches[0])
+
+    def _warn(self, one: _Untold) -> None:
+        if one.report is None:
+            warnings.warn(one.text, RuntimeWarning, stacklevel=4)
+        elif self._on_mismatch != "record":
+            warnings.warn(one.text, MismatchWarning, stacklevel=4)
+
+
+class _Untold(NamedTuple):
+    """What the user is to be told: a mismatch with its report, or that the log ended."""
+
+    text: str
+    report: Report | None = None
+
+
+def _number(call: Call) -> int:
+    return call.number
+
+
+def _log(log: str | Path | None) -> _Log | None:
+    """The log of this rank."""
+    if log is None:
+        return None
+    path, rank = Path(log), os.environ.get("RANK")
+    return _Log(path if rank is None else path.with_name(f"{path.stem}.rank{rank}{path.suffix}"))
+
+
+class _Log:
+    """One JSON line per call. Where no more can be written, the log ends and not the program."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._file: TextIO | None = path.open("w", encoding="utf-8")
+        except OSError as error:
+            raise BadInput(
+                f"log is {str(path)!r}, which cannot be written: {error.strerror}. "
+                "Nothing was watched. Pass a file in a folder that is there, or leave log out."
+            ) from error
+
+    def write(self, call: Call) -> list[_Untold]:
+        """Write a line; what there is to tell where that failed."""
+        if self._file is None:
+            return []
+        try:
+            self._file.write(json.dumps(call.to_dict()) + "\n")
+            self._file.flush()
+        except OSError as error:
+            return self._ended(error)
+        return []
+
+    def close(self) -> list[_Untold]:
+        if self._file is None:
+            return []
+        try:
+            self._file.close()
+        except OSError as error:
+            return self._ended(error)
+        return []
+
+    def _ended(self, error: OSError) -> list[_Untold]:
+        file, self._file = self._file, None
+        with suppress(OSError):  # what it holds back is tried once more, and fails again
+            if file is not None:
+                file.close()
+        text = f"The log {str(self._path)!r} ends here: {error.strerror}. "
+        return [_Untold(text + "The model is watched all the same; see trace.calls.")]
+
+
+PLUMBING = (
+    "torch.",
+    "transformers.trainer",
+    "vlmdebug.",
+    "accelerate.",
+    "peft.",
+    "transformers.generation.",
+    "contextlib",
+    "functools",
+)
+
+
+def _site() -> str:
+    """The nearest frame that is neither torch's nor ours nor a wrapper's."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if not frame.f_globals.get("__name__", "").startswith(PLUMBING):
+            return f"{_short(frame.f_code.co_filename)}:{frame.f_lineno}"
+        frame = frame.f_back
+    return "unknown"
+
+
+@cache
+def _short(filename: str) -> str:
+    return "/".join(Path(filename).parts[-2:])
