@@ -1,4 +1,4 @@
-"""What is known of each layout family, and `read_batch`, which finds the one a batch has.
+"""The layout families, and `read_batch`, which finds the family of a batch.
 
 Adding a family is one file here, one line in `FAMILIES`, one tiny model and its test.
 """
@@ -42,14 +42,14 @@ FAMILIES: dict[str, Family] = {
 
 
 def find_family(name: str) -> Family | None:
-    """The family of that name, or the one whose layout a model of that type shares."""
+    """The family of that name, or the family that reads batches of that model type."""
     if name in FAMILIES:
         return FAMILIES[name]
     return next((f for f in FAMILIES.values() if name in f.models or name in f.processors), None)
 
 
 def family_named(name: str) -> Family:
-    """As `find_family`, but an unknown name is a `BadInput` that lists the known ones."""
+    """As `find_family`, but an unknown name raises `BadInput` with the known names."""
     if not isinstance(name, str):
         raise BadInput(
             f"A family is {described(name)}, but it is a name, such as 'gemma4'. "

@@ -1,8 +1,8 @@
-"""A model nobody told us about: what its shapes settle, and what they do not.
+"""An unknown model: what the shapes of its batch determine, and what they do not.
 
 `(row, 3, height, width)` may count images, tiles or samples. With `num_images` or `num_tiles`
-the number of rows can rule all but one reading out; where two readings stay and would cut
-differently, the batch is ambiguous and nothing is picked.
+the number of rows can rule out all readings but one. If two readings remain and would cut
+differently, the batch is ambiguous and none is chosen.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NAME = "unknown"
 def read_by_shape(
     facts: Facts, keys: list[str], overrides: Mapping[str, Axis], token_axes: Mapping[str, Axis]
 ) -> tuple[Layout, Reading]:
-    """Layout and counts of media `keys` that no family knows."""
+    """Layout and counts of media `keys` that belong to no family."""
     counts: dict[str, Counts] = {}
     if facts.num_images is not None:
         counts["image"] = Counts(facts.num_images, "num_images")
@@ -38,7 +38,7 @@ def read_by_shape(
         elif axes[key].unit not in ("sample", "batch", *counts):
             uncounted.setdefault(axes[key].unit, []).append(key)
     ambiguities += [_missing_count(unit, those) for unit, those in uncounted.items()]
-    # What a chunk without media needs is the model's secret: accept both.
+    # What the model needs in a chunk without media is unknown: accept both.
     unit = "image" if "image" in counts else "tile"
     media = dict.fromkeys(keys if unit in counts else (), unit)
     rules = replace(UNKNOWN, keys=dict.fromkeys(keys, DESCRIBES))
@@ -81,7 +81,7 @@ def _unsettled(facts: Facts, key: str, fits: list[str]) -> Ambiguity:
 
 
 def _said(facts: Facts, key: str, fits: list[str]) -> str:
-    """The arguments that settle what the rows of `key` count, without those that were given."""
+    """The arguments that determine what the rows of `key` count, without those already given."""
     unit = "image"
     if facts.num_images is not None and "image" not in fits:
         unit = "tile"  # they count no images

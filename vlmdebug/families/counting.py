@@ -1,7 +1,7 @@
 """How exported code counts images, tiles and clips: by the placeholder tokens of each sample.
 
-A rule is source. It is written out only where it gives, on the batch that the code is written from,
-the counts that `read_batch` found; where none does, the code asks for the counts.
+A rule is source code. It is exported only if it reproduces the counts that `read_batch` found for
+the batch. If no rule does, the exported code asks for the counts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vlmdebug.families import find_family
 from vlmdebug.families.streams import FEATURE_RULES, TYPES
 
 MOST = 64
-"""The largest side of a square of patches or pixels that is tried as one feature."""
+"""The largest side of a square of patches or pixels that is tried as the size of one feature."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Counting:
 
 
 def countings(batch: Batch) -> dict[str, Counting]:
-    """A counting of each unit of the batch's media, where one gives the counts that it has."""
+    """A counting function for each unit of the batch's media, if one reproduces its counts."""
     found: dict[str, Counting] = {}
     units = dict.fromkeys(map(batch.layout.given_with, batch.layout.media))
     for unit in filter(None, units):
@@ -57,7 +57,7 @@ def countings(batch: Batch) -> dict[str, Counting]:
 
 
 def per_sample(batch: Batch, unit: str) -> bool:
-    """Whether all keys of these media have one row per sample, so that any number will do."""
+    """Whether all keys of these media have one row per sample: the count does not matter."""
     keys = [key for key, needed in batch.layout.media.items() if needed == unit]
     return all(batch.layout[key].unit == "sample" for key in keys)
 
@@ -86,7 +86,7 @@ def _function(unit: str, tokens: str, body: str) -> Counting:
 
 
 def _tokens(batch: Batch, unit: str) -> str | None:
-    """Body of a function that finds the placeholder tokens; None where nothing tells."""
+    """Body of a function that finds the placeholder tokens; None if nothing identifies them."""
     types = 'inputs["mm_token_type_ids"]'
     typed = "mm_token_type_ids" in batch.inputs
     if unit not in STREAMS:
@@ -112,7 +112,7 @@ def _tokens(batch: Batch, unit: str) -> str | None:
 
 
 def _bodies(batch: Batch, unit: str) -> Iterator[str]:
-    """What such a function may return, the surest first."""
+    """Candidate return expressions of such a function, the most reliable first."""
     each = "tokens.sum(-1).tolist()"
     if unit not in STREAMS and per_sample(batch, unit):
         yield each
@@ -128,7 +128,7 @@ def _bodies(batch: Batch, unit: str) -> Iterator[str]:
 
 
 def _rules(batch: Batch, unit: str) -> Iterator[str]:
-    """Source of the features of each image, tile or clip, with the number that fits the batch."""
+    """Source for the features of each image, tile or clip, with the number that fits the batch."""
     features: Sequence[int] | None = batch.image.features
     family = find_family(batch.layout.family)
     rules = FEATURE_RULES if unit in STREAMS else family.feature_rules if family else ()

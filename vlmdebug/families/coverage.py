@@ -1,4 +1,4 @@
-"""Which architectures of transformers are known, how well, and why not the others.
+"""Which architectures of transformers are covered, how well, and why others are not.
 
 `coverage.json` is written by `make coverage`, which builds and runs every architecture of the
 image-text-to-text mapping; here it is only read.
@@ -21,11 +21,11 @@ class Coverage:
 
     Attributes:
         transformers: The release that was run.
-        proven: Layout family of each architecture that was built, tiny, and whose logits for
-            chunks were those for the whole batch.
-        probed: Of each architecture whose processor was built and probed, what a row of each media
-            key counts, and why its model was not proven.
-        not_covered: Why nothing was run of the others.
+        proven: Layout family of each architecture that was built as a tiny model and gave the same
+            logits for chunks as for the whole batch.
+        probed: For each architecture with a processor that was built and probed: what a row of each
+            media key counts, and why the model was not proven.
+        not_covered: For every other architecture, why nothing was run.
     """
 
     transformers: str
@@ -44,7 +44,7 @@ class Coverage:
 
 @cache
 def read_coverage() -> Coverage:
-    """The coverage that was found when this release was made."""
+    """The coverage recorded for this release."""
     found = json.loads(FILE.read_text(encoding="utf-8"))
     return Coverage(
         found["transformers"],

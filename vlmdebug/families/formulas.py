@@ -1,9 +1,9 @@
 """How many features a row of media becomes, by the model's and the processor's own rule.
 
-Evidence that no placeholder token has touched: shapes of pixels, frames of videos, lengths of
-audio. The config is asked first, for the model makes its features by it; then the processor. Rules
-are read in transformers 5.23, in the file that each names, and held against the real models by the
-tests. What no rule covers is None, and not guessed.
+This evidence does not depend on placeholder tokens: shapes of pixels, frames of videos, lengths of
+audio. The config is read first, because the model computes its features from it; then the
+processor. The rules come from transformers 5.23, from the file that each names, and the tests
+compare them with the real models. If no rule applies, the answer is None; nothing is guessed.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ PixelRule = Callable[[int, int], int | None]
 VideoRule = Callable[[int, int, int], int | None]
 """Features of one video, from its frames, height and width."""
 AudioRule = Callable[[int], int]
-"""Features of one clip, from its frames that are not padding."""
+"""Features of one audio clip, from the number of its frames without padding."""
 
 GRIDS = ("paligemma", "janus", "deepseek_vl", "deepseek_vl_hybrid", "vipllava")
 """A feature per patch: `get_image_features` in the file `modeling_` of each."""
 CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}
-"""Features that are no patch's, by the vision tower's model type."""
+"""Features in addition to those of the patches (class tokens), by the model type of the tower."""
 LAYERS_OF_STRIDE_2 = ("gemma4", "gemma4_unified")
-QWEN3_CHUNK = 50  # n_window, half the frames of a chunk of audio
+QWEN3_CHUNK = 50  # n_window is half the frames of a chunk of audio
 
 
 def features_of_pixels(model_type: str | None, processor: Any, config: Any) -> PixelRule | None:
-    """Features of a row, where they follow from its sides."""
+    """Features of a row, if its height and width determine them."""
     by_processor = _pixels_by_processor(model_type, processor)
     return _pixels_by_config(model_type, config) or by_processor
 
@@ -54,14 +54,15 @@ def _pixels_by_config(model_type: str | None, config: Any) -> PixelRule | None:
 
 
 def _shuffled(patch: int, merged: int) -> PixelRule:
-    """So many patches of a row become one feature."""
+    """One feature for every `merged` patches of a row."""
     return lambda height, width: (height // patch) * (width // patch) // merged
 
 
 def _pixels_by_processor(model_type: str | None, processor: Any) -> PixelRule | None:
     """As `replace_image_token` counts in processing_llava, processing_video_llava and _aria.
 
-    And as the processors of Llama 4 and Cohere 2 Vision, whose `patch_size` is a side in features.
+    The processors of Llama 4 and Cohere 2 Vision count alike, with `patch_size` as a side in
+    features.
     """
     sizes = getattr(processor, "size_conversion", None)
     if isinstance(sizes, dict):
@@ -80,7 +81,7 @@ def _pixels_by_processor(model_type: str | None, processor: Any) -> PixelRule | 
 
 
 def features_of_video(model_type: str | None, processor: Any, config: Any) -> VideoRule | None:
-    """Features of a video whose row is `(frames, channels, height, width)`."""
+    """Features of a video with a row of shape `(frames, channels, height, width)`."""
     vision = getattr(config, "vision_config", None)
     patch = getattr(vision, "patch_size", None) or getattr(processor, "patch_size", None)
     if model_type == "llava_onevision":  # apply_pooling in modeling_llava_onevision
@@ -98,7 +99,7 @@ def features_of_video(model_type: str | None, processor: Any, config: Any) -> Vi
 
 
 def tower_side(processor: Any, config: Any) -> int | None:
-    """Features on a side of a tile of LLaVA-OneVision, whose tower has no class token."""
+    """Features per side of a LLaVA-OneVision tile; its vision tower has no class token."""
     vision = getattr(config, "vision_config", None)
     size, patch = getattr(vision, "image_size", None), getattr(vision, "patch_size", None)
     if isinstance(size, int) and isinstance(patch, int):

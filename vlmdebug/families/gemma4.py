@@ -2,13 +2,13 @@
 
 `pixel_values` is `(image, max_patches, patch_pixels)`, padded; `image_position_ids` is
 `(image, max_patches, 2)` with (-1, -1) where a patch is padding. The model pools
-`pooling_kernel_size ** 2` patches into one feature, so the positions alone say how many
-features an image becomes. Read in `modeling_gemma4.get_image_features` of transformers 5.23;
-the processor drops `num_soft_tokens_per_image`. In Gemma 4 Unified the processor pools, and every
-position is one feature.
+`pooling_kernel_size ** 2` patches into one feature, so the positions determine the number of
+features of an image (`modeling_gemma4.get_image_features`, transformers 5.23). The processor drops
+`num_soft_tokens_per_image`. In Gemma 4 Unified the processor pools, and every position is one
+feature.
 
 A chunk without images must be given no `pixel_values`: zero rows raise "cannot reshape tensor of
-0 elements". A single row of pixels beside several of positions is broadcast in silence.
+0 elements". A single row of pixels with several rows of positions is broadcast without an error.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Gemma4(Family):
     audio = "input_features_mask"
 
     def rules_for(self, hints: Hints | None) -> ModelRules:
-        """Smaller checkpoints attend to images as to text, and make nothing of the types."""
+        """Smaller checkpoints attend to images as to text and ignore the token types."""
         known = super().rules_for(hints)
         causal = hints is not None and hints.attends_both_ways is False
         return replace(known, ignored=TYPES) if causal else known

@@ -1,6 +1,6 @@
-"""What the processor and the config say, found through the attributes transformers gives them.
+"""Facts about a model from the attributes of its transformers processor and config.
 
-Both are asked by attribute name only; transformers itself is never imported.
+Both are read by attribute name only; transformers itself is never imported.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from vlmdebug.families.formulas import (
 )
 
 PLACEHOLDERS = {"ovis2": "<IMG_ATOM>", "llama4": "<|patch|>"}
-"""Placeholder tokens that the processor names nowhere, by model type."""
+"""Placeholder tokens that no attribute of the processor names, by model type."""
 
 ANYRES = ("llava_next", "llava_next_video", "llava_onevision")
-"""Model types whose tokens follow from sizes as `anyres_tokens` counts them."""
+"""Model types that compute placeholder tokens from image sizes as `anyres_tokens` does."""
 
 EDGES = {
     "aya_vision": ("<|START_OF_IMG|>", "<|END_OF_IMG|>"),
@@ -41,13 +41,13 @@ EDGES = {
 placeholder tokens are tiles. Read in the processors of transformers 5.23."""
 
 UNMERGED = {"inkling2": 1}
-"""Model types of which every patch is a feature (`modeling_inkling2`, 5.23)."""
+"""Model types in which every patch is a feature (`modeling_inkling2`, transformers 5.23)."""
 
 Sizes = list[tuple[int, int]]
 
 
 def read_hints(processor: Any = None, config: Any = None, model: Any = None) -> Hints:
-    """Collect hints; the processor is believed before the config.
+    """Collect hints; the processor takes precedence over the config.
 
     Raises:
         BadInput: Processor and config name different placeholder tokens, or one of the three is a
@@ -95,22 +95,22 @@ def _refuse_names(**sources: Any) -> None:
         if isinstance(given, (str, PurePath, Mapping)):
             raise BadInput(
                 f"{name} is a {type(given).__name__}, but nothing is loaded or downloaded here. "
-                f"What it says of the batch would be ignored. Pass the {name} itself."
+                f"It would be ignored. Pass the {name} itself."
             )
         if given is not None:
             refuse_other_kind(name, given)
 
 
 def _returned_keys(processor: Any) -> frozenset[str] | None:
-    """`model_input_names`, which also knows what is returned by default in the release at hand."""
+    """`model_input_names`, which also reflects what the installed release returns by default."""
     try:
         return frozenset(processor.model_input_names)
-    except (AttributeError, TypeError):  # none, or one whose parts are not all there
+    except (AttributeError, TypeError):  # no processor, or one with missing parts
         return None
 
 
 def _taken_keys(config: Any, model: Any) -> frozenset[str] | None:
-    """What the forward of the model names, or of the installed class that has such a config."""
+    """Arguments of the model's forward, or of the installed class that has such a config."""
     forward = getattr(model, "forward", None)
     if forward is None and config is not None:
         mapping = getattr(
@@ -130,10 +130,10 @@ def _first(holder: Any, *names: str) -> Any:
 
 
 def _processor_type(processor: Any) -> str | None:
-    """The model type whose module the processor's class lives in.
+    """The model type of the module that defines the processor's class.
 
-    transformers keeps each architecture in `transformers.models.<model_type>`; the classes a
-    processor inherits from are asked too, so that a user's subclass is still recognised.
+    transformers keeps each architecture in `transformers.models.<model_type>`. Base classes of the
+    processor are looked up too, so a user's subclass is still recognised.
     """
     for cls in type(processor).__mro__ if processor is not None else ():
         parts = cls.__module__.split(".")
@@ -143,11 +143,11 @@ def _processor_type(processor: Any) -> str | None:
 
 
 def _image_token_id(processor: Any, tokenizer: Any, config: Any) -> int | None:
-    """The id that the processor repeats where features go, and the model looks for.
+    """The id that the processor repeats where features go and that the model looks for.
 
-    `image_token_ids` is what transformers itself marks as image tokens; it may hold begin and
-    end tokens too. `processor.image_token_id` is what the *user* writes, and is another token
-    in Gemma 3 (the begin token) and Ovis 2.
+    `image_token_ids` holds the tokens that transformers marks as image tokens, which may include
+    begin and end tokens. `processor.image_token_id` is the token that the *user* writes; in Gemma 3
+    (the begin token) and Ovis 2 it is a different one.
     """
     known = PLACEHOLDERS.get(_processor_type(processor) or "")
     ids = getattr(processor, "image_token_ids", None)
@@ -171,7 +171,7 @@ def _image_token_id(processor: Any, tokenizer: Any, config: Any) -> int | None:
 
 
 def _image_edges(processor: Any, tokenizer: Any) -> tuple[int, int] | None:
-    """Begin and end token of an image, where the processor writes one of each around it."""
+    """Begin and end token of an image, if the processor writes one of each around it."""
     begin, end = EDGES.get(_processor_type(processor) or "", (None, None))
     if begin is None:
         return None
@@ -180,7 +180,7 @@ def _image_edges(processor: Any, tokenizer: Any) -> tuple[int, int] | None:
 
 
 def _attends_both_ways(config: Any) -> bool | None:
-    """Whether placeholder tokens see each other: Gemma 4's text config says it in a word."""
+    """Whether placeholder tokens attend to each other, from Gemma 4's text config."""
     text = getattr(config, "text_config", None)
     if text is None or not hasattr(text, "use_bidirectional_attention"):
         return None
@@ -200,9 +200,9 @@ def _stream_token_ids(processor: Any, config: Any) -> dict[str, int]:
 
 
 def _pad_token_id(tokenizer: Any, config: Any) -> int | None:
-    """The token that fills rows up, by the tokenizer or by the config of the text."""
+    """The padding token, from the tokenizer or the text config."""
     said = _first(tokenizer, "pad_token_id")
-    if said is None:  # asked of a config with a text config of its own, transformers warns
+    if said is None:  # transformers warns if a config with a text config of its own is read
         said = _first(getattr(config, "text_config", None) or config, "pad_token_id")
     return said if isinstance(said, int) else None
 
@@ -218,10 +218,10 @@ def _global_image_id(processor: Any, tokenizer: Any) -> int | None:
 
 
 def _features_per_tile(processor: Any, config: Any, vision: Any) -> int | None:
-    """Placeholder tokens per tile: InternVL says `image_seq_length`, Idefics3 `image_seq_len`.
+    """Placeholder tokens per tile: `image_seq_length` in InternVL, `image_seq_len` in Idefics3.
 
-    Idefics3's config says it by `scale_factor`: `(image_size / patch_size / scale_factor) ** 2`,
-    Aya Vision by `downsample_factor` and Ovis 2 by `hidden_stride` in the same way.
+    Idefics3's config gives it as `(image_size / patch_size / scale_factor) ** 2`. Aya Vision uses
+    `downsample_factor` and Ovis 2 `hidden_stride` in place of `scale_factor`.
     """
     said = _first(processor, "image_seq_length", "image_seq_len", "num_image_tokens") or _first(
         config, "image_seq_length", "mm_tokens_per_image", "vision_soft_tokens_per_image"
@@ -247,7 +247,7 @@ def _features_per_tile(processor: Any, config: Any, vision: Any) -> int | None:
 
 
 def _merge_size(images: Any, config: Any, vision: Any) -> int | None:
-    """Side of the square of patches that becomes one feature; Nemotron says it as a ratio."""
+    """Side of the square of patches that becomes one feature; Nemotron stores it as a ratio."""
     said = _first(images, "merge_size") or _first(vision, "spatial_merge_size", "merge_size")
     sides = _first(vision, "merge_kernel_size")  # Kimi's
     if said is None and isinstance(sides, (list, tuple)) and len(set(sides)) == 1:
@@ -264,7 +264,7 @@ def _pixels_per_feature(processor: Any, config: Any, vision: Any) -> int | None:
 
 
 def _patch_pixels(holder: Any) -> frozenset[int]:
-    """Values of one flat patch, of one frame or of a few; none where they are not said."""
+    """Values of one flat patch, of one frame or of a few; empty if they are not known."""
     side = _first(holder, "patch_size")
     frames = _first(holder, "temporal_patch_size") or 1
     channels = _first(holder, "in_channels", "in_chans", "num_channels") or 3
@@ -276,7 +276,7 @@ def _patch_pixels(holder: Any) -> frozenset[int]:
 def _tokens_per_image(processor: Any, config: Any) -> Callable[[Sizes], list[int]] | None:
     """The processor's own count of placeholder tokens from image sizes, `(height, width)`.
 
-    The hook's name is private in transformers, so its absence is no error.
+    The method is private in transformers, so its absence is not an error.
     """
     hook = getattr(processor, "_get_num_multimodal_tokens", None)
     if hook is None:
@@ -292,11 +292,11 @@ def _tokens_per_image(processor: Any, config: Any) -> Callable[[Sizes], list[int
 def anyres_tokens(config: Any) -> Callable[[Sizes], list[int]] | None:
     """Placeholder tokens of "anyres" images, from the config alone.
 
-    The image is laid on the best of the pinpoint canvases, padding rows or columns are
-    dropped again, each row of patches gets a newline feature, and one overview tile is added.
-    LLaVA-OneVision scales what has too many features down (`pack_image_features` in
-    `modeling_llava_next` and `modeling_llava_onevision`, transformers 5.23). None where the config
-    of LLaVA-OneVision does not say how many are too many.
+    The image is placed on the best of the pinpoint canvases, padding rows or columns are removed,
+    each row of patches gets a newline feature, and one overview tile is added. LLaVA-OneVision
+    scales images with too many features down (`pack_image_features` in `modeling_llava_next` and
+    `modeling_llava_onevision`, transformers 5.23). None if a LLaVA-OneVision config does not give
+    the maximum.
     """
     vision, most = config.vision_config, None
     side = vision.image_size // vision.patch_size
@@ -305,7 +305,7 @@ def anyres_tokens(config: Any) -> Callable[[Sizes], list[int]] | None:
         ratio = str(getattr(config, "vision_aspect_ratio", ""))
         if not ratio.startswith("anyres_max_") or not ratio[11:].isdecimal():
             return None
-        base, most = side**2, int(ratio[11:]) * side**2  # its tower has no class token
+        base, most = side**2, int(ratio[11:]) * side**2  # its vision tower has no class token
 
     def count(sizes: Sizes) -> list[int]:
         return [base + _packed(size, _canvas(size, config.image_grid_pinpoints)) for size in sizes]

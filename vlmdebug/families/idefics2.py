@@ -1,4 +1,4 @@
-"""Idefics2: laid out as Idefics3, padded over whole images instead of tiles.
+"""Idefics2: the layout of Idefics3, padded over whole images instead of tiles.
 
 Each image becomes `image_seq_len` placeholder tokens in a run of its own between
 `<fake_token_around_image>` tokens (`processing_idefics2`, transformers 5.23), so that runs count
@@ -28,7 +28,7 @@ class Idefics2(Idefics3):
     sizes = (1,)
 
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
-        return False  # by shape it is Idefics3's, and cut alike
+        return False  # by shape alone it is read as Idefics3, which is cut alike
 
     def _images(self, facts: Facts) -> dict[str, Counts]:
         if facts.num_images is not None:

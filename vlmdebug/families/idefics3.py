@@ -2,15 +2,15 @@
 
 `pixel_values` is `(sample, max_tiles, 3, height, width)` and `pixel_attention_mask`
 `(sample, max_tiles, height, width)`. Padding tiles are all zero, in pixels and mask; the model
-itself drops tiles whose pixels are all zero (`modeling_idefics3.get_image_features`,
-transformers 5.23). A real tile's mask begins with 1 at its first pixel, so one pixel of each
-mask tells real tiles from padding. Each tile becomes `image_seq_len` placeholder tokens, and
-each image ends with one global tile, marked by a `<global-img>` token.
+itself drops tiles with only zero pixels (`modeling_idefics3.get_image_features`, transformers
+5.23). A real tile's mask begins with 1 at its first pixel, so one pixel of each mask tells real
+tiles from padding. Each tile becomes `image_seq_len` placeholder tokens, and each image ends with
+one global tile, marked by a `<global-img>` token.
 
 A chunk without images must be given no `pixel_values`: with its padded row Idefics3 raises
 "cannot reshape tensor of 0 elements" and SmolVLM makes features of the padding ("tokens: 0,
-features: 4"). Beside a sample with images, a text-only sample's padded row is harmless, and so is
-to leave it out of both.
+features: 4"). Next to a sample with images, the padded row of a text-only sample is harmless; so is
+    leaving it out of both keys.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Idefics3(Family):
         return Reading({**images, "tile": tiles}, features, self._per_image(facts, tiles))
 
     def _per_image(self, facts: Facts, tiles: Counts) -> dict[str, tuple[int, ...]]:
-        """Tiles of each image: the runs of placeholder tokens up to the one of its overview."""
+        """Tiles of each image: the runs of placeholder tokens up to the run of its global tile."""
         marker, mask = facts.hints.global_image_id, facts.placeholder_mask
         if marker is None or mask is None:
             return {}
@@ -86,7 +86,7 @@ class Idefics3(Family):
 
     def _tiles(self, facts: Facts, images: dict[str, Counts]) -> Counts | None:
         if any(facts.rows(key) != facts.samples for key in self.axes if facts.has(key)):
-            return None  # rows of samples are missing: nobody knows whose tiles these are
+            return None  # rows of samples are missing: the samples of these tiles are unknown
         if facts.has("pixel_attention_mask"):
             corner = facts.inputs["pixel_attention_mask"][:, :, 0, 0]  # (sample, max_tiles)
             return Counts(

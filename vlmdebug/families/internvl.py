@@ -1,14 +1,14 @@
-"""InternVL: pixel values have one row per tile, and nothing in the batch says how many.
+"""InternVL: pixel values have one row per tile, and no key of the batch holds the counts.
 
 `pixel_values` is `(tile, 3, height, width)` over all images; the processor drops
-`num_patches`. Each tile becomes `image_seq_length` placeholder tokens, so the runs of them in
-`input_ids` tell. In InternVL an image's tiles stand in one run between its begin and end tokens;
-Aya Vision, Ovis 2, Cohere 2 Vision and Llama 4 part them by tile markers, so that a run is a tile
-and the begin and end tokens tell images (`spans`). Gemma 3 with pan-and-scan puts them around each
-crop, so that images per sample must be given, as in Aria with split images, which gives
-`pixel_mask`, one row per tile, too. Read in `processing_internvl` of transformers 5.23. A chunk
-without images must be given no `pixel_values`: zero rows raise "cannot reshape tensor of 0
-elements".
+`num_patches`. Each tile becomes `image_seq_length` placeholder tokens, so the runs of these tokens
+in `input_ids` give the counts. In InternVL the tiles of an image are one run between its begin and
+end tokens. Aya Vision, Ovis 2, Cohere 2 Vision and Llama 4 separate tiles by markers, so a run is a
+tile and the begin and end tokens mark images (`spans`). Gemma 3 with pan-and-scan puts begin and
+end tokens around each crop, so images per sample must be given; so must they for Aria with split
+images, which also returns `pixel_mask`, one row per tile. Read in `processing_internvl` of
+transformers 5.23. A chunk without images must be given no `pixel_values`: zero rows raise "cannot
+reshape tensor of 0 elements".
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class InternVL(Family):
     overview_first = ("ovis2",)
 
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
-        return False  # (row, 3, height, width) alone is also LLaVA's, with one row per image
+        return False  # (row, 3, height, width) alone could also be LLaVA, with one row per image
 
     def read(self, facts: Facts) -> Reading:
         tiles = facts.rows("pixel_values")
@@ -110,19 +110,19 @@ class InternVL(Family):
 
 
 def _other_images(facts: Facts) -> tuple[Contradiction, ...]:
-    """Samples whose text has another number of images than `num_images` says."""
+    """Samples with a different number of images in the text than in `num_images`."""
     runs, given = facts.runs, facts.num_images
     if runs is None or given is None or facts.hints.model_type not in ONE_RUN_PER_IMAGE[1:]:
         return ()
     if sum(given) != sum(map(len, runs)):
-        return ()  # a run was lost or added, which is told where runs are compared
+        return ()  # a run was lost or added, which is reported where runs are compared
     return tuple(
         Contradiction(
             (),
             None,
             f"num_images[{sample}] is {count}, but the text of sample {sample} has {len(own)} runs "
             "of placeholder tokens, one per image. Texts and images come in different orders, or "
-            "num_images is of another batch. Pass the images in the order of the texts.",
+            "num_images belongs to another batch. Pass the images in the order of the texts.",
             refused=False,
             silent=None,
         )
@@ -141,9 +141,9 @@ def images_by_edges(facts: Facts) -> dict[str, Counts]:
 def _tiles_per_image(
     runs: tuple[tuple[int, ...], ...] | None, per_tile: int | None, tiles: int
 ) -> list[list[int]] | None:
-    """Tiles of each image of each sample, from the runs; None where they do not settle it.
+    """Tiles of each image of each sample, from the runs; None if the runs do not determine them.
 
-    One run that was cut short leaves its tiles to be what the others do not own.
+    A single truncated run gets the tiles that the other runs do not own.
     """
     if runs is None or not per_tile:
         return None
@@ -163,7 +163,7 @@ def _tiles_per_image(
 
 
 def ambiguous_tiles(facts: Facts, tiles: int, features: tuple[int, ...] | None) -> Ambiguity:
-    """Tiles that nothing gives to samples, and what would."""
+    """Explain why tiles cannot be assigned to samples, and what to pass."""
     if facts.placeholders is None or not features:
         why = "nothing says how many placeholder tokens a tile becomes"
     else:

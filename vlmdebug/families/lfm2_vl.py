@@ -1,9 +1,9 @@
-"""LFM2-VL: one row per tile, each of patches padded to the longest, and no count of tiles.
+"""LFM2-VL: one row of patches per tile, padded to the longest, and no count of tiles.
 
 `pixel_values` is `(tile, max_patches, patch_pixels)`, `pixel_attention_mask` `(tile, max_patches)`
 and `spatial_shapes` `(tile, 2)`, the grid of patches of each tile. A `downsample_factor` square of
-patches becomes one placeholder token, so the shapes say what each tile asks for, and the
-placeholder tokens of a sample say how many tiles are its own. The processor drops the rows and
+patches becomes one placeholder token, so the shapes determine the tokens of each tile, and the
+placeholder tokens of a sample determine its number of tiles. The processor drops the rows and
 columns of tiles per image. Read in `processing_lfm2_vl` and `modeling_lfm2_vl` of transformers
 5.23. A chunk without images must be given no `pixel_values`: zero rows raise.
 """
@@ -87,7 +87,7 @@ class Lfm2VL(Family):
     def _per_image(
         self, facts: Facts, features: tuple[int, ...] | None
     ) -> dict[str, tuple[int, ...]]:
-        """Tiles and tokens of each image, where begin and end tokens tell."""
+        """Tiles and tokens of each image, if begin and end tokens mark the images."""
         if facts.spans is None or features is None:
             return {}
         tokens = tuple(span for sample in facts.spans for span in sample)

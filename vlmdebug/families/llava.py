@@ -1,11 +1,11 @@
-"""LLaVA and its likes: pixel values have one row per image, and each image as many tokens.
+"""LLaVA and similar models: one row of pixels per image, and as many tokens for each image.
 
 `pixel_values` is `(image, 3, height, width)`; nothing else describes it. LLaVA, DeepSeek-VL,
 Gemma 3 and others share the layout (read in their processors, transformers 5.23); the hybrid
-DeepSeek-VL has every image a second time in `high_res_pixel_values`, Aria a `pixel_mask`. Gemma 3's
-pan-and-scan and Aria's split images add crops, one row each with as many tokens as an image:
-such a batch is laid out as InternVL's, one row per tile. A chunk without images must be given no
-`pixel_values`: zero rows raise "cannot reshape tensor of 0 elements".
+DeepSeek-VL returns every image a second time in `high_res_pixel_values`, and Aria returns a
+`pixel_mask`. Gemma 3's pan-and-scan and Aria's split images add crops, one row each with as many
+tokens as an image. Such a batch has InternVL's layout, one row per tile. A chunk without images
+must be given no `pixel_values`: zero rows raise "cannot reshape tensor of 0 elements".
 """
 
 from __future__ import annotations
@@ -84,10 +84,10 @@ class Llava(Family):
     sizes = (1,)
 
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
-        return False  # (row, 3, height, width) alone is also InternVL's, with one row per tile
+        return False  # (row, 3, height, width) alone could also be InternVL, with one row per tile
 
     def actual(self, facts: Facts) -> Family:
-        """Crops make a row a tile: Gemma 3 with pan-and-scan, Aria with split images."""
+        """With crops a row is a tile: Gemma 3 with pan-and-scan, Aria with split images."""
         rows, images = facts.rows("pixel_values"), facts.num_images
         more = images is not None and sum(images) < rows
         cut = facts.hints.splits_images or facts.num_tiles is not None or more

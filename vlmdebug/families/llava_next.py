@@ -2,8 +2,8 @@
 
 `pixel_values` is `(image, max_tiles, 3, height, width)`; `image_sizes` is `(image, 2)`, the
 original height and width, from which processor and model both derive tiles and features
-("anyres"). The processor's own `_get_num_multimodal_tokens(image_sizes=…)` is asked for the
-placeholder tokens of an image; without a processor they follow from the config.
+("anyres"). The processor's own `_get_num_multimodal_tokens(image_sizes=…)` gives the placeholder
+tokens of an image; without a processor they are computed from the config.
 
 A chunk without images may be given zero rows or no key: both leave the logits unchanged. The
 model reads as many rows of pixels as there are sizes: surplus rows do not raise, unless there is no
@@ -55,7 +55,7 @@ class LlavaNext(Family):
 
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
         pixels = inputs.get("pixel_values")
-        other = inputs.get("batch_num_images")  # LLaVA-OneVision counts by siblings too
+        other = inputs.get("batch_num_images")  # of LLaVA-OneVision
         return (
             inputs.get("image_sizes") is not None
             and other is None

@@ -1,9 +1,9 @@
-"""LLaVA-OneVision: laid out as LLaVA-NeXT, and what an image becomes depends on its siblings.
+"""LLaVA-OneVision: the layout of LLaVA-NeXT, but tokens depend on the sample's other images.
 
 `pixel_values` is `(image, max_tiles, 3, height, width)` and `image_sizes` `(image, 2)`.
 `batch_num_images` has one row per sample *that has images*: `[2, 1]` for images per sample
-`[2, 0, 1]`. An image that is alone in its sample is cut into tiles and its tokens follow from its
-size ("anyres"); images with siblings become `num_image_tokens + 1` each. Read in
+`[2, 0, 1]`. The only image of a sample is cut into tiles, and its tokens follow from its size
+("anyres"). If a sample has several images, each becomes `num_image_tokens + 1` tokens. Read in
 `processing_llava_onevision` and `modeling_llava_onevision` of transformers 5.23.
 """
 
@@ -76,7 +76,7 @@ class LlavaOnevision(Family):
         return Reading(counts, features, {"feature": features} if features else {})
 
     def _images(self, facts: Facts, owned: list[int]) -> Counts | None:
-        """Images per sample: the counts in the batch, laid on the samples with placeholders."""
+        """Images per sample: the counts in the batch, assigned to the samples with placeholders."""
         if facts.num_images is not None or facts.samples == 1:
             images, _ = count_images(facts, "image_sizes", None)
             if images is not None and [n for n in images if n] != owned:

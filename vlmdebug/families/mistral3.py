@@ -1,11 +1,11 @@
-"""Mistral 3 and its like: pixel values have one row per image, padded to the largest.
+"""Mistral 3 and similar models: pixel values have one row per image, padded to the largest.
 
 `pixel_values` is `(image, 3, max_height, max_width)`; `image_sizes` is `(image, 2)`, the height and
 width of what is not padding. Every `patch_size * spatial_merge_size` square of it is one
-placeholder token; in Pixtral's processor break and end tokens part the rows, in LightOnOCR's
-nothing does. Read in `processing_pixtral` and `modeling_mistral3` of transformers 5.23. A chunk
-without images must be given no `pixel_values`: zero rows raise "expected a non-empty list of
-Tensors". Surplus rows of pixels behind those of `image_sizes` are ignored in silence.
+placeholder token; Pixtral's processor separates the rows by break and end tokens, LightOnOCR's does
+not. Read in `processing_pixtral` and `modeling_mistral3` of transformers 5.23. A chunk without
+images must be given no `pixel_values`: zero rows raise "expected a non-empty list of Tensors".
+Surplus rows of pixels after those of `image_sizes` are ignored without an error.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Mistral3(Family):
     media = dict.fromkeys(axes, "image")
     shapes = {"pixel_values": "image, channels, height, width", "image_sizes": "image, 2"}
     feature_key = "image_sizes"
-    feature_rules = ('(inputs["image_sizes"] / {n}).prod(-1).tolist()',)  # no part of a square
+    feature_rules = ('(inputs["image_sizes"] / {n}).prod(-1).tolist()',)  # no fraction of a square
     rules = replace(
         USUAL,
         raises_without=frozenset({"image_sizes"}),

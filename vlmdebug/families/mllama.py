@@ -1,11 +1,11 @@
-"""Mllama (Llama 3.2 Vision): one row per sample, padded over images, and kept without images.
+"""Mllama (Llama 3.2 Vision): one row per sample, padded over images, also without images.
 
 `pixel_values` is `(sample, max_images, max_tiles, 3, height, width)`, `aspect_ratio_ids`
 `(sample, max_images)`, `aspect_ratio_mask` `(sample, max_images, max_tiles)` and
 `cross_attention_mask` `(sample, seq, max_images, max_tiles)`. Placeholder tokens are not expanded:
 one per image. Features enter by cross-attention, and tokens before the first image, as well as
 text-only rows, attend to the padded image slots: a text-only sample must keep its padded row, or
-its logits move (`modeling_mllama`, transformers 5.23). The model compares no counts.
+its logits change (`modeling_mllama`, transformers 5.23). The model compares no counts.
 """
 
 from __future__ import annotations

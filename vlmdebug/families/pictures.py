@@ -1,12 +1,12 @@
-"""The images of a batch, put together again from its pixel values.
+"""The images of a batch, restored from its pixel values.
 
-So that a person sees whose pixels a chunk was handed. Only the rows of the images asked for are
-read. What cannot be put together gives None, and never a picture of something else.
+They show a person which pixels a chunk got. Only the rows of the requested images are read. An
+image that cannot be restored gives None, never a picture of something else.
 
 Patches are written into rows in several orders: channels first or last, in raster order or window
-by window. Nothing in the batch says which; the order is taken in which neighbouring pixels differ
-least, which the tests hold against the images that real processors were given. A verdict never
-rests on it.
+by window. The batch does not say which. The order in which neighbouring pixels differ least is
+used; the tests compare the result with images that real processors were given. No verdict depends
+on it.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ SIDE = 72
 LEGIBLE = 48
 """Longest side of a thumbnail below which it is shown enlarged."""
 LEAST = 8
-"""Pixels of the shortest side that can be called an image; made-up batches have fewer."""
+"""Fewest pixels on a side of a real image; synthesized batches have fewer."""
 KEY = "pixel_values"
-# Mean and deviation of CLIP's training images, which most processors normalise with.
+# Mean and standard deviation of CLIP's training images; most processors normalise with them.
 MEAN, DEVIATION = np.array([0.481, 0.458, 0.408]), np.array([0.269, 0.261, 0.276])
 
 
@@ -45,11 +45,11 @@ def scene_of(
     originals: Sequence[Any] | None = None,
     parts: Mapping[str, tuple[int, Rows]] | None = None,
 ) -> Scene | None:
-    """What stands in the rows of the batch, with thumbnails of the images asked for.
+    """The contents of the rows of the batch, with thumbnails of the requested images.
 
     `parts` are images of which some rows were passed, by the name that `Scene.part` gives them.
-    All are made of `originals`, all images of the batch in order, if these are given. None where
-    images per sample are not known: then no row is anybody's.
+    All are made of `originals`, all images of the batch in order, if these are given. None if
+    images per sample are not known: then rows have no owner.
     """
     if "image" not in batch.counts:
         return None
@@ -96,7 +96,7 @@ def _places(
 
 
 def _features_per_image(batch: Batch) -> Sequence[int]:
-    """Features of each image; none where they are not known."""
+    """Features of each image; empty if they are not known."""
     tiles, features = batch.per_image.get("tile"), batch.image.features
     if "feature" in batch.per_image:
         return batch.per_image["feature"]
@@ -126,7 +126,7 @@ def in_order(given: Any, batch: Batch) -> list[Any]:
     if len(flat) != total:
         raise BadInput(
             f"pictures has {len(flat)} images, but the batch has {total}. "
-            "Each would be shown as another's. Pass the images that the processor was given."
+            "They would be shown in the wrong places. Pass the images that the processor was given."
         )
     return flat
 
@@ -167,13 +167,13 @@ def thumbnail(
         picture.thumbnail((side, side))
         written = io.BytesIO()
         picture.save(written, "JPEG", quality=80)
-    except Exception:  # a picture is an extra: no check may fail for one
+    except Exception:  # a picture is optional: no check may fail because of it
         return None
     return f"data:image/jpeg;base64,{base64.b64encode(written.getvalue()).decode('ascii')}"
 
 
 def _passed(batch: Batch, image: int, rows: Rows) -> np.ndarray:
-    """Which pixels of the restored image are of `rows`, `(height, width)`.
+    """Which pixels of the restored image come from `rows`, `(height, width)`.
 
     Raises:
         ValueError: The image's pixels are not restored from patches, each a row of its own.
@@ -195,15 +195,15 @@ def _passed(batch: Batch, image: int, rows: Rows) -> np.ndarray:
 def restore(batch: Batch, image: int) -> np.ndarray | None:
     """Image number `image` of the whole batch, `(height, width, 3)` in 0 to 1.
 
-    As the model sees it: resized, and where it is cut into tiles, the tile that shows it whole or,
-    where there is none, the tile that was kept last.
+    As the model sees it: resized. If it is cut into tiles, the overview tile or, without one, the
+    last tile kept.
     """
     if KEY not in batch.layout or "image" not in batch.counts:
         return None
     try:
         pixels = _pixels(batch, image)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-        return None  # a layout that has the family's keys and not its shapes
+        return None  # a layout with the family's keys but other shapes
     if pixels is None or pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
         return None
     if min(pixels.shape[:2]) < LEAST:
@@ -298,7 +298,7 @@ def _of_positions(block: np.ndarray, positions: np.ndarray) -> np.ndarray | None
 
 
 def _of_patches(patches: np.ndarray, sides: tuple[int, int]) -> np.ndarray | None:
-    """Patches `(patch, …)` of an image so many patches high and wide, in the smoothest order."""
+    """Patches `(patch, …)` of an image of `height` by `width` patches, in the smoothest order."""
     given = np.ones(len(patches), dtype=bool)
     found = _smoothest(patches.reshape(len(patches), -1), sides, given)
     return None if found is None else found[0]
@@ -316,7 +316,7 @@ def _smoothest(
 def _readings(
     patches: np.ndarray, height: int, width: int, given: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """All images that the patches can be, `(height, width, 3)`, each with its pixels `given`."""
+    """All candidate images of the patches, `(height, width, 3)`, each with its pixels `given`."""
     if len(patches) != height * width:
         return
     for frames in (1, 2):  # Qwen writes an image into both frames of a patch
@@ -347,7 +347,7 @@ def _squares(patches: np.ndarray, frames: int, side: int) -> Iterator[np.ndarray
 
 
 def _laid(squares: np.ndarray, height: int, width: int, window: int) -> np.ndarray:
-    """Squares laid out where they stand window by window, `window` squares high and wide."""
+    """Squares in raster order, from an order window by window, `window` squares high and wide."""
     side = squares.shape[1]
     grid = squares.reshape(height // window, width // window, window, window, side, side, 3)
     return grid.transpose(0, 2, 4, 1, 3, 5, 6).reshape(height * side, width * side, 3)
@@ -359,7 +359,7 @@ def _roughness(image: np.ndarray) -> float:
 
 
 def _shown(values: np.ndarray) -> np.ndarray:
-    """Values as brightness from 0 to 1: as they are, from -1 to 1, or as CLIP's are normalised."""
+    """Values as brightness from 0 to 1: as they are, from -1 to 1, or normalised as CLIP does."""
     values = np.nan_to_num(values.astype(np.float32))
     low, high = float(values.min()), float(values.max())
     if low >= -0.01 and high <= 1.01:

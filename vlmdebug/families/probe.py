@@ -1,10 +1,10 @@
 """`probe`: read a processor's layout off its own output, without knowing the model.
 
-The processor is run on each sample alone and on all of them together. A tensor whose rows for
-the whole batch are those of the samples, one sample after another, has as many rows per sample
-as the sample alone had: as many as images, or more (tiles, patches). A tensor with one row per
-sample keeps that row, perhaps padded. Values are compared, not only shapes; the images are
-chosen so that no two units have the same number.
+The processor is run on each sample alone and on all of them together. If the rows of a tensor for
+the whole batch are the samples' own rows, one sample after another, each sample owns as many rows
+as it had alone: one per image, or more (tiles, patches). A tensor with one row per sample keeps
+that row, perhaps padded. Values are compared, not only shapes; the images are chosen so that no two
+units have the same number.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Probe:
     """What a processor's output looks like.
 
     Attributes:
-        axes: Axis of each key, read off the values; unit `"ambiguous"` where no reading fits.
-        rows: Rows that each probing sample has of each key.
+        axes: Axis of each key, read off the values; unit `"ambiguous"` if no interpretation fits.
+        rows: Rows of each key that each probing sample has.
         images: Images per probing sample.
     """
 
@@ -46,11 +46,11 @@ class Probe:
 
 @public
 def probe(processor: Any, *, placeholder: str | None = None, **options: Any) -> Probe:
-    """Read off what each tensor of `processor`'s output counts.
+    """Find what the rows of each tensor of `processor`'s output count.
 
     Args:
         processor: A transformers processor for images and text.
-        placeholder: What stands for an image in the text; `processor.image_token` by default.
+        placeholder: The text that represents an image; `processor.image_token` by default.
         **options: Further arguments of every call of the processor.
 
     Raises:
@@ -64,7 +64,7 @@ def probe(processor: Any, *, placeholder: str | None = None, **options: Any) -> 
     if not isinstance(token, str):
         raise BadInput(
             f"{type(processor).__name__} names no image token, so no text could be written for it. "
-            "Pass placeholder=, what stands for one image in the text."
+            "Pass placeholder=, the text that represents one image."
         )
     images = _images()
     texts = [
@@ -95,7 +95,7 @@ def _images() -> list[list[Any]]:
 def _alone(
     processor: Any, text: str, images: list[Any], options: dict[str, Any]
 ) -> dict[str, np.ndarray]:
-    """One sample's output; nothing for a text-only one that the processor refuses by itself."""
+    """One sample's output; empty for a text-only sample that the processor refuses alone."""
     try:
         return _run(processor, [text], [images], options)
     except BadInput:

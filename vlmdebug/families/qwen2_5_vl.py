@@ -1,4 +1,4 @@
-"""Qwen2.5-VL and its kin: pixel values have one row per patch, the grid one row per image.
+"""Qwen2.5-VL and its variants: pixel values have one row per patch, the grid one row per image.
 
 `pixel_values` is `(patch, …)` over all images: flat patches, or `(channels, side, side)` in
 PaddleOCR-VL and Kimi; `image_grid_thw` is `(image, 3)`. Grid `(t, h, w)` owns `t * h * w` rows and
@@ -6,11 +6,11 @@ PaddleOCR-VL and Kimi; `image_grid_thw` is `(image, 3)`. Grid `(t, h, w)` owns `
 token per row of features and two per image. VideoLLaMA 3 gives `image_merge_sizes`, one per image.
 Read in the processors and models of transformers 5.23.
 
-A chunk without images must be given no `pixel_values`: zero rows raise. What else a model notices
-differs, and was found by running each (`variants`): many lay the images of each sample out by
-their grids (M-RoPE), so that images of other sizes raise even where the totals of a call agree;
-many raise without `mm_token_type_ids`; and many broadcast a single row of patches. GLM-OCR shares
-its processor with GLM-4.6V and does not broadcast; without a config it is read as GLM-4.6V.
+A chunk without images must be given no `pixel_values`: zero rows raise. Other checks differ between
+models and were found by running each (`variants`). Many lay out the images of each sample by their
+grids (M-RoPE), so images of other sizes raise even if the totals of a call agree. Many raise
+without `mm_token_type_ids`, and many broadcast a single row of patches. GLM-OCR shares its
+processor with GLM-4.6V and does not broadcast; without a config it is read as GLM-4.6V.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from vlmdebug.families.facts import Facts, Hints, Reading
 from vlmdebug.families.image_counts import count_images, window
 from vlmdebug.families.synthesize import BatchSpec, numbered, text, with_text
 
-# Features of one image of grid (t, h, w), where they are not t * h * w / merge ** 2.
+# Features of one image of grid (t, h, w), if they are not t * h * w / merge ** 2.
 _FEATURES: dict[str, Callable[[list[int], int], int]] = {
     "inkling2": lambda grid, merge: grid[0] * grid[1] * grid[2],
     "hunyuan_vl": lambda grid, merge: (grid[1] // merge) * (grid[2] // merge + 1) + 2,
@@ -162,7 +162,7 @@ class Qwen2_5VL(Family):
     def _odd_grids(
         self, facts: Facts, grids: Sequence[Sequence[int]], merges: Sequence[int]
     ) -> list[Contradiction]:
-        """Images whose sides in patches cannot be merged."""
+        """Images with sides, in patches, that are not multiples of the merge size."""
         odd = [
             image
             for image, (grid, merge) in enumerate(zip(grids, merges, strict=False))
@@ -180,7 +180,7 @@ class Qwen2_5VL(Family):
         return [Contradiction((), None, said, refused=False, silent=None)]
 
     def _merges(self, facts: Facts, patches: Sequence[int]) -> list[int]:
-        """Side of the square of patches that merge, of each image; none where nothing says it."""
+        """Side of the square of patches that merge, for each image; empty if it is not known."""
         if facts.has("image_merge_sizes"):
             merges = to_numpy(facts.inputs["image_merge_sizes"]).tolist()  # (image,)
             return [merges[min(image, len(merges) - 1)] for image in range(len(patches))]
@@ -200,7 +200,7 @@ class Qwen2_5VL(Family):
 
 
 class NemotronHOmni(Qwen2_5VL):
-    """As Qwen2.5-VL, with a grid of two sides, `image_grid_hw`, per image."""
+    """As Qwen2.5-VL, with a grid of height and width, `image_grid_hw`, per image."""
 
     name = "nemotron_h_omni"
     models = ("nemotron_h_omni",)

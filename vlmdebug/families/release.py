@@ -1,8 +1,8 @@
-"""What the installed release of transformers takes, asked of its files: nothing of it is imported.
+"""What the installed release of transformers accepts, read from its files without importing it.
 
-Rules of a family were seen in some releases; another one may lack an argument that they ask for
-(`mm_token_type_ids` came with transformers 5), or check something else. Where transformers is not
-installed, or has no model of that name, nothing is known.
+The rules of a family were tested in some releases. Another release may lack an argument that they
+need (`mm_token_type_ids` came with transformers 5) or check something else. If transformers is not
+installed or has no model of that name, nothing is known.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ def _source(*parts: str) -> str | None:
 
 
 def as_released(rules: ModelRules, model_type: str | None, *, drawn: bool = False) -> ModelRules:
-    """The rules as far as they hold in the installed release.
+    """The rules, reduced to those that hold in the installed release.
 
-    It needs no token types that its model does not take, and in a release in which the rules were
-    not seen no outcome follows from them. A batch that was `drawn` came from no processor, so there
-    no token types are needed where nothing is known of the release, too.
+    Token types are not needed if the installed model does not accept them. In a release in which
+    the rules were not tested, they determine no outcome. A `drawn` batch came from no processor, so
+    it needs no token types if nothing is known about the release either.
     """
     release = installed()
     if release is not None and release not in rules.seen and rules.seen:

@@ -1,8 +1,8 @@
 """The behaviours of the models, as named values that families and their variants refer to.
 
-Found by running every architecture of `vlmdebug.tiny`, with the attention it takes by default
-(sdpa), and by reading its modeling file. Rules that hold for a whole family are written in its own
-file; behaviours that several models share have a name here. Tests hold each to its tiny model.
+They were found by running every architecture of `vlmdebug.tiny` with its default attention (sdpa)
+and by reading its modeling file. Rules of a whole family are in the family's own file; behaviours
+that several models share have a name here. Tests compare each with its tiny model.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from dataclasses import astuple, replace
 from vlmdebug.core.rules import KeyRules, ModelRules, TokenRows
 
 SEEN = ("5.23", "5.24")
-"""Releases of transformers in which the rules were held to the tiny models."""
+"""Releases of transformers in which the rules were tested against the tiny models."""
 TYPES = frozenset({"mm_token_type_ids"})
 ONE = KeyRules(runs_with=frozenset({"one"}))
-"""A single row of pixels is broadcast in silence."""
+"""A single row of pixels is broadcast without an error."""
 SURPLUS = KeyRules(runs_with=frozenset({"surplus"}))
-"""Surplus rows behind the right ones are ignored."""
+"""Surplus rows after the right ones are ignored."""
 DESCRIBES = KeyRules("either")
-"""What describes pixels is not looked at where there are none."""
+"""Keys that describe pixels are ignored if there are no pixels."""
 
 # --- keys of tokens ------------------------------------------------------------------------
 
@@ -28,9 +28,9 @@ MASK = TokenRows(same=True, fewer=None, one=None, more=True, beside_one=True, no
 """Most models slice a mask of too many rows and never check which samples it is of (`sdpa_mask` of
 `transformers.masking_utils`, 5.23, indexes it by row)."""
 INDEXED = replace(MASK, fewer=False, one=False, none=False)
-"""A mask is always made, so its rows are looked up."""
+"""The model always builds a mask, so it indexes the rows of the given one."""
 PLACED = replace(MASK, fewer=False, one=False)
-"""M-RoPE takes the places from the mask (`get_rope_index`)."""
+"""M-RoPE computes positions from the mask (`get_rope_index`)."""
 MULTIPLIED = replace(MASK, more=False)
 """Layers that multiply the mask with hidden states (linear attention, convolutions) raise."""
 PLACED_MULTIPLIED = replace(PLACED, more=False)
@@ -48,19 +48,19 @@ TOKENS = {
     "position_ids": replace(_LABELS, one=True),
     "labels": _LABELS,
 }
-"""What most models make of wrong rows of each key of tokens."""
+"""What most models do with wrong rows of each token key."""
 
 USUAL = ModelRules(seen=SEEN, ignored=TYPES, tokens=TOKENS)
 """The model compares the totals of a call and needs every key that describes its pixels."""
 
 
 def with_mask(rules: ModelRules, mask: TokenRows) -> ModelRules:
-    """The rules of a model that treats wrong rows of `attention_mask` in that way."""
+    """The rules of a model that treats wrong rows of `attention_mask` as `mask` says."""
     return replace(rules, tokens={**rules.tokens, "attention_mask": mask})
 
 
 def common_mask(rules: Iterable[ModelRules]) -> TokenRows:
-    """What models with these rules all make of a mask; None where they differ."""
+    """What all models with these rules do with a mask; None if they differ."""
     masks = [astuple(one.tokens["attention_mask"]) for one in rules]
     columns = zip(*masks, strict=True)
     return TokenRows(*(one[0] if len(set(one)) == 1 else None for one in columns))
@@ -104,6 +104,6 @@ OMNI = with_mask(
     replace(GRID, checks_each_sample="sometimes", causal=False),
     replace(INDEXED, same=None, more=None, beside_one=None),
 )
-"""Places are counted with the mask, or differently without it, and images are found in the text by
-their ids (`get_rope_index` of the Omni thinkers), which does not always notice wrong sizes."""
+"""Positions are computed with the mask, or differently without it, and images are found in the text
+by their ids (`get_rope_index` of the Omni thinkers), which does not always detect wrong sizes."""
 OMNI_BROADCAST = replace(OMNI, keys=_BROADCAST)

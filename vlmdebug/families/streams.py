@@ -1,10 +1,10 @@
-"""Video and audio: media beside the images, laid out alike in every family that takes them.
+"""Video and audio, which have the same layout in every family that takes them.
 
-Videos are `pixel_values_videos`, whose rows are
+Videos are in `pixel_values_videos`. Its rows are
 - patches, if there is `video_grid_thw` `(video, 3)`: grid `(t, h, w)` owns `t * h * w` rows and
   `t * h * w / merge_size ** 2` placeholder tokens (Qwen-VL, GLM);
-- frames, if there is `num_frames_per_video` `(video,)`; `video_position_ids` `(frame, …)` lies
-  beside it (Gemma 4);
+- frames, if there is `num_frames_per_video` `(video,)`; `video_position_ids` `(frame, …)` comes
+  with it (Gemma 4);
 - videos otherwise, `(video, frames, channels, height, width)` (LLaVA-OneVision, LLaVA-NeXT-Video).
 
 Audio is `input_features`, one row per clip, and a mask likewise (Gemma 3n and 4, Qwen's omni
@@ -35,17 +35,17 @@ TYPES = {"video": 2, "audio": 3}
 """What `mm_token_type_ids` holds at their placeholder tokens."""
 
 VIDEO_UNITS = {key: str(KEYS[key].unit) for key in VIDEO_KEYS[1:]}
-"""What a row of each key beside `pixel_values_videos` counts."""
+"""What a row of each key that comes with `pixel_values_videos` counts."""
 BESIDE_VIDEOS: dict[str, tuple[str, ...]] = {
     VIDEO_PATCH: ("video_grid_thw",),
     "frame": ("num_frames_per_video", "video_position_ids"),
     "video": (),
 }
-"""What lies beside `pixel_values_videos`, by what its rows count."""
+"""The keys that come with `pixel_values_videos`, by what its rows count."""
 ALSO_BESIDE_VIDEOS = {
     VIDEO_PATCH: ("second_per_grid_ts", "video_second_per_grid", "video_merge_sizes"),
 }
-"""What some of the models take there, too."""
+"""Further keys that some of the models take."""
 FEATURE_RULES = (
     '(inputs["video_grid_thw"].prod(-1) // {n}**2).tolist()',
     '_summed(((inputs["video_position_ids"][..., 0] != -1).sum(-1) // {n}**2).tolist(), '
@@ -55,7 +55,7 @@ FEATURE_RULES = (
 
 
 def clip_axes(family: Family) -> dict[str, Axis]:
-    """Axes of all keys of videos and audio clips that some model of the family takes."""
+    """Axes of all video and audio keys that some model of the family takes."""
     axes: dict[str, Axis] = {}
     if family.videos is not None:
         beside = (*BESIDE_VIDEOS[family.videos], *ALSO_BESIDE_VIDEOS.get(family.videos, ()))
@@ -67,7 +67,7 @@ def clip_axes(family: Family) -> dict[str, Axis]:
 
 
 def clip_of(key: str) -> str:
-    """Whether a key is of `video` or `audio` clips; empty where it is of neither."""
+    """The medium of a key, `video` or `audio`; empty if it is neither."""
     found = modality_of(key)
     return "" if found is None or found == "image" else found
 
@@ -77,8 +77,8 @@ def with_clips(
 ) -> tuple[dict[str, Any], Facts]:
     """A synthesized batch with videos, then audio clips, after the images of each sample.
 
-    A frame is one placeholder token, an audio clip two. Every row of pixels and of sounds holds
-    its own number.
+    A frame is one placeholder token, an audio clip two. Every row of pixels and of audio holds its
+    own number.
     """
     tokens, frames = {"video": 4, "audio": 11}, iter(spec.frames)
     none = (0,) * len(spec.images_per_sample)
@@ -112,7 +112,7 @@ def with_clips(
 
 
 def _videos(unit: str | None, frames: Sequence[int]) -> dict[str, Any]:
-    """Tensors of videos of so many frames."""
+    """Tensors of videos with these numbers of frames."""
     side = 2  # of the square of patches that is one token
     if unit == VIDEO_PATCH:
         grid = np.array([(count, side, side) for count in frames], dtype=np.int64)
@@ -130,7 +130,8 @@ def _videos(unit: str | None, frames: Sequence[int]) -> dict[str, Any]:
 
 
 def _audio(mask: str | None, clips: int) -> dict[str, Any]:
-    """Tensors of so many audio clips, `(audio, mel, frames)` for Qwen, `(audio, frames, mel)` else.
+    """Tensors of this many audio clips, `(audio, mel, frames)` for Qwen, `(audio, frames, mel)`
+    otherwise.
 
     The first clip is the longest and each next one frame shorter, so no two masks are alike.
     """
@@ -195,7 +196,7 @@ def _by_shape(facts: Facts) -> tuple[int, ...] | None:
 
 
 def _heard(facts: Facts) -> tuple[int, ...] | None:
-    """Features of audio clips, from the frames that their mask leaves; None without one."""
+    """Features of audio clips, from the frames that their mask keeps; None without a mask."""
     rule = facts.hints.features_of_audio
     mask = next((facts.inputs[key] for key in AUDIO_KEYS[1:] if facts.has(key)), None)
     if rule is None or mask is None or len(mask.shape) != 2:
@@ -253,7 +254,7 @@ def _read(
 def _counts(
     facts: Facts, modality: Modality, clips: int, given: tuple[int, ...] | None
 ) -> Counts | None:
-    """Clips per sample; None where nothing settles them."""
+    """Clips per sample; None if nothing determines them."""
     unit, anchor, features = modality.name, modality.feature_key or "", modality.features
     if given is not None:
         agree(f"num_{unit}s", given, anchor, clips, unit)
@@ -286,8 +287,8 @@ def _unknown(facts: Facts, unit: str, units: Mapping[str, str], clips: int) -> A
         keys=tuple(units),
         unit=unit,
         message=(
-            f"{next(iter(units))} and its like have {clips} {plural(unit)} for {facts.samples} "
-            f"samples, and its placeholder tokens do not say whose they are. No chunk was cut. "
+            f"{next(iter(units))} and related keys have {clips} {plural(unit)} for {facts.samples} "
+            f"samples, and its placeholder tokens do not assign them. No chunk was cut. "
             f"Pass num_{unit}s=[…] (one number per sample) or processor=."
         ),
     )

@@ -1,6 +1,6 @@
-"""What may lie along the tokens of a synthesized batch: left padding, labels, M-RoPE's places.
+"""Keys along the tokens of a synthesized batch: left padding, labels, M-RoPE's positions.
 
-No family's own: each is laid out alike wherever it comes.
+They have the same layout in every family.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from vlmdebug.core.keys import ALONG_TOKENS
 from vlmdebug.families.facts import Hints
 from vlmdebug.families.synthesize import BatchSpec
 
-IGNORED = -100  # the label of what is not learned
+IGNORED = -100  # the label of tokens without a loss
 
 
 def with_token_keys(
     inputs: Mapping[str, np.ndarray], hints: Hints, spec: BatchSpec
 ) -> dict[str, np.ndarray]:
-    """The batch, padded where its specification says, with the token keys that it asks for."""
+    """The batch, padded and with the token keys that its specification asks for."""
     made = dict(inputs)
     if spec.padding_side == "left":
         made |= _padded_left(made)
@@ -43,7 +43,7 @@ def _padded_left(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _labels(inputs: Mapping[str, np.ndarray], hints: Hints) -> np.ndarray:
-    """The ids themselves where there is text, as collators make them, `(sample, seq)`."""
+    """The ids themselves for text tokens, as collators make them, `(sample, seq)`."""
     ids = inputs["input_ids"]
     tokens = {hints.image_token_id, *hints.token_ids.values()} - {None}
     media = np.isin(ids, [*tokens])
@@ -51,16 +51,16 @@ def _labels(inputs: Mapping[str, np.ndarray], hints: Hints) -> np.ndarray:
 
 
 def _places(inputs: Mapping[str, np.ndarray], hints: Hints) -> np.ndarray:
-    """M-RoPE's places in time, height and width, `(3, sample, seq)`; 0 where there is padding.
+    """M-RoPE's positions in time, height and width, `(3, sample, seq)`; 0 for padding.
 
-    Synthesized images are one row of tokens, and the frames of videos one token each, so only one
-    of the three goes on within them.
+    Synthesized images are one row of tokens, and each frame of a video is one token, so only one of
+    the three positions advances within them.
     """
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     order = mask.cumsum(axis=1) - 1  # (sample, seq)
     image, video = ids == hints.image_token_id, ids == hints.token_ids.get("video")
     text = np.where(image | video, -1, order)
-    begin = np.maximum.accumulate(text, axis=1) + 1  # of the image or video that a token is of
+    begin = np.maximum.accumulate(text, axis=1) + 1  # of the image or video of a token
     places = np.stack(
         [
             np.where(image, begin, order),

@@ -1,6 +1,6 @@
-"""What no batch can hold: tensors whose values do not lie in memory as they are, and odd mappings.
+"""What no batch can hold: tensors without plain values in memory, and odd mappings.
 
-Each is refused by its name and with what to do, before any look at values fails in torch's words.
+Each is refused by name, with a remedy, before reading values fails with an error of torch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from vlmdebug.errors import BadInput
 from vlmdebug.safe import one_line
 
 MOST_TOKENS = 2**28
-"""Tokens of a batch; `input_ids` beyond it is a view repeated without memory, or no batch."""
+"""Most tokens of a batch; larger `input_ids` are an expanded view or not a batch."""
 
 STORED_OTHERWISE = {
     "is_nested": ("nested (jagged)", "torch.nested.to_padded_tensor(value, 0)"),
@@ -24,7 +24,7 @@ STORED_OTHERWISE = {
     "is_complex": ("complex", "the values as they were, or leave the key out"),
     "is_neg": ("lazily negated", "value.resolve_neg()"),
 }
-"""Kinds of torch tensors by the attribute or method that tells, and what to pass in their place."""
+"""Kinds of torch tensors by the attribute or method that identifies them, and what to pass."""
 
 MEASURES: dict[str, int | None] = {
     "image_grid_thw": 3,
@@ -35,9 +35,9 @@ MEASURES: dict[str, int | None] = {
     "video_merge_sizes": None,
     "batch_num_images": None,
 }
-"""Keys whose values are sizes or counts, with how many each row has; None for one, flat."""
+"""Keys that hold sizes or counts, with the numbers per row; None for a flat key."""
 OF_EACH = {"image_merge_sizes": "image_grid_thw", "video_merge_sizes": "video_grid_thw"}
-"""Keys with one number for each row of another."""
+"""Keys with one number for each row of another key."""
 MOST_OF_A_SIDE, MOST_OF_A_ROW = 2**24, 2**40
 
 
@@ -73,7 +73,7 @@ def _name(inputs: Any) -> str:
 
 
 def refuse_unreadable(key: str, value: Any) -> None:
-    """Refuse a tensor or array whose rows cannot be read from memory.
+    """Refuse a tensor or array if its rows cannot be read from memory.
 
     Raises:
         BadInput: It is sparse, nested, quantized, conjugate, of objects, of a tensor class of its
@@ -112,7 +112,7 @@ def _odd_array(value: Any) -> tuple[str, str] | None:
 
 
 def refuse_too_many(key: str, shape: tuple[int, ...]) -> None:
-    """Refuse a shape that no memory holds, as of a view that was expanded.
+    """Refuse a shape too large for memory, such as that of an expanded view.
 
     Raises:
         BadInput: There are more tokens than any batch has.
@@ -128,15 +128,15 @@ def refuse_too_many(key: str, shape: tuple[int, ...]) -> None:
 
 
 def refuse_measures(tensors: Mapping[str, Any]) -> None:
-    """Refuse sizes and counts that no image has: below 1, fractions, or too large to multiply.
+    """Refuse impossible sizes and counts: below 1, fractions, or too large to multiply.
 
     Raises:
-        BadInput: The message names the key, the row and what stands there.
+        BadInput: The message names the key, the row and its values.
     """
     for key, width in MEASURES.items():
         value: Any = tensors.get(key)
         if len(getattr(value, "shape", ())) != (1 if width is None else 2):
-            continue  # another layout's, or refused with its family
+            continue  # a key of another layout, or refused with its family
         if width is not None and value.shape[1] != width:
             raise BadInput(
                 f"{key} has shape {tuple(value.shape)}, but each row holds {width} numbers. "
@@ -145,7 +145,7 @@ def refuse_measures(tensors: Mapping[str, Any]) -> None:
         rows = to_numpy(value).astype(float).reshape(len(value), width or 1)
         least = 0 if key == "batch_num_images" else 1
         good = (rows >= least) & (rows <= MOST_OF_A_SIDE) & (rows == np.floor(rows))
-        good &= "float" not in str(value.dtype)  # nor does a model take 4.0 for a size
+        good &= "float" not in str(value.dtype)  # models do not accept 4.0 as a size either
         bad = np.flatnonzero(~good.all(axis=1) | (rows.prod(axis=1) > MOST_OF_A_ROW))
         if len(bad):
             raise BadInput(
