@@ -1,9 +1,8 @@
 """Tiny random models and processors of transformers' own classes, built offline.
 
-What a batch looks like, and what a wrong slice of it does, is decided by upstream code, so
-that code is the judge: nothing here imitates a processor or a model. Only the sizes are toy
-sizes, and the weights are random. No download, no GPU, and the caller's random numbers stay
-as they were.
+Upstream code decides what a batch looks like and what a wrong slice of it does: nothing here
+imitates a processor or a model. Only the sizes are small, and the weights are random. No download,
+no GPU, and the caller's random numbers stay as they were.
 
 torch, transformers and Pillow are imported when a function needs them, not before.
 

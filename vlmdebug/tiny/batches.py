@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import BatchFeature
     from transformers.processing_utils import ProcessorMixin
 
-# Stands for one image in `texts`, whatever the family writes instead.
+# Represents one image in `texts`; it is replaced by the family's own placeholder.
 MARKER = "<image>"
 
 _PHRASES = (
@@ -41,7 +41,7 @@ def batch(
     padding_side: str | None = None,
     processor: ProcessorMixin | None = None,
 ) -> BatchFeature:
-    """Return what `family`'s real processor makes of drawn images and short texts.
+    """Return the output of `family`'s real processor for drawn images and short texts.
 
     A batch without any image holds no media keys, as upstream. The default processor is built
     once per family and reused; it never leaves this function.
@@ -66,7 +66,7 @@ def batch(
     process: Any = processor or _processor(family)
     made = process(
         text=[_written(text, recipe) for text in marked],
-        # A list of empty lists is refused by most processors; no images at all is not.
+        # Most processors refuse a list of empty lists, but accept no images at all.
         images=pictures if any(counts) else None,
         padding=True,
         return_tensors="pt",
@@ -84,7 +84,7 @@ def _cast(made: BatchFeature) -> BatchFeature:
 
 
 def _written(text: str, recipe: Recipe) -> str:
-    """The text as the family's users write it."""
+    """The text as users of the family write it."""
     if recipe.text is None:
         return text.replace(MARKER, recipe.placeholder)
     marks = text.count(MARKER)

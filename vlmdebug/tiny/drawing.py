@@ -1,7 +1,7 @@
 """Images a person can tell apart at a glance: a number, a colour and a shape.
 
-A wrong slice hands a sample somebody else's image. With pictures like these the reader sees
-which one: the number is the image's place in the batch, counted from 0, as rows are.
+A wrong slice gives a sample an image of another one. With these pictures the reader sees which: the
+number is the image's place in the batch, counted from 0, as rows are.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 Size = tuple[int, int]
 
-# Wide, tall, square: where a family counts by size, all three own different counts.
+# Wide, tall, square: if a family counts by size, all three have different counts.
 DEFAULT_SIZES: tuple[Size, ...] = ((200, 100), (100, 300), (160, 160))
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart, without its black.
+# Okabe and Ito's palette without black; colour-blind readers can distinguish it.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 
 
@@ -38,11 +38,11 @@ def draw(number: int, size: Size = (160, 160), seed: int = 0) -> Image:
         dice.uniform(radius, width - radius),
         dice.uniform(radius, height - radius),
     )
-    # Each seed and number has a paper of its own, so even pixel-sized images differ.
+    # Each seed and number has its own background, so even images of one pixel differ.
     paper = (dice.randint(215, 255), dice.randint(215, 255), dice.randint(215, 255))
     picture = Image.new("RGB", (width, height), paper)
     pen = ImageDraw.Draw(picture)
-    # 7 colours, 5 shapes, 3 sizes: 105 images before one comes up again, with another number.
+    # 7 colours, 5 shapes, 3 sizes: 105 images before one repeats, with another number.
     colour = _COLOURS[(number + seed) % len(_COLOURS)]
     shape = _SHAPES[(number + seed) % len(_SHAPES)]
     pen.polygon(_placed(shape, centre, radius), fill=colour)
@@ -72,7 +72,7 @@ def images(
 
 
 def checked_counts(images_per_sample: Sequence[int]) -> list[int]:
-    """Return the counts as plain ints, or raise `BadInput` naming the first that is none."""
+    """Return the counts as plain ints, or raise `BadInput` that names the first invalid one."""
     try:
         given = list(images_per_sample)
     except TypeError:
@@ -104,7 +104,7 @@ def _sizes_per_image(sizes: Size | Sequence[Size] | None, images: int) -> list[S
     try:
         given = list(sizes)
     except TypeError:
-        given = [sizes]  # Not a size either, and refused as one below.
+        given = [sizes]  # Not a size either, and refused as such below.
     if given and not isinstance(given[0], Sequence):
         return [_checked_size(sizes)] * images
     if len(given) != images:
@@ -129,7 +129,7 @@ def _checked_size(size: Any) -> Size:
 
 
 def _whole(value: Any) -> int | None:
-    """Return `value` as an int; `None` for floats, bools and whatever else does not count."""
+    """Return `value` as an int; `None` for floats, bools and everything else."""
     if isinstance(value, bool):
         return None
     try:

@@ -21,7 +21,7 @@ _TOKENS = {
     "image_token": "<|image|>",
     "boi_token": "<|image>",
     "eoi_token": "<image|>",
-    # The processor reads the audio tokens even where no audio is given.
+    # The processor reads the audio tokens even if no audio is given.
     "audio_token": "<|audio|>",
     "boa_token": "<|audio>",
     "eoa_token": "<audio|>",
@@ -60,7 +60,7 @@ def _model(processor: Gemma4Processor) -> Gemma4ForConditionalGeneration:
         num_kv_shared_layers=0,
         sliding_window=512,
         layer_types=["sliding_attention", "full_attention"],
-        # As in the larger released checkpoints: the soft tokens of one image see each other,
+        # As in the larger released checkpoints: the soft tokens of an image attend to each other,
         # and mm_token_type_ids says which tokens those are.
         use_bidirectional_attention="vision",
     )

@@ -1,4 +1,4 @@
-"""GLM-4.1V: laid out as Qwen-VL, one row of pixels per patch and a grid per image."""
+"""GLM-4.1V: the layout of Qwen-VL, one row of pixels per patch and a grid per image."""
 
 from __future__ import annotations
 

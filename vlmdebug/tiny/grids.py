@@ -139,7 +139,7 @@ RECIPES = {
         placeholder=_QWEN_MARK,
         tokens=_QWEN,
         parts=_NO_VIDEO,
-        # The model cannot place an image without them, and the processor keeps them back.
+        # The model needs them to place an image, and the processor does not return them by default.
         call={"return_mm_token_type_ids": True},
         text_config=_rope([2, 3, 3]),
         vision_config={"patch_size": 16},

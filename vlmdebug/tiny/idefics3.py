@@ -1,4 +1,4 @@
-"""Idefics3 and SmolVLM: one row of pixels per sample again, its tiles padded to the fullest sample.
+"""Idefics3 and SmolVLM: one row of pixels per sample, its tiles padded to the largest sample.
 
 SmolVLM is Idefics3 with videos, so both share everything but the classes.
 """
@@ -59,8 +59,8 @@ def _smolvlm_processor() -> SmolVLMProcessor:
         SmolVLMImageProcessorPil,
     )
 
-    # The constructor asks for num2words, which only spells out the frame count of a video.
-    # It may not be installed, so something callable stands there while the constructor looks.
+    # The constructor checks for num2words, which only spells out the frame count of a video.
+    # It may not be installed, so a callable replaces it while the constructor runs.
     with mock.patch.object(processing_smolvlm, "num2words", str):
         return image_only(
             processing_smolvlm.SmolVLMProcessor,

@@ -121,7 +121,7 @@ RECIPES = {
     ),
     "shieldgemma2": kin(
         "shieldgemma2",
-        # Its own processor writes the prompts, one per policy; images are laid out as Gemma 3's.
+        # Its own processor writes the prompts, one per policy; images have Gemma 3's layout.
         processor="Gemma3Processor",
         images=("gemma3.image_processing_pil_gemma3", "Gemma3ImageProcessorPil", {"size": _SQUARE}),
         placeholder="<start_of_image>",

@@ -1,4 +1,4 @@
-"""InternVL: one row of pixels per tile, and nothing in the batch that says how many are whose."""
+"""InternVL: one row of pixels per tile, and no count of tiles per image in the batch."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Recipes by table: the sizes that most configs of transformers name alike, set small.
+"""Recipes by table: small values of the sizes that most transformers configs name alike.
 
-A model's config is made from its own class; every field of it, and of the configs inside it,
-that is a size known here gets a toy value, and the recipe adds what is special. So a recipe
-says only in what a model differs from its kin.
+A model's config is made from its own class. Each of its fields, and of the configs inside it, that
+is a size known here gets a small value. The recipe adds only what differs from similar models.
 """
 
 from __future__ import annotations
@@ -64,19 +63,19 @@ def kin(
     cast: bool = False,
     **special: Any,
 ) -> Recipe:
-    """The recipe of a model that is built like its kin.
+    """The recipe of a model that is built like similar ones.
 
     Args:
         model_type: As in its config; class and sub-configs are found by it.
         processor: Name of its processor class in transformers.
         images: Module below `transformers.models`, class and options of its image processor.
-        image_attributes: What is set on the image processor where its class takes no such option.
+        image_attributes: Attributes set on the image processor if its class has no such option.
         placeholder: As in `Recipe`.
         tokens: Special tokens that the tokenizer names, by attribute.
-        unnamed: Special tokens known by their text alone.
-        ids: Fields of the config that hold a token's id, where the processor does not tell;
+        unnamed: Special tokens identified by their text only.
+        ids: Fields of the config that hold a token's id, if the processor does not give it;
             `vision_config.image_token_id` for one inside it.
-        model: Name of the model class, where the mapping's name is not it.
+        model: Name of the model class, if it is not the name in transformers' mapping.
         call: As in `Recipe`.
         text: As in `Recipe`.
         cast: As in `Recipe`.
@@ -119,7 +118,7 @@ def kin(
 
 
 def _made(part: Any) -> Any:
-    """The part itself, or the object that `(module, class, options)` describes."""
+    """The part itself, or an object made from `(module, class, options)`."""
     if not isinstance(part, tuple):
         return part
     module, name, options = part
@@ -129,7 +128,7 @@ def _made(part: Any) -> Any:
 def small(
     config_class: type[PreTrainedConfig], tokenizer: PreTrainedTokenizerBase, **special: Any
 ) -> PreTrainedConfig:
-    """Make a `config_class` with toy sizes; `special` wins, and goes into configs inside too."""
+    """Make a `config_class` with small sizes; `special` overrides them, also in inner configs."""
     names = _fields(config_class)
     chosen = {name: size for name, size in _SIZES.items() if name in names}
     if "vocab_size" in names:
@@ -145,7 +144,7 @@ def small(
 
 
 def _small_inside(outer: Any, name: str, inner: Any, tokenizer: Any, own: dict[str, Any]) -> Any:
-    """The config inside: of its class, or, where any is allowed, the named or the default one."""
+    """The inner config: of its class or, if any class is allowed, the named or default one."""
     from transformers import CONFIG_MAPPING
 
     model_type = own.pop("model_type", None)

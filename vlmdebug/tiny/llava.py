@@ -1,6 +1,6 @@
-"""LLaVA and its likes: one row of pixels per image, as many tokens for each.
+"""LLaVA and similar models: one row of pixels per image, as many tokens for each.
 
-DeepSeek-VL and Gemma 3 (without pan-and-scan) lay their batches out the same way.
+Batches of DeepSeek-VL and Gemma 3 (without pan-and-scan) have the same layout.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """LLaVA-NeXT: one row of pixels per image, its tiles padded to the image with most of them.
 
-How many features an image gives follows from `image_sizes`, the height and width it came in.
+The number of features of an image follows from `image_sizes`, its original height and width.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _TILE = 56
 _PATCH = 14
-# The canvases an image may be cut from, (height, width): wide, tall, square.
+# The canvases on which an image may be placed, (height, width): wide, tall, square.
 _PINPOINTS = [[_TILE, 2 * _TILE], [2 * _TILE, _TILE], [2 * _TILE, 2 * _TILE]]
 
 

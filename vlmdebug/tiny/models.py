@@ -1,4 +1,4 @@
-"""Real model classes at toy size, with weights that depend on the seed alone."""
+"""Real model classes at small sizes, with weights that depend only on the seed."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 def build(family: str, *, seed: int = 0) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Build a tiny random model of `family` and the processor that feeds it.
 
-    Both are fresh objects at every call, so one may be trained, patched or broken without
-    touching the next. The model is on the CPU and in eval mode. Equal seeds give equal
-    weights, and the caller's random numbers go on as if nothing had been drawn.
+    Both are new objects at every call, so one may be trained, patched or broken without changing
+    the next. The model is on the CPU and in eval mode. Equal seeds give equal weights, and the
+    caller's random state is not changed.
     """
     recipe = find_recipe(family)
     with release_of(family):
@@ -41,7 +41,7 @@ def text_config(tokenizer: PreTrainedTokenizerBase, **special: Any) -> dict[str,
         "pad_token_id": tokenizer.pad_token_id,
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
-        # At upstream's 0.02 layers this narrow hardly attend, and a wrong position or mask
+        # With upstream's 0.02, layers this narrow hardly attend, and a wrong position or mask
         # moves the logits by 1e-3. At 0.1 it moves them by about 1, as a wrong image does.
         "initializer_range": 0.1,
         **special,
@@ -75,8 +75,8 @@ def _seeded(seed: int) -> Iterator[None]:
 def _wake(model: PreTrainedModel) -> None:
     """Give random values to weights that start as zeros.
 
-    Trained checkpoints have moved away from such projectors and gates. Left at zero they
-    multiply the image out of the logits, and no swap of images could show there.
+    In trained checkpoints such projectors and gates are no longer zero. At zero the image has no
+    effect on the logits, so swapped images would not be visible there.
     """
     import torch
 

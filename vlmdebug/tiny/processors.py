@@ -1,7 +1,7 @@
 """Processors for images only, as instances of transformers' own classes.
 
-Many constructors also insist on a video processor or a feature extractor. Those need
-torchvision or audio packages that images never touch.
+Many constructors also require a video processor or a feature extractor. Those need torchvision or
+audio packages, which images do not use.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ P = TypeVar("P", bound="ProcessorMixin")
 
 
 def image_only(processor_class: type[P], **parts: Any) -> P:
-    """Make a `processor_class` whose `parts` may be `None`, such as `video_processor=None`.
+    """Make a `processor_class` in which `parts` may be `None`, such as `video_processor=None`.
 
     It processes images and texts as usual. It cannot `save_pretrained`: upstream saves every
     part, the missing ones too.
@@ -29,6 +29,6 @@ def image_only(processor_class: type[P], **parts: Any) -> P:
 
     processor: Any = Lenient(**parts)
     # Only the constructor checks its parts. From here on it is the upstream class itself,
-    # so that it pickles, and so that code which asks for its type gets the usual answer.
+    # so that it can be pickled and has the usual type.
     processor.__class__ = processor_class
     return processor

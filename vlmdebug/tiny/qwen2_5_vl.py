@@ -1,4 +1,4 @@
-"""Qwen-VL: one row of pixels per patch, and `image_grid_thw` to say whose patches they are."""
+"""Qwen-VL: one row of pixels per patch, and `image_grid_thw` with the patches per image."""
 
 from __future__ import annotations
 

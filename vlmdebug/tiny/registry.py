@@ -1,7 +1,7 @@
-"""Which families can be built, and the module that knows how.
+"""Which families can be built, and the module with the recipe of each.
 
-A family's module is imported only when it is asked for, so a family whose upstream classes
-are missing from the installed transformers costs the other families nothing.
+A family's module is imported only when it is needed. A family with classes that the installed
+transformers lacks does not affect the others.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 OLDEST, NEWEST = "5.20", "5.23"
 """Releases of transformers that have the parts of most families, and all of them."""
 
-# Module in this folder -> the families whose recipes its RECIPES holds.
+# Module in this folder -> the families with recipes in its RECIPES.
 _RECIPES = {
     "gemma4": ("gemma4",),
     "qwen2_5_vl": ("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "qwen3_5"),
@@ -81,8 +81,8 @@ _RECIPES = {
     "timm_towers": ("gemma3n", "fast_vlm"),
 }
 _MODULES = {family: module for module, families in _RECIPES.items() for family in families}
-# Packages beside torch and transformers that a family cannot be built without: image processors
-# that upstream has for torchvision alone, and timm's vision towers.
+# Packages that a family needs besides torch and transformers: image processors
+# that upstream implements only with torchvision, and timm's vision towers.
 NEEDS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
         [
@@ -122,10 +122,10 @@ class Recipe:
         processor: makes a processor, its tokenizer trained on the spot.
         model: makes a model that fits such a processor.
         call: further arguments of every call of the processor.
-        text: makes a sample's text out of one whose placeholders stand in front, for a model
-            that wants it in a form of its own.
-        cast: whether the pixels are cast to float32, the tiny model's own, as a trainer casts
-            them to its model's; Llama 4's processor returns bfloat16.
+        text: rewrites a sample's text, which begins with its placeholders, for a model that needs
+            another form.
+        cast: whether the pixels are cast to float32, the dtype of the tiny model, as a trainer
+            casts them to the dtype of its model; Llama 4's processor returns bfloat16.
     """
 
     placeholder: str
@@ -140,7 +140,7 @@ class Recipe:
 def families() -> tuple[str, ...]:
     """Return the names that `build` and `batch` accept here.
 
-    Some image processors of transformers need torchvision, some models timm; without these,
+    Some image processors of transformers need torchvision, some models timm. Without these packages
     their families are left out.
 
     >>> "gemma4" in families()
@@ -151,11 +151,11 @@ def families() -> tuple[str, ...]:
 
 @contextmanager
 def release_of(family: str) -> Iterator[None]:
-    """Say which release of transformers a family needs where the installed one lacks a part of it.
+    """Report the transformers release that a family needs if the installed one lacks a part.
 
     Raises:
-        BadInput: It does; the message does not ask for another release in this environment, which
-            may be a trainer's.
+        BadInput: The installed release lacks a part. The message does not ask for another release
+            in this environment, which may be a trainer's.
     """
     try:
         yield
@@ -173,13 +173,13 @@ def release_of(family: str) -> Iterator[None]:
 
 
 def known() -> tuple[str, ...]:
-    """All names there are recipes for, whatever is installed."""
+    """All names that have recipes, whatever is installed."""
     return tuple(_MODULES)
 
 
 def find_recipe(family: str) -> Recipe:
     """Return the recipe of `family`, or raise `BadInput` naming the closest family."""
-    if family not in families():  # Compared, not hashed: the answer suits a list too.
+    if family not in families():  # compared, not hashed: a list is refused with the same message
         raise BadInput(_unknown(family))
     with release_of(family):
         module = importlib.import_module(f"vlmdebug.tiny.{_MODULES[family]}")

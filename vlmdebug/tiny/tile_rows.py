@@ -36,7 +36,7 @@ RECIPES = {
         images=(
             "cohere2_vision.image_processing_cohere2_vision",
             "Cohere2VisionImageProcessor",
-            # The processor takes its square for the placeholder tokens of a tile.
+            # The processor uses its square as the number of placeholder tokens of a tile.
             {"size": _SQUARE, "patch_size": 2, "downsample_factor": 2, "max_patches": 4},
         ),
         placeholder="<|IMG_PATCH|>",

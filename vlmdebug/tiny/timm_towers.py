@@ -1,4 +1,4 @@
-"""Models whose vision tower is timm's; timm needs torchvision."""
+"""Models with a vision tower of timm; timm needs torchvision."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ RECIPES = {
             "altup_num_inputs": 2,
             "activation_sparsity_pattern": [0.0, 0.0],
         },
-        # The released tower's kind, made thin; like it, it cannot take zero rows.
+        # A narrow tower of the released kind; it cannot take zero rows either.
         vision_config={
             "architecture": "mobilenetv5_base",
             "model_args": {"channel_multiplier": 0.02},

@@ -34,7 +34,7 @@ def train_tokenizer(
     Args:
         named: attribute to token. `{"image_token": "<image>"}` also gives the tokenizer an
             `image_token` and an `image_token_id`, where many processors look for them.
-        unnamed: special tokens that upstream code knows by their text alone.
+        unnamed: special tokens that upstream code identifies by their text only.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast

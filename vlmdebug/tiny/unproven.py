@@ -1,7 +1,7 @@
-"""Processors that no layout family knows; built and probed, their values tell the layout.
+"""Processors that belong to no layout family; they are built and probed to find their layout.
 
-Why their models are not proven stands in `tools/coverage.py`. One is proven nevertheless, as any
-model that nobody told us about would be: Phi-4, which is outside the image-text-to-text mapping.
+`tools/coverage.py` gives the reasons why their models are not proven. One is proven as an unknown
+model: Phi-4, which is outside the image-text-to-text mapping.
 """
 
 from __future__ import annotations
@@ -232,7 +232,7 @@ RECIPES: dict[str, Recipe] = {
     "phi4_multimodal": kin(
         "phi4_multimodal",
         processor="Phi4MultimodalProcessor",
-        # Its token count is written for crops of 448 pixels and no others.
+        # Its token count is only valid for crops of 448 pixels.
         images=(
             "phi4_multimodal.image_processing_phi4_multimodal",
             "Phi4MultimodalImageProcessor",
