@@ -1,1 +1,1 @@
-"""Code under test is run here: `falsify`, and the batches that it draws."""
+"""Runs code under test: `falsify`, and the batches that it draws."""

@@ -1,4 +1,4 @@
-"""The batches that a slicer is tried on: the simplest first, then others drawn at random."""
+"""The batches that a slicer is tested on: the simplest first, then random ones."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 MAX_SAMPLES, MAX_IMAGES = 5, 3
 WIDE_SAMPLES, WIDE_IMAGES = 8, 4
-"""At most as many, in one case of ten."""
+"""Upper limits of samples and images, used in one case of ten."""
 MAX_CLIPS = MAX_FRAMES = 2
 
 Pick = Callable[[int, int], int]
-"""Gives a whole number between two, both of them included; the lower ones make simpler cases."""
+"""Draws a whole number between two bounds, both included; lower numbers make simpler cases."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """What to make a batch of, and how to cut it."""
+    """The specification of a batch, and the chunk size."""
 
     spec: BatchSpec
     chunk_size: int
@@ -36,7 +36,7 @@ class Case:
 
     @property
     def size(self) -> tuple[int, ...]:
-        """How much there is to read, to sort cases by: samples, what is unusual, and the rest."""
+        """Sort key for the size of a case: samples, unusual features, and the rest."""
         spec = self.spec
         sizes = *spec.sizes, *spec.frames
         keys = (spec.padding_side == "left") + sum(getattr(spec, key) for key in ASKED_FOR)
@@ -59,10 +59,10 @@ def families_of(settings: FalsifySettings) -> list[Family]:
 
 
 def simplest(family: Family, settings: FalsifySettings = DEFAULTS) -> Iterator[Case]:
-    """The cases to begin with, smallest first, of no more than two images per sample.
+    """The first cases, smallest first, with at most two images per sample.
 
-    One sample or two, then three or four that have as many images as there are samples: code that
-    goes by the number of rows takes these for one image each.
+    One or two samples, then three or four with as many images as samples: code that looks only at
+    the number of rows assumes one image per sample there.
     """
     side = settings.padding_side or "right"
     for samples in (1, 2, 3, 4):
@@ -76,9 +76,9 @@ def simplest(family: Family, settings: FalsifySettings = DEFAULTS) -> Iterator[C
 def draw(family: Family, pick: Pick, settings: FalsifySettings = DEFAULTS) -> Case:
     """One case of a family.
 
-    Text-only samples, as many images as samples (which code takes for one each), equal sizes (which
-    make mismatches silent), unequal ones, short last chunks and one chunk for all come often; more
-    samples and images, and chunks larger than the batch, come now and then.
+    Frequent: text-only samples, as many images as samples (code may assume one each), equal sizes
+        (which make mismatches silent), unequal sizes, short last chunks, and one chunk for all.
+        Occasional: more samples and images, and chunks larger than the batch.
     """
     wide = pick(0, 9) == 9
     samples = pick(1, WIDE_SAMPLES if wide else MAX_SAMPLES)
@@ -98,7 +98,7 @@ def draw(family: Family, pick: Pick, settings: FalsifySettings = DEFAULTS) -> Ca
 
 
 def cases(family: Family, settings: FalsifySettings = DEFAULTS) -> SearchStrategy[Case]:
-    """Hypothesis strategy of batches of one family and chunk sizes to cut them by."""
+    """Hypothesis strategy for batches of one family and chunk sizes."""
     from hypothesis import strategies as st
 
     @st.composite
@@ -126,13 +126,13 @@ def _drawn_images(pick: Pick, samples: int, least: int, most: int) -> tuple[int,
 
 
 def _drawn_chunk_size(pick: Pick, samples: int) -> int:
-    """One sample a chunk in half of the cases, for then no mistake hides behind its neighbour."""
+    """One sample per chunk in half of the cases, because no error hides in a larger chunk then."""
     how = pick(0, 9)
     return 1 if how < 5 else samples + 1 if how == 9 else pick(1, samples)
 
 
 def _drawn_sizes(family: Family, pick: Pick, images: int) -> tuple[int, ...]:
-    """A size per image; all alike in every second case."""
+    """A size per image; all equal in half of the cases."""
     last = len(family.sizes) - 1
     if pick(0, 1) == 0:
         return (family.sizes[pick(0, last)],) * images
@@ -142,7 +142,7 @@ def _drawn_sizes(family: Family, pick: Pick, images: int) -> tuple[int, ...]:
 def _with_drawn_clips(
     spec: BatchSpec, family: Family, kinds: Sequence[str], pick: Pick
 ) -> BatchSpec:
-    """The specification with clips of one kind."""
+    """The specification with clips of one kind (video or audio)."""
     unit = kinds[pick(0, len(kinds) - 1)]
     clips = tuple(pick(0, MAX_CLIPS) for _ in spec.images_per_sample)
     if not any(clips):

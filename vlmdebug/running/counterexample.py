@@ -1,4 +1,4 @@
-"""What a search returns: the smallest batch that is cut wrongly, and how many cases were judged."""
+"""The result of a search: the smallest batch cut wrongly, and the number of cases judged."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ VLMDEBUG = "import vlmdebug as vd"
 
 
 class Tried(int):
-    """How many cases were judged: a number that knows what was left out of them.
+    """The number of cases judged, with what was not checked in them.
 
     Attributes:
-        left_out: What was not checked: keys that some cases had and that the slicer passed in none.
+        left_out: Keys that were not checked: some cases had them, and the slicer never passed them.
 
     >>> Tried(200, ("input_features",))
     200 (not checked: input_features)
@@ -52,8 +52,8 @@ class Counterexample:
 
     Attributes:
         case: The batch's specification and the chunk size.
-        report: What `check` says of it.
-        call: How a test makes the slicer of what it imports: `"vd.record({})"`.
+        report: The report of `check`.
+        call: How a test creates the slicer from what it imports: `"vd.record({})"`.
     """
 
     case: Case
@@ -67,7 +67,7 @@ class Counterexample:
 
     @property
     def batch(self) -> Batch:
-        """The batch, made anew."""
+        """The batch, built again."""
         return make(self.case.spec)
 
     @property
@@ -84,8 +84,8 @@ class Counterexample:
         """Source of a regression test.
 
         Args:
-            slicer: Where the test imports from, `module:name`: the slicer or, where that is
-                recorded, the function that calls the model.
+            slicer: What the test imports, `module:name`: the slicer or, if it was made by `record`,
+                the function that calls the model.
 
         Raises:
             BadInput: `slicer` has no module or no name.
@@ -110,7 +110,7 @@ class Counterexample:
 
 
 def _imported(slicer: str) -> tuple[str, str]:
-    """The imports of a test, and the name that the slicer has there."""
+    """The imports of a test, and the slicer's name in it."""
     module, colon, name = slicer.partition(":")
     if not (colon and module and name):
         raise BadInput(
@@ -132,7 +132,7 @@ def _imported(slicer: str) -> tuple[str, str]:
 
 
 def _arguments(spec: BatchSpec) -> str:
-    """What `make_batch` is given beside the family, as source."""
+    """The arguments of `make_batch` after the family, as source."""
     given = f"{list(spec.images_per_sample)}, sizes={list(spec.sizes)}"
     if spec.frames:
         given += f", videos_per_sample={list(spec.videos_per_sample)}, frames={list(spec.frames)}"

@@ -28,28 +28,29 @@ def falsify(
     padding_side: str | None = DEFAULTS.padding_side,
     tried: MutableMapping[str, int] | None = None,
 ) -> Counterexample | None:
-    """The smallest batch that `slicer` cuts wrongly, of a family where there is one.
+    """The smallest batch that `slicer` cuts wrongly; None if no such batch was found.
 
-    Batches have up to 5 samples of up to 3 images, one in ten up to 8 of up to 4; chunk sizes go
-    one beyond the samples. Those of families whose models take videos or audio hold some, at most
-    2 per sample and one kind at a time; some have `labels`, or M-RoPE's `position_ids`. A slicer
-    that never hands on a key of clips, or `position_ids`, is not blamed for leaving it out, and
-    one that makes `labels` or `position_ids` of its own is not given any. A batch that it refuses
-    even where all of it is one chunk comes last: no cut is the cause.
+    Batches have up to 5 samples of up to 3 images; one in ten has up to 8 samples of up to 4. Chunk
+    sizes go up to one more than the samples. If models of a family take videos or audio, some
+    batches have clips, at most 2 per sample and of one kind; some have `labels`, or M-RoPE's
+    `position_ids`. A slicer that never passes a key of clips, or `position_ids`, is not blamed for
+    leaving it out. A slicer that makes its own `labels` or `position_ids` gets batches without
+    them. A batch that it refuses even as a single chunk is reported last, because no cut is the
+    cause.
 
     Args:
         slicer: As for `check`.
         options: As `FalsifySettings` describes them.
-        tried: Filled with the number of cases judged per family, which is how much a `None` says,
-            each a `Tried`: `left_out` names keys that the slicer never passed, such as those of
+        tried: Filled with the number of cases judged per family, the evidence behind a `None`. Each
+            is a `Tried`; its `left_out` names keys that the slicer never passed, such as those of
             audio. They were not checked.
 
     Returns:
-        The counterexample, or None if every case tried was cut rightly.
+        The counterexample, or None if every case tried was cut correctly.
 
     Raises:
         BadInput: A family is unknown, or the slicer gives no chunks.
-        AmbiguousError: No case was seen to be cut wrongly, but some could not be judged; the
+        AmbiguousError: No case was found to be cut wrongly, but some could not be judged; the
             message names the smallest of these.
     """
     settings = FalsifySettings(
@@ -73,7 +74,7 @@ def falsify_all(
     padding_side: str | None = DEFAULTS.padding_side,
     tried: MutableMapping[str, int] | None = None,
 ) -> tuple[Counterexample, ...]:
-    """As `falsify`, but for every family and every kind of mismatch met; no case comes twice.
+    """As `falsify`, but one result for every family and kind of mismatch; no case is repeated.
 
     Args:
         slicer: As for `check`.
@@ -91,11 +92,11 @@ def falsify_all(
 
 
 def survived(slicer: Slicer, family: str, *, max_examples: int, seed: int) -> Tried:
-    """How many cases of one family a slicer survives that passes all keys that its models take.
+    """The number of cases of one family that a slicer passes, if it passes all keys of its models.
 
     Raises:
         MismatchError: The smallest batch that it cuts wrongly.
-        AmbiguousError: None was seen to be cut wrongly, but some could not be judged.
+        AmbiguousError: None was found to be cut wrongly, but some could not be judged.
     """
     name, tried = family_named(family).name, dict[str, int]()
     settings = FalsifySettings([name], max_examples, seed=seed)

@@ -1,8 +1,8 @@
-"""One slicer on trial: which generated cases it cuts wrongly, and the smallest of these.
+"""One slicer under test: the generated cases it cuts wrongly, and the smallest of them.
 
-Cases are tried from the smallest on, then at random, a few of each family before many of any; what
-fails is made smaller, one thing at a time, as long as it fails. `None` is evidence, not a proof: no
-batch that was tried tells the slicer from a right one.
+Cases are tried from the smallest on, then at random, a few of each family before many of any. A
+failing case is made smaller, one step at a time, as long as it fails. `None` is evidence, not a
+proof: no tried batch distinguishes the slicer from a correct one.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from vlmdebug.running.shrink import smaller
 from vlmdebug.running.synthetic import make
 
 FIRST_ROUND = 48
-"""Cases of each family that are tried before more of any; each round has four times as many."""
+"""Cases of each family in the first round; each next round has four times as many."""
 MADE_BY_TRAINERS = ("labels", "position_ids")
-"""Token keys that come with some batches, and that other trainers make for themselves."""
+"""Token keys that some batches have and that some trainers compute themselves."""
 
 
 Kind = tuple[str, str, str, str]
-"""One way to be wrong, without where: the cause, where it is known; the code; loudness; and whether
-it is in videos, in audio, or in neither."""
+"""One kind of error without its location: the cause, if known; the code; loudness; and whether it
+is in videos, in audio, or in neither."""
 
 
 def kinds_of(mismatches: Iterable[Mismatch]) -> frozenset[Kind]:
-    """Each way of being wrong that some mismatch shows."""
+    """The kinds of error of these mismatches."""
     return frozenset((m.cause or "", m.code, m.loudness, clip_of(m.key or "")) for m in mismatches)
 
 
@@ -54,14 +54,14 @@ def _size(case: Case) -> tuple[int, ...]:
 
 
 class Trial(NamedTuple):
-    """What came of one case.
+    """The result of one case.
 
     Attributes:
-        report: What `check` says of it.
-        handed_on: Names of what some chunk was handed.
-        spared: Keys that the slicer left out of every chunk, and is not blamed for.
-        blamed: The mismatches that are left.
-        refuses_whole: Whether all that is left is an exception that no cut causes.
+        report: The report of `check`.
+        handed_on: Names of the arguments that some chunk got.
+        spared: Keys that the slicer left out of every chunk and is not blamed for.
+        blamed: The remaining mismatches.
+        refuses_whole: Whether the only remaining mismatch is an exception that no cut causes.
     """
 
     report: Report
@@ -72,7 +72,7 @@ class Trial(NamedTuple):
 
 
 class Search:
-    """One slicer on trial; counts what it judged."""
+    """One slicer under test; counts the cases it judged."""
 
     def __init__(
         self,
@@ -133,7 +133,7 @@ class Search:
         return (*found.values(), *(one for one in refused if one is not None))
 
     def note_left_out(self) -> None:
-        """Say beside the number of cases which keys were passed in none of them."""
+        """Add to the number of cases the keys that were never passed."""
         for family, cases in self._tried.items():
             passed = self._passed.get(family, set())
             left = [key for key in self._spared.get(family, ()) if key not in passed]
@@ -167,13 +167,13 @@ class Search:
                 yield case
 
     def kinds(self, case: Case) -> frozenset[Kind]:
-        """How the slicer fails there; nothing where it does not, or where that cannot be told."""
+        """How the slicer fails on a case; empty if it does not, or if that is unknown."""
         if case not in self._known:
             self._known[case] = self._judged(case)
         return self._known[case]
 
     def smallest(self, case: Case, kind: Kind | None = None) -> Counterexample:
-        """A case that still fails, in this way if `kind` is given, without all that can be left."""
+        """The case without all that it can lose and still fail, in this way if `kind` is given."""
         from vlmdebug.running.check import illustrated
 
         def fails(one: Case) -> bool:
@@ -184,21 +184,21 @@ class Search:
         return replace(found, report=illustrated(found.report, found.batch))
 
     def refuse_untold(self) -> None:
-        """Raise if some case could not be judged, for then nothing wrong is no verdict."""
+        """Raise if some case could not be judged, because no error found is no verdict then."""
         if not self._untold:
             return
         judged, untold = sum(self._tried.values()), number(len(self._untold), "generated batch")
         case = self._least(min(self._untold, key=_size), self._cannot_tell)
-        others = f"and cuts the other {judged} rightly" if judged else "and there are no others"
+        others = f"and cuts the other {judged} correctly" if judged else "and there are no others"
         raise AmbiguousError(
             f"The slicer could not be judged on {untold}, {others}. "
             f"The smallest is {case!r}.\n" + "\n".join(self._untold[case])
         )
 
     def refused(self, family: str | None = None) -> Counterexample | None:
-        """The smallest batch that the slicer refuses even where it is one chunk, if it refuses one.
+        """The smallest batch that the slicer refuses even as one chunk, if there is one.
 
-        That is the last thing to say: no cut is its cause.
+        It is reported last, because no cut is its cause.
         """
         cases = [case for case in self._refused if family in (None, case.spec.family)]
         return self._refused[min(cases, key=_size)] if cases else None
@@ -207,12 +207,12 @@ class Search:
         trial = self._run(case)
         if trial.blamed or trial.report.ambiguities:
             plainer = self._without_its_own(case)
-            if plainer != case:  # what it does with other people's is not asked
+            if plainer != case:  # other people's keys are not tested
                 return self._as(case, plainer)
         if trial.blamed and trial.spared & CLIP_KEYS and case.spec.clips:
             found = self._as(case, _without(case, **NO_CLIPS))
             if found:
-                return found  # it is wrong without the clips that it leaves out, too
+                return found  # it is also wrong without the clips that it leaves out
         if trial.refuses_whole:
             self._refused[case] = Counterexample(case, trial.report)
             return frozenset()
@@ -226,7 +226,7 @@ class Search:
         return kinds_of(trial.blamed)
 
     def _as(self, case: Case, plainer: Case) -> frozenset[Kind]:
-        """How it fails with less in the batch, which then is what there is to say of the case."""
+        """How it fails with less in the batch; this is then the result of the case."""
         found = self.kinds(plainer)
         if found:
             self._failed[case] = self._failed[plainer]
@@ -251,9 +251,9 @@ class Search:
         return Trial(report, handed_on, spared, blamed, refuses)
 
     def _refuses_whole(self, case: Case, ran: Run) -> bool:
-        """Whether the slicer raises the same exception where the whole batch is one chunk.
+        """Whether the slicer raises the same exception if the whole batch is one chunk.
 
-        A name that is not bound is the code's own mistake, and no refusal.
+        A `NameError` is a bug of the code, not a refusal.
         """
         from vlmdebug.running.check import run
 
@@ -266,14 +266,14 @@ class Search:
     def _note(
         self, family: str, batch: Batch, spared: frozenset[str], passed: frozenset[str]
     ) -> None:
-        """Keep what is not checked as long as no case has it passed."""
+        """Keep a key as unchecked as long as no case passed it."""
         self._passed.setdefault(family, set()).update(passed)
         unsure = {TYPES} if takes(family, TYPES) is None else set[str]()
         kept = self._spared.setdefault(family, {})
         kept.update(dict.fromkeys(key for key in batch.layout if key in spared | unsure))
 
     def _without_its_own(self, case: Case) -> Case:
-        """The case without the token keys that the slicer makes even where there are none."""
+        """The case without the token keys that the slicer also makes if the batch has none."""
         given = {key: False for key in MADE_BY_TRAINERS if getattr(case.spec, key)}
         if not given:
             return case
@@ -284,7 +284,7 @@ class Search:
         return not self.kinds(case) and case in self._untold
 
     def _least(self, case: Case, holds: Callable[[Case], bool]) -> Case:
-        """The smallest case around of which that still holds."""
+        """The smallest neighbouring case for which `fails` still holds."""
         less: Case | None = case
         while less is not None:
             case, around = less, smaller(less, self._settings)
@@ -304,18 +304,18 @@ NO_CLIPS: dict[str, Any] = {
 
 
 TIMES = frozenset({"second_per_grid_ts"})
-"""What a loop over all keys may pass of videos, though it takes none."""
+"""Video keys that a loop over all keys may pass, though it does not handle videos."""
 
 
 def _without(case: Case, **fields: Any) -> Case:
-    """The case with some fields of its specification as they are where nothing is asked for."""
+    """The case with some fields of its specification at their defaults."""
     return replace(case, spec=replace(case.spec, **fields))
 
 
 def _spared(report: Report, handed_on: frozenset[str]) -> frozenset[str]:
-    """Keys that a slicer need not hand on, and does not try to: no chunk has one of their kind.
+    """Keys that a slicer need not pass and does not try to: no chunk has one of their kind.
 
-    A name that nothing has, or one asked for that is nearly a key's, shows that it tries to.
+    An unknown name, or a requested name close to a key's, shows that it tries to.
     """
     spared = frozenset({"position_ids"}) - handed_on
     tries = any(m.code == "VLM004" and _is_slip(m, CLIP_KEYS) for m in report.mismatches)
@@ -323,13 +323,13 @@ def _spared(report: Report, handed_on: frozenset[str]) -> frozenset[str]:
 
 
 def _is_slip(mismatch: Mismatch, keys: Iterable[str]) -> bool:
-    """Whether it is about an unknown name that was handed over, or asked for in place of a key."""
+    """Whether it is about an unknown name that was passed, or requested in place of a key."""
     asked = mismatch.chunk is None
     return not asked or bool(get_close_matches(mismatch.key or "", [*keys], 1, cutoff=0.9))
 
 
 def _blamed(report: Report, spared: frozenset[str]) -> tuple[Mismatch, ...]:
-    """The mismatches without the spared keys that were left out, and what follows from that."""
+    """The mismatches without those of the spared keys and their consequences."""
     out = [
         m for m in report.mismatches if m.key in spared and (m.code == "VLM003" or m.key in TIMES)
     ]

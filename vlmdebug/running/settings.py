@@ -1,8 +1,8 @@
-"""The options of a search for counterexamples: name, default, meaning and flag of each, once.
+"""The options of a search for counterexamples: name, default, meaning and flag of each.
 
 `falsify`, `falsify_all`, `assert_slices`, the Hypothesis strategies and the command line take these
-options and pass one `FalsifySettings` inward. Which values an option takes is in
-`vlmdebug.core.given.CHECKS`, as for every public argument.
+options and pass one `FalsifySettings` on. `vlmdebug.core.given.CHECKS` holds the valid values of an
+option, as for every public argument.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ WIDTH = 98
 
 
 def option(default: Any, meaning: str, flag: str, **argument: Any) -> Any:
-    """A field: its line in docstrings and `--help`, its flag, and what argparse is told of it."""
+    """A field: its line in docstrings and `--help`, its flag, and its argparse options."""
     return field(default=default, metadata={"meaning": meaning, "flag": flag, "argument": argument})
 
 
@@ -55,13 +55,13 @@ def _line(one: Field[Any], indent: str) -> str:
 
 @dataclass(frozen=True)
 class FalsifySettings:
-    """What a search tries, and for how long.
+    """What a search tries, and how long.
 
     Attributes:
         options: As the fields below describe them.
 
     Raises:
-        BadInput: An option has a value that it does not take.
+        BadInput: An option has an invalid value.
     """
 
     families: Sequence[str] | None = option(

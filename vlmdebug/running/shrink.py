@@ -12,7 +12,7 @@ from vlmdebug.running.settings import DEFAULTS, FalsifySettings
 
 
 class _Sample(NamedTuple):
-    """What one sample of a case holds: a size per image, frames per video, audio clips."""
+    """The contents of one sample of a case: a size per image, frames per video, audio clips."""
 
     images: tuple[int, ...]
     videos: tuple[int, ...]
@@ -22,7 +22,7 @@ class _Sample(NamedTuple):
 def smaller(case: Case, settings: FalsifySettings = DEFAULTS) -> Iterator[Case]:
     """Cases with one thing less, the largest steps first: samples, a clip, an image, a size.
 
-    Where none of them fails as the case does, it is the smallest around.
+    If none of them fails in the same way, the case is the smallest.
     """
     samples = _samples(case.spec)
     fewer = [
@@ -46,7 +46,7 @@ def smaller(case: Case, settings: FalsifySettings = DEFAULTS) -> Iterator[Case]:
 
 
 def _fewer_of_both(samples: Sequence[_Sample]) -> Iterator[list[_Sample]]:
-    """The samples without a text-only one and an image, so that their numbers still agree."""
+    """The samples without one text-only sample and one image, so that their numbers still agree."""
     for gone, sample in enumerate(samples):
         for at, other in enumerate(samples):
             if not sample.images and other.images:
@@ -55,7 +55,7 @@ def _fewer_of_both(samples: Sequence[_Sample]) -> Iterator[list[_Sample]]:
 
 
 def _chunk_size(case: Case, samples: int) -> int:
-    """The chunk size for so many samples: larger than the batch if it was that."""
+    """The chunk size for this many samples; larger than the batch if it was before."""
     if case.chunk_size > len(case.spec.images_per_sample):
         return samples + 1
     return min(case.chunk_size, samples)
@@ -112,7 +112,7 @@ def _samples(spec: BatchSpec) -> list[_Sample]:
 
 
 def _spec(like: BatchSpec, samples: Sequence[_Sample]) -> BatchSpec:
-    """A specification of these samples; what is not theirs stays as it was."""
+    """A specification of these samples; the other fields do not change."""
     frames = tuple(frame for sample in samples for frame in sample.videos)
     audios = tuple(sample.audios for sample in samples)
     return replace(

@@ -1,7 +1,7 @@
 """`make_batch`: synthetic batches in a family's layout, without processor or model.
 
-Tensors are made so that a thousand cases take about half a second. Each row of a tensor holds its
-own number: rows are told apart by what they are.
+A thousand cases take about half a second to build. Each row of a tensor holds its own number, so
+rows are identified by their values.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ def make_batch(
     Args:
         family: Name of a layout family.
         images_per_sample: One number per sample, 0 for a text-only one.
-        sizes: One number per image: what it means is the family's (grid, tiles or soft
-            tokens). All are the family's smallest by default.
-        videos_per_sample: One number per sample, where the family's models take videos.
+        sizes: One number per image; its meaning depends on the family (grid, tiles or soft tokens).
+            All are the family's smallest by default.
+        videos_per_sample: One number per sample, if the family's models take videos.
         frames: One number per video; one frame each by default.
-        audios_per_sample: One number per sample, where some of the family's models take audio.
+        audios_per_sample: One number per sample, if some of the family's models take audio.
         padding_side: Where shorter samples are padded, `"right"` or `"left"`.
         labels: Whether there are `labels`, as a collator makes them.
         position_ids: Whether there are M-RoPE's `position_ids`, `(3, sample, seq)`, as trainers
-            compute them ahead; where the family's models take them.
+            compute them ahead; only if the family's models take them.
         second_per_grid_ts: Whether there is `second_per_grid_ts`, `(video,)`, as Qwen2.5-VL's
-            processor gives it beside videos.
+            processor returns it with videos.
 
     Raises:
         BadInput: The numbers do not fit together, or the family has no videos, audio or M-RoPE.
@@ -93,7 +93,7 @@ def _check_places(family: Family, asked: bool) -> None:
 
 
 def _clips(family: Family, unit: str, given: Sequence[int] | None, samples: int) -> tuple[int, ...]:
-    """Clips of each sample; nothing where there are none."""
+    """Clips of each sample; empty if there are none."""
     if given is None or (hasattr(given, "__len__") and not len(given)):
         return ()
     takers = [other.name for other in FAMILIES.values() if unit in other.clips]
@@ -143,9 +143,9 @@ def make(spec: BatchSpec) -> Batch:
 
 
 def with_every_key(family: Family) -> Batch:
-    """A batch with each key that some model of the family takes, the rare ones too.
+    """A batch with each key that some model of the family takes, including rare ones.
 
-    No model takes all of them, so only their rows mean something.
+    No model takes all of them, so only their rows are meaningful.
     """
     import torch
 
