@@ -1,1 +1,1 @@
-"""Numbers: what each tensor counts, and which rows and tokens each sample owns."""
+"""Counts: what the rows of each tensor count, and which rows and tokens each sample owns."""

@@ -1,7 +1,7 @@
-"""Every key of a batch, once: what it holds, and what it follows from or describes.
+"""Every key of a batch: what it holds, and what it is computed from or describes.
 
-Other modules ask this table for a set of keys; none of them lists keys of its own. A family's file
-names its axes, of keys that stand here. Read in the processors and the forward methods of
+Other modules read sets of keys from this table; none lists keys of its own. A family's file gives
+the axes of keys that are in this table. The keys come from the processors and forward methods of
 transformers 5.23, in the data collators of its Trainer, and in the trainers of TRL.
 """
 
@@ -34,14 +34,14 @@ class Key(NamedTuple):
     Attributes:
         name: The key.
         kind: What it is to a slicer.
-        modality: The media that it belongs to; None for text and for all of them.
+        modality: The media that it belongs to; None for text and for keys of all media.
         of: Keys that it is a function of (`position_ids`), that it describes (`image_grid_thw`), or
             that it is a part of (`prompt_ids`).
         unit: What a row counts, or `token` where it also has a column per token, in each layout
-            that has the key. None where the layout says it, or where no batch carries the key.
-        holds: `mask`, 1 for what is real; `types` of tokens, 0 for text; `packing`, where the
-            sequences of a packed row begin.
-        counts: The unit of which it gives a number per sample (of kind COUNTS), image or video.
+            that has the key. None if the layout determines it, or if no batch has the key.
+        holds: `mask`, 1 for what is real; `types` of tokens, 0 for text; `packing`, the starts of
+            the sequences of a packed row.
+        counts: The unit that it counts per sample (of kind COUNTS), image or video.
     """
 
     name: str
@@ -59,7 +59,7 @@ _VIDEOS = ("pixel_values_videos",)
 _AUDIO = ("input_features",)
 
 _TABLE = (
-    # Tokens, and what lies beside them: one row per sample.
+    # Tokens, and keys with the same rows: one row per sample.
     Key("input_ids", Kind.TOKENS, unit="token"),
     Key("attention_mask", Kind.DERIVED, of=_TEXT, unit="token", holds="mask"),
     Key("token_type_ids", Kind.DERIVED, of=_TEXT, unit="token", holds="types"),
@@ -71,7 +71,7 @@ _TABLE = (
     Key("rope_deltas", Kind.DERIVED, of=("position_ids",), unit="sample"),
     Key("decoder_input_ids", Kind.TOKENS, of=("labels",), unit="sample"),
     Key("decoder_attention_mask", Kind.DERIVED, of=("labels",), unit="sample", holds="mask"),
-    # Made for one call.
+    # Computed for one call.
     Key("shift_labels", Kind.DERIVED, of=("labels",)),
     Key("per_layer_inputs", Kind.DERIVED, of=_TEXT),
     Key("mm_encoder_outputs", Kind.DERIVED, of=_PIXELS),
@@ -97,7 +97,7 @@ _TABLE = (
     Key("aspect_ratio_ids", Kind.MEDIA, "image", of=_PIXELS),
     Key("aspect_ratio_mask", Kind.MEDIA, "image", of=_PIXELS, holds="mask"),
     Key("cross_attention_mask", Kind.MEDIA, "image", of=(*_TEXT, *_PIXELS), holds="mask"),
-    # Videos; what a row of the first counts is the layout's.
+    # Videos; the layout determines what a row of the first key counts.
     Key("pixel_values_videos", Kind.MEDIA, "video"),
     Key("video_grid_thw", Kind.MEDIA, "video", of=_VIDEOS, unit="video", counts=VIDEO_PATCH),
     Key("second_per_grid_ts", Kind.MEDIA, "video", of=("video_grid_thw",), unit="video"),
@@ -109,7 +109,7 @@ _TABLE = (
     Key("input_features", Kind.MEDIA, "audio", unit="audio"),
     Key("input_features_mask", Kind.MEDIA, "audio", of=_AUDIO, unit="audio", holds="mask"),
     Key("feature_attention_mask", Kind.MEDIA, "audio", of=_AUDIO, unit="audio", holds="mask"),
-    # Counts, which TRL and others carry beside the tensors.
+    # Counts that TRL and others keep with the tensors.
     Key("num_images", Kind.COUNTS, "image", counts="image"),
     Key("num_tiles", Kind.COUNTS, "image", counts="tile"),
     Key("num_videos", Kind.COUNTS, "video", counts="video"),
@@ -131,7 +131,7 @@ _TABLE = (
     Key("vision_feature_select_strategy", Kind.OPTION),
     Key("vision_aspect_ratio", Kind.OPTION),
     Key("use_audio_in_video", Kind.OPTION),
-    # Trainers' own, with a row per sample.
+    # Keys of trainers, with a row per sample.
     Key("prompt_ids", Kind.TRAINER, of=_TEXT, unit="sample"),
     Key("prompt_mask", Kind.TRAINER, of=("attention_mask",), unit="sample", holds="mask"),
     Key("completion_ids", Kind.TRAINER, of=_TEXT, unit="sample"),
@@ -163,51 +163,51 @@ _BESIDE = tuple(key for key in _named(Kind.TOKENS, Kind.DERIVED, Kind.WHOLE) if 
 """Functions of other keys."""
 
 TYPE_IDS = tuple(key.name for key in _BESIDE if key.holds == "types")
-"""What each token is; zero for text."""
+"""The type of each token; zero for text."""
 PROMPT_TYPES = TYPE_IDS[0]
-"""Types that say in PaliGemma which tokens are the prompt."""
+"""Types that mark the tokens of the prompt in PaliGemma."""
 ALONG_TOKENS = tuple(key.name for key in _BESIDE if key.unit == "token" and key.holds)
 """Masks and types of each token, `(sample, seq)` as `input_ids`."""
 TOKEN_KEYS = frozenset(key.name for key in _named(Kind.TOKENS, Kind.DERIVED) if key.unit)
 """Keys of a batch with one row per sample in every layout."""
 DERIVED = frozenset(key.name for key in _BESIDE)
-"""Functions of other keys: a slicer may make them where the batch has none."""
+"""Functions of other keys: a slicer may make them if the batch has none."""
 PACKED = tuple(key.name for key in _TABLE if key.holds == "packing")
-"""Keys that say where the sequences of a packed row begin."""
+"""Keys that give the starts of the sequences of a packed row."""
 
 IMAGE_KEYS = tuple(key.name for key in _MEDIA if key.modality == "image")
 VIDEO_KEYS = tuple(key.name for key in _MEDIA if key.modality == "video")
 AUDIO_KEYS = tuple(key.name for key in _MEDIA if key.modality == "audio")
-"""Keys of one modality; what they describe comes first."""
+"""Keys of one modality; the key that the others describe comes first."""
 CLIP_KEYS = frozenset({*VIDEO_KEYS, *AUDIO_KEYS})
 MEDIA_KEYS = frozenset(key.name for key in _MEDIA)
 PIXELS = tuple(key.name for key in _MEDIA if not key.of)
-"""Media themselves: pixels and sounds, which no other key describes or is made of."""
+"""Keys of pixels and sounds, which the other media keys describe or are computed from."""
 MEDIA_OF: Mapping[Modality, str] = {
     "image": IMAGE_KEYS[0],
     "video": VIDEO_KEYS[0],
     "audio": AUDIO_KEYS[0],
 }
-"""The key of each modality that the others of it lie beside."""
+"""The main key of each modality, which the other keys describe."""
 LENGTHS: Mapping[str, tuple[str, ...]] = {
     unit: tuple(key.name for key in _MEDIA if key.counts == unit)
     for unit in dict.fromkeys(key.counts for key in _MEDIA if key.counts)
 }
-"""Keys that say how many rows each image or video owns, by what these rows count."""
+"""Keys that give the number of rows of each image or video, by what these rows count."""
 GRIDS = LENGTHS["patch"]
 
 BOOKKEEPING: Mapping[str, str] = {key.name: str(key.counts) for key in _named(Kind.COUNTS)}
-"""Per-sample lists that trainers carry beside the tensors, and what they count."""
+"""Per-sample lists that trainers keep with the tensors, and what they count."""
 OPTIONS = frozenset(key.name for key in _named(Kind.OPTION))
-"""How the model answers; no rows, and nothing to compare."""
+"""Options of the model's output; they have no rows, and nothing is compared."""
 TRAINERS_OWN = frozenset(key.name for key in _named(Kind.TRAINER))
-"""Keys of trainers with a row per sample, which no model is handed."""
+"""Keys of trainers with a row per sample, which no model takes."""
 ROWLESS = frozenset(key.name for key in _named(Kind.OPTION, Kind.WHOLE))
 """Arguments of a call that have no row per sample, whatever their shape."""
 EXTRAS = OPTIONS | DERIVED
-"""Arguments of forward methods that may come beside a layout's own keys."""
+"""Arguments of forward methods that are allowed besides a layout's own keys."""
 KNOWN = MEDIA_KEYS | TOKEN_KEYS
-"""Keys whose rows a layout knows."""
+"""Keys with rows that a layout defines."""
 
 
 def modality_of(key: str) -> Modality | None:
