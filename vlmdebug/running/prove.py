@@ -1,7 +1,7 @@
-"""`prove`: let the real model say what a slicer's chunks change.
+"""`prove`: run the real model to see what a slicer's chunks change.
 
 The whole batch goes through the model once, then each chunk; the logits of every sample's real
-tokens should be the same. This is the judge behind every verdict of `check`.
+tokens should be the same. Every verdict of `check` must agree with this comparison.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from vlmdebug.families.read import read_batch
 from vlmdebug.running.check import run
 
 FEWER = frozenset({"logits_to_keep", "num_logits_to_keep"})
-"""Arguments that are not handed on to the model: the logits of every token are compared."""
+"""Arguments that are not passed to the model: the logits of every token are compared."""
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What the model said.
+    """The result of running the model.
 
     Attributes:
-        max_abs_diff: Largest absolute difference of any logit of any real token; None where no
-            chunk could be compared.
-        per_sample: The same per sample; None for a sample whose chunk raised or never came.
-        tolerance: What rounding may explain at the logits' precision and size.
+        max_abs_diff: Largest absolute difference of any logit of any real token; None if no chunk
+            could be compared.
+        per_sample: The same per sample; None for a sample if its chunk raised or never came.
+        tolerance: The largest difference that rounding can cause at the logits' precision and size.
         error: The exception of the model, or of the slicer, that ended the comparison first.
         chunk: The chunk that raised it; None for the whole batch.
-        raised_by: Who raised it, `"model"` or `"slicer"`.
-        other_tokens: Samples of which a chunk held tokens that do not continue or begin those of
-            the batch, so that no logits could be compared.
+        raised_by: What raised it, `"model"` or `"slicer"`.
+        other_tokens: Samples with tokens in a chunk that neither extend nor begin those of the
+            batch, so that no logits could be compared.
     """
 
     max_abs_diff: float | None
@@ -52,7 +52,7 @@ class Proof:
 
     @property
     def ok(self) -> bool:
-        """Whether every sample was compared and agrees to rounding."""
+        """Whether every sample was compared and agrees up to rounding."""
         compared = self.error is None and not self.other_tokens
         return compared and all(
             diff is not None and diff <= self.tolerance for diff in self.per_sample
@@ -60,7 +60,7 @@ class Proof:
 
     @property
     def silent_samples(self) -> tuple[int, ...]:
-        """Samples that ran without an exception and got other logits than in the whole batch."""
+        """Samples that ran without an exception but have other logits than in the whole batch."""
         return tuple(
             sample
             for sample, diff in enumerate(self.per_sample)
@@ -103,19 +103,19 @@ def prove(
 ) -> Proof:
     """Compare the model's logits on the whole batch with those on the slicer's chunks.
 
-    The model runs in eval mode without gradients and is left as it was. Real tokens are
-    those of `attention_mask`, on whichever side the padding is. Samples are recognised by the
-    rows of `input_ids` that a chunk holds, so a slicer may reorder them.
+    The model runs in eval mode without gradients; its state is restored. Real tokens are those of
+    `attention_mask`, whatever the padding side. Samples are recognised by the rows of `input_ids`
+    that a chunk holds, so a slicer may reorder them.
 
     Args:
         slicer: As for `check`.
-        batch: A `Batch`, or what a processor returned.
-        model: A transformers model whose forward returns `.logits`, `(sample, seq, vocab)`.
+        batch: A `Batch`, or the output of a processor.
+        model: A transformers model; its forward returns `.logits`, `(sample, seq, vocab)`.
         chunk_size: Samples per chunk.
-        **reading: Arguments of `read_batch`, where the batch is not read yet.
+        **reading: Arguments of `read_batch`, if the batch is not read yet.
 
     Raises:
-        BadInput: The arguments are no model or no batch.
+        BadInput: The arguments are not a model or not a batch.
     """
     if not callable(model):
         raise BadInput(
@@ -178,9 +178,9 @@ def _compare(
 
 @dataclass(frozen=True)
 class _Answer:
-    """What the model made of one chunk, asked when the slicer gave it.
+    """The model's output for one chunk, computed when the slicer yields it.
 
-    A slicer may use one dict, or one buffer, for every chunk: later it holds another chunk.
+    A slicer may reuse one dict or buffer for every chunk: later it holds another chunk.
     """
 
     logits: torch.Tensor | None
@@ -191,15 +191,15 @@ class _Answer:
     def diff(
         self, row: int, whole: torch.Tensor, ids: torch.Tensor, real: torch.Tensor
     ) -> float | None:
-        """Largest difference to a sample's logits in the whole batch; None where tokens are others.
+        """Largest difference to a sample's logits in the whole batch; None if the tokens differ.
 
-        Tokens may have been appended, as completions are, or cut off: those that both have count.
+        Tokens may have been appended, as completions are, or cut off: the common ones are compared.
 
         Args:
             row: The sample's row in the chunk.
             whole: Its logits in the batch, `(seq, vocab)`.
             ids: Its tokens there, `(seq,)`.
-            real: Which of these are no padding.
+            real: Which of these are not padding.
         """
         assert self.logits is not None
         logits, given = self.logits[row], None if self.ids is None else self.ids[row]
@@ -221,8 +221,8 @@ class _Answer:
 
 
 def _shared(ours: torch.Tensor, theirs: torch.Tensor) -> tuple[slice, slice] | None:
-    """Where the shorter row of tokens stands in the longer one, as slices of both; at its start
-    if it can be, else at its end, else anywhere. None where it does not, or holds no token.
+    """The place of the shorter row of tokens in the longer one, as slices of both: at its start if
+    possible, else at its end, else anywhere. None if it is not in it, or holds no token.
     """
     size = min(len(ours), len(theirs))
     room = max(len(ours), len(theirs)) - size
@@ -246,7 +246,7 @@ def _answer(model: Any, inputs: Mapping[str, Any]) -> _Answer:
 
 
 def _diff(whole: torch.Tensor, chunk: torch.Tensor) -> float:
-    """Largest absolute difference of as many tokens, `(token, vocab)`."""
+    """Largest absolute difference of logits for the same tokens, `(token, vocab)`."""
     return float((whole.float() - chunk.float()).abs().max()) if whole.numel() else 0.0
 
 
@@ -255,17 +255,17 @@ def _logits(model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
 
 
 def _real_tokens(inputs: Mapping[str, Any]) -> torch.Tensor:
-    """Which tokens are no padding, `(sample, seq)`."""
+    """Which tokens are not padding, `(sample, seq)`."""
     mask = inputs.get("attention_mask")
     ids = inputs["input_ids"]
     return torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
 
 
 def _tolerance(logits: torch.Tensor) -> float:
-    """Rounding that the layers may add up to, in units of the logits.
+    """The rounding error that the layers may accumulate, in units of the logits.
 
-    A thousand roundings of the logits' own precision: 1e-4 in float32, 1 % of the largest in
-    16 bits. A wrong image moves logits by a large part of their size.
+    A thousand rounding errors at the logits' precision: 1e-4 in float32, 1 % of the largest in 16
+    bits. A wrong image changes logits by a large part of their size.
     """
     steps = 1000 * torch.finfo(logits.dtype).eps
     return min(steps, 0.01) * max(1.0, float(logits.abs().max()))
@@ -273,7 +273,7 @@ def _tolerance(logits: torch.Tensor) -> float:
 
 @contextmanager
 def _evaluating(model: Any) -> Iterator[None]:
-    """Eval mode and no gradients; every module's own mode is put back."""
+    """Eval mode and no gradients; the mode of every module is restored."""
     modules: Iterable[Any] = list(model.modules()) if hasattr(model, "modules") else []
     modes = [(module, module.training) for module in modules]
     try:

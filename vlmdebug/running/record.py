@@ -21,17 +21,17 @@ def record(
     """Turn `function(model, inputs, chunk_size)`, which calls `model`, into a slicer.
 
     Each call of the model is one chunk, and so is each call of `model.generate`. An exception
-    inside the function reaches `check` after the chunks that were recorded before it, so both
-    are reported; what the stand-in for the model lacks is not blamed on the function. The model,
-    and copies of it, may be called several times for a sample: as often for each.
+    inside the function reaches `check` after the chunks that were recorded before it, so both are
+    reported. Features that the stand-in model lacks are not blamed on the function. The model and
+    copies of it may be called several times for a sample, equally often for each.
 
     Args:
-        function: The code on trial. What it says of itself (`any_order`, `expand_size`) holds.
-        config: What `model.config` is; a small one of no model's by default.
+        function: The code under test. Its attributes (`any_order`, `expand_size`) apply.
+        config: The value of `model.config`; by default a small config that belongs to no model.
 
     Raises:
-        BadInput: What was given is no function, or is the model itself. Of the slicer: the
-            function asks for what the stand-in for the model has not.
+        BadInput: The argument is not a function, or is the model itself. The slicer raises it if
+            the function reads something that the stand-in model lacks.
     """
     if not callable(function) or isinstance(function, torch.nn.Module):
         raise BadInput(
@@ -48,7 +48,7 @@ def record(
             function(model, inputs, chunk_size)
         except NotJudged:
             raise
-        except Exception as raised:  # the function's own; handed on below
+        except Exception as raised:  # the function's own; passed on below
             error = raised
         yield from model.calls
         if error is not None:

@@ -1,7 +1,7 @@
-"""What stands in for a model while code that calls one is recorded.
+"""The stand-in for a model while code that calls one is recorded.
 
-It takes every call, keeps what it was handed, and answers with outputs of the right shape, so that
-the code runs on. No weight is touched. What it lacks is never blamed on the code.
+It accepts every call, keeps the arguments, and returns outputs of the right shape, so that the code
+continues. It has no weights. Features that it lacks are never blamed on the code.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from vlmdebug.errors import NotJudged
 
 VOCAB_SIZE, HIDDEN_SIZE = 512, 8
 MOST_CALLS = 2000
-"""Calls after which the code is not waited for any longer."""
+"""Calls after which the recorded code is stopped."""
 
 
 class Lacks(NotJudged, AttributeError):
-    """A stand-in was asked for what only the real thing has."""
+    """The code read something that only a real model has."""
 
 
 class Outputs(dict[str, Any]):
-    """What the stand-in answers: a dict by name, attributes and places, as transformers' outputs.
+    """The stand-in's outputs: a dict with attributes and indices, as transformers' outputs.
 
-    Each output is made when it is asked for: recording costs little beside the code recorded.
-    What is asked for by attribute only, such as `log_probs`, is not among the items.
+    Each output is made when it is read: recording costs little compared to the recorded code.
+    Outputs that are only read by attribute, such as `log_probs`, are not among the items.
     """
 
     def __init__(self, makers: Mapping[str, Callable[[], Any]], items: Iterable[str]) -> None:
@@ -62,7 +62,9 @@ class Outputs(dict[str, Any]):
     def __getitem__(self, name: Any) -> Any:
         return getattr(self, name) if isinstance(name, str) else self.to_tuple()[name]
 
-    def __iter__(self) -> Iterator[str]:  # what iterates makes dict(outputs) ask for the values
+    def __iter__(
+        self,
+    ) -> Iterator[str]:  # dict(outputs) reads the values of a mapping that iterates
         return super().__iter__()
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -70,7 +72,7 @@ class Outputs(dict[str, Any]):
         return self[name] if name in self or name in self._makers else default
 
     def to_tuple(self) -> tuple[Any, ...]:
-        """The loss, where labels were given, and the logits."""
+        """The loss, if labels were given, and the logits."""
         return tuple(self[name] for name in self)
 
     def values(self) -> Any:
@@ -113,11 +115,11 @@ def signature_of(names: Iterable[str]) -> Signature:
 
 
 class RecordingModel(torch.nn.Module):
-    """Stands for a causal language model: keeps every call, computes nothing.
+    """Represents a causal language model: keeps every call, computes nothing.
 
     Attributes:
-        calls: The inputs of each call by name, in order. Slices of the batch are the ones handed
-            over; other tensors are copied, for code may fill the same buffer for its next call.
+        calls: The inputs of each call by name, in order. Slices of the batch are kept as passed;
+            other tensors are copied, because the code may reuse a buffer for its next call.
         config: Has the fields that trainers read.
     """
 
@@ -150,24 +152,24 @@ class RecordingModel(torch.nn.Module):
         self.warnings_issued: dict[str, bool] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> RecordingModel:
-        """A reference model or the like; its calls are recorded beside the model's own."""
+        """A copy, such as a reference model; its calls are recorded with the model's own."""
         other = RecordingModel(self.config)
         other.calls, other._memory = self.calls, self._memory
         return other
 
     @property
     def device(self) -> torch.device:
-        """Where the stand-in says it lies."""
+        """The device that the stand-in reports."""
         return self.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision it says it has."""
+        """The dtype that it reports."""
         return self.weight.dtype
 
     @cached_property
     def generation_config(self) -> SimpleNamespace:
-        """Options of generation; it has its own way, whatever they are."""
+        """Options of generation, which are ignored."""
         return SimpleNamespace(bos_token_id=None, eos_token_id=None, pad_token_id=None)
 
     @cached_property
@@ -177,7 +179,7 @@ class RecordingModel(torch.nn.Module):
 
     @property
     def model(self) -> Callable[..., Outputs]:
-        """The same, by the name that most models have for it."""
+        """The same, by the name that most models use."""
         return self.base_model
 
     @cached_property
@@ -190,11 +192,11 @@ class RecordingModel(torch.nn.Module):
         return self.base_model
 
     def get_base_model(self) -> RecordingModel:
-        """Itself, as within PEFT's wrapper."""
+        """Itself, as inside PEFT's wrapper."""
         return self
 
     def get_input_embeddings(self) -> torch.nn.Module:
-        """The embeddings, `(…)` to `(…, hidden)`; they know any token."""
+        """The embeddings, `(…)` to `(…, hidden)`; they accept any token."""
         return self._embeddings
 
     @cached_property
@@ -213,7 +215,7 @@ class RecordingModel(torch.nn.Module):
         return True
 
     def _nothing(self, *_: Any, **__: Any) -> None:
-        """What trainers call for an effect on a real model."""
+        """Methods that trainers call for their effect on a real model."""
 
     add_model_tags = enable_input_require_grads = resize_token_embeddings = tie_weights = _nothing
     gradient_checkpointing_enable = gradient_checkpointing_disable = _nothing
@@ -229,7 +231,7 @@ class RecordingModel(torch.nn.Module):
             ) from None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Keep the inputs; answer with zeros that have the right shape and a gradient."""
+        """Keep the inputs; return zeros with the right shape and a gradient."""
         inputs = {**self._named(args), **kwargs}
         self._keep(inputs)
         tokens = inputs.get("input_ids")
@@ -239,11 +241,11 @@ class RecordingModel(torch.nn.Module):
         outputs = self._outputs(tokens, inputs)
         return outputs if inputs.get("return_dict") is not False else outputs.to_tuple()
 
-    # Code that hands on what is in a model's signature hands on all that any model takes.
+    # Code that filters keys by a model's signature passes every key that any model takes.
     forward.__signature__ = signature_of(KNOWN | EXTRAS)  # type: ignore[attr-defined]
 
     def _named(self, args: tuple[Any, ...]) -> dict[str, Any]:
-        """Names of what was handed over by place; models agree on the first place only."""
+        """Names of positional arguments; models agree only on the first."""
         found: dict[str, Any] = dict(zip(("input_ids",), args, strict=False))
         for value in args[1:]:
             key = self._memory.get(_memory(value)) if _is_tensor(value) else None
@@ -257,7 +259,7 @@ class RecordingModel(torch.nn.Module):
         return found
 
     def generate(self, inputs: Any = None, **kwargs: Any) -> Any:
-        """Keep the inputs; answer with each sample's tokens and one more, a 0."""
+        """Keep the inputs; return each sample's tokens and one more, a 0."""
         given = kwargs if inputs is None else {"input_ids": inputs, **kwargs}
         self._keep(given)
         ids = given["input_ids"].repeat_interleave(kwargs.get("num_return_sequences") or 1, 0)
@@ -308,7 +310,7 @@ class RecordingModel(torch.nn.Module):
 
 
 class _Backbone:
-    """Calls of it are calls of the model. It is no module: a module is in one place."""
+    """Calls of it are calls of the model. It is not a module: a module has only one parent."""
 
     def __init__(self, call: Callable[..., Outputs]) -> None:
         self._call = call
@@ -334,7 +336,7 @@ BY_PLACE = (
 
 
 def _memory(value: torch.Tensor) -> int:
-    """Where the memory begins that a tensor is a part of."""
+    """The start of the memory that a tensor is part of."""
     return value.untyped_storage().data_ptr()
 
 

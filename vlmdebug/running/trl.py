@@ -2,8 +2,8 @@
 
 Four paths are offered. The chunked log-prob loop (`_get_per_token_logps_and_entropies`) cuts a
 batch into chunks and calls the model on each. The generation buffer splits a batch per sample,
-shuffles it, cuts it into steps and joins each step's pixels again; there samples come in another
-order, and every image must follow its sample. The loss hands a batch to the model whole, key by
+shuffles it, cuts it into steps and joins each step's pixels again; the samples are in another order
+then, and every image must follow its sample. The loss passes a whole batch to the model, key by
 key. Online DPO repeats the batch for its second completion.
 """
 
@@ -25,7 +25,7 @@ from vlmdebug.running.record import record
 from vlmdebug.running.trl_trainer import Prepared, stop_after_one_call, trainer_of
 
 LOOPS = {"grpo": ("grpo_trainer", "GRPOTrainer"), "rloo": ("rloo_trainer", "RLOOTrainer")}
-"""Trainers whose log-prob pass runs in chunks: module and class."""
+"""Trainers that compute log-probs in chunks: module and class."""
 
 BUFFERS = {
     "grpo-buffer": "grpo_trainer",
@@ -42,17 +42,17 @@ LOSSES = {
     "rloo-loss": LOOPS["rloo"],
     "gmpo": ("gmpo_trainer", "GMPOTrainer"),
 }
-"""Trainers whose loss hands the batch of a step to the model whole."""
+"""Trainers with a loss that passes the whole batch of a step to the model."""
 
 COLLATED: dict[str, tuple[str, ...]] = {
     "sft_trainer": ("labels",),
     "dpo_trainer": ("completion_mask",),
     "kto_trainer": ("completion_mask", "label"),
 }
-"""What collators add to a batch, for the modules whose batches come from one."""
+"""Keys that collators add to a batch, for the modules with a collator."""
 
 NOT_BUFFERED = CLIP_KEYS | {"labels", "position_ids"}
-"""Keys that a generation batch never has: its datasets hold no videos, and its loss no labels."""
+"""Keys that a generation batch never has: it has no videos, and its loss takes no labels."""
 
 SLICERS = (*LOOPS, *BUFFERS, *LOSSES, "online-dpo")
 
@@ -64,11 +64,11 @@ def trl_slicer(name: str) -> Callable[[dict[str, Any], int], Iterator[dict[str, 
     Args:
         name: `"grpo"` or `"rloo"` (log-prob loop), `"grpo-buffer"`, `"rloo-buffer"` or
             `"distillation"` (generation buffer), `"sft"`, `"dpo"`, `"kto"`, `"grpo-loss"`,
-            `"rloo-loss"` or `"gmpo"` (what the loss hands to the model, whatever the chunk
-            size), `"online-dpo"` (each prompt twice).
+            `"rloo-loss"` or `"gmpo"` (what the loss passes to the model, whatever the chunk size),
+            `"online-dpo"` (each prompt twice).
 
     Raises:
-        BadInput: There is no such trainer, or this TRL lacks it or what the trial needs of it.
+        BadInput: There is no such trainer, or this TRL lacks it or a part that the test needs.
         VlmDebugError: TRL is not installed.
     """
     if not isinstance(name, str):
@@ -112,7 +112,7 @@ def _loop(module: str, trainer: str) -> Callable[[Any, dict[str, Any], int], Non
     )
     if method is None:
         raise BadInput(f"{trainer} of this TRL has no chunked log-prob loop.")
-    # Decorators time the call and want a whole trainer; the loop is the function they wrap.
+    # Decorators time the call and need a complete trainer; the loop is the function they wrap.
     loop = inspect.unwrap(method)
     takes = set(inspect.signature(loop).parameters)
 
@@ -145,7 +145,7 @@ def _loss(module: str, trainer: str) -> Callable[[Any, dict[str, Any], int], Non
 
 
 def _collated(trainer: type, added: Sequence[str]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    """Makes a batch as the collator does; all of the text is answer, and each answer is good."""
+    """Makes a batch as the collator does; all text is completion, all of it desirable."""
     source = importlib.import_module(trainer.__module__)
     if not any(name.startswith("DataCollatorForVision") for name in vars(source)):
         raise BadInput(f"{trainer.__name__} of this TRL takes no images: there is nothing to try.")
@@ -166,7 +166,7 @@ def _collated(trainer: type, added: Sequence[str]) -> Callable[[Mapping[str, Any
 
 
 def _with_completions(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """A batch as the generation buffer hands it to the loss; all of the text is prompt."""
+    """A batch as the generation buffer passes it to the loss; all text is prompt."""
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     return {
         **{key: inputs[key] for key in inputs if key not in ("input_ids", "attention_mask")},
@@ -187,7 +187,7 @@ def _online_dpo() -> Callable[[Any, dict[str, Any], int], None]:
         prompts = [""] * len(batch["input_ids"])
         with stop_after_one_call(model):
             own.training_step(model, Prepared(prompt=prompts, image=prompts))
-        model.calls = model.calls[-1:]  # before that it was called to generate
+        model.calls = model.calls[-1:]  # before, it was called to generate
 
     run.expand_size = 2  # type: ignore[attr-defined]
     return run

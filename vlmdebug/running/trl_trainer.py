@@ -1,7 +1,7 @@
-"""A trainer of TRL without what a trainer is made of, for the methods on trial.
+"""A TRL trainer without its parts, to run the methods under test.
 
-It is of TRL's own class and never initialised: it has what its methods read on their way to the
-model. What they read beyond that ends the trial; it is never blamed on them.
+It is an instance of TRL's own class, never initialised: it has the attributes that its methods read
+before they call the model. Reading anything else ends the test; it is never blamed on them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from vlmdebug.running.stand_in import Lacks
 
 
 class _Done(BaseException):
-    """The one call was recorded; no `except Exception` of the trainer's may stop it."""
+    """The one call was recorded; no `except Exception` of the trainer can catch this."""
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def stop_after_one_call(model: Any) -> Iterator[None]:
 
 
 class Prepared(dict[str, Any]):
-    """A batch as some step of a trainer expects it, as far as the trial makes it."""
+    """A batch as a step of a trainer expects it, as far as the test needs it."""
 
     def __missing__(self, key: str) -> Any:
         raise Lacks(_lacks("a trainer", key, "the batch"))
@@ -49,7 +49,7 @@ class _Part(SimpleNamespace):
 
 
 def trainer_of(cls: type, model: Any, **more: Any) -> Any:
-    """An instance of `cls` that was never initialised, with what its methods read."""
+    """An instance of `cls`, never initialised, with the attributes that its methods read."""
 
     def missing(self: Any, name: str) -> Any:
         raise Lacks(_lacks(cls.__name__, name, "itself"))
@@ -68,7 +68,7 @@ def _lacks(who: str, what: str, where: str) -> str:
 
 
 def _parts(model: Any) -> dict[str, Any]:
-    """What the methods on trial read, in one release of TRL or another."""
+    """The attributes that the methods under test read, in any release of TRL."""
     return {
         "accelerator": _Part(
             autocast=nullcontext,
@@ -99,7 +99,7 @@ def _parts(model: Any) -> dict[str, Any]:
         "compute_loss_func": None,
         "label_smoother": None,
         "model_accepts_loss_kwargs": False,
-        # Online DPO: no image token is looked for in the prompts, and nothing is cut off them.
+        # Online DPO: prompts are not searched for image tokens and not truncated.
         "_tokenizer": _Part(pad_token_id=0, eos_token_id=0),
         "eos_token_ids": [0],
         "eos_token_id": 0,

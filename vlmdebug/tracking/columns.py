@@ -1,8 +1,7 @@
-"""Columns of tokens: what lies along `input_ids` is trimmed and padded by the same columns.
+"""Columns of tokens: keys along `input_ids` must be trimmed and padded by the same columns.
 
-Rows may be the right ones and their columns not, as `input_ids[:, 9:]` beside
-`attention_mask[:, :-9]`. Columns are told by value, so that a cut which changes nothing is no
-mismatch.
+Rows may be right while their columns are wrong, as in `input_ids[:, 9:]` with `attention_mask[:,
+:-9]`. Columns are compared by value, so a cut that changes nothing is no mismatch.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ from vlmdebug.tracking.rows import rows_by_value
 
 
 class Realigned:
-    """Tokens whose padding was moved, to the other side or off, row by row.
+    """Tokens after their padding was moved to the other side or removed, row by row.
 
-    Rows are told by their real tokens, those that their own `attention_mask` shows.
+    Rows are identified by their real tokens, those that their own `attention_mask` marks.
     """
 
     def __init__(self, batch: Batch, ids: Any, mask: Any) -> None:
@@ -34,7 +33,7 @@ class Realigned:
 
     @classmethod
     def of(cls, batch: Batch, ids: Any, mask: Any) -> Realigned | None:
-        """None where batch or chunk has no mask of its own shape, or no row could be told."""
+        """None if batch or chunk has no mask of its own shape, or no row was identified."""
         masks = ((batch.inputs["input_ids"], batch.inputs.get("attention_mask")), (ids, mask))
         for tokens, shows in masks:
             shape = tuple(getattr(shows, "shape", ()))
@@ -43,16 +42,16 @@ class Realigned:
         return cls(batch, ids, mask)
 
     def alike(self) -> list[list[int]]:
-        """Samples of the same real tokens, for each row of the chunk's `input_ids`."""
+        """Samples with the same real tokens, for each row of the chunk's `input_ids`."""
         return [[*self._rows.get(row.tobytes(), ())] for row in self._ids]
 
     def in_step(self, key: str, value: Any, rows: Rows) -> bool:
-        """Whether `value` says the same of each real token as these rows of `key`."""
+        """Whether `value` has the same value at each real token as these rows of `key`."""
         ours = self._aligned(self._batch.inputs[key], self._ours)[list(rows)]
         return np.array_equal(ours, self._aligned(value, self._theirs))
 
     def _aligned(self, values: Any, shown: np.ndarray) -> np.ndarray:
-        """Real tokens of each row from the first column on; behind them 0 and their number."""
+        """Real tokens of each row from the first column on, then 0, and their number."""
         table = to_numpy(values)
         aligned = np.zeros((len(table), self._width + 1), dtype=table.dtype)
         for row, (one, real) in enumerate(zip(table, shown, strict=True)):
@@ -66,11 +65,11 @@ def _shown(mask: Any) -> np.ndarray:
 
 
 class Columns:
-    """The columns of one call, by its `input_ids`, which are these rows of the batch's.
+    """The columns of one call, from its `input_ids`, which are these rows of the batch.
 
     Attributes:
         rows: The samples that `input_ids` hold.
-        is_moved: Whether these are not all columns of the batch, as they are.
+        is_moved: Whether these differ from all columns of the batch, unchanged.
     """
 
     rows: Rows
@@ -79,7 +78,7 @@ class Columns:
     def __init__(self, batch: Batch, rows: Rows, width: int, begins: list[int]) -> None:
         self._batch, self.rows, self._width = batch, rows, width
         self.is_moved = width != batch.inputs["input_ids"].shape[-1]
-        # Columns of the batch where these may begin; below 0: behind columns that were added.
+        # Columns of the batch where these may begin; below 0: after columns that were added.
         self._begins = begins
 
     @classmethod
@@ -90,7 +89,7 @@ class Columns:
         told: Rows | None,
         planned: Callable[[], Rows | None],
     ) -> Columns | None:
-        """None where these columns are of no rows of the batch's.
+        """None if these columns match no rows of the batch.
 
         `told`: the rows by memory or history.
         """
@@ -109,10 +108,10 @@ class Columns:
 
     @classmethod
     def moved(cls, batch: Batch, ids: Any, told: Rows | None, mask: Any) -> Columns | None:
-        """The same where columns at one end were lost, and others came at the other end.
+        """The same if columns at one end were removed and others added at the other end.
 
-        `told`: the rows by memory or history. Where there are as many columns as before, the new
-        ones must be padding by the chunk's own `mask`: tokens that were turned round are none.
+        `told`: the rows by memory or history. If there are as many columns as before, the new ones
+        must be padding by the chunk's own `mask`; rotated tokens are not padding.
         """
         if told is None or told.foreign:
             return None
@@ -134,7 +133,7 @@ class Columns:
     def in_step(self, key: str, value: Any, rows: Rows) -> bool | None:
         """Whether `value`, these rows of `key`, has the columns of `input_ids`.
 
-        None where it begins with them and has more: some models look no further, others raise.
+        None if it begins with them and has more: some models ignore the rest, others raise.
         """
         dim = self._batch.token_dims[key]
         wide = value.shape[dim]
@@ -152,9 +151,9 @@ class Columns:
         return True if wide == self._width or self._batch.layout[key].columns else None
 
     def need_mask(self) -> bool | None:
-        """Whether these columns hold padding that other tokens would see without a mask.
+        """Whether these columns hold padding that other tokens would attend to without a mask.
 
-        None where they are the batch's own, or begin nowhere in them.
+        None if they are the batch's own columns, or begin nowhere in them.
         """
         mask = self._batch.inputs.get("attention_mask")
         if not self.is_moved or not self._begins or len(getattr(mask, "shape", ())) != 2:
@@ -163,9 +162,10 @@ class Columns:
         return all(self._needs_mask(shown, begin) for begin in self._begins)
 
     def left_out(self) -> dict[int, int]:
-        """Tokens of each sample that no mask of the batch hides and these columns do not hold.
+        """Unmasked tokens of each sample that these columns do not hold.
 
-        Of a causal model, those in front: the others see them, but none of those cut off behind.
+        For a causal model, only tokens in front: later tokens attend to them, but none attends to
+        tokens cut off at the end.
         """
         ids, mask = self._batch.inputs["input_ids"], self._batch.inputs.get("attention_mask")
         if not self.is_moved or not self._begins or getattr(mask, "shape", None) != ids.shape:
@@ -181,10 +181,10 @@ class Columns:
         return {row: n for row, n in zip(self.rows, least.tolist(), strict=True) if n}
 
     def _needs_mask(self, shown: np.ndarray, begin: int) -> bool:
-        """Whether padding stands among the columns from `begin` on, before a token that looks."""
+        """Whether there is padding among the columns from `begin` on, before one that attends."""
         own, layout = shown[:, max(begin, 0) :][:, : self._width], self._batch.layout
         if layout.rules.checks_each_sample == "sometimes":
-            return True  # M-RoPE's places are counted by the mask, or otherwise without one
+            return True  # M-RoPE computes positions from the mask, or differently without one
         if begin < 0 or not layout.rules.causal:
             return begin < 0 or own.shape[1] < self._width or not bool(own.all())
         return bool((own[:, 1:] > own[:, :-1]).any())
@@ -192,7 +192,7 @@ class Columns:
     def _found(
         self, key: str, value: Any, rows: Rows, among: Iterable[int] | None = None
     ) -> list[int]:
-        """Where columns equal to the value's begin in these rows of the batch."""
+        """The column at which `value` begins in these rows of the batch."""
         axis, dim = self._batch.layout[key], self._batch.token_dims[key]
         ours, theirs = to_numpy(self._batch.inputs[key]).take(list(rows), axis.dim), to_numpy(value)
         if axis.padded and ours.ndim == theirs.ndim:
@@ -200,12 +200,12 @@ class Columns:
             ours, theirs = (one.take(reach, axis.padded_dim) for one in (ours, theirs))
         ours, theirs = np.moveaxis(ours, dim, -1), np.moveaxis(theirs, dim, -1)
         if ours.shape[:-1] != theirs.shape[:-1]:
-            return list(among or ())  # other dimensions are judged by themselves
+            return list(among or ())  # other dimensions are judged separately
         return list(_begins(ours, theirs, among))
 
 
 def _begins(ours: np.ndarray, theirs: np.ndarray, among: Iterable[int] | None) -> Iterator[int]:
-    """Where the last dimension of the one lies in the other's; below 0 if theirs is longer."""
+    """The offset of the last dimension of one in the other's; below 0 if theirs is longer."""
     have, size = ours.shape[-1], theirs.shape[-1]
     if not min(have, size):
         return

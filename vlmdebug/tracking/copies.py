@@ -1,8 +1,8 @@
 """Rows followed through the operations that copy them.
 
-A copy has left its parent's memory. While a slicer runs, torch tells this module of every
-operation; those that move whole rows (index, cat, repeat, `.to()`, padding …) are carried out
-on the row numbers as well. Values are not read.
+A copy is no longer in its parent's memory. While a slicer runs, torch reports every operation to
+this module. Operations that move whole rows (index, cat, repeat, `.to()`, padding …) are repeated
+on the row numbers. Values are not read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 Numbers = np.ndarray
 Known = Callable[[Any], tuple[Numbers, int] | None]
-"""Rows of a tensor and the dimension they lie on (-1: one row, selected), if they are known."""
+"""Rows of a tensor and their dimension (-1: one row, selected), if they are known."""
 
 SAME = frozenset(
     [
@@ -42,7 +42,7 @@ STACK = frozenset({"stack"})
 
 
 class FollowCopies(TorchFunctionMode):
-    """Tells `learn(tensor, key, rows, dim)` of each new tensor made of known rows of one key."""
+    """Calls `learn(tensor, key, rows, dim)` for each new tensor made of known rows of one key."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class FollowCopies(TorchFunctionMode):
         out = func(*args, **kwargs)
         rule = RULES.get(getattr(func, "__name__", ""))
         if rule is _getitem and isinstance(args[1], (slice, int)):
-            return out  # a view, which its memory explains; the commonest case by far
+            return out  # a view, which its memory identifies; by far the most common case
         if rule is not None and isinstance(out, torch.Tensor):
             self._follow(rule, out, args, kwargs)
         return out
@@ -76,9 +76,9 @@ class FollowCopies(TorchFunctionMode):
 
         try:
             found = rule(known, out, args, kwargs)
-        except Exception:  # called in a way no rule foresees: its rows are told by value
+        except Exception:  # called in a way that no rule covers: its rows are identified by value
             return
-        if found is None or len(keys) != 1:  # rows of two keys in one tensor are told by value
+        if found is None or len(keys) != 1:  # rows of two keys: they are identified by value
             return
         rows, dim = found
         if out.ndim > dim and len(rows) == out.shape[dim]:
@@ -91,7 +91,7 @@ def _same(known: Known, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -
 
 
 def _join(known: Known, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    """`cat` on the rows' dimension lines rows up; on another it widens each row."""
+    """`cat` on the rows' dimension appends rows; on another it widens each row."""
     tensors = args[0] if args else kwargs["tensors"]
     dim = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis", 0))
     found = [known(tensor) for tensor in tensors if tensor.numel()]
@@ -106,7 +106,7 @@ def _join(known: Known, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -
 
 
 def _stack(known: Known, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    """`stack` of single selected rows gives them their dimension back."""
+    """`stack` of single selected rows restores their dimension."""
     tensors = args[0] if args else kwargs["tensors"]
     dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
     found = [known(tensor) for tensor in tensors]
@@ -182,7 +182,7 @@ def _flip(known: Known, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -
 
 
 def _pad(known: Known, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    """`F.pad`: widths come in pairs from the last dimension; new rows are nobody's."""
+    """`F.pad`: widths come in pairs from the last dimension; new rows have no owner."""
     source = known(args[0])
     widths = args[1] if len(args) > 1 else kwargs.get("pad")
     if source is None or widths is None or source[1] < 0:

@@ -1,9 +1,9 @@
-"""Which samples a call holds, where several have the same text.
+"""Which samples a call holds, if several have the same text.
 
-Each sample of a visual question batch may have the same prompt. Rows of `input_ids` that were
-copied out of sight are then told apart by what lies beside them, media first of all: each in turn
-is a sample of that text whose rows of every other key come next in the call. Samples that are equal
-in all of that are the same to a model, so any of them will do.
+All samples of a visual question batch may have the same prompt. Rows of `input_ids` that were
+copied untracked are then distinguished by the other keys, media first: each is the sample of that
+text with the next rows of every other key in the call. Samples that are equal in all keys are the
+same to a model, so any of them is right.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ def identified(
     finder: RowFinder,
     given: Mapping[str, Any],
 ) -> list[int] | None:
-    """A sample for each row of a call; None where some row has no sample's text.
+    """A sample for each row of a call; None if some row has the text of no sample.
 
     Args:
         options: Samples of the same text, for each row.
-        expected: Samples by the place of the call among all, for rows beside which lies no one's.
+        expected: Samples by the number of the call, for rows that the other keys do not identify.
         batch: The batch.
-        finder: Knows its rows, and how often each sample came in earlier calls.
+        finder: Identifies its rows, and counts each sample in earlier calls.
         given: What the call was given.
     """
     if not all(options):
@@ -57,7 +57,7 @@ def identified(
 
 
 class _Key:
-    """One key of the call, row after row: which rows of the batch's key each of them equals."""
+    """One key of the call, row by row: the rows of the batch's key that each equals."""
 
     def __init__(self, offsets: Sequence[int], ours: np.ndarray, theirs: np.ndarray) -> None:
         self._offsets, self._ours, self._theirs, self._at = offsets, ours, theirs, 0
@@ -72,7 +72,7 @@ class _Key:
 
 
 def _beside(batch: Batch, finder: RowFinder, given: Mapping[str, Any]) -> list[_Key]:
-    """Keys of the call whose rows can be compared with the batch's."""
+    """Keys of the call with rows that can be compared with the batch's."""
     found = []
     for key, axis in batch.layout.items():
         value = given.get(key)

@@ -1,6 +1,6 @@
-"""Where a tensor's elements lie, for torch tensors and numpy arrays alike.
+"""The memory layout of a tensor, for torch tensors and numpy arrays alike.
 
-A view shares its parent's memory, so its address, shape and strides say exactly which rows of
+A view shares its parent's memory, so its address, shape and strides determine exactly which rows of
 the parent it holds. No value is read and nothing is copied.
 """
 
@@ -14,18 +14,18 @@ from vlmdebug.core.rows import Rows
 
 
 class Parent(NamedTuple):
-    """A tensor whose views can be recognised, and the rows it holds itself.
+    """A tensor with recognisable views, and the rows it holds itself.
 
     Attributes:
-        key: The batch key whose rows these are.
-        tensor: The tensor, kept alive so that its memory is not given to another.
-        dim: The dimension the rows lie on.
-        rows: Row of the batch at each index of `dim`; None for the batch's own tensor, whose
-            index is its row.
+        key: The batch key of these rows.
+        tensor: The tensor, kept alive so that its memory is not reused.
+        dim: The dimension of the rows.
+        rows: Row of the batch at each index of `dim`; None for the batch's own tensor, where the
+            index is the row.
         start: Address of the first byte that belongs to it.
-        stop: Address behind the last one.
+        stop: Address after the last byte.
         strides: In elements.
-        negated: Whether its numbers are the negative of what lies there, as torch keeps some views.
+        negated: Whether its values are the negative of the stored ones, as in some views of torch.
     """
 
     key: str
@@ -41,7 +41,7 @@ class Parent(NamedTuple):
 
 
 def parent(key: str, tensor: Any, dim: int, rows: np.ndarray | None = None) -> Parent:
-    """Note where `tensor` lies, so that its views can be recognised."""
+    """Record the memory of `tensor`, so that its views can be recognised."""
     start, shape, strides = place(tensor)
     reach = 0 if 0 in shape else 1
     for size, step in zip(shape, strides, strict=True):
@@ -61,10 +61,10 @@ def place(tensor: Any) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
 
 
 def is_as_it_was(of: Parent) -> bool:
-    """Whether nobody wrote into it, by torch's count, and it lies where it lay.
+    """Whether it has no new writes, by torch's count, and the same memory as before.
 
-    A tensor gives its memory up by `share_memory_`, `set_`, `resize_` or `.data =`, and the next
-    one may be laid there.
+    A tensor releases its memory by `share_memory_`, `set_`, `resize_` or `.data =`, and another
+    tensor may get it.
     """
     tensor = of.tensor
     if of.version != version(tensor) or tensor.shape != of.shape:
@@ -73,7 +73,7 @@ def is_as_it_was(of: Parent) -> bool:
 
 
 def version(tensor: Any) -> int | None:
-    """torch's count of writes into this memory; None where it keeps none."""
+    """torch's count of writes into this memory; None if it keeps none."""
     try:
         return tensor._version
     except (AttributeError, RuntimeError):  # numpy; tensors made in inference mode
@@ -81,10 +81,10 @@ def version(tensor: Any) -> int | None:
 
 
 def view_rows(tensor: Any, of: Parent) -> tuple[range | np.ndarray, int] | None:
-    """Rows of `of` that the view `tensor` holds, and the dimension they lie on.
+    """Rows of `of` that the view `tensor` holds, and their dimension.
 
-    None where it is no view of it or a view whose rows cannot be read off its strides: one that
-    begins inside a row and ends in the next, or any view of rows that share one memory (`expand`).
+    None if it is no view of it, or if its strides do not determine its rows: a view that begins
+    inside a row and ends in the next, or any view of rows that share one memory (`expand`).
     """
     address, shape, strides = place(tensor)
     if not of.start <= address < of.stop or not _reads_alike(tensor, of):
@@ -98,7 +98,7 @@ def view_rows(tensor: Any, of: Parent) -> tuple[range | np.ndarray, int] | None:
     if first is None:
         return None
     dim, selected = of.dim, len(shape) == len(of.shape) - 1 and of.dim == 0
-    if selected:  # one row: its dimension is gone
+    if selected:  # one row: it has no row dimension
         shape, strides = (1, *shape), (of.strides[0], *strides)
     if len(shape) != len(of.shape) or not _lies_in_rows(shape, strides, first, of):
         return None
@@ -113,7 +113,7 @@ def view_rows(tensor: Any, of: Parent) -> tuple[range | np.ndarray, int] | None:
 
 
 def _reads_alike(tensor: Any, of: Parent) -> bool:
-    """Whether the same bytes are the same values to both."""
+    """Whether the same bytes mean the same values in both."""
     alike = tensor.dtype is of.tensor.dtype or _name(tensor) == _name(of.tensor)
     return alike and _is_negated(tensor) is of.negated
 
@@ -128,15 +128,15 @@ def _is_negated(tensor: Any) -> bool:
 
 
 def _position(offset: int, of: Parent) -> list[int] | None:
-    """Index of the element `offset` elements behind the first one; None if it is in a gap."""
+    """Index of the element `offset` elements after the first; None if it is in a gap."""
     at = [0] * len(of.shape)
     long = [index for index, size in enumerate(of.shape) if size > 1]
-    for index in sorted(long, key=lambda index: -of.strides[index]):  # the farthest steps first
+    for index in sorted(long, key=lambda index: -of.strides[index]):  # the largest strides first
         step = of.strides[index]
         if step > 0:
             at[index], offset = divmod(offset, step)
         elif index == of.dim or step < 0:
-            return None  # every row lies at one address, or they lie backwards
+            return None  # all rows have one address, or descending ones
     inside = all(place < size for place, size in zip(at, of.shape, strict=True))
     return at if inside and not offset else None
 
@@ -144,7 +144,7 @@ def _position(offset: int, of: Parent) -> list[int] | None:
 def _lies_in_rows(
     shape: tuple[int, ...], strides: tuple[int, ...], first: list[int], of: Parent
 ) -> bool:
-    """Whether the view steps as its parent does and ends within the rows it begins in."""
+    """Whether the view has its parent's strides and ends within the rows it begins in."""
     for index, size in enumerate(shape):
         if index == of.dim:
             if size > 1 and of.strides[index] and strides[index] % of.strides[index]:
@@ -157,7 +157,7 @@ def _lies_in_rows(
 
 
 def _pick(of: Parent, rows: range | np.ndarray) -> range | np.ndarray:
-    """Rows of the batch, where `rows` are rows of the parent."""
+    """Rows of the batch, given `rows` of the parent."""
     return rows if of.rows is None else of.rows[np.asarray(rows)]
 
 

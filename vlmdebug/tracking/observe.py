@@ -1,7 +1,7 @@
-"""The rows of everything that one call of a model is handed.
+"""The rows of everything that one call of a model gets.
 
-`input_ids` first: they say which samples the chunk holds, and so which rows of every other key are
-expected where several have equal values.
+`input_ids` come first: they identify the samples of the chunk, and so the expected rows of every
+other key if several rows have equal values.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from vlmdebug.tracking.rows import RowFinder
 def used_chunk(
     batch: Batch, finder: RowFinder, given: Mapping[str, Any], planned_samples: range
 ) -> UsedChunk:
-    """The rows of everything one call is given."""
+    """The rows of everything that one call gets."""
     chunk = _Chunk(batch, finder, given, planned_samples)
     names = sorted(given.keys(), key=lambda key: key != "input_ids")  # samples first
     keys = {key: chunk.used(key) for key in names if key not in BOOKKEEPING}
@@ -44,7 +44,7 @@ def used_chunk(
 
 
 class _Once:
-    """What a function returns, asked for at most once."""
+    """The result of a function that is called at most once."""
 
     def __init__(self, function: Callable[[], Rows | None]) -> None:
         self._function = function
@@ -57,13 +57,13 @@ class _Once:
 
 
 class _Chunk:
-    """One call, and what its `input_ids` say once they were looked at.
+    """One call, and what its `input_ids` show once they were read.
 
     Attributes:
-        samples: The samples it holds; those planned where `input_ids` cannot tell.
+        samples: The samples it holds; the planned ones if `input_ids` do not identify them.
         width: Columns of its `input_ids`.
-        columns: Tells whether other keys have the columns of its `input_ids`.
-        realigned: The same, where padding was moved row by row.
+        columns: Checks whether other keys have the columns of its `input_ids`.
+        realigned: The same, if padding was moved row by row.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class _Chunk:
         self.placeholders: dict[str, int] = {}
 
     def used(self, key: str) -> Used | None:
-        """What one key holds; None where that is no tensor and nothing of the batch's."""
+        """The rows that one key holds; None if it is no tensor and not from the batch."""
         given = self.given[key]
         if isinstance(self.batch.inputs.get(key), list) and key in self.batch.layout:
             return _listed(self.batch, key, given, self._planned(key))
@@ -90,7 +90,7 @@ class _Chunk:
 
     @property
     def made(self) -> dict[str, Made]:
-        """Keys of this call that the batch does not have and that follow from others."""
+        """Keys of this call that the batch does not have and that are computed from others."""
         told = self.samples if isinstance(self.samples, Rows) else None
         return made_keys(self.batch, self.given, None if told is None else list(told))
 
@@ -128,7 +128,7 @@ class _Chunk:
             if columns is not None:
                 rows, change = columns.rows, None if told is None else change
             elif ids.shape[1] != self.batch.inputs["input_ids"].shape[-1]:
-                rows = None  # its columns are of no rows of the batch
+                rows = None  # its columns match no rows of the batch
         if source is None and (rows is None or rows.foreign):
             realigned = Realigned.of(self.batch, ids, self.given.get("attention_mask"))
             found = self._identified(realigned.alike()) if realigned else None
@@ -144,7 +144,7 @@ class _Chunk:
         return Used(rows, length, source, change=change, columns=self.width, dims=ids.ndim)
 
     def _by_text(self, ids: Any) -> Rows | None:
-        """The samples of a copy of `input_ids`; other keys tell those of equal text apart."""
+        """The samples of a copy of `input_ids`; other keys distinguish those of equal text."""
         options = self.finder.alike("input_ids", ids)
         found = self._identified(options) if options is not None else None
         return found if found is not None else self._planned("input_ids")
@@ -183,7 +183,7 @@ class _Chunk:
         )
 
     def _free(self, axis: Axis | None, tokens: int | None) -> tuple[int, ...]:
-        """Dimensions judged by themselves: columns of tokens, and a padded one of known length."""
+        """Dimensions judged separately: columns of tokens, and a padded one of known length."""
         if axis is None:
             return ()
         reaches = axis.unit == "sample" and axis.padded in self.batch.counts
@@ -195,7 +195,7 @@ class _Chunk:
     ) -> tuple[Rows | None, Change | None]:
         """The rows of a key along the tokens, and whether it has the columns of `input_ids`.
 
-        A copy of another width was not compared with the batch yet.
+        A copy of another width has not been compared with the batch yet.
         """
         at, dim = self.batch.token_dims[key], self.batch.layout[key].dim
         moved = turned or value.shape[at] != self.batch.inputs[key].shape[at]
@@ -214,7 +214,7 @@ class _Chunk:
         return likely, Change("longer" if in_step is None else "columns", tuple(value.shape))
 
     def _realigned(self, realigned: Realigned, key: str, value: Any) -> Used:
-        """A key beside `input_ids` whose padding was moved: told by its real tokens, if at all."""
+        """A token key with moved padding: its rows are identified by its real tokens, if at all."""
         shape, ids = tuple(value.shape), tuple(self.given["input_ids"].shape)
         if shape != ids or not isinstance(self.samples, Rows):
             return Used(None, shape[0] if shape else 1, dims=len(shape))
@@ -232,7 +232,7 @@ class _Chunk:
 
 
 def _listed(batch: Batch, key: str, value: Any, planned: Rows | None) -> Used:
-    """The rows of a list, told by its items: those planned, if they are what is there."""
+    """The rows of a list, identified by its items: the planned ones, if they match."""
     if not isinstance(value, (list, tuple)):
         return Used(None, len(value) if hasattr(value, "__len__") else 1)
     source = batch.inputs[key]
@@ -246,7 +246,7 @@ def _listed(batch: Batch, key: str, value: Any, planned: Rows | None) -> Used:
 
 
 def _numbers(value: Any) -> Any:
-    """A list of numbers as an array, `image_sizes.tolist()` for instance; all else as it is."""
+    """A list of numbers, such as `image_sizes.tolist()`, as an array; everything else unchanged."""
     first = value
     while isinstance(first, (list, tuple)) and first:
         first = first[0]
@@ -259,9 +259,9 @@ def _numbers(value: Any) -> Any:
 
 
 def _placeholders(batch: Batch, ids: Any, rows: Rows | None, is_slice: bool) -> dict[str, int]:
-    """Placeholder tokens of the chunk's own `input_ids`, by modality, where they can be counted.
+    """Placeholder tokens of the chunk's own `input_ids`, by modality, if they can be counted.
 
-    The batch's numbers hold for a slice of it only: a copy's columns may have been moved.
+    The batch's counts are valid only for a slice of it: a copy's columns may have been moved.
     """
     found: dict[str, int] = {}
     whole = len(ids.shape) == 2 and ids.shape[1] == batch.inputs["input_ids"].shape[1]
@@ -282,7 +282,7 @@ def _is_tensor(value: Any) -> bool:
 
 
 def _length(value: Any) -> int:
-    """Its first dimension, as far as it has one."""
+    """The size of its first dimension, if it has one."""
     try:
         return int(value.size(0)) if hasattr(value, "layout") else len(value)
     except (IndexError, TypeError, RuntimeError):

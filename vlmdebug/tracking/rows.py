@@ -1,8 +1,8 @@
-"""Which rows of the batch a tensor holds, and whether they are as they were.
+"""Which rows of the batch a tensor holds, and whether they are unchanged.
 
-First by memory: a view lies inside its parent. All else is a copy, and is compared with the batch
-by value: with the rows expected first, for rows of equal values are the same to the model. Copies
-that were followed while the slicer ran are a hint where to look, and never a verdict.
+Memory comes first: a view is inside its parent. Everything else is a copy and is compared with the
+batch by value, with the expected rows first, because rows of equal values are the same to the
+model. Copies that were tracked while the slicer ran are a hint where to look, never a verdict.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from vlmdebug.tracking.values import (
 )
 
 SMALL = 1 << 20
-"""Bytes of a tensor up to which all its values are noted; of a larger one, some everywhere."""
+"""Largest tensor, in bytes, of which all values are noted; of a larger one, only some."""
 MOST_NOTED = 512
-"""Values of a larger tensor that are noted, to see writes that torch does not count."""
+"""Number of values noted of a larger tensor, to detect writes that torch does not count."""
 INDICES = ("int64", "int32")
-"""What `torch.nn.functional.embedding` takes as indices (torch 2)."""
+"""Index dtypes of `torch.nn.functional.embedding` (torch 2)."""
 
 
 class Seen(NamedTuple):
-    """The rows that a tensor holds, the batch key they are of if it is another, what changed.
+    """The rows that a tensor holds, their batch key if it is another one, and what changed.
 
-    `rows` are None where they cannot be told. `is_slice`: it lies in the batch's own tensor.
+    `rows` are None if they are unknown. `is_slice`: it is a view of the batch's own tensor.
     """
 
     rows: Rows | None
@@ -58,9 +58,9 @@ class Located(NamedTuple):
 
 
 class RowFinder:
-    """Finds rows of one batch's tensors; knows the copies made while it was told of them.
+    """Finds rows of one batch's tensors; knows the copies that were reported to it.
 
-    `by_value`: tensors on the host are noted too, for torch does not count what is written
+    `by_value`: values of tensors on the host are noted too, because torch does not count writes
     through numpy or `.data`.
     """
 
@@ -82,7 +82,7 @@ class RowFinder:
         }
 
     def written(self) -> list[str]:
-        """Keys of the batch whose values are no longer what they were at first."""
+        """Keys of the batch with changed values."""
         return [
             key
             for key, values in self._at_first.items()
@@ -90,7 +90,7 @@ class RowFinder:
         ]
 
     def learn(self, tensor: Any, key: str, rows: np.ndarray, dim: int) -> None:
-        """Remember a copy, unless writes into it would go unseen (inference mode)."""
+        """Remember a copy, unless writes into it would not be detected (inference mode)."""
         if version(tensor) is not None and unreadable(tensor) is None and tensor.numel():
             self._copies.append(parent(key, tensor, dim, np.asarray(rows)))
 
@@ -102,15 +102,15 @@ class RowFinder:
         return None if found is None else (found.of.key, np.asarray(found.rows), found.dim)
 
     def is_unwritten(self, key: str) -> bool:
-        """Whether the batch's own tensor is what it was, by torch's count of writes."""
+        """Whether the batch's own tensor is unchanged, by torch's count of writes."""
         return is_as_it_was(self._own[key])
 
     def is_slice(self, key: str, tensor: Any) -> bool:
-        """Whether `tensor` lies in the memory of the batch's own tensor."""
+        """Whether `tensor` is in the memory of the batch's own tensor."""
         return key in self._own and self._within(tensor, self._own[key]) is not None
 
     def _locate(self, tensor: Any, key: str | None = None) -> Located | None:
-        if key in self._own:  # where nearly all of them lie
+        if key in self._own:  # where nearly all of them are
             found = self._within(tensor, self._own[key])
             if found is not None:
                 return found
@@ -131,15 +131,15 @@ class RowFinder:
         planned: Callable[[], Rows | None],
         free: Collection[int] = (),
     ) -> Seen:
-        """The rows that `tensor` holds and whether they are as they were.
+        """The rows that `tensor` holds and whether they are unchanged.
 
-        Rows None: they cannot be told, as where the slicer wrote into the batch's own tensor.
+        Rows None: they are unknown, for example after a write into the batch's own tensor.
 
         Args:
-            key: The name under which it was handed over.
-            tensor: What was handed over; its values can be read.
-            planned: Gives the rows expected, preferred where rows have equal values.
-            free: Dimensions that may be of another size; they are judged elsewhere.
+            key: The name under which it was passed.
+            tensor: The value that was passed; its values can be read.
+            planned: Returns the expected rows, preferred if rows have equal values.
+            free: Dimensions that may have another size; they are judged elsewhere.
         """
         own = self._own.get(key)
         rows = view_rows(tensor, own) if own is not None else None
@@ -163,7 +163,7 @@ class RowFinder:
     def _of_own_shape(
         self, own: Parent, tensor: Any, expected: Rows | None, found: Located | None
     ) -> Seen:
-        """A copy of the batch's own shape: what it holds decides, whatever is known of it."""
+        """A copy of the batch's own shape: its values decide, whatever its history."""
         told = self._told(own, tensor, found)
         given = (rows for rows in (expected, told) if rows is not None)
         likely = [rows for rows in given if _may_be(own, rows, tensor)]
@@ -187,9 +187,9 @@ class RowFinder:
         return Seen(rows)
 
     def alike(self, key: str, tensor: Any) -> list[list[int]] | None:
-        """Rows of the batch that each row of a copy may be; None where it cannot be compared.
+        """Candidate rows of the batch for each row of a copy; None if it cannot be compared.
 
-        A copy that was followed is the rows it was made of, if it still holds their values.
+        A tracked copy holds the rows it was made of, if it still has their values.
         """
         own = self._own.get(key)
         if own is None or len(tensor.shape) != len(own.shape) or 0 in tensor.shape:
@@ -204,7 +204,7 @@ class RowFinder:
     def compared(self, key: str, tensor: Any) -> tuple[np.ndarray, np.ndarray] | None:
         """A number for each row of the batch's tensor and of this one, the same for equal rows.
 
-        None where rows are of another shape. Rows known by memory equal no others.
+        None if rows have another shape. Rows known by memory equal no others.
         """
         own = self._own.get(key)
         if own is None or len(tensor.shape) != len(own.shape):
@@ -223,7 +223,7 @@ class RowFinder:
         found: Located | None,
         free: Collection[int],
     ) -> Seen:
-        """Rows with other dimensions: those of which it holds a part, or all in another shape."""
+        """Rows with other dimensions: it holds a part of them, or all in another shape."""
         told = self._told(own, tensor, found)
         for rows in (expected, told):
             if rows is None or rows.foreign or not rows.ranges:
@@ -243,7 +243,7 @@ class RowFinder:
         return Seen(told if told is not None else self._by_beginning(own, tensor, expected))
 
     def _by_beginning(self, own: Parent, tensor: Any, expected: Rows | None) -> Rows | None:
-        """Rows that begin as these do, where all of them are in the batch."""
+        """Rows that begin as these do, if all of them are in the batch."""
         if any(given > have for given, have in zip(tensor.shape[1:], own.shape[1:], strict=True)):
             return None
         if own.dim or 0 in tensor.shape:
@@ -262,7 +262,7 @@ class RowFinder:
         return rows if found.dim == own.dim and len(rows) == tensor.shape[own.dim] else None
 
     def _is_other(self, own: Parent, found: Located, tensor: Any) -> bool:
-        """Whether these are rows of another key of the batch, as they are."""
+        """Whether these are unchanged rows of another key of the batch."""
         if self._is(found.of.key, own.key) or found.dim < 0:
             return False
         theirs, rows = self._own[found.of.key], as_rows(found.rows)
@@ -299,7 +299,7 @@ def _view(own: Parent, rows: Rows, tensor: Any, free: Collection[int]) -> Seen:
 
 
 class _Values:
-    """The rows of one tensor of the batch by their values, in the dtype of a copy of it."""
+    """The rows of one tensor of the batch by their values, in the dtype of its copy."""
 
     def __init__(self, own: Parent, like: Any) -> None:
         self._dim, self._is_mask = own.dim, "mask" in own.key
@@ -312,8 +312,8 @@ class _Values:
     def find(self, tensor: Any, planned: Rows | None) -> np.ndarray:
         """Row numbers, -1 for a row of other values.
 
-        A row of a mask may have been made, and equal another one by chance: it is nobody's but
-        where it is expected.
+        A row of a mask may be newly made and equal another one by chance: it counts as a row of the
+        batch only where it is expected.
         """
         table, expected = _table(to_numpy(tensor), self._dim), list(planned or ())
         found = matching(self._rows, table, expected)
@@ -324,7 +324,7 @@ class _Values:
         return found
 
     def alike(self, tensor: Any) -> list[list[int]]:
-        """Rows of equal values for each row of a copy, whose columns may have been trimmed."""
+        """Rows of equal values for each row of a copy, possibly with trimmed columns."""
         ours, table = self._table, _table(to_numpy(tensor), self._dim)
         if table.shape[1:] == ours.shape[1:]:
             return [[*self._rows.get(row.tobytes(), ())] for row in table]
@@ -346,12 +346,12 @@ class _Values:
         return ours, np.array(theirs, dtype=np.int64)
 
     def fits(self, tensor: Any) -> bool:
-        """Whether its rows are of the same shape."""
+        """Whether its rows have the same shape."""
         shape, dim = [*tensor.shape], self._dim
         return shape[:dim] + shape[dim + 1 :] == [*self._table.shape[1:]]
 
     def equal(self, tensor: Any, planned: Rows) -> bool:
-        """Whether the tensor holds the planned rows' values, to the bit."""
+        """Whether the tensor holds exactly the values of the planned rows."""
         table = _table(to_numpy(tensor), self._dim)
         if table.shape != (len(planned), *self._table.shape[1:]):
             return False
@@ -364,7 +364,7 @@ def _fitting(ours: np.ndarray, theirs: np.ndarray) -> list[set[int]]:
 
 
 def rows_by_value(table: np.ndarray) -> dict[bytes, list[int]]:
-    """Row numbers by what the rows hold."""
+    """Row numbers by the bytes of the rows."""
     rows: dict[bytes, list[int]] = {}
     for row, values in enumerate(table):
         rows.setdefault(values.tobytes(), []).append(row)
@@ -376,7 +376,7 @@ def matching(
 ) -> np.ndarray:
     """The number of each row of `table`, -1 where there is none.
 
-    Of equal rows, the expected one is meant, or the one that follows the row before.
+    Of equal rows, the expected one is chosen, or the one that follows the row before.
     """
     found = np.full(len(table), -1, dtype=np.int64)
     for index, values in enumerate(table):
@@ -396,7 +396,7 @@ def _may_be(own: Parent, rows: Rows, tensor: Any) -> bool:
 
 
 def _fits(own: Parent, tensor: Any, free: Collection[int] = ()) -> bool:
-    """Whether all dimensions but that of the rows, and those free, are as long as the batch's."""
+    """Whether all dimensions except that of the rows and the free ones are as in the batch."""
     given = tuple(tensor.shape)
     return len(given) == len(own.shape) and not others(given, own.shape, {own.dim, *free})
 
@@ -418,7 +418,7 @@ def _recast(own: Parent, tensor: Any) -> Change | None:
 
 
 def _noted(tensor: Any) -> np.ndarray:
-    """What it holds: all, or of a large one some values from everywhere."""
+    """Its values: all, or a sample from everywhere if it is large."""
     values = to_numpy(tensor)
     return (
         values.copy() if tensor.nbytes <= SMALL else values.flat[positions(values.size, MOST_NOTED)]
@@ -426,7 +426,7 @@ def _noted(tensor: Any) -> np.ndarray:
 
 
 def _is_here(tensor: Any) -> bool:
-    """Whether its values lie on the host."""
+    """Whether its values are on the host."""
     return isinstance(tensor, np.ndarray) or getattr(tensor, "is_cpu", False)
 
 

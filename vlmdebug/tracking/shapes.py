@@ -1,6 +1,6 @@
 """Rows of another shape than the batch's: columns cut or added, a dimension lost or gained.
 
-Told by value: the part that both have is the rows', wherever it lies.
+They are identified by value: the common part is the part of the rows, wherever it begins.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Window = tuple[slice, ...]
 
 
 def take(tensor: Any, dim: int, rows: Rows) -> Any:
-    """These rows of a tensor, as a view where they follow each other."""
+    """These rows of a tensor, as a view if they are consecutive."""
     at = (slice(None),) * dim
     if len(rows.ranges) <= 1:
         start, stop = rows.ranges[0] if rows.ranges else (0, 0)
@@ -31,12 +31,12 @@ def take(tensor: Any, dim: int, rows: Rows) -> Any:
 
 
 def others(given: tuple[int, ...], own: tuple[int, ...], but: Collection[int]) -> list[int]:
-    """Dimensions of another size, of two shapes with as many; `but` these."""
+    """Dimensions of different size in two shapes of equal length, except `but`."""
     return [at for at, size in enumerate(own) if given[at] != size and at not in but]
 
 
 def common(block: Any, tensor: Any) -> tuple[Window, Window] | None:
-    """The part that both have, where it begins or ends both; None where values differ."""
+    """The part that both have, if it begins or ends both; None if values differ."""
     given, own = tuple(tensor.shape), tuple(block.shape)
     changed = others(given, own, ())
     for sides in product(("start", "end"), repeat=len(changed)):
@@ -60,9 +60,9 @@ def _end(have: int, size: int, side: str) -> slice:
 def resized(
     block: Any, tensor: Any, dim: int, free: Collection[int], window: Window | None
 ) -> Change | None:
-    """Which of its dimensions, but `dim` and those `free`, are shorter or longer; None if none.
+    """Its shorter or longer dimensions, except `dim` and the `free` ones; None if there are none.
 
-    `window`: the part of `block` that it holds, where that is known.
+    `window`: the part of `block` that it holds, if known.
     """
     given, own = tuple(tensor.shape), tuple(block.shape)
     changed = others(given, own, {dim, *free})
@@ -77,7 +77,7 @@ def resized(
 
 
 def _is_padding(block: Any, window: Window, changed: Collection[int]) -> bool:
-    """Whether all outside the window, along these dimensions, is padding."""
+    """Whether everything outside the window, along these dimensions, is padding."""
     values = to_numpy(block)
     outside = np.ones(values.shape, dtype=bool)
     outside[tuple(part if at in changed else slice(None) for at, part in enumerate(window))] = False

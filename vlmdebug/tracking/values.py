@@ -1,7 +1,7 @@
 """Whether a tensor holds the values of some rows: the same, rounded, destroyed, or others.
 
-All values are compared, whatever the size. What is equal costs one pass; only what is not is
-looked at closer, first at a few positions that lie everywhere.
+All values are compared, whatever the size. Equal values cost one pass; only others are compared
+further, first at a few positions spread over the tensor.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from vlmdebug.core.tensors import to_numpy
 
 Values = Literal["same", "rounded", "destroyed", "other"]
 MOST_SAMPLED = 4096
-"""Positions of a tensor that are looked at before, or in place of, all of them."""
+"""Number of positions compared before, or instead of, all of them."""
 CLOSE = 2.0**-7
-"""What rounding to 16 bits takes of a tensor's largest value at most."""
+"""Largest error of rounding to 16 bits, relative to a tensor's largest value."""
 
 
 def compare(ours: Any, theirs: Any) -> Values:
-    """What `theirs` holds of `ours`, which has the same shape."""
+    """How the values of `theirs` relate to `ours`, which has the same shape."""
     if equal(ours, theirs):
         return "same"
     mine, other = to_numpy(ours), to_numpy(theirs)
@@ -52,7 +52,7 @@ def equal(ours: Any, theirs: Any) -> bool:
 
 @lru_cache(maxsize=64)
 def positions(size: int, most: int = MOST_SAMPLED) -> np.ndarray:
-    """Some positions of `size` in order, everywhere and at both ends; all of them if few."""
+    """Some positions of `size` in order, evenly spread and at both ends; all of them if few."""
     if size <= most:
         return np.arange(size)
     return np.unique(np.linspace(0, size - 1, most).astype(np.int64))
@@ -109,7 +109,7 @@ def _bfloat16(values: np.ndarray) -> np.ndarray:
 
 
 def _unless_lost(ours: np.ndarray, theirs: np.ndarray) -> Values:
-    """Rounded, unless finite numbers became infinite or small ones all nothing."""
+    """Rounded, unless finite numbers became infinite or all small numbers became 0."""
     finite = np.isfinite(ours)
     if not np.isfinite(theirs[finite]).all():
         return "destroyed"

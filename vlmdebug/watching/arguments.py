@@ -1,8 +1,8 @@
-"""What a call hands to a model, by name.
+"""The arguments of a model call, by name.
 
 Models do not agree on the order of their arguments: `pixel_values` comes second in LLaVA and
-InternVL, `attention_mask` in Idefics3. So the signature of `forward` is asked, and where a wrapper
-(DDP, PEFT, torch.compile) only passes everything on, that of the model within.
+InternVL, `attention_mask` in Idefics3. So the signature of `forward` is read. If a wrapper (DDP,
+PEFT, torch.compile) only forwards its arguments, the signature of the inner model is read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Arguments:
     """The arguments of one model by name; its signature is read once.
 
     Attributes:
-        own: Names that the model, or one within it, takes by its own signature.
+        own: Names in the signature of the model or of a model inside it.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
@@ -32,10 +32,10 @@ class Arguments:
         self._places = next(filter(None, map(_places, signatures)), ())
 
     def named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What a call with these arguments hands over; a mapping alone is its content.
+        """The inputs of a call with these arguments; a single mapping is read as its content.
 
         Raises:
-            BadInput: A tensor was given by place, and no signature says its name.
+            BadInput: A tensor was passed by position, and no signature gives its name.
         """
         if not args:
             return kwargs
@@ -52,19 +52,19 @@ class Arguments:
 
 
 def refuse_unreadable(inputs: Mapping[str, Any], dense: Collection[str]) -> None:
-    """Say plainly of what was handed over that its rows cannot be told.
+    """Raise if rows of the inputs cannot be identified.
 
     Args:
-        inputs: What was handed over, by name.
-        dense: Those of the names that are tensors whose rows lie in memory.
+        inputs: The arguments of the call, by name.
+        dense: Names of the tensors with rows stored in memory.
 
     Raises:
-        BadInput: There are no `input_ids`, or no samples or tokens in them; something that has
-            rows is no tensor, or one whose rows do not lie in memory, as a sparse one.
+        BadInput: There are no `input_ids`, or no samples or tokens in them; or an argument with
+            rows is not a tensor, or a tensor without rows in memory, such as a sparse one.
     """
     ids = inputs.get("input_ids")
     if ids is None:
-        raise BadInput("The model was called without input_ids, so samples cannot be told.")
+        raise BadInput("The model was called without input_ids, so samples cannot be identified.")
     for key, value in inputs.items():
         if key not in dense and key in KNOWN:
             _refuse(key, value)
@@ -77,17 +77,17 @@ def refuse_unreadable(inputs: Mapping[str, Any], dense: Collection[str]) -> None
         what = "no sample" if not len(ids) else "no token"
         raise BadInput(
             f"The model was called with {what}: input_ids has shape {tuple(ids.shape)}. There was "
-            "nothing to judge. Let the loop end with the batch."
+            "nothing to judge. End the loop with the batch."
         )
 
 
 def is_dense(value: Any) -> bool:
-    """Whether it is a tensor whose rows lie in memory."""
+    """Whether it is a tensor with rows stored in memory."""
     return isinstance(value, torch.Tensor) and value.layout is torch.strided and not value.is_nested
 
 
 def _refuse(key: str, value: Any) -> None:
-    """Refuse what is no dense tensor, where rows of it would be judged."""
+    """Refuse a key that is not a dense tensor if its rows would be judged."""
     if not isinstance(value, torch.Tensor):
         if value is None or not (key == "input_ids" or key in MEDIA_KEYS):
             return
@@ -104,7 +104,7 @@ def _refuse(key: str, value: Any) -> None:
 
 
 def _within(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
-    """The model and, as long as its forward passes on what it does not name, the one within."""
+    """The model and, if its forward passes on arguments that it does not name, the inner model."""
     module: Any = model
     while isinstance(module, torch.nn.Module):
         yield module
@@ -115,7 +115,7 @@ def _within(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
 
 
 def _wrapped(module: Any) -> Any:
-    """The one module that this one is a shell of; None where there is no such."""
+    """The one module that this module wraps; None if there is none."""
     for name in ("_orig_mod", "module"):  # torch.compile; DDP, FSDP, DataParallel, DeepSpeed
         if isinstance(getattr(module, name, None), torch.nn.Module):
             return getattr(module, name)
@@ -129,14 +129,14 @@ def _parameters(module: torch.nn.Module, *, every: bool = False) -> Parameters:
     """Parameters of its forward that have a name of their own, or `every` one."""
     try:
         found = inspect.signature(module.forward).parameters
-    except (TypeError, ValueError):  # scripted modules and other built-ins tell nothing
+    except (TypeError, ValueError):  # scripted modules and other built-ins have no signature
         return {}
     starred = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     return {name: one for name, one in found.items() if every or one.kind not in starred}
 
 
 def _places(parameters: Parameters) -> tuple[str, ...]:
-    """Names of those that can be given by place, in order."""
+    """Names of the parameters that can be passed by position, in order."""
     return tuple(
         name
         for name, parameter in parameters.items()

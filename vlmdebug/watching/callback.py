@@ -19,15 +19,15 @@ class WatchCallback(TrainerCallback):
         Trainer(..., callbacks=[callback]).train()
         callback.trace.report()
 
-    The hook is hung on the trainer's own model when training begins, so that it also sees the
-    calls through DDP and accelerate, and taken off when training ends. Trainers tell a callback
-    nothing when they fail: then call `close()`, or train again, which begins anew.
+    The hook is registered on the trainer's own model when training begins, so it also sees calls
+    through DDP and accelerate. It is removed when training ends. A trainer that fails does not
+    notify its callbacks: then call `close()`, or train again, which starts a new trace.
 
     Args:
         processor, config, on_mismatch, log: As in `vlmdebug.watch`.
 
     Attributes:
-        trace: All calls of the last training, also of one that failed.
+        trace: All calls of the last training run, also if it failed.
     """
 
     def __init__(
@@ -48,11 +48,11 @@ class WatchCallback(TrainerCallback):
         self._watching = ExitStack()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Begin to watch `kwargs["model"]`; without a processor given, use the trainer's own."""
+        """Begin to watch `kwargs["model"]`; without a processor, use the trainer's own."""
         self.close()
         own = kwargs.get("processing_class") if self._options["processor"] is None else None
         if kind_of(own) not in (None, "processor"):
-            own = None  # a tokenizer, as for a trainer of text: it says nothing of images
+            own = None  # a tokenizer, as for a text trainer: it knows nothing about images
         options = {**self._options, "processor": own} if own is not None else self._options
         self.trace = self._watching.enter_context(watch(kwargs["model"], **options))
 
@@ -61,5 +61,5 @@ class WatchCallback(TrainerCallback):
         self.close()
 
     def close(self) -> None:
-        """Take the hook off and close the log; harmless when nothing is watched."""
+        """Remove the hook and close the log; does nothing if no model is watched."""
         self._watching.close()

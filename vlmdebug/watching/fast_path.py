@@ -1,8 +1,8 @@
-"""Right chunks of a batch that was read already, told by where they lie.
+"""Correct chunks of a batch that was read already, identified by their memory.
 
-Nearly every call of a loop is right. That it is can be told from a few numbers: each key begins
-and ends where the rows of the chunk's samples do. Nothing is called wrong here; whatever is not
-plainly right is looked at closer (`vlmdebug.checking.chunk`).
+Nearly every call of a loop is right. A few numbers show it: each key begins and ends where the rows
+of the chunk's samples do. Nothing is called wrong here; chunks that are not clearly right are
+checked in detail (`vlmdebug.checking.chunk`).
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from vlmdebug.watching.marks import Mark
 Tensors = Mapping[str, torch.Tensor]
 TOKENS = TOKEN_KEYS - {"position_ids", "inputs_embeds"}
 BESIDE = OPTIONS | BOOKKEEPING.keys()
-"""Arguments that are no part of a batch."""
+"""Arguments that are not part of a batch."""
 MADE = DERIVED - TOKENS
-"""What a program makes for each call."""
+"""Arguments that a program makes for each call."""
 
 
 class _Rows(NamedTuple):
-    """Where the rows of each sample are; `owned`: by this count the key is needed or absent."""
+    """The rows of each sample; `owned`: by this count the key is needed or absent."""
 
     mark: Mark
     offsets: Sequence[int]
@@ -40,7 +40,7 @@ class _Rows(NamedTuple):
 
 
 class RightChunks:
-    """The chunks of one batch that are right at first sight; it keeps no tensor.
+    """Finds the clearly right chunks of one batch; it keeps no tensor.
 
     `in_step`: placeholders and features of all samples agree, as far as they are known.
     """
@@ -53,7 +53,7 @@ class RightChunks:
         self._rows = {key: _rows(batch, key, marks[key]) for key in batch.layout if plain}
 
     def samples(self, tensors: Tensors) -> range | None:
-        """Samples of a chunk that is plainly right, but for the values of its `input_ids`."""
+        """Samples of a chunk that is clearly right, apart from the values of its `input_ids`."""
         ids = tensors["input_ids"]
         first = self._rows["input_ids"].mark.first_row(ids) if self._rows else None
         if first is None:
@@ -83,7 +83,7 @@ class RightChunks:
         return [one for key, one in found.items() if key in MADE]
 
     def report(self, samples: range, keys: Mapping[str, object]) -> Callable[[], Report]:
-        """Puts the report on such a chunk together, which is handed these keys."""
+        """A function that builds the report on such a chunk with these keys."""
         names = tuple(key for key in keys if key in self._rows)
         return partial(_report, self._batch, samples, names)
 
@@ -106,7 +106,7 @@ def _rows(batch: Batch, key: str, mark: Mark) -> _Rows:
 
 
 def _is_plain(batch: Batch, key: str, mark: Mark) -> bool:
-    """Whether its rows lie one after another on dim 0, each long enough for what it is padded."""
+    """Whether its rows are consecutive on dim 0, each long enough for its padding."""
     axis, media, (_, shape, strides) = batch.layout[key], batch.layout.media.get(key), mark.place
     units = {axis.unit} | ({media} if media is not None else set())
     if axis.dim or not units <= batch.counts.keys() or not shape or strides[0] <= 0:
@@ -119,7 +119,7 @@ def _is_plain(batch: Batch, key: str, mark: Mark) -> bool:
 
 
 def _out_of_step(batch: Batch) -> list[bool]:
-    """Samples whose placeholder tokens are not as many as the features of what they own."""
+    """Samples with a different number of placeholder tokens than features of their own rows."""
     found = [False] * len(batch)
     for name, modality in batch.modalities.items():
         written, made = modality.placeholders, batch.features_by_sample[name]
@@ -130,7 +130,7 @@ def _out_of_step(batch: Batch) -> list[bool]:
 
 
 def _is_beside(key: str, tensor: torch.Tensor, samples: int) -> bool:
-    """Whether it is no part of the batch: an argument of another kind, or a copy of tokens."""
+    """Whether it is not part of the batch: an argument of another kind, or a copy of tokens."""
     if key not in TOKENS:
         return key in BESIDE
     return tensor._base is None and (tensor.ndim != 2 or len(tensor) == samples)

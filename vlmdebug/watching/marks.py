@@ -1,4 +1,4 @@
-"""Tensors that are known again when a slice of them comes, without being kept alive."""
+"""Recognises slices of known tensors without keeping the tensors alive."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vlmdebug.tracking.memory import place, version
 
 
 class Mark(NamedTuple):
-    """By what a parent is known again, and that nobody wrote into it; it is not kept alive."""
+    """Identifies a parent and detects writes into it, without keeping it alive."""
 
     root: ref[torch.Tensor]
     version: int | None
@@ -30,7 +30,7 @@ class Mark(NamedTuple):
         return same and self.dtype == parent.dtype and self.place == place(parent)
 
     def first_row(self, tensor: torch.Tensor) -> int | None:
-        """Where the tensor begins, if it is whole rows of the parent that follow each other."""
+        """Where the tensor begins, if it is consecutive whole rows of the parent."""
         _, shape, strides = self.place
         if not self.is_of(root_of(tensor)) or tensor.dtype is not self.dtype:
             return None
@@ -40,12 +40,12 @@ class Mark(NamedTuple):
         return None if within else row
 
     def is_there(self) -> bool:
-        """Whether the parent could be had again, as it was."""
+        """Whether the parent still exists unchanged."""
         root = self.root()
         return root is not None and self._is_unwritten(root)
 
     def parent(self) -> torch.Tensor | None:
-        """The parent again; None where it is gone or was written to."""
+        """The parent; None if it is gone or was written to."""
         root = self.root()
         if root is None or root.dtype != self.dtype or not self._is_unwritten(root):
             return None
@@ -53,11 +53,11 @@ class Mark(NamedTuple):
         return root.detach().as_strided(shape, stride, self.offset)
 
     def is_of(self, root: torch.Tensor) -> bool:
-        """Whether the parent is a view of that tensor, as it was."""
+        """Whether the parent is a view of that tensor, unchanged."""
         return self.root() is root and self._is_unwritten(root)
 
     def was_written(self, root: torch.Tensor) -> bool:
-        """Whether the parent is a view of that tensor, but not as it was."""
+        """Whether the parent is a view of that tensor, but changed."""
         return self.root() is root and self.version is not None and not self._is_unwritten(root)
 
     def _is_unwritten(self, root: torch.Tensor) -> bool:

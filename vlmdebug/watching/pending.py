@@ -1,7 +1,7 @@
-"""Tensors on an accelerator, which the host must not wait for.
+"""Tensors on an accelerator, for which the host must not wait.
 
-What is read by value is copied in the device's own time; the verdict comes once it has arrived.
-Pixels are never copied: where they lie tells which rows they are.
+Tensors that are read by value are copied asynchronously; the verdict comes once they have arrived.
+Pixels are never copied: their memory address identifies the rows.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ class Away:
             self._copies = {key: _Copy.of(key, tensors[key], parents[key]) for key in tensors}
             streams = (stream_of(device) for device in {t.device for t in tensors.values()})
             self._events = [stream.record_event() for stream in streams if stream is not None]
-        except Exception as error:  # it is told where the verdict is due
+        except Exception as error:  # reported when the verdict is due
             self._failed = error
 
     @property
     def arrived(self) -> bool:
-        """Whether they can be read without waiting, or never will be."""
+        """Whether they can be read without waiting, or never can be read."""
         try:
             return all(event.query() for event in self._events)
-        except RuntimeError:  # the device has failed, which the program will hear of
+        except RuntimeError:  # the device has failed; the program will get that error
             return True
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Copies that lie in their parents as the tensors themselves do; waits for them."""
+        """Copies, with the same place in their parents as the tensors; waits for them."""
         if self._failed is not None:
             raise self._failed
         for event in self._events:
@@ -58,7 +58,7 @@ class Away:
 
 
 class _Copy(NamedTuple):
-    """All rows of a tensor's parent in host memory, and where in it the tensor lies."""
+    """All rows of a tensor's parent in host memory, and the tensor's place in it."""
 
     whole: torch.Tensor
     shape: torch.Size
@@ -70,12 +70,12 @@ class _Copy(NamedTuple):
         if tensor.is_meta:
             raise BadInput(
                 f"The model was called with {key} on the meta device, which holds no values, so "
-                "rows cannot be told apart. Watch a run on a real device."
+                "rows cannot be identified. Watch a run on a real device."
             )
         if key in READ:
             later = stream_of(tensor.device) is not None
             whole = parent.detach().to("cpu", non_blocking=later, copy=True)
-        else:  # memory that is never touched costs nothing
+        else:  # memory that is never written costs nothing
             whole = torch.empty(parent.shape, dtype=parent.dtype)
         if parent is tensor:
             return cls(whole, whole.shape, whole.stride(), 0)
@@ -87,7 +87,7 @@ class _Copy(NamedTuple):
 
 
 def stream_of(device: torch.device) -> Any:
-    """The stream that works for this thread; None where the device has none to ask."""
+    """The current stream of this thread; None if the device has no streams."""
     if device.type == "cpu":
         return None
     module = torch.get_device_module(device)

@@ -1,13 +1,12 @@
 """`watch`: judge every call of a model while the program runs.
 
-A pre-hook on the model sees what each call is handed. A chunk that is a view still lies in the
-memory of the batch it was cut from, so the whole batch can be read there: which samples the
-chunk holds, which rows belong to them, which rows it was given. A call with tensors of its own
-is judged by itself: are placeholders and features in step?
+A pre-hook on the model sees the arguments of each call. A chunk that is a view is still in the
+memory of its batch, so the whole batch can be read there: which samples the chunk holds, which rows
+belong to them, which rows it got. A call with tensors of its own is judged alone: do placeholders
+and features match?
 
-The hook changes nothing, returns nothing and keeps no tensor. Where tensors lie on an
-accelerator, small ones are copied without waiting, and the verdict comes with a later call or at
-the end.
+The hook changes nothing, returns nothing and keeps no tensor. If tensors are on an accelerator,
+small ones are copied without waiting, and the verdict comes with a later call or at the end.
 """
 
 from __future__ import annotations
@@ -49,12 +48,12 @@ ENCODED = (
 )
 UNCALLED = (
     "the model was not called. Watch the module that is called; "
-    "PEFT, for one, calls forward of the model within, past its hooks."
+    "wrappers such as PEFT call forward of the inner model and skip its hooks."
 )
 
 
 class MismatchWarning(UserWarning):
-    """A watched model was handed rows that do not belong together."""
+    """A watched model got rows that do not belong together."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +63,10 @@ class Call:
     Attributes:
         number: From 0.
         site: `folder/file.py:line` of the code that called the model.
-        shapes: Shape of each tensor handed over.
-        judged: What was found; None where the call could not be read.
+        shapes: Shape of each tensor of the call.
+        judged: The result; None if the call could not be read.
         unread: Why it could not be read.
-        report: What was found, as a report whose only chunk is this call; put together when it
-            is first asked for.
+        report: The result as a report with this call as its only chunk; built on first access.
     """
 
     number: int
@@ -87,7 +85,7 @@ class Call:
 
     @property
     def mismatches(self) -> tuple[Mismatch, ...]:
-        """What was wrong; empty too where the call could not be read."""
+        """The mismatches; also empty if the call could not be read."""
         return () if self.ok or self.report is None else self.report.mismatches
 
     def to_dict(self) -> dict[str, Any]:
@@ -113,7 +111,7 @@ class Trace:
 
     @property
     def ok(self) -> bool:
-        """Whether every call was read and was right; False where there was none to see."""
+        """Whether every call was read and was right; False if there was no call."""
         return bool(self.calls) and all(call.ok for call in self.calls)
 
     def report(self) -> Report:
@@ -162,7 +160,7 @@ def watch(
     """Judge every call of `model` inside the `with` block.
 
     Args:
-        model: The module that is called; a wrapper (PEFT, DDP, accelerate) or the model within.
+        model: The module that is called; a wrapper (PEFT, DDP, accelerate) or the inner model.
         processor: The processor of the batches, for counts; the model's config is read anyway.
         config: Another config than `model.config`.
         on_mismatch: `"warn"`, `"raise"` a `MismatchError` before the model does something
@@ -209,7 +207,7 @@ def _within(model: Any) -> Any:
 
 
 class _Hook:
-    """The pre-hook on the model; a copy of the model, or one that is saved, has nothing of it."""
+    """The pre-hook on the model; a copied or saved model does not contain it."""
 
     def __init__(self, watcher: _Watcher) -> None:
         self._before: Any = watcher.before
@@ -220,14 +218,14 @@ class _Hook:
         self._before(args, kwargs)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Something that takes anything and does nothing, and needs no vlmdebug to be loaded."""
+        """A callable that accepts anything, does nothing, and can be loaded without vlmdebug."""
         return getattr, (nullcontext(), "__exit__")
 
 
 class _Watcher:
-    """The calls and those that wait for their verdict; it keeps nothing but plain data.
+    """The calls and those that wait for their verdict; it keeps only plain data.
 
-    Threads may call the model at once: one call is judged after another.
+    Threads may call the model at the same time: calls are judged one after another.
     """
 
     def __init__(
@@ -243,7 +241,7 @@ class _Watcher:
         self._lock = RLock()
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Before a call; what goes wrong in here is never the program's problem."""
+        """Runs before a call; an error in here never reaches the program."""
         site = _site()
         with self._lock:
             calls = [*self._arrived(), *self._judged(site, args, kwargs)]
@@ -251,7 +249,7 @@ class _Watcher:
         self._tell(untold)
 
     def _judged(self, site: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Call]:
-        """The call; none where it waits for a device."""
+        """The call; empty while it waits for a device."""
         number = next(self._numbers)
         shapes: dict[str, tuple[int, ...]] = {}
         try:
@@ -264,7 +262,7 @@ class _Watcher:
         call = partial(Call, number, site, shapes)
         if inputs.get("mm_encoder_outputs") is not None:
             return [call(unread=ENCODED)]
-        # Behind a cache stands what the model saw before, so that a call need not be whole.
+        # A cache holds earlier tokens, so a call need not be complete.
         judge = partial(self._judge, alone=inputs.get("past_key_values") is not None)
         own = self._arguments.own - KNOWN - DERIVED
         tensors = {key: tensor for key, tensor in tensors.items() if key not in own}
@@ -275,7 +273,7 @@ class _Watcher:
         return []
 
     def finish(self, *, raising: bool) -> None:
-        """Judge what still waits; `raising`: a mismatch may be raised, as nothing else is."""
+        """Judge the waiting calls; `raising`: a mismatch may be raised (no other exception is)."""
         with self._lock:
             untold = self._noted(self._arrived(wait=True))
             if self._log is not None:
@@ -284,21 +282,21 @@ class _Watcher:
             self._tell(untold)
             return
         for one in untold:
-            with suppress(Warning):  # even where warnings are errors: the program's own counts
+            with suppress(Warning):  # even if warnings are errors: the program's own matters
                 self._warn(one)
 
     def _arrived(self, *, wait: bool = False) -> list[Call]:
-        """Calls whose tensors have arrived by now."""
+        """Calls with tensors that have arrived."""
         calls = []
         while self._waiting and (wait or self._waiting[0][1].arrived):
             calls.append(self._waiting.popleft()[2]())
         return calls
 
     def _noted(self, calls: list[Call]) -> list[_Untold]:
-        """Write the calls down, in order; what the user is to be told of them."""
+        """Log the calls in order; return what to report to the user."""
         untold: list[_Untold] = []
         for call in calls:
-            insort(self.trace.calls, call, key=_number)  # one that waited is late
+            insort(self.trace.calls, call, key=_number)  # a call that waited is late
             if self._log is not None:
                 untold += self._log.write(call)
             if not call.mismatches or call.report is None:
@@ -309,7 +307,7 @@ class _Watcher:
         return untold
 
     def _tell(self, untold: list[_Untold]) -> None:
-        """Warn of each, or raise the first mismatch when all else is told."""
+        """Warn about each, or raise the first mismatch after all other warnings."""
         mismatches = [one for one in untold if one.report is not None]
         for one in untold:
             if one.report is None or self._on_mismatch == "warn":
@@ -325,7 +323,7 @@ class _Watcher:
 
 
 class _Untold(NamedTuple):
-    """What the user is to be told: a mismatch with its report, or that the log ended."""
+    """A message to the user: a mismatch with its report, or that the log ended."""
 
     text: str
     report: Report | None = None
@@ -344,7 +342,7 @@ def _log(log: str | Path | None) -> _Log | None:
 
 
 class _Log:
-    """One JSON line per call. Where no more can be written, the log ends and not the program."""
+    """One JSON line per call. If writing fails, the log ends, not the program."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -353,11 +351,11 @@ class _Log:
         except OSError as error:
             raise BadInput(
                 f"log is {str(path)!r}, which cannot be written: {error.strerror}. "
-                "Nothing was watched. Pass a file in a folder that is there, or leave log out."
+                "Nothing was watched. Pass a file in an existing folder, or leave log out."
             ) from error
 
     def write(self, call: Call) -> list[_Untold]:
-        """Write a line; what there is to tell where that failed."""
+        """Write a line; return a message if that failed."""
         if self._file is None:
             return []
         try:
@@ -378,7 +376,7 @@ class _Log:
 
     def _ended(self, error: OSError) -> list[_Untold]:
         file, self._file = self._file, None
-        with suppress(OSError):  # what it holds back is tried once more, and fails again
+        with suppress(OSError):  # closing writes the buffered part again, which fails again
             if file is not None:
                 file.close()
         text = f"The log {str(self._path)!r} ends here: {error.strerror}. "
@@ -398,7 +396,7 @@ PLUMBING = (
 
 
 def _site() -> str:
-    """The nearest frame that is neither torch's nor ours nor a wrapper's."""
+    """The nearest frame outside torch, this package and wrappers."""
     frame = sys._getframe(1)
     while frame is not None:
         if not frame.f_globals.get("__name__", "").startswith(PLUMBING):
