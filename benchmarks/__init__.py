@@ -1,1 +1,1 @@
-"""Figures behind every claim about speed: ratios within one run, for machines are noisy."""
+"""Measurements for every claim about speed: ratios within one run, because machines are noisy."""

@@ -1,4 +1,4 @@
-"""Run all benchmarks, or those named: `python -m benchmarks slicing check`."""
+"""Run all benchmarks, or the given ones: `python -m benchmarks slicing check`."""
 
 from __future__ import annotations
 

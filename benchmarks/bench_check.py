@@ -1,6 +1,6 @@
-"""What `check` costs beyond the slicer itself, at 64 samples and 104 images.
+"""The cost of `check` beyond the slicer itself, at 64 samples and 104 images.
 
-Budget: 5 ms. The pixel values are large on purpose: a pass over them would show.
+Budget: 5 ms. The pixel values are large on purpose: a pass over them would be visible.
 """
 
 from __future__ import annotations

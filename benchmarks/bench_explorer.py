@@ -1,11 +1,11 @@
-"""How the explorer feels: a step of the slider until it is painted, in a real JupyterLab.
+"""Response times of the explorer: from a slider step until it is painted, in JupyterLab.
 
 Budgets: 50 ms at 64 samples and 150 ms at 512, through the kernel and back; first display within
 300 ms of its cell. Needs Chromium and what `make test` installs.
 
-Jupyter Server leaves Nagle's algorithm on for its websockets, so that the second of two small
-messages waits about 40 ms for the browser to acknowledge the first (tornado's documentation of
-`set_nodelay` says so). Both are measured: as Jupyter serves, and with that switched off.
+Jupyter Server leaves Nagle's algorithm on for its websockets, so the second of two small messages
+waits about 40 ms for the browser to acknowledge the first (tornado's documentation of `set_nodelay`
+says so). Both are measured: Jupyter's default, and without Nagle's algorithm.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ STEP = """([index, size]) => new Promise(done => {
   slider.value = size;
   slider.dispatchEvent(new Event("input", {bubbles: true}));
 })"""
-# The same for a click that has next to nothing to compute: the notebook's own round trip.
+# The same for a click that computes almost nothing: the notebook's own round trip.
 CLICK = """([index, chunk]) => new Promise(done => {
   const root = document.querySelectorAll(".vlmdebug")[index];
   const begin = performance.now();
@@ -61,7 +61,7 @@ async def without_delay(self):
     self.stream.set_nodelay(True)
     await loop(self)
 Protocol._receive_frame_loop = without_delay"""
-# From asking for the cell until its explorer is painted.
+# From running the cell until its explorer is painted.
 DISPLAY = """index => new Promise(done => {
   const begin = performance.now();
   const wait = () => document.querySelectorAll(".vlmdebug")[index]

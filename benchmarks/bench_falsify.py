@@ -1,6 +1,6 @@
-"""How soon `falsify` finds what is wrong, and how many batches a right slicer survives a second.
+"""How fast `falsify` finds an error, and how many batches of a correct slicer it tries a second.
 
-Budget: each wrong slicer of the story falls within 1 s.
+Budget: each wrong slicer of the story fails within 1 s.
 """
 
 from __future__ import annotations

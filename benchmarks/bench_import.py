@@ -1,4 +1,4 @@
-"""`import vlmdebug` beside a bare interpreter and numpy. Budget: 0.3 s beyond the interpreter."""
+"""`import vlmdebug` next to a bare interpreter and numpy. Budget: 0.3 s beyond the interpreter."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def seconds(program: str) -> float:
 
 
 def main() -> None:
-    """Print the table; the programs are run in turn, so that all meet the same noise."""
+    """Print the table; the programs run in turn, so all have the same noise."""
     runs = [[seconds(program) for program in PROGRAMS] for _ in range(10)]
     bare = median(run[0] for run in runs)
     for column, program in enumerate(PROGRAMS):

@@ -1,9 +1,9 @@
-"""What it costs to cut a batch: `Batch.chunks` and the exported code against bare slices and TRL.
+"""The cost of cutting a batch: `Batch.chunks` and exported code against bare slices and TRL.
 
 Budgets: per chunk at most twice the bare tensor slices; at 1024 samples and chunk size 1 at
-least 300 times less slicing time than the installed TRL's loop, which computes its offsets anew
-for every chunk. TRL's own time is its loop with images less the same loop without, a stub
-standing for the model.
+least 300 times less slicing time than the installed TRL's loop, which recomputes its offsets for
+every chunk. TRL's own time is its loop with images minus the same loop without, with a stub as the
+model.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def seconds(work: Callable[[], Any], repeats: int = 7) -> float:
 
 
 def bare_slices(batch: Batch, chunk_size: int) -> Callable[[], None]:
-    """Only the slices of each chunk, their bounds known in advance."""
+    """Only the slices of each chunk, with precomputed bounds."""
     cuts = []
     for start, stop in chunk_bounds(len(batch), chunk_size):
         for key, tensor in batch.inputs.items():

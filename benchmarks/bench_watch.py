@@ -1,10 +1,9 @@
-"""What `watch` and `record` add: to a forward of a tiny model, and to the slicing code.
+"""The time that `watch` adds to a forward of a tiny model, and `record` to the slicing code.
 
 Budgets: at most 5 % of a forward of about 20 ms and 0.2 ms a call; recording at most 3 times the
-slicing code. What `watch` adds is timed in a loop, and where it happens: between two hooks around
-its own, with the caches as a forward leaves them. A batch is read with its first chunk. Beside
-`watch` stand two tracers that people reach for: transformers' debugger and torch's `DebugMode`, in
-forwards run in turn.
+slicing code. The time of `watch` is measured in a loop and in place: between two hooks around its
+own, with the caches as a forward leaves them. A batch is read with its first chunk. For comparison,
+two other tracers run in turn: transformers' debugger and torch's `DebugMode`.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ def seconds_of(hook: Any, model: Any, chunk: dict[str, Any]) -> float:
 
 
 def kinds_of_chunks(inputs: dict[str, Any], processor: Any) -> dict[str, list[dict[str, Any]]]:
-    """Chunks as `watch` may meet them: of a new batch, of one it knows, or copied."""
+    """Chunks of the kinds that `watch` gets: of a new batch, of a known batch, or copied."""
     batch = vd.read_batch(inputs, processor=processor)
     first, chunk = batch.chunks(8)
     fresh = [{key: value.clone() for key, value in inputs.items()} for _ in range(21)]
@@ -86,7 +85,7 @@ def tracers(model: Any, processor: Any) -> dict[str, Callable[[], AbstractContex
 
 def beside_others() -> None:
     """Print forwards under each tracer, in turn, as multiples of a bare one."""
-    print("beside other tracers, gemma4, 4 samples (times a bare forward)")
+    print("next to other tracers, gemma4, 4 samples (times a bare forward)")
     model, processor = vd.tiny.build("gemma4")
     chunk = dict(vd.tiny.batch("gemma4", [2, 0, 1, 1], sizes=(160, 160)))
     contexts = tracers(model, processor)

@@ -1,10 +1,10 @@
 """Run every image-text-to-text architecture of transformers: `make coverage`.
 
 Writes `vlmdebug/families/coverage.json` and `docs/architectures.md`; with `--page`, only the page,
-from the file as it is. An architecture is *proven* if its tiny model gives the
-same logits for every chunk size as for the whole batch, text-only samples among them; *probed* if
-its processor could be run on samples alone and together; else *not covered*, with the reason
-below. An architecture that no list and no reason knows ends the run.
+from the existing file. An architecture is *proven* if its tiny model gives the same logits for
+every chunk size as for the whole batch, text-only samples among them; *probed* if its processor
+could be run on samples alone and together; otherwise *not covered*, with the reason below. An
+architecture without a list entry or a reason ends the run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ os.environ["VLMDEBUG_TORCHVISION"] = "1"
 
 from architectures import use_torchvision  # noqa: E402
 
-# Why a model is not proven, though its processor is probed.
+# Why a model is not proven although its processor is probed.
 UNPROVEN = {
     "hunyuan_vl": "the model numbers the images of a whole call and puts the numbers into its "
     "positions, so that a chunk's logits differ however it is cut",
@@ -60,7 +60,7 @@ BATCHES = ((2, 0, 1), (1, 2, 1, 0))
 
 
 def prove(model_type: str) -> str | None:
-    """Name of its layout family, or None if some chunk's logits are not the whole batch's."""
+    """Name of its layout family, or None if some chunk's logits differ from the whole batch's."""
     import vlmdebug as vd
 
     model, processor = vd.tiny.build(model_type)
@@ -128,7 +128,7 @@ def page() -> str:
 
 
 def main() -> None:
-    """Run all of them and write file and page."""
+    """Run all of them and write the file and the page."""
     if sys.argv[1:] == ["--page"]:
         PAGE.write_text(page(), encoding="utf-8")
         return

@@ -1,7 +1,7 @@
 """The differential fuzzer, long: `make fuzz`, or `make fuzz ARGS="--pairs 500 --seed 3 llava"`.
 
-Runs pairs of a batch and a slicer, and faulty batches, of every tiny family, and prints what was
-judged wrongly: how often, and the first of each kind. Ends with 1 if there was anything.
+Runs pairs of a batch and a slicer, and faulty batches, of every tiny family, and prints wrong
+verdicts: their number, and the first of each kind. The exit status is 1 if there were any.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from vlmdebug.families import FAMILIES  # noqa: E402
 
 
 def main() -> int:
-    """Run both kinds of trials and print what was judged wrongly."""
+    """Run both kinds of trials and print the wrong verdicts."""
     options = _options()
     if VARIABLE not in os.environ and not options.here:
         return _both(sys.argv[1:])
-    torch.set_num_threads(1)  # the tiny models are faster so, and two runs share the cores
+    torch.set_num_threads(1)  # tiny models are faster on one thread, and two runs share the cores
     counted: Counter[str] = Counter()
     wrong: dict[tuple[str, str], list[Any]] = defaultdict(list)
     wanted = options.family or architectures()

@@ -3,7 +3,8 @@
     python tools/import_graph.py [--modules] [PATH of vlmdebug/]
 
 A room is a folder (or a module of the root); its floor is one above the highest room that it
-imports. Imports inside functions count too; those under `if TYPE_CHECKING` do not run and do not.
+imports. Imports inside functions count too; those under `if TYPE_CHECKING` do not, because they
+never run.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ Graph = dict[str, set[str]]
 
 
 def imports_of(package: Path) -> Graph:
-    """Every module of the package, and the modules of it that it imports."""
+    """Every module of the package, with the package's modules that it imports."""
     files = {module_of(path, package): path for path in sorted(package.rglob("*.py"))}
     return {name: set(_named(name, path, files)) - {name} for name, path in files.items()}
 
@@ -40,7 +41,7 @@ def _named(name: str, path: Path, files: Mapping[str, Path]) -> Iterator[str]:
 
 
 def _known(dotted: str, files: Mapping[str, Path]) -> str:
-    """The module that `vlmdebug.folder.name` is, or that has that name in it."""
+    """The module `vlmdebug.folder.name`, or the module that defines that name."""
     parts = dotted.split(".")[1:]
     while parts and ".".join(parts) not in files:
         parts.pop()
@@ -48,7 +49,7 @@ def _known(dotted: str, files: Mapping[str, Path]) -> str:
 
 
 def _running(node: ast.AST) -> Iterator[ast.AST]:
-    """All nodes but those that only a type checker reads."""
+    """All nodes except those that only a type checker reads."""
     if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
         return
     yield node
@@ -94,7 +95,7 @@ def cycles_of(graph: Graph) -> list[list[str]]:
 
 
 def floors_of(graph: Graph) -> dict[str, int]:
-    """The floor of each room; rooms of one cycle share theirs."""
+    """The floor of each room; rooms of one cycle share a floor."""
     group = {name: tuple(cycle) for cycle in cycles_of(graph) for name in cycle}
     floors: dict[str, int] = {}
 

@@ -1,10 +1,10 @@
-"""Install the project with some of its extras, and say what that brings: `make` calls it.
+"""Install the project with some of its extras and print the packages: `make` calls it.
 
     python tools/install.py torch,plot
     python tools/install.py --beside .venv/torchvision timm torchvision
 
-On a terminal pip shows what it collects and downloads; elsewhere only what goes wrong. The
-versions are those of constraints.txt. It runs before anything is installed, so it needs nothing.
+On a terminal pip shows its progress; elsewhere only errors. The versions are those of
+constraints.txt. The tool runs before anything is installed, so it has no dependencies.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ def packages(extras: list[str]) -> list[str]:
 
 
 def pip(arguments: list[str], *, terminal: bool) -> list[str]:
-    """The command that installs; with progress only where somebody watches."""
+    """The command that installs; with progress only on a terminal."""
     quiet = [] if terminal else ["-q"]
     return [sys.executable, "-m", "pip", "install", *quiet, *arguments]
 
 
 def install(title: str, names: list[str], arguments: list[str]) -> None:
-    """Run pip between a line that names the packages and a line that gives the time."""
+    """Run pip; print the packages before and the time after."""
     print(f"Installing {title}: {', '.join(names)}", flush=True)
     start = time.monotonic()
     code = subprocess.run(pip(arguments, terminal=sys.stdout.isatty()), check=False).returncode

@@ -1,6 +1,6 @@
-"""Run every notebook from a clean kernel and keep what it prints: `make notebooks`.
+"""Run every notebook in a new kernel and store its output: `make notebooks`.
 
-Widget state, cell ids and timings are left out, so that a diff shows what changed.
+Widget state, cell ids and timings are removed, so a diff shows what changed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ METADATA = {
 
 
 def main(names: list[str]) -> None:
-    """Run those named, or all."""
+    """Run the given notebooks, or all."""
     for path in sorted(FOLDER.glob("*.ipynb")):
         if names and not any(name in path.stem for name in names):
             continue

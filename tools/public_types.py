@@ -1,7 +1,7 @@
-"""Whether a type checker knows the type of every public name: `pyright --verifytypes`.
+"""Check that every public name has a known type: `pyright --verifytypes`.
 
-pyright finds a package through the first Python on the PATH; here that is the one that runs this.
-Names in `KNOWN` may stay open, each for its reason; a reason that no name needs any more fails too.
+pyright finds a package through the first Python on the PATH; here that is the running one. Names in
+`KNOWN` may have unknown types, each for its reason; a reason that no name needs also fails.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ KNOWN = {
 
 
 def main() -> int:
-    """Print each public name whose type is not known, and each reason that is out of date."""
+    """Print each public name without a known type, and each reason that is out of date."""
     root = Path(__file__).parents[1]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     finished = subprocess.run(
@@ -43,7 +43,7 @@ def main() -> int:
 
 
 def complaints(public: list[dict[str, Any]]) -> list[str]:
-    """Each name whose type is open without a reason, and each reason that no name needs."""
+    """Each name of unknown type without a reason, and each reason that no name needs."""
     unknown = [one for one in public if not one["isTypeKnown"] or one["isTypeAmbiguous"]]
     said = [
         "; ".join([one["name"], *(why["message"].splitlines()[0] for why in one["diagnostics"])])
@@ -51,7 +51,7 @@ def complaints(public: list[dict[str, Any]]) -> list[str]:
         if not any(re.fullmatch(pattern, one["name"]) for pattern in KNOWN)
     ]
     return said + [
-        f"{pattern} in KNOWN is needed no longer; remove it"
+        f"{pattern} in KNOWN is no longer needed; remove it"
         for pattern in KNOWN
         if not any(re.fullmatch(pattern, one["name"]) for one in unknown)
     ]

@@ -1,11 +1,11 @@
 """Test the slicing code of trainers other than TRL: `make test-trainers`.
 
-Pinned versions are installed without their dependencies into a throw-away folder and run with the
-torch and transformers that are installed; nothing of them is kept. Printed is a Markdown table: per
-function the layouts that fall, with the codes of what `falsify_all` finds and a star where the
-model takes it in silence; first where every sample has an image, then what samples without images
-add. Names of trainers narrow it. `--long` prints the smallest batch and the message of each, and
-what a tiny real model says of a batch of as many images.
+Pinned versions are installed without their dependencies into a temporary folder and run with the
+installed torch and transformers. The output is a Markdown table with one row per function: the
+layouts that fail, the codes that `falsify_all` finds, and a star if the model runs without an
+error; first with an image in every sample, then the additions with text-only samples. Names of
+trainers select rows. `--long` prints the smallest batch and the message of each, and the result of
+a tiny real model on a batch with as many images.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def tiny(family: str) -> tuple[Any, Any]:
 
 
 def prove(slicer: Any, example: vd.Counterexample) -> str:
-    """What the tiny real model says of a batch with the same images per sample."""
+    """The tiny real model's result on a batch with the same images per sample."""
     spec = example.case.spec
     try:
         model, processor = tiny(spec.family)
@@ -45,7 +45,7 @@ def prove(slicer: Any, example: vd.Counterexample) -> str:
 
 
 def trial(slicer: Any, *, long: bool) -> Found:
-    """What falls, and how much was tried: every sample with an image first, then any."""
+    """What fails, and how many cases were tried: an image in every sample first, then any batch."""
     found: list[Found] = []
     cases = 0
     for text_only in (False, True):
@@ -70,13 +70,13 @@ def trial(slicer: Any, *, long: bool) -> Found:
 
 
 def said(finding: Any) -> Found:
-    """What is printed of a finding."""
+    """The printed parts of a finding."""
     message = finding.message.partition("\n")[0]
     return {"code": finding.code, "loudness": finding.loudness, "message": message}
 
 
 def run(requirement: str, *options: str) -> dict[str, Found]:
-    """What is found in one trainer, by function, in a process of its own."""
+    """The findings of one trainer, by function, from a separate process."""
     with tempfile.TemporaryDirectory() as folder:
         install = ["pip", "install", "-q", "--no-deps", "--target", folder]
         command = [sys.executable, "-m", *install, requirement, *BESIDE.get(requirement, ())]
@@ -92,7 +92,7 @@ def is_silent(one: Found) -> bool:
 
 
 def cell(found: list[Found]) -> str:
-    """`VLM001 VLM002*`: gemma4, llava; a star where some chunk is wrong in silence."""
+    """`VLM001 VLM002*`: gemma4, llava; a star if some chunk is wrong without an error."""
     layouts: dict[str, list[str]] = {}
     for family in FAMILIES:
         met = [one for one in found if one["layout"] == family]
@@ -126,7 +126,7 @@ def rows(requirement: str, function: str, result: Found, *, long: bool) -> list[
 
 
 def main(arguments: list[str]) -> None:
-    """Print the table, or, in the process of one trainer, what is found in it."""
+    """Print the table or, in the process of one trainer, its findings."""
     long = "--long" in arguments
     if "--in" in arguments:
         folder, requirement = arguments[1:3]

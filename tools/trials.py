@@ -1,8 +1,8 @@
 """The slicing code of trainers other than TRL, each with the adapter that tests it.
 
-Functions are taken out of their source as they stand. What else they call (a model,
-rewards, a collator) is stood in for here; an adapter says how a batch gets into its function and
-out again. `tools/trainers.py` runs them.
+Functions are extracted from their source unchanged. Everything else they call (a model, rewards, a
+collator) is replaced here; an adapter passes a batch to its function and reads the result.
+`tools/trainers.py` runs them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TRIALS: dict[str, dict[str, Callable[[Path], Any]]] = {}
 
 
 def on_trial(requirement: str, function: str) -> Callable[[Any], Any]:
-    """Note who makes the slicer of a function, given the folder of its package."""
+    """Register what makes the slicer of a function, given the folder of its package."""
 
     def note(adapter: Callable[[Path], Any]) -> Callable[[Path], Any]:
         TRIALS.setdefault(requirement, {})[function] = adapter
@@ -41,11 +41,11 @@ def on_trial(requirement: str, function: str) -> Callable[[Any], Any]:
 
 
 def take(path: Path, *names: str, **world: Any) -> Any:
-    """Functions, classes and constants by name out of a file that is not imported.
+    """Functions, classes and constants by name from a file that is not imported.
 
-    `Class.method` gives the bare method. Nothing in them is changed; decorators of functions are
-    left out, and annotations are not evaluated, for compile() inherits this file's `annotations`.
-    `world` holds the globals they ask for.
+    `Class.method` gives the bare method. Their code is not changed; decorators of functions are
+    removed, and annotations are not evaluated, because compile() inherits this file's
+    `annotations`. `world` holds the globals they need.
     """
     world |= {"__name__": __name__, "torch": torch}
     for owner, node in _definitions(ast.parse(path.read_text(encoding="utf-8"))):
@@ -66,24 +66,24 @@ def _definitions(tree: ast.Module) -> Iterator[tuple[str, Any]]:
 
 
 def stub(*names: str) -> None:
-    """Let a package import what it wants for other things than its batches."""
+    """Let a package import modules that it does not need for batches."""
     for name in names:
         sys.modules[name] = MagicMock(__spec__=ModuleSpec(name, None), __path__=[], __name__=name)
 
 
 def first_logits(logits: torch.Tensor, *_: Any) -> torch.Tensor:
-    """A stand-in for log-probabilities, which come after the model."""
+    """A replacement for log-probabilities, which are computed after the model."""
     return logits[..., 0]
 
 
 def per_sample(inputs: Inputs, *left_out: str) -> list[Inputs]:
-    """What each sample owns, as trainers keep it that process one sample after another."""
+    """The rows of each sample, as trainers keep them that process samples one by one."""
     pieces = vd.slicers.corrected(inputs, 1)
     return [{key: value for key, value in one.items() if key not in left_out} for one in pieces]
 
 
 def halves(inputs: Inputs) -> Inputs:
-    """A batch as GRPO trainers hold it: prompts and completions apart, here of one token."""
+    """A batch as GRPO trainers hold it: prompts and completions separately, here of one token."""
     ids, mask = (inputs[key] for key in TEXT)
     held = {"prompt_ids": ids[:, :-1], "completion_ids": ids[:, -1:]}
     held |= {"prompt_mask": mask[:, :-1], "completion_mask": mask[:, -1:]}
@@ -133,7 +133,7 @@ def axolotl(folder: Path) -> tuple[Any, Any]:
 
 
 def rollout(inputs: Inputs) -> Inputs:
-    """What axolotl's streaming is handed: a generated batch that is not scored yet."""
+    """The input of axolotl's streaming: a generated batch that is not scored yet."""
     names = ("inputs", "prompts", "completions", "completion_ids_list")
     deferred = {f"_deferred_{name}": [None] * len(inputs["input_ids"]) for name in names}
     return halves(inputs) | deferred | {"_pending_policy_logps": True}
@@ -154,7 +154,7 @@ def axolotl_loop(folder: Path) -> Any:
 
 @on_trial("axolotl==0.19.0", "_compute_streaming_group_scores")
 def axolotl_groups(folder: Path) -> Any:
-    """Groups of chunk_size samples, until their log-probabilities are there and rewards wanted."""
+    """Groups of chunk_size samples, until their log-probabilities exist and rewards are needed."""
     its, trainer = axolotl(folder)
 
     class Scored(Exception): ...
@@ -204,7 +204,7 @@ def axolotl_micro_batches(folder: Path) -> Any:
 
 @on_trial("openrlhf==0.11.2", "make_experience_batch, Actor.forward")
 def openrlhf(folder: Path) -> Any:
-    """A batch is split into samples, joined to micro-batches, and handed to the model."""
+    """A batch is split into samples, joined to micro-batches, and passed to the model."""
     import dataclasses
     import itertools
 
@@ -234,7 +234,7 @@ def openrlhf(folder: Path) -> Any:
 
 @on_trial("ms-swift==4.6.0", "get_chunked_inputs")
 def swift(folder: Path) -> Any:
-    """A chunk is cut from the batch, then its samples are encoded again and written over it."""
+    """A chunk is cut from the batch, then its samples are encoded again and overwrite it."""
 
     def collate(samples: list[Inputs], **_: Any) -> Inputs:
         keys = dict.fromkeys(key for one in samples for key in one)
@@ -268,7 +268,7 @@ def swift(folder: Path) -> Any:
 
 @on_trial("llamafactory==0.9.5", "KTO forward")
 def llamafactory(folder: Path) -> Any:
-    """Each call is handed a batch that is right, and hands the model what it picks of it."""
+    """Each call gets a correct batch and passes the keys that it selects to the model."""
     root = folder / "llamafactory/train"
     its = take(
         root / "kto/trainer.py",
@@ -300,7 +300,7 @@ def accelerate(folder: Path) -> Any:
 
 
 def verl(folder: Path) -> tuple[Any, Any]:
-    """How a batch is put into verl's DataProto, and a micro-batch handed to the model."""
+    """How a batch is put into verl's DataProto, and a micro-batch passed to the model."""
     import numpy as np
 
     stub("ray", "omegaconf")
@@ -329,7 +329,7 @@ def verl_fixed(folder: Path) -> Any:
 
 @on_trial("verl==0.9.1", "prepare_dynamic_batch, extract_multi_modal_inputs")
 def verl_dynamic(folder: Path) -> Any:
-    """Micro-batches of about as many tokens, in an order of their own."""
+    """Micro-batches of about equal token numbers, in their own order."""
     held, handed = verl(folder)
     from verl.utils.seqlen_balancing import prepare_dynamic_batch
 

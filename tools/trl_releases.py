@@ -1,9 +1,9 @@
 """Test the slicing code of several TRL releases: `make test-trl`.
 
-Each release is installed without its dependencies into a throw-away folder and run with the
-transformers that is installed; nothing of it is kept. Printed is a Markdown table: per release and
-slicer the codes of what `falsify_all` finds in each layout, silent ones with a star; slicers that
-fail alike share a row. `--long` prints the smallest batch and the message of each.
+Each release is installed without its dependencies into a temporary folder and run with the
+installed transformers. The output is a Markdown table: per release and slicer the codes that
+`falsify_all` finds in each layout, silent ones with a star; slicers that fail alike share a row.
+`--long` prints the smallest batch and the message of each.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ print(json.dumps(found))
 
 
 def try_release(release: str, slicers: Sequence[str]) -> dict[str, list[list[str]] | str]:
-    """What is found in one release, by slicer."""
+    """The findings of one release, by slicer."""
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(
             [
@@ -65,7 +65,7 @@ def try_release(release: str, slicers: Sequence[str]) -> dict[str, list[list[str
 
 
 def codes(found: list[list[str]], family: str) -> str:
-    """`VLM001* VLM005`: a star where some chunk is wrong in silence."""
+    """`VLM001* VLM005`: a star if some chunk is wrong without an error."""
     silent = {
         code for name, _, code, loudness, _ in found if name == family and "silent" in loudness
     }
@@ -74,7 +74,7 @@ def codes(found: list[list[str]], family: str) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Print a table of what cuts batches, and one of what hands them on."""
+    """Print a table of the code that cuts batches, and one of the code that passes them on."""
     from vlmdebug.families import FAMILIES
 
     long = "--long" in arguments

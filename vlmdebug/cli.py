@@ -1,7 +1,6 @@
 """The command line: `vlmdebug demo | check | falsify | export | review | explain | families`.
 
-Exit codes: 0 nothing found, 1 found something, 2 could not run or could not tell.
-"""
+Exit codes: 0 no mismatch found, 1 mismatch found, 2 could not run or not determined."""
 
 from __future__ import annotations
 
@@ -41,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(f"{error.filename or ''}: {error.strerror or error}")
     except KeyboardInterrupt:
         _complain("interrupted; nothing was judged.")
-    except Exception:  # a bug of ours: not the exit status of a finding
+    except Exception:  # a bug of this package: not the exit status of a finding
         _complain(f"this is a bug of vlmdebug's own, please report it:\n{format_exc()}")
     return FAILED
 
@@ -51,7 +50,7 @@ def _complain(said: object) -> None:
 
 
 def _print(said: object = "") -> None:
-    """Every line that may hold names from data; none is a command to a CI system."""
+    """Print lines that may hold names from data, so that none is a command to a CI system."""
     print(harmless(said))
 
 
@@ -124,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
         "--format",
         choices=("text", "json", "github"),
         default="text",
-        help="github: findings as notes beside the lines of a pull request",
+        help="github: findings as notes on the lines of a pull request",
     )
     review.set_defaults(run=_review)
 
@@ -158,7 +157,7 @@ def _batch_options(command: argparse.ArgumentParser) -> None:
 
 
 def _search_options(command: argparse.ArgumentParser) -> None:
-    """The flags of `FalsifySettings`; one that is not given keeps its default."""
+    """The flags of `FalsifySettings`; a flag that is not given keeps its default."""
     for option in options():
         flag, argument = option.metadata["flag"], option.metadata["argument"]
         said = option.metadata["meaning"].replace("`", "").replace("%", "%%")
@@ -212,14 +211,14 @@ def _processor(folder: str | None) -> Any:
 
 
 def _config(folder: str | None) -> Any:
-    """The model's config, where it is in the folder of the processor."""
+    """The model's config, if it is in the folder of the processor."""
     if folder is None or not (Path(folder) / "config.json").is_file():
         return None
     from transformers import AutoConfig
 
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError):  # of a model that transformers does not know
+    except (OSError, ValueError):  # of a model unknown to transformers
         return None
 
 
@@ -250,7 +249,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _show(said: object) -> None:
-    """A report or text, in colour and with links where a terminal has them and rich is there."""
+    """Print a report or text, with colour and links if the terminal has them and rich is installed."""
     if not _is_rich():
         _print(said)
         return
@@ -278,9 +277,9 @@ def _try_story(batch: Any, chunk_size: int) -> None:
 
 @contextmanager
 def _slicer(name: str, what: str) -> Iterator[Any]:
-    """A slicer of the story by name, or a function of a file, which is run.
+    """A slicer of the story by name, or a function of a file, which is executed.
 
-    A function that takes a model first is recorded, as `vlmdebug.record` does it.
+    A function with a model as its first argument is recorded, as by `vlmdebug.record`.
     """
     from vlmdebug.core.signature import takes_model
     from vlmdebug.running.record import record
@@ -326,7 +325,7 @@ def _falsify(arguments: argparse.Namespace) -> int:
 
 
 def _not_checked(count: int) -> str:
-    """What a number of cases says that it left out."""
+    """The keys that a number of cases left out."""
     left_out = getattr(count, "left_out", ())
     return f"; not checked: {', '.join(map(one_line, left_out))}" if left_out else ""
 

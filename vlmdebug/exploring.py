@@ -1,7 +1,7 @@
-"""`explore`: the report as a thing to play with, in a notebook.
+"""`explore`: an interactive report in a notebook.
 
-Judging is done here, drawing in `vlmdebug.views`: the widget is given reports and never looks at a
-tensor.
+Verdicts are computed here, drawing is in `vlmdebug.views`: the widget gets reports and never reads
+a tensor.
 """
 
 from __future__ import annotations
@@ -58,17 +58,17 @@ def explore(
 ) -> Explorer:
     """Open the explorer on a slicer and a batch, on a batch alone, or on a report.
 
-    The chunk size, the slicer and, where the batch is ambiguous, its layout and images per sample
-    can be changed on screen and from Python: `explorer.chunk_size = 4` moves the view, and
+    The chunk size, the slicer and, if the batch is ambiguous, its layout and images per sample can
+    be changed on screen and from Python: `explorer.chunk_size = 4` updates the view, and
     `explorer.report`, `explorer.selection` and `explorer.code` are what is on screen.
 
     Args:
-        *args: `slicer, batch`, `batch`, or a `Report`. A report is shown as it is; without its
-            batch, nothing can be judged anew.
+        *args: `slicer, batch`, `batch`, or a `Report`. A report is shown unchanged; without its
+        batch, nothing can be judged again.
         chunk_size: Samples per chunk to begin with.
-        pictures: The PIL images that the processor was given, flat or per sample, to be shown
-            instead of those restored from the pixel values.
-        **reading: `processor=`, `num_images=` and the other arguments of `read_batch`.
+        pictures: The PIL images that the processor got, flat or per sample; shown instead of images
+        restored from the pixel values. **reading: `processor=`, `num_images=` and the other
+        arguments of `read_batch`.
 
     Raises:
         BadInput: The arguments are none of these.
@@ -95,7 +95,7 @@ def explore(
 
 
 class Shown:
-    """A report without its batch: what was judged then, and nothing new."""
+    """A report without its batch: its stored verdicts, and no new ones."""
 
     slicers: tuple[str, ...] = ()
     samples: int
@@ -121,7 +121,7 @@ class Shown:
         return ""
 
     def reread(self, num_images: list[int], layout: str) -> None:
-        raise BadInput("A report has no batch to read anew. Pass the batch to explore.")
+        raise BadInput("A report has no batch to read again. Pass the batch to explore.")
 
 
 class Bench:
@@ -161,7 +161,7 @@ class Bench:
         return bool(self.batch.ambiguities)
 
     def judge(self, slicer: str, chunk_size: int) -> Report:
-        """The report on that slicer, with what stands in the rows.
+        """The report on that slicer, with the contents of the rows.
 
         Raises:
             VlmDebugError: The slicer cannot be run.
@@ -189,10 +189,10 @@ class Bench:
             return "".join(f"# {line}\n" for line in str(error).splitlines())
 
     def reread(self, num_images: list[int], layout: str) -> None:
-        """Read the batch anew as it is said to be; an empty answer takes nothing for granted.
+        """Read the batch again with these answers; an empty answer assumes nothing.
 
         Raises:
-            BadInput: The batch cannot be so.
+            BadInput: The answers do not fit the batch.
         """
         said: dict[str, Any] = {}
         if num_images:

@@ -1,7 +1,7 @@
-"""Predict first, then see: a reader says which rows a chunk gets, and is told whose rows those are.
+"""Predict, then check: a reader predicts the rows of a chunk and sees to which samples they belong.
 
-For notebooks and classes. An answer is never only wrong: it says what the rows said belong to, and
-how the right ones are found.
+For notebooks and classes. A wrong answer is explained: it names the owners of the predicted rows
+and shows how to find the right ones.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ Said = slice | range | tuple[int, int] | str | None
 
 @dataclass(frozen=True)
 class Answer:
-    """What a prediction was worth.
+    """The result of a prediction.
 
     Attributes:
-        right: Whether the chunk owns just these rows.
+        right: Whether the chunk owns exactly these rows.
         explanation: Why, in a few sentences.
     """
 
@@ -41,7 +41,7 @@ class Answer:
 
 @public
 def predict(batch: Batch, key: str, rows: Said, *, chunk: int, chunk_size: int = 1) -> Answer:
-    """Say which rows of `key` a chunk owns, and be told whose they are.
+    """Predict which rows of `key` a chunk owns, and see which samples own them.
 
     Args:
         batch: The batch.
@@ -75,7 +75,7 @@ def predict(batch: Batch, key: str, rows: Said, *, chunk: int, chunk_size: int =
 
 
 def _rows(rows: Said) -> Rows | None:
-    """The rows said; None for a key that is left out."""
+    """The predicted rows; None for a key that is left out."""
     nothing = rows is None or (isinstance(rows, str) and rows.lower() in ("absent", "none"))
     if nothing or (isinstance(rows, slice) and rows == slice(0, 0)):
         return None
@@ -98,7 +98,7 @@ def _said(batch: Batch, key: str, said: Rows | None, right: bool) -> str:
     if said is None:
         return f"Without {key}, these samples would lose their images."
     if not said:
-        return "You said no rows."
+        return "You predicted no rows."
     owners = owners_of(batch, key, said)
     inside = said.ranges[-1][1] <= batch.counts[batch.layout[key].unit].total
     whose = f"are {owners}" if owners and inside else "are not all in the batch"
@@ -106,7 +106,7 @@ def _said(batch: Batch, key: str, said: Rows | None, right: bool) -> str:
 
 
 def _found(batch: Batch, key: str, samples: range) -> str:
-    """How the rows are found."""
+    """How the rows are computed."""
     unit, planned = batch.layout[key].unit, planned_rows(batch, key, samples)
     count = batch.counts[unit]
     whose = f"sample {samples[0]}" if len(samples) == 1 else f"samples {samples[0]}:{samples.stop}"

@@ -1,4 +1,4 @@
-"""Fixtures for a trainer's test-suite; loaded by pytest itself, so nothing heavy is imported."""
+"""Fixtures for a trainer's tests; pytest loads this module, so it imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 def tiny_vlm() -> Callable[[str], tuple[Any, Any]]:
     """`tiny_vlm("gemma4")` is a tiny random model and its processor, built once a session.
 
-    They are shared between tests: a test that trains or changes one calls
-    `vlmdebug.tiny.build` for its own.
+    They are shared between tests: a test that trains or changes one should build its own with
+    `vlmdebug.tiny.build`.
     """
     from vlmdebug import tiny
 

@@ -1,4 +1,4 @@
-"""For a trainer's own test-suite: one test of three lines covers every layout.
+"""For a trainer's own tests: one test of three lines covers every layout.
 
 from vlmdebug.testing import assert_slices
 
@@ -42,19 +42,19 @@ def assert_slices(
     position_ids: bool = DEFAULTS.position_ids,
     padding_side: str | None = DEFAULTS.padding_side,
 ) -> None:
-    """Fail unless `slicer` is seen to cut every generated batch rightly.
+    """Fail unless `slicer` cuts every generated batch correctly.
 
     Args:
         slicer: A function of `(inputs, chunk_size)` that gives the model inputs of each chunk; make
             one of code that calls a model with `vlmdebug.record`.
         options: As `FalsifySettings` describes them.
 
-    It warns where videos or audio were tried and `slicer` passed none: they were not checked.
+    It warns if videos or audio were tried and `slicer` passed none: they were not checked.
 
     Raises:
         MismatchError: With the smallest batch that is cut wrongly, what is wrong with it, and
             the test that reproduces it.
-        AmbiguousError: None was seen to be cut wrongly, but some could not be judged; with the
+        AmbiguousError: No batch was found to be cut wrongly, but some could not be judged; with the
             smallest of these.
     """
     tried: dict[str, int] = {}
@@ -74,7 +74,7 @@ def assert_slices(
 
 
 def _warn_of_what_was_left_out(tried: Mapping[str, int]) -> None:
-    """Say which kinds of clips were passed in no chunk, and how to say that this is meant."""
+    """Warn about kinds of clips that no chunk passed, and name the option if this is intended."""
     left: dict[str, dict[str, None]] = {}
     for family, count in tried.items():
         for key in count.left_out if isinstance(count, Tried) else ():
@@ -103,13 +103,13 @@ def batches(
     position_ids: bool = DEFAULTS.position_ids,
     padding_side: str | None = DEFAULTS.padding_side,
 ) -> SearchStrategy[Batch]:
-    """Hypothesis strategy of synthetic batches, smallest first, for tests of one's own.
+    """Hypothesis strategy for synthetic batches, smallest first, for your own tests.
 
     Args:
         options: As `FalsifySettings` describes them.
 
     Raises:
-        BadInput: A family is unknown, or an option has a value that it does not take.
+        BadInput: A family is unknown, or an option has an invalid value.
     """
     from hypothesis import strategies as st
 

@@ -1,7 +1,7 @@
 """A batch that knows which rows of every tensor belong to which sample.
 
-`read_batch` makes one from what a processor returned. The tensors stay the user's own: they
-are sliced, never copied or changed, and pixel values are never looked at.
+`read_batch` makes one from the output of a processor. The tensors remain the user's own: they are
+sliced, never copied or changed, and pixel values are never read.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from vlmdebug.errors import AmbiguousError
 
 @dataclass(frozen=True)
 class Ambiguity:
-    """What cannot be known from the batch alone, and what would settle it.
+    """What the batch alone does not determine, and what to pass to determine it.
 
-    `keys` cannot be cut until it is settled; `unit` is the count that is missing.
+    `keys` cannot be cut until then; `unit` is the missing count.
     """
 
     keys: tuple[str, ...]
@@ -34,10 +34,9 @@ class Ambiguity:
 
 @dataclass(frozen=True)
 class Contradiction(Ambiguity):
-    """What cannot all be right in a batch, whoever cuts it.
-
-    `refused`: rows that are missing or left over, so that `read_batch` refuses the batch; `check`
-    reports it. `silent` as for a `Mismatch`.
+    """A contradiction inside a batch, independent of any cut. `refused`: rows that are missing or
+    left over, so that `read_batch` refuses the batch; `check` reports it. `silent` as for a
+    `Mismatch`.
     """
 
     refused: bool = True
@@ -45,7 +44,7 @@ class Contradiction(Ambiguity):
 
 
 class CountsByUnit(dict[str, Counts]):
-    """Counts per unit; asking for one that could not be settled says what would settle it."""
+    """Counts per unit; reading an undetermined one raises an error that says what to pass."""
 
     def __init__(self, counts: Mapping[str, Counts], ambiguities: Sequence[Ambiguity] = ()) -> None:
         super().__init__(counts)
@@ -66,23 +65,23 @@ class Batch:
         inputs: The tensors as they were given, by key.
         layout: What a row of each tensor counts.
         counts: Rows per sample of every unit: `counts["image"]` is `(2, 0, 1)`.
-        modalities: Images, always, and video and audio where the batch has some, by name.
+        modalities: Always images, and video and audio if the batch has some, by name.
         per_image: Rows (by unit) and features (under `"feature"`) of each image, in order.
-        unpadded: Whether a sample's `attention_mask` hides nothing that a later token could
-            see; such a sample's mask may be left out.
-        ambiguities: What could not be settled.
-        hidden: Tokens of each sample that `attention_mask` hides though they are not padding; empty
-            where the padding token is not known.
+        unpadded: Whether a sample's `attention_mask` hides no token that a later one attends to;
+            such a sample's mask may be left out.
+        ambiguities: What could not be determined.
+        hidden: Tokens of each sample that `attention_mask` hides although they are not padding;
+            empty if the padding token is not known.
         unmasked: Padding tokens of each sample that no `attention_mask` hides and that its text
-            would attend to; empty where the padding token is not known.
+            would attend to; empty if the padding token is not known.
         lost_masks: Masks of pixels that the processor returns and the batch lacks.
-        marked: Placeholder tokens of each sample as each key of token types marks them, where
-            the placeholders were counted by their id.
-        known: Keys that some layout has; to ask for one in vain is no mistake.
+        marked: Placeholder tokens of each sample as each key of token types marks them, if the
+            placeholders were counted by their id.
+        known: Keys that some layout has; looking up one that is missing is no error.
         columns: Columns of tokens of each key that should have as many as `input_ids`.
-        strays: Placeholder tokens of each sample, by kind of clips that the batch has none of.
-        promised: Counts that were given, summed, of media that the batch has none of.
-        lacks: Keys that the processor returns and the model takes, and the batch has not.
+        strays: Placeholder tokens of each sample for kinds of clips that the batch does not have.
+        promised: Sums of the counts given for media that the batch does not have.
+        lacks: Keys that the processor returns and the model takes, but the batch lacks.
     """
 
     inputs: Mapping[str, Any]
@@ -117,8 +116,8 @@ class Batch:
     def chunks(self, chunk_size: int) -> Iterator[dict[str, Any]]:
         """Yield the model inputs of each chunk of `chunk_size` samples, in order.
 
-        A chunk owns its keys as well as its rows: one whose samples have no images is given
-        no image keys where the model cannot take empty ones. The slices are views.
+        A chunk owns its keys as well as its rows: if its samples have no images, it gets no image
+        keys, unless the model accepts empty ones. The slices are views.
 
         Raises:
             AmbiguousError: The batch fits several layouts or counts.
@@ -158,12 +157,12 @@ class Batch:
 
     @property
     def rules(self) -> ModelRules:
-        """What the model makes of a call."""
+        """What the model does with a call."""
         return self.layout.rules
 
     @cached_property
     def padded(self) -> frozenset[int] | None:
-        """Samples that need their `attention_mask`; None where that is not known."""
+        """Samples that need their `attention_mask`; None if that is not known."""
         if self.unpadded is None:
             return None
         return frozenset(sample for sample, full in enumerate(self.unpadded) if not full)
@@ -180,17 +179,17 @@ class Batch:
 
     @property
     def contradictions(self) -> list[Contradiction]:
-        """What cannot all be right, whoever cuts it."""
+        """The contradictions inside the batch."""
         return [one for one in self.ambiguities if isinstance(one, Contradiction)]
 
     @cached_property
     def unsettled(self) -> dict[str, str]:
-        """Keys that cannot be cut, and what would settle each."""
+        """Keys that cannot be cut, and what to pass for each."""
         return {key: one.message for one in reversed(self.ambiguities) for key in one.keys}
 
     @cached_property
     def token_dims(self) -> dict[str, int]:
-        """The dimension that lies along the columns of `input_ids`, of each key that has one."""
+        """The dimension along the columns of `input_ids`, for each key that has one."""
         found = {}
         for key, axis in self.layout.items():
             shape = [*getattr(self.inputs[key], "shape", ())]
@@ -208,26 +207,26 @@ class Batch:
 
     @property
     def token_ids(self) -> dict[str, int]:
-        """Ids of the placeholder tokens by what they stand for, as far as they are known."""
+        """Ids of the placeholder tokens by modality, as far as they are known."""
         ids = {name: one.token_id for name, one in self.modalities.items()}
         return {name: token for name, token in ids.items() if token is not None}
 
     def is_full(self, key: str, rows: Sequence[int]) -> bool:
-        """Whether these rows of a mask hide nothing of what is there; looks at their values."""
+        """Whether these rows of a mask hide no token; reads their values."""
         mask, padded = self.inputs[key], self.layout[key].padded
         counts = self.counts[padded] if padded is not None else None
         owned = (mask[row] if counts is None else mask[row][: counts[row]] for row in rows)
         return all(bool((one != 0).all()) for one in owned)
 
     def is_zero(self, key: str, rows: Sequence[int]) -> bool:
-        """Whether these rows hold nothing but 0; looks at their values."""
+        """Whether these rows hold only zeros; reads their values."""
         return not any(bool((self.inputs[key][row] != 0).any()) for row in rows)
 
     def for_slicer(self) -> dict[str, Any]:
-        """A fresh dict of the inputs as a slicer is given them.
+        """A new dict of the inputs as a slicer gets them.
 
-        It carries `num_images` and, where a tensor has one row per tile, `num_tiles` as lists
-        per sample, as TRL's own batches do.
+        It has `num_images` and, if a tensor has one row per tile, `num_tiles` as lists per sample,
+        as TRL's own batches do.
         """
         inputs = dict(self.inputs)
         cut_by = {"image", *(axis.unit for axis in self.layout.values())}
@@ -245,7 +244,7 @@ class Batch:
         return self._offsets_per_image.get(unit)
 
     def rows_of_image(self, unit: str, image: int) -> tuple[int, int]:
-        """First and last-plus-one row of an image, numbered over the batch.
+        """Start and end of the rows of an image, numbered over the batch.
 
         Raises:
             KeyError: Rows of that unit are not counted per image.
@@ -261,7 +260,7 @@ class Batch:
 
     @cached_property
     def features_by_sample(self) -> dict[str, tuple[int, ...] | None]:
-        """Features that the media rows of each sample become, by modality, where known."""
+        """Features that the media rows of each sample become, by modality, if known."""
         found: dict[str, tuple[int, ...] | None] = {}
         for name, one in self.modalities.items():
             owned = self.counts.get(one.unit or "")
@@ -271,15 +270,15 @@ class Batch:
         return found
 
     def features_of(self, samples: Iterable[int], modality: str = "image") -> int | None:
-        """Features that the media rows of `samples` become; None where that is not known."""
+        """Features that the media rows of `samples` become; None if that is not known."""
         return total(self.features_by_sample[modality], samples)
 
     def placeholders_of(self, samples: Iterable[int], modality: str = "image") -> int | None:
-        """Placeholder tokens of `samples`; None where the placeholder id is not known."""
+        """Placeholder tokens of `samples`; None if the placeholder id is not known."""
         return total(self.modalities[modality].placeholders, samples)
 
     def balance_of(self, samples: Sequence[int], modality: str) -> tuple[int, int] | None:
-        """Placeholder tokens and features of `samples`; None where one of them is unknown."""
+        """Placeholder tokens and features of `samples`; None if one of them is unknown."""
         written, made = (
             self.placeholders_of(samples, modality),
             self.features_of(samples, modality),

@@ -14,7 +14,7 @@ FOLDERS = HERE / "codes", HERE.parent / "docs" / "codes"  # as installed; in a c
 
 @public
 def page(code: str) -> Path:
-    """The Markdown page of a code, in capitals or not; its example runs as it stands.
+    """The Markdown page of a code, in upper or lower case; its example runs unchanged.
 
     Raises:
         BadInput: No mismatch has that code.

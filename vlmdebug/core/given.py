@@ -1,7 +1,7 @@
-"""What callers get wrong: arguments by place, unknown ones, other types, things mixed up.
+"""Wrong arguments: by position, unknown, of the wrong type, or mixed up.
 
-Each is a `BadInput` that names the argument, what was given and what it takes. Things of
-transformers and torch are known by the names of their classes, so that neither is imported here.
+Each raises `BadInput` that names the argument, the given value and the expected one. Objects of
+transformers and torch are identified by their class names, so neither is imported here.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ KINDS = {
     "ndarray": "array",
     "Tensor": "tensor",
 }
-"""What a thing is by the name of its class or of one it inherits from."""
+"""The kind of an object, by the name of its class or of a base class."""
 ELSEWHERE = {"model": "model=", "config": "config=", "processor": "processor="}
 PARTS = ("tokenizer", "image processor", "video processor", "feature extractor")
-"""Parts of a processor: the processor has them all."""
+"""Parts of a processor; the processor has all of them."""
 STARRED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 SIDES = ("right", "left")
 """Where shorter samples are padded."""
 ALSO = ("chunk_size", "pictures")
-"""Arguments of functions that pass the others on to `read_batch`."""
+"""Arguments of functions that pass all others to `read_batch`."""
 
 
 def kind_of(thing: object) -> str | None:
-    """`model`, `processor`, `tokenizer`, …; None for what is none of these.
+    """`model`, `processor`, `tokenizer`, …; None for anything else.
 
     >>> import numpy
     >>> kind_of(numpy.zeros(2)), kind_of({}), kind_of("text")
@@ -75,7 +75,7 @@ def described(thing: object) -> str:
 
 
 def refuse_other_kind(argument: str, thing: object) -> None:
-    """Refuse what is surely no processor, config or model, whichever `argument` asks for.
+    """Refuse an object that is certainly not the processor, config or model that is expected.
 
     Raises:
         BadInput: It is of another kind; the message says where it belongs.
@@ -92,7 +92,7 @@ def refuse_other_kind(argument: str, thing: object) -> None:
         todo = f"Pass the {argument} itself, as its from_pretrained returned it."
     raise BadInput(
         f"{argument} is {described(thing)}, but it takes the {argument}. "
-        f"It would say nothing of the batch, so nothing was read. {todo}"
+        f"It has no information about the batch, so nothing was read. {todo}"
     )
 
 
@@ -162,11 +162,11 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
         (lambda value: getattr(value, "ndim", 1) > 0, "a list of numbers"),
     ),
 }
-"""What arguments of these names hold, in every public function."""
+"""The valid values of arguments with these names, in every public function."""
 
 
 def refuse_other_value(name: str, value: object, effect: str) -> None:
-    """Refuse what an argument of that name does not take; `effect` says what came of it.
+    """Refuse a value that is invalid for that argument; `effect` says what happened.
 
     Raises:
         BadInput: `CHECKS[name]` does not hold.
@@ -179,7 +179,7 @@ def refuse_other_value(name: str, value: object, effect: str) -> None:
 
 
 def public(function: Callable[P, R]) -> Callable[P, R]:
-    """Arguments are checked by `CHECKS`; calls that Python itself refuses are a `BadInput` too."""
+    """Check arguments by `CHECKS`; calls that Python itself refuses also raise `BadInput`."""
     signature = inspect.signature(function)
     places = tuple(signature.parameters)
 
@@ -202,7 +202,7 @@ def public(function: Callable[P, R]) -> Callable[P, R]:
 def _why_not(
     name: str, signature: inspect.Signature, args: tuple[Any, ...], named: dict[str, Any]
 ) -> str | None:
-    """Why the arguments do not fit; None where they do."""
+    """Why the arguments do not fit; None if they do."""
     try:
         signature.bind(*args, **named)
     except TypeError:

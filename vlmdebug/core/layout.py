@@ -1,8 +1,8 @@
 """What one row of every tensor in a multimodal batch counts.
 
-`input_ids` has one row per sample. Its neighbours may have one row per image, tile or
-patch, or one row per sample again, padded. A layout writes that down per key; where each
-sample's rows begin and end is computed elsewhere, from counts (see `plan`).
+`input_ids` has one row per sample. Other keys may have one row per image, tile or patch, or one
+padded row per sample. A layout stores that for each key; `plan` computes from counts where each
+sample's rows begin and end.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from vlmdebug.core.rules import UNKNOWN, ModelRules
 OWNER = "sample with images"
 VIDEO_PATCH = "video patch"
 STREAMS = ("video", "audio")
-"""Kinds of media beside images; each has placeholder tokens of its own."""
+"""Kinds of media other than images; each has its own placeholder tokens."""
 UNITS = (
     *("sample", OWNER, "image", "tile", "patch"),
     *("video", VIDEO_PATCH, "frame", "audio", "token", "batch"),
 )
 """What a row can count. `batch`: the value is not cut, each chunk gets all of it."""
 HANGS_ON = {"patch": "image", OWNER: "image", VIDEO_PATCH: "video", "frame": "video"}
-"""Units that are counted by what lies in each image or video, so that these are counted first."""
+"""Units that are counted per image or video, so images and videos are counted first."""
 
 
 def plural(noun: str) -> str:
@@ -36,12 +36,12 @@ def plural(noun: str) -> str:
 
 @dataclass(frozen=True)
 class Axis:
-    """The unit that the rows of one tensor count, and the dimension they lie on.
+    """The unit that the rows of one tensor count, and the dimension of the rows.
 
     `padded` names what a further dimension is padded over: Idefics3's `pixel_values` is
     `(sample, max_tiles, 3, height, width)`, so `Axis("sample", padded="tile")`. It is the next one
-    after `dim`, or the one after the columns of `input_ids` where `columns` says that these come
-    first: Mllama's `cross_attention_mask` is `(sample, seq, max_images, max_tiles)`.
+    after `dim`, or, if `columns` is set, the one after the columns of `input_ids`: Mllama's
+    `cross_attention_mask` is `(sample, seq, max_images, max_tiles)`.
     """
 
     unit: str
@@ -51,7 +51,7 @@ class Axis:
 
     @property
     def padded_dim(self) -> int:
-        """The dimension that is padded, where one is."""
+        """The dimension that is padded, if there is one."""
         return self.dim + (2 if self.columns else 1)
 
     def __str__(self) -> str:
@@ -71,9 +71,9 @@ class Layout(Mapping[str, Axis]):
         family: Name of the layout family, such as `"gemma4"`.
         axes: Axis of every key of the batch that can be cut.
         media: Keys that hold media, and the count that must be above zero for a chunk to need each.
-        feature_key: The media key whose rows say how many features the model will make.
-        rules: What the model makes of a call.
-        overview: Which of an image's tiles shows the whole image, where one does.
+        feature_key: The media key with rows that determine the number of features.
+        rules: What the model does with a call.
+        overview: Which of an image's tiles shows the whole image, if one does.
     """
 
     family: str
@@ -92,7 +92,7 @@ class Layout(Mapping[str, Axis]):
     def __len__(self) -> int:
         return len(self.axes)
 
-    # As Mapping has them, but by the dict's own code: these are asked at every call of a model.
+    # As in Mapping, but by the dict's own code: these are called at every call of a model.
 
     def __contains__(self, key: object) -> bool:
         return key in self.axes
@@ -104,15 +104,15 @@ class Layout(Mapping[str, Axis]):
         return self.axes.items()
 
     def given_with(self, key: str) -> str | None:
-        """What the samples of a chunk must own some of for it to be given a media key.
+        """The unit that the samples of a chunk must own for the chunk to get a media key.
 
-        None for a key that every chunk is given.
+        None for a key that every chunk gets.
         """
         unit = self.media.get(key)
         return unit if unit and self.rules.of(key).when_no_media != "keep" else None
 
     def kind(self, key: str) -> str:
-        """`media`, `tokens` for a row or more per sample, or `whole` for what is not cut."""
+        """`media`, `tokens` for a row or more per sample, or `whole` for keys that are not cut."""
         if self.axes[key].unit == "batch":
             return "whole"
         tokens = key not in self.media and self.axes[key].unit in ("sample", "ambiguous")

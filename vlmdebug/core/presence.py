@@ -1,7 +1,7 @@
 """Which rows of a key a call should get, and whether the model needs the key there.
 
-`planned_rows` answers from the samples alone. Where a key is missing, `can_do_without` also looks
-at the values of the batch and at what else the call was given.
+`planned_rows` answers from the samples alone. If a key is missing, `can_do_without` also reads the
+values of the batch and the other arguments of the call.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ M_ROPE = 3
 class Planned(NamedTuple):
     """The rows one chunk should get of one key, and whether the key must be there at all.
 
-    `without_empty`: rows that do as well, without the padding of samples that own no media.
+    `without_empty`: rows that are also right, without the padding of samples without media.
     """
 
     rows: Rows
@@ -49,7 +49,7 @@ def planned_rows(batch: Batch, key: str, samples: Sequence[int]) -> Planned:
 
 
 def _of_media(batch: Batch, key: str, samples: Sequence[int], rows: Rows, unit: str) -> Planned:
-    """As `planned_rows`, of a key that a chunk is given if its samples own some `unit`."""
+    """As `planned_rows`, for a key that a chunk gets if its samples own some `unit`."""
     rules, axis, counts = batch.rules.of(key), batch.layout[key], batch.counts[unit]
     without_empty = None
     if rules.may_skip_empty_rows:
@@ -60,24 +60,24 @@ def _of_media(batch: Batch, key: str, samples: Sequence[int], rows: Rows, unit: 
         presence = "absent" if rules.when_no_media == "omit" else "either"
         rows = rows if rules.when_no_media == "either" else Rows()
     elif axis.unit == OWNER and all(batch.counts["image"][s] <= 1 for s in samples):
-        presence = "either"  # without it, every image is taken for alone
+        presence = "either"  # without it, every image counts as the only one of its sample
     return Planned(rows, presence, without_empty)
 
 
 def _is_optional(batch: Batch, key: str, samples: Sequence[int]) -> bool:
-    """Whether the model needs no such key beside these samples, whatever it holds."""
+    """Whether the model does not need such a key for these samples, whatever its values."""
     rules = batch.rules
     if key == "attention_mask" and rules.causal and batch.padded is not None:
         return not _padded(batch, samples)
     if not rules.uses(key) or key in TRAINERS_OWN:
-        return True  # no model looks at it
+        return True  # no model reads it
     if isinstance(batch.inputs.get(key), list):
         return True
-    return key == "labels"  # the same logits; nobody overlooks that there is no loss
+    return key == "labels"  # the logits are the same; a missing loss is noticed
 
 
 def can_do_without(batch: Batch, key: str, expected: Planned, chunk: UsedChunk) -> bool:
-    """Whether the model makes the same of a chunk that lacks `key`."""
+    """Whether the model's output is the same for a chunk that lacks `key`."""
     rules = batch.rules
     if key == "attention_mask" and chunk.needs_mask is not None:
         return not chunk.needs_mask
@@ -96,7 +96,7 @@ def can_do_without(batch: Batch, key: str, expected: Planned, chunk: UsedChunk) 
 
 
 def _own_media(batch: Batch, samples: Sequence[int]) -> bool:
-    """Whether the samples have media, or may have: what the Omni thinkers place by the mask."""
+    """Whether the samples have or may have media, which the Omni thinkers place by the mask."""
     units = {*batch.layout.media.values()}
     if not units <= batch.counts.keys():
         return True
@@ -104,19 +104,19 @@ def _own_media(batch: Batch, samples: Sequence[int]) -> bool:
 
 
 def _padded(batch: Batch, samples: Sequence[int]) -> bool:
-    """Whether a mask hides what later tokens of the samples could see, or may do so."""
+    """Whether a mask hides, or may hide, tokens to which later tokens would attend."""
     return batch.padded is None or not batch.padded.isdisjoint(samples)
 
 
 def _marks_media(batch: Batch, key: str) -> bool:
-    """Whether a key of token types is zero but for the tokens of media."""
+    """Whether a key of token types is zero except at media tokens."""
     rules = batch.rules
     images = rules.predict and rules.token_types_mark == "images"
     return key in TYPE_IDS and (images or key != PROMPT_TYPES)
 
 
 def _is_nobodys(batch: Batch, key: str) -> bool:
-    """Whether no model takes the key: the user said what its rows count, for a log perhaps."""
+    """Whether no model takes the key: the user gave its unit, perhaps for a log."""
     layout = batch.layout
     counted = layout.feature_key is not None and layout[key].unit == "sample"
     return counted and key not in batch.known | EXTRAS

@@ -1,7 +1,7 @@
 """Which rows each sample owns: counts in, row ranges out.
 
-This is the one truth of the package. The checks, the exported code and the pictures all ask
-here, and nothing computes an offset a second time.
+This is the only place that computes offsets. The checks, the exported code and the pictures all use
+it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from vlmdebug.errors import BadInput
 from vlmdebug.safe import one_line
 
 MOST_RANGES = 6
-"""Ranges of rows that are written out."""
+"""Most ranges of rows that are printed."""
 
 
 class Counts(tuple[int, ...]):
-    """How many rows of one unit each sample owns, and how that is known.
+    """The number of rows of one unit that each sample owns, and its source.
 
     >>> images = Counts([2, 0, 1], "num_images argument")
     >>> images, images.offsets, images.total
@@ -48,7 +48,7 @@ class Counts(tuple[int, ...]):
 
 
 class Places(tuple[tuple[tuple[int, int], ...], ...]):
-    """Where each unbroken run of placeholder tokens of each sample begins and ends.
+    """The start and end of each contiguous run of placeholder tokens of each sample.
 
     >>> Places([((1, 5), (7, 9)), ()]).runs
     ((4, 2), ())
@@ -63,9 +63,8 @@ class Places(tuple[tuple[tuple[int, int], ...], ...]):
 class Rows(Sequence[int]):
     """Row numbers in order, held as ranges: `Rows([(0, 256), (512, 600)])`.
 
-    Two `Rows` are equal when they visit the same rows in the same order, however they were
-    cut; `Rows` compares with any sequence of row numbers. A row of -1 is one that is not
-    in the batch.
+    Two `Rows` are equal if they hold the same rows in the same order, however their ranges are
+    split; `Rows` compares with any sequence of row numbers. A row of -1 is not in the batch.
 
     >>> Rows([(0, 2), (2, 3)]) == range(3), str(Rows.of([4, 5, 0]))
     (True, '4:6, 0:1')
@@ -124,7 +123,7 @@ class Rows(Sequence[int]):
 
     @property
     def foreign(self) -> bool:
-        """Whether some row is not one of the batch."""
+        """Whether some row is not in the batch."""
         for start, _ in self.ranges:  # noqa: SIM110 (a generator is slower; every key is asked)
             if start < 0:
                 return True
@@ -142,7 +141,7 @@ class Rows(Sequence[int]):
 
 
 def chunk_bounds(samples: int, chunk_size: int) -> list[tuple[int, int]]:
-    """First and last-plus-one sample of every chunk; the last chunk may be short.
+    """Start and end of every chunk, in samples; the last chunk may be short.
 
     >>> chunk_bounds(3, 2)
     [(0, 2), (2, 3)]
@@ -159,7 +158,7 @@ def chunk_bounds(samples: int, chunk_size: int) -> list[tuple[int, int]]:
 def rows_of(offsets: Sequence[int], samples: Iterable[int]) -> Rows:
     """The rows that `samples` own, in the order of `samples`.
 
-    A text-only sample owns no rows; the next sample starts where it stands:
+    A text-only sample owns no rows; the next sample starts at the same row:
 
     >>> rows_of(Counts([256, 0, 256], "example").offsets, [1, 2])
     Rows(256:512)
@@ -172,7 +171,7 @@ def rows_of(offsets: Sequence[int], samples: Iterable[int]) -> Rows:
 
 
 def as_counts(values: Any, *, name: str, samples: int) -> tuple[int, ...]:
-    """Whole, non-negative numbers, one per sample, or a `BadInput` that says which is not."""
+    """Whole, non-negative numbers, one per sample, or a `BadInput` that names the invalid one."""
     listed = values.tolist() if hasattr(values, "tolist") else values
     if isinstance(listed, (str, bytes)) or not isinstance(listed, Iterable):
         raise BadInput(
@@ -197,5 +196,5 @@ def as_counts(values: Any, *, name: str, samples: int) -> tuple[int, ...]:
 
 
 def _plain(count: Any) -> Any:
-    """A scalar of numpy or torch as Python's own; anything else as it is."""
+    """A scalar of numpy or torch as a Python number; anything else unchanged."""
     return count.item() if hasattr(count, "item") and getattr(count, "ndim", 0) == 0 else count

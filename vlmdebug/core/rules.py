@@ -1,9 +1,8 @@
-"""What a model makes of its inputs, as plain values: the facts behind every verdict.
+"""What a model does with its inputs, as plain values: the facts behind every verdict.
 
-A layout refers to one `ModelRules`. Which rules a model has is written in `vlmdebug.families.rules`
-and in the families; `vlmdebug.core.presence` and `vlmdebug.outcomes.forward` are the only places
-that evaluate them. A fact that was never seen is not written down: rules that were seen in no
-release predict nothing.
+A layout refers to one `ModelRules`. The rules of the models are in `vlmdebug.families.rules` and in
+the families; only `vlmdebug.core.presence` and `vlmdebug.outcomes.forward` evaluate them. Only
+observed facts are recorded: rules that were tested in no release predict nothing.
 """
 
 from __future__ import annotations
@@ -15,19 +14,18 @@ from typing import Literal
 WhenNoMedia = Literal["omit", "either", "keep"]
 """What a chunk without media gets of a key: nothing, nothing or zero rows, or its padded rows."""
 Tolerated = Literal["one", "none", "surplus", "unbatched"]
-"""A single row (it is broadcast), no rows, rows beside the right ones; a row without its own
-dimension."""
+"""A single row (it is broadcast), no rows, rows after the right ones; a row without its own dimension."""
 EachSample = Literal["always", "sometimes", "never"]
 
 
 @dataclass(frozen=True)
 class KeyRules:
-    """What a model makes of one media key.
+    """What a model does with one media key.
 
     Attributes:
-        when_no_media: What a chunk gets whose samples have no media.
+        when_no_media: What a chunk without media gets.
         runs_with: Wrong lengths and shapes, compared with the other media keys, that do not raise.
-        may_skip_empty_rows: Whether the padded row of a sample without media may be left out where
+        may_skip_empty_rows: Whether the padded row of a sample without media may be left out if
             other samples of the chunk have media: the model flattens all rows.
     """
 
@@ -36,7 +34,7 @@ class KeyRules:
     may_skip_empty_rows: bool = False
 
     def takes(self, given: int, expected: int) -> bool:
-        """Whether the model takes `given` rows where the other keys ask for `expected`."""
+        """Whether the model takes `given` rows if the other keys require `expected`."""
         if given == expected:
             return True
         if given > expected:
@@ -46,16 +44,16 @@ class KeyRules:
 
 @dataclass(frozen=True)
 class TokenRows:
-    """What a model makes of wrong rows of a key of tokens: True it runs, False it raises.
+    """What a model does with wrong rows of a token key: True it runs, False it raises.
 
-    None stands for what is not known.
+    None means that it is not known.
 
     Attributes:
         same: As many rows as `input_ids`, of other samples.
         fewer: Fewer rows, but more than one.
-        one: One row beside several samples.
-        more: More rows than several samples.
-        beside_one: Several rows beside one sample.
+        one: One row for several samples.
+        more: More rows than samples, with several samples.
+        beside_one: Several rows for one sample.
         none: No rows.
     """
 
@@ -67,7 +65,7 @@ class TokenRows:
     none: bool | None = None
 
     def takes(self, given: int, samples: int) -> bool | None:
-        """Whether the model takes so many rows beside those of `samples`."""
+        """Whether the model takes this many rows for `samples` samples."""
         if given == samples:
             return self.same
         if given > samples:
@@ -82,8 +80,8 @@ class ModelRules:
     """Which keys a model needs, and what its forward pass checks.
 
     Attributes:
-        seen: Releases of transformers in which the rules were seen to hold, such as `"5.23"`; empty
-            where they were seen in none, so that no outcome follows from them.
+        seen: Releases of transformers in which the rules were tested, such as `"5.23"`; empty if
+            there are none, so no outcome follows from them.
         checks_totals: Whether the model compares the features of a call with its placeholder
             tokens.
         checks_each_sample: Whether it also matches the images of each sample with their sizes (as
@@ -91,17 +89,17 @@ class ModelRules:
         checks_each_row: Whether each row of pixels must fit the row of every key that describes it.
         causal: Whether no text token attends to later ones, so that padding on the right needs
             no mask.
-        token_types_mark: What `token_type_ids` are 1 at, where that is known: the tokens of images,
-            or those of the completion behind a prompt that attends to all of itself.
+        token_types_mark: The tokens at which `token_type_ids` are 1, if known: those of images, or
+            those of the completion after a prompt with bidirectional attention.
         ignored: Keys that the model accepts and ignores.
-        only_used_for_position_ids: Keys used only to compute M-RoPE's `position_ids`, and not
-            needed where these are passed.
+        only_used_for_position_ids: Keys used only to compute M-RoPE's `position_ids`; not needed if
+            these are passed.
         optional_if_all_ones: Masks that default to all ones.
-        raises_without: Keys without which the model raises while it has pixels. It runs without
-            any other key, though its answer changes.
+        raises_without: Keys without which the model raises if it has pixels. It runs without any
+            other key, but its output changes.
         sometimes_returned: Media keys that only some processors of the layout return.
-        keys: Rules of single media keys; those of `KeyRules()` where a key is not named.
-        tokens: What the model makes of wrong rows of each key of tokens.
+        keys: Rules of single media keys; `KeyRules()` for any other key.
+        tokens: What the model does with wrong rows of each token key.
     """
 
     seen: tuple[str, ...] = ()
@@ -120,11 +118,11 @@ class ModelRules:
 
     @property
     def predict(self) -> bool:
-        """Whether what the forward pass does is known at all."""
+        """Whether anything is known about the forward pass."""
         return bool(self.seen)
 
     def uses(self, key: str, *, positions: bool = False) -> bool:
-        """Whether the model makes something of a key; `positions`: `position_ids` are passed."""
+        """Whether the model uses a key; `positions`: `position_ids` are passed."""
         only_places = positions and key in self.only_used_for_position_ids
         return key not in self.ignored and not only_places
 
@@ -135,4 +133,4 @@ class ModelRules:
 
 _USUAL = KeyRules()
 UNKNOWN = ModelRules()
-"""The rules of a model that nobody ran: no outcome follows from them."""
+"""The rules of a model that was never run: no outcome follows from them."""

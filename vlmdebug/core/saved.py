@@ -1,7 +1,8 @@
-"""A report that comes from a file, made sure of before a view sees it.
+"""Validates a report from a file before a view uses it.
 
-A report may be edited by hand or come from a stranger. What a view computes with (rows, counts,
-chunk numbers, places of images) is of the right type and within the numbers of the report itself.
+A report may be edited by hand or come from an untrusted source. Values that a view computes with
+(rows, counts, chunk numbers, places of images) must have the right type and be within the numbers
+of the report itself.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from vlmdebug.errors import BadInput
 from vlmdebug.safe import one_line
 
 MOST_ROWS = 2**53
-"""Largest number in a report, the largest that JSON carries exactly."""
+"""Largest number in a report, the largest that JSON represents exactly."""
 MOST_IMAGES = 1_000_000
 CODE = re.compile(r"VLM\d{3}")
 TEXT = "text"
@@ -25,7 +26,7 @@ def checked(data: Any) -> dict[str, Any]:
     """The data of a report, as `Report.to_dict` writes it.
 
     Raises:
-        BadInput: Some part is missing, of another type, or outside of what the report itself says.
+        BadInput: Some part is missing, has another type, or is outside the numbers of the report.
     """
     _mapping(data, "the report")
     for name in ("layout", "evidence"):
@@ -63,7 +64,7 @@ def _chunk(chunk: Any, at: str, samples: int) -> None:
     for key, found in _mapping(_part(chunk, "keys", at), f"{at}.keys").items():
         where = f"{at}.keys[{key!r}]"
         state = _part(_mapping(found, where), "state", where)
-        _is(isinstance(state, str), f"{where}.state", state, TEXT)  # of a newer version, perhaps
+        _is(isinstance(state, str), f"{where}.state", state, TEXT)  # perhaps of a newer version
         for name in ("planned", "used"):
             _rows(_part(found, name, where), f"{where}.{name}")
 
@@ -178,6 +179,6 @@ def _is(holds: bool, at: str, value: Any, wanted: str) -> None:
 
 def _refuse(at: str, value: str, wanted: str) -> None:
     raise BadInput(
-        f"This is no report that vlmdebug wrote: {one_line(at, 120)} is {value}, but it is "
-        f"{wanted}. Nothing is shown of it. Write one with report.to_json(path)."
+        f"This is not a report of vlmdebug: {one_line(at, 120)} is {value}, but it is "
+        f"{wanted}. Nothing of it is shown. Write one with report.to_json(path)."
     )

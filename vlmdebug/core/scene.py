@@ -1,8 +1,7 @@
-"""Where a batch's images and tokens lie, as plain data, so that a saved report can be drawn.
+"""The place of a batch's images and tokens, as plain data, so that a saved report can be drawn.
 
-A report knows the rows of every chunk; a scene knows what stands in them: which rows are which
-image, where in a sample's tokens an image has its placeholder tokens, and, where it was asked for,
-a small picture of the image itself.
+A report knows the rows of every chunk; a scene knows their contents: which rows are which image,
+the placeholder tokens of each image in its sample, and, if requested, a small picture of the image.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ THUMBNAIL = re.compile(r"data:image/jpeg;base64,[A-Za-z0-9+/=]{1,100000}")
 
 @dataclass(frozen=True)
 class Scene:
-    """What stands in the rows of a batch.
+    """The contents of the rows of a batch.
 
     Attributes:
         units: What a row of each key counts, `{"pixel_values": "patch"}`.
         images: Images per sample.
-        per_image: Rows of each image of the batch, by unit, where they are known.
+        per_image: Rows of each image of the batch, by unit, if they are known.
         tokens: Length of the samples' rows of tokens.
-        places: For each sample, where placeholder tokens begin and end, and of which image they
-            are, `(start, stop, image)`; -1 where that is not known.
+        places: For each sample, the ranges of placeholder tokens and their image, `(start, stop,
+            image)`; image -1 if it is not known.
         thumbnails: Pictures of images as data URIs, by the image's number in the batch.
         parts: Pictures of images of which some rows were passed, the others faded, by `part`.
     """
@@ -69,7 +68,7 @@ class Scene:
         return f"{image}:" + ",".join(f"{a}-{b}" for a, b in cut if a < b)
 
     def bounds(self, key: str) -> Sequence[int] | None:
-        """First row of each image in the rows of `key`, and the end; None where not known."""
+        """First row of each image in the rows of `key`, and the end; None if not known."""
         unit = self.units.get(key, "")
         if unit == "image":
             return range(sum(self.images) + 1)
@@ -111,7 +110,7 @@ class Scene:
             {
                 int(image): uri
                 for image, uri in data["thumbnails"].items()
-                if THUMBNAIL.fullmatch(uri)  # a report may come from anywhere
+                if THUMBNAIL.fullmatch(uri)  # a report may come from an untrusted source
             },
             {name: uri for name, uri in data.get("parts", {}).items() if THUMBNAIL.fullmatch(uri)},
         )

@@ -1,7 +1,7 @@
-"""Whether a function can be called as a slicer, seen by its signature alone, before it is run.
+"""Whether a function can be called as a slicer, decided from its signature before it runs.
 
-A function of another shape would fail in a line of ours, and the message would blame its author for
-it. What has no signature (a built-in) is taken as it is.
+A function with other arguments would fail inside this package, and the message would blame its
+author. A function without a signature (a built-in) is accepted.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ LOOP = "record takes the code that calls a model: a function of (model, inputs, 
 
 
 def as_slicer(function: Callable[..., Any]) -> Slicer:
-    """The function, to be called as `(inputs, chunk_size)`, also where it takes the size by name.
+    """The function, callable as `(inputs, chunk_size)`, also if it takes the size by name.
 
     Raises:
-        BadInput: It cannot be a slicer; the message says what it takes and what to do.
+        BadInput: It cannot be a slicer; the message gives its arguments and a remedy.
     """
     if _is_plain(function):
-        return function  # as most are; inspect takes its time
+        return function  # as most are; inspect is slow
     names, takes = _names(function), _name(function)
     if names is None:
         return function
@@ -41,7 +41,7 @@ def as_slicer(function: Callable[..., Any]) -> Slicer:
                 f"Give it the batch first: lambda inputs, chunk_size: {takes}(chunk_size, inputs)."
             )
     elif takes_model(function) and names[0] == "self":
-        todo = f"It is a method without its object. Pass that of an object: trainer.{takes}."
+        todo = f"It is a method without its object. Pass the bound method: trainer.{takes}."
     elif takes_model(function):
         todo = f"It takes a model first. Wrap it: vlmdebug.record({takes})."
     else:
@@ -50,7 +50,7 @@ def as_slicer(function: Callable[..., Any]) -> Slicer:
 
 
 def _is_plain(function: Callable[..., Any]) -> bool:
-    """Whether it is a function of two arguments by place and no others."""
+    """Whether it is a function of exactly two positional arguments."""
     code = getattr(function, "__code__", None)
     if not inspect.isfunction(function) or code is None or code.co_argcount != 2:
         return False

@@ -1,4 +1,4 @@
-"""The inputs of one call of a model, with the questions that all checks of a forward pass ask."""
+"""The inputs of one model call, with the properties that checks of a forward pass use."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from vlmdebug.core.rules import ModelRules
 
 
 class Call:
-    """What a call is given, and what of the batch it should be given.
+    """The inputs that a call got, and the rows of the batch that it should get.
 
     Attributes:
-        keys: What each key holds.
+        keys: The rows that each key holds.
         samples: The samples of the call.
-        placeholders: Placeholder tokens of images, where known.
+        placeholders: Placeholder tokens of images, if known.
         planned: The rows of a key that the call should get.
     """
 
@@ -61,7 +61,7 @@ class Call:
 
     @cached_property
     def balance(self) -> tuple[int, int] | None:
-        """Placeholder tokens and features, where both are known."""
+        """Placeholder tokens and features, if both are known."""
         features = self.features
         if features is None or self.placeholders is None:
             return None
@@ -69,17 +69,17 @@ class Call:
 
     @property
     def out_of_balance(self) -> bool:
-        """Whether there are pixels, and other features than placeholders."""
+        """Whether there are pixels, and another number of features than of placeholders."""
         balance = self.balance if "pixel_values" in self.keys else None
         return balance is not None and balance[0] != balance[1]
 
     def is_odd(self, key: str, used: Used) -> bool:
-        """Whether its shape, or the tensor it comes from, is one that only some models take."""
+        """Whether only some models take its shape, or the tensor it comes from."""
         if key not in self.layout:
             return False
         return not used.fits or used.source is not None
 
     def is_foreign(self, used: Used) -> bool:
-        """Whether a key holds anything but rows of its own tensor in the batch."""
+        """Whether a key holds anything except rows of its own tensor in the batch."""
         odd = used.source is not None or used.change is not None
         return odd or used.rows is None or used.rows.foreign

@@ -1,4 +1,4 @@
-"""What a forward pass makes of wrong rows of video and audio clips."""
+"""Predicts what a forward pass does with wrong rows of video and audio clips."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from vlmdebug.outcomes.call import Call
 
 
 def takes_clips(call: Call, clips: Modality) -> bool | None:
-    """Whether the model runs with videos of patches, whose grids ask for tokens and rows.
+    """Whether the model runs with videos of patches; their grids determine tokens and rows.
 
-    Nothing is said of other videos and of audio: how many features they become is not known.
+    The answer is None for other videos and audio: their number of features is not known.
     """
     grids, pixels = call.keys.get("video_grid_thw"), call.keys.get("pixel_values_videos")
     step, made = call.batch.balance_of(call.samples, clips.name), clips.features
     if "video_grid_thw" not in clips.keys or step is None or not made:
         return None
-    if pixels is None:  # without pixels it compares nothing, but M-RoPE may look for the grid
+    if pixels is None:  # without pixels it compares nothing, but M-RoPE may read the grid
         looks = call.rules.checks_each_sample == "always" and grids is None and step[0]
         return None if looks else True
     if step[0] == 0 or grids is None:

@@ -1,9 +1,8 @@
-"""What a model's forward pass would make of a call: run, raise, or unknown.
+"""Predicts what a model's forward pass does with a call: run, raise, or unknown.
 
 A model compares the number of features with the number of placeholders, and the lengths of tensors
-with each other; it has no way to see whose pixels they are. Every answer follows from the
-`ModelRules` of the layout: True where the model runs, False where it raises, None where that is not
-known.
+with each other; it cannot see to which sample pixels belong. Every answer follows from the
+`ModelRules` of the layout: True if the model runs, False if it raises, None if that is not known.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ class Forward(Call):
     """The forward pass of one call."""
 
     def runs(self, key: str = "") -> bool | None:
-        """Whether the model runs with this call, whose `key` is wrong."""
+        """Whether the model runs with this call, in which `key` is wrong."""
         if not self.rules.predict:
             return None
         if self.batch.is_of_clips(key):
@@ -33,11 +32,11 @@ class Forward(Call):
         return self._takes_images
 
     def runs_without(self, key: str) -> bool | None:
-        """Whether the model runs with this call, which lacks `key`: without pixels none raises."""
+        """Whether the model runs with this call, which lacks `key`: without pixels no model raises."""
         if key == "input_ids":
             return False
         if not self.rules.predict or self.layout[key].unit == OWNER:
-            return None  # other images are made of other features, as many or not
+            return None  # other images may have another number of features
         if self.batch.is_of_clips(key):
             return self.runs(key)
         if "pixel_values" not in self.keys:
@@ -45,11 +44,11 @@ class Forward(Call):
         return False if self._lacks_description else self.runs()
 
     def runs_with_surplus(self, key: str) -> bool | None:
-        """Whether the model runs with this call, where `key` must be absent."""
+        """Whether the model runs with this call, in which `key` must be absent."""
         if not self.rules.predict:
             return None
         clips = self.batch.is_of_clips(key)
-        return self.runs(key) if clips or self.features else False  # nothing to see: refused
+        return self.runs(key) if clips or self.features else False  # zero rows: refused
 
     @cached_property
     def _takes_images(self) -> bool | None:
@@ -57,7 +56,7 @@ class Forward(Call):
         layout = self.layout
         pixels = self.keys.get("pixel_values")
         if pixels is not None and pixels.length == 0 and "none" in self.tolerated("pixel_values"):
-            return True  # the model looks at nothing else then
+            return True  # the model reads nothing else then
         if self._lacks_description:
             return False
         if (
@@ -68,7 +67,7 @@ class Forward(Call):
             return None
         if not self.lengths_agree:
             return False
-        if not self.rules.checks_totals:  # then it lays rows and samples side by side
+        if not self.rules.checks_totals:  # then it pairs rows with samples
             rows = {name: used.length for name, used in self.keys.items() if name in layout.media}
             return all(self.rules.of(name).takes(rows[name], len(self.samples)) for name in rows)
         balance = self.balance
@@ -99,10 +98,11 @@ class Forward(Call):
 
     @cached_property
     def _siblings_differ(self) -> bool:
-        """Whether images would be taken for alone, or not, otherwise than they are.
+        """Whether the model would wrongly treat images as the only ones of their samples, or not
+        so.
 
-        LLaVA-OneVision's tokens of an image depend on it, and its model is told by a key with one
-        number per sample that has images; without it, each image is alone.
+        In LLaVA-OneVision the tokens of an image depend on this. Its model reads a key with one
+        number per sample that has images; without the key, each image counts as the only one.
         """
         layout, keys = self.layout, self.keys
         name = next((key for key, axis in layout.items() if axis.unit == OWNER), None)
@@ -125,9 +125,9 @@ class Forward(Call):
 
     @cached_property
     def _rows_differ(self) -> bool:
-        """Whether rows that must fit one another are those of tiles of other sizes.
+        """Whether rows that must fit one another belong to tiles of other sizes.
 
-        Pixels are padded to one size, so that theirs fit whatever they hold.
+        Pixels are padded to one size, so their rows always fit.
         """
         features = self.batch.image.features
         described = self.layout.media.keys() & self.keys.keys() - {"pixel_values"}
@@ -141,9 +141,9 @@ class Forward(Call):
 
     @property
     def _may_be_expanded(self) -> bool:
-        """Whether a row that came again may be an expanded view, in which samples have no memory.
+        """Whether a repeated row may be an expanded view, in which samples share memory.
 
-        `get_image_features` of Idefics 2 and 3 asks for one view of all tiles (transformers 5.23).
+        `get_image_features` of Idefics 2 and 3 needs one view of all tiles (transformers 5.23).
         """
         layout, found = self.layout, ((key, used.rows) for key, used in self.keys.items())
         return any(
@@ -153,14 +153,14 @@ class Forward(Call):
         )
 
     def tolerated(self, key: str) -> frozenset[Tolerated]:
-        """Wrong lengths and shapes of `key` that the model takes in silence."""
+        """Wrong lengths and shapes of `key` that the model accepts without an error."""
         return self.rules.of(key).runs_with if key in self.layout.media else frozenset()
 
     @property
     def _laid_out(self) -> bool:
-        """Whether each sample's runs of placeholders are as long as the images laid out there.
+        """Whether each sample's runs of placeholders are as long as the images placed there.
 
-        The images are handed to the samples in order, one per run, whichever they are.
+        The images are assigned to the runs in order, whichever they are.
         """
         layout, features, runs = self.layout, self.batch.image.features, self.batch.image.runs
         used = self.keys.get(layout.feature_key or "")
@@ -178,7 +178,7 @@ class Forward(Call):
 
     @cached_property
     def lengths_agree(self) -> bool:
-        """Whether each media key is as long as the model needs it beside the feature key."""
+        """Whether each media key has the length that the feature key requires."""
         layout, keys = self.layout, self.keys
         feature_key = layout.feature_key
         anchor = keys.get(feature_key) if feature_key else None
@@ -192,7 +192,7 @@ class Forward(Call):
         return True
 
     def _expected_length(self, unit: str, anchor_unit: str, anchor: Used) -> int | None:
-        """Rows of `unit` that go with the anchor's rows."""
+        """Rows of `unit` that belong to the anchor's rows."""
         if unit == anchor_unit:
             return anchor.length
         per_image = self.batch.per_image.get(unit)

@@ -1,4 +1,4 @@
-"""What a forward pass makes of a key of tokens with wrong rows."""
+"""Predicts what a forward pass does with a token key that has wrong rows."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from vlmdebug.outcomes.call import Call
 
 
 def takes_tokens(call: Call, key: str) -> bool | None:
-    """Whether the model runs with this key: what counts is how many rows it has.
+    """Whether the model runs with this key; only its number of rows matters.
 
-    Where there are no pixels, M-RoPE places tokens without looking at what describes these.
+    Without pixels, M-RoPE computes positions without the keys that describe pixels.
     """
     rules, used, samples = call.rules, call.keys[key], len(call.samples)
     if not rules.uses(key, positions=call.layout.feature_key not in call.keys):
@@ -24,17 +24,17 @@ def takes_tokens(call: Call, key: str) -> bool | None:
     takes = rules.tokens.get(key, TokenRows()).takes(used.length, samples)
     fewer, more = used.length < samples and takes is None, used.length > samples and not takes
     if key == "attention_mask" and used.rows and (fewer or more):
-        # Without padding in it, a mask may be passed over before its rows are looked up.
+        # A mask without padding may be ignored before its rows are indexed.
         full = used.rows.foreign or call.batch.is_full(key, used.rows)
         takes = None if full else takes if more else False
     return takes and _places_fit(call, key)
 
 
 def _places_fit(call: Call, key: str) -> bool | None:
-    """Whether M-RoPE can lay the images out by `key` and what is there beside it.
+    """Whether M-RoPE can place the images by `key` and the other keys of the call.
 
-    `get_rope_index` of Qwen2-VL and all that follow it (transformers 5.23): each run of image
-    types takes the next grid, and the places must be as many as the tokens that are not masked.
+    `get_rope_index` of Qwen2-VL and all that follow it (transformers 5.23): each run of image types
+    takes the next grid, and there must be as many positions as unmasked tokens.
     """
     masks, types = (call.keys.get(name) for name in ("attention_mask", "mm_token_type_ids"))
     made = call.batch.image.features
@@ -68,7 +68,7 @@ def _values(call: Call, key: str, row: int) -> list[int]:
 
 
 def _fits_grids(marked: Sequence[int], grids: Iterator[int]) -> bool:
-    """Whether each run of image types has a grid left, and all places together are as many."""
+    """Whether each run of image types has a grid, and the total number of positions fits."""
     runs = [len(list(run)) for kind, run in groupby(marked) if kind]
     taken = list(islice(grids, len(runs)))
     return bool(marked) and len(taken) == len(runs) and sum(taken) == sum(runs)

@@ -1,4 +1,5 @@
-"""What a model would make of a whole batch that is wrong in itself: True run, False raise, or None.
+"""Predicts what a model does with a batch that is wrong in itself: True run, False raise, None
+unknown.
 
 The answers follow from the `ModelRules` of the layout, as in `vlmdebug.outcomes.forward`.
 """
@@ -13,7 +14,7 @@ from vlmdebug.core.runs import Sides
 def runs_with_runs(batch: Batch, sides: Sides, differ: bool | None) -> bool | None:
     """Whether it runs with these placeholder tokens and features.
 
-    `differ`: whether those of the sample in question differ; None where its images are not known.
+    `differ`: whether those of the sample in question differ; None if its images are not known.
     """
     rules = batch.rules
     if not rules.predict:
@@ -24,16 +25,16 @@ def runs_with_runs(batch: Batch, sides: Sides, differ: bool | None) -> bool | No
     if differ is None or rules.checks_each_sample == "sometimes":
         return None
     if fits(lengths, sides.pieces) or rules.checks_each_sample == "never":
-        return True  # models assign the images to the runs in order, whichever sample they are of
+        return True  # models assign the images to the runs in order, whatever their sample
     return False if differ else None
 
 
 def runs_with_stray(batch: Batch, unit: str, sample: int) -> bool | None:
     """Whether it runs with a placeholder token of videos or audio clips that the batch lacks.
 
-    Tried with each tiny model, transformers 5.23. Those that lay media out by `mm_token_type_ids`
-    raise where these mark a video and the call has no grid of it ('NoneType' object is not an
-    iterator), if it has some grid at all. The others embed the token as text.
+    Tried with each tiny model, transformers 5.23. Models that place media by `mm_token_type_ids`
+    raise if these mark a video and the call has no grid for it ('NoneType' object is not an
+    iterator) but has some other grid. The others embed the token as text.
     """
     rules, types = batch.rules, batch.inputs.get("mm_token_type_ids")
     if not rules.predict:
@@ -45,7 +46,7 @@ def runs_with_stray(batch: Batch, unit: str, sample: int) -> bool | None:
 
 
 def runs_side_by_side(batch: Batch) -> bool | None:
-    """Whether it runs where one run of placeholder tokens is several images, of known rules.
+    """Whether it runs if one run of placeholder tokens is several images, given known rules.
 
     M-RoPE takes the next row of image_grid_thw for each run (`get_rope_index` of Qwen2-VL, 5.23).
     """
@@ -54,11 +55,11 @@ def runs_side_by_side(batch: Batch) -> bool | None:
 
 
 def runs_unchecked(batch: Batch) -> bool | None:
-    """Whether it runs where it compares nothing: without pixels, or without totals to compare."""
+    """Whether it runs because it compares nothing: without pixels, or without totals to compare."""
     return True if batch.rules.predict else None
 
 
 def runs_without(batch: Batch, key: str) -> bool | None:
-    """Whether it runs where the whole batch lacks `key` and has pixels."""
+    """Whether it runs if the whole batch lacks `key` and has pixels."""
     rules = batch.rules
     return key not in rules.raises_without if rules.predict else None

@@ -1,11 +1,11 @@
-"""Read somebody's slicing code without running it: which tensor is cut by what, on which line.
+"""Review slicing code without running it: which tensor is cut by what, on which line.
 
     print(vlmdebug.review.paths(["trainer.py"]))
 
-Each function is walked once for every layout that is known, so that each branch is judged by the
-layouts that reach it. Three things are findings: rows cut by another unit than they count, a key
-that no layout has, and a name that is not assigned on the way of some layout. Bounds and tests
-that cannot be read are listed as not judged: `falsify` runs the code and judges those.
+Each function is walked once for every known layout, so each branch is judged by the layouts that
+reach it. Three things are findings: rows cut by another unit than they count, a key that no layout
+has, and a name that is not assigned on the path of some layout. Bounds and conditions that cannot
+be resolved are listed as not judged: `falsify` runs the code and judges those.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ Lines = Mapping[str, frozenset[int]]
 
 @dataclass(frozen=True)
 class Review:
-    """What was read.
+    """The result of a review.
 
     Attributes:
-        remarks: Findings, and what hangs on a test that could not be read.
-        not_judged: `file:line: text` of cuts whose bounds could not be read.
-        agreeing: How many cuts count what their rows count in every layout that gets there.
-        functions: How many functions cut media.
+        remarks: Findings, and remarks that depend on a condition that could not be evaluated.
+        not_judged: `file:line: text` of cuts with bounds that could not be resolved.
+        agreeing: Number of cuts that count what their rows count in every layout that reaches them.
+        functions: Number of functions that cut media.
     """
 
     remarks: tuple[Remark, ...] = ()
@@ -49,12 +49,12 @@ class Review:
 
     @property
     def findings(self) -> tuple[Remark, ...]:
-        """What is wrong in some layout, whatever the tests that could not be read say."""
+        """What is wrong in some layout, whatever the result of conditions that could not be evaluated."""
         return tuple(remark for remark in self.remarks if remark.unsure is None)
 
     @property
     def ok(self) -> bool:
-        """Whether nothing wrong was read. No proof: `not_judged` was not."""
+        """Whether there are no findings. This is no proof: cuts in `not_judged` were not judged."""
         return not self.findings
 
     def __add__(self, other: Review) -> Review:
@@ -91,11 +91,11 @@ class Review:
         )
 
     def to_json(self) -> str:
-        """All of it as JSON."""
+        """The whole review as JSON."""
         return json.dumps({"ok": self.ok, **asdict(self)}, indent=1)
 
     def to_github(self) -> str:
-        """The findings as workflow commands, which GitHub shows beside the lines."""
+        """The findings as workflow commands, which GitHub shows as notes on the lines."""
         return "\n".join(
             f"::error file={_escaped(plain(remark.file), ':,')},line={remark.line},"
             f"title={remark.code}::{_escaped(plain(remark.message, 10_000))}"
@@ -111,23 +111,23 @@ def source(
     families: Sequence[str] | None = None,
     lines: frozenset[int] | None = None,
 ) -> Review:
-    """Review a piece of Python source; nothing of it is run.
+    """Review Python source code without running it.
 
     Args:
         text: The source.
-        name: What to call it.
-        families: Layouts to judge by; all that are known by default.
-        lines: Review only functions that have one of these lines.
+        name: Its name in the review.
+        families: Layouts to judge by; all known ones by default. lines: Review only functions that
+            have one of these lines.
 
     Raises:
-        BadInput: The source is no Python, or no family has that name.
+        BadInput: The source is not Python, or no family has that name.
     """
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError) as error:
         line = getattr(error, "lineno", None)
         raise BadInput(
-            f"{name} is no Python source: {getattr(error, 'msg', error)}"
+            f"{name} is not Python source: {getattr(error, 'msg', error)}"
             f"{f' (line {line})' if line else ''}. Nothing of it was reviewed."
         ) from None
     known = layouts(None if families is None else tuple(families))
@@ -178,7 +178,7 @@ def paths(
         try:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
-            raise BadInput(f"{path} is no text in UTF-8. Nothing of it was reviewed.") from None
+            raise BadInput(f"{path} is not UTF-8 text. Nothing of it was reviewed.") from None
         total += source(text, path.as_posix(), families=families, lines=own)
     return total
 
@@ -217,14 +217,14 @@ def _files(names: Iterable[str | Path]) -> Iterator[Path]:
 
 
 def _from_here(path: Path) -> str:
-    """The path as a diff that was made here names it."""
+    """The path as a diff made in this folder names it."""
     whole = path.resolve()
     here = Path.cwd()
     return (whole.relative_to(here) if whole.is_relative_to(here) else path).as_posix()
 
 
 def _escaped(text: str, more: str = "") -> str:
-    """As workflow commands want it: https://github.com/actions/toolkit, `core`."""
+    """Escaped for workflow commands: https://github.com/actions/toolkit, `core`."""
     for mark in "%\r\n" + more:
         text = text.replace(mark, f"%{ord(mark):02X}")
     return text

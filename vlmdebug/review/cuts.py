@@ -1,4 +1,4 @@
-"""Where rows of something are taken, by which bounds, and what the bounds count."""
+"""Cuts of rows: where they are, their bounds, and what the bounds count."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ READ = SUMS | frozenset(
     | {"tolist", "list", "tuple", "int", "item", "zip", "map", "range", "len", "size", "pairwise"}
     | {"", "pad", "to", "cpu", "zeros", "new_zeros", "get", "pop", "chain"}
 )
-"""Functions between counts and offsets after which still the same is counted."""
+"""Functions between counts and offsets that do not change the unit counted."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Rows of one key, taken by `bounds`; `unit` is what the bounds count, where that was read.
+    """Rows of one key, taken by `bounds`; `unit` is what the bounds count, if known.
 
-    An `open` one, `[:n]`, may as well shorten the tokens of one sample.
+    An `open` cut, `[:n]`, may instead shorten the tokens of one sample.
     """
 
     line: int
@@ -39,7 +39,7 @@ class Cut:
 
 
 def bounds_of(node: ast.expr) -> tuple[ast.expr, str, list[ast.expr]] | None:
-    """What is cut, how, and by which bounds, where `node` takes rows on dim 0 of something."""
+    """What is cut, how, and by which bounds, if `node` takes rows on dim 0."""
     if isinstance(node, ast.Subscript):
         index = node.slice
         if isinstance(index, ast.Tuple) and index.elts:
@@ -67,14 +67,14 @@ def bounds_of(node: ast.expr) -> tuple[ast.expr, str, list[ast.expr]] | None:
 
 
 def unit_of(how: str, values: Sequence[Value]) -> str | None:
-    """What bounds count that are running totals of a count of the batch; None where unread."""
+    """The unit of bounds that are running totals of a count of the batch; None if unknown."""
     sizes = how == "split"  # takes the counts themselves
     if not values or not (sizes or all(value.calls & SUMS for value in values)):
         return None
     sources = frozenset[str]().union(*(value.sources for value in values)) - TOKEN_KEYS
     calls = frozenset[str]().union(*(value.calls for value in values))
     if calls - READ:
-        return None  # a function of theirs may do anything
+        return None  # a function of the user may do anything
     if sources & {*GRIDS}:
         areas = sources <= {*GRIDS, "num_images"} and "prod" in calls
         return "patch" if areas else None
@@ -83,7 +83,7 @@ def unit_of(how: str, values: Sequence[Value]) -> str | None:
 
 
 def may_cut(function: ast.AST, keys: frozenset[str]) -> bool:
-    """Whether the function names a key and takes rows of something: a quick look beforehand."""
+    """Whether the function names a key and takes rows: a quick check beforehand."""
     if words(function).isdisjoint(keys):
         return False
     return any(isinstance(n, ast.expr) and bounds_of(n) is not None for n in ast.walk(function))

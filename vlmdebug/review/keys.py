@@ -1,4 +1,4 @@
-"""The names of a layout's batches: which keys they have, which they cannot have."""
+"""The keys of a layout's batches: which they have, which they cannot have."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _PREFIXES = ("pixel", "image_", "video_", "aspect_", "spatial_")
 
 @dataclass(frozen=True, eq=False)
 class Keys:
-    """Which keys the batches of one layout have; a batch with images is meant.
+    """The keys that batches with images have in one layout.
 
     Attributes:
         name: The layout, such as `gemma4` or `gemma4 with videos`.
         axes: Axis of every media key.
         optional: Keys that a batch may lack.
         everywhere: The keys of all layouts.
-        elsewhere: Keys of processors that no layout was made of yet.
+        elsewhere: Keys of processors that have no layout yet.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Keys:
         return frozenset({*self.axes, *counts, "input_ids", "attention_mask"} - self.optional)
 
     def has(self, name: str) -> bool | None:
-        """Whether a batch has the key; None where it may or may not, or where nobody knows it."""
+        """Whether a batch has the key; None if it may or may not, or if the key is unknown."""
         if name in self.sure:
             return True
         if name in self.optional or name in TOKEN_KEYS:
@@ -54,7 +54,7 @@ class Keys:
         return None
 
     def nearest(self, name: str) -> str | None:
-        """The key that `name`, which no processor returns, is nearly; None for any other name."""
+        """The key closest to `name`, which no processor returns; None for any other name."""
         if name in self.elsewhere or name in self.everywhere or not name.startswith(_PREFIXES):
             return None
         return _nearest(name, self.everywhere)
@@ -63,4 +63,4 @@ class Keys:
 @lru_cache(maxsize=10_000)
 def _nearest(name: str, known: frozenset[str]) -> str | None:
     near = get_close_matches(name, sorted(known), 3, cutoff=0.75)
-    return min(near, key=lambda key: key.startswith("video"), default=None)  # images go first
+    return min(near, key=lambda key: key.startswith("video"), default=None)  # images have priority

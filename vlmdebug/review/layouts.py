@@ -1,4 +1,4 @@
-"""Every layout that is known, as names of keys and what their rows count."""
+"""All known layouts, as names of keys and what their rows count."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _OPTIONAL = frozenset(AUDIO_KEYS[1:])
 
 @cache
 def layouts(families: tuple[str, ...] | None = None) -> tuple[Keys, ...]:
-    """The layouts of these families, with videos and audio where they take them; or all.
+    """The layouts of these families, or of all, with videos and audio if they take them.
 
     Raises:
         BadInput: No family has that name.
@@ -36,7 +36,7 @@ def layouts(families: tuple[str, ...] | None = None) -> tuple[Keys, ...]:
 
 
 def _with(family: Family, media: str, axes: dict[str, Axis]) -> Keys:
-    """A layout of other media, which may have images beside them."""
+    """A layout of other media, possibly with images."""
     optional = (_OPTIONAL & axes.keys()) | family.axes.keys()
     name = f"{family.name} with {media}"
     return Keys(name, axes, optional, MEDIA_KEYS, _probed_keys())

@@ -1,4 +1,4 @@
-"""What a function's text says of its names, before any walk."""
+"""Names in a function's source, read before any walk."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 def bound_names(
     function: Function,
 ) -> tuple[frozenset[str], frozenset[str]]:
-    """Names that plain assignments alone bind, which raise if read early; and all but arguments."""
+    """Names bound only by plain assignments, which raise if read early; and all but arguments."""
     stored: set[str] = set()
     arguments = {arg.arg for arg in ast.walk(function.args) if isinstance(arg, ast.arg)}
     other = set(arguments)
@@ -46,7 +46,7 @@ def bound_names(
 
 @lru_cache(maxsize=1)
 def words(function: ast.AST) -> frozenset[str]:
-    """Every name and text in a function."""
+    """Every name and string in a function."""
     found = {ast.Name: "id", ast.Attribute: "attr", ast.Constant: "value", ast.arg: "arg"}
     said = (getattr(node, found.get(type(node), ""), None) for node in ast.walk(function))
     return frozenset(word for word in said if isinstance(word, str))
@@ -54,7 +54,7 @@ def words(function: ast.AST) -> frozenset[str]:
 
 @lru_cache(maxsize=1)
 def batches(function: ast.AST) -> frozenset[str]:
-    """Names of what the function looks `input_ids` or its like up in."""
+    """Names of the mappings in which the function looks up `input_ids` or similar keys."""
     found = set()
     for node in ast.walk(function):
         if isinstance(node, ast.Subscript):

@@ -1,4 +1,4 @@
-"""What the walks of one function through all layouts say together."""
+"""The combined results of walking one function through all layouts."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from vlmdebug.safe import one_line
 
 @dataclass(frozen=True)
 class Remark:
-    """Something that the code says and the layouts do not.
+    """A contradiction between the code and the layouts.
 
     Attributes:
-        file, line, function: Where.
+        file, line, function: The location.
         code: The mismatch that it leads to, such as `VLM001`.
         text: The code in question.
         message: What is wrong, in which layouts, and what to do.
         wrong: The layouts in which it is wrong.
         right: The layouts in which it is right.
-        unsure: The tests on the way that could not be read, None where there are none. A remark
-            with such a test is no finding.
+        unsure: The conditions on the path that could not be evaluated; None if there are none. A
+            remark with such a condition is no finding.
     """
 
     file: str
@@ -66,7 +66,7 @@ class Reading:
 
     @property
     def cuts_media(self) -> bool:
-        """Whether the function cuts a batch at all, media among it."""
+        """Whether the function cuts a batch that includes media."""
         return any(
             cut.key in keys.axes for keys, walk in self.walks.items() for cut in walk.cuts.values()
         )
@@ -147,7 +147,7 @@ class Reading:
             wrong = tuple(sure or [keys.name for keys, _ in places])
             unsure = None if sure else places[0][1].unsure
             if unsure and len(wrong) == len(self.walks):
-                continue  # it hangs on no layout, but on the trainer's options: a linter's business
+                continue  # it depends on the trainer's options, not on a layout: a task for a linter
             lines = [
                 f"{name} is not assigned where batches of {', '.join(wrong)} get here: "
                 "UnboundLocalError.",
@@ -172,7 +172,7 @@ class Reading:
 
 
 def _short(tests: str) -> str:
-    """The tests on the way, as many as two lines hold."""
+    """The conditions on the path, as many as fit in two lines."""
     return textwrap.shorten(tests, 150, placeholder=" …")
 
 

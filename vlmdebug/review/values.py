@@ -1,7 +1,7 @@
-"""What an expression of the code under review stands for, as far as its text tells.
+"""What an expression of the reviewed code means, as far as its source determines it.
 
-Names are followed to what they were last assigned. Nothing is run and nothing is guessed: what is
-not one of the few forms below is `UNKNOWN`, and what depends on it is not judged.
+Names are resolved to their last assignment. Nothing is run and nothing is guessed: an expression
+that has none of the few forms below is `UNKNOWN`, and code that depends on it is not judged.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class Value:
 
     Attributes:
         key: The tensor of the batch that it is.
-        constant: The text that it is, where it is a literal one.
-        made: Whether it is a dictionary that this code makes, so that its keys are not the batch's.
+        constant: The string that it is, if it is a literal.
+        made: Whether it is a dictionary made by this code, so its keys are not the batch's.
         sources: Keys and counts of the batch that it was computed from.
-        calls: Names of the functions, methods and operators on the way, but for `+`.
-        node: The expression itself with names replaced by what they stand for, where it is short.
+        calls: Names of the functions, methods and operators applied, except `+`.
+        node: The expression itself with names replaced by their values, if it is short.
     """
 
     key: str | None = None
@@ -45,7 +45,7 @@ Names = Mapping[str, Value]
 
 
 def evaluate(node: ast.expr, names: Names, known: Callable[[str], bool]) -> Value:
-    """What `node` stands for; `known` says whether a name is a key or count of some layout."""
+    """The meaning of `node`; `known` says whether a name is a key or count of some layout."""
     key = key_of(node, names, known)
     if key is not None:
         return Value(key=key, sources=frozenset({key}), node=_short(node, names))
@@ -94,14 +94,14 @@ def _looked_up(base: ast.expr, index: ast.expr, names: Names) -> str | None:
 
 
 def text_of(node: ast.expr, names: Names) -> str | None:
-    """The text that `node` is: a literal, or a name that stands for one."""
+    """The string that `node` is: a literal, or a name with a literal as its value."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
     return names[node.id].constant if isinstance(node, ast.Name) and node.id in names else None
 
 
 def is_made(node: ast.expr, names: Names) -> bool:
-    """Whether `node` is a dictionary that this code makes."""
+    """Whether `node` is a dictionary made by this code."""
     return isinstance(node, ast.Name) and node.id in names and names[node.id].made
 
 
@@ -121,10 +121,10 @@ def _calls(node: ast.expr) -> frozenset[str]:
 
 
 def canonical(node: ast.expr, names: Names) -> str:
-    """The text of `node` such that bounds that say the same read the same.
+    """The normalised source of `node`: equal bounds have equal text.
 
-    `stop` is what it was assigned, and `min(start + n, len(x))` is `start + n`: past the end there
-    is nothing to cut.
+    `stop` becomes its assigned value, and `min(start + n, len(x))` becomes `start + n`: there is
+    nothing to cut after the end.
     """
     return ast.unparse(_Substitute(names).visit(copy.deepcopy(node)))
 
@@ -143,7 +143,7 @@ class _Substitute(ast.NodeTransformer):
 
 
 def _short(node: ast.expr, names: Names) -> ast.expr | None:
-    """`node` with its names replaced, where it is arithmetic on names."""
+    """`node` with its names replaced, if it is arithmetic on names."""
     if isinstance(node, ast.Call):
         node = _before_the_end(node)
     if not all(isinstance(part, _ALIKE) for part in ast.walk(node)):
@@ -152,7 +152,7 @@ def _short(node: ast.expr, names: Names) -> ast.expr | None:
 
 
 def _before_the_end(node: ast.Call) -> ast.expr:
-    """`start + n` of `min(start + n, total)`; any other call as it is."""
+    """`start + n` of `min(start + n, total)`; any other call unchanged."""
     if called_name(node) == "min" and len(node.args) == 2:
         return next((part for part in node.args if isinstance(part, ast.BinOp)), node)
     return node
@@ -167,7 +167,7 @@ def _makes_a_dictionary(node: ast.expr) -> bool:
 
 
 def _children(node: ast.expr) -> list[ast.AST]:
-    """What `node` is made of: of a subscript the base, of a comprehension its source, too."""
+    """The parts of `node`, including the base of a subscript and the source of a comprehension."""
     if isinstance(node, ast.Subscript):
         return [node.value]
     found: list[ast.AST] = []

@@ -1,4 +1,4 @@
-"""Read a batch that was saved to a file, without running anything the file contains."""
+"""Read a batch from a file without running any code in the file."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def load_batch(path: str | Path) -> dict[str, Any]:
     """The tensors of a saved batch, by key.
 
     Args:
-        path: A `.safetensors` file, or what `torch.save(dict(inputs), path)` wrote (`.pt`, `.pth`,
-            `.bin`), which is loaded with `weights_only=True`.
+        path: A `.safetensors` file, or a file written by `torch.save(dict(inputs), path)` (`.pt`,
+            `.pth`, `.bin`), which is loaded with `weights_only=True`.
 
     Raises:
         BadInput: There is no such file, or it holds no batch.
@@ -39,7 +39,7 @@ def load_batch(path: str | Path) -> dict[str, Any]:
         batch = read(path)
     except ImportError:
         raise
-    except Exception as error:  # each library has its own kinds; all mean the same here
+    except Exception as error:  # each library has its own errors; all mean the same here
         raise BadInput(
             f"{path} could not be read as a batch: {_first_line(error)}. "
             "It must hold plain tensors: torch.save(dict(inputs), path), not a BatchFeature."
@@ -71,7 +71,9 @@ def _safetensors(path: Path) -> Any:
 
 
 def _first_line(error: Exception) -> str:
-    if isinstance(error, UnpicklingError):  # torch's own text says how to run what is in the file
+    if isinstance(
+        error, UnpicklingError
+    ):  # torch's own message explains how to run the code in the file
         return "it is damaged, or holds Python objects, which are not loaded: they may run code"
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 

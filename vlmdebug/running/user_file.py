@@ -1,8 +1,8 @@
-"""A slicer out of a file of the user's, for the command line.
+"""A slicer from a file of the user, for the command line.
 
-The file runs as `python FILE.py` would run it: what is in its folder can be imported, also while
-the slicer is called. Whatever goes wrong in it is reported with its file and line, and it cannot
-end the command with an exit status of its own.
+The file runs as with `python FILE.py`: it can import from its own folder, also while the slicer is
+called. Errors in it are reported with their file and line, and the file cannot end the command with
+its own exit status.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ MOST_SAID = 300
 
 @contextmanager
 def function_of(name: str, what: str) -> Iterator[Callable[..., Any]]:
-    """The function `FILE.py:NAME`; inside the block, the file's neighbours can be imported.
+    """The function `FILE.py:NAME`; inside the block, files next to it can be imported.
 
     Args:
         name: File and function.
-        what: How the command line calls this argument, for messages: `--slicer`.
+        what: The name of this argument on the command line, for messages: `--slicer`.
 
     Raises:
         BadInput: There is no such file or function, or the file cannot be run.
@@ -49,7 +49,7 @@ def function_of(name: str, what: str) -> Iterator[Callable[..., Any]]:
 
 @contextmanager
 def _importing_from(folder: Path) -> Iterator[None]:
-    """As in `python folder/FILE.py`; afterwards nothing of the folder stays imported."""
+    """As in `python folder/FILE.py`; afterwards no module of the folder remains imported."""
     before = set(sys.modules)
     sys.path.insert(0, str(folder))
     try:
@@ -75,7 +75,7 @@ def _no_file(path: Path, what: str) -> str:
 
 
 def _module(path: Path) -> ModuleType:
-    """The file, run. It is in `sys.modules` meanwhile, as dataclasses and pickle want it."""
+    """The file, executed. Meanwhile it is in `sys.modules`, as dataclasses and pickle need."""
     path = path.resolve()
     name = path.stem if path.stem not in sys.modules else f"vlmdebug_file_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
@@ -95,7 +95,7 @@ def _module(path: Path) -> ModuleType:
 
 
 def _failed(error: Exception, path: Path) -> str:
-    """Why the file could not be run, at its own line."""
+    """Why the file could not be run, with its own line."""
     place = _place(error, path)
     if isinstance(error, ModuleNotFoundError) and error.name:
         return (
@@ -110,7 +110,7 @@ def _failed(error: Exception, path: Path) -> str:
 
 
 def _place(error: BaseException, path: Path) -> str:
-    """`trial.py:3`, the last line of the file itself that the exception passed."""
+    """`trial.py:3`, the last line of the file itself in the traceback."""
     if isinstance(error, SyntaxError) and error.lineno:
         return f"{Path(error.filename or path).name}:{error.lineno}"
     frames = traceback.extract_tb(error.__traceback__)

@@ -1,4 +1,4 @@
-"""How a report looks. Views take plain data, so a report saved on a cluster opens on a laptop."""
+"""Views of a report. They take plain data, so a report saved on a cluster opens on a laptop."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vlmdebug.core.record import Record
 def mimebundle(report: Record) -> dict[str, str]:
     """What a notebook shows: HTML, Markdown and text of the same report.
 
-    A view that fails never takes the cell with it: the text stands in, with the reason.
+    If a view fails, the cell does not: it shows the text instead, with the reason.
     """
     return {
         "text/html": _or_text(_html, report, _as_html),
