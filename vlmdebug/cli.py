@@ -249,7 +249,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _show(said: object) -> None:
-    """Print a report or text, with colour and links if the terminal has them and rich is installed."""
+    """Print a report or text, with colour and links if terminal and rich allow them."""
     if not _is_rich():
         _print(said)
         return

@@ -32,7 +32,7 @@ class Forward(Call):
         return self._takes_images
 
     def runs_without(self, key: str) -> bool | None:
-        """Whether the model runs with this call, which lacks `key`: without pixels no model raises."""
+        """Whether the model runs with this call, which lacks `key`: without pixels none raises."""
         if key == "input_ids":
             return False
         if not self.rules.predict or self.layout[key].unit == OWNER:

@@ -49,7 +49,7 @@ class Review:
 
     @property
     def findings(self) -> tuple[Remark, ...]:
-        """What is wrong in some layout, whatever the result of conditions that could not be evaluated."""
+        """What is wrong in some layout, whatever the conditions that were not evaluated give."""
         return tuple(remark for remark in self.remarks if remark.unsure is None)
 
     @property

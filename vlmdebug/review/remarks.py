@@ -147,7 +147,7 @@ class Reading:
             wrong = tuple(sure or [keys.name for keys, _ in places])
             unsure = None if sure else places[0][1].unsure
             if unsure and len(wrong) == len(self.walks):
-                continue  # it depends on the trainer's options, not on a layout: a task for a linter
+                continue  # it depends on options, not on a layout: a task for a linter
             lines = [
                 f"{name} is not assigned where batches of {', '.join(wrong)} get here: "
                 "UnboundLocalError.",
