@@ -287,8 +287,8 @@ def test_slicer_that_is_no_function(gemma):
 def test_report_that_is_none(tmp_path):
     (tmp_path / "no.json").write_text('{"a": 1}')
 
-    assert "This is no report" in said(lambda: vd.Report.from_json(tmp_path / "no.json"))
-    assert "This is no report" in said(lambda: vd.Report.from_json("{nope"))
+    assert "This is not a report" in said(lambda: vd.Report.from_json(tmp_path / "no.json"))
+    assert "This is not a report" in said(lambda: vd.Report.from_json("{nope"))
     assert "neither a file nor JSON" in said(lambda: vd.Report.from_json(tmp_path / "none.json"))
 
 
@@ -332,8 +332,8 @@ REPORTS = {
 def test_text_that_is_no_report(text):
     message = said(lambda: vd.Report.from_json(text))
 
-    assert message.startswith("This is no report") or "neither a file nor JSON" in message
-    assert message.count("This is no report") <= 1
+    assert message.startswith("This is not a report") or "neither a file nor JSON" in message
+    assert message.count("This is not a report") <= 1
 
 
 def test_file_that_holds_no_text(tmp_path):

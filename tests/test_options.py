@@ -141,4 +141,4 @@ def test_public_name_without_a_type_is_named_and_so_is_an_idle_reason():
 
     assert said[0] == "vlmdebug.open; why"
     assert len(said) == 1 + len(tool["KNOWN"]) - 1
-    assert all("is needed no longer" in one for one in said[1:])
+    assert all("is no longer needed" in one for one in said[1:])

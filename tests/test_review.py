@@ -330,7 +330,7 @@ def test_nothing_is_run(tmp_path):
 
 @pytest.mark.parametrize("text", ["def f(:\n", "\0", "(" * 5000])
 def test_what_is_no_python_is_refused_with_its_line(text):
-    with pytest.raises(vd.BadInput, match=r"cut\.py is no Python source"):
+    with pytest.raises(vd.BadInput, match=r"cut\.py is not Python source"):
         review.source(text, "cut.py")
 
 

@@ -1,7 +1,7 @@
-"""The main use on one real batch: the story of TRL's pull request 5452, checked and proven.
+"""The main job on one real batch: the story of TRL's pull request 5452, checked and proven.
 
-Only the size is not real: transformers' own processor and model classes with tiny random weights,
-generated images, no network.
+Everything is real but the size: transformers' own processor and model classes with tiny random
+weights, images drawn on the spot, no network.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vlmdebug.running.export import export
 from vlmdebug.running.prove import Proof, prove
 from vlmdebug.slicers import STORY
 
-SIZE = (160, 160)  # images of equal size make a wrong one silent
+SIZE = (160, 160)  # all images alike: that is what makes a wrong one silent
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def run_demo(out: Path) -> bool:
     """
     import transformers
 
-    print("vlmdebug demo: TRL's pull request 5452, shown by the batches that break it")
+    print("vlmdebug demo: TRL's pull request 5452, told by the batches that break it")
     print(f"tiny random models of transformers {transformers.__version__}, real processors\n")
     agreed = True
     for act in ACTS:
@@ -93,7 +93,7 @@ def _play(act: Act) -> bool:
 
 
 def verdict(slicer: Slicer, report: Report, proof: Proof | None = None) -> str:
-    """A few lines: the slicer, its error, and the result of the model."""
+    """A few lines: the slicer, what is wrong with it, and what the model says."""
     name = getattr(slicer, "__name__", "slicer")
     about = (getattr(slicer, "__doc__", None) or "").strip().partition("\n")[0]
     lines = [f"{name}: {about}" if about else name]

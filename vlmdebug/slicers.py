@@ -1,9 +1,9 @@
 """The story of TRL's pull request 5452 as five slicers, and the corrected one.
 
-Each is written from the description of the story, in the form of the trainer's loop: keys are
-looked up by name, and each branch cuts the keys it knows. They take the inputs of one batch (with
-`num_images`, and `num_tiles` if tiles are counted, as lists per sample) and yield the model inputs
-chunk by chunk.
+Each is written here from the story's description, in the shape of the trainer's loop: keys are
+looked up by name, and each branch cuts the keys it knows. They take the inputs of one batch
+(with `num_images`, and `num_tiles` where tiles are counted, as lists per sample) and yield the
+model inputs of one chunk after another.
 
 - `by_sample`: every tensor is cut like `input_ids`.
 - `before_5452`: TRL 1.0.0. Grids are understood. The key it expects of Gemma 4,
@@ -12,11 +12,10 @@ chunk by chunk.
   the grid branch assigns.
 - `merged_5452`: as merged. Right for Gemma 4; every other family that has one row per image or
   tile falls through to a cut per sample.
-- `corrected`: cuts each tensor by what its rows count, and leaves media keys out of a chunk without
-  media.
+- `corrected`: asks what each tensor counts, and leaves media keys out of a chunk without media.
 """
 
-# A slicer of the story reads unbound names, as the original code did.
+# A slicer of the story reads names that it has not bound, as its model did.
 # pyright: reportPossiblyUnboundVariable=false
 
 from __future__ import annotations
@@ -78,7 +77,7 @@ def first_5452_rloo(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
 
 
 def merged_5452(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
-    """As merged: images are counted only for Gemma 4; a chunk without images gets empty keys."""
+    """As merged: images are counted for Gemma 4 alone; a chunk without images gets empty keys."""
     pixels, grid = inputs.get("pixel_values"), inputs.get("image_grid_thw")
     positions = inputs.get("image_position_ids")
     for start in range(0, len(inputs["input_ids"]), chunk_size):
@@ -107,7 +106,7 @@ def corrected(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
     audios = [0, *accumulate(inputs.get("num_audios", [0] * samples))]
     offsets = _offsets(media, inputs, samples, images) | _video_offsets(media, videos)
     offsets |= dict.fromkeys(AUDIO_KEYS, audios)
-    tiles = inputs.get("num_tiles")  # of an image, and of a video of InternVL
+    tiles = inputs.get("num_tiles")  # an image has some, and so has a video of InternVL's
     pictures = images if tiles is None else [0, *accumulate(tiles)]
     options = {key: value for key, value in inputs.items() if _is_option(value)}
     places = inputs.get("position_ids")
@@ -125,7 +124,7 @@ def corrected(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
 
 
 def _offsets(media: Inputs, inputs: Inputs, samples: int, images: list[int]) -> dict[str, Any]:
-    """First row of each sample, and the end of the last, for every media key."""
+    """First row of each sample, and of the one after the last, for every media key."""
     grid = media.get("image_grid_thw", media.get("image_grid_hw"))
     if grid is not None:
         patches = _grid_offsets(grid, inputs["num_images"])[1]
@@ -162,11 +161,11 @@ STORY: tuple[Callable[[Inputs, int], Iterator[Inputs]], ...] = (
     merged_5452,
     corrected,
 )
-"""The slicers in the order of the story; the last one is correct."""
+"""The story in its order; the last one is right."""
 
 _TOKENS = ("input_ids", *ALONG_TOKENS, "labels")
 _RARE_TOKENS = tuple(sorted(TOKEN_KEYS - {*_TOKENS, "position_ids"}))
-"""Keys that the loops of the story do not handle."""
+"""The loops of the story do not have them."""
 
 
 def _present(inputs: Inputs, keys: tuple[str, ...]) -> Inputs:
@@ -178,7 +177,7 @@ def _token_keys(inputs: Inputs, start: int, stop: int) -> Inputs:
 
 
 def _with_sample_keys(chunk: Inputs, inputs: Inputs, start: int, stop: int) -> Inputs:
-    """Keys that TRL 1.0.0 cut per sample in every branch."""
+    """Keys that TRL of that time cut per sample in every branch."""
     for key in ("pixel_attention_mask", "image_sizes"):
         if inputs.get(key) is not None:
             chunk[key] = inputs[key][start:stop]
@@ -193,7 +192,7 @@ def _grid_offsets(grid: Any, num_images: list[int]) -> tuple[list[int], list[int
 
 
 def _is_option(value: Any) -> bool:
-    """Whether it has no rows, like `use_cache`, so each chunk gets all of it."""
+    """Whether it has no rows, as `use_cache`, so that each chunk gets all of it."""
     return value is not None and not isinstance(value, (list, tuple)) and not _is_tensor(value)
 
 

@@ -229,7 +229,7 @@ class Record:
     def from_dict(cls, data: Any) -> Self:
         if not isinstance(data, dict) or data.get("vlmdebug_report") != FORMAT:
             raise BadInput(
-                f"This is no report that vlmdebug wrote (format {FORMAT} was expected). "
+                f"This is not a report that vlmdebug wrote (format {FORMAT} was expected). "
                 "Write one with report.to_json(path)."
             )
         data = checked(data)
@@ -282,7 +282,7 @@ class Record:
             raise
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise BadInput(
-                f"This is no report that vlmdebug wrote: {error}. "
+                f"This is not a report that vlmdebug wrote: {error}. "
                 "Write one with report.to_json(path)."
             ) from error
 

@@ -14,7 +14,7 @@ from typing import Literal
 WhenNoMedia = Literal["omit", "either", "keep"]
 """What a chunk without media gets of a key: nothing, nothing or zero rows, or its padded rows."""
 Tolerated = Literal["one", "none", "surplus", "unbatched"]
-"""A single row (it is broadcast), no rows, rows after the right ones; a row without its dimension."""
+"""One row (it is broadcast), no rows, rows after the right ones; a row without its dimension."""
 EachSample = Literal["always", "sometimes", "never"]
 
 

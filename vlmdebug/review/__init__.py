@@ -116,8 +116,8 @@ def source(
     Args:
         text: The source.
         name: Its name in the review.
-        families: Layouts to judge by; all known ones by default. lines: Review only functions that
-            have one of these lines.
+        families: Layouts to judge by; all known ones by default.
+        lines: Review only functions that have one of these lines.
 
     Raises:
         BadInput: The source is not Python, or no family has that name.

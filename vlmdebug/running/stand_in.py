@@ -62,9 +62,7 @@ class Outputs(dict[str, Any]):
     def __getitem__(self, name: Any) -> Any:
         return getattr(self, name) if isinstance(name, str) else self.to_tuple()[name]
 
-    def __iter__(
-        self,
-    ) -> Iterator[str]:  # dict(outputs) reads the values of a mapping that iterates
+    def __iter__(self) -> Iterator[str]:  # with it, dict(outputs) reads the values
         return super().__iter__()
 
     def get(self, name: str, default: Any = None) -> Any:

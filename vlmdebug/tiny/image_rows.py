@@ -1,4 +1,4 @@
-"""Models whose pixels have one row per image."""
+"""Models with one row of pixels per image."""
 
 from __future__ import annotations
 

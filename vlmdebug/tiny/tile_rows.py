@@ -1,4 +1,4 @@
-"""Models whose pixels have one row per tile."""
+"""Models with one row of pixels per tile."""
 
 from __future__ import annotations
 

@@ -94,11 +94,11 @@ def _refuse(key: str, value: Any) -> None:
         many = f" of {len(value)}" if hasattr(value, "__len__") else ""
         raise BadInput(
             f"The model was called with {key} as a {type(value).__name__}{many}, but rows can be "
-            "told only in a tensor. This call was not judged. Pass the tensor."
+            "identified only in a tensor. This call was not judged. Pass the tensor."
         )
     raise BadInput(
         f"The model was called with a {'nested' if value.is_nested else 'sparse'} {key}, but "
-        "rows can be told only where they lie in memory one after another. This call was not "
+        "rows can be identified only if they are consecutive in memory. This call was not "
         "judged. Pass a dense tensor."
     )
 
