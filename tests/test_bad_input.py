@@ -90,7 +90,7 @@ TENSORS = {
     "meta device": (
         {"pixel_values": torch.empty(152, 1176, device="meta")},
         "pixel_values is on the meta device: it has a shape (152, 1176) but no values, so rows "
-        "cannot be told apart. Pass the batch before it is moved to meta.",
+        "cannot be identified. Pass the batch before it is moved to meta.",
     ),
 }
 
@@ -116,7 +116,7 @@ def test_tensors_on_two_devices(qwen):
     )
 
     assert message == (
-        "The tensors lie on 2 devices: input_ids on cpu, pixel_values on cuda:0. "
+        "The tensors are on 2 devices: input_ids on cpu, pixel_values on cuda:0. "
         "A model would refuse such a batch. Move all of it: inputs.to(device)."
     )
 
@@ -313,7 +313,7 @@ def test_batch_that_is_read_already_ignores_nothing_in_silence(gemma):
 
     assert said(lambda: vd.check(slicers.corrected, batch, num_images=[2, 0, 1])) == (
         "num_images= came with a Batch, which is read already and would ignore it. "
-        "Pass what the processor returned, or batch.inputs, to have it read anew."
+        "Pass what the processor returned, or batch.inputs, to have it read again."
     )
 
 

@@ -61,7 +61,7 @@ def run_demo(out: Path) -> bool:
     """
     import transformers
 
-    print("vlmdebug demo: TRL's pull request 5452, told by the batches that break it")
+    print("vlmdebug demo: TRL's pull request 5452, shown by the batches that break it")
     print(f"tiny random models of transformers {transformers.__version__}, real processors\n")
     agreed = True
     for act in ACTS:

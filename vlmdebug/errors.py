@@ -22,11 +22,11 @@ class VlmDebugError(Exception):
 
 
 class BadInput(VlmDebugError, ValueError):
-    """What was handed over cannot be read as a batch, a count, a layout or a family."""
+    """An argument cannot be read as a batch, a count, a layout or a family."""
 
 
 class NotJudged(BadInput):
-    """A slicer could not be put on trial; that says nothing of the slicer."""
+    """A slicer could not be tested; this says nothing about the slicer."""
 
 
 class AmbiguousError(VlmDebugError):
@@ -34,7 +34,7 @@ class AmbiguousError(VlmDebugError):
 
 
 class MismatchError(VlmDebugError, AssertionError):
-    """A slicer, or the batch itself, handed over other rows than it should have.
+    """A slicer, or the batch itself, passed other rows than it should have.
 
     `report` holds every detail.
     """

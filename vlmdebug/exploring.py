@@ -64,11 +64,11 @@ def explore(
 
     Args:
         *args: `slicer, batch`, `batch`, or a `Report`. A report is shown unchanged; without its
-        batch, nothing can be judged again.
+            batch, nothing can be judged again.
         chunk_size: Samples per chunk to begin with.
-        pictures: The PIL images that the processor got, flat or per sample; shown instead of images
-        restored from the pixel values. **reading: `processor=`, `num_images=` and the other
-        arguments of `read_batch`.
+        pictures: The PIL images that the processor got, flat or per sample; shown instead of
+            images restored from the pixel values.
+        **reading: `processor=`, `num_images=` and the other arguments of `read_batch`.
 
     Raises:
         BadInput: The arguments are none of these.

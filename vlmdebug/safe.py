@@ -57,7 +57,7 @@ def spell_names(text: str, names: Iterable[object]) -> str:
     r"""The text, in which names that would act are spelled out wherever they are mentioned.
 
     Messages are sentences with line breaks of their own, so that a line break in a name can be
-    told from these only while the name is known.
+    distinguished from these only while the name is known.
 
     >>> spell_names("no a\nb here\nLeave it out.", ["a\nb", "c"])
     'no a\\nb here\nLeave it out.'

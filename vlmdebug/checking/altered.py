@@ -54,7 +54,7 @@ def _needed_padding(chunk: ObservedChunk, key: str) -> int | None:
 
 
 def _padding_cut(chunk: ObservedChunk, key: str, used: Used) -> PaddingCut:
-    """The right rows, from whose padded dimension something was cut off."""
+    """The right rows, with their padded dimension cut off."""
     axis, needed = chunk.batch.layout[key], _needed_padding(chunk, key)
     assert axis.padded is not None and needed is not None and used.inner is not None
     return PaddingCut(

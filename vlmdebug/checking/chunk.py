@@ -75,7 +75,7 @@ class ChunkChecker:
         return ChunkReport(chunk.samples, images, chunk.placeholders, features, keys)
 
     def _embedded(self) -> ChunkReport:
-        """Embeddings hold no token ids, so whose rows lie beside them is not known."""
+        """Embeddings hold no token ids, so the samples of the other keys are not known."""
         self.doubts["input_ids"] = Embedded(self.chunk.index)
         keys = {
             key: KeyReport(KeyState.CANNOT_TELL, None, used.rows) for key, used in self.keys.items()
@@ -86,7 +86,7 @@ class ChunkChecker:
         return self.batch.layout[key].unit != "batch"
 
     def _is_strange(self, key: str) -> bool:
-        """Whether neither the batch has it nor models take it beside what a batch has."""
+        """Whether it is neither in the batch nor an argument that models take in addition."""
         beside = key in EXTRAS or key in BOOKKEEPING or key in self.chunk.used.made
         return not beside and key not in self.batch.inputs
 
@@ -194,9 +194,9 @@ class ChunkChecker:
         return KeyReport(KeyState.MUST_BE_ABSENT, expected, used.rows)
 
     def _meant(self, key: str, used: Used) -> str | None:
-        """The key of the batch that a name no model takes stands for; None for a trainer's own.
+        """The key of the batch that a name no model takes means; None for a trainer's own.
 
-        A trainer may keep keys for its loss, `advantages` for instance. A name stands for a key if
+        A trainer may keep keys for its loss, `advantages` for instance. A name means a key if
         it is nearly the key's, or if it holds the rows of one that the chunk lacks.
         """
         missing = [name for name in self.batch.layout if name not in self.keys]

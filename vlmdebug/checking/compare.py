@@ -55,7 +55,7 @@ def compare(batch: Batch, run: Run, *, alone: bool = True) -> Report:
 
 
 def _with_stale_lookups(batch: Batch, run: Run, found: Sequence[Difference]) -> list[Difference]:
-    """A name the slicer asked for in vain is why it dropped the key of nearly that name."""
+    """A missing name that the slicer looked up explains why it dropped a similar key."""
     dropped = list(dict.fromkeys(one.key for one in found if isinstance(one, Dropped)))
     result = list(found)
     for asked in run.asked if dropped else ():

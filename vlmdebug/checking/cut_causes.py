@@ -18,7 +18,7 @@ WITHOUT_ZEROS = Cause(Because.WITHOUT_ZEROS)
 
 
 def samples_of(batch: Batch, run: Run, index: int, chunk: UsedChunk) -> Rows:
-    """The samples a chunk holds, by its `input_ids`; as planned where these cannot tell."""
+    """The samples of a chunk, by its `input_ids`; the planned ones if these are unknown."""
     ids = chunk.keys.get("input_ids")
     if ids is not None and ids.rows is not None and ids.source is None and not ids.rows.foreign:
         return ids.rows
@@ -36,7 +36,7 @@ class Causes:
         self._found: dict[str, tuple[Cause, ...]] = {}
 
     def of(self, key: str) -> tuple[Cause, ...]:
-        """`WITHOUT_ZEROS`, or the units by whose offsets all rows of `key` may be cut."""
+        """`WITHOUT_ZEROS`, or the units with offsets by which all rows of `key` may be cut."""
         if key not in self._found:
             self._found[key] = self._common(key)
         return self._found[key]
@@ -85,7 +85,7 @@ class Causes:
         return any(counts[sample] for sample in samples if 0 <= sample < len(counts))
 
     def _fits(self, key: str, samples: Rows, used: Used, candidates: Sequence[str]) -> list[str]:
-        """Those of the units by whose offsets these rows of one chunk may be cut."""
+        """Those of the units with offsets by which these rows of one chunk may be cut."""
         first, last = samples[0] if samples else 0, samples[-1] + 1 if samples else 0
         if not samples or first < 0:
             return []

@@ -1,4 +1,4 @@
-"""Labels beside `input_ids`: the same tokens where they are learned, in the same columns.
+"""Labels compared with `input_ids`: the same tokens at learned positions, in the same columns.
 
 A decoder shifts them itself, so a label that is learned equals the token that it stands at.
 Labels of an encoder-decoder are another text, and `shift_labels` another key: neither is looked at.

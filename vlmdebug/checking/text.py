@@ -72,8 +72,7 @@ REASONS: Mapping[Raises | Runs | Unknown, str] = {
     Runs.NO_ROWS: "The model passes over pixels without rows, so it will not raise: it sees none.",
     Runs.ADDS_UP: "Features and placeholders still add up, so the model will not raise.",
     Runs.OTHER_ANSWER: "The model will not raise, but its answer changes.",
-    Runs.TAKES_KEY: "The model will not raise: it takes {key} for what the chunk's tokens stand "
-    "for.",
+    Runs.TAKES_KEY: "The model will not raise: it uses {key} for the chunk's placeholder tokens.",
     Runs.NO_PIXELS: "The model will not raise: without pixels it compares nothing.",
     Runs.NO_IMAGE: "The model will not raise: without pixels it compares nothing and sees no "
     "image.",
@@ -91,7 +90,7 @@ REASONS: Mapping[Raises | Runs | Unknown, str] = {
     Runs.OTHER_ORDER: "The model will not raise, but outputs put together again belong to other "
     "samples.",
     Unknown.DEPENDS: "Depending on the model it raises or computes something else.",
-    Unknown.NOT_IN_BATCH: "Whether the model raises cannot be told from the batch.",
+    Unknown.NOT_IN_BATCH: "The batch does not determine whether the model raises.",
     Unknown.BY_MARKS: "A model that tells images by {key} raises or computes something else.",
     Unknown.RUN_PER_IMAGE: "Depending on the model it raises or computes something else. "
     "It takes each run of image tokens for one image.",

@@ -52,7 +52,7 @@ def _own(samples: Sequence[int]) -> str:
 def _rows(batch: Batch, key: str, rows: Rows | None) -> str:
     """`pixel_values[0:1] (1 row: image 0 of sample 0)`."""
     if rows is None:
-        return "rows that cannot be told"
+        return "rows that could not be identified"
     if not rows.ranges:
         return f"no rows of {key}"
     whose = owners_of(batch, key, rows)
@@ -134,10 +134,10 @@ def _other_columns(found: OtherColumns, batch: Batch) -> Words:
     if found.columns == found.of_ids:
         given = f"{key} with other columns than {its} input_ids"
     else:
-        given = f"{key} with {found.columns} columns beside {found.of_ids} of {its} input_ids"
+        given = f"{key} with {found.columns} columns for {found.of_ids} of {its} input_ids"
     return Words(
         f"{_were_given(found.samples)} {given}.",
-        "Trim and pad all that lies along the tokens by the same columns.",
+        "Trim and pad all keys along the tokens by the same columns.",
     )
 
 

@@ -91,7 +91,7 @@ def doubt(one: Doubt) -> str:
         case Embedded(chunk):
             return (
                 f"The chunks hold inputs_embeds in place of input_ids (first in chunk {chunk}), so "
-                "which samples they hold cannot be told and none was judged for sure. "
+                "the samples could not be identified and the verdicts are not certain. "
                 "Pass input_ids on."
             )
         case FeaturesUnknown():
@@ -110,9 +110,9 @@ def _unmatched(one: Unmatched) -> str:
             f"{one.unread}. {key} was not checked in these chunks. Pass a dense tensor of numbers."
         )
     return (
-        f"Which rows of the batch the chunks' {key} holds cannot be told (first in chunk {chunk}, "
-        f"{number(one.rows, 'row')}): its values or shape were changed. It was not judged there. "
-        "Pass the rows on unchanged, or change them after slicing."
+        f"Could not match {key} to rows of the batch (first in chunk {chunk}, "
+        f"{number(one.rows, 'row')}): its values or shape were changed. The key was not checked "
+        "in these chunks. Pass the rows on unchanged, or change them after slicing."
     )
 
 
@@ -212,7 +212,7 @@ def _of_batch(
             return _lost_mask(one)
         case Written(key):
             return (
-                f"{key} was written to between two chunks of the same input_ids, so the place of "
-                "its rows does not tell whose they are, and only their number was judged. To have "
-                "rows told apart, cut all chunks from a batch that stays as it is."
+                f"{key} was modified in place between two chunks of the same input_ids, so its "
+                "rows could not be matched to samples, and only their number was checked. Do not "
+                "modify the batch while it is cut into chunks."
             )

@@ -1,4 +1,4 @@
-"""A batch without a slicer: placeholder tokens beside the features that its media become.
+"""A batch without a slicer: placeholder tokens against the features that its media become.
 
 What a collator or processor got wrong is found here, sample by sample, whoever cuts the batch
 later.
@@ -97,7 +97,7 @@ def unsettled_of(batch: Batch) -> list[str]:
 
 
 def doubts_alone(batch: Batch) -> list[str]:
-    """What cannot be told of the batch without a slicer."""
+    """What is unknown about the batch without a slicer."""
     messages = unsettled_of(batch)
     doubts = list[Doubt]()
     if not messages and not batch.contradictions and counts_unknown(batch):
@@ -174,7 +174,7 @@ def _contradicted(one: Contradiction) -> Contradicted:
 
 
 def _image_differences(batch: Batch) -> Sequence[Difference]:
-    """Samples whose runs of placeholder tokens are not what their images become."""
+    """Samples with runs of placeholder tokens that do not match their images."""
     if batch.image.keys and not batch.rules.checks_totals:
         return []
     sides = sides_of(batch, batch.image)
@@ -256,7 +256,7 @@ def _moved(units: range, by: int) -> range:
 def _unsettled(
     batch: Batch, sides: Sides, lengths: Sequence[Sequence[int]]
 ) -> Sequence[Difference]:
-    """Where nobody said which images are whose: what every cheapest story of the runs shares."""
+    """If images are not assigned to samples: what all cheapest alignments of the runs share."""
     if is_another_order(lengths, [[count] for count in sides.features]) and (
         sum(map(len, lengths)) == len(sides.features)
     ):
@@ -309,7 +309,7 @@ def _totals_differ(batch: Batch, sides: Sides, left: Sequence[Step]) -> TotalsDi
 
 
 def _is_guess(step: Step) -> bool:
-    """Whether a run stands for several images of which it has not all tokens.
+    """Whether a run represents several images but has not all of their tokens.
 
     It may be what is left of one of them, and the others were lost, or are another sample's.
     """
@@ -342,7 +342,7 @@ def _runs_differ(
 
 
 def _raises_because(batch: Batch) -> Raises:
-    """Why a model raises on samples whose runs differ from their features."""
+    """Why a model raises on samples with runs that differ from their features."""
     features, placeholders = batch.image.features, batch.image.placeholders
     if features is not None and placeholders is not None and sum(features) == sum(placeholders):
         return Raises.PER_SAMPLE
@@ -350,7 +350,7 @@ def _raises_because(batch: Batch) -> Raises:
 
 
 def _short_columns(batch: Batch) -> list[ShortColumns]:
-    """Keys that lie along the tokens, but not along all of them."""
+    """Keys along the tokens, but not along all of them."""
     wide = batch.inputs["input_ids"].shape[-1]
     return [
         ShortColumns(key=key, columns=width, of_ids=wide)
@@ -360,7 +360,7 @@ def _short_columns(batch: Batch) -> list[ShortColumns]:
 
 
 def _marked_otherwise(batch: Batch, seen: Collection[int]) -> list[MarkedOtherwise]:
-    """Samples whose placeholder tokens two sources count differently."""
+    """Samples with placeholder tokens that two sources count differently."""
     if batch.image.placeholders is None:
         return []
     return [

@@ -1,9 +1,9 @@
-"""Runs of placeholder tokens laid beside the features that images make, both in order.
+"""Aligns runs of placeholder tokens with the features of images, both in order.
 
-Where all is right, every run is the features of one image, or of a few that stand side by side, and
-an image whose rows are written apart is a few runs. Where something is wrong, the cheapest story
-is looked for: the fewest images without a run, runs without an image, and runs of another length.
-Several stories may be as cheap; only what all of them share is told. Numbers in, numbers out.
+In a correct batch every run is the features of one image, or of a few adjacent ones, and an image
+with separated rows is a few runs. In a wrong batch the cheapest alignment is searched: the fewest
+images without a run, runs without an image, and runs of another length. Several alignments may be
+equally cheap; only what all of them share is reported. Numbers in, numbers out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Node = tuple[int, int]
 MOST_WORK = 200_000
 """Pairs of runs and images that are looked at; a second or so."""
 COSTS: dict[Kind, int] = {"whole": 0, "changed": 2, "missing": 3, "extra": 3}
-"""A run of another length is likelier than one that no image has beside an image without a run."""
+"""A run of another length is likelier than a run and an image without a partner."""
 
 
 class Step(NamedTuple):
@@ -68,7 +68,7 @@ def fits(runs: Sequence[int], pieces: Sequence[Sequence[int]]) -> bool:
 def align_runs(
     runs: Sequence[Sequence[int]], pieces: Sequence[Sequence[int]], *, joined: bool = False
 ) -> Alignment | None:
-    """The cheapest way to lay the runs of samples beside images.
+    """The cheapest alignment of the runs of samples with images.
 
     Args:
         runs: Lengths of the runs of each sample.
@@ -110,7 +110,7 @@ class _Table:
         return self._after[0, 0] == 1
 
     def certain(self) -> list[tuple[Node, Step]]:
-        """The steps that lie on every cheapest path, with where they begin."""
+        """The steps that are on every cheapest path, with their starts."""
         every, found = self._after[0, 0], []
         for node in sorted(self._before):
             for after, step in self._cheapest(node):

@@ -34,9 +34,10 @@ class Ambiguity:
 
 @dataclass(frozen=True)
 class Contradiction(Ambiguity):
-    """A contradiction inside a batch, independent of any cut. `refused`: rows that are missing or
-    left over, so that `read_batch` refuses the batch; `check` reports it. `silent` as for a
-    `Mismatch`.
+    """A contradiction inside a batch, independent of any cut.
+
+    `refused`: rows that are missing or left over, so that `read_batch` refuses the batch; `check`
+    reports it. `silent` as for a `Mismatch`.
     """
 
     refused: bool = True

@@ -1,4 +1,4 @@
-"""What became of rows beside being cut: another shape, other columns, other values.
+"""Changes of rows other than cutting: another shape, other columns, other values.
 
 A tensor may hold the right rows and still not be what the processor made: cast to whole numbers,
 without a dimension, with some of its columns. One record says which, for verdict and wording.

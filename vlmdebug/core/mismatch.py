@@ -30,7 +30,7 @@ UNCHECKED = "VLM012"
 LOUDNESS = ("silent", "unknown", "loud")
 """Worst first."""
 IN_FILES = {"expected": "planned", "actual": "used"}
-"""Fields whose name in a report's file is an older one."""
+"""Fields that have an older name in a report's file."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Mismatch:
 
 @dataclass(frozen=True)
 class Finding:
-    """Mismatches with one root cause, told once.
+    """Mismatches with one root cause, reported once.
 
     Attributes:
         code: Code of the mismatch that is shown.

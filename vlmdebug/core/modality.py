@@ -14,12 +14,12 @@ MODALITIES = ("image", "video", "audio")
 
 @dataclass(frozen=True)
 class Modality:
-    """The media of one kind in a batch, and the placeholder tokens that stand for them.
+    """The media of one kind in a batch, and the placeholder tokens that represent them.
 
     Attributes:
         name: `"image"`, `"video"` or `"audio"`; also the unit that counts them.
         keys: Its keys in the batch; none where the batch has no such media.
-        feature_key: The key whose rows `features` are of; None where no key is.
+        feature_key: The key to which the rows of `features` belong; None if there is none.
         unit: What a row of `feature_key` counts: the name, or a tile, a patch, a sample.
         features: Features that the model makes of each of these rows, where known.
         inferred: Whether `features` are only what the placeholder tokens suggest, so that these
@@ -58,7 +58,7 @@ class Modality:
     def features_by_sample(self, counts: Counts) -> tuple[int, ...] | None:
         """Features of the rows that each sample owns; None where that is not known."""
         if self.features is None or counts.total != len(self.features):
-            return None  # rows are missing, or too many: whose features these are is not known
+            return None  # rows are missing, or too many: these features have no known samples
         before = self.feature_offsets
         return tuple(before[stop] - before[start] for start, stop in pairwise(counts.offsets))
 

@@ -12,16 +12,16 @@ from vlmdebug.core.rows import Rows
 
 
 class Used(NamedTuple):
-    """What one key of one chunk was handed.
+    """The rows that one key of one chunk got.
 
     Attributes:
         rows: Rows of the batch's tensor, in order; -1 for a row that is none of them; None
-            where they cannot be told.
+            if they are unknown.
         length: Of the tensor on the axis.
-        source: The batch key whose rows these are, if it is another one.
+        source: The batch key that these rows belong to, if it is another one.
         inner: Length of the padded dimension that follows the axis, if the layout has one.
         change: How it differs from these rows; None where it does not, but for rounding.
-        columns: How many columns of tokens it has, where it lies along them.
+        columns: Its number of columns of tokens, if it has one per token.
         dims: How many dimensions it has.
         unread: Why its values cannot be read, where they cannot.
     """
@@ -130,7 +130,7 @@ class UsedChunk:
 
 @dataclass(frozen=True)
 class Run:
-    """What a slicer did: its chunks, the exception that ended it, the keys it asked for in vain.
+    """What a slicer did: its chunks, the exception that ended it, the missing keys it looked up.
 
     `partial`: these are some of the batch's chunks, so samples may be missing, or come again as
     for several answers to one question. `expand_size`: how often each sample comes; None where it

@@ -1,4 +1,4 @@
-"""Whose rows are these? The samples and images that own rows of a tensor, in words."""
+"""The samples and images that own rows of a tensor, in words."""
 
 from __future__ import annotations
 

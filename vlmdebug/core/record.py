@@ -288,7 +288,7 @@ class Record:
 
 
 def _kind(words: str) -> str:
-    """The kind of a key whose rows count what these words say."""
+    """The kind of a key with rows that count what these words say."""
     if words == "not cut":
         return "whole"
     return "tokens" if words in ("one row per sample", "one row per sample on dim 1") else "media"
@@ -317,7 +317,7 @@ def _chunk_from_dict(data: dict[str, Any]) -> ChunkReport:
 
 
 def _state(word: str) -> KeyState | str:
-    """The state that a word of a file stands for; the word itself where no such state is known."""
+    """The state that a word of a file means; the word itself if no such state is known."""
     try:
         return KeyState(word)
     except ValueError:

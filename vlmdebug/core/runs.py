@@ -27,7 +27,7 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class Sides:
-    """Runs of each sample beside the features of each image, video or clip, in order.
+    """Runs of each sample with the features of each image, video or clip, in order.
 
     Attributes:
         noun: `image`, `video` or `audio`.

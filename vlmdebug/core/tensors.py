@@ -65,7 +65,7 @@ def unreadable(value: Any) -> str | None:
 
 @cache
 def _unreadable(layout: Any, dtype: Any) -> str | None:
-    """What is said of torch's layouts and dtypes whose rows are no plain numbers in memory."""
+    """Words for torch's layouts and dtypes that do not store rows as plain numbers in memory."""
     name = str(layout).removeprefix("torch.")
     if name != "strided":
         return "sparse" if "sparse" in name else f"laid out as {name}"

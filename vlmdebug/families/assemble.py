@@ -68,7 +68,7 @@ def assemble(facts: Facts, layout: str | Layout | Mapping[str, Axis | str] | Non
 
 
 def _family(facts: Facts, layout: Any) -> Family | None:
-    """The family whose layout the batch has, its keys checked; None where no family fits."""
+    """The family of the batch, with its keys checked; None if no family fits."""
     family = family_of(facts, layout)
     if family is None:
         return None

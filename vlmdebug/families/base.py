@@ -24,19 +24,19 @@ class Family(ABC):
     Class attributes:
         name: The family's name, that of its best-known model.
         models: `config.model_type` of the models that share the layout.
-        processors: Folders of `transformers.models` whose processor makes the layout, where no
+        processors: Folders of `transformers.models` with a processor that makes the layout, if no
             model has that name.
         axes: Axis of every media key.
         media: The count that must be above zero for a chunk to need each media key.
         shapes: Dimensions of every media key, by name.
-        feature_key: The key whose rows say how many features the model makes.
+        feature_key: The key with rows that determine the number of features.
         rules: What the best-known model makes of a call.
         variants: Rules of the models that differ from it, by `config.model_type`.
-        overview_first: Models whose first tile of an image shows the whole image.
+        overview_first: Models with the whole image in the first tile of an image.
         sizes: The size numbers that `synthesize` understands.
         videos: What a row of `pixel_values_videos` counts, where the models take videos.
-        timed: Whether the processor gives the seconds of each video's frames beside them.
-        audio: Key of the mask beside `input_features`, where some of the models take audio.
+        timed: Whether the processor also returns the seconds of each video's frames.
+        audio: Key of the mask of `input_features`, if some of the models take audio.
         feature_rules: Sources of the features of each row of `feature_key`, for exported code;
             `{n}` is a number in which models differ. None where more than that is needed.
     """
@@ -64,7 +64,7 @@ class Family(ABC):
 
     @property
     def clips(self) -> list[str]:
-        """Kinds of clips that some of the models take beside images: `video`, `audio`."""
+        """Kinds of clips that some of the models take in addition to images: `video`, `audio`."""
         return [
             unit for unit, takes in zip(STREAMS, (self.videos, self.audio), strict=True) if takes
         ]
@@ -103,7 +103,7 @@ class Family(ABC):
         """Whether the keys and dimensions of `inputs` can only be this layout."""
 
     def actual(self, facts: Facts) -> Family:
-        """The family whose layout this batch really has; another where an option changes it."""
+        """The family with the actual layout of this batch; another one if an option changes it."""
         return self
 
     @abstractmethod
@@ -118,5 +118,5 @@ class Family(ABC):
     def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], Facts]:
         """Numpy tensors in the family's layout without a processor, and the facts of them.
 
-        Every media row holds its own number, so that a copied row can be told apart.
+        Every media row holds its own number, so that a copied row can be identified.
         """

@@ -20,7 +20,7 @@ def refuse_packed(tensors: Mapping[str, Any]) -> None:
         row = to_numpy(positions)[0]  # (seq,)
         real = to_numpy(tensors["attention_mask"])[0] if "attention_mask" in tensors else row >= 0
         starts = int(((row[1:] == 0) & (real[:-1] != 0)).sum())
-        signs = [f"position_ids, which starts anew {starts} times"] if starts else []
+        signs = [f"position_ids, which starts again {starts} times"] if starts else []
     if signs:
         raise BadInput(
             f"The batch is packed: {len(ids)} row of {ids.shape[1]} tokens holds several sequences "
@@ -85,7 +85,7 @@ def _check_tensor(key: str, value: Any, samples: int) -> None:
     if getattr(getattr(value, "device", None), "type", None) == "meta" and not nested:
         raise BadInput(
             f"{key} is on the meta device: it has a shape {tuple(value.shape)} but no values, "
-            "so rows cannot be told apart. Pass the batch before it is moved to meta."
+            "so rows cannot be identified. Pass the batch before it is moved to meta."
         )
     reason = unreadable(value) if hasattr(value, "dtype") else None
     if reason is not None and key in KNOWN:
@@ -103,6 +103,6 @@ def _check_devices(tensors: Mapping[str, Any]) -> None:
     if len(devices) > 1:
         where = ", ".join(f"{key} on {device}" for device, key in devices.items())
         raise BadInput(
-            f"The tensors lie on {len(devices)} devices: {where}. "
+            f"The tensors are on {len(devices)} devices: {where}. "
             "A model would refuse such a batch. Move all of it: inputs.to(device)."
         )

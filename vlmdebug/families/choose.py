@@ -35,7 +35,7 @@ def axes_given(layout: Any) -> dict[str, Axis]:
 
 
 def family_of(facts: Facts, layout: Any) -> Family | None:
-    """The family that `layout=` or the config names, else the one whose keys the batch has.
+    """The family that `layout=` or the config names, otherwise the one with the batch's keys.
 
     Raises:
         BadInput: Config and processor belong to different families.
@@ -79,6 +79,6 @@ def check_keys(facts: Facts, family: Family) -> None:
 
 
 def _has_dimensions(shape: tuple[int, ...], named: str) -> bool:
-    """Whether there is one for each name; `...` stands for one or more."""
+    """Whether there is one for each name; `...` represents one or more."""
     names = named.split(", ")
     return len(shape) >= len(names) if names[-1] == "..." else len(shape) == len(names)

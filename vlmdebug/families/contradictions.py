@@ -59,7 +59,7 @@ def other_rows(
 
 
 def odd_dimensions(facts: Facts, family: Family | None) -> list[Contradiction]:
-    """Keys that share a dimension but not its length, or whose rows are no patches."""
+    """Keys that share a dimension but not its length, or have rows that are not patches."""
     if family is None:
         return []
     present = [key for key in family.axes if facts.has(key)]
@@ -113,7 +113,7 @@ def _cut_columns(key: str, size: int, but: str, name: str = "columns") -> Contra
         None,
         f"{key} was cut to {size} {name}, but {but}. "
         "The model raises, or reads other pixels. "
-        "Trim and pad only what lies along the tokens: its second dimension is none of them.",
+        "Trim and pad only keys along the tokens: its second dimension does not count tokens.",
         refused=False,
         silent=None,
     )
@@ -139,7 +139,7 @@ def strangers(facts: Facts, layout: Layout) -> tuple[Ambiguity, ...]:
 def uncounted(
     layout: Layout, counts: Mapping[str, Counts], ambiguities: Sequence[Ambiguity]
 ) -> list[Ambiguity]:
-    """Keys whose rows nobody could give to samples, though no family said so."""
+    """Keys with rows that could not be assigned to samples, though no family reported it."""
     said = {key for ambiguity in ambiguities for key in ambiguity.keys}
     units: dict[str, list[str]] = {}
     for key, axis in layout.items():

@@ -51,7 +51,7 @@ class Hints:
 
 @dataclass(frozen=True)
 class Facts:
-    """All that `read_batch` was told, for a family to count from."""
+    """The arguments of `read_batch`, from which a family counts."""
 
     inputs: Mapping[str, Any]
     hints: Hints = Hints()

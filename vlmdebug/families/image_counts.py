@@ -1,6 +1,6 @@
 """Count the images of each sample where a key has one row per image.
 
-Counts come from what was given, from placeholder tokens beside known features, or from nothing.
+Counts come from arguments, from placeholder tokens with known features, or are unknown.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from vlmdebug.families.facts import Facts, Reading
 
 
 def agree(name: str, given: Sequence[int], key: str, rows: int, unit: str) -> None:
-    """Refuse counts whose sum is not the number of rows that `key` has."""
+    """Refuse counts if their sum is not the number of rows of `key`."""
     if sum(given) != rows:
         raise BadInput(
             f"{name} adds up to {sum(given)} {unit}s, but {key} has {rows} rows, one per {unit}. "
@@ -68,7 +68,7 @@ def read_images(
     *,
     inferred: bool = False,
 ) -> Reading:
-    """The reading of a layout whose `key` has one row per image, each of so many features."""
+    """The reading of a layout in which `key` has one row per image, with these features each."""
     counts, ambiguities = count_images(facts, key, features)
     return Reading(
         {"image": counts} if counts else {},

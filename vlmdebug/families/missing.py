@@ -12,7 +12,7 @@ from vlmdebug.families.release import takes
 from vlmdebug.families.streams import clip_of
 
 NEEDED = (*TYPE_IDS, "cross_attention_mask")
-"""Keys beside the media that change what a model makes of them."""
+"""Keys other than media that change how a model processes the media."""
 
 
 def strays(facts: Facts, present: Collection[str]) -> dict[str, tuple[int, ...]]:
@@ -31,7 +31,7 @@ def promised(facts: Facts, layout: Layout) -> dict[str, int]:
     given = {unit: counts for unit, counts in given.items() if counts and any(counts)}
     if not given or any(key not in KNOWN for key in facts.inputs):
         return {}
-    present = {clip_of(key) for key in layout.media}  # "" stands for images
+    present = {clip_of(key) for key in layout.media}  # "" means images
     return {
         unit: sum(counts)
         for unit, counts in given.items()

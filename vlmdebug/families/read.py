@@ -38,7 +38,7 @@ def read_batch(
     Args:
         inputs: What a processor or collator returned: `BatchFeature`, `BatchEncoding` or
             dict of torch or numpy tensors, with `input_ids` of shape `(sample, seq)`. `num_images`
-            and `num_tiles`, lists per sample, may lie in it as in TRL's batches.
+            and `num_tiles`, lists per sample, may be in it as in TRL's batches.
         processor: The processor that made it; settles family, placeholder token and counts. One
             that no family knows is run on a few noise images to read its layout off (`probe`).
         config: The model's config; settles the same where the processor is not at hand.
@@ -81,7 +81,7 @@ def read_as_it_is(
     num_audios: Any = None,
     layout: str | Layout | Mapping[str, Axis | str] | None = None,
 ) -> Batch:
-    """`read_batch`, of a batch whose keys may contradict each other, as far as it can be read."""
+    """`read_batch` for a batch that may contradict itself, as far as it can be read."""
     counts = dict(
         num_images=num_images, num_tiles=num_tiles, num_videos=num_videos, num_audios=num_audios
     )
@@ -126,7 +126,7 @@ def _refuse_second_reading(**given: Any) -> None:
     if names:
         raise BadInput(
             f"{' and '.join(names)} came with a Batch, which is read already and would ignore it. "
-            "Pass what the processor returned, or batch.inputs, to have it read anew."
+            "Pass what the processor returned, or batch.inputs, to have it read again."
         )
 
 

@@ -15,10 +15,9 @@ class BatchSpec:
     """A batch to be made: images per sample, one size number per image, and videos likewise.
 
     What an image's size means is the family's: grid side, tiles, soft tokens; a video's is its
-    frames; audio clips are alike. `labels`, M-RoPE's `position_ids` and, beside videos,
-    `second_per_grid_ts` are there where asked for.
-    The text is short: sizes and frames of 1, the smallest, go without saying, and so do padding on
-    the right and what is not there.
+    frames; audio clips are alike. `labels`, M-RoPE's `position_ids` and, with videos,
+    `second_per_grid_ts` are added on request. The text is short: sizes and frames of 1, the
+    smallest, go without saying, and so do padding on the right and what is not there.
     """
 
     family: str
@@ -62,7 +61,7 @@ ANSWER = 6
 
 
 def text(per_image: Sequence[Sequence[int]], images_per_sample: Sequence[int]) -> np.ndarray:
-    """`input_ids` of samples whose images stand for the given token ids, padded right.
+    """`input_ids` of samples with the given token ids for each image, padded right.
 
     Every sample begins with its own text token, so that no two rows are equal. It ends with text,
     as long as completions that a loop may keep the logits of (`logits_to_keep`).

@@ -79,7 +79,7 @@ def unmasked(facts: Facts, *, causal: bool) -> tuple[int, ...]:
 
 
 def columns(facts: Facts, layout: Layout) -> dict[str, int]:
-    """Columns of tokens of the keys that a model lays beside `input_ids` and makes something of.
+    """Columns of tokens of the keys that a model aligns with `input_ids` and uses.
 
     Not of labels, which an encoder-decoder has for other tokens, nor of masks of more dimensions.
     """
@@ -93,7 +93,7 @@ def columns(facts: Facts, layout: Layout) -> dict[str, int]:
 
 
 def unpadded(facts: Facts) -> tuple[bool, ...] | None:
-    """Samples whose mask only hides what follows them: causal attention never looks there."""
+    """Samples with a mask that hides only tokens at the end, unseen by causal attention."""
     mask = facts.mask
     if mask is None or mask.ndim != 2:
         return None

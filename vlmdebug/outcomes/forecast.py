@@ -1,8 +1,8 @@
 """What the model would make of a chunk in which only one thing is wrong: raise, run, or unknown.
 
-Each mistake is judged as if all others in the chunk were corrected, so a finding keeps its loudness
-whatever stands beside it. What the forward pass makes of the corrected call is answered by
-`vlmdebug.outcomes.forward`.
+Each mistake is judged as if all others in the chunk were corrected, so the loudness of a finding
+does not depend on other findings. `vlmdebug.outcomes.forward` answers what the forward pass does
+with the corrected call.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vlmdebug.outcomes.reasons import DEPENDS, LOUD, Outcome, Raises, Runs, Unkn
 
 CUTS = ("cut", "padding cut")
 PATCHES = 3
-"""Dimensions of media whose rows are patches; images have more."""
+"""Dimensions of media with patches as rows; images have more."""
 
 
 class Forecast:
@@ -80,7 +80,7 @@ class Forecast:
             return DEPENDS
         if change.kind == "values":
             counted = layout.rules.checks_each_row and key in layout.media and key != "pixel_values"
-            known = self._is_plain(key) and not counted  # masks whose sums count patches
+            known = self._is_plain(key) and not counted  # masks with sums that count patches
             return self._with_wrong(key, self._only([key])) if known else DEPENDS
         loud = (
             (key == "input_ids" and self._is_refused(change))
@@ -193,7 +193,7 @@ class Forecast:
         return Runs.ADDS_UP if length else Runs.NO_ROWS
 
     def _group(self, key: str) -> Sequence[str]:
-        """Keys that lie beside `key` and describe the same media."""
+        """Other keys that describe the same media as `key`."""
         modality = self.batch.of_key.get(key)
         return () if modality is None else modality.keys
 
@@ -216,7 +216,7 @@ class Forecast:
         return Forward(self.batch, keys, self.samples, placeholders, self.planned)
 
     def _mended(self, key: str, used: Used | None) -> Used | None:
-        """A key as it should have been handed over; one that is right stays as it is."""
+        """A key as it should have been passed; a right one is unchanged."""
         try:
             planned = self.planned(key)
         except (AmbiguousError, IndexError):

@@ -23,7 +23,7 @@ _LENGTHS = frozenset({"len", "size", "shape"})
 
 
 class Scope:
-    """What each name stands for; `names` and `assigned` change with the walk."""
+    """The meaning of each name; `names` and `assigned` change during the walk."""
 
     keys: Keys
 
@@ -42,7 +42,7 @@ class Scope:
         return listed or keys.nearest(name) is not None
 
     def value(self, node: ast.expr) -> Value:
-        """What an expression stands for."""
+        """The meaning of an expression."""
         return evaluate(node, self.names, self.known)
 
     def value_for(self, target: ast.expr, node: ast.expr) -> Value:

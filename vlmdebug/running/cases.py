@@ -76,9 +76,9 @@ def simplest(family: Family, settings: FalsifySettings = DEFAULTS) -> Iterator[C
 def draw(family: Family, pick: Pick, settings: FalsifySettings = DEFAULTS) -> Case:
     """One case of a family.
 
-    Frequent: text-only samples, as many images as samples (code may assume one each), equal sizes
-        (which make mismatches silent), unequal sizes, short last chunks, and one chunk for all.
-        Occasional: more samples and images, and chunks larger than the batch.
+    Text-only samples, as many images as samples (code may assume one each), equal sizes (which make
+    mismatches silent), unequal sizes, short last chunks and one chunk for all are frequent. More
+    samples and images, and chunks larger than the batch, are rare.
     """
     wide = pick(0, 9) == 9
     samples = pick(1, WIDE_SAMPLES if wide else MAX_SAMPLES)

@@ -1,4 +1,4 @@
-"""`check`: run a slicer over a batch and judge the rows it hands over."""
+"""`check`: run a slicer on a batch and judge the rows it passes to the model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SMALL = 8
-"""Samples and images of a batch whose images are drawn unasked."""
+"""Largest samples and images of a batch for which images are drawn by default."""
 MOST_IMAGES = 4
 """Images drawn on each side of a finding."""
 OURS = {Path(__file__).parents[1] / name for name in ("running", "tracking", "watching")}
@@ -64,18 +64,18 @@ def check(
     """Judge a slicer on a batch, or a batch alone.
 
     `check(slicer, batch, chunk_size=2)` runs `slicer(inputs, chunk_size)`, which gives the model
-    inputs of one chunk after another, and compares the rows of each tensor it hands over with
-    the rows that the chunk's samples own: which rows they are, not how many. The slicer gets a
-    fresh dict of the batch's own tensors, with `num_images` (and `num_tiles`, where tiles are
-    counted) as lists per sample.
+    inputs of one chunk after another, and compares the rows of each tensor it yields with the rows
+    that the chunk's samples own: which rows they are, not how many. The slicer gets a fresh dict of
+    the batch's own tensors, with `num_images` (and `num_tiles`, where tiles are counted) as lists
+    per sample.
 
-    `check(batch)` asks only whether placeholder tokens and features are in step, per sample.
+    `check(batch)` only checks whether placeholder tokens and features match, per sample.
 
     Args:
         *args: `slicer, batch` or `batch`. A batch is a `Batch` or what a processor returned.
         chunk_size: Samples per chunk; the last chunk may hold fewer.
         pictures: Whether the report shows the images that its findings are about, restored from
-            the pixel values. None: where the batch is small and lies on the CPU. Or the PIL images
+            the pixel values. None: if the batch is small and on the CPU. Or the PIL images
             that the processor was given, flat or per sample, to be shown instead.
         **reading: `processor=`, `num_images=` and the other arguments of `read_batch`, where the
             batch is not read yet.
@@ -246,7 +246,7 @@ def _expand_size(slicer: Slicer) -> int | None:
 
 
 class AskedDict(dict[str, Any]):
-    """The inputs a slicer gets; remembers the names it asked for in vain.
+    """The inputs a slicer gets; records the missing names that it looked up.
 
     Attributes, `.to` and `.data` work too, as on the `BatchFeature` that a processor returns.
     `token_ids` are the batch's placeholder tokens, for the config of a model that stands in.
@@ -280,7 +280,7 @@ class AskedDict(dict[str, Any]):
         return self._with({key: moved(value) for key, value in self.items()})
 
     def _with(self, inputs: Mapping[str, Any]) -> AskedDict:
-        """Other inputs, whose names asked for in vain are noted here."""
+        """Other inputs; missing names that are looked up in them are recorded here."""
         made = AskedDict(inputs, self.token_ids)
         made.__dict__["asked"] = self.__dict__["asked"]
         return made

@@ -70,7 +70,7 @@ def unreached(
     reached: set[int] = set()
 
     def watched(inputs: Any, chunk_size: int) -> Iterator[Any]:
-        """Run the slicer for its lines; hand over right chunks, so that every case is tried."""
+        """Run the slicer for its lines and pass correct chunks, so that every case is tried."""
         with _lines_of(codes, reached), suppress(Exception):  # mistakes are `falsify`'s business
             most = MOST_CHUNKS * len(inputs["input_ids"]) * (getattr(slicer, "expand_size", 1) or 1)
             deque(islice(slicer(inputs.copy(), chunk_size), most), maxlen=0)

@@ -56,8 +56,8 @@ class Code:
         batch that it was written from.
 
         Returns:
-            How many cases it survived: evidence, not a proof. It is a `Tried`, whose `left_out`
-            says what was not tried. 0 where the layout is no family's, so that no batches can be
+            How many cases it survived: evidence, not a proof. It is a `Tried`; its `left_out` says
+            what was not tried. 0 where the layout is no family's, so that no batches can be
             drawn: the code was run on its own batch alone.
 
         Raises:
@@ -94,7 +94,7 @@ class Code:
 def export(batch: Batch | Layout | Mapping[str, Any] | str, **reading: Any) -> Code:
     """Corrected slicing code for the layout of `batch`.
 
-    The code is run on `batch` before it is handed out: it cuts it as `Batch.chunks` does. Where
+    The code is run on `batch` before it is returned: it cuts it as `Batch.chunks` does. Where
     placeholder tokens say how many images each sample has, it counts them by itself; else the first
     line of its docstring names what it reads, `inputs["num_images"]`.
 
@@ -158,7 +158,7 @@ def _complete(layout: Layout) -> Layout:
 
 
 def _refuse(layout: Layout, key: str, axis: Axis) -> None:
-    """Refuse a key whose rows code could not find."""
+    """Refuse a key if exported code could not find its rows."""
     literal(key)
     unit = layout.media.get(key)
     cut = axis.unit in ("sample", "batch")
@@ -170,7 +170,7 @@ def _refuse(layout: Layout, key: str, axis: Axis) -> None:
     raise BadInput(
         f"{one_line(key)} has {one_line(axis)}, but layout {one_line(layout.family)} has no such "
         "key, so no code was written that would drop it in silence. Leave it out of the batch, "
-        "and cut it beside the exported code."
+        "and cut it next to the exported code."
     )
 
 

@@ -113,7 +113,7 @@ def source_of(
 
 
 def counted_units(groups: Iterable[Group]) -> list[str]:
-    """Units whose numbers per sample the code must know, in order."""
+    """Units that the code must count per sample, in order."""
     units = dict.fromkeys(unit for group in groups for unit in (group.unit, *group.units))
     return [unit for unit in units if unit in NAMES]
 

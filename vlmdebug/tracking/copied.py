@@ -20,7 +20,7 @@ from vlmdebug.families.facts import Facts, Hints
 
 
 def copied(key: str, tensors: Mapping[str, torch.Tensor], hints: Hints) -> Made:
-    """What is known of one of them, `(sample, seq)`, beside the `input_ids` of its call."""
+    """What is known about one of them, `(sample, seq)`, from the `input_ids` of its call."""
     value, ids = tensors[key], tensors["input_ids"]
     if value.shape != ids.shape:
         return Made.unchecked(MadeBy.OTHER_SHAPE)

@@ -314,7 +314,7 @@ def _alike(planes: np.ndarray, expected: np.ndarray, real: np.ndarray) -> bool:
 
 
 def _array(value: Any) -> np.ndarray | None:
-    """Its values where they lie; None for what is no array of numbers."""
+    """Its values without a copy; None if it is not an array of numbers."""
     if not hasattr(value, "shape") and not isinstance(value, (list, tuple)):
         return None
     try:
@@ -336,4 +336,4 @@ _RULES: Mapping[str, Callable[[_Call, np.ndarray], Made]] = {
 }
 
 READ = frozenset(_RULES)
-"""Keys whose values are looked at."""
+"""Keys with values that are read."""

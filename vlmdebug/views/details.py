@@ -1,4 +1,4 @@
-"""The details beside the explorer's drawing: the selected images and what is wrong, as HTML."""
+"""The details next to the explorer's drawing: the selected images and the findings, as HTML."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Details:
         return "".join(parts)
 
     def _pair(self, mismatch: Mismatch) -> str:
-        """Images that the chunk should see beside those that it was passed."""
+        """Images that the chunk should see, next to those that it got."""
         scene, key = self.report.scene, mismatch.key
         if scene is None or key is None or mismatch.actual is None or mismatch.expected is None:
             return ""

@@ -44,8 +44,8 @@ class Explorer(anywidget.AnyWidget):
 
     Attributes:
         chunk_size: Samples per chunk.
-        slicer: Name of the slicer on trial, one of `slicers`.
-        chunk: The chunk whose cut is drawn.
+        slicer: Name of the slicer under test, one of `slicers`.
+        chunk: The chunk of the drawn cut.
         selection: What was picked: `{"lane": "images", "index": 3}`, or empty.
         num_images: Images per sample where the batch does not tell; empty: as it was read.
         layout: Name of a layout family where the batch does not tell; empty: as it was read.

@@ -91,7 +91,7 @@ def _finding(report: Record, finding: Finding) -> str:
 
 
 def _pair(report: Record, mismatch: Mismatch) -> str:
-    """The images that the samples should see beside those that they were passed."""
+    """The images that the samples should see, next to those that they got."""
     scene, key = report.scene, mismatch.key
     if scene is None or key is None or not scene.thumbnails:
         return ""

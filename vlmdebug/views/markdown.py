@@ -58,7 +58,7 @@ def _broken(text: str) -> str:
 
 
 def _safe(text: object, limit: int = 2000) -> str:
-    """Text whose markup shows instead of acting, on one line.
+    """Text on one line with its markup shown, not rendered.
 
     GitHub makes links of `@name` and `#1` after it has read the Markdown, whatever is escaped;
     an empty comment between the two characters stops it.

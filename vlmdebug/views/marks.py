@@ -24,7 +24,7 @@ LEGEND = {
     "altered": "owned and passed, but altered",
     "unknown": "not compared",
 }
-"""Every mark and what it stands for, in the order in which they are explained."""
+"""Every mark and its meaning, in the order in which they are explained."""
 
 
 @dataclass(frozen=True)

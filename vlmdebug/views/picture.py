@@ -30,7 +30,7 @@ MOST_MARKS = 200
 
 @dataclass(frozen=True)
 class Box:
-    """Rows `start:stop` of a lane, and the sample and image whose they are (-1: no one image's)."""
+    """Rows `start:stop` of a lane, with their sample and image (-1: no single image)."""
 
     start: int
     stop: int
@@ -176,7 +176,7 @@ def height(drawn: Sequence[Lane]) -> int:
 
 
 def svg(report: Record, chunk: int | None) -> str:
-    """The whole picture as a file of its own; `chunk` is the one whose cut is drawn."""
+    """The whole picture as a separate file; `chunk` is the chunk of the drawn cut."""
     drawn = lanes(report)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="100%" height="{height(drawn)}">'
@@ -278,7 +278,7 @@ def _begin(lane: Lane, samples: Sequence[int]) -> float:
 
 
 def _chip(text: str, x: float, top: int, share: float) -> str:
-    """Words on a ground of their own, which light and dark themes read; `share` lies left of x."""
+    """Words on a background that works in light and dark themes; `share` of them is left of x."""
     wide = round(len(text) * LETTER + 10)
     left, middle = -share * wide, (0.5 - share) * wide
     return (
@@ -334,7 +334,7 @@ def description(report: Record, chunk: int) -> str:
 
 
 def legend(report: Record, chunk: int) -> str:
-    """What the marks in the picture stand for, of those that occur."""
+    """The meaning of the marks that occur in the picture."""
     names = {name for cut in cuts(report, chunk).values() for name, _ in cut.marks.items()}
     looks = {
         "passed": "solid",

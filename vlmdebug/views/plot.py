@@ -28,7 +28,7 @@ MARKS: dict[str, dict[str, Any]] = {
 TINTS = ("#0072B2", "#66AAD1")
 """Of neighbouring samples."""
 INK = "#777777"
-"""Reads on white and on black, for figures whose ground is the page's own."""
+"""Readable on white and on black, for figures with a transparent background."""
 
 
 def plot(report: Record, ax: Axes | None = None) -> Axes:
@@ -70,8 +70,8 @@ def plot_lanes(report: Record, ax: Axes | None = None, *, chunk: int | None = No
     drawn = lanes(report)
     if not drawn:
         raise BadInput(
-            "This report does not know whose rows are which, so its lanes cannot be drawn. "
-            "Draw a batch whose images per sample are known, or check(..., pictures=True)."
+            "This report does not know which samples own which rows, so its lanes cannot be "
+            "drawn. Draw a batch with known images per sample, or check(..., pictures=True)."
         )
     if ax is None:
         ax = _new_axes(0.8 + 0.6 * len(drawn))
@@ -145,7 +145,7 @@ def _named(box: Box, lane: Lane) -> str:
 
 
 def plot_map(report: Record, ax: Axes | None = None) -> Axes:
-    """Every chunk against every key: where it is right, wrong, or cannot be told.
+    """Every chunk against every key: right, wrong, or unknown.
 
     For batches too big to read line by line; wrong cells are crossed, unknown ones dotted.
 

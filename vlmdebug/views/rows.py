@@ -88,7 +88,7 @@ def counted(report: Record) -> list[str]:
 
 
 def title(finding: Finding) -> str:
-    """What a finding's code stands for, for codes of newer versions too."""
+    """The title of a finding's code, also for codes of newer versions."""
     return finding.title if finding.code in CODES else "a kind this version does not know"
 
 
@@ -177,7 +177,7 @@ def keys(report: Record) -> list[str]:
 
 
 def media(report: Record) -> list[str]:
-    """Keys whose rows are of images, videos or audio clips: what `input_ids` is not cut like."""
+    """Keys with rows of images, videos or audio clips, which are not cut like `input_ids`."""
     return [key for key in keys(report) if kind(report, key) == "media"]
 
 

@@ -96,7 +96,7 @@ def _table(report: Record) -> str:
 
 
 def fitted(grid: Sequence[Sequence[str]], fixed: int) -> list[str]:
-    """Columns side by side; those that do not fit beside the first `fixed` go below them."""
+    """Columns side by side; those that do not fit next to the first `fixed` go below them."""
     safe = [[_clipped(text) for text in row] for row in grid]
     widths = [max(map(len, column)) for column in zip(*safe, strict=True)]
     lines: list[str] = []

@@ -1,6 +1,6 @@
 """Chunks judged by the batch that they are slices of.
 
-A slice lies in the memory of the batch it was cut from, so the whole batch can be read there.
+A slice is in the memory of the batch it was cut from, so the whole batch can be read there.
 A batch is read once, as long as its chunks come; the tensors themselves are not kept.
 """
 
@@ -77,7 +77,7 @@ class CallJudge:
     def __call__(self, tensors: Callable[[], Tensors], *, alone: bool = False) -> Verdict:
         """What is found in one call, or why it is unread.
 
-        `alone`: by what it was handed only, whatever that was cut from.
+        `alone`: only by its own tensors, whatever they were cut from.
         """
         try:
             given = tensors()
@@ -99,7 +99,7 @@ class CallJudge:
         return self._by_batch(tensors, parents)
 
     def _by_itself(self, tensors: Tensors, *, cached: bool = False) -> Judged:
-        """By what the call was handed only.
+        """Only by the call's own tensors.
 
         `cached`: behind a cache, where the mask has columns of earlier tokens.
         """
@@ -158,11 +158,12 @@ class CallJudge:
         return Judged.of(replace(alone.report(), ambiguities=doubts))
 
     def _by_both(self, tensors: Tensors, parents: Tensors) -> Judged:
-        """Slices beside tensors that are none: copies, or the whole of what others are slices of.
+        """Slices together with other tensors: copies, or the whole of what others are slices of.
 
-        What is in step by itself is right, for nothing tells whose rows copies are. But where the
-        chunk has all placeholders of the batch, what is no slice must be the whole. And where the
-        call is wrong anyway, the batch tells better what is wrong, if it is in step itself.
+        A call that matches by itself is right, because nothing identifies the rows of copies. But
+        if the chunk has all placeholders of the batch, a tensor that is not a slice must be the
+        whole. And if the call is wrong anyway, the batch explains it better, if the batch itself
+        matches.
         """
         try:
             alone, unread = self._by_itself(tensors), None
@@ -201,7 +202,7 @@ def _itself(report: Report) -> Report:
 
 
 def why(error: Exception) -> str:
-    """Why a call is unread: what the user is told, or that the mistake is ours."""
+    """Why a call is unread: the message for the user, or that the error is ours."""
     ours = f"vlmdebug failed: {type(error).__name__}: {error}"
     return str(error) if isinstance(error, VlmDebugError) else ours
 
@@ -341,10 +342,10 @@ def _of_batch(tensors: Tensors) -> dict[str, torch.Tensor]:
 
 
 def parents_of(tensors: Tensors) -> Tensors:
-    """What each tensor is a slice of; the tensors themselves where that cannot be told.
+    """What each tensor is a slice of; the tensors themselves if that is unknown.
 
-    Where several of them lie in one memory, as after a broadcast in one buffer, its rows are not
-    one tensor's.
+    If several of them share one memory, as after a broadcast in one buffer, its rows do not belong
+    to one tensor.
     """
     parents = {key: _parent(tensor) for key, tensor in tensors.items()}
     owners: dict[int, torch.Tensor] = {}
