@@ -326,7 +326,7 @@ def test_fewer_columns_than_tokens_are_not_called_right(padded, key):
     report = vd.check(slicer, batch)
 
     assert {(m.code, m.key, m.silent) for m in report.mismatches} == {("VLM011", key, None)}
-    assert " columns beside " in report.findings[0].message
+    assert " columns for " in report.findings[0].message
     assert not vd.prove(slicer, batch, model).ok
 
 

@@ -815,7 +815,7 @@ def test_images_that_are_copied_to_one_place_chunk_by_chunk_are_not_taken_for_ot
     assert (
         trace.calls[1]
         .report.ambiguities[0]
-        .startswith("pixel_values was written to between two chunks of the same input_ids")
+        .startswith("pixel_values was modified in place between two chunks of the same input_ids")
     )
 
 
@@ -911,7 +911,7 @@ def test_log_that_cannot_be_written_is_refused_before_anything_runs(tmp_path):
 
     assert str(refused.value) == (
         f"log is {str(log)!r}, which cannot be written: No such file or directory. Nothing was "
-        "watched. Pass a file in a folder that is there, or leave log out."
+        "watched. Pass a file in an existing folder, or leave log out."
     )
     assert not model._forward_pre_hooks
 
@@ -1014,7 +1014,7 @@ def test_device_that_failed_leaves_the_programs_exception_alone(built, monkeypat
         ),
         pytest.param(
             lambda c: {"attention_mask": c["attention_mask"].to_sparse()},
-            "with a sparse attention_mask, but rows can be told only where they lie in memory",
+            "with a sparse attention_mask, but rows can be identified only if they are consecutive",
             id="sparse mask",
         ),
         pytest.param(
@@ -1024,7 +1024,7 @@ def test_device_that_failed_leaves_the_programs_exception_alone(built, monkeypat
         ),
         pytest.param(
             lambda c: {"pixel_values": list(c["pixel_values"])},
-            "with pixel_values as a list of 2, but rows can be told only in a tensor",
+            "with pixel_values as a list of 2, but rows can be identified only in a tensor",
             id="list of pixels",
         ),
         pytest.param(
