@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from vlmdebug.core.batch import Batch
-from vlmdebug.core.presence import planned_rows
+from vlmdebug.core.presence import expected_rows
 from vlmdebug.core.rows import chunk_bounds
 from vlmdebug.families import FAMILIES, BatchSpec
 from vlmdebug.running.export import export
@@ -49,7 +49,7 @@ def bare_slices(batch: Batch, chunk_size: int) -> Callable[[], None]:
     cuts = []
     for start, stop in chunk_bounds(len(batch), chunk_size):
         for key, tensor in batch.inputs.items():
-            planned = planned_rows(batch, key, range(start, stop))
+            planned = expected_rows(batch, key, range(start, stop))
             for first, last in planned.rows.ranges:
                 cuts.append((tensor, first, last))
 

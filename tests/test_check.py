@@ -8,7 +8,7 @@ from transformers import BatchFeature
 
 import vlmdebug as vd
 from vlmdebug import slicers
-from vlmdebug.running.check import AskedDict
+from vlmdebug.running.check import TrackedInputs
 from vlmdebug.slicers import STORY
 
 IMAGES_104 = [*((2, 0, 3, 1, 2)[sample % 5] for sample in range(63)), 3]
@@ -68,12 +68,12 @@ def test_inputs_are_used_as_what_a_processor_returns_is(batch, as_used):
 
     assert vd.check(corrected, batch).ok
     assert {m.key for m in vd.check(by_sample, batch).mismatches} == set(batch.layout.media)
-    used, given = as_used(AskedDict(real)), as_used(real)
+    used, given = as_used(TrackedInputs(real)), as_used(real)
     assert {key: used[key].dtype for key in real} == {key: given[key].dtype for key in real}
 
 
 def test_names_asked_for_in_vain_are_known_whatever_they_are_asked_of(batch):
-    asked = AskedDict(batch.inputs)
+    asked = TrackedInputs(batch.inputs)
 
     assert asked.copy().to("cpu").get("pixel_position_ids") is None
     assert not hasattr(asked.data, "stale")

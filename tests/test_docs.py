@@ -134,8 +134,10 @@ def test_notebook_has_plain_words(notebook):
 
 
 def test_hard_words_would_be_seen_in_prose_and_comments_alone():
-    printed = "```text\nsample 0, whose rows\n```\nCall `kin`:\n```python\nkin(told)\n```"
-    written = "Rows whose owner\nis told.\n```python\nrows = kin()  # made anew\n```"
+    printed = (
+        "```text\nsample 0, whose rows\n```\nCall `recipe_from_config`:\n```python\nkin(told)\n```"
+    )
+    written = "Rows whose owner\nis told.\n```python\nrows = recipe_from_config()  # made anew\n```"
 
     assert hard_words(printed) == []
     assert [word.partition(":")[0] for word in hard_words(written)] == [
@@ -147,7 +149,7 @@ def test_hard_words_would_be_seen_in_prose_and_comments_alone():
 
 def test_hard_words_would_be_seen_in_docstrings_messages_and_comments_alone():
     source = (
-        "def kin(told):  # made anew\n"
+        "def recipe_from_config(told):  # made anew\n"
         '    """Rows whose `beside` is told."""\n'
         '    raise ValueError(f"{told} was handed " f"over", "beside", "use --beside")\n'
     )

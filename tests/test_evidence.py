@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import vlmdebug as vd
-from vlmdebug.families.hints import anyres_tokens, read_hints
+from vlmdebug.families.metadata import anyres_tokens, read_metadata
 
 CONSTANT = ("llava", "vipllava", "video_llava", "gemma3", "paligemma", "janus", "deepseek_vl")
 ALSO = ("deepseek_vl_hybrid", "shieldgemma2", "aria", "idefics2")
@@ -181,7 +181,7 @@ def test_anyres_tokens_of_the_config_are_those_of_the_processor(most):
     count = anyres_tokens(config)
 
     assert count is not None
-    assert count(sizes) == read_hints(processor).tokens_per_image(sizes)
+    assert count(sizes) == read_metadata(processor).tokens_per_image(sizes)
 
 
 @pytest.mark.parametrize("given", ["config", "model"])

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 import vlmdebug as vd
-from vlmdebug.core.presence import planned_rows
+from vlmdebug.core.presence import expected_rows
 from vlmdebug.testing import assert_slices
 
 ALONG = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids", "labels")
@@ -348,7 +348,7 @@ def copied(batch, groups, media=None, **attributes):
             chunk = {}
             for key, axis in batch.layout.items():
                 own = samples if media is None or key in ALONG else [media[s] for s in samples]
-                rows = [*planned_rows(batch, key, own).rows]
+                rows = [*expected_rows(batch, key, own).rows]
                 chunk[key] = torch.from_numpy(batch.inputs[key].numpy().take(rows, axis.dim))
             yield chunk
 

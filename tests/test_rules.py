@@ -8,7 +8,7 @@ import pytest
 
 import vlmdebug as vd
 from vlmdebug.families import FAMILIES, release
-from vlmdebug.families.facts import Hints
+from vlmdebug.families.facts import ProcessorMetadata
 from vlmdebug.families.rules import SEEN
 
 torch = pytest.importorskip("torch")
@@ -115,4 +115,4 @@ def test_no_outcome_follows_where_an_axis_of_the_family_is_said_otherwise():
 
 @pytest.mark.parametrize(("family", "model"), MODELS)
 def test_rules_of_a_model_name_the_releases_in_which_they_were_seen(family, model):
-    assert FAMILIES[family].rules_for(Hints(model_type=model)).seen
+    assert FAMILIES[family].rules_for(ProcessorMetadata(model_type=model)).seen

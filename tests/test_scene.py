@@ -296,10 +296,10 @@ def test_images_given_are_shown_in_place_of_restored_ones(batch, shape):
 
 def test_explorer_shows_the_images_given(batch):
     pytest.importorskip("anywidget")
-    from vlmdebug.exploring import Bench
+    from vlmdebug.exploring import LiveSession
 
     given = vd.tiny.images([2, 1, 1], sizes=(160, 160), seed=5)
-    shown = Bench(batch, slicers.by_sample, {}, given).thumbnail(2)
+    shown = LiveSession(batch, slicers.by_sample, {}, given).thumbnail(2)
 
     assert shown == thumbnail(batch, 2, 96, [*given[0], *given[1], *given[2]])
 

@@ -274,7 +274,7 @@ def audio():
         WhisperFeatureExtractor,
     )
 
-    from vlmdebug.tiny.kin import small
+    from vlmdebug.tiny.from_config import small
     from vlmdebug.tiny.models import _seeded
     from vlmdebug.tiny.tokenizer import train_tokenizer
 

@@ -382,7 +382,7 @@ class Accelerator:
 
     def __init__(self, monkeypatch):
         self.done, self.waited = False, 0
-        monkeypatch.setattr("vlmdebug.watching.watch.are_here", lambda tensors: False)
+        monkeypatch.setattr("vlmdebug.watching.watch.all_on_cpu", lambda tensors: False)
         monkeypatch.setattr("vlmdebug.watching.pending.stream_of", lambda device: self)
 
     def record_event(self):
@@ -1062,7 +1062,7 @@ def test_plainly_right_chunk_has_the_report_of_a_closer_look(family, built, monk
     with monkeypatch.context() as patched:
         patched.setattr("vlmdebug.watching.slices.used_chunk", closer_look)
         plain = watched(model, processor, chunks)
-    monkeypatch.setattr("vlmdebug.watching.fast_path.RightChunks.samples", lambda *_: None)
+    monkeypatch.setattr("vlmdebug.watching.fast_path.FastPath.samples", lambda *_: None)
     closer = watched(model, processor, chunks)
 
     assert plain.ok
@@ -1097,7 +1097,7 @@ def test_chunk_with_a_key_of_another_is_never_plainly_right(family, built, monke
     ]
     mixed += [{k: v for k, v in one.items() if k != key} for one in right for key in [*one][2:]]
     plain = watched(model, processor, [right[0], *mixed])
-    monkeypatch.setattr("vlmdebug.watching.fast_path.RightChunks.samples", lambda *_: None)
+    monkeypatch.setattr("vlmdebug.watching.fast_path.FastPath.samples", lambda *_: None)
     closer = watched(model, processor, [right[0], *mixed])
 
     assert [call.ok for call in plain.calls] == [call.ok for call in closer.calls]

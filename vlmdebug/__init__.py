@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from vlmdebug.watching.watch import Trace as Trace
     from vlmdebug.watching.watch import watch as watch
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = {
     "Ambiguity": "core.batch",

@@ -27,7 +27,7 @@ from vlmdebug.slicers import STORY
 if TYPE_CHECKING:
     from vlmdebug.views.explorer import Explorer
 
-PLANNED = "as planned"
+AS_EXPECTED = "as expected"
 TRL = {"trl grpo": "grpo", "trl rloo": "rloo", "trl grpo-buffer": "grpo-buffer"}
 
 
@@ -83,7 +83,7 @@ def explore(
         ) from error
     chunk_bounds(1, chunk_size)
     if len(args) == 1 and isinstance(args[0], Report):
-        return Explorer(Shown(args[0]), args[0].chunk_size or 1)
+        return Explorer(SavedSession(args[0]), args[0].chunk_size or 1)
     if not 1 <= len(args) <= 2 or (len(args) == 2 and not callable(args[0])):
         raise BadInput(
             f"explore was given {', '.join(type(one).__name__ for one in args) or 'nothing'}, but "
@@ -91,10 +91,10 @@ def explore(
             "Call explore(slicer, batch), explore(batch) or explore(report)."
         )
     slicer = cast("Slicer | None", args[0] if len(args) == 2 else None)
-    return Explorer(Bench(args[-1], slicer, reading, pictures), chunk_size)
+    return Explorer(LiveSession(args[-1], slicer, reading, pictures), chunk_size)
 
 
-class Shown:
+class SavedSession:
     """A report without its batch: its stored verdicts, and no new ones."""
 
     slicers: tuple[str, ...] = ()
@@ -124,7 +124,7 @@ class Shown:
         raise BadInput("A report has no batch to read again. Pass the batch to explore.")
 
 
-class Bench:
+class LiveSession:
     """A batch and the slicers that can be tried on it."""
 
     def __init__(
@@ -139,7 +139,7 @@ class Bench:
         if slicer is not None:
             name = str(getattr(slicer, "__name__", type(slicer).__name__))
             self._tried[name] = lambda: slicer
-        self._tried[PLANNED] = lambda: self._as_planned
+        self._tried[AS_EXPECTED] = lambda: self._as_expected
         for known in STORY:
             self._tried.setdefault(known.__name__, lambda known=known: known)
         if importlib.util.find_spec("trl") is not None:
@@ -204,7 +204,7 @@ class Bench:
         self.__dict__.pop("_scene", None)
         self.__dict__.pop("_thumbnails", None)
 
-    def _as_planned(self, inputs: dict[str, Any], chunk_size: int) -> Any:
+    def _as_expected(self, inputs: dict[str, Any], chunk_size: int) -> Any:
         return self.batch.chunks(chunk_size)
 
     @cached_property

@@ -13,7 +13,7 @@ from vlmdebug.core.batch import Batch
 from vlmdebug.core.given import described, public
 from vlmdebug.core.layout import plural
 from vlmdebug.core.owners import owners_of
-from vlmdebug.core.presence import planned_rows
+from vlmdebug.core.presence import expected_rows
 from vlmdebug.core.rows import Rows, chunk_bounds
 from vlmdebug.errors import BadInput
 
@@ -63,13 +63,13 @@ def predict(batch: Batch, key: str, rows: Said, *, chunk: int, chunk_size: int =
             f"{', '.join(batch.layout)} in {len(bounds)} chunks, from 0. Name one of these."
         )
     samples = range(*bounds[chunk])
-    planned, said = planned_rows(batch, key, samples), _rows(rows)
+    expected, said = expected_rows(batch, key, samples), _rows(rows)
     if said is None:
-        right = planned.presence == "absent" or (
-            not planned.rows and (planned.presence == "either" or isinstance(rows, slice))
+        right = expected.presence == "absent" or (
+            not expected.rows and (expected.presence == "either" or isinstance(rows, slice))
         )
     else:
-        right = planned.presence != "absent" and said == planned.rows
+        right = expected.presence != "absent" and said == expected.rows
     told = [_said(batch, key, said, right), _found(batch, key, samples)]
     return Answer(right, " ".join(told))
 
@@ -107,7 +107,7 @@ def _said(batch: Batch, key: str, said: Rows | None, right: bool) -> str:
 
 def _found(batch: Batch, key: str, samples: range) -> str:
     """How the rows are computed."""
-    unit, planned = batch.layout[key].unit, planned_rows(batch, key, samples)
+    unit, expected = batch.layout[key].unit, expected_rows(batch, key, samples)
     count = batch.counts[unit]
     whose = f"sample {samples[0]}" if len(samples) == 1 else f"samples {samples[0]}:{samples.stop}"
     begin = count.offsets[samples.start]
@@ -118,7 +118,7 @@ def _found(batch: Batch, key: str, samples: range) -> str:
         before = " + ".join(map(str, count[: samples.start]))
         start = f"Before {whose} come {before} {plural(unit)}, so its rows begin at {begin}"
     own = " + ".join(map(str, count[samples.start : samples.stop]))
-    if planned.presence == "absent":
+    if expected.presence == "absent":
         return f"The chunk holds {whose}, which has no images: it must not be given {key} at all."
-    rows = planned.rows if planned.rows else "nothing"
+    rows = expected.rows if expected.rows else "nothing"
     return f"{key} has one row per {unit}. {start}; it owns {own}. That is {key}[{rows}]."

@@ -7,11 +7,11 @@ from vlmdebug.checking.findings import Because, Cause, Changed, OtherColumns, Pa
 from vlmdebug.checking.observed import ObservedChunk
 from vlmdebug.core.change import UNSURE, Change
 from vlmdebug.core.layout import plural
-from vlmdebug.core.observed import Used
+from vlmdebug.core.observed import ObservedKey
 
 
 def alteration(
-    chunk: ObservedChunk, key: str, used: Used
+    chunk: ObservedChunk, key: str, used: ObservedKey
 ) -> PaddingCut | Changed | OtherColumns | MayDiffer | None:
     """What became of the right rows of `key`; None where they are as they were."""
     if not _padding_fits(chunk, key, used):
@@ -35,7 +35,7 @@ def alteration(
     )
 
 
-def _padding_fits(chunk: ObservedChunk, key: str, used: Used) -> bool:
+def _padding_fits(chunk: ObservedChunk, key: str, used: ObservedKey) -> bool:
     """Whether the padded dimension still holds every tile of the chunk's samples."""
     needed = _needed_padding(chunk, key)
     if used.inner is None or needed is None:
@@ -53,7 +53,7 @@ def _needed_padding(chunk: ObservedChunk, key: str) -> int | None:
     return max((counts[axis.padded][sample] for sample in chunk.samples), default=0)
 
 
-def _padding_cut(chunk: ObservedChunk, key: str, used: Used) -> PaddingCut:
+def _padding_cut(chunk: ObservedChunk, key: str, used: ObservedKey) -> PaddingCut:
     """The right rows, with their padded dimension cut off."""
     axis, needed = chunk.batch.layout[key], _needed_padding(chunk, key)
     assert axis.padded is not None and needed is not None and used.inner is not None
@@ -70,7 +70,7 @@ def _padding_cut(chunk: ObservedChunk, key: str, used: Used) -> PaddingCut:
     )
 
 
-def _other_columns(chunk: ObservedChunk, key: str, used: Used) -> OtherColumns:
+def _other_columns(chunk: ObservedChunk, key: str, used: ObservedKey) -> OtherColumns:
     return OtherColumns(
         key=key,
         expected=used.rows,

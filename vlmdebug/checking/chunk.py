@@ -26,8 +26,8 @@ from vlmdebug.checking.findings import (
 from vlmdebug.checking.observed import ObservedChunk
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import BOOKKEEPING, EXTRAS
-from vlmdebug.core.observed import Made, Run, Used, UsedChunk
-from vlmdebug.core.presence import Planned, can_do_without
+from vlmdebug.core.observed import Made, ObservedCall, ObservedKey, SlicerRun
+from vlmdebug.core.presence import ExpectedRows, can_do_without
 from vlmdebug.core.record import ChunkReport, KeyReport, KeyState
 from vlmdebug.core.rows import Rows, rows_of
 from vlmdebug.errors import AmbiguousError
@@ -42,11 +42,11 @@ class ChunkChecker:
     """
 
     def __init__(
-        self, batch: Batch, run: Run, index: int, chunk: UsedChunk, causes: Causes
+        self, batch: Batch, run: SlicerRun, index: int, chunk: ObservedCall, causes: Causes
     ) -> None:
         self.chunk: ObservedChunk = ObservedChunk(batch, run, index, chunk, causes)
         self.batch: Batch = batch
-        self.keys: Mapping[str, Used] = chunk.keys
+        self.keys: Mapping[str, ObservedKey] = chunk.keys
         self.found: list[Difference] = []
         self.doubts: dict[str, Doubt] = {}
 
@@ -93,27 +93,27 @@ class ChunkChecker:
     def _key(self, key: str) -> KeyReport:
         used = self.keys.get(key)
         try:
-            planned = self.chunk.forecast.planned(key)
+            expected = self.chunk.forecast.expected(key)
         except (AmbiguousError, IndexError):
             return KeyReport(KeyState.CANNOT_TELL, None, used.rows if used else None)
         if used is None:
-            if can_do_without(self.batch, key, planned, self.chunk.used):
-                return KeyReport(KeyState.ABSENT, planned.rows, None)
-            return self._dropped(key, planned.rows)
-        if planned.presence == "absent":
-            return self._must_be_absent(key, planned.rows, used)
+            if can_do_without(self.batch, key, expected, self.chunk.used):
+                return KeyReport(KeyState.ABSENT, expected.rows, None)
+            return self._dropped(key, expected.rows)
+        if expected.presence == "absent":
+            return self._must_be_absent(key, expected.rows, used)
         if used.rows is None:
             unmatched = Unmatched(key, self.chunk.index, used.length, used.unread)
             self.doubts.setdefault(key, unmatched)
-            return KeyReport(KeyState.CANNOT_TELL, planned.rows, None)
-        if not planned.rows.ranges and self._is_unread(key, planned):
-            return KeyReport(KeyState.OK, planned.rows, used.rows)
-        right = used.rows == planned.rows or (
-            used.rows == planned.without_empty and self._all_without_empty
+            return KeyReport(KeyState.CANNOT_TELL, expected.rows, None)
+        if not expected.rows.ranges and self._is_unread(key, expected):
+            return KeyReport(KeyState.OK, expected.rows, used.rows)
+        right = used.rows == expected.rows or (
+            used.rows == expected.without_empty and self._all_without_empty
         )
         if right and used.source is None:
-            return KeyReport(self._right_rows(key, used), planned.rows, used.rows)
-        return self._wrong_rows(key, planned.rows, used, used.rows)
+            return KeyReport(self._right_rows(key, used), expected.rows, used.rows)
+        return self._wrong_rows(key, expected.rows, used, used.rows)
 
     @cached_property
     def _all_without_empty(self) -> bool:
@@ -126,12 +126,12 @@ class ChunkChecker:
         }
         return len(given) == 1
 
-    def _is_unread(self, key: str, planned: Planned) -> bool:
+    def _is_unread(self, key: str, expected: ExpectedRows) -> bool:
         """Whether it describes images in a chunk that has none, and no pixels."""
-        described = planned.presence == "either" and key in self.batch.image.keys
+        described = expected.presence == "either" and key in self.batch.image.keys
         return described and "pixel_values" not in self.keys
 
-    def _right_rows(self, key: str, used: Used) -> KeyState:
+    def _right_rows(self, key: str, used: ObservedKey) -> KeyState:
         """The state of a key with the right rows, which may have been altered."""
         if used.change is None and used.inner is None:
             return KeyState.OK  # as nearly all keys are
@@ -144,7 +144,7 @@ class ChunkChecker:
         self.found.append(altered)
         return KeyState.WRONG_ROWS
 
-    def _wrong_rows(self, key: str, expected: Rows, used: Used, rows: Rows) -> KeyReport:
+    def _wrong_rows(self, key: str, expected: Rows, used: ObservedKey, rows: Rows) -> KeyReport:
         if used.source is not None or rows.foreign:
             kind = ForeignRows
         else:
@@ -178,7 +178,7 @@ class ChunkChecker:
         )
         return KeyReport(KeyState.DROPPED, expected, None)
 
-    def _must_be_absent(self, key: str, expected: Rows, used: Used) -> KeyReport:
+    def _must_be_absent(self, key: str, expected: Rows, used: ObservedKey) -> KeyReport:
         causes = self.chunk.causes.of(key) if used.length else ()
         self.found.append(
             MustBeAbsent(
@@ -193,7 +193,7 @@ class ChunkChecker:
         )
         return KeyReport(KeyState.MUST_BE_ABSENT, expected, used.rows)
 
-    def _meant(self, key: str, used: Used) -> str | None:
+    def _meant(self, key: str, used: ObservedKey) -> str | None:
         """The key of the batch that a name no model takes means; None for a trainer's own.
 
         A trainer may keep keys for its loss, `advantages` for instance. A name means a key if
@@ -209,7 +209,7 @@ class ChunkChecker:
         strange = key in self.batch.known or self.chunk.run.partial
         return used.source or "" if strange else None
 
-    def _misnamed(self, key: str, used: Used, near: str) -> KeyReport:
+    def _misnamed(self, key: str, used: ObservedKey, near: str) -> KeyReport:
         self.found.append(UnknownKey(key=key, actual=used.rows, meant=near, **self.chunk.place))
         return KeyReport(KeyState.UNKNOWN_KEY, None, used.rows)
 

@@ -1,4 +1,4 @@
-"""Planned against used: the rules by which a chunk is judged.
+"""ExpectedRows against used: the rules by which a chunk is judged.
 
 Everything here is arithmetic on row numbers. Who ran the slicer and how its rows were
 recognised (`vlmdebug.tracking`) does not matter; every way of watching code ends here.
@@ -27,14 +27,14 @@ from vlmdebug.checking.report import Report
 from vlmdebug.checking.text_doubts import doubt
 from vlmdebug.checking.whole_batch import batch_differences, report_of, unsettled_of
 from vlmdebug.core.batch import Batch
-from vlmdebug.core.observed import Run
+from vlmdebug.core.observed import SlicerRun
 from vlmdebug.core.record import ChunkReport
 from vlmdebug.safe import one_line
 
 MOST_OF_ERROR = 500
 
 
-def compare(batch: Batch, run: Run, *, alone: bool = True) -> Report:
+def compare(batch: Batch, run: SlicerRun, *, alone: bool = True) -> Report:
     """Check every chunk of `run`, then the whole of it, then the batch `alone`."""
     reports: list[ChunkReport] = []
     found: list[Difference] = []
@@ -54,11 +54,13 @@ def compare(batch: Batch, run: Run, *, alone: bool = True) -> Report:
     return report_of(batch, reports, found, list(unsettled.values()), run)
 
 
-def _with_stale_lookups(batch: Batch, run: Run, found: Sequence[Difference]) -> list[Difference]:
+def _with_stale_lookups(
+    batch: Batch, run: SlicerRun, found: Sequence[Difference]
+) -> list[Difference]:
     """A missing name that the slicer looked up explains why it dropped a similar key."""
     dropped = list(dict.fromkeys(one.key for one in found if isinstance(one, Dropped)))
     result = list(found)
-    for asked in run.asked if dropped else ():
+    for asked in run.missing_lookups if dropped else ():
         near = get_close_matches(asked, dropped, 1, cutoff=0.75)
         if not near or asked in batch.known:
             continue  # code for all layouts asks for keys that this one lacks
@@ -74,11 +76,13 @@ def _with_stale_lookups(batch: Batch, run: Run, found: Sequence[Difference]) -> 
     return result
 
 
-def _raised(run: Run) -> list[SlicerRaised]:
+def _raised(run: SlicerRun) -> list[SlicerRaised]:
     error = run.error
     if error is None:
         return []
-    missing = isinstance(error, KeyError) and bool(error.args) and error.args[0] in run.asked
+    missing = (
+        isinstance(error, KeyError) and bool(error.args) and error.args[0] in run.missing_lookups
+    )
     return [
         SlicerRaised(
             chunk=len(run.chunks),
@@ -91,7 +95,7 @@ def _raised(run: Run) -> list[SlicerRaised]:
     ]
 
 
-def _order(batch: Batch, run: Run, reports: Sequence[ChunkReport]) -> list[Difference]:
+def _order(batch: Batch, run: SlicerRun, reports: Sequence[ChunkReport]) -> list[Difference]:
     """Samples over all chunks: each as often as it should come, in the batch's order."""
     if run.partial or any(chunk.embedded for chunk in run.chunks):
         return []

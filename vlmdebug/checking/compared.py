@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from vlmdebug.checking.labels import UNTOLD
 from vlmdebug.core.batch import Batch
-from vlmdebug.core.observed import Run
+from vlmdebug.core.observed import SlicerRun
 from vlmdebug.core.record import Compared
 from vlmdebug.core.wording import number
 
 
-def compared(batch: Batch, run: Run | None) -> tuple[Compared, ...]:
+def compared(batch: Batch, run: SlicerRun | None) -> tuple[Compared, ...]:
     """Rows against the batch's own, and placeholder tokens of each modality against features."""
     found = []
     if run is not None:

@@ -11,14 +11,14 @@ from functools import cached_property
 
 from vlmdebug.checking.findings import Because, Cause
 from vlmdebug.core.batch import Batch
-from vlmdebug.core.observed import Run, Used, UsedChunk
+from vlmdebug.core.observed import ObservedCall, ObservedKey, SlicerRun
 from vlmdebug.core.rows import Counts, Rows, chunk_bounds
 
 WITHOUT_ZEROS = Cause(Because.WITHOUT_ZEROS)
 
 
-def samples_of(batch: Batch, run: Run, index: int, chunk: UsedChunk) -> Rows:
-    """The samples of a chunk, by its `input_ids`; the planned ones if these are unknown."""
+def samples_of(batch: Batch, run: SlicerRun, index: int, chunk: ObservedCall) -> Rows:
+    """The samples of a chunk, by its `input_ids`; the expected ones if these are unknown."""
     ids = chunk.keys.get("input_ids")
     if ids is not None and ids.rows is not None and ids.source is None and not ids.rows.foreign:
         return ids.rows
@@ -29,9 +29,9 @@ class Causes:
     """What the wrong rows of a run have in common."""
 
     batch: Batch
-    run: Run
+    run: SlicerRun
 
-    def __init__(self, batch: Batch, run: Run) -> None:
+    def __init__(self, batch: Batch, run: SlicerRun) -> None:
         self.batch, self.run = batch, run
         self._found: dict[str, tuple[Cause, ...]] = {}
 
@@ -74,7 +74,7 @@ class Causes:
         return True
 
     @cached_property
-    def _chunks(self) -> list[tuple[Rows, UsedChunk]]:
+    def _chunks(self) -> list[tuple[Rows, ObservedCall]]:
         return [
             (samples_of(self.batch, self.run, index, chunk), chunk)
             for index, chunk in enumerate(self.run.chunks)
@@ -84,7 +84,9 @@ class Causes:
         counts = self.batch.counts[self.batch.layout[key].unit]
         return any(counts[sample] for sample in samples if 0 <= sample < len(counts))
 
-    def _fits(self, key: str, samples: Rows, used: Used, candidates: Sequence[str]) -> list[str]:
+    def _fits(
+        self, key: str, samples: Rows, used: ObservedKey, candidates: Sequence[str]
+    ) -> list[str]:
         """Those of the units with offsets by which these rows of one chunk may be cut."""
         first, last = samples[0] if samples else 0, samples[-1] + 1 if samples else 0
         if not samples or first < 0:

@@ -8,7 +8,7 @@ from typing import Any
 
 from vlmdebug.checking.cut_causes import Causes, samples_of
 from vlmdebug.core.batch import Batch
-from vlmdebug.core.observed import Run, Used, UsedChunk
+from vlmdebug.core.observed import ObservedCall, ObservedKey, SlicerRun
 from vlmdebug.core.rows import Rows
 from vlmdebug.outcomes.forecast import Forecast
 
@@ -27,19 +27,21 @@ class ObservedChunk:
     """
 
     batch: Batch
-    run: Run
+    run: SlicerRun
     index: int
-    used: UsedChunk
+    used: ObservedCall
     causes: Causes
 
-    def __init__(self, batch: Batch, run: Run, index: int, used: UsedChunk, causes: Causes) -> None:
+    def __init__(
+        self, batch: Batch, run: SlicerRun, index: int, used: ObservedCall, causes: Causes
+    ) -> None:
         self.batch, self.run, self.index, self.used, self.causes = batch, run, index, used, causes
         self.rows: Rows = samples_of(batch, run, index, used)
         self.samples: tuple[int, ...] = tuple(self.rows)
         self.forecast: Forecast = Forecast(batch, used, self.rows)
 
     @property
-    def keys(self) -> Mapping[str, Used]:
+    def keys(self) -> Mapping[str, ObservedKey]:
         """What each of its keys holds."""
         return self.used.keys
 

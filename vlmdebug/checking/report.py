@@ -40,7 +40,7 @@ class Report(Record):
 
     @public
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw planned against used rows with matplotlib; returns the Axes."""
+        """Draw expected against used rows with matplotlib; returns the Axes."""
         from vlmdebug.views.plot import plot
 
         return plot(self, ax)

@@ -43,8 +43,8 @@ from vlmdebug.checking.text_doubts import doubt
 from vlmdebug.core.alignment import Step, align_runs, fits
 from vlmdebug.core.batch import Batch, Contradiction
 from vlmdebug.core.keys import PIXELS
-from vlmdebug.core.observed import Made, Run
-from vlmdebug.core.presence import planned_rows
+from vlmdebug.core.observed import Made, SlicerRun
+from vlmdebug.core.presence import expected_rows
 from vlmdebug.core.record import ChunkReport, KeyReport, KeyState
 from vlmdebug.core.runs import Sides, sides_of
 from vlmdebug.errors import AmbiguousError
@@ -53,7 +53,7 @@ from vlmdebug.outcomes.whole_batch import runs_side_by_side, runs_unchecked, run
 
 
 def check_alone(batch: Batch, *, one_chunk: bool = False) -> Report:
-    """The batch without a slicer: planned rows, placeholders and features.
+    """The batch without a slicer: expected rows, placeholders and features.
 
     A line per sample, or one for all of them.
     """
@@ -144,12 +144,12 @@ def _planned_chunk(batch: Batch, samples: Sequence[int]) -> ChunkReport:
         if axis.unit == "batch":
             continue
         try:
-            planned = planned_rows(batch, key, samples)
+            expected = expected_rows(batch, key, samples)
         except AmbiguousError:
             keys[key] = KeyReport(KeyState.CANNOT_TELL, None, None)
         else:
-            state = KeyState.ABSENT if planned.presence == "absent" else KeyState.PLANNED
-            keys[key] = KeyReport(state, planned.rows, None)
+            state = KeyState.ABSENT if expected.presence == "absent" else KeyState.PLANNED
+            keys[key] = KeyReport(state, expected.rows, None)
     placeholders = batch.placeholders_of(samples)
     features = None if batch.image.inferred else batch.features_of(samples)
     return ChunkReport(tuple(samples), images_of(batch, samples), placeholders, features, keys)
@@ -164,7 +164,7 @@ def batch_differences(batch: Batch) -> list[Difference]:
     found += _marked_otherwise(batch, seen)
     for name, modality in batch.modalities.items():
         sides = sides_of(batch, modality) if name != "image" else None
-        found += [] if sides is None else _out_of_step(batch, sides)
+        found += [] if sides is None else _counts_differ(batch, sides)
     return found
 
 
@@ -179,7 +179,7 @@ def _image_differences(batch: Batch) -> Sequence[Difference]:
         return []
     sides = sides_of(batch, batch.image)
     if sides is not None:
-        return _out_of_step(batch, sides) or _side_by_side(batch, sides)
+        return _counts_differ(batch, sides) or _side_by_side(batch, sides)
     made, written = batch.features_by_sample["image"] or (), batch.image.placeholders or ()
     then = outcome(runs_unchecked(batch), Runs.NO_IMAGE)
     return [
@@ -189,7 +189,7 @@ def _image_differences(batch: Batch) -> Sequence[Difference]:
     ]
 
 
-def _out_of_step(batch: Batch, sides: Sides) -> Sequence[Difference]:
+def _counts_differ(batch: Batch, sides: Sides) -> Sequence[Difference]:
     """A mismatch for each sample that is known to be wrong, and one for what no sample is known."""
     lengths = sides.lengths
     if sides.one_each:  # as nearly all batches have them
@@ -378,7 +378,7 @@ def report_of(
     chunks: Sequence[ChunkReport],
     found: Sequence[Difference],
     ambiguities: Sequence[str],
-    run: Run | None,
+    run: SlicerRun | None,
 ) -> Report:
     """The report on `chunks`, with what is known of the batch itself."""
     return Report(

@@ -11,7 +11,7 @@ from vlmdebug.core.change import Change
 from vlmdebug.core.rows import Rows
 
 
-class Used(NamedTuple):
+class ObservedKey(NamedTuple):
     """The rows that one key of one chunk got.
 
     Attributes:
@@ -103,7 +103,7 @@ class Made(NamedTuple):
 
 
 @dataclass(frozen=True)
-class UsedChunk:
+class ObservedCall:
     """All keys of one chunk that hold something.
 
     Attributes:
@@ -116,7 +116,7 @@ class UsedChunk:
         left_out: Real tokens of each sample that its columns of `input_ids` do not hold.
     """
 
-    keys: Mapping[str, Used]
+    keys: Mapping[str, ObservedKey]
     placeholders: Mapping[str, int] = field(default_factory=dict)
     made: Mapping[str, Made] = field(default_factory=dict)
     needs_mask: bool | None = None
@@ -129,7 +129,7 @@ class UsedChunk:
 
 
 @dataclass(frozen=True)
-class Run:
+class SlicerRun:
     """What a slicer did: its chunks, the exception that ended it, the missing keys it looked up.
 
     `partial`: these are some of the batch's chunks, so samples may be missing, or come again as
@@ -138,12 +138,12 @@ class Run:
     the batch is one chunk.
     """
 
-    chunks: Sequence[UsedChunk]
+    chunks: Sequence[ObservedCall]
     chunk_size: int
     slicer: str | None = None
     error: BaseException | None = None
     error_place: str | None = None
-    asked: Collection[str] = field(default_factory=tuple)
+    missing_lookups: Collection[str] = field(default_factory=tuple)
     any_order: bool = False
     partial: bool = False
     expand_size: int | None = 1

@@ -1,6 +1,6 @@
 """Which rows of a key a call should get, and whether the model needs the key there.
 
-`planned_rows` answers from the samples alone. If a key is missing, `can_do_without` also reads the
+`expected_rows` answers from the samples alone. If a key is missing, `can_do_without` also reads the
 values of the batch and the other arguments of the call.
 """
 
@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import EXTRAS, PROMPT_TYPES, TRAINERS_OWN, TYPE_IDS
 from vlmdebug.core.layout import OWNER
-from vlmdebug.core.observed import UsedChunk
+from vlmdebug.core.observed import ObservedCall
 from vlmdebug.core.rows import Rows, rows_of
 from vlmdebug.errors import AmbiguousError
 
@@ -21,7 +21,7 @@ M_ROPE = 3
 """Dimensions of M-RoPE's `position_ids`, `(3 or 4, sample, seq)`."""
 
 
-class Planned(NamedTuple):
+class ExpectedRows(NamedTuple):
     """The rows one chunk should get of one key, and whether the key must be there at all.
 
     `without_empty`: rows that are also right, without the padding of samples without media.
@@ -32,7 +32,7 @@ class Planned(NamedTuple):
     without_empty: Rows | None = None
 
 
-def planned_rows(batch: Batch, key: str, samples: Sequence[int]) -> Planned:
+def expected_rows(batch: Batch, key: str, samples: Sequence[int]) -> ExpectedRows:
     """The rows of `key` that a chunk of `samples` should get, in their order.
 
     Raises:
@@ -45,11 +45,13 @@ def planned_rows(batch: Batch, key: str, samples: Sequence[int]) -> Planned:
     unit = layout.given_with(key)
     if unit is not None:
         return _of_media(batch, key, samples, rows, unit)
-    return Planned(rows, "either" if _is_optional(batch, key, samples) else "required")
+    return ExpectedRows(rows, "either" if _is_optional(batch, key, samples) else "required")
 
 
-def _of_media(batch: Batch, key: str, samples: Sequence[int], rows: Rows, unit: str) -> Planned:
-    """As `planned_rows`, for a key that a chunk gets if its samples own some `unit`."""
+def _of_media(
+    batch: Batch, key: str, samples: Sequence[int], rows: Rows, unit: str
+) -> ExpectedRows:
+    """As `expected_rows`, for a key that a chunk gets if its samples own some `unit`."""
     rules, axis, counts = batch.rules.of(key), batch.layout[key], batch.counts[unit]
     without_empty = None
     if rules.may_skip_empty_rows:
@@ -61,7 +63,7 @@ def _of_media(batch: Batch, key: str, samples: Sequence[int], rows: Rows, unit: 
         rows = rows if rules.when_no_media == "either" else Rows()
     elif axis.unit == OWNER and all(batch.counts["image"][s] <= 1 for s in samples):
         presence = "either"  # without it, every image counts as the only one of its sample
-    return Planned(rows, presence, without_empty)
+    return ExpectedRows(rows, presence, without_empty)
 
 
 def _is_optional(batch: Batch, key: str, samples: Sequence[int]) -> bool:
@@ -76,7 +78,7 @@ def _is_optional(batch: Batch, key: str, samples: Sequence[int]) -> bool:
     return key == "labels"  # the logits are the same; a missing loss is noticed
 
 
-def can_do_without(batch: Batch, key: str, expected: Planned, chunk: UsedChunk) -> bool:
+def can_do_without(batch: Batch, key: str, expected: ExpectedRows, chunk: ObservedCall) -> bool:
     """Whether the model's output is the same for a chunk that lacks `key`."""
     rules = batch.rules
     if key == "attention_mask" and chunk.needs_mask is not None:

@@ -26,7 +26,7 @@ from vlmdebug.families.contradictions import (
     strangers,
     uncounted,
 )
-from vlmdebug.families.facts import Facts, Reading
+from vlmdebug.families.facts import BatchFacts, CountResult
 from vlmdebug.families.missing import lacks, lost_masks, promised, strays
 from vlmdebug.families.rules import USUAL
 from vlmdebug.families.streams import ClipReading, read_clips
@@ -35,7 +35,9 @@ from vlmdebug.families.token_masks import columns, hidden, marked, unmasked, unp
 PER_SAMPLE, WHOLE, PLACES = Axis("sample"), Axis("batch"), Axis("sample", dim=1)
 
 
-def assemble(facts: Facts, layout: str | Layout | Mapping[str, Axis | str] | None = None) -> Batch:
+def assemble(
+    facts: BatchFacts, layout: str | Layout | Mapping[str, Axis | str] | None = None
+) -> Batch:
     """The `Batch` of these facts; `read_batch` after the arguments are checked."""
     overrides = axes_given(layout)
     family = _family(facts, layout)
@@ -67,21 +69,21 @@ def assemble(facts: Facts, layout: str | Layout | Mapping[str, Axis | str] | Non
     )
 
 
-def _family(facts: Facts, layout: Any) -> Family | None:
+def _family(facts: BatchFacts, layout: Any) -> Family | None:
     """The family of the batch, with its keys checked; None if no family fits."""
     family = family_of(facts, layout)
     if family is None:
         return None
     check_keys(facts, family)
-    return family.actual(facts) if any(facts.has(key) for key in family.axes) else family
+    return family.resolve_variant(facts) if any(facts.has(key) for key in family.axes) else family
 
 
 def _laid_out(
-    facts: Facts,
+    facts: BatchFacts,
     family: Family | None,
     clips: Sequence[ClipReading],
     overrides: Mapping[str, Axis],
-) -> tuple[Layout, Reading]:
+) -> tuple[Layout, CountResult]:
     """The layout of the keys that the batch has, and what its family counted."""
     axes = _token_axes(facts)
     for one in clips:
@@ -89,7 +91,7 @@ def _laid_out(
     axes = {key: axis for key, axis in axes.items() if key not in overrides}
     strange = [key for key in facts.inputs if key not in axes]
     if family is not None:
-        found = family.layout(facts.hints)
+        found = family.layout(facts.metadata)
         own = {key: axis for key, axis in family.axes.items() if facts.has(key)}
         reading = family.read(facts) if own else _no_media(facts)
     elif strange:
@@ -113,10 +115,10 @@ def _laid_out(
 
 
 def _ambiguities(
-    facts: Facts,
+    facts: BatchFacts,
     layout: Layout,
     counts: Mapping[str, Counts],
-    reading: Reading,
+    reading: CountResult,
     clips: Sequence[ClipReading],
     odd: Sequence[Contradiction],
 ) -> tuple[Ambiguity, ...]:
@@ -130,9 +132,9 @@ def _ambiguities(
 
 
 def _modalities(
-    facts: Facts,
+    facts: BatchFacts,
     layout: Layout,
-    reading: Reading,
+    reading: CountResult,
     broken: Collection[str],
     clips: Sequence[ClipReading],
 ) -> dict[str, Modality]:
@@ -145,14 +147,14 @@ def _modalities(
         layout[key].unit if key is not None and key in layout else None,
         None if key in broken else reading.features,
         reading.inferred,
-        facts.hints.image_token_id,
+        facts.metadata.image_token_id,
         facts.places,
         reading.pieces,
     )
     return {"image": image, **{one.modality.name: one.modality for one in clips}}
 
 
-def _token_axes(facts: Facts) -> dict[str, Axis]:
+def _token_axes(facts: BatchFacts) -> dict[str, Axis]:
     axes: dict[str, Axis] = {}
     samples = facts.samples
     for key, value in facts.inputs.items():
@@ -175,8 +177,8 @@ def _token_axes(facts: Facts) -> dict[str, Axis]:
     return axes
 
 
-def _no_media(facts: Facts) -> Reading:
+def _no_media(facts: BatchFacts) -> CountResult:
     """A batch without media keys: nobody owns an image, whatever the text says."""
     why = "no media key in the batch"
     counts = {"image": Counts([0] * facts.samples, why)}
-    return Reading(counts)
+    return CountResult(counts)

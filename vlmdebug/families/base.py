@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from vlmdebug.core.layout import STREAMS, Axis, Layout
 from vlmdebug.core.rules import ModelRules
-from vlmdebug.families.facts import Facts, Hints, Reading
+from vlmdebug.families.facts import BatchFacts, CountResult, ProcessorMetadata
 from vlmdebug.families.release import as_released
 from vlmdebug.families.rules import USUAL, common_mask, with_mask
 from vlmdebug.families.synthesize import BatchSpec
@@ -69,26 +69,26 @@ class Family(ABC):
             unit for unit, takes in zip(STREAMS, (self.videos, self.audio), strict=True) if takes
         ]
 
-    def layout(self, hints: Hints | None = None) -> Layout:
-        """The layout with every media key the family has, as the model of the hints treats it."""
-        name = hints.model_type if hints is not None else None
-        rules = self.rules_for(hints)
+    def layout(self, metadata: ProcessorMetadata | None = None) -> Layout:
+        """The layout with every media key of the family, as the metadata's model treats it."""
+        name = metadata.model_type if metadata is not None else None
+        rules = self.rules_for(metadata)
         return Layout(
             self.name,
             self.axes,
             self.media,
             self.feature_key,
-            rules if hints is None else as_released(rules, name),
+            rules if metadata is None else as_released(rules, name),
             overview="first" if name in self.overview_first else "last",
         )
 
-    def rules_for(self, hints: Hints | None) -> ModelRules:
-        """The rules of the model that the hints name.
+    def rules_for(self, metadata: ProcessorMetadata | None) -> ModelRules:
+        """The rules of the model that the metadata name.
 
         Without a name: those of the best-known model, but for masks, of which only what all the
         models make is known.
         """
-        name = hints.model_type if hints is not None else None
+        name = metadata.model_type if metadata is not None else None
         if name is not None and name in self.variants:
             return self.variants[name]
         return self.rules if name in self.models else self._shared_rules
@@ -102,12 +102,12 @@ class Family(ABC):
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
         """Whether the keys and dimensions of `inputs` can only be this layout."""
 
-    def actual(self, facts: Facts) -> Family:
+    def resolve_variant(self, facts: BatchFacts) -> Family:
         """The family with the actual layout of this batch; another one if an option changes it."""
         return self
 
     @abstractmethod
-    def read(self, facts: Facts) -> Reading:
+    def read(self, facts: BatchFacts) -> CountResult:
         """Count what each sample owns.
 
         Raises:
@@ -115,7 +115,7 @@ class Family(ABC):
         """
 
     @abstractmethod
-    def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], Facts]:
+    def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], BatchFacts]:
         """Numpy tensors in the family's layout without a processor, and the facts of them.
 
         Every media row holds its own number, so that a copied row can be identified.

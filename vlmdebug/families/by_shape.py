@@ -14,15 +14,18 @@ from vlmdebug.core.batch import Ambiguity
 from vlmdebug.core.layout import Axis, Layout, plural
 from vlmdebug.core.rows import Counts
 from vlmdebug.core.rules import UNKNOWN
-from vlmdebug.families.facts import Facts, Reading
+from vlmdebug.families.facts import BatchFacts, CountResult
 from vlmdebug.families.rules import DESCRIBES
 
 NAME = "unknown"
 
 
 def read_by_shape(
-    facts: Facts, keys: list[str], overrides: Mapping[str, Axis], token_axes: Mapping[str, Axis]
-) -> tuple[Layout, Reading]:
+    facts: BatchFacts,
+    keys: list[str],
+    overrides: Mapping[str, Axis],
+    token_axes: Mapping[str, Axis],
+) -> tuple[Layout, CountResult]:
     """Layout and counts of media `keys` that belong to no family."""
     counts: dict[str, Counts] = {}
     if facts.num_images is not None:
@@ -43,11 +46,11 @@ def read_by_shape(
     media = dict.fromkeys(keys if unit in counts else (), unit)
     rules = replace(UNKNOWN, keys=dict.fromkeys(keys, DESCRIBES))
     layout = Layout(NAME, axes, media, rules=rules)
-    return layout, Reading(counts, ambiguities=tuple(ambiguities))
+    return layout, CountResult(counts, ambiguities=tuple(ambiguities))
 
 
 def _axis(
-    facts: Facts, key: str, counts: Mapping[str, Counts], overrides: Mapping[str, Axis]
+    facts: BatchFacts, key: str, counts: Mapping[str, Counts], overrides: Mapping[str, Axis]
 ) -> tuple[Axis, Ambiguity | None]:
     if key in overrides:
         return overrides[key], None
@@ -61,7 +64,7 @@ def _axis(
     return Axis("ambiguous"), _unsettled(facts, key, sorted(fits))
 
 
-def _unsettled(facts: Facts, key: str, fits: list[str]) -> Ambiguity:
+def _unsettled(facts: BatchFacts, key: str, fits: list[str]) -> Ambiguity:
     shape = tuple(facts.inputs[key].shape)
     if len(fits) > 1:
         why = f"its {shape[0]} rows could count {' or '.join(f'{unit}s' for unit in fits)}"
@@ -80,7 +83,7 @@ def _unsettled(facts: Facts, key: str, fits: list[str]) -> Ambiguity:
     )
 
 
-def _said(facts: Facts, key: str, fits: list[str]) -> str:
+def _said(facts: BatchFacts, key: str, fits: list[str]) -> str:
     """The arguments that determine what the rows of `key` count, without those already given."""
     unit = "image"
     if facts.num_images is not None and "image" not in fits:

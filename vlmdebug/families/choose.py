@@ -8,7 +8,7 @@ from typing import Any
 from vlmdebug.core.layout import UNITS, Axis, Layout
 from vlmdebug.errors import BadInput
 from vlmdebug.families import FAMILIES, Family, family_named, find_family
-from vlmdebug.families.facts import Facts
+from vlmdebug.families.facts import BatchFacts
 
 
 def axes_given(layout: Any) -> dict[str, Axis]:
@@ -34,7 +34,7 @@ def axes_given(layout: Any) -> dict[str, Axis]:
     return axes
 
 
-def family_of(facts: Facts, layout: Any) -> Family | None:
+def family_of(facts: BatchFacts, layout: Any) -> Family | None:
     """The family that `layout=` or the config names, otherwise the one with the batch's keys.
 
     Raises:
@@ -44,20 +44,20 @@ def family_of(facts: Facts, layout: Any) -> Family | None:
         return family_named(layout)
     if isinstance(layout, Layout):
         return find_family(layout.family)
-    if facts.hints.model_type is not None:
-        found = find_family(facts.hints.model_type)
-        other = find_family(facts.hints.processor_type or facts.hints.model_type)
+    if facts.metadata.model_type is not None:
+        found = find_family(facts.metadata.model_type)
+        other = find_family(facts.metadata.processor_type or facts.metadata.model_type)
         if found is not None and other is not None and found is not other:
             raise BadInput(
-                f"The config is {facts.hints.model_type}'s (layout {found.name}), the processor "
-                f"{facts.hints.processor_type}'s (layout {other.name}). Their tensors differ, so "
-                "no batch fits both. Load both from the same checkpoint."
+                f"The config is {facts.metadata.model_type}'s (layout {found.name}), the processor "
+                f"{facts.metadata.processor_type}'s (layout {other.name}). Their tensors differ, "
+                "so no batch fits both. Load both from the same checkpoint."
             )
         return found
     return next((family for family in FAMILIES.values() if family.recognises(facts.inputs)), None)
 
 
-def check_keys(facts: Facts, family: Family) -> None:
+def check_keys(facts: BatchFacts, family: Family) -> None:
     """All media keys of the family or none, each with as many dimensions as it has there."""
     present = [key for key in family.axes if facts.has(key)]
     needed = [key for key in family.axes if key not in family.rules.sometimes_returned]

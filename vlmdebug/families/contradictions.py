@@ -12,7 +12,7 @@ from vlmdebug.core.layout import Axis, Layout, plural
 from vlmdebug.core.rows import Counts
 from vlmdebug.errors import BadInput
 from vlmdebug.families import Family, find_family
-from vlmdebug.families.facts import Facts
+from vlmdebug.families.facts import BatchFacts
 
 
 def refuse_uncounted(
@@ -35,7 +35,7 @@ def _may_count(unit: str) -> bool:
 
 
 def other_rows(
-    facts: Facts, layout: Layout, counts: Mapping[str, Counts], wrong: Collection[str]
+    facts: BatchFacts, layout: Layout, counts: Mapping[str, Counts], wrong: Collection[str]
 ) -> list[Contradiction]:
     """Tensors that are not as long as their counts say; the message names both numbers."""
     found: list[Contradiction] = []
@@ -58,7 +58,7 @@ def other_rows(
     return found
 
 
-def odd_dimensions(facts: Facts, family: Family | None) -> list[Contradiction]:
+def odd_dimensions(facts: BatchFacts, family: Family | None) -> list[Contradiction]:
     """Keys that share a dimension but not its length, or have rows that are not patches."""
     if family is None:
         return []
@@ -67,7 +67,7 @@ def odd_dimensions(facts: Facts, family: Family | None) -> list[Contradiction]:
     found = []
     for key in present:
         shape, names = tuple(facts.inputs[key].shape), family.shapes[key].split(", ")
-        patch = facts.hints.patch_pixels
+        patch = facts.metadata.patch_pixels
         if names[0] == "patch" and len(shape) == 2 and not _is_patch(shape[1], patch):
             due = f"a patch has {max(patch)} values" if patch else "no square patch has as many"
             found.append(_cut_columns(key, shape[1], due))
@@ -119,7 +119,7 @@ def _cut_columns(key: str, size: int, but: str, name: str = "columns") -> Contra
     )
 
 
-def strangers(facts: Facts, layout: Layout) -> tuple[Ambiguity, ...]:
+def strangers(facts: BatchFacts, layout: Layout) -> tuple[Ambiguity, ...]:
     """Keys of the batch that the layout says nothing of."""
     return tuple(
         Ambiguity(

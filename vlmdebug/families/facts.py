@@ -16,7 +16,7 @@ from vlmdebug.families.formulas import AudioRule, PixelRule, VideoRule
 
 
 @dataclass(frozen=True)
-class Hints:
+class ProcessorMetadata:
     """What the processor and the config say of the counts; None where neither does.
 
     `image_edges` are the tokens that begin and end an image in the text. `attends_both_ways` says
@@ -50,11 +50,11 @@ class Hints:
 
 
 @dataclass(frozen=True)
-class Facts:
+class BatchFacts:
     """The arguments of `read_batch`, from which a family counts."""
 
     inputs: Mapping[str, Any]
-    hints: Hints = Hints()
+    metadata: ProcessorMetadata = ProcessorMetadata()
     num_images: tuple[int, ...] | None = None
     num_tiles: tuple[int, ...] | None = None
     clips: Mapping[str, tuple[int, ...] | None] = field(default_factory=dict)
@@ -76,8 +76,8 @@ class Facts:
     def placeholder_mask(self) -> np.ndarray | None:
         """Where the placeholder tokens are, `(sample, seq)`; None where nothing tells."""
         types = self.inputs.get("mm_token_type_ids")
-        if self.hints.image_token_id is not None:
-            mask = self.ids == self.hints.image_token_id
+        if self.metadata.image_token_id is not None:
+            mask = self.ids == self.metadata.image_token_id
             if types is None or "pixel_values_videos" not in self.inputs:
                 return mask
             return mask & (to_numpy(types) != 2)  # GLM writes image tokens for frames too
@@ -85,7 +85,7 @@ class Facts:
 
     @property
     def placeholder_source(self) -> str:
-        known = self.hints.image_token_id is not None
+        known = self.metadata.image_token_id is not None
         return "placeholder tokens in input_ids" if known else "mm_token_type_ids"
 
     @cached_property
@@ -109,7 +109,7 @@ class Facts:
         None where the processor has no such tokens, or where they do not pair up, as after
         truncation, or where placeholder tokens stand outside.
         """
-        mask, edges = self.placeholder_mask, self.hints.image_edges
+        mask, edges = self.placeholder_mask, self.metadata.image_edges
         if mask is None or edges is None:
             return None
         found = []
@@ -132,7 +132,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Reading:
+class CountResult:
     """What a family counted. Fields as in `vlmdebug.core.batch.Batch`."""
 
     counts: Mapping[str, Counts]

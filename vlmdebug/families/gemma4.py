@@ -23,8 +23,8 @@ from vlmdebug.core.layout import Axis
 from vlmdebug.core.rules import ModelRules
 from vlmdebug.core.tensors import to_numpy
 from vlmdebug.families.base import Family
-from vlmdebug.families.facts import Facts, Hints, Reading
-from vlmdebug.families.image_counts import read_images, window
+from vlmdebug.families.facts import BatchFacts, CountResult, ProcessorMetadata
+from vlmdebug.families.image_counts import infer_merge_size, read_images
 from vlmdebug.families.rules import DESCRIBES, INDEXED, ONE, TYPES, USUAL, with_mask
 from vlmdebug.families.synthesize import BatchSpec, numbered, text, with_text
 
@@ -56,27 +56,29 @@ class Gemma4(Family):
     videos = "frame"
     audio = "input_features_mask"
 
-    def rules_for(self, hints: Hints | None) -> ModelRules:
+    def rules_for(self, metadata: ProcessorMetadata | None) -> ModelRules:
         """Smaller checkpoints attend to images as to text and ignore the token types."""
-        known = super().rules_for(hints)
-        causal = hints is not None and hints.attends_both_ways is False
+        known = super().rules_for(metadata)
+        causal = metadata is not None and metadata.attends_both_ways is False
         return replace(known, ignored=TYPES) if causal else known
 
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
         return inputs.get("image_position_ids") is not None
 
-    def read(self, facts: Facts) -> Reading:
+    def read(self, facts: BatchFacts) -> CountResult:
         return read_images(facts, "image_position_ids", self._features(facts))
 
-    def _features(self, facts: Facts) -> tuple[int, ...] | None:
+    def _features(self, facts: BatchFacts) -> tuple[int, ...] | None:
         positions = to_numpy(facts.inputs["image_position_ids"])  # (image, max_patches, 2)
         patches = (positions[..., 0] != -1).sum(axis=-1)  # (image,); -1 is padding
-        pool = facts.hints.pooling_size or window(int(patches.sum()), facts.placeholders)
-        if facts.hints.model_type == "gemma4_unified":
+        pool = facts.metadata.pooling_size or infer_merge_size(
+            int(patches.sum()), facts.placeholders
+        )
+        if facts.metadata.model_type == "gemma4_unified":
             pool = 1  # its processor pools: a position is a feature
         return None if pool is None else tuple((patches // pool**2).tolist())
 
-    def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], Facts]:
+    def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], BatchFacts]:
         image, size = 3, max(self.sizes)
         ids = text([[7, *[image] * tokens, 8] for tokens in spec.sizes], spec.images_per_sample)
         inputs = with_text(ids, placeholder=image, types=True)
@@ -87,5 +89,5 @@ class Gemma4(Family):
                 positions[row, : tokens * POOL**2] = row
             inputs["pixel_values"] = numbered(len(spec.sizes), patches, 3)
             inputs["image_position_ids"] = positions
-        hints = Hints(model_type="gemma4", image_token_id=image, pooling_size=POOL)
-        return inputs, Facts(inputs, hints, spec.images_per_sample)
+        metadata = ProcessorMetadata(model_type="gemma4", image_token_id=image, pooling_size=POOL)
+        return inputs, BatchFacts(inputs, metadata, spec.images_per_sample)

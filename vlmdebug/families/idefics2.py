@@ -12,7 +12,7 @@ from typing import Any
 
 from vlmdebug.core.layout import Axis
 from vlmdebug.core.rows import Counts
-from vlmdebug.families.facts import Facts
+from vlmdebug.families.facts import BatchFacts
 from vlmdebug.families.idefics3 import Idefics3
 
 
@@ -30,9 +30,9 @@ class Idefics2(Idefics3):
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
         return False  # by shape alone it is read as Idefics3, which is cut alike
 
-    def _images(self, facts: Facts) -> dict[str, Counts]:
+    def _images(self, facts: BatchFacts) -> dict[str, Counts]:
         if facts.num_images is not None:
             return {"image": Counts(facts.num_images, "num_images")}
-        if facts.runs is not None and not facts.hints.splits_images:
+        if facts.runs is not None and not facts.metadata.splits_images:
             return {"image": Counts(map(len, facts.runs), f"runs of {facts.placeholder_source}")}
         return {}

@@ -26,7 +26,7 @@ from vlmdebug.core.rows import Counts
 from vlmdebug.core.rules import KeyRules
 from vlmdebug.core.tensors import to_numpy
 from vlmdebug.families.base import Family
-from vlmdebug.families.facts import Facts, Hints, Reading
+from vlmdebug.families.facts import BatchFacts, CountResult, ProcessorMetadata
 from vlmdebug.families.rules import DESCRIBES, USUAL
 from vlmdebug.families.synthesize import BatchSpec, numbered, text, with_text
 
@@ -63,18 +63,18 @@ class Idefics3(Family):
         shapes = getattr(pixels, "ndim", 0) == 5 and getattr(mask, "ndim", 0) == 4
         return shapes and len(inputs["pixel_values"]) == len(inputs["input_ids"])
 
-    def read(self, facts: Facts) -> Reading:
+    def read(self, facts: BatchFacts) -> CountResult:
         images = self._images(facts)
         tiles = self._tiles(facts, images)
         if tiles is None:
-            return Reading(images)
-        per_tile = facts.hints.features_per_tile
+            return CountResult(images)
+        per_tile = facts.metadata.features_per_tile
         features = tuple(count * per_tile for count in tiles) if per_tile else None
-        return Reading({**images, "tile": tiles}, features, self._per_image(facts, tiles))
+        return CountResult({**images, "tile": tiles}, features, self._per_image(facts, tiles))
 
-    def _per_image(self, facts: Facts, tiles: Counts) -> dict[str, tuple[int, ...]]:
+    def _per_image(self, facts: BatchFacts, tiles: Counts) -> dict[str, tuple[int, ...]]:
         """Tiles of each image: the runs of placeholder tokens up to the run of its global tile."""
-        marker, mask = facts.hints.global_image_id, facts.placeholder_mask
+        marker, mask = facts.metadata.global_image_id, facts.placeholder_mask
         if marker is None or mask is None:
             return {}
         found: list[int] = []
@@ -84,7 +84,7 @@ class Idefics3(Family):
             found += np.diff(ends, prepend=0).tolist()
         return {"tile": tuple(found)} if sum(found) == tiles.total else {}
 
-    def _tiles(self, facts: Facts, images: dict[str, Counts]) -> Counts | None:
+    def _tiles(self, facts: BatchFacts, images: dict[str, Counts]) -> Counts | None:
         if any(facts.rows(key) != facts.samples for key in self.axes if facts.has(key)):
             return None  # rows of samples are missing: the samples of these tiles are unknown
         if facts.has("pixel_attention_mask"):
@@ -92,23 +92,23 @@ class Idefics3(Family):
             return Counts(
                 to_numpy(corner).astype(bool).sum(axis=1).tolist(), "pixel_attention_mask"
             )
-        per_tile = facts.hints.features_per_tile
+        per_tile = facts.metadata.features_per_tile
         if facts.placeholders is not None and per_tile:
             return Counts(
                 [count // per_tile for count in facts.placeholders], facts.placeholder_source
             )
         return images.get("image")
 
-    def _images(self, facts: Facts) -> dict[str, Counts]:
+    def _images(self, facts: BatchFacts) -> dict[str, Counts]:
         if facts.num_images is not None:
             return {"image": Counts(facts.num_images, "num_images")}
-        marker = facts.hints.global_image_id
+        marker = facts.metadata.global_image_id
         if marker is not None:
             counted = (facts.ids == marker).sum(axis=1).tolist()
             return {"image": Counts(counted, "<global-img> tokens in input_ids")}
         return {}
 
-    def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], Facts]:
+    def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], BatchFacts]:
         image, marker = 3, 9
         tokens = [
             [*[7, *[image] * TOKENS] * (size - 1), marker, *[image] * TOKENS] for size in spec.sizes
@@ -124,10 +124,10 @@ class Idefics3(Family):
                 pixels[row, count:] = 0
                 mask[row, count:] = 0
             inputs["pixel_values"], inputs["pixel_attention_mask"] = pixels, mask
-        hints = Hints(
+        metadata = ProcessorMetadata(
             model_type="idefics3",
             image_token_id=image,
             global_image_id=marker,
             features_per_tile=TOKENS,
         )
-        return inputs, Facts(inputs, hints, spec.images_per_sample)
+        return inputs, BatchFacts(inputs, metadata, spec.images_per_sample)

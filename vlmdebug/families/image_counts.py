@@ -12,10 +12,10 @@ from math import isqrt
 from vlmdebug.core.batch import Ambiguity
 from vlmdebug.core.rows import Counts
 from vlmdebug.errors import BadInput
-from vlmdebug.families.facts import Facts, Reading
+from vlmdebug.families.facts import BatchFacts, CountResult
 
 
-def agree(name: str, given: Sequence[int], key: str, rows: int, unit: str) -> None:
+def check_total(name: str, given: Sequence[int], key: str, rows: int, unit: str) -> None:
     """Refuse counts if their sum is not the number of rows of `key`."""
     if sum(given) != rows:
         raise BadInput(
@@ -36,7 +36,7 @@ def _other_total(name: str, more: int, unit: str) -> str:
 
 
 def count_images(
-    facts: Facts, key: str, features: Sequence[int] | None
+    facts: BatchFacts, key: str, features: Sequence[int] | None
 ) -> tuple[Counts | None, tuple[Ambiguity, ...]]:
     """Images per sample, where `key` has one row per image.
 
@@ -47,12 +47,12 @@ def count_images(
     """
     images = facts.rows(key)
     if facts.num_images is not None:
-        agree("num_images", facts.num_images, key, images, "image")
+        check_total("num_images", facts.num_images, key, images, "image")
         return Counts(facts.num_images, "num_images"), ()
     if facts.samples == 1:
         return Counts([images], "the batch has one sample"), ()
     if facts.placeholders is not None and features is not None:
-        found = align(features, facts.placeholders)
+        found = split_by_placeholders(features, facts.placeholders)
         if found is not None:
             return Counts(found, f"{facts.placeholder_source} against {key}"), ()
     if facts.runs is not None and _one_run_each(facts.runs, features, images):
@@ -61,16 +61,16 @@ def count_images(
 
 
 def read_images(
-    facts: Facts,
+    facts: BatchFacts,
     key: str,
     features: tuple[int, ...] | None,
     pieces: tuple[tuple[int, ...], ...] | None = None,
     *,
     inferred: bool = False,
-) -> Reading:
+) -> CountResult:
     """The reading of a layout in which `key` has one row per image, with these features each."""
     counts, ambiguities = count_images(facts, key, features)
-    return Reading(
+    return CountResult(
         {"image": counts} if counts else {},
         features,
         {"feature": features} if features else {},
@@ -93,10 +93,10 @@ def _one_run_each(
     return features is None or all(run <= own for run, own in zip(flat, features, strict=True))
 
 
-def align(features: Sequence[int], placeholders: Sequence[int]) -> list[int] | None:
+def split_by_placeholders(features: Sequence[int], placeholders: Sequence[int]) -> list[int] | None:
     """Rows per sample such that each sample's rows ask for just its placeholders.
 
-    >>> align([10, 12, 16], [22, 0, 16])
+    >>> split_by_placeholders([10, 12, 16], [22, 0, 16])
     [2, 0, 1]
     """
     ends = {total: index for index, total in enumerate((0, *accumulate(features)))}
@@ -109,14 +109,14 @@ def align(features: Sequence[int], placeholders: Sequence[int]) -> list[int] | N
     return [stop - start for start, stop in pairwise([0, *found])]
 
 
-def ambiguous_images(facts: Facts, key: str, images: int) -> Ambiguity:
+def ambiguous_images(facts: BatchFacts, key: str, images: int) -> Ambiguity:
     """Images that nothing gives to samples, and what would."""
     why = (
         "nothing says which token is the placeholder"
         if facts.placeholders is None
         else f"the placeholder tokens per sample, {list(facts.placeholders)}, do not match them"
     )
-    known = facts.hints.processor_type is not None or facts.hints.model_type is not None
+    known = facts.metadata.processor_type is not None or facts.metadata.model_type is not None
     return Ambiguity(
         keys=tuple(name for name in facts.inputs if name in (key, "pixel_values")),
         unit="image",
@@ -129,15 +129,15 @@ def ambiguous_images(facts: Facts, key: str, images: int) -> Ambiguity:
     )
 
 
-def features_of_rows(facts: Facts, key: str) -> tuple[tuple[int, ...] | None, bool]:
+def features_of_rows(facts: BatchFacts, key: str) -> tuple[tuple[int, ...] | None, bool]:
     """Features of each row of `key`, all of one size, and whether placeholders only suggest them.
 
     Where no rule is known, but all placeholder tokens divide evenly, rows can be counted by that;
     it is no evidence of the placeholders themselves.
     """
     rows, (height, width) = facts.rows(key), facts.inputs[key].shape[-2:]
-    rule = facts.hints.features_of_pixels
-    known = (rule(height, width) if rule is not None else None) or facts.hints.features_per_tile
+    rule = facts.metadata.features_of_pixels
+    known = (rule(height, width) if rule is not None else None) or facts.metadata.features_per_tile
     if known:
         return (known,) * rows, False
     tokens = sum(facts.placeholders or ())
@@ -145,12 +145,12 @@ def features_of_rows(facts: Facts, key: str) -> tuple[tuple[int, ...] | None, bo
     return ((tokens // rows,) * rows if divides else None), True
 
 
-def window(patches: int, placeholders: Sequence[int] | None) -> int | None:
+def infer_merge_size(patches: int, placeholders: Sequence[int] | None) -> int | None:
     """Side of the square of patches that becomes one feature, where the totals settle it.
 
     Only needed when neither processor nor config gives it.
 
-    >>> window(144, [20, 0, 16])
+    >>> infer_merge_size(144, [20, 0, 16])
     2
     """
     tokens = sum(placeholders or ())

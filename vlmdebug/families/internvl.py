@@ -21,8 +21,8 @@ from vlmdebug.core.batch import Ambiguity, Contradiction
 from vlmdebug.core.layout import Axis
 from vlmdebug.core.rows import Counts
 from vlmdebug.families.base import Family
-from vlmdebug.families.facts import Facts, Hints, Reading
-from vlmdebug.families.image_counts import agree, features_of_rows
+from vlmdebug.families.facts import BatchFacts, CountResult, ProcessorMetadata
+from vlmdebug.families.image_counts import check_total, features_of_rows
 from vlmdebug.families.rules import DESCRIBES, INDEXED, USUAL, with_mask
 from vlmdebug.families.synthesize import BatchSpec, numbered, text, with_text
 
@@ -65,14 +65,14 @@ class InternVL(Family):
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
         return False  # (row, 3, height, width) alone could also be LLaVA, with one row per image
 
-    def read(self, facts: Facts) -> Reading:
+    def read(self, facts: BatchFacts) -> CountResult:
         tiles = facts.rows("pixel_values")
         features, inferred = features_of_rows(facts, "pixel_values")
         per_tile = features[0] if features else None
         images = self._images(facts)
         per_image = _tiles_per_image(facts.spans or facts.runs, per_tile, tiles)
         if facts.num_tiles is not None:
-            agree("num_tiles", facts.num_tiles, "pixel_values", tiles, "tile")
+            check_total("num_tiles", facts.num_tiles, "pixel_values", tiles, "tile")
             counts = {"tile": Counts(facts.num_tiles, "num_tiles")}
         elif facts.samples == 1:
             counts = {"tile": Counts([tiles], "the batch has one sample")}
@@ -82,7 +82,7 @@ class InternVL(Family):
         else:
             doubt = ambiguous_tiles(facts, tiles, features)
             wrong = _other_images(facts)
-            return Reading(images, features, {}, (*wrong, doubt), inferred=inferred)
+            return CountResult(images, features, {}, (*wrong, doubt), inferred=inferred)
         flat: dict[str, tuple[int, ...]] = {}
         if per_image is not None and images and [sum(s) for s in per_image] == [*counts["tile"]]:
             flat["tile"] = tuple(count for sample in per_image for count in sample)
@@ -90,29 +90,31 @@ class InternVL(Family):
             if "image" in images and [*map(len, per_image)] != list(images["image"]):
                 flat = {}
         wrong = _other_images(facts)
-        return Reading({**images, **counts}, features, flat, wrong, inferred=inferred)
+        return CountResult({**images, **counts}, features, flat, wrong, inferred=inferred)
 
-    def _images(self, facts: Facts) -> dict[str, Counts]:
+    def _images(self, facts: BatchFacts) -> dict[str, Counts]:
         if facts.num_images is not None:
             return {"image": Counts(facts.num_images, "num_images")}
-        if facts.runs is not None and facts.hints.model_type in ONE_RUN_PER_IMAGE:
+        if facts.runs is not None and facts.metadata.model_type in ONE_RUN_PER_IMAGE:
             return {"image": Counts(map(len, facts.runs), f"runs of {facts.placeholder_source}")}
         return images_by_edges(facts)
 
-    def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], Facts]:
+    def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], BatchFacts]:
         image = 3
         tokens = [[7, *[image] * (TOKENS * tiles), 8] for tiles in spec.sizes]
         inputs = with_text(text(tokens, spec.images_per_sample), placeholder=image, types=False)
         if spec.sizes:
             inputs["pixel_values"] = numbered(sum(spec.sizes), 3, 2, 2)
-        hints = Hints(model_type="internvl", image_token_id=image, features_per_tile=TOKENS)
-        return inputs, Facts(inputs, hints, spec.images_per_sample)
+        metadata = ProcessorMetadata(
+            model_type="internvl", image_token_id=image, features_per_tile=TOKENS
+        )
+        return inputs, BatchFacts(inputs, metadata, spec.images_per_sample)
 
 
-def _other_images(facts: Facts) -> tuple[Contradiction, ...]:
+def _other_images(facts: BatchFacts) -> tuple[Contradiction, ...]:
     """Samples with a different number of images in the text than in `num_images`."""
     runs, given = facts.runs, facts.num_images
-    if runs is None or given is None or facts.hints.model_type not in ONE_RUN_PER_IMAGE[1:]:
+    if runs is None or given is None or facts.metadata.model_type not in ONE_RUN_PER_IMAGE[1:]:
         return ()
     if sum(given) != sum(map(len, runs)):
         return ()  # a run was lost or added, which is reported where runs are compared
@@ -131,7 +133,7 @@ def _other_images(facts: Facts) -> tuple[Contradiction, ...]:
     )
 
 
-def images_by_edges(facts: Facts) -> dict[str, Counts]:
+def images_by_edges(facts: BatchFacts) -> dict[str, Counts]:
     """Images per sample, where begin and end tokens pair up."""
     if facts.spans is None:
         return {}
@@ -162,7 +164,7 @@ def _tiles_per_image(
     return found if not short and not missing else None
 
 
-def ambiguous_tiles(facts: Facts, tiles: int, features: tuple[int, ...] | None) -> Ambiguity:
+def ambiguous_tiles(facts: BatchFacts, tiles: int, features: tuple[int, ...] | None) -> Ambiguity:
     """Explain why tiles cannot be assigned to samples, and what to pass."""
     if facts.placeholders is None or not features:
         why = "nothing says how many placeholder tokens a tile becomes"

@@ -20,8 +20,8 @@ from vlmdebug.core.layout import Axis
 from vlmdebug.core.rows import Counts
 from vlmdebug.core.tensors import to_numpy
 from vlmdebug.families.base import Family
-from vlmdebug.families.facts import Facts, Hints, Reading
-from vlmdebug.families.image_counts import agree, align
+from vlmdebug.families.facts import BatchFacts, CountResult, ProcessorMetadata
+from vlmdebug.families.image_counts import check_total, split_by_placeholders
 from vlmdebug.families.internvl import ambiguous_tiles, images_by_edges
 from vlmdebug.families.rules import DESCRIBES, MULTIPLIED, ONE, SURPLUS, USUAL, with_mask
 from vlmdebug.families.synthesize import BatchSpec, numbered, text, with_text
@@ -65,43 +65,45 @@ class Lfm2VL(Family):
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
         return inputs.get("spatial_shapes") is not None
 
-    def read(self, facts: Facts) -> Reading:
+    def read(self, facts: BatchFacts) -> CountResult:
         tiles = facts.rows("spatial_shapes")
         features = self._features(facts)
         images = images_by_edges(facts)
         if facts.num_images is not None:
             images = {"image": Counts(facts.num_images, "num_images")}
         if facts.num_tiles is not None:
-            agree("num_tiles", facts.num_tiles, "pixel_values", tiles, "tile")
+            check_total("num_tiles", facts.num_tiles, "pixel_values", tiles, "tile")
             owned = Counts(facts.num_tiles, "num_tiles")
         elif facts.samples == 1:
             owned = Counts([tiles], "the batch has one sample")
         else:
             known = features is not None and facts.placeholders is not None
-            found = align(features or (), facts.placeholders or ()) if known else None
+            found = (
+                split_by_placeholders(features or (), facts.placeholders or ()) if known else None
+            )
             if found is None:
-                return Reading(images, features, {}, (ambiguous_tiles(facts, tiles, features),))
+                return CountResult(images, features, {}, (ambiguous_tiles(facts, tiles, features),))
             owned = Counts(found, f"{facts.placeholder_source} against spatial_shapes")
-        return Reading({**images, "tile": owned}, features, self._per_image(facts, features))
+        return CountResult({**images, "tile": owned}, features, self._per_image(facts, features))
 
     def _per_image(
-        self, facts: Facts, features: tuple[int, ...] | None
+        self, facts: BatchFacts, features: tuple[int, ...] | None
     ) -> dict[str, tuple[int, ...]]:
         """Tiles and tokens of each image, if begin and end tokens mark the images."""
         if facts.spans is None or features is None:
             return {}
         tokens = tuple(span for sample in facts.spans for span in sample)
-        tiles = align(features, tokens)
+        tiles = split_by_placeholders(features, tokens)
         return {} if tiles is None else {"tile": tuple(tiles), "feature": tokens}
 
-    def _features(self, facts: Facts) -> tuple[int, ...] | None:
-        factor = facts.hints.downsample_factor
+    def _features(self, facts: BatchFacts) -> tuple[int, ...] | None:
+        factor = facts.metadata.downsample_factor
         if not factor:
             return None
         shapes = to_numpy(facts.inputs["spatial_shapes"]).tolist()  # (tile, 2)
         return tuple(-(-height // factor) * -(-width // factor) for height, width in shapes)
 
-    def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], Facts]:
+    def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], BatchFacts]:
         image = 3
         tokens = [
             [token for tile in range(tiles) for token in (*[image] * (1 + tile % 2), 9)]
@@ -116,5 +118,7 @@ class Lfm2VL(Family):
                 dtype=np.int64,
             )
             inputs["spatial_shapes"] = np.array(grids, dtype=np.int64)
-        hints = Hints(model_type="lfm2_vl", image_token_id=image, downsample_factor=FACTOR)
-        return inputs, Facts(inputs, hints, spec.images_per_sample)
+        metadata = ProcessorMetadata(
+            model_type="lfm2_vl", image_token_id=image, downsample_factor=FACTOR
+        )
+        return inputs, BatchFacts(inputs, metadata, spec.images_per_sample)

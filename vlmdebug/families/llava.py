@@ -17,7 +17,7 @@ from typing import Any
 from vlmdebug.core.layout import Axis
 from vlmdebug.core.rules import KeyRules
 from vlmdebug.families.base import Family
-from vlmdebug.families.facts import Facts, Hints, Reading
+from vlmdebug.families.facts import BatchFacts, CountResult, ProcessorMetadata
 from vlmdebug.families.image_counts import features_of_rows, read_images
 from vlmdebug.families.internvl import InternVL
 from vlmdebug.families.rules import DESCRIBES, INDEXED, USUAL, with_mask
@@ -86,22 +86,24 @@ class Llava(Family):
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
         return False  # (row, 3, height, width) alone could also be InternVL, with one row per tile
 
-    def actual(self, facts: Facts) -> Family:
+    def resolve_variant(self, facts: BatchFacts) -> Family:
         """With crops a row is a tile: Gemma 3 with pan-and-scan, Aria with split images."""
         rows, images = facts.rows("pixel_values"), facts.num_images
         more = images is not None and sum(images) < rows
-        cut = facts.hints.splits_images or facts.num_tiles is not None or more
+        cut = facts.metadata.splits_images or facts.num_tiles is not None or more
         return _CROPPED if cut else self
 
-    def read(self, facts: Facts) -> Reading:
+    def read(self, facts: BatchFacts) -> CountResult:
         features, inferred = features_of_rows(facts, "pixel_values")
         return read_images(facts, "pixel_values", features, inferred=inferred)
 
-    def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], Facts]:
+    def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], BatchFacts]:
         image = 3
         tokens = [[7, *[image] * TOKENS, 8] for _ in spec.sizes]
         inputs = with_text(text(tokens, spec.images_per_sample), placeholder=image, types=False)
         if spec.sizes:
             inputs["pixel_values"] = numbered(len(spec.sizes), 3, 2, 2)
-        hints = Hints(model_type="llava", image_token_id=image, features_per_tile=TOKENS)
-        return inputs, Facts(inputs, hints, spec.images_per_sample)
+        metadata = ProcessorMetadata(
+            model_type="llava", image_token_id=image, features_per_tile=TOKENS
+        )
+        return inputs, BatchFacts(inputs, metadata, spec.images_per_sample)

@@ -22,7 +22,7 @@ from vlmdebug.core.layout import Axis
 from vlmdebug.core.rules import KeyRules
 from vlmdebug.core.tensors import to_numpy
 from vlmdebug.families.base import Family
-from vlmdebug.families.facts import Facts, Hints, Reading
+from vlmdebug.families.facts import BatchFacts, CountResult, ProcessorMetadata
 from vlmdebug.families.image_counts import read_images
 from vlmdebug.families.rules import DESCRIBES, SURPLUS, USUAL
 from vlmdebug.families.synthesize import BatchSpec, numbered, text, with_text
@@ -62,16 +62,16 @@ class LlavaNext(Family):
             and getattr(pixels, "ndim", 0) == 5
         )
 
-    def read(self, facts: Facts) -> Reading:
+    def read(self, facts: BatchFacts) -> CountResult:
         features = None
-        if facts.hints.tokens_per_image is not None:
+        if facts.metadata.tokens_per_image is not None:
             sizes = to_numpy(facts.inputs["image_sizes"]).tolist()  # (image, 2)
             features = tuple(
-                facts.hints.tokens_per_image([(height, width) for height, width in sizes])
+                facts.metadata.tokens_per_image([(height, width) for height, width in sizes])
             )
         return read_images(facts, "image_sizes", features)
 
-    def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], Facts]:
+    def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], BatchFacts]:
         image = 3
         tokens = [[image] * (2 + size) for size in spec.sizes]
         inputs = with_text(text(tokens, spec.images_per_sample), placeholder=image, types=False)
@@ -79,9 +79,9 @@ class LlavaNext(Family):
             sizes = [(10 * size, 10 + row) for row, size in enumerate(spec.sizes)]
             inputs["pixel_values"] = numbered(len(spec.sizes), max(spec.sizes), 3, 2, 2)
             inputs["image_sizes"] = np.array(sizes, dtype=np.int64)
-        hints = Hints(
+        metadata = ProcessorMetadata(
             model_type="llava_next",
             image_token_id=image,
             tokens_per_image=lambda sizes: [2 + height // 10 for height, _ in sizes],
         )
-        return inputs, Facts(inputs, hints, spec.images_per_sample)
+        return inputs, BatchFacts(inputs, metadata, spec.images_per_sample)

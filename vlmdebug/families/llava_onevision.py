@@ -20,7 +20,7 @@ from vlmdebug.core.rows import Counts
 from vlmdebug.core.tensors import to_numpy
 from vlmdebug.errors import BadInput
 from vlmdebug.families.base import Family
-from vlmdebug.families.facts import Facts, Hints, Reading
+from vlmdebug.families.facts import BatchFacts, CountResult, ProcessorMetadata
 from vlmdebug.families.image_counts import ambiguous_images, count_images
 from vlmdebug.families.rules import SURPLUS, USUAL
 from vlmdebug.families.synthesize import BatchSpec, numbered, text, with_text
@@ -56,7 +56,7 @@ class LlavaOnevision(Family):
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
         return inputs.get("batch_num_images") is not None
 
-    def read(self, facts: Facts) -> Reading:
+    def read(self, facts: BatchFacts) -> CountResult:
         owned = to_numpy(facts.inputs["batch_num_images"]).tolist()  # (sample with images,)
         if sum(owned) != facts.rows("image_sizes"):
             raise BadInput(
@@ -70,12 +70,12 @@ class LlavaOnevision(Family):
             found = ambiguous_images(facts, "image_sizes", sum(owned))
             found = replace(found, keys=(*found.keys, "batch_num_images"))
             features = self._features(facts, owned)
-            return Reading({}, features, {"feature": features} if features else {}, (found,))
+            return CountResult({}, features, {"feature": features} if features else {}, (found,))
         features = self._features(facts, images)
         counts = {"image": images, OWNER: Counts([int(n > 0) for n in images], images.evidence)}
-        return Reading(counts, features, {"feature": features} if features else {})
+        return CountResult(counts, features, {"feature": features} if features else {})
 
-    def _images(self, facts: Facts, owned: list[int]) -> Counts | None:
+    def _images(self, facts: BatchFacts, owned: list[int]) -> Counts | None:
         """Images per sample: the counts in the batch, assigned to the samples with placeholders."""
         if facts.num_images is not None or facts.samples == 1:
             images, _ = count_images(facts, "image_sizes", None)
@@ -92,19 +92,19 @@ class LlavaOnevision(Family):
         found = [next(rows) if tokens else 0 for tokens in facts.placeholders]
         return Counts(found, f"batch_num_images and {facts.placeholder_source}")
 
-    def _features(self, facts: Facts, images: Iterable[int]) -> tuple[int, ...] | None:
-        hints = facts.hints
-        if hints.tokens_per_image is None or not hints.features_per_tile:
+    def _features(self, facts: BatchFacts, images: Iterable[int]) -> tuple[int, ...] | None:
+        metadata = facts.metadata
+        if metadata.tokens_per_image is None or not metadata.features_per_tile:
             return None
         sizes = to_numpy(facts.inputs["image_sizes"]).tolist()  # (image, 2)
         alone = [count == 1 for count in images for _ in range(count)]
-        anyres = hints.tokens_per_image([(height, width) for height, width in sizes])
+        anyres = metadata.tokens_per_image([(height, width) for height, width in sizes])
         return tuple(
-            tokens if single else hints.features_per_tile + 1
+            tokens if single else metadata.features_per_tile + 1
             for tokens, single in zip(anyres, alone, strict=True)
         )
 
-    def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], Facts]:
+    def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], BatchFacts]:
         image = 3
         alone = [count == 1 for count in spec.images_per_sample for _ in range(count)]
         tokens = [
@@ -118,10 +118,10 @@ class LlavaOnevision(Family):
             inputs["image_sizes"] = np.array(sizes, dtype=np.int64)
             owned = [count for count in spec.images_per_sample if count]
             inputs["batch_num_images"] = np.array(owned, dtype=np.int64)
-        hints = Hints(
+        metadata = ProcessorMetadata(
             model_type="llava_onevision",
             image_token_id=image,
             features_per_tile=TOKENS,
             tokens_per_image=lambda sizes: [2 + height // 10 for height, _ in sizes],
         )
-        return inputs, Facts(inputs, hints, spec.images_per_sample)
+        return inputs, BatchFacts(inputs, metadata, spec.images_per_sample)

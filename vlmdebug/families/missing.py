@@ -7,7 +7,7 @@ from collections.abc import Collection
 from vlmdebug.core.keys import KNOWN, TYPE_IDS
 from vlmdebug.core.layout import Layout
 from vlmdebug.core.tensors import by_sample
-from vlmdebug.families.facts import Facts, Hints
+from vlmdebug.families.facts import BatchFacts, ProcessorMetadata
 from vlmdebug.families.release import takes
 from vlmdebug.families.streams import clip_of
 
@@ -15,17 +15,17 @@ NEEDED = (*TYPE_IDS, "cross_attention_mask")
 """Keys other than media that change how a model processes the media."""
 
 
-def strays(facts: Facts, present: Collection[str]) -> dict[str, tuple[int, ...]]:
+def strays(facts: BatchFacts, present: Collection[str]) -> dict[str, tuple[int, ...]]:
     """Placeholder tokens of clips that the batch does not have, by sample."""
     found = {}
-    for unit, token in facts.hints.token_ids.items():
-        if unit not in present and token != facts.hints.image_token_id:
+    for unit, token in facts.metadata.token_ids.items():
+        if unit not in present and token != facts.metadata.image_token_id:
             counted = by_sample(facts.ids == token)
             found |= {unit: counted} if any(counted) else {}
     return found
 
 
-def promised(facts: Facts, layout: Layout) -> dict[str, int]:
+def promised(facts: BatchFacts, layout: Layout) -> dict[str, int]:
     """Sums of counts that were given of media without any key in the batch."""
     given = {"image": facts.num_images, "tile": facts.num_tiles, **facts.clips}
     given = {unit: counts for unit, counts in given.items() if counts and any(counts)}
@@ -39,10 +39,10 @@ def promised(facts: Facts, layout: Layout) -> dict[str, int]:
     }
 
 
-def lacks(facts: Facts, layout: Layout) -> tuple[str, ...]:
+def lacks(facts: BatchFacts, layout: Layout) -> tuple[str, ...]:
     """Needed keys that the processor names, or the model where no processor is at hand."""
-    hints, places = facts.hints, facts.inputs.get("position_ids")
-    named = hints.taken_keys if hints.returned_keys is None else hints.returned_keys
+    metadata, places = facts.metadata, facts.inputs.get("position_ids")
+    named = metadata.taken_keys if metadata.returned_keys is None else metadata.returned_keys
     clips = any(clip_of(key) for key in layout.media)
     if not layout.media or named is None or not (clips or any(facts.placeholders or (1,))):
         return ()
@@ -50,27 +50,27 @@ def lacks(facts: Facts, layout: Layout) -> tuple[str, ...]:
     return tuple(
         key
         for key in (*NEEDED, *(rules.sometimes_returned & rules.raises_without))
-        if (key in named or (key in rules.raises_without and _is_taken(hints, key)))
-        and (hints.taken_keys is None or key in hints.taken_keys)
+        if (key in named or (key in rules.raises_without and _is_taken(metadata, key)))
+        and (metadata.taken_keys is None or key in metadata.taken_keys)
         and not facts.has(key)
         and rules.uses(key, positions=placed)
     )
 
 
-def _is_taken(hints: Hints, key: str) -> bool:
+def _is_taken(metadata: ProcessorMetadata, key: str) -> bool:
     """Whether the forward names a key: of the model at hand, or of the installed release."""
-    if hints.taken_keys is not None:
-        return key in hints.taken_keys
-    return bool(hints.model_type and takes(hints.model_type, key))
+    if metadata.taken_keys is not None:
+        return key in metadata.taken_keys
+    return bool(metadata.model_type and takes(metadata.model_type, key))
 
 
-def lost_masks(facts: Facts, layout: Layout) -> tuple[str, ...]:
+def lost_masks(facts: BatchFacts, layout: Layout) -> tuple[str, ...]:
     """Masks of pixels that the processor or the model names and the batch lacks.
 
     Without one, a model takes every pixel for one of an image, padding too.
     """
-    hints = facts.hints
-    named = hints.taken_keys if hints.returned_keys is None else hints.returned_keys
+    metadata = facts.metadata
+    named = metadata.taken_keys if metadata.returned_keys is None else metadata.returned_keys
     if named is None or not layout.media:
         return ()
     masks = sorted(layout.rules.optional_if_all_ones & named)

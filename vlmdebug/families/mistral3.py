@@ -19,7 +19,7 @@ import numpy as np
 from vlmdebug.core.layout import Axis
 from vlmdebug.core.tensors import to_numpy
 from vlmdebug.families.base import Family
-from vlmdebug.families.facts import Facts, Hints, Reading
+from vlmdebug.families.facts import BatchFacts, CountResult, ProcessorMetadata
 from vlmdebug.families.image_counts import read_images
 from vlmdebug.families.rules import DESCRIBES, INDEXED, SURPLUS, USUAL, with_mask
 from vlmdebug.families.synthesize import BatchSpec, numbered, text, with_text
@@ -49,8 +49,8 @@ class Mistral3(Family):
         pixels = inputs.get("pixel_values")
         return inputs.get("image_sizes") is not None and getattr(pixels, "ndim", 0) == 4
 
-    def read(self, facts: Facts) -> Reading:
-        side = facts.hints.pixels_per_feature
+    def read(self, facts: BatchFacts) -> CountResult:
+        side = facts.metadata.pixels_per_feature
         features = rows = None
         if side is not None:
             sizes = to_numpy(facts.inputs["image_sizes"]).tolist()  # (image, 2)
@@ -58,7 +58,7 @@ class Mistral3(Family):
             features = tuple(map(sum, rows))
         return read_images(facts, "image_sizes", features, rows)
 
-    def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], Facts]:
+    def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], BatchFacts]:
         image = 3
         tokens = [[image] * size for size in spec.sizes]
         inputs = with_text(text(tokens, spec.images_per_sample), placeholder=image, types=False)
@@ -66,5 +66,7 @@ class Mistral3(Family):
             sizes = [(SIDE, SIDE * size) for size in spec.sizes]
             inputs["pixel_values"] = numbered(len(spec.sizes), 3, SIDE, SIDE * max(spec.sizes))
             inputs["image_sizes"] = np.array(sizes, dtype=np.int64)
-        hints = Hints(model_type="mistral3", image_token_id=image, pixels_per_feature=SIDE)
-        return inputs, Facts(inputs, hints, spec.images_per_sample)
+        metadata = ProcessorMetadata(
+            model_type="mistral3", image_token_id=image, pixels_per_feature=SIDE
+        )
+        return inputs, BatchFacts(inputs, metadata, spec.images_per_sample)

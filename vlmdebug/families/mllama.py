@@ -20,7 +20,7 @@ from vlmdebug.core.layout import Axis
 from vlmdebug.core.rows import Counts
 from vlmdebug.core.rules import KeyRules
 from vlmdebug.families.base import Family
-from vlmdebug.families.facts import Facts, Hints, Reading
+from vlmdebug.families.facts import BatchFacts, CountResult, ProcessorMetadata
 from vlmdebug.families.rules import ONE, USUAL
 from vlmdebug.families.synthesize import BatchSpec, numbered, text, with_text
 
@@ -59,14 +59,14 @@ class Mllama(Family):
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
         return inputs.get("aspect_ratio_ids") is not None
 
-    def read(self, facts: Facts) -> Reading:
+    def read(self, facts: BatchFacts) -> CountResult:
         if facts.num_images is not None:
-            return Reading({"image": Counts(facts.num_images, "num_images")})
+            return CountResult({"image": Counts(facts.num_images, "num_images")})
         if facts.placeholders is not None:
-            return Reading({"image": Counts(facts.placeholders, facts.placeholder_source)})
-        return Reading({})
+            return CountResult({"image": Counts(facts.placeholders, facts.placeholder_source)})
+        return CountResult({})
 
-    def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], Facts]:
+    def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], BatchFacts]:
         image = 3
         inputs = with_text(
             text([[image] for _ in spec.sizes], spec.images_per_sample),
@@ -83,5 +83,5 @@ class Mllama(Family):
             inputs["cross_attention_mask"] = np.broadcast_to(
                 owned.astype(np.int64)[:, None, :, None], (samples, seq, images, 1)
             ).copy()
-        hints = Hints(model_type="mllama", image_token_id=image)
-        return inputs, Facts(inputs, hints, spec.images_per_sample)
+        metadata = ProcessorMetadata(model_type="mllama", image_token_id=image)
+        return inputs, BatchFacts(inputs, metadata, spec.images_per_sample)

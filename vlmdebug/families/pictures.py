@@ -26,7 +26,7 @@ from vlmdebug.core.rows import Rows
 from vlmdebug.core.scene import Scene
 from vlmdebug.core.tensors import to_numpy
 from vlmdebug.errors import BadInput
-from vlmdebug.families.facts import Facts, Hints
+from vlmdebug.families.facts import BatchFacts, ProcessorMetadata
 
 SIDE = 72
 """Longest side of a thumbnail in pixels."""
@@ -53,7 +53,7 @@ def scene_of(
     """
     if "image" not in batch.counts:
         return None
-    facts = Facts(batch.inputs, Hints(image_token_id=batch.image.token_id))
+    facts = BatchFacts(batch.inputs, ProcessorMetadata(image_token_id=batch.image.token_id))
     found = {image: thumbnail(batch, image, SIDE, originals) for image in dict.fromkeys(images)}
     return Scene(
         units={key: axis.unit for key, axis in batch.layout.items()},

@@ -28,8 +28,8 @@ from vlmdebug.core.rows import Counts
 from vlmdebug.core.tensors import to_numpy
 from vlmdebug.families import rules as known
 from vlmdebug.families.base import Family
-from vlmdebug.families.facts import Facts, Hints, Reading
-from vlmdebug.families.image_counts import count_images, window
+from vlmdebug.families.facts import BatchFacts, CountResult, ProcessorMetadata
+from vlmdebug.families.image_counts import count_images, infer_merge_size
 from vlmdebug.families.synthesize import BatchSpec, numbered, text, with_text
 
 # Features of one image of grid (t, h, w), if they are not t * h * w / merge ** 2.
@@ -124,27 +124,27 @@ class Qwen2_5VL(Family):
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
         return inputs.get(self.grid) is not None
 
-    def read(self, facts: Facts) -> Reading:
+    def read(self, facts: BatchFacts) -> CountResult:
         grids: list[list[int]] = to_numpy(facts.inputs[self.grid]).tolist()  # (image, 3)
         patches = tuple(map(prod, grids))  # (image,)
         merges = self._merges(facts, patches)
-        rule = _FEATURES.get(facts.hints.model_type or "", _merged)
+        rule = _FEATURES.get(facts.metadata.model_type or "", _merged)
         features = tuple(map(rule, grids, merges)) if merges else None
-        inferred = not facts.has("image_merge_sizes") and not facts.hints.merge_size
+        inferred = not facts.has("image_merge_sizes") and not facts.metadata.merge_size
         images, ambiguities = count_images(facts, self.grid, features)
         wrong = [*self._other_rows(facts, patches), *self._odd_grids(facts, grids, merges)]
         ambiguities = (*ambiguities, *wrong)
         per_image = {"patch": patches, **({"feature": features} if features else {})}
         if images is None:
-            return Reading({}, features, per_image, ambiguities, inferred=inferred)
+            return CountResult({}, features, per_image, ambiguities, inferred=inferred)
         owned = [
             sum(patches[start:stop])
             for start, stop in zip(images.offsets, images.offsets[1:], strict=False)
         ]
         counts = {"image": images, "patch": Counts(owned, f"{self.grid}, {images.evidence}")}
-        return Reading(counts, features, per_image, ambiguities, inferred=inferred)
+        return CountResult(counts, features, per_image, ambiguities, inferred=inferred)
 
-    def _other_rows(self, facts: Facts, patches: Sequence[int]) -> list[Contradiction]:
+    def _other_rows(self, facts: BatchFacts, patches: Sequence[int]) -> list[Contradiction]:
         """Pixels of more or fewer patches than the grids ask for."""
         rows = facts.rows("pixel_values")
         if sum(patches) == rows:
@@ -155,12 +155,12 @@ class Qwen2_5VL(Family):
             "The two belong to different batches or one was cut without the other. "
             "Pass both as the processor returned them."
         )
-        own = self.layout(facts.hints).rules
+        own = self.layout(facts.metadata).rules
         unsure = not own.predict or own.of("pixel_values").takes(rows, sum(patches))
         return [Contradiction(("pixel_values",), "patch", said, silent=None if unsure else False)]
 
     def _odd_grids(
-        self, facts: Facts, grids: Sequence[Sequence[int]], merges: Sequence[int]
+        self, facts: BatchFacts, grids: Sequence[Sequence[int]], merges: Sequence[int]
     ) -> list[Contradiction]:
         """Images with sides, in patches, that are not multiples of the merge size."""
         odd = [
@@ -168,7 +168,7 @@ class Qwen2_5VL(Family):
             for image, (grid, merge) in enumerate(zip(grids, merges, strict=False))
             if grid[-2] % merge or grid[-1] % merge
         ]
-        if not odd or facts.hints.model_type == "inkling2":
+        if not odd or facts.metadata.model_type == "inkling2":
             return []
         sides = " x ".join(map(str, grids[odd[0]]))
         said = (
@@ -179,15 +179,15 @@ class Qwen2_5VL(Family):
         )
         return [Contradiction((), None, said, refused=False, silent=None)]
 
-    def _merges(self, facts: Facts, patches: Sequence[int]) -> list[int]:
+    def _merges(self, facts: BatchFacts, patches: Sequence[int]) -> list[int]:
         """Side of the square of patches that merge, for each image; empty if it is not known."""
         if facts.has("image_merge_sizes"):
             merges = to_numpy(facts.inputs["image_merge_sizes"]).tolist()  # (image,)
             return [merges[min(image, len(merges) - 1)] for image in range(len(patches))]
-        merge = facts.hints.merge_size or window(sum(patches), facts.placeholders)
+        merge = facts.metadata.merge_size or infer_merge_size(sum(patches), facts.placeholders)
         return [merge] * len(patches) if merge else []
 
-    def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], Facts]:
+    def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], BatchFacts]:
         image = 3
         ids = text([[7, *[image] * size, 8] for size in spec.sizes], spec.images_per_sample)
         inputs = with_text(ids, placeholder=image, types=True)
@@ -195,8 +195,10 @@ class Qwen2_5VL(Family):
             grid = [(1, MERGE, MERGE * size) for size in spec.sizes]
             inputs["image_grid_thw"] = np.array(grid, dtype=np.int64)
             inputs["pixel_values"] = numbered(sum(spec.sizes) * MERGE**2, 96)
-        hints = Hints(model_type="qwen2_5_vl", image_token_id=image, merge_size=MERGE)
-        return inputs, Facts(inputs, hints, spec.images_per_sample)
+        metadata = ProcessorMetadata(
+            model_type="qwen2_5_vl", image_token_id=image, merge_size=MERGE
+        )
+        return inputs, BatchFacts(inputs, metadata, spec.images_per_sample)
 
 
 class NemotronHOmni(Qwen2_5VL):
@@ -222,12 +224,12 @@ class NemotronHOmni(Qwen2_5VL):
     )
     variants = {}
 
-    def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], Facts]:
+    def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], BatchFacts]:
         inputs, facts = super().synthesize(spec)
         if spec.sizes:
             inputs["image_grid_hw"] = inputs.pop("image_grid_thw")[:, 1:]
         del inputs["mm_token_type_ids"]
-        return inputs, replace(facts, hints=replace(facts.hints, model_type=self.name))
+        return inputs, replace(facts, metadata=replace(facts.metadata, model_type=self.name))
 
 
 def _merged(grid: list[int], merge: int) -> int:

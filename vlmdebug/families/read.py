@@ -14,8 +14,8 @@ from vlmdebug.errors import BadInput, naming
 from vlmdebug.families.assemble import assemble
 from vlmdebug.families.checked import checked_tensors, refuse_packed
 from vlmdebug.families.choose import family_of
-from vlmdebug.families.facts import Facts
-from vlmdebug.families.hints import read_hints
+from vlmdebug.families.facts import BatchFacts
+from vlmdebug.families.metadata import read_metadata
 from vlmdebug.families.probe import probe
 from vlmdebug.families.unreadable import items_of
 
@@ -112,9 +112,9 @@ def _read(
         for name, value in given.items()
     }
     refuse_packed(tensors)
-    hints = read_hints(processor, config, model)
+    metadata = read_metadata(processor, config, model)
     clips = {"video": counted["num_videos"], "audio": counted["num_audios"]}
-    facts = Facts(tensors, hints, counted["num_images"], counted["num_tiles"], clips)
+    facts = BatchFacts(tensors, metadata, counted["num_images"], counted["num_tiles"], clips)
     if layout is None and processor is not None and family_of(facts, None) is None:
         layout = _probed(processor, tensors)
     return assemble(facts, layout)

@@ -27,8 +27,8 @@ from vlmdebug.core.modality import Modality
 from vlmdebug.core.rows import Counts
 from vlmdebug.core.tensors import places_of, to_numpy
 from vlmdebug.families.base import Family
-from vlmdebug.families.facts import Facts
-from vlmdebug.families.image_counts import agree, align
+from vlmdebug.families.facts import BatchFacts
+from vlmdebug.families.image_counts import check_total, split_by_placeholders
 from vlmdebug.families.synthesize import BatchSpec, numbered, padded, with_text
 
 TYPES = {"video": 2, "audio": 3}
@@ -73,8 +73,8 @@ def clip_of(key: str) -> str:
 
 
 def with_clips(
-    family: Family, inputs: Mapping[str, Any], facts: Facts, spec: BatchSpec
-) -> tuple[dict[str, Any], Facts]:
+    family: Family, inputs: Mapping[str, Any], facts: BatchFacts, spec: BatchSpec
+) -> tuple[dict[str, Any], BatchFacts]:
     """A synthesized batch with videos, then audio clips, after the images of each sample.
 
     A frame is one placeholder token, an audio clip two. Every row of pixels and of audio holds its
@@ -92,7 +92,7 @@ def with_clips(
             row += [10, *[tokens["audio"]] * 2, 6]
         rows.append(row)
     ids, types = padded(rows), "mm_token_type_ids" in inputs
-    grown = with_text(ids, placeholder=facts.hints.image_token_id or 0, types=types)
+    grown = with_text(ids, placeholder=facts.metadata.image_token_id or 0, types=types)
     if types:
         for unit, token in tokens.items():
             grown["mm_token_type_ids"][ids == token] = TYPES[unit]
@@ -103,12 +103,12 @@ def with_clips(
         whole["second_per_grid_ts"] = 0.5 * numbered(len(spec.frames))  # no two alike
     if any(clips["audio"]):
         whole |= _audio(family.audio, sum(clips["audio"]))
-    hints = replace(
-        facts.hints,
-        token_ids={**facts.hints.token_ids, **tokens},
+    metadata = replace(
+        facts.metadata,
+        token_ids={**facts.metadata.token_ids, **tokens},
         features_of_audio=lambda frames: 2,
     )
-    return whole, replace(facts, inputs=whole, hints=hints, clips=clips)
+    return whole, replace(facts, inputs=whole, metadata=metadata, clips=clips)
 
 
 def _videos(unit: str | None, frames: Sequence[int]) -> dict[str, Any]:
@@ -152,7 +152,7 @@ class ClipReading:
     ambiguities: tuple[Ambiguity, ...] = ()
 
 
-def read_clips(facts: Facts, given: Mapping[str, tuple[int, ...] | None]) -> list[ClipReading]:
+def read_clips(facts: BatchFacts, given: Mapping[str, tuple[int, ...] | None]) -> list[ClipReading]:
     """The video and audio clips of a batch; `given` holds clips per sample, where known."""
     found = []
     if facts.has("pixel_values_videos"):
@@ -165,13 +165,13 @@ def read_clips(facts: Facts, given: Mapping[str, tuple[int, ...] | None]) -> lis
     return found
 
 
-def _video(facts: Facts, given: tuple[int, ...] | None) -> ClipReading:
+def _video(facts: BatchFacts, given: tuple[int, ...] | None) -> ClipReading:
     units = {key: unit for key, unit in VIDEO_UNITS.items() if _is_tensor(facts.inputs.get(key))}
     features = rows = pieces = None
     if "video_grid_thw" in units:
         grid = to_numpy(facts.inputs["video_grid_thw"])  # (video, 3)
         rows = grid.prod(axis=1).tolist()
-        merge = facts.hints.merge_size
+        merge = facts.metadata.merge_size
         if merge:
             pieces = tuple((h * w // merge**2,) * t for t, h, w in grid.tolist())
             features = tuple(count // merge**2 for count in rows)
@@ -186,27 +186,27 @@ def _video(facts: Facts, given: tuple[int, ...] | None) -> ClipReading:
     return _read(facts, "video", units, given, features, rows, pieces)
 
 
-def _by_shape(facts: Facts) -> tuple[int, ...] | None:
+def _by_shape(facts: BatchFacts) -> tuple[int, ...] | None:
     """Features of videos of `(video, frames, channels, height, width)`."""
-    rule, shape = facts.hints.features_of_video, facts.inputs["pixel_values_videos"].shape
+    rule, shape = facts.metadata.features_of_video, facts.inputs["pixel_values_videos"].shape
     if rule is None or len(shape) != 5:
         return None
     each = rule(shape[1], shape[3], shape[4])
     return None if each is None else (each,) * shape[0]
 
 
-def _heard(facts: Facts) -> tuple[int, ...] | None:
+def _heard(facts: BatchFacts) -> tuple[int, ...] | None:
     """Features of audio clips, from the frames that their mask keeps; None without a mask."""
-    rule = facts.hints.features_of_audio
+    rule = facts.metadata.features_of_audio
     mask = next((facts.inputs[key] for key in AUDIO_KEYS[1:] if facts.has(key)), None)
     if rule is None or mask is None or len(mask.shape) != 2:
         return None
     return tuple(map(rule, to_numpy(mask).astype(bool).sum(axis=1).tolist()))
 
 
-def _pooled(facts: Facts, frames: Sequence[int]) -> tuple[int, ...] | None:
+def _pooled(facts: BatchFacts, frames: Sequence[int]) -> tuple[int, ...] | None:
     """Gemma 4: real positions of each frame, pooled, and summed over each video."""
-    pool, positions = facts.hints.pooling_size, facts.inputs.get("video_position_ids")
+    pool, positions = facts.metadata.pooling_size, facts.inputs.get("video_position_ids")
     if positions is None or not pool:
         return None
     per_frame = (to_numpy(positions[..., 0]) != -1).sum(axis=-1) // pool**2  # (frame,)
@@ -215,7 +215,7 @@ def _pooled(facts: Facts, frames: Sequence[int]) -> tuple[int, ...] | None:
 
 
 def _read(
-    facts: Facts,
+    facts: BatchFacts,
     unit: str,
     units: Mapping[str, str],
     given: tuple[int, ...] | None,
@@ -225,7 +225,7 @@ def _read(
 ) -> ClipReading:
     anchor = next(key for key, own in units.items() if own == unit)
     clips = facts.rows(anchor)
-    token = facts.hints.token_ids.get(unit)
+    token = facts.metadata.token_ids.get(unit)
     mask = _mask(facts, unit, token)
     modality = Modality(
         unit,
@@ -252,19 +252,19 @@ def _read(
 
 
 def _counts(
-    facts: Facts, modality: Modality, clips: int, given: tuple[int, ...] | None
+    facts: BatchFacts, modality: Modality, clips: int, given: tuple[int, ...] | None
 ) -> Counts | None:
     """Clips per sample; None if nothing determines them."""
     unit, anchor, features = modality.name, modality.feature_key or "", modality.features
     if given is not None:
-        agree(f"num_{unit}s", given, anchor, clips, unit)
+        check_total(f"num_{unit}s", given, anchor, clips, unit)
         return Counts(given, f"num_{unit}s")
     if facts.samples == 1:
         return Counts([clips], "the batch has one sample")
     placeholders, runs = modality.placeholders, modality.runs
     if placeholders is None or runs is None:
         return None
-    found = align(features, placeholders) if features is not None else None
+    found = split_by_placeholders(features, placeholders) if features is not None else None
     if found is not None:
         return Counts(found, f"{unit} placeholder tokens against {anchor}")
     if features is None and sum(map(len, runs)) == clips:
@@ -272,7 +272,7 @@ def _counts(
     return None
 
 
-def _mask(facts: Facts, unit: str, token: int | None) -> np.ndarray | None:
+def _mask(facts: BatchFacts, unit: str, token: int | None) -> np.ndarray | None:
     """Where the placeholder tokens of the clips are, `(sample, seq)`."""
     types = facts.inputs.get("mm_token_type_ids")
     if types is not None:
@@ -282,7 +282,7 @@ def _mask(facts: Facts, unit: str, token: int | None) -> np.ndarray | None:
     return None if token is None else facts.ids == token
 
 
-def _unknown(facts: Facts, unit: str, units: Mapping[str, str], clips: int) -> Ambiguity:
+def _unknown(facts: BatchFacts, unit: str, units: Mapping[str, str], clips: int) -> Ambiguity:
     return Ambiguity(
         keys=tuple(units),
         unit=unit,

@@ -10,13 +10,13 @@ from vlmdebug.core.keys import ALONG_TOKENS, PROMPT_TYPES
 from vlmdebug.core.layout import Layout
 from vlmdebug.core.rules import ModelRules
 from vlmdebug.core.tensors import by_sample, to_numpy
-from vlmdebug.families.facts import Facts
+from vlmdebug.families.facts import BatchFacts
 
 MARKS_EDGES = "moe_mm_token_type_ids"
 """Types that mark the begin and end tokens of images too."""
 
 
-def marked(facts: Facts, rules: ModelRules) -> dict[str, tuple[int, ...]]:
+def marked(facts: BatchFacts, rules: ModelRules) -> dict[str, tuple[int, ...]]:
     """Placeholder tokens of each sample that each key of token types marks as such.
 
     Some processors mark begin and end tokens too; these do not count. ERNIE 4.5 VL marks both in
@@ -24,7 +24,7 @@ def marked(facts: Facts, rules: ModelRules) -> dict[str, tuple[int, ...]]:
     with one of its neighbours marked and the other not has moved.
     """
     mask = facts.placeholder_mask
-    if mask is None or facts.hints.image_token_id is None:
+    if mask is None or facts.metadata.image_token_id is None:
         return {}
     keys = ["mm_token_type_ids", MARKS_EDGES]
     keys += [PROMPT_TYPES] if rules.token_types_mark is not None else []
@@ -51,21 +51,21 @@ def _lopsided(ones: np.ndarray, places: Sequence[Sequence[tuple[int, int]]]) -> 
     ]
 
 
-def hidden(facts: Facts) -> tuple[int, ...]:
+def hidden(facts: BatchFacts) -> tuple[int, ...]:
     """Tokens of each sample that `attention_mask` hides though they are not the padding token."""
-    mask, pad = facts.mask, facts.hints.pad_token_id
+    mask, pad = facts.mask, facts.metadata.pad_token_id
     if pad is None or mask is None or mask.shape != facts.ids.shape:
         return ()
     return by_sample((mask == 0) & (facts.ids != pad))
 
 
-def unmasked(facts: Facts, *, causal: bool) -> tuple[int, ...]:
+def unmasked(facts: BatchFacts, *, causal: bool) -> tuple[int, ...]:
     """Padding tokens of each sample that its text attends to, where no mask hides them.
 
     A causal model never looks at those behind the text. A mask that shows one token in front of the
     text may be right: for some tokenizers it is the first token of a text too.
     """
-    mask, pad = facts.mask, facts.hints.pad_token_id
+    mask, pad = facts.mask, facts.metadata.pad_token_id
     if pad is None or (mask is not None and mask.shape != facts.ids.shape):
         return ()
     padding = facts.ids == pad  # (sample, seq)
@@ -78,7 +78,7 @@ def unmasked(facts: Facts, *, causal: bool) -> tuple[int, ...]:
     return by_sample(shown if mask is None else shown & (shown.sum(axis=1, keepdims=True) > 1))
 
 
-def columns(facts: Facts, layout: Layout) -> dict[str, int]:
+def columns(facts: BatchFacts, layout: Layout) -> dict[str, int]:
     """Columns of tokens of the keys that a model aligns with `input_ids` and uses.
 
     Not of labels, which an encoder-decoder has for other tokens, nor of masks of more dimensions.
@@ -92,7 +92,7 @@ def columns(facts: Facts, layout: Layout) -> dict[str, int]:
     }
 
 
-def unpadded(facts: Facts) -> tuple[bool, ...] | None:
+def unpadded(facts: BatchFacts) -> tuple[bool, ...] | None:
     """Samples with a mask that hides only tokens at the end, unseen by causal attention."""
     mask = facts.mask
     if mask is None or mask.ndim != 2:

@@ -10,23 +10,23 @@ from collections.abc import Mapping
 import numpy as np
 
 from vlmdebug.core.keys import ALONG_TOKENS
-from vlmdebug.families.facts import Hints
+from vlmdebug.families.facts import ProcessorMetadata
 from vlmdebug.families.synthesize import BatchSpec
 
 IGNORED = -100  # the label of tokens without a loss
 
 
 def with_token_keys(
-    inputs: Mapping[str, np.ndarray], hints: Hints, spec: BatchSpec
+    inputs: Mapping[str, np.ndarray], metadata: ProcessorMetadata, spec: BatchSpec
 ) -> dict[str, np.ndarray]:
     """The batch, padded and with the token keys that its specification asks for."""
     made = dict(inputs)
     if spec.padding_side == "left":
         made |= _padded_left(made)
     if spec.labels:
-        made["labels"] = _labels(made, hints)
+        made["labels"] = _labels(made, metadata)
     if spec.position_ids:
-        made["position_ids"] = _places(made, hints)
+        made["position_ids"] = _places(made, metadata)
     return made
 
 
@@ -42,15 +42,15 @@ def _padded_left(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     }
 
 
-def _labels(inputs: Mapping[str, np.ndarray], hints: Hints) -> np.ndarray:
+def _labels(inputs: Mapping[str, np.ndarray], metadata: ProcessorMetadata) -> np.ndarray:
     """The ids themselves for text tokens, as collators make them, `(sample, seq)`."""
     ids = inputs["input_ids"]
-    tokens = {hints.image_token_id, *hints.token_ids.values()} - {None}
+    tokens = {metadata.image_token_id, *metadata.token_ids.values()} - {None}
     media = np.isin(ids, [*tokens])
     return np.where((inputs["attention_mask"] == 0) | media, IGNORED, ids)
 
 
-def _places(inputs: Mapping[str, np.ndarray], hints: Hints) -> np.ndarray:
+def _places(inputs: Mapping[str, np.ndarray], metadata: ProcessorMetadata) -> np.ndarray:
     """M-RoPE's positions in time, height and width, `(3, sample, seq)`; 0 for padding.
 
     Synthesized images are one row of tokens, and each frame of a video is one token, so only one of
@@ -58,7 +58,7 @@ def _places(inputs: Mapping[str, np.ndarray], hints: Hints) -> np.ndarray:
     """
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     order = mask.cumsum(axis=1) - 1  # (sample, seq)
-    image, video = ids == hints.image_token_id, ids == hints.token_ids.get("video")
+    image, video = ids == metadata.image_token_id, ids == metadata.token_ids.get("video")
     text = np.where(image | video, -1, order)
     begin = np.maximum.accumulate(text, axis=1) + 1  # of the image or video of a token
     places = np.stack(

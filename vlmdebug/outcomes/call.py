@@ -7,8 +7,8 @@ from functools import cached_property
 
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.layout import Layout
-from vlmdebug.core.observed import Used
-from vlmdebug.core.presence import Planned
+from vlmdebug.core.observed import ObservedKey
+from vlmdebug.core.presence import ExpectedRows
 from vlmdebug.core.rows import Rows
 from vlmdebug.core.rules import ModelRules
 
@@ -20,28 +20,28 @@ class Call:
         keys: The rows that each key holds.
         samples: The samples of the call.
         placeholders: Placeholder tokens of images, if known.
-        planned: The rows of a key that the call should get.
+        expected: The rows of a key that the call should get.
     """
 
     batch: Batch
-    keys: Mapping[str, Used]
+    keys: Mapping[str, ObservedKey]
     samples: Rows
     layout: Layout
     rules: ModelRules
     placeholders: int | None
-    planned: Callable[[str], Planned]
+    expected: Callable[[str], ExpectedRows]
 
     def __init__(
         self,
         batch: Batch,
-        keys: Mapping[str, Used],
+        keys: Mapping[str, ObservedKey],
         samples: Rows,
         placeholders: int | None,
-        planned: Callable[[str], Planned],
+        expected: Callable[[str], ExpectedRows],
     ) -> None:
         self.batch, self.keys, self.samples = batch, keys, samples
         self.layout, self.rules = batch.layout, batch.rules
-        self.placeholders, self.planned = placeholders, planned
+        self.placeholders, self.expected = placeholders, expected
 
     @cached_property
     def features(self) -> int | None:
@@ -73,13 +73,13 @@ class Call:
         balance = self.balance if "pixel_values" in self.keys else None
         return balance is not None and balance[0] != balance[1]
 
-    def is_odd(self, key: str, used: Used) -> bool:
+    def is_odd(self, key: str, used: ObservedKey) -> bool:
         """Whether only some models take its shape, or the tensor it comes from."""
         if key not in self.layout:
             return False
         return not used.fits or used.source is not None
 
-    def is_foreign(self, used: Used) -> bool:
+    def is_foreign(self, used: ObservedKey) -> bool:
         """Whether a key holds anything except rows of its own tensor in the batch."""
         odd = used.source is not None or used.change is not None
         return odd or used.rows is None or used.rows.foreign

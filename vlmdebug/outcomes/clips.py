@@ -23,13 +23,13 @@ def takes_clips(call: Call, clips: Modality) -> bool | None:
     given = [call.keys[key] for key in clips.keys if key in call.keys]
     if any(call.is_foreign(used) for used in given):
         return None
-    planned = {key: call.planned(key).rows for key in clips.keys}
-    owned = [made[row] for row in planned["video_grid_thw"]]
+    expected = {key: call.expected(key).rows for key in clips.keys}
+    owned = [made[row] for row in expected["video_grid_thw"]]
     asked = [made[row] for row in grids.rows or ()]
     if sum(asked) != step[0]:
         return False
-    if pixels.length != len(planned["pixel_values_videos"]):
+    if pixels.length != len(expected["pixel_values_videos"]):
         return False if pixels.length != 1 else None
     others = set(clips.keys) - {"video_grid_thw", "pixel_values_videos"}
-    alike = all(key in call.keys and call.keys[key].rows == planned[key] for key in others)
+    alike = all(key in call.keys and call.keys[key].rows == expected[key] for key in others)
     return True if asked == owned and alike else None

@@ -14,8 +14,8 @@ from vlmdebug.core.batch import Batch
 from vlmdebug.core.change import Change
 from vlmdebug.core.layout import OWNER
 from vlmdebug.core.modality import Modality
-from vlmdebug.core.observed import Used, UsedChunk
-from vlmdebug.core.presence import Planned, planned_rows
+from vlmdebug.core.observed import ObservedCall, ObservedKey
+from vlmdebug.core.presence import ExpectedRows, expected_rows
 from vlmdebug.core.rows import Rows
 from vlmdebug.errors import AmbiguousError
 from vlmdebug.outcomes.forward import Forward
@@ -30,25 +30,25 @@ class Forecast:
     """What the model would make of one chunk if a single thing in it were wrong."""
 
     batch: Batch
-    chunk: UsedChunk
+    chunk: ObservedCall
     samples: Rows
 
-    def __init__(self, batch: Batch, chunk: UsedChunk, samples: Rows) -> None:
+    def __init__(self, batch: Batch, chunk: ObservedCall, samples: Rows) -> None:
         self.batch, self.chunk, self.samples = batch, chunk, samples
-        self._planned: dict[str, Planned] = {}
+        self._expected: dict[str, ExpectedRows] = {}
         self._calls: dict[frozenset[str], Forward] = {}
 
-    def planned(self, key: str) -> Planned:
-        """The rows of `key` that the chunk should get; raises as `planned_rows` does."""
-        found = self._planned.get(key)
+    def expected(self, key: str) -> ExpectedRows:
+        """The rows of `key` that the chunk should get; raises as `expected_rows` does."""
+        found = self._expected.get(key)
         if found is None:
-            found = self._planned[key] = planned_rows(self.batch, key, self.samples)
+            found = self._expected[key] = expected_rows(self.batch, key, self.samples)
         return found
 
     @cached_property
     def call(self) -> Forward:
         """The chunk as it is, with all that is wrong in it."""
-        return Forward(self.batch, self.chunk.keys, self.samples, self._written, self.planned)
+        return Forward(self.batch, self.chunk.keys, self.samples, self._written, self.expected)
 
     @property
     def _written(self) -> int | None:
@@ -188,7 +188,7 @@ class Forecast:
 
     def _runs_because(self, key: str, length: int) -> Runs:
         """Why the model takes `length` wrong rows of `key`."""
-        if length == len(self.planned(key).rows):
+        if length == len(self.expected(key).rows):
             return Runs.WRONG_PIXELS if key in self.batch.layout.media else Runs.WRONG_TOKENS
         return Runs.ADDS_UP if length else Runs.NO_ROWS
 
@@ -213,22 +213,22 @@ class Forecast:
         placeholders = self.batch.placeholders_of(self.samples)
         if placeholders is None or "input_ids" in wrong:
             placeholders = self._written
-        return Forward(self.batch, keys, self.samples, placeholders, self.planned)
+        return Forward(self.batch, keys, self.samples, placeholders, self.expected)
 
-    def _mended(self, key: str, used: Used | None) -> Used | None:
+    def _mended(self, key: str, used: ObservedKey | None) -> ObservedKey | None:
         """A key as it should have been passed; a right one is unchanged."""
         try:
-            planned = self.planned(key)
+            expected = self.expected(key)
         except (AmbiguousError, IndexError):
             return used
-        if planned.presence == "absent":
+        if expected.presence == "absent":
             return None
-        if used is None and planned.presence == "either":
+        if used is None and expected.presence == "either":
             return None
-        right = used is not None and used.rows in (planned.rows, planned.without_empty)
+        right = used is not None and used.rows in (expected.rows, expected.without_empty)
         if used is not None and right and used.source is None and used.change is None:
             return used
-        return Used(planned.rows, len(planned.rows), inner=self._inner(key))
+        return ObservedKey(expected.rows, len(expected.rows), inner=self._inner(key))
 
     def _inner(self, key: str) -> int | None:
         """Length of the padded dimension of a key, as the others of the chunk have it."""

@@ -11,7 +11,7 @@ from functools import cached_property
 from itertools import islice
 
 from vlmdebug.core.layout import OWNER
-from vlmdebug.core.observed import Used
+from vlmdebug.core.observed import ObservedKey
 from vlmdebug.core.rules import Tolerated
 from vlmdebug.outcomes.call import Call
 from vlmdebug.outcomes.clips import takes_clips
@@ -191,7 +191,7 @@ class Forward(Call):
                     return False
         return True
 
-    def _expected_length(self, unit: str, anchor_unit: str, anchor: Used) -> int | None:
+    def _expected_length(self, unit: str, anchor_unit: str, anchor: ObservedKey) -> int | None:
         """Rows of `unit` that belong to the anchor's rows."""
         if unit == anchor_unit:
             return anchor.length

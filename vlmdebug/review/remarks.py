@@ -44,7 +44,7 @@ class Remark:
         return "\n".join([head, *(_wrapped(line) for line in self.message.splitlines())])
 
 
-class Reading:
+class CountResult:
     """One function, walked through every layout."""
 
     function: Function

@@ -17,7 +17,7 @@ from vlmdebug.checking.report import Report
 from vlmdebug.checking.whole_batch import check_alone
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.given import public
-from vlmdebug.core.observed import Run, UsedChunk
+from vlmdebug.core.observed import ObservedCall, SlicerRun
 from vlmdebug.core.rows import Rows, chunk_bounds
 from vlmdebug.core.signature import Slicer, as_slicer
 from vlmdebug.errors import BadInput, NotJudged
@@ -168,16 +168,16 @@ def run(
     batch: Batch,
     chunk_size: int,
     keep: Callable[[Mapping[str, Any]], None] = lambda inputs: None,
-) -> Run:
-    """Run the slicer and find the rows of everything it gives.
+) -> SlicerRun:
+    """SlicerRun the slicer and find the rows of everything it gives.
 
     `keep` is called with each chunk's model inputs as the slicer gave them.
     """
     bounds, chunk_size = chunk_bounds(len(batch), chunk_size), int(chunk_size)
     expand_size = _expand_size(slicer)
     finder = RowFinder(batch.inputs, batch.layout, by_value=True)
-    inputs = AskedDict(batch.for_slicer(), batch.token_ids)
-    chunks: list[UsedChunk] = []
+    inputs = TrackedInputs(batch.for_slicer(), batch.token_ids)
+    chunks: list[ObservedCall] = []
     error: BaseException | None = None
     steps = _steps(slicer, inputs, chunk_size, finder)
     while True:
@@ -204,22 +204,22 @@ def run(
             )
         if len(chunks) > MOST_CHUNKS * len(batch) * (expand_size or 1):
             break  # its loop does not end; the samples that came again are in the report
-        planned = range(*bounds[len(chunks)]) if len(chunks) < len(bounds) else range(0)
-        chunks.append(used_chunk(batch, finder, given, planned))
+        expected = range(*bounds[len(chunks)]) if len(chunks) < len(bounds) else range(0)
+        chunks.append(used_chunk(batch, finder, given, expected))
         keep(given)
-    return Run(
+    return SlicerRun(
         _judged_apart(chunks, finder.written()),
         chunk_size,
         slicer=getattr(slicer, "__name__", type(slicer).__name__),
         error=error,
         error_place=_place(error) if error else None,
-        asked=tuple(inputs.asked),
+        missing_lookups=tuple(inputs.missing_lookups),
         any_order=getattr(slicer, "any_order", False),
         expand_size=expand_size,
     )
 
 
-def _judged_apart(chunks: list[UsedChunk], written: Sequence[str]) -> list[UsedChunk]:
+def _judged_apart(chunks: list[ObservedCall], written: Sequence[str]) -> list[ObservedCall]:
     """The chunks without rows of keys that the slicer wrote into: they are not what they were."""
     return [
         replace(
@@ -245,7 +245,7 @@ def _expand_size(slicer: Slicer) -> int | None:
     return size
 
 
-class AskedDict(dict[str, Any]):
+class TrackedInputs(dict[str, Any]):
     """The inputs a slicer gets; records the missing names that it looked up.
 
     Attributes, `.to` and `.data` work too, as on the `BatchFeature` that a processor returns.
@@ -256,16 +256,16 @@ class AskedDict(dict[str, Any]):
         self, inputs: Mapping[str, Any], token_ids: Mapping[str, int] | None = None
     ) -> None:
         super().__init__(inputs)
-        self.__dict__.update(asked={}, token_ids=token_ids or {})
+        self.__dict__.update(missing_lookups={}, token_ids=token_ids or {})
 
     @property
-    def data(self) -> AskedDict:
+    def data(self) -> TrackedInputs:
         return self
 
-    def copy(self) -> AskedDict:
+    def copy(self) -> TrackedInputs:
         return self._with(self)
 
-    def to(self, *args: Any, **kwargs: Any) -> AskedDict:
+    def to(self, *args: Any, **kwargs: Any) -> TrackedInputs:
         """Every tensor on that device; those of floating point in that dtype."""
         place = kwargs.get("device", args[0] if args else None)
         names_device = isinstance(place, (str, int)) or type(place).__name__ == "device"
@@ -279,10 +279,10 @@ class AskedDict(dict[str, Any]):
 
         return self._with({key: moved(value) for key, value in self.items()})
 
-    def _with(self, inputs: Mapping[str, Any]) -> AskedDict:
+    def _with(self, inputs: Mapping[str, Any]) -> TrackedInputs:
         """Other inputs; missing names that are looked up in them are recorded here."""
-        made = AskedDict(inputs, self.token_ids)
-        made.__dict__["asked"] = self.__dict__["asked"]
+        made = TrackedInputs(inputs, self.token_ids)
+        made.__dict__["missing_lookups"] = self.__dict__["missing_lookups"]
         return made
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -307,7 +307,7 @@ class AskedDict(dict[str, Any]):
 
     def _note(self, key: object) -> None:
         if isinstance(key, str) and not super().__contains__(key):
-            self.__dict__["asked"][key] = None
+            self.__dict__["missing_lookups"][key] = None
 
 
 def _named(given: object) -> str:
@@ -315,7 +315,9 @@ def _named(given: object) -> str:
     return "None" if given is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
-def _steps(slicer: Slicer, inputs: AskedDict, chunk_size: int, finder: RowFinder) -> Iterator[Any]:
+def _steps(
+    slicer: Slicer, inputs: TrackedInputs, chunk_size: int, finder: RowFinder
+) -> Iterator[Any]:
     """The slicer's chunks one by one; copies are followed only while its own code runs."""
     with _following(inputs, finder):
         given = slicer(inputs, chunk_size)

@@ -186,28 +186,28 @@ def _cuts_alike(code: Code, batch: Batch, given: Iterable[str]) -> bool:
             chunks = list(code.function(inputs, chunk_size))
         except (ValueError, KeyError):
             return False
-        planned = list(batch.chunks(chunk_size))
-        if len(chunks) != len(planned) or not all(map(_alike, chunks, planned)):
+        expected = list(batch.chunks(chunk_size))
+        if len(chunks) != len(expected) or not all(map(_alike, chunks, expected)):
             return False
     return True
 
 
-def _alike(chunk: Mapping[str, Any], planned: Mapping[str, Any]) -> bool:
-    if chunk.keys() != planned.keys():
+def _alike(chunk: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:
+    if chunk.keys() != expected.keys():
         return False
-    return all(_same(chunk[key], value) for key, value in planned.items())
+    return all(_same(chunk[key], value) for key, value in expected.items())
 
 
-def _same(value: Any, planned: Any) -> bool:
+def _same(value: Any, expected: Any) -> bool:
     """Whether two values are one, or views of the same memory, or equal."""
     from vlmdebug.core.tensors import to_numpy
 
-    if value is planned or not hasattr(planned, "shape"):
-        return value is planned or value == planned
-    if tuple(value.shape) != tuple(planned.shape):
+    if value is expected or not hasattr(expected, "shape"):
+        return value is expected or value == expected
+    if tuple(value.shape) != tuple(expected.shape):
         return False
-    places = [getattr(one, "data_ptr", int)() for one in (value, planned)]
-    if places[0] and places[0] == places[1] and value.stride() == planned.stride():
+    places = [getattr(one, "data_ptr", int)() for one in (value, expected)]
+    if places[0] and places[0] == places[1] and value.stride() == expected.stride():
         return True
-    mine, theirs = to_numpy(value), to_numpy(planned)
+    mine, theirs = to_numpy(value), to_numpy(expected)
     return bool(((mine == theirs) | ((mine != mine) & (theirs != theirs))).all())

@@ -20,7 +20,7 @@ from vlmdebug.checking.report import Report
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import CLIP_KEYS
 from vlmdebug.core.mismatch import Mismatch
-from vlmdebug.core.observed import Run
+from vlmdebug.core.observed import SlicerRun
 from vlmdebug.core.signature import Slicer, as_slicer
 from vlmdebug.core.wording import number
 from vlmdebug.errors import AmbiguousError, BadInput
@@ -250,7 +250,7 @@ class Search:
         refuses = ran.refuses_whole and all(m.code == "VLM008" for m in blamed)
         return Trial(report, handed_on, spared, blamed, refuses)
 
-    def _refuses_whole(self, case: Case, ran: Run) -> bool:
+    def _refuses_whole(self, case: Case, ran: SlicerRun) -> bool:
         """Whether the slicer raises the same exception if the whole batch is one chunk.
 
         A `NameError` is a bug of the code, not a refusal.

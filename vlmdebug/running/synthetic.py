@@ -18,7 +18,7 @@ from vlmdebug.core.rows import as_counts
 from vlmdebug.errors import BadInput
 from vlmdebug.families import FAMILIES, BatchSpec, Family, family_named
 from vlmdebug.families.assemble import assemble
-from vlmdebug.families.facts import Facts, Hints
+from vlmdebug.families.facts import BatchFacts, ProcessorMetadata
 from vlmdebug.families.release import as_released
 from vlmdebug.families.streams import clip_axes, with_clips
 from vlmdebug.families.tokens import with_token_keys
@@ -135,10 +135,10 @@ def make(spec: BatchSpec) -> Batch:
     inputs, facts = family.synthesize(spec)
     if spec.clips:
         inputs, facts = with_clips(family, inputs, facts, spec)
-    inputs = with_token_keys(inputs, facts.hints, spec)
+    inputs = with_token_keys(inputs, facts.metadata, spec)
     tensors = {key: torch.from_numpy(value) for key, value in inputs.items()}
     made = assemble(replace(facts, inputs=tensors), spec.family)
-    rules = as_released(made.layout.rules, facts.hints.model_type, drawn=True)
+    rules = as_released(made.layout.rules, facts.metadata.model_type, drawn=True)
     return replace(made, layout=replace(made.layout, rules=rules))
 
 
@@ -169,7 +169,7 @@ def with_every_key(family: Family) -> Batch:
     for key in [key for key in others if key not in inputs]:
         rows = batch.counts[others[key].unit].total
         inputs[key] = torch.full([rows] + [1] * family.shapes.get(key, "").count(","), 2)
-    hints = Hints(model_type=family.name, image_token_id=batch.image.token_id)
+    metadata = ProcessorMetadata(model_type=family.name, image_token_id=batch.image.token_id)
     counts = {unit: tuple(counts) for unit, counts in batch.counts.items()}
-    facts = Facts(inputs, hints, counts.get("image"), counts.get("tile"), counts)
+    facts = BatchFacts(inputs, metadata, counts.get("image"), counts.get("tile"), counts)
     return assemble(facts, family.name)

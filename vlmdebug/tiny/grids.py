@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from vlmdebug.tiny.kin import kin
+from vlmdebug.tiny.from_config import recipe_from_config
 from vlmdebug.tiny.registry import Recipe
 
 _QWEN = {
@@ -89,7 +89,7 @@ _MERGED = {"merge_size": _MERGE, "min_pixels": 4 * 28 * 28, "max_pixels": 16 * 2
 
 
 def _qwen(model_type: str, processor: str, patch: int = 14, **special: Any) -> Recipe:
-    return kin(
+    return recipe_from_config(
         model_type,
         processor=processor,
         images=_qwen_images(patch),
@@ -102,7 +102,7 @@ def _qwen(model_type: str, processor: str, patch: int = 14, **special: Any) -> R
 
 def _glm(model_type: str, processor: str, images: tuple[str, str], **special: Any) -> Recipe:
     vision = special.pop("vision_config", {})
-    return kin(
+    return recipe_from_config(
         model_type,
         processor=processor,
         images=_glm_images(*images),
@@ -128,7 +128,7 @@ RECIPES = {
     "cosmos3_omni": _qwen(
         "cosmos3_omni", "Qwen3VLProcessor", 16, text_config=_INTERLEAVED, vision_config=_DEEPSTACK
     ),
-    "cosmos3_edge": kin(
+    "cosmos3_edge": recipe_from_config(
         "cosmos3_edge",
         processor="Cosmos3EdgeProcessor",
         images=(
@@ -153,7 +153,7 @@ RECIPES = {
         text_config={"layer_types": ["conv", "full_attention"]},
         vision_config={"patch_size": 16},
     ),
-    "qwen2_5_omni_thinker": kin(
+    "qwen2_5_omni_thinker": recipe_from_config(
         "qwen2_5_omni_thinker",
         processor="Qwen2_5OmniProcessor",
         images=_qwen_images(14),
@@ -169,7 +169,7 @@ RECIPES = {
         text_config=_rope([2, 3, 3]),
         audio_config={"output_dim": 32, "num_mel_bins": 16},
     ),
-    "qwen3_omni_moe_thinker": kin(
+    "qwen3_omni_moe_thinker": recipe_from_config(
         "qwen3_omni_moe_thinker",
         processor="Qwen3OmniMoeProcessor",
         images=_qwen_images(16),
@@ -209,7 +209,7 @@ RECIPES = {
         },
         vision_config={"projection_intermediate_size": 32},
     ),
-    "kimi_k25": kin(
+    "kimi_k25": recipe_from_config(
         "kimi_k25",
         processor="Kimi_K25Processor",
         images=(
@@ -228,7 +228,7 @@ RECIPES = {
         text_config={"num_key_value_heads": 2},
         vision_config={"pos_emb_height": 8, "pos_emb_width": 8},
     ),
-    "minimax_m3_vl": kin(
+    "minimax_m3_vl": recipe_from_config(
         "minimax_m3_vl",
         processor="MiniMaxM3VLProcessor",
         images=("minimax_m3_vl.image_processing_minimax_m3_vl", "MiniMaxM3VLImageProcessor", {}),
@@ -239,7 +239,7 @@ RECIPES = {
         ],
         parts=_NO_VIDEO,
     ),
-    "muse_glimmer": kin(
+    "muse_glimmer": recipe_from_config(
         "muse_glimmer",
         processor="MuseGlimmerProcessor",
         images=("muse_glimmer.image_processing_muse_glimmer", "MuseGlimmerImageProcessor", {}),
@@ -248,7 +248,7 @@ RECIPES = {
         parts=_NO_VIDEO,
         out_hidden_size=128,
     ),
-    "muse_spark": kin(
+    "muse_spark": recipe_from_config(
         "muse_spark",
         processor="MuseSparkProcessor",
         images=("muse_glimmer.image_processing_muse_glimmer", "MuseGlimmerImageProcessor", {}),
@@ -259,7 +259,7 @@ RECIPES = {
         text_config={"moe_hidden_size": 16},
         audio_config={"patch_sizes": [4, 4], "hidden_sizes": [16, 32], "depths": [1, 1]},
     ),
-    "paddleocr_vl": kin(
+    "paddleocr_vl": recipe_from_config(
         "paddleocr_vl",
         processor="PaddleOCRVLProcessor",
         images=(
@@ -271,7 +271,7 @@ RECIPES = {
         tokens=_QWEN,
         text_config=_rope([2, 3, 3]),
     ),
-    "video_llama_3": kin(
+    "video_llama_3": recipe_from_config(
         "video_llama_3",
         processor="VideoLlama3Processor",
         images=(
@@ -283,7 +283,7 @@ RECIPES = {
         tokens=_QWEN,
         parts=_NO_VIDEO,
     ),
-    "inkling2": kin(
+    "inkling2": recipe_from_config(
         "inkling2",
         processor="Inkling2Processor",
         images=("inkling2.image_processing_inkling2", "Inkling2ImageProcessor", {}),
@@ -311,7 +311,7 @@ RECIPES = {
         },
         vision_config=_NEWER_VISION,
     ),
-    "dots3_note": kin(
+    "dots3_note": recipe_from_config(
         "dots3_note",
         processor="Dots3NoteProcessor",
         images=_qwen_images(14, temporal_patch_size=1),
@@ -333,7 +333,7 @@ RECIPES = {
             "downsample_hidden_size": 8,
         },
     ),
-    "cohere_compass": kin(
+    "cohere_compass": recipe_from_config(
         "cohere_compass",
         processor="CohereCompassProcessor",
         images=(
@@ -353,7 +353,7 @@ RECIPES = {
         },
         vision_config=_DEEPSTACK,
     ),
-    "ernie4_5_vl_moe": kin(
+    "ernie4_5_vl_moe": recipe_from_config(
         "ernie4_5_vl_moe",
         processor="Ernie4_5_VLMoeProcessor",
         images=(
@@ -380,7 +380,7 @@ RECIPES = {
         },
         vision_config=_VISION,
     ),
-    "nemotron_h_omni": kin(
+    "nemotron_h_omni": recipe_from_config(
         "nemotron_h_omni",
         processor="NemotronH_Omni_Reasoning_V3Processor",
         images=(

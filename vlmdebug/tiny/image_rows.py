@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vlmdebug.tiny.kin import kin
+from vlmdebug.tiny.from_config import recipe_from_config
 
 _SQUARE = {"height": 56, "width": 56}
 _CROPPED = {"size": {"shortest_edge": 56}, "crop_size": _SQUARE}
@@ -49,7 +49,7 @@ def _pixtral_parts() -> dict[str, Any]:
 
 
 RECIPES = {
-    "vipllava": kin(
+    "vipllava": recipe_from_config(
         "vipllava",
         processor="LlavaProcessor",
         images=(
@@ -63,7 +63,7 @@ RECIPES = {
         image_seq_length=_TOKENS_PER_IMAGE,
         vision_feature_layers=[-1, -2],
     ),
-    "paligemma": kin(
+    "paligemma": recipe_from_config(
         "paligemma",
         processor="PaliGemmaProcessor",
         images=("siglip.image_processing_pil_siglip", "SiglipImageProcessorPil", {"size": _SQUARE}),
@@ -72,7 +72,7 @@ RECIPES = {
         tokens=_IMAGE,
         vision_config=_NO_HEAD,
     ),
-    "janus": kin(
+    "janus": recipe_from_config(
         "janus",
         processor="JanusProcessor",
         images=(
@@ -98,7 +98,7 @@ RECIPES = {
             "projection_dim": 32,
         },
     ),
-    "deepseek_vl_hybrid": kin(
+    "deepseek_vl_hybrid": recipe_from_config(
         "deepseek_vl_hybrid",
         processor="DeepseekVLHybridProcessor",
         images=(
@@ -119,7 +119,7 @@ RECIPES = {
             "mlp_dim": 64,
         },
     ),
-    "shieldgemma2": kin(
+    "shieldgemma2": recipe_from_config(
         "shieldgemma2",
         # Its own processor writes the prompts, one per policy; images have Gemma 3's layout.
         processor="Gemma3Processor",
@@ -131,7 +131,7 @@ RECIPES = {
         mm_tokens_per_image=4,
         vision_config=_NO_HEAD,
     ),
-    "mistral3": kin(
+    "mistral3": recipe_from_config(
         "mistral3",
         processor="PixtralProcessor",
         images=_pixtral_images(),
@@ -143,7 +143,7 @@ RECIPES = {
         vision_feature_layer=-1,
         vision_config={"image_size": 112},
     ),
-    "lighton_ocr": kin(
+    "lighton_ocr": recipe_from_config(
         "lighton_ocr",
         processor="LightOnOcrProcessor",
         images=_pixtral_images(),
@@ -157,7 +157,7 @@ RECIPES = {
         spatial_merge_size=2,
         vision_config={"image_size": 112},
     ),
-    "mistral_large4": kin(
+    "mistral_large4": recipe_from_config(
         "mistral_large4",
         processor="PixtralProcessor",
         images=_pixtral_images(),
@@ -170,7 +170,7 @@ RECIPES = {
         text_config={"num_key_value_heads": 2, "head_dim": 8},
         vision_config={"image_size": 112},
     ),
-    "gemma4_unified": kin(
+    "gemma4_unified": recipe_from_config(
         "gemma4_unified",
         processor="Gemma4UnifiedProcessor",
         images=(
@@ -189,7 +189,7 @@ RECIPES = {
         },
         vision_config={"patch_size": 16, "mm_embed_dim": 32, "output_proj_dims": 32},
     ),
-    "llava_next_video": kin(
+    "llava_next_video": recipe_from_config(
         "llava_next_video",
         processor="LlavaNextVideoProcessor",
         images=(
@@ -204,7 +204,7 @@ RECIPES = {
         image_seq_length=_TOKENS_PER_IMAGE,
         **_LLAVA,
     ),
-    "video_llava": kin(
+    "video_llava": recipe_from_config(
         "video_llava",
         processor="VideoLlavaProcessor",
         images=(
@@ -224,7 +224,7 @@ RECIPES = {
         image_seq_length=_TOKENS_PER_IMAGE,
         **_LLAVA,
     ),
-    "llava_onevision": kin(
+    "llava_onevision": recipe_from_config(
         "llava_onevision",
         processor="LlavaOnevisionProcessor",
         images=(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vlmdebug.tiny.kin import kin
+from vlmdebug.tiny.from_config import recipe_from_config
 
 _SQUARE = {"height": 56, "width": 56}
 _LFM_ROWS = [f"<|img_row_{row}_col_{column}|>" for row in range(1, 5) for column in range(1, 5)]
@@ -16,7 +16,7 @@ def _tiles() -> tuple[str, str, dict[str, Any]]:
 
 
 RECIPES = {
-    "qianfan_ocr": kin(
+    "qianfan_ocr": recipe_from_config(
         "qianfan_ocr",
         processor="QianfanOCRProcessor",
         images=_tiles(),
@@ -30,7 +30,7 @@ RECIPES = {
         image_seq_length=4,
         vision_config={"image_size": [56, 56], "patch_size": [14, 14]},
     ),
-    "cohere2_vision": kin(
+    "cohere2_vision": recipe_from_config(
         "cohere2_vision",
         processor="Cohere2VisionProcessor",
         images=(
@@ -49,7 +49,7 @@ RECIPES = {
         alignment_intermediate_size=64,
         vision_config={"vision_use_head": False},
     ),
-    "llama4": kin(
+    "llama4": recipe_from_config(
         "llama4",
         processor="Llama4Processor",
         images=(
@@ -85,7 +85,7 @@ RECIPES = {
             "pixel_shuffle_ratio": 0.5,
         },
     ),
-    "lfm2_vl": kin(
+    "lfm2_vl": recipe_from_config(
         "lfm2_vl",
         processor="Lfm2VlProcessor",
         images=(
@@ -121,7 +121,7 @@ RECIPES = {
         },
         vision_config={"num_patches": 16, "vision_use_head": False},
     ),
-    "aria": kin(
+    "aria": recipe_from_config(
         "aria",
         processor="AriaProcessor",
         images=(

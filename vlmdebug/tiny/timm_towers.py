@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vlmdebug.tiny.kin import kin
+from vlmdebug.tiny.from_config import recipe_from_config
 
 _SQUARE = {"height": 64, "width": 64}
 _GEMMA = {
@@ -15,7 +15,7 @@ _GEMMA = {
 }
 
 RECIPES = {
-    "gemma3n": kin(
+    "gemma3n": recipe_from_config(
         "gemma3n",
         processor="Gemma3nProcessor",
         images=("siglip.image_processing_pil_siglip", "SiglipImageProcessorPil", {"size": _SQUARE}),
@@ -49,7 +49,7 @@ RECIPES = {
             "sscp_conv_channel_size": [8, 8],
         },
     ),
-    "fast_vlm": kin(
+    "fast_vlm": recipe_from_config(
         "fast_vlm",
         processor="LlavaProcessor",
         images=(

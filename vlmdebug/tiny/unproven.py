@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vlmdebug.tiny.kin import kin
+from vlmdebug.tiny.from_config import recipe_from_config
 from vlmdebug.tiny.registry import Recipe
 
 _SQUARE = {"height": 56, "width": 56}
@@ -37,7 +37,7 @@ _MINICPM = {
 def _minicpm(
     model_type: str, processor: str, images: tuple[str, str], video: tuple[str, str]
 ) -> Any:
-    return kin(
+    return recipe_from_config(
         model_type,
         processor=processor,
         images=(*images, {}),
@@ -48,7 +48,7 @@ def _minicpm(
 
 
 RECIPES: dict[str, Recipe] = {
-    "hunyuan_vl": kin(
+    "hunyuan_vl": recipe_from_config(
         "hunyuan_vl",
         processor="HunYuanVLProcessor",
         images=("hunyuan_vl.image_processing_pil_hunyuan_vl", "HunYuanVLImageProcessorPil", {}),
@@ -67,7 +67,7 @@ RECIPES: dict[str, Recipe] = {
         },
         vision_config={"text_hidden_size": 32, "patch_size": 16},
     ),
-    "diffusion_gemma": kin(
+    "diffusion_gemma": recipe_from_config(
         "diffusion_gemma",
         processor="Gemma4Processor",
         images=(
@@ -82,7 +82,7 @@ RECIPES: dict[str, Recipe] = {
         text_config={"top_k_experts": 2},
         vision_config={"patch_size": 16},
     ),
-    "granite4_vision": kin(
+    "granite4_vision": recipe_from_config(
         "granite4_vision",
         processor="Granite4VisionProcessor",
         images=(
@@ -102,7 +102,7 @@ RECIPES: dict[str, Recipe] = {
             "downsample_rate": "1/2",
         },
     ),
-    "t5gemma2": kin(
+    "t5gemma2": recipe_from_config(
         "t5gemma2",
         processor="Gemma3Processor",
         images=("gemma3.image_processing_pil_gemma3", "Gemma3ImageProcessorPil", {"size": _SQUARE}),
@@ -114,7 +114,7 @@ RECIPES: dict[str, Recipe] = {
         },
         parts={"image_seq_length": 4},
     ),
-    "chameleon": kin(
+    "chameleon": recipe_from_config(
         "chameleon",
         processor="ChameleonProcessor",
         images=(
@@ -126,7 +126,7 @@ RECIPES: dict[str, Recipe] = {
         tokens={**_IMAGE, "boi_token": "<racm3:break>", "eoi_token": "<eoss>"},
         parts={"image_seq_length": 9},
     ),
-    "emu3": kin(
+    "emu3": recipe_from_config(
         "emu3",
         processor="Emu3Processor",
         images=(
@@ -143,7 +143,7 @@ RECIPES: dict[str, Recipe] = {
             "eof_token": "<|extra_201|>",
         },
     ),
-    "idefics": kin(
+    "idefics": recipe_from_config(
         "idefics",
         processor="IdeficsProcessor",
         images=(
@@ -155,7 +155,7 @@ RECIPES: dict[str, Recipe] = {
         tokens=_IMAGE,
         unnamed=["<fake_token_around_image>"],
     ),
-    "granite_docling": kin(
+    "granite_docling": recipe_from_config(
         "granite_docling",
         processor="GraniteDoclingProcessor",
         images=(
@@ -172,7 +172,7 @@ RECIPES: dict[str, Recipe] = {
         vision_config={"patch_size": 14},
         scale_factor=2,
     ),
-    "deepseek_ocr2": kin(
+    "deepseek_ocr2": recipe_from_config(
         "deepseek_ocr2",
         processor="DeepseekOcr2Processor",
         images=(
@@ -183,14 +183,14 @@ RECIPES: dict[str, Recipe] = {
         placeholder="<image>",
         tokens=_IMAGE,
     ),
-    "unlimited_ocr": kin(
+    "unlimited_ocr": recipe_from_config(
         "unlimited_ocr",
         processor="UnlimitedOcrProcessor",
         images=("unlimited_ocr.image_processing_unlimited_ocr", "UnlimitedOcrImageProcessor", {}),
         placeholder="<image>",
         tokens=_IMAGE,
     ),
-    "step3p7": kin(
+    "step3p7": recipe_from_config(
         "step3p7",
         processor="Step3p7Processor",
         images=("step3p7.image_processing_step3p7", "Step3p7ImageProcessor", {}),
@@ -218,7 +218,7 @@ RECIPES: dict[str, Recipe] = {
         ("minicpm_ocr.image_processing_minicpm_ocr", "MiniCPMOcrImageProcessor"),
         ("minicpm_ocr.video_processing_minicpm_ocr", "MiniCPMOcrVideoProcessor"),
     ),
-    "molmo2": kin(
+    "molmo2": recipe_from_config(
         "molmo2",
         processor="Molmo2Processor",
         images=("molmo2.image_processing_molmo2", "Molmo2ImageProcessor", {}),
@@ -229,7 +229,7 @@ RECIPES: dict[str, Recipe] = {
         ],
         parts={"video_processor": None},
     ),
-    "phi4_multimodal": kin(
+    "phi4_multimodal": recipe_from_config(
         "phi4_multimodal",
         processor="Phi4MultimodalProcessor",
         # Its token count is only valid for crops of 448 pixels.

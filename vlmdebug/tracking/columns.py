@@ -45,7 +45,7 @@ class Realigned:
         """Samples with the same real tokens, for each row of the chunk's `input_ids`."""
         return [[*self._rows.get(row.tobytes(), ())] for row in self._ids]
 
-    def in_step(self, key: str, value: Any, rows: Rows) -> bool:
+    def matches(self, key: str, value: Any, rows: Rows) -> bool:
         """Whether `value` has the same value at each real token as these rows of `key`."""
         ours = self._aligned(self._batch.inputs[key], self._ours)[list(rows)]
         return np.array_equal(ours, self._aligned(value, self._theirs))
@@ -87,7 +87,7 @@ class Columns:
         batch: Batch,
         ids: Any,
         told: Rows | None,
-        planned: Callable[[], Rows | None],
+        expected: Callable[[], Rows | None],
     ) -> Columns | None:
         """None if these columns match no rows of the batch.
 
@@ -96,7 +96,7 @@ class Columns:
         width = ids.shape[-1]
         if width == batch.inputs["input_ids"].shape[-1]:
             return None if told is None or told.foreign else cls(batch, told, width, [0])
-        for give in (lambda: told, planned):
+        for give in (lambda: told, expected):
             rows = give()
             if rows is None or rows.foreign or len(rows) != len(ids):
                 continue
@@ -130,7 +130,7 @@ class Columns:
                 return columns
         return None
 
-    def in_step(self, key: str, value: Any, rows: Rows) -> bool | None:
+    def matches(self, key: str, value: Any, rows: Rows) -> bool | None:
         """Whether `value`, these rows of `key`, has the columns of `input_ids`.
 
         None if it begins with them and has more: some models ignore the rest, others raise.

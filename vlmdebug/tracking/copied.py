@@ -16,17 +16,17 @@ from vlmdebug.core.observed import Made, MadeBy
 from vlmdebug.core.tensors import to_numpy
 from vlmdebug.errors import VlmDebugError
 from vlmdebug.families.assemble import assemble
-from vlmdebug.families.facts import Facts, Hints
+from vlmdebug.families.facts import BatchFacts, ProcessorMetadata
 
 
-def copied(key: str, tensors: Mapping[str, torch.Tensor], hints: Hints) -> Made:
+def copied(key: str, tensors: Mapping[str, torch.Tensor], metadata: ProcessorMetadata) -> Made:
     """What is known about one of them, `(sample, seq)`, from the `input_ids` of its call."""
     value, ids = tensors[key], tensors["input_ids"]
     if value.shape != ids.shape:
         return Made.unchecked(MadeBy.OTHER_SHAPE)
     if key == "attention_mask":
-        return _mask(to_numpy(value), to_numpy(ids), hints.pad_token_id)
-    return _types(key, tensors, hints)
+        return _mask(to_numpy(value), to_numpy(ids), metadata.pad_token_id)
+    return _types(key, tensors, metadata)
 
 
 def _mask(mask: np.ndarray, ids: np.ndarray, pad: int | None) -> Made:
@@ -46,11 +46,11 @@ def _mask(mask: np.ndarray, ids: np.ndarray, pad: int | None) -> Made:
     return Made(True)
 
 
-def _types(key: str, tensors: Mapping[str, torch.Tensor], hints: Hints) -> Made:
+def _types(key: str, tensors: Mapping[str, torch.Tensor], metadata: ProcessorMetadata) -> Made:
     """Whether the placeholder tokens are marked as such, as far as the model marks them by it."""
     own = {"input_ids", key, *MEDIA_KEYS} & tensors.keys()
     try:
-        batch = assemble(Facts({name: tensors[name] for name in own}, hints), None)
+        batch = assemble(BatchFacts({name: tensors[name] for name in own}, metadata), None)
     except VlmDebugError:
         return Made.unchecked(MadeBy.UNREAD)
     marked = batch.marked.get(key)

@@ -16,8 +16,8 @@ from vlmdebug.core.batch import Batch
 from vlmdebug.core.change import Change
 from vlmdebug.core.keys import BOOKKEEPING
 from vlmdebug.core.layout import Axis
-from vlmdebug.core.observed import Made, Used, UsedChunk
-from vlmdebug.core.presence import planned_rows
+from vlmdebug.core.observed import Made, ObservedCall, ObservedKey
+from vlmdebug.core.presence import expected_rows
 from vlmdebug.core.rows import Rows
 from vlmdebug.core.tensors import unreadable
 from vlmdebug.errors import AmbiguousError
@@ -29,12 +29,12 @@ from vlmdebug.tracking.rows import RowFinder
 
 def used_chunk(
     batch: Batch, finder: RowFinder, given: Mapping[str, Any], planned_samples: range
-) -> UsedChunk:
+) -> ObservedCall:
     """The rows of everything that one call gets."""
     chunk = _Chunk(batch, finder, given, planned_samples)
     names = sorted(given.keys(), key=lambda key: key != "input_ids")  # samples first
     keys = {key: chunk.used(key) for key in names if key not in BOOKKEEPING}
-    return UsedChunk(
+    return ObservedCall(
         {key: used for key, used in keys.items() if used is not None},
         chunk.placeholders,
         chunk.made,
@@ -60,7 +60,7 @@ class _Chunk:
     """One call, and what its `input_ids` show once they were read.
 
     Attributes:
-        samples: The samples it holds; the planned ones if `input_ids` do not identify them.
+        samples: The samples it holds; the expected ones if `input_ids` do not identify them.
         width: Columns of its `input_ids`.
         columns: Checks whether other keys have the columns of its `input_ids`.
         realigned: The same, if padding was moved row by row.
@@ -76,16 +76,16 @@ class _Chunk:
         self.realigned: Realigned | None = None
         self.placeholders: dict[str, int] = {}
 
-    def used(self, key: str) -> Used | None:
+    def used(self, key: str) -> ObservedKey | None:
         """The rows that one key holds; None if it is no tensor and not from the batch."""
         given = self.given[key]
         if isinstance(self.batch.inputs.get(key), list) and key in self.batch.layout:
-            return _listed(self.batch, key, given, self._planned(key))
+            return _listed(self.batch, key, given, self._expected(key))
         value = given if _is_tensor(given) else _numbers(given)
         if _is_tensor(value):
             return self._tensor(key, value)
         if isinstance(value, (list, tuple)) and key in self.batch.layout:
-            return Used(None, len(value))
+            return ObservedKey(None, len(value))
         return None
 
     @property
@@ -101,22 +101,22 @@ class _Chunk:
             return None
         return self.columns.need_mask()
 
-    def _tensor(self, key: str, value: Any) -> Used:
+    def _tensor(self, key: str, value: Any) -> ObservedKey:
         if type(value) is np.ndarray or type(value).__module__ == "torch":
             return self._looked_at(key, value)
         try:
             return self._looked_at(key, value)
         except Exception as error:  # a subclass may refuse anything
             reason = f"a {type(value).__name__} that cannot be read ({type(error).__name__})"
-            return Used(None, _length(value), unread=reason)
+            return ObservedKey(None, _length(value), unread=reason)
 
-    def _looked_at(self, key: str, value: Any) -> Used:
+    def _looked_at(self, key: str, value: Any) -> ObservedKey:
         reason = unreadable(value)
         if reason is not None:
-            return Used(None, _length(value), unread=reason)
+            return ObservedKey(None, _length(value), unread=reason)
         return self._ids(value) if key == "input_ids" else self._used(key, value)
 
-    def _ids(self, ids: Any) -> Used:
+    def _ids(self, ids: Any) -> ObservedKey:
         by_text = _Once(partial(self._by_text, ids))
         rows, source, change, is_slice = self.finder.see("input_ids", ids, by_text, free=(1,))
         columns = None
@@ -141,27 +141,27 @@ class _Chunk:
             self.columns = columns if self.realigned is None else None
         self.placeholders = _placeholders(self.batch, ids, told, is_slice)
         length = ids.shape[0] if ids.ndim else 1
-        return Used(rows, length, source, change=change, columns=self.width, dims=ids.ndim)
+        return ObservedKey(rows, length, source, change=change, columns=self.width, dims=ids.ndim)
 
     def _by_text(self, ids: Any) -> Rows | None:
         """The samples of a copy of `input_ids`; other keys distinguish those of equal text."""
         options = self.finder.alike("input_ids", ids)
         found = self._identified(options) if options is not None else None
-        return found if found is not None else self._planned("input_ids")
+        return found if found is not None else self._expected("input_ids")
 
     def _identified(self, options: Sequence[Sequence[int]]) -> Rows | None:
         given, expected = self.given, list(self.samples)
         found = identified(options, expected, self.batch, self.finder, given)
         return None if found is None else Rows.of(found)
 
-    def _used(self, key: str, value: Any) -> Used:
+    def _used(self, key: str, value: Any) -> ObservedKey:
         axis, shape = self.batch.layout.get(key), value.shape
         if self.realigned is not None and key in self.batch.token_dims:
             return self._realigned(self.realigned, key, value)
         at = self.batch.token_dims.get(key)
         wide = shape[at] if at is not None and value.ndim > at else None
         rows, source, change, _ = self.finder.see(
-            key, value, partial(self._planned, key), self._free(axis, at)
+            key, value, partial(self._expected, key), self._free(axis, at)
         )
         turned = self.columns is not None and self.columns.is_moved
         as_wide = wide == self.width and self.columns is not None and not turned
@@ -172,7 +172,7 @@ class _Chunk:
         inner = None
         if axis is not None and axis.padded and value.ndim == len(self.batch.inputs[key].shape):
             inner = shape[axis.padded_dim]
-        return Used(
+        return ObservedKey(
             rows,
             shape[dim] if value.ndim > dim else 1,
             source,
@@ -201,48 +201,48 @@ class _Chunk:
         moved = turned or value.shape[at] != self.batch.inputs[key].shape[at]
         if moved and not self.finder.is_slice(key, value):
             known = rows is not None and not rows.foreign
-            likely, rows = rows if known else self._planned(key), None
+            likely, rows = rows if known else self._expected(key), None
         else:
             likely = rows
         if self.columns is None or likely is None or likely.foreign:
             return rows, None
         if value.shape[dim] != len(likely) or not self.finder.is_unwritten(key):
             return rows, None
-        in_step = self.columns.in_step(key, value, likely)
-        if in_step:
+        matches = self.columns.matches(key, value, likely)
+        if matches:
             return likely, None
-        return likely, Change("longer" if in_step is None else "columns", tuple(value.shape))
+        return likely, Change("longer" if matches is None else "columns", tuple(value.shape))
 
-    def _realigned(self, realigned: Realigned, key: str, value: Any) -> Used:
+    def _realigned(self, realigned: Realigned, key: str, value: Any) -> ObservedKey:
         """A token key with moved padding: its rows are identified by its real tokens, if at all."""
         shape, ids = tuple(value.shape), tuple(self.given["input_ids"].shape)
         if shape != ids or not isinstance(self.samples, Rows):
-            return Used(None, shape[0] if shape else 1, dims=len(shape))
-        in_step = realigned.in_step(key, value, self.samples)
-        change = None if in_step else Change("columns", shape)
-        return Used(self.samples, shape[0], change=change, columns=shape[1], dims=2)
+            return ObservedKey(None, shape[0] if shape else 1, dims=len(shape))
+        matches = realigned.matches(key, value, self.samples)
+        change = None if matches else Change("columns", shape)
+        return ObservedKey(self.samples, shape[0], change=change, columns=shape[1], dims=2)
 
-    def _planned(self, key: str) -> Rows | None:
+    def _expected(self, key: str) -> Rows | None:
         if key not in self.batch.layout:
             return None
         try:
-            return planned_rows(self.batch, key, self.samples).rows
+            return expected_rows(self.batch, key, self.samples).rows
         except (AmbiguousError, IndexError):
             return None
 
 
-def _listed(batch: Batch, key: str, value: Any, planned: Rows | None) -> Used:
-    """The rows of a list, identified by its items: the planned ones, if they match."""
+def _listed(batch: Batch, key: str, value: Any, expected: Rows | None) -> ObservedKey:
+    """The rows of a list, identified by its items: the expected ones, if they match."""
     if not isinstance(value, (list, tuple)):
-        return Used(None, len(value) if hasattr(value, "__len__") else 1)
+        return ObservedKey(None, len(value) if hasattr(value, "__len__") else 1)
     source = batch.inputs[key]
-    if planned is not None and len(planned) == len(value):
-        if all(source[row] is item for row, item in zip(planned, value, strict=True)):
-            return Used(planned, len(value))
+    if expected is not None and len(expected) == len(value):
+        if all(source[row] is item for row, item in zip(expected, value, strict=True)):
+            return ObservedKey(expected, len(value))
     places = {id(item): row for row, item in enumerate(source)}
     if len(places) < len(source) or any(id(item) not in places for item in value):
-        return Used(None, len(value))  # equal items, or copies of them
-    return Used(Rows.of([places[id(item)] for item in value]), len(value))
+        return ObservedKey(None, len(value))  # equal items, or copies of them
+    return ObservedKey(Rows.of([places[id(item)] for item in value]), len(value))
 
 
 def _numbers(value: Any) -> Any:

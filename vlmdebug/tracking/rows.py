@@ -128,7 +128,7 @@ class RowFinder:
         self,
         key: str,
         tensor: Any,
-        planned: Callable[[], Rows | None],
+        expected: Callable[[], Rows | None],
         free: Collection[int] = (),
     ) -> Seen:
         """The rows that `tensor` holds and whether they are unchanged.
@@ -138,7 +138,7 @@ class RowFinder:
         Args:
             key: The name under which it was passed.
             tensor: The value that was passed; its values can be read.
-            planned: Returns the expected rows, preferred if rows have equal values.
+            expected: Returns the expected rows, preferred if rows have equal values.
             free: Dimensions that may have another size; they are judged elsewhere.
         """
         own = self._own.get(key)
@@ -153,9 +153,9 @@ class RowFinder:
         if not tensor.ndim or not tensor.shape[own.dim if tensor.ndim > own.dim else 0]:
             return Seen(Rows())
         if _fits(own, tensor):
-            seen = self._of_own_shape(own, tensor, planned(), found)
+            seen = self._of_own_shape(own, tensor, expected(), found)
         else:
-            seen = self._of_another_shape(own, tensor, planned(), found, free)
+            seen = self._of_another_shape(own, tensor, expected(), found, free)
         if seen.change is None and seen.rows is not None and seen.source is None:
             return seen._replace(change=_recast(own, tensor))
         return seen
@@ -164,8 +164,8 @@ class RowFinder:
         self, own: Parent, tensor: Any, expected: Rows | None, found: Located | None
     ) -> Seen:
         """A copy of the batch's own shape: its values decide, whatever its history."""
-        told = self._told(own, tensor, found)
-        given = (rows for rows in (expected, told) if rows is not None)
+        by_history = self._rows_by_history(own, tensor, found)
+        given = (rows for rows in (expected, by_history) if rows is not None)
         likely = [rows for rows in given if _may_be(own, rows, tensor)]
         blocks = [take(own.tensor, own.dim, rows) for rows in likely]
         for rows, block in zip(likely, blocks, strict=True):
@@ -179,8 +179,8 @@ class RowFinder:
         if found is not None and self._is_other(own, found, tensor):
             return Seen(as_rows(found.rows), found.of.key)
         numbers = self._values(own, tensor).find(tensor, expected)
-        if told is not None and not told.foreign and (numbers < 0).all():
-            return Seen(told, None, _changed("values", own, tensor))
+        if by_history is not None and not by_history.foreign and (numbers < 0).all():
+            return Seen(by_history, None, _changed("values", own, tensor))
         rows = as_rows(numbers)
         if not rows.foreign and compare(take(own.tensor, own.dim, rows), tensor) == "other":
             return Seen(rows, None, _changed("destroyed", own, tensor))  # equal after the cast only
@@ -224,8 +224,8 @@ class RowFinder:
         free: Collection[int],
     ) -> Seen:
         """Rows with other dimensions: it holds a part of them, or all in another shape."""
-        told = self._told(own, tensor, found)
-        for rows in (expected, told):
+        by_history = self._rows_by_history(own, tensor, found)
+        for rows in (expected, by_history):
             if rows is None or rows.foreign or not rows.ranges:
                 continue
             block = take(own.tensor, own.dim, rows)
@@ -240,7 +240,9 @@ class RowFinder:
             return Seen(as_rows(found.rows), found.of.key)
         if not _fits(own, tensor, free):
             return Seen(None)
-        return Seen(told if told is not None else self._by_beginning(own, tensor, expected))
+        if by_history is not None:
+            return Seen(by_history)
+        return Seen(self._by_beginning(own, tensor, expected))
 
     def _by_beginning(self, own: Parent, tensor: Any, expected: Rows | None) -> Rows | None:
         """Rows that begin as these do, if all of them are in the batch."""
@@ -252,7 +254,7 @@ class RowFinder:
         begun = _Values(own._replace(tensor=cut), tensor).find(tensor, expected)
         return None if (begun < 0).any() else as_rows(begun)
 
-    def _told(self, own: Parent, tensor: Any, found: Located | None) -> Rows | None:
+    def _rows_by_history(self, own: Parent, tensor: Any, found: Located | None) -> Rows | None:
         """Rows of this key by the history of a copy, as a hint."""
         if found is None or not self._is(found.of.key, own.key):
             return None
@@ -309,17 +311,17 @@ class _Values:
     def _rows(self) -> dict[bytes, list[int]]:
         return rows_by_value(self._table)
 
-    def find(self, tensor: Any, planned: Rows | None) -> np.ndarray:
+    def find(self, tensor: Any, expected: Rows | None) -> np.ndarray:
         """Row numbers, -1 for a row of other values.
 
         A row of a mask may be newly made and equal another one by chance: it counts as a row of the
         batch only where it is expected.
         """
-        table, expected = _table(to_numpy(tensor), self._dim), list(planned or ())
-        found = matching(self._rows, table, expected)
+        table, wanted = _table(to_numpy(tensor), self._dim), list(expected or ())
+        found = matching(self._rows, table, wanted)
         for index, row in enumerate(found):
-            wanted = expected[index] if index < len(expected) else -1
-            if row != wanted and self._is_mask:
+            expected_row = wanted[index] if index < len(wanted) else -1
+            if row != expected_row and self._is_mask:
                 found[index] = -1
         return found
 
@@ -350,12 +352,12 @@ class _Values:
         shape, dim = [*tensor.shape], self._dim
         return shape[:dim] + shape[dim + 1 :] == [*self._table.shape[1:]]
 
-    def equal(self, tensor: Any, planned: Rows) -> bool:
-        """Whether the tensor holds exactly the values of the planned rows."""
+    def equal(self, tensor: Any, expected: Rows) -> bool:
+        """Whether the tensor holds exactly the values of the expected rows."""
         table = _table(to_numpy(tensor), self._dim)
-        if table.shape != (len(planned), *self._table.shape[1:]):
+        if table.shape != (len(expected), *self._table.shape[1:]):
             return False
-        return np.array_equal(_bits(table), _bits(self._table[list(planned)]))
+        return np.array_equal(_bits(table), _bits(self._table[list(expected)]))
 
 
 def _fitting(ours: np.ndarray, theirs: np.ndarray) -> list[set[int]]:

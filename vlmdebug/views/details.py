@@ -76,7 +76,11 @@ class Details:
     def _relief(self, index: int) -> str:
         """The proof that a right chunk is right: its samples and their own images."""
         report = self.report
-        if report.chunk_size is None or not report.chunks or not rows.judged(report)[index].ok:
+        if (
+            report.chunk_size is None
+            or not report.chunks
+            or not rows.chunk_verdicts(report)[index].ok
+        ):
             return ""
         samples = report.chunks[index].samples
         who = f"samples {rows.short(Rows.of(samples))}"
@@ -85,7 +89,7 @@ class Details:
         every = f" All {len(report.chunks)} chunks are right." if report.ok else ""
         said = f"✓ Every row of chunk {index} belongs to {who}.{every}"
         own = picture.cuts(report, index).get("images")
-        shown = self._thumbnails(own.planned) if own is not None and own.planned else ""
+        shown = self._thumbnails(own.expected) if own is not None and own.expected else ""
         return f"<p><strong>{escaped(said)}</strong></p>{shown}"
 
     def _thumbnails(self, images: Iterable[int], key: str = "", given: Rows | None = None) -> str:

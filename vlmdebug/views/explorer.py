@@ -109,7 +109,7 @@ class Explorer(anywidget.AnyWidget):
         """Go to the next chunk that is not right, round the end."""
         if self.report is None:
             return
-        wrong = [line.index for line in rows.judged(self.report) if not line.ok]
+        wrong = [line.index for line in rows.chunk_verdicts(self.report) if not line.ok]
         if wrong:
             self.chunk = next((index for index in wrong if index > self.chunk), wrong[0])
 
@@ -190,7 +190,7 @@ class Explorer(anywidget.AnyWidget):
             self._judged = {
                 "verdict": report.verdict,
                 "subject": one_line(rows.subject(report), 200),
-                "chunks": [line.words for line in rows.judged(report)],
+                "chunks": [line.words for line in rows.chunk_verdicts(report)],
                 "noun": "chunk" if report.chunk_size is not None else "sample",
             }
             last = max(len(report.chunks) - 1, 0)

@@ -67,7 +67,7 @@ def to_html(report: Record) -> str:
 
 
 def _head(report: Record) -> str:
-    items = "".join(f"<li>{escaped(one_line(line))}</li>" for line in rows.counted(report))
+    items = "".join(f"<li>{escaped(one_line(line))}</li>" for line in rows.count_lines(report))
     counts = f'<ul style="margin:0 0 1em;padding-left:1.4em">{items}</ul>' if items else ""
     said = escaped(one_line(rows.subject(report)))
     return f'<p style="margin:0 0 .5em">{_badge(report.verdict)}&ensp;{said}</p>{counts}'
@@ -218,10 +218,10 @@ def _detail(mismatch: Mismatch, others: list[str]) -> str:
 
 
 def _table(report: Record) -> str:
-    lines, left = rows.drawn(report, MOST_CHUNKS)
+    lines, left = rows.visible_chunks(report, MOST_CHUNKS)
     if not lines:
         return ""
-    groups = rows.told(report)
+    groups = rows.column_groups(report)
     keys = [group[0] for group in groups[: rows.MOST_KEYS]]
     room = MOST_PICTURES // 2 if report.scene is not None else MOST_PICTURES
     pictured = keys[: room // len(lines)]
@@ -286,7 +286,7 @@ def _unbroken(text: str) -> str:
 def _after(report: Record, left: int, hidden: int) -> str:
     bare = report.scene is None and report.mismatches and report.chunk_size is not None
     said = [
-        rows.left_out(report, left) if left else "",
+        rows.omitted_note(report, left) if left else "",
         "No pictures: check(..., pictures=True) adds them." if bare else "",
         f"… {hidden} more keys in report.chunks" if hidden > 0 else "",
         rows.right(report),

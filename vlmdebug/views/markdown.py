@@ -20,7 +20,7 @@ def to_markdown(report: Record) -> str:
         report.verdict, f"? {report.verdict}"
     )
     lines = [f"**vlmdebug check: {verdict}** · {_safe(rows.subject(report))}", ""]
-    items = [_safe(line) for line in rows.counted(report)]
+    items = [_safe(line) for line in rows.count_lines(report)]
     items += [_finding(finding) for finding in report.findings[:MOST_ITEMS]]
     items += [
         f"**{UNCHECKED} ? AMBIGUOUS** {_broken(text)}" for text in report.ambiguities[:MOST_ITEMS]
@@ -35,17 +35,17 @@ def _finding(finding: Finding) -> str:
 
 
 def _table(report: Record) -> list[str]:
-    chunks, left = rows.drawn(report, MOST_CHUNKS)
+    chunks, left = rows.visible_chunks(report, MOST_CHUNKS)
     if not chunks:
         return []
-    groups = rows.told(report)[: rows.MOST_KEYS]
+    groups = rows.column_groups(report)[: rows.MOST_KEYS]
     heads = ["verdict", *rows.fact_heads(report), *(", ".join(group) for group in groups)]
     rules = [":--", *["--:"] * (len(heads) - len(groups) - 1), *[":--"] * len(groups)]
     lines = ["", _row(heads), f"| {' | '.join(rules)} |"]
     for line in chunks:
         cells = [rows.cell(rows.state(line.chunk, group[0])) for group in groups]
         lines.append(_row([line.words, *rows.facts(report, line), *cells]))
-    after = [rows.left_out(report, left) if left else "", _safe(rows.right(report))]
+    after = [rows.omitted_note(report, left) if left else "", _safe(rows.right(report))]
     return lines + [part for text in after if text for part in ("", text)]
 
 

@@ -61,43 +61,43 @@ class Marks:
 @lru_cache(maxsize=4096)
 def marks(found: KeyReport) -> Marks:
     """The marks of one key in one chunk, from the record that its verdict is."""
-    planned, used = found.expected or NOTHING, found.actual or NOTHING
+    expected, used = found.expected or NOTHING, found.actual or NOTHING
     if found.state == KeyState.PLANNED:
-        return Marks(passed=planned)
+        return Marks(passed=expected)
     if found.state == KeyState.ABSENT:
         return Marks()
     if found.state == KeyState.OK:
         return Marks(passed=used)
     if found.state == KeyState.CANNOT_TELL:
-        return Marks(unknown=planned or _real(used), note="not compared")
+        return Marks(unknown=expected or _real(used), note="not compared")
     if found.state == KeyState.DROPPED:
-        return Marks(missing=planned, note="" if planned else "key missing")
+        return Marks(missing=expected, note="" if expected else "key missing")
     if found.state == KeyState.MUST_BE_ABSENT:
         return Marks(foreign=_real(used), note=_counted(used, LEFT_OUT))
     if found.expected is None:
         return Marks(foreign=_real(used), note=found.state)
-    return _compared(planned, used)
+    return _compared(expected, used)
 
 
-def _compared(planned: Rows, used: Rows) -> Marks:
-    """Marks of rows that are not those that were planned."""
-    both, strange = overlap(planned, used), sum(b - a for a, b in used.ranges if a < 0)
-    missing, foreign = without(planned, used), without(_real(used), planned)
+def _compared(expected: Rows, used: Rows) -> Marks:
+    """Marks of rows that are not those that were expected."""
+    both, strange = overlap(expected, used), sum(b - a for a, b in used.ranges if a < 0)
+    missing, foreign = without(expected, used), without(_real(used), expected)
     note = f"{strange} {'row that is' if strange == 1 else 'rows that are'} not in the batch"
     if missing or foreign or strange:
         twice = repeated(used, both)
         return Marks(
             without(both, twice), missing, foreign, altered=twice, note=note if strange else ""
         )
-    if not planned:
+    if not expected:
         return Marks(note="altered")
-    return Marks(altered=planned, note=_how(planned, used))
+    return Marks(altered=expected, note=_how(expected, used))
 
 
-def _how(planned: Rows, used: Rows) -> str:
-    if planned == used:
+def _how(expected: Rows, used: Rows) -> str:
+    if expected == used:
         return "own rows, altered"
-    return "own rows, repeated" if len(used) > len(planned) else "own rows, in another order"
+    return "own rows, repeated" if len(used) > len(expected) else "own rows, in another order"
 
 
 def _counted(used: Rows, what: str) -> str:

@@ -17,7 +17,7 @@ from vlmdebug.core.record import Record, Verdict
 from vlmdebug.core.rows import Rows
 from vlmdebug.core.scene import Scene
 from vlmdebug.safe import escaped
-from vlmdebug.views import rows as told
+from vlmdebug.views import rows as lines
 from vlmdebug.views.marks import LEGEND, Marks, marks, share, without
 from vlmdebug.views.strips import BLUE, VERMILION
 
@@ -62,7 +62,7 @@ class Lane:
 class Cut:
     """What one chunk owns in one lane, and what became of it."""
 
-    planned: Rows
+    expected: Rows
     marks: Marks
 
 
@@ -88,7 +88,7 @@ def lanes(report: Record) -> tuple[Lane, ...]:
     wrong = dict.fromkeys(
         key for chunk in report.chunks for key, found in chunk.keys.items() if not found.ok
     )
-    for key in dict.fromkeys([*told.media(report), *wrong]):
+    for key in dict.fromkeys([*lines.media(report), *wrong]):
         lane = _of_key(report, scene, key)
         if lane is not None:
             found.append(lane)
@@ -146,10 +146,10 @@ def cuts(report: Record, chunk: int) -> dict[str, Cut]:
 def _of_samples(report: Record, chunk: int, whole: Rows) -> Marks:
     """Solid, unless the fault of the chunk is one of its samples and of none of its keys."""
     found = report.chunks[chunk]
-    ids = told.state(found, "input_ids")
+    ids = lines.state(found, "input_ids")
     if not ids.ok:
         return marks(ids)
-    wrong = told.judged(report)[chunk].verdict is Verdict.MISMATCH
+    wrong = lines.chunk_verdicts(report)[chunk].verdict is Verdict.MISMATCH
     if not wrong or any(not key.ok for key in found.keys.values()):
         return Marks(passed=whole)
     counts = (found.placeholders, found.features)
@@ -159,7 +159,7 @@ def _of_samples(report: Record, chunk: int, whole: Rows) -> Marks:
 
 def _of_images(report: Record, scene: Scene, own: Rows, keys: dict[str, Cut]) -> Marks:
     """An image is missing where a key lacks some of its rows."""
-    media = {key: cut.marks for key, cut in keys.items() if told.kind(report, key) == "media"}
+    media = {key: cut.marks for key, cut in keys.items() if lines.kind(report, key) == "media"}
     if any(marked.unknown for marked in media.values()):
         return Marks(unknown=own)
     lost, given = (
@@ -239,8 +239,8 @@ def overlay(report: Record, chunk: int, drawn: Sequence[Lane]) -> str:
     bands: list[str] = []
     for index, (lane, below) in enumerate(pairwise(drawn)):
         if lane.name in cut and below.name in cut:
-            spans = _spans(cut[lane.name].planned, lane)
-            bands += _bands(spans, _spans(cut[below.name].planned, below), index)
+            spans = _spans(cut[lane.name].expected, lane)
+            bands += _bands(spans, _spans(cut[below.name].expected, below), index)
     pieces = [
         _marked(cut[lane.name].marks, lane, _top(index), report.chunks[chunk].samples)
         for index, lane in enumerate(drawn)
@@ -322,13 +322,13 @@ def description(report: Record, chunk: int) -> str:
         if not cut.marks.right and name not in ("samples", "images"):
             found = report.chunks[chunk].keys[name]
             some = share(found)
-            wrong.append(f"{name}: {told.cell(found)}" + (f" ({some})" if some else ""))
-        elif name in ("images", *told.media(report)) and cut.planned:
-            said.append(f"{name} {told.short(cut.planned)}")
+            wrong.append(f"{name}: {lines.cell(found)}" + (f" ({some})" if some else ""))
+        elif name in ("images", *lines.media(report)) and cut.expected:
+            said.append(f"{name} {lines.short(cut.expected)}")
     samples = list(report.chunks[chunk].samples)
     noun = "Chunk" if report.chunk_size is not None else "Sample"
-    whose = told.short(Rows.of(samples)) if len(samples) != 1 else str(samples[0])
-    holds = f"{noun} {chunk} holds {'sample' if len(samples) == 1 else 'samples'} {whose}"
+    named = lines.short(Rows.of(samples)) if len(samples) != 1 else str(samples[0])
+    holds = f"{noun} {chunk} holds {'sample' if len(samples) == 1 else 'samples'} {named}"
     owns = f" and owns {'; '.join(said) or 'no media'}" if said or not wrong else ""
     return "; ".join([holds + owns, *wrong])
 

@@ -42,7 +42,7 @@ def plot(report: Record, ax: Axes | None = None) -> Axes:
         VlmDebugError: matplotlib is not installed.
     """
     key = _key(report)
-    lines, left = rows.drawn(report, MOST_CHUNKS)
+    lines, left = rows.visible_chunks(report, MOST_CHUNKS)
     if ax is None:
         ax = _new_axes(1.7 + max(0.34 * min(len(lines), 12), 0.17 * len(lines)))
     for y, line in enumerate(lines):
@@ -243,7 +243,7 @@ def _label(report: Record, line: rows.Line) -> str:
 
 def _title(report: Record, left: int) -> str:
     title = _literal(rows.headline(report))
-    return f"{title}\nworst first; {rows.left_out(report, left)}" if left else title
+    return f"{title}\nworst first; {rows.omitted_note(report, left)}" if left else title
 
 
 def _literal(text: str) -> str:

@@ -73,7 +73,7 @@ def subject(report: Record) -> str:
     return f"{slicer} on {report.family}, {samples} in chunks of {report.chunk_size}"
 
 
-def counted(report: Record) -> list[str]:
+def count_lines(report: Record) -> list[str]:
     """`images per sample 2 0 1 (from num_images)`, one line per unit, and what was compared."""
     lines = []
     for unit, counts in report.counts.items():
@@ -92,7 +92,7 @@ def title(finding: Finding) -> str:
     return finding.title if finding.code in CODES else "a kind this version does not know"
 
 
-def judged(report: Record) -> list[Line]:
+def chunk_verdicts(report: Record) -> list[Line]:
     """Every chunk with its verdict, in the report's order."""
     said: dict[int, set[bool | None]] = {}
     for mismatch in report.mismatches:
@@ -127,13 +127,13 @@ def _line(index: int, chunk: ChunkReport, silents: set[bool | None] | None) -> L
     return Line(index, chunk, Verdict.AMBIGUOUS if unsure else Verdict.MISMATCH)
 
 
-def drawn(report: Record, most: int) -> tuple[list[Line], int]:
+def visible_chunks(report: Record, most: int) -> tuple[list[Line], int]:
     """At most `most` chunks, and how many are left out.
 
     All of them in order where they are few; else the worst ones, worst first, and right ones only
     where there are fewer wrong ones than `FEW`.
     """
-    lines = judged(report)
+    lines = chunk_verdicts(report)
     if len(lines) <= min(most, FEW):
         return lines, 0
     ranked = sorted(lines, key=lambda line: line.rank)
@@ -142,7 +142,7 @@ def drawn(report: Record, most: int) -> tuple[list[Line], int]:
     return shown, len(lines) - len(shown)
 
 
-def left_out(report: Record, left: int) -> str:
+def omitted_note(report: Record, left: int) -> str:
     """`… 52 more chunks, all checked`."""
     return f"… {left} more {plural_of(report, left)}, all checked"
 
@@ -153,7 +153,7 @@ def plural_of(report: Record, count: int) -> str:
     return noun if count == 1 else f"{noun}s"
 
 
-def told(report: Record) -> list[tuple[str, ...]]:
+def column_groups(report: Record) -> list[tuple[str, ...]]:
     """Keys worth a column, those with the same rows together.
 
     Keys that are not right everywhere; where all are, the media keys.
@@ -188,7 +188,7 @@ def kind(report: Record, key: str) -> str:
 
 def opening(report: Record) -> int:
     """The chunk that a picture opens on: of the worst finding, silent ones before loud ones."""
-    lines = judged(report)
+    lines = chunk_verdicts(report)
     for finding in report.findings:
         worst = finding.worst
         if worst.chunk is not None and 0 <= worst.chunk < len(lines):
@@ -222,18 +222,18 @@ def right(report: Record) -> str:
 
 def cell(found: KeyReport) -> str:
     """The marks in words: `1:2, not 2:3`, `0:1, 1:40 missing`, and `2:3` where all is right."""
-    used, planned = short(found.actual), short(found.expected)
+    used, expected = short(found.actual), short(found.expected)
     if found.state == KeyState.WRONG_ROWS:
         marked = marks(found)
         if found.expected == found.actual:
             return f"{used}, altered"
         if marked.missing and marked.passed and not (marked.foreign or marked.note):
             return f"{short(marked.passed)}, {short(marked.missing)} missing"
-        return f"{used}, not {planned}" if found.expected else f"{used}, but owns none"
+        return f"{used}, not {expected}" if found.expected else f"{used}, but owns none"
     cells: dict[str, str] = {
         KeyState.OK: used,
-        KeyState.PLANNED: planned,
-        KeyState.DROPPED: f"dropped, {planned} missing" if found.expected else "dropped",
+        KeyState.PLANNED: expected,
+        KeyState.DROPPED: f"dropped, {expected} missing" if found.expected else "dropped",
         KeyState.MUST_BE_ABSENT: f"{used if found.actual else '0 rows'}; {LEFT_OUT}",
     }
     return cells.get(found.state, found.state)

@@ -39,7 +39,7 @@ def _guarded(part: Callable[[Record], str], report: Record) -> str:
 
 def _head(report: Record) -> str:
     lines = wrapped(f"vlmdebug check: {one_line(rows.headline(report))}", then="  ")
-    for line in rows.counted(report):
+    for line in rows.count_lines(report):
         lines += wrapped(one_line(line), "  ", "    ")
     return "\n".join(lines)
 
@@ -69,10 +69,10 @@ def _more(count: int, noun: str) -> list[str]:
 
 
 def _table(report: Record) -> str:
-    lines, left = rows.drawn(report, MOST_CHUNKS)
+    lines, left = rows.visible_chunks(report, MOST_CHUNKS)
     if not lines:
         return ""
-    groups = rows.told(report)
+    groups = rows.column_groups(report)
     keys = [group[0] for group in groups[: rows.MOST_KEYS]]
     grid = [["", *rows.fact_heads(report), *keys]]
     for line in lines:
@@ -83,7 +83,7 @@ def _table(report: Record) -> str:
         grid, fixed = [row[1:] for row in grid], fixed - 1
     said = fitted(grid, fixed)
     if left:
-        said.append(rows.left_out(report, left))
+        said.append(rows.omitted_note(report, left))
     for group in groups:
         if others := ", ".join(group[1:]):
             known = any(rows.is_known(rows.state(chunk, group[0])) for chunk in report.chunks)

@@ -18,10 +18,10 @@ from vlmdebug.checking.compare import compare
 from vlmdebug.checking.report import Report
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import BOOKKEEPING, DERIVED, OPTIONS, TOKEN_KEYS
-from vlmdebug.core.observed import Made, Run, Used, UsedChunk
+from vlmdebug.core.observed import Made, ObservedCall, ObservedKey, SlicerRun
 from vlmdebug.core.rows import rows_of
 from vlmdebug.tracking.made import made_keys
-from vlmdebug.watching.marks import Mark
+from vlmdebug.watching.marks import TensorRef
 
 Tensors = Mapping[str, torch.Tensor]
 TOKENS = TOKEN_KEYS - {"position_ids", "inputs_embeds"}
@@ -34,20 +34,20 @@ MADE = DERIVED - TOKENS
 class _Rows(NamedTuple):
     """The rows of each sample; `owned`: by this count the key is needed or absent."""
 
-    mark: Mark
+    mark: TensorRef
     offsets: Sequence[int]
     owned: Sequence[int] | None
 
 
-class RightChunks:
+class FastPath:
     """Finds the clearly right chunks of one batch; it keeps no tensor.
 
-    `in_step`: placeholders and features of all samples agree, as far as they are known.
+    `matches`: placeholders and features of all samples agree, as far as they are known.
     """
 
-    def __init__(self, batch: Batch, marks: Mapping[str, Mark], *, in_step: bool) -> None:
+    def __init__(self, batch: Batch, marks: Mapping[str, TensorRef], *, matches: bool) -> None:
         self._batch = batch
-        odd = [False] * len(batch) if in_step else _out_of_step(batch)
+        odd = [False] * len(batch) if matches else _counts_differ(batch)
         self._odd = (0, *accumulate(map(int, odd)))
         plain = all(key in marks and _is_plain(batch, key, marks[key]) for key in batch.layout)
         self._rows = {key: _rows(batch, key, marks[key]) for key in batch.layout if plain}
@@ -92,20 +92,20 @@ def _report(batch: Batch, samples: range, keys: Sequence[str]) -> Report:
     used = {}
     for key in keys:
         rows = rows_of(batch.counts[batch.layout[key].unit].offsets, samples)
-        used[key] = Used(rows, len(rows))
+        used[key] = ObservedKey(rows, len(rows))
     written = {name: batch.placeholders_of(samples, name) for name in batch.modalities}
     known = {name: count for name, count in written.items() if count is not None}
-    chunk = UsedChunk(used, known)
-    return compare(batch, Run([chunk], len(samples), slicer="watched calls", partial=True))
+    chunk = ObservedCall(used, known)
+    return compare(batch, SlicerRun([chunk], len(samples), slicer="watched calls", partial=True))
 
 
-def _rows(batch: Batch, key: str, mark: Mark) -> _Rows:
+def _rows(batch: Batch, key: str, mark: TensorRef) -> _Rows:
     unit, counts = batch.layout.given_with(key), batch.counts
     owned = None if unit is None else counts[unit].offsets
     return _Rows(mark, counts[batch.layout[key].unit].offsets, owned)
 
 
-def _is_plain(batch: Batch, key: str, mark: Mark) -> bool:
+def _is_plain(batch: Batch, key: str, mark: TensorRef) -> bool:
     """Whether its rows are consecutive on dim 0, each long enough for its padding."""
     axis, media, (_, shape, strides) = batch.layout[key], batch.layout.media.get(key), mark.place
     units = {axis.unit} | ({media} if media is not None else set())
@@ -118,7 +118,7 @@ def _is_plain(batch: Batch, key: str, mark: Mark) -> bool:
     )
 
 
-def _out_of_step(batch: Batch) -> list[bool]:
+def _counts_differ(batch: Batch) -> list[bool]:
     """Samples with a different number of placeholder tokens than features of their own rows."""
     found = [False] * len(batch)
     for name, modality in batch.modalities.items():

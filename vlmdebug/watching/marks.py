@@ -10,7 +10,7 @@ import torch
 from vlmdebug.tracking.memory import place, version
 
 
-class Mark(NamedTuple):
+class TensorRef(NamedTuple):
     """Identifies a parent and detects writes into it, without keeping it alive."""
 
     root: ref[torch.Tensor]
@@ -20,7 +20,7 @@ class Mark(NamedTuple):
     offset: int
 
     @classmethod
-    def of(cls, tensor: torch.Tensor, parent: torch.Tensor) -> Mark:
+    def of(cls, tensor: torch.Tensor, parent: torch.Tensor) -> TensorRef:
         root, offset = root_of(tensor), int(parent.storage_offset())
         return cls(ref(root), version(root), parent.dtype, place(parent), offset)
 

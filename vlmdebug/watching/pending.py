@@ -20,12 +20,12 @@ from vlmdebug.watching.slices import parents_of
 READ = MEDIA_KEYS.difference(PIXELS) | TOKENS | MADE
 
 
-def are_here(tensors: Tensors) -> bool:
+def all_on_cpu(tensors: Tensors) -> bool:
     """Whether the host can read all of them without waiting for another device."""
     return all(tensor.is_cpu for tensor in tensors.values())
 
 
-class Away:
+class PendingTransfer:
     """The tensors of one call, on their way to the host."""
 
     def __init__(self, tensors: Tensors) -> None:

@@ -28,17 +28,17 @@ from vlmdebug.checking.whole_batch import (
 )
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import ALONG_TOKENS, MEDIA_KEYS
-from vlmdebug.core.observed import Made, MadeBy, Run
+from vlmdebug.core.observed import Made, MadeBy, SlicerRun
 from vlmdebug.errors import VlmDebugError
 from vlmdebug.families.assemble import assemble
-from vlmdebug.families.facts import Facts, Hints
+from vlmdebug.families.facts import BatchFacts, ProcessorMetadata
 from vlmdebug.families.streams import clip_of
 from vlmdebug.running.check import used_chunk
 from vlmdebug.tracking.copied import copied
 from vlmdebug.tracking.made import made_keys
 from vlmdebug.tracking.rows import RowFinder
-from vlmdebug.watching.fast_path import TOKENS, RightChunks, Tensors
-from vlmdebug.watching.marks import Mark, root_of
+from vlmdebug.watching.fast_path import TOKENS, FastPath, Tensors
+from vlmdebug.watching.marks import TensorRef, root_of
 
 BATCHES = 4
 """Batches that are known at a time, as chosen and rejected answers that take turns."""
@@ -70,9 +70,9 @@ class Verdict(TypedDict, total=False):
 class CallJudge:
     """Judges calls one by one, and reads a batch only once while its chunks come."""
 
-    def __init__(self, hints: Hints) -> None:
-        self._hints = hints
-        self._cuts: list[_CutBatch] = []  # the latest first
+    def __init__(self, metadata: ProcessorMetadata) -> None:
+        self._metadata = metadata
+        self._cuts: list[_KnownBatch] = []  # the latest first
 
     def __call__(self, tensors: Callable[[], Tensors], *, alone: bool = False) -> Verdict:
         """What is found in one call, or why it is unread.
@@ -104,7 +104,7 @@ class CallJudge:
         `cached`: behind a cache, where the mask has columns of earlier tokens.
         """
         inputs: dict[str, Any] = _of_batch(tensors)
-        batch = assemble(Facts(inputs, self._hints), None)
+        batch = assemble(BatchFacts(inputs, self._metadata), None)
         if cached:
             batch = replace(batch, columns={})
         made = {} if cached else _not_right(batch, tensors)
@@ -130,20 +130,20 @@ class CallJudge:
         judged = self._unless_written(Judged.of(report), cut.written, tensors)
         return self._with_copies(judged, cut, tensors)
 
-    def _with_copies(self, judged: Judged, cut: _CutBatch, tensors: Tensors) -> Judged:
+    def _with_copies(self, judged: Judged, cut: _KnownBatch, tensors: Tensors) -> Judged:
         """What was found, and what a mask and types say that are no slices of the batch."""
         copies = {*ALONG_TOKENS} & tensors.keys() - cut.keys
         copies = {key for key in copies if tensors[key].ndim == 2}
-        made = {key: copied(key, tensors, self._hints) for key in sorted(copies)}
+        made = {key: copied(key, tensors, self._metadata) for key in sorted(copies)}
         wrong = {key: one for key, one in made.items() if not one.right}
         if not wrong or cut.batch is None:
             return judged
         return Judged.of(with_made(judged.report(), cut.batch, wrong))
 
-    def _read(self, tensors: Tensors, parents: Tensors) -> _CutBatch:
+    def _read(self, tensors: Tensors, parents: Tensors) -> _KnownBatch:
         """Read the batch that these are slices of, and forget the one known longest."""
         written = frozenset[str]().union(*(cut.written_since(tensors) for cut in self._cuts))
-        cut = _CutBatch(tensors, parents, self._hints, written)
+        cut = _KnownBatch(tensors, parents, self._metadata, written)
         self._cuts = [cut, *self._cuts[: BATCHES - 1]]
         return cut
 
@@ -169,10 +169,10 @@ class CallJudge:
             alone, unread = self._by_itself(tensors), None
         except VlmDebugError as error:
             alone, unread = None, error
-        every = _has_all(tensors, parents, self._hints)
+        every = _has_all(tensors, parents, self._metadata)
         if every or alone is None or (not alone.ok and alone.report().mismatches):
-            cut = _CutBatch(tensors, parents, self._hints)
-            report = cut.judge(tensors, _of_batch(parents)) if cut.in_step else None
+            cut = _KnownBatch(tensors, parents, self._metadata)
+            report = cut.judge(tensors, _of_batch(parents)) if cut.matches else None
             if report is not None and (every or report.mismatches):
                 return Judged.of(report)
         if alone is not None:
@@ -207,13 +207,13 @@ def why(error: Exception) -> str:
     return str(error) if isinstance(error, VlmDebugError) else ours
 
 
-def _has_all(tensors: Tensors, parents: Tensors, hints: Hints) -> bool:
+def _has_all(tensors: Tensors, parents: Tensors, metadata: ProcessorMetadata) -> bool:
     """Whether the chunk has all the placeholder tokens of the media that are no slices."""
     ids, whole = tensors["input_ids"], parents["input_ids"]
     own = {key for key in MEDIA_KEYS & tensors.keys() if parents[key] is tensors[key]}
     if whole is ids or not own or not ids.stride(0):  # one row several times, by expand
         return False
-    token_ids = {"": hints.image_token_id, **hints.token_ids}
+    token_ids = {"": metadata.image_token_id, **metadata.token_ids}
     for token in {token_ids.get(clip_of(key)) for key in own}:
         count = 0 if token is None else int((ids == token).sum())
         if not count or count != int((whole == token).sum()):
@@ -221,7 +221,7 @@ def _has_all(tensors: Tensors, parents: Tensors, hints: Hints) -> bool:
     return True
 
 
-class _CutBatch:
+class _KnownBatch:
     """A batch that chunks are cut from. It keeps no tensor of the program's between two calls.
 
     The next chunk is of the same batch if it is a view of the same tensors, unwritten by torch's
@@ -229,7 +229,7 @@ class _CutBatch:
 
     Attributes:
         written: Media that were written to while chunks of the same `input_ids` came.
-        in_step: Whether it is a batch, and placeholders and features of all its samples agree.
+        matches: Whether it is a batch, and placeholders and features of all its samples agree.
         batch: The batch without its tensors; None where these are none together.
     """
 
@@ -237,22 +237,22 @@ class _CutBatch:
         self,
         tensors: Tensors,
         parents: Tensors,
-        hints: Hints,
+        metadata: ProcessorMetadata,
         written: frozenset[str] = frozenset(),
     ) -> None:
         self.written = written
-        self.in_step = False
+        self.matches = False
         self._inputs: dict[str, Any] = _of_batch(parents)
-        self._marks = {key: Mark.of(tensors[key], parents[key]) for key in self._inputs}
+        self._marks = {key: TensorRef.of(tensors[key], parents[key]) for key in self._inputs}
         self._ids = parents["input_ids"].clone()
         self.batch: Batch | None = None
-        self._right: RightChunks | None = None
+        self._right: FastPath | None = None
         try:
-            batch = assemble(Facts(self._inputs, hints), None)
+            batch = assemble(BatchFacts(self._inputs, metadata), None)
             if not batch.ambiguities:
-                self.in_step = not batch_differences(batch)
+                self.matches = not batch_differences(batch)
                 self.batch = batch
-                self._right = RightChunks(batch, self._marks, in_step=self.in_step)
+                self._right = FastPath(batch, self._marks, matches=self.matches)
         except VlmDebugError:
             pass  # the slices were cut from tensors that are no batch together
         finally:
@@ -325,7 +325,7 @@ class _CutBatch:
             chunk = replace(chunk, made=_untold(chunk.made))
             rows = chunk.keys["input_ids"].rows
             size = len(rows) if rows is not None else len(tensors["input_ids"])
-            run = Run([chunk], size or 1, slicer="watched calls", partial=True)
+            run = SlicerRun([chunk], size or 1, slicer="watched calls", partial=True)
             return compare(self.batch, run)
         finally:
             self._forget()

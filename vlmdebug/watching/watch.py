@@ -34,10 +34,10 @@ from vlmdebug.core.keys import DERIVED, KNOWN
 from vlmdebug.core.mismatch import Mismatch
 from vlmdebug.core.record import Verdict
 from vlmdebug.errors import BadInput, MismatchError, VlmDebugError
-from vlmdebug.families.facts import Hints
-from vlmdebug.families.hints import read_hints
+from vlmdebug.families.facts import ProcessorMetadata
+from vlmdebug.families.metadata import read_metadata
 from vlmdebug.watching.arguments import Arguments, is_dense, refuse_unreadable
-from vlmdebug.watching.pending import Away, are_here
+from vlmdebug.watching.pending import PendingTransfer, all_on_cpu
 from vlmdebug.watching.slices import CallJudge, Judged, why
 
 OnMismatch = Literal["record", "warn", "raise"]
@@ -185,8 +185,8 @@ def watch(
             f'on_mismatch is {on_mismatch!r}, but it is "record", "warn" or "raise". '
             "Nothing was watched."
         )
-    hints = read_hints(processor, config, _within(model))
-    watcher = _Watcher(hints, Arguments(model), on_mismatch, _log(log))
+    metadata = read_metadata(processor, config, _within(model))
+    watcher = _Watcher(metadata, Arguments(model), on_mismatch, _log(log))
     handle = model.register_forward_pre_hook(_Hook(watcher), with_kwargs=True)
     try:
         yield watcher.trace
@@ -229,14 +229,18 @@ class _Watcher:
     """
 
     def __init__(
-        self, hints: Hints, arguments: Arguments, on_mismatch: OnMismatch, log: _Log | None
+        self,
+        metadata: ProcessorMetadata,
+        arguments: Arguments,
+        on_mismatch: OnMismatch,
+        log: _Log | None,
     ) -> None:
         self.trace = Trace()
         self._arguments = arguments
         self._on_mismatch = on_mismatch
         self._log = log
-        self._judge = CallJudge(hints)
-        self._waiting: deque[tuple[int, Away, Callable[[], Call]]] = deque()
+        self._judge = CallJudge(metadata)
+        self._waiting: deque[tuple[int, PendingTransfer, Callable[[], Call]]] = deque()
         self._numbers = count()
         self._lock = RLock()
 
@@ -266,9 +270,9 @@ class _Watcher:
         judge = partial(self._judge, alone=inputs.get("past_key_values") is not None)
         own = self._arguments.own - KNOWN - DERIVED
         tensors = {key: tensor for key, tensor in tensors.items() if key not in own}
-        if are_here(tensors):
+        if all_on_cpu(tensors):
             return [call(**judge(lambda: tensors))]
-        away = Away(tensors)
+        away = PendingTransfer(tensors)
         self._waiting.append((number, away, lambda: call(**judge(away.tensors))))
         return []
 
@@ -292,9 +296,9 @@ class _Watcher:
             calls.append(self._waiting.popleft()[2]())
         return calls
 
-    def _noted(self, calls: list[Call]) -> list[_Untold]:
+    def _noted(self, calls: list[Call]) -> list[_Notice]:
         """Log the calls in order; return what to report to the user."""
-        untold: list[_Untold] = []
+        untold: list[_Notice] = []
         for call in calls:
             insort(self.trace.calls, call, key=_number)  # a call that waited is late
             if self._log is not None:
@@ -303,10 +307,10 @@ class _Watcher:
                 continue
             finding = call.report.findings[0]
             told = f"{finding.code} {finding.title}: {finding.message}"
-            untold.append(_Untold(f"call {call.number} at {call.site}: {told}", call.report))
+            untold.append(_Notice(f"call {call.number} at {call.site}: {told}", call.report))
         return untold
 
-    def _tell(self, untold: list[_Untold]) -> None:
+    def _tell(self, untold: list[_Notice]) -> None:
         """Warn about each, or raise the first mismatch after all other warnings."""
         mismatches = [one for one in untold if one.report is not None]
         for one in untold:
@@ -315,14 +319,14 @@ class _Watcher:
         if mismatches and self._on_mismatch == "raise":
             raise MismatchError(*mismatches[0])
 
-    def _warn(self, one: _Untold) -> None:
+    def _warn(self, one: _Notice) -> None:
         if one.report is None:
             warnings.warn(one.text, RuntimeWarning, stacklevel=4)
         elif self._on_mismatch != "record":
             warnings.warn(one.text, MismatchWarning, stacklevel=4)
 
 
-class _Untold(NamedTuple):
+class _Notice(NamedTuple):
     """A message to the user: a mismatch with its report, or that the log ended."""
 
     text: str
@@ -354,7 +358,7 @@ class _Log:
                 "Nothing was watched. Pass a file in an existing folder, or leave log out."
             ) from error
 
-    def write(self, call: Call) -> list[_Untold]:
+    def write(self, call: Call) -> list[_Notice]:
         """Write a line; return a message if that failed."""
         if self._file is None:
             return []
@@ -365,7 +369,7 @@ class _Log:
             return self._ended(error)
         return []
 
-    def close(self) -> list[_Untold]:
+    def close(self) -> list[_Notice]:
         if self._file is None:
             return []
         try:
@@ -374,13 +378,13 @@ class _Log:
             return self._ended(error)
         return []
 
-    def _ended(self, error: OSError) -> list[_Untold]:
+    def _ended(self, error: OSError) -> list[_Notice]:
         file, self._file = self._file, None
         with suppress(OSError):  # closing writes the buffered part again, which fails again
             if file is not None:
                 file.close()
         text = f"The log {str(self._path)!r} ends here: {error.strerror}. "
-        return [_Untold(text + "The model is watched all the same; see trace.calls.")]
+        return [_Notice(text + "The model is watched all the same; see trace.calls.")]
 
 
 PLUMBING = (

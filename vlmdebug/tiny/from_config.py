@@ -46,7 +46,7 @@ _SIZES: dict[str, Any] = {
 _TEXT_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 
 
-def kin(
+def recipe_from_config(
     model_type: str,
     *,
     processor: str,

@@ -1,4 +1,4 @@
-"""Facts about a model from the attributes of its transformers processor and config.
+"""BatchFacts about a model from the attributes of its transformers processor and config.
 
 Both are read by attribute name only; transformers itself is never imported.
 """
@@ -16,7 +16,7 @@ from typing import Any
 from vlmdebug.core.given import refuse_other_kind
 from vlmdebug.core.layout import STREAMS
 from vlmdebug.errors import BadInput
-from vlmdebug.families.facts import Hints
+from vlmdebug.families.facts import ProcessorMetadata
 from vlmdebug.families.formulas import (
     features_of_audio,
     features_of_pixels,
@@ -46,8 +46,10 @@ UNMERGED = {"inkling2": 1}
 Sizes = list[tuple[int, int]]
 
 
-def read_hints(processor: Any = None, config: Any = None, model: Any = None) -> Hints:
-    """Collect hints; the processor takes precedence over the config.
+def read_metadata(
+    processor: Any = None, config: Any = None, model: Any = None
+) -> ProcessorMetadata:
+    """Collect metadata; the processor takes precedence over the config.
 
     Raises:
         BadInput: Processor and config name different placeholder tokens, or one of the three is a
@@ -60,7 +62,7 @@ def read_hints(processor: Any = None, config: Any = None, model: Any = None) -> 
     images = getattr(processor, "image_processor", None)
     vision = getattr(config, "vision_config", None)
     kind = getattr(config, "model_type", None) or _processor_type(processor)
-    return Hints(
+    return ProcessorMetadata(
         model_type=kind,
         processor_type=_processor_type(processor),
         image_token_id=_image_token_id(processor, tokenizer, config),
