@@ -77,7 +77,7 @@ def test_names_asked_for_in_vain_are_known_whatever_they_are_asked_of(batch):
 
     assert asked.copy().to("cpu").get("pixel_position_ids") is None
     assert not hasattr(asked.data, "stale")
-    assert [*asked.asked] == ["pixel_position_ids", "stale"]
+    assert [*asked.missing_lookups] == ["pixel_position_ids", "stale"]
 
 
 # --- one code each -------------------------------------------------------------------------

@@ -177,8 +177,8 @@ def test_exception_of_the_slicer_is_said_on_every_chunk_before_it(made, inputs, 
         assert "VLM008" in explorer._details
 
 
-def test_batch_without_a_slicer_is_as_planned(inputs, processor):
-    assert vd.explore(inputs, processor=processor)._judged["subject"].startswith("as planned on")
+def test_batch_without_a_slicer_is_as_expected(inputs, processor):
+    assert vd.explore(inputs, processor=processor)._judged["subject"].startswith("as expected on")
 
 
 def test_report_alone_is_shown_as_it_is(explorer):

@@ -141,21 +141,21 @@ def test_marks_of_every_view_are_the_rows_of_the_verdict(batch, name):
         for key, found in chunk.keys.items():
             marked = cut[key].marks
             assert marked == marks(found)
-            if found.used is not None and found.state in ("ok", "wrong rows"):
-                own = set(found.planned or ())
-                assert set(marked.passed) | set(marked.altered) == own & set(found.used)
-                assert set(marked.missing) == own - set(found.used)
-                assert set(marked.foreign) == {row for row in found.used if row >= 0} - own
+            if found.actual is not None and found.state in ("ok", "wrong rows"):
+                own = set(found.expected or ())
+                assert set(marked.passed) | set(marked.altered) == own & set(found.actual)
+                assert set(marked.missing) == own - set(found.actual)
+                assert set(marked.foreign) == {row for row in found.actual if row >= 0} - own
         shown = [cut[lane.name].marks for lane in drawn if lane.name in cut]
         assert ("url(#h)" in overlay) == any(m.foreign or (m.note and not m.items()) for m in shown)
         assert ('stroke-dasharray="6 4"' in overlay) == any(m.missing for m in shown)
-        assert all(m.right for m in shown) == rows.judged(report)[index].ok
+        assert all(m.right for m in shown) == rows.chunk_verdicts(report)[index].ok
 
 
 @pytest.mark.parametrize("name", SLICERS)
 def test_pictures_open_on_the_worst_chunk(batch, name):
     report = vd.check(SLICERS[name], batch, pictures=True)
-    lines = rows.judged(report)
+    lines = rows.chunk_verdicts(report)
 
     assert lines[rows.opening(report)].rank == min(line.rank for line in lines)
 

@@ -133,7 +133,7 @@ def test_picture_hatches_what_was_handed_and_fills_what_is_owned(report):
     marked = Marks(missing=Rows([(2, 3)]), foreign=Rows([(1, 2)]))
     assert cut["pixel_values"] == picture.Cut(Rows([(2, 3)]), marked)
     assert words == ["missing"] * 3
-    assert cut["images"].planned == Rows([(2, 3)])
+    assert cut["images"].expected == Rows([(2, 3)])
     assert cut["images"].marks.foreign == Rows([(1, 2)])
     assert "url(#h)" in looks
     assert shown.get("height") == f"{4 * picture.PITCH}"
@@ -160,7 +160,7 @@ def test_lanes_are_as_wide_as_their_tensors(family):
 
     assert found["samples"].total == 3
     assert found["images"].total == 3
-    for key in picture.told.media(report):
+    for key in picture.lines.media(report):
         assert found[key].total == len(batch.inputs[key])
         assert found[key].boxes[-1].stop == len(batch.inputs[key])
     assert {image for *_, image in found["samples"].runs} == {0, 1, 2}

@@ -27,7 +27,7 @@ from vlmdebug.views import mimebundle
 from vlmdebug.views.html import to_html, to_page
 from vlmdebug.views.markdown import to_markdown
 from vlmdebug.views.plot import plot
-from vlmdebug.views.rows import judged
+from vlmdebug.views.rows import chunk_verdicts
 from vlmdebug.views.strips import svg
 from vlmdebug.views.text import to_text
 
@@ -367,8 +367,8 @@ def test_a_long_table_shows_12_chunks_with_the_wrong_one_first() -> None:
 
 
 def test_chunks_that_all_fit_stay_in_order() -> None:
-    assert [line.index for line in judged(mismatch())] == [0, 1, 2]
-    assert [line.words for line in judged(mismatch())] == [
+    assert [line.index for line in chunk_verdicts(mismatch())] == [0, 1, 2]
+    assert [line.words for line in chunk_verdicts(mismatch())] == [
         "MISMATCH loud",
         "MISMATCH silent",
         "MISMATCH silent",
@@ -380,7 +380,7 @@ def test_long_lists_of_counts_are_abbreviated() -> None:
 
 
 def test_what_cannot_be_told_is_no_mismatch_and_shows_a_question_mark() -> None:
-    [line] = judged(ambiguous())
+    [line] = chunk_verdicts(ambiguous())
 
     assert line.words == "cannot tell"
     assert re.search(r"cannot tell +0 +0:2 +\? +\? +\? +cannot tell", to_text(ambiguous()))
@@ -393,12 +393,12 @@ def test_chunk_with_a_silent_and_a_loud_mismatch_says_both() -> None:
     )
     both = replace(report, mismatches=(replace(loud[0], chunk=1), replace(silent[0], chunk=1)))
 
-    assert judged(both)[1].words == "MISMATCH silent and loud"
-    assert [line.short for line in judged(report)].count("silent and loud") == 0
+    assert chunk_verdicts(both)[1].words == "MISMATCH silent and loud"
+    assert [line.short for line in chunk_verdicts(report)].count("silent and loud") == 0
 
 
 def test_batch_mismatch_marks_its_sample_alone() -> None:
-    assert [line.words for line in judged(alone())] == ["ok", "MISMATCH loud"]
+    assert [line.words for line in chunk_verdicts(alone())] == ["ok", "MISMATCH loud"]
 
 
 def test_a_report_without_findings_is_short() -> None:
