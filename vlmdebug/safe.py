@@ -10,6 +10,7 @@ import html
 import re
 import unicodedata
 from collections.abc import Iterable
+from functools import lru_cache
 
 LIMIT = 2000
 
@@ -68,6 +69,7 @@ def spell_names(text: str, names: Iterable[object]) -> str:
     return text
 
 
+@lru_cache(maxsize=1024)  # the same names come with every report
 def acts(name: str) -> bool:
     """Whether a name would do something where it is printed: a control character, a command."""
     return bool(name) and (not name.isprintable() or _COMMAND.search(name) is not None)

@@ -55,7 +55,8 @@ class ChunkChecker:
         chunk = self.chunk
         if chunk.used.embedded:
             return self._embedded()
-        keys = {key: self._key(key) for key in self.batch.layout if self._is_cut(key)}
+        layout = self.batch.layout.items()
+        keys = {key: self._key(key) for key, axis in layout if axis.unit != "batch"}
         for key, made in chunk.used.made.items():
             if not made.right:
                 keys[key] = self._made_key(key, made)
@@ -82,13 +83,11 @@ class ChunkChecker:
         }
         return ChunkReport((), None, self.chunk.placeholders, None, keys)
 
-    def _is_cut(self, key: str) -> bool:
-        return self.batch.layout[key].unit != "batch"
-
     def _is_strange(self, key: str) -> bool:
         """Whether it is neither in the batch nor an argument that models take in addition."""
-        beside = key in EXTRAS or key in BOOKKEEPING or key in self.chunk.used.made
-        return not beside and key not in self.batch.inputs
+        if key in self.batch.inputs or key in self.chunk.used.made:
+            return False
+        return key not in EXTRAS and key not in BOOKKEEPING
 
     def _key(self, key: str) -> KeyReport:
         used = self.keys.get(key)

@@ -25,12 +25,14 @@ UNITS = (
 HANGS_ON = {"patch": "image", OWNER: "image", VIDEO_PATCH: "video", "frame": "video"}
 """Units that are counted per image or video, so images and videos are counted first."""
 
+IRREGULAR = {OWNER: "samples with images", "audio": "audio clips"}
+"""Plurals that do not follow from the noun."""
+
 
 def plural(noun: str) -> str:
     """`images`, `patches`, `samples with images`, `audio clips`."""
-    irregular = {OWNER: "samples with images", "audio": "audio clips"}
-    if noun in irregular:
-        return irregular[noun]
+    if noun in IRREGULAR:
+        return IRREGULAR[noun]
     return f"{noun}es" if noun.endswith("ch") else f"{noun}s"
 
 

@@ -69,4 +69,4 @@ def total(by_sample: Sequence[int] | None, samples: Iterable[int]) -> int | None
     >>> total((4, 0, 2), [0, 2]), total(None, [0])
     (6, None)
     """
-    return None if by_sample is None else sum(by_sample[sample] for sample in samples)
+    return None if by_sample is None else sum([by_sample[sample] for sample in samples])

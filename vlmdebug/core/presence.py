@@ -107,7 +107,9 @@ def _own_media(batch: Batch, samples: Sequence[int]) -> bool:
 
 def _padded(batch: Batch, samples: Sequence[int]) -> bool:
     """Whether a mask hides, or may hide, tokens to which later tokens would attend."""
-    return batch.padded is None or not batch.padded.isdisjoint(samples)
+    if not batch.padded:
+        return batch.padded is None
+    return not batch.padded.isdisjoint(samples)
 
 
 def _marks_media(batch: Batch, key: str) -> bool:

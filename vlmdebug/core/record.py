@@ -158,7 +158,7 @@ class Record:
         if not self.kinds:  # made by hand, or read from a file of an older version
             kinds = {key: _kind(words) for key, words in self.layout.items()}
             object.__setattr__(self, "kinds", kinds)
-        names = {*self.layout, *(key for chunk in self.chunks for key in chunk.keys)}
+        names = set(self.layout).union(*(chunk.keys for chunk in self.chunks))
         names |= {mismatch.key for mismatch in self.mismatches if mismatch.key is not None}
         if not any(map(acts, names)):
             return

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from itertools import accumulate, islice
+from itertools import accumulate, chain, islice, starmap
 from numbers import Integral
 from typing import Any, overload
 
@@ -100,15 +100,14 @@ class Rows(Sequence[int]):
         return sum(stop - start for start, stop in self.ranges)
 
     def __iter__(self) -> Iterator[int]:
-        for start, stop in self.ranges:
-            yield from range(start, stop)
+        return chain.from_iterable(starmap(range, self.ranges))
 
     @overload
     def __getitem__(self, index: int) -> int: ...
     @overload
     def __getitem__(self, index: slice) -> Rows: ...
     def __getitem__(self, index: int | slice) -> int | Rows:
-        rows = list(self)
+        rows = range(*self.ranges[0]) if len(self.ranges) == 1 else list(self)
         return Rows.of(rows[index]) if isinstance(index, slice) else rows[index]
 
     def __eq__(self, other: object) -> bool:

@@ -10,6 +10,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from vlmdebug.core.batch import Ambiguity, Batch, Contradiction, CountsByUnit
 from vlmdebug.core.keys import KNOWN, ROWLESS, TOKEN_KEYS, TRAINERS_OWN
 from vlmdebug.core.layout import Axis, Layout
@@ -162,7 +164,7 @@ def _token_axes(facts: BatchFacts) -> dict[str, Axis]:
         per_sample = isinstance(value, list) and len(value) == samples
         if per_sample or (key in TRAINERS_OWN and tuple(shape[:1]) == (samples,)):
             axes[key] = PER_SAMPLE
-        elif not shape or key in ROWLESS or str(getattr(value, "dtype", "")) == "object":
+        elif not shape or key in ROWLESS or getattr(value, "dtype", None) == np.dtype(object):
             axes[key] = WHOLE
         elif key == "position_ids" and len(shape) == 3 and shape[1] == samples:
             axes[key] = PLACES  # M-RoPE: (3 or 4, sample, seq)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, ClassVar
 
 from vlmdebug.core.layout import STREAMS, Axis, Layout
@@ -16,6 +16,16 @@ from vlmdebug.families.facts import BatchFacts, CountResult, ProcessorMetadata
 from vlmdebug.families.release import as_released
 from vlmdebug.families.rules import USUAL, common_mask, with_mask
 from vlmdebug.families.synthesize import BatchSpec
+
+
+@cache
+def dimensions(named: str) -> tuple[str, ...]:
+    """The dimensions that a family names in `shapes`.
+
+    >>> dimensions("image, 3")
+    ('image', '3')
+    """
+    return tuple(named.split(", "))
 
 
 class Family(ABC):

@@ -8,6 +8,7 @@ from typing import Any
 from vlmdebug.core.layout import UNITS, Axis, Layout
 from vlmdebug.errors import BadInput
 from vlmdebug.families import FAMILIES, Family, family_named, find_family
+from vlmdebug.families.base import dimensions
 from vlmdebug.families.facts import BatchFacts
 
 
@@ -60,8 +61,8 @@ def family_of(facts: BatchFacts, layout: Any) -> Family | None:
 def check_keys(facts: BatchFacts, family: Family) -> None:
     """All media keys of the family or none, each with as many dimensions as it has there."""
     present = [key for key in family.axes if facts.has(key)]
-    needed = [key for key in family.axes if key not in family.rules.sometimes_returned]
-    missing = [key for key in needed if key not in present]
+    lacking = [key for key in family.axes if key not in present]
+    missing = [key for key in lacking if key not in family.rules.sometimes_returned]
     if present and missing:
         raise BadInput(
             f"{missing[0]} is missing or None, but {present[0]} "
@@ -80,5 +81,5 @@ def check_keys(facts: BatchFacts, family: Family) -> None:
 
 def _has_dimensions(shape: tuple[int, ...], named: str) -> bool:
     """Whether there is one for each name; `...` represents one or more."""
-    names = named.split(", ")
+    names = dimensions(named)
     return len(shape) >= len(names) if names[-1] == "..." else len(shape) == len(names)

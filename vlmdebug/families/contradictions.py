@@ -12,6 +12,7 @@ from vlmdebug.core.layout import Axis, Layout, plural
 from vlmdebug.core.rows import Counts
 from vlmdebug.errors import BadInput
 from vlmdebug.families import Family, find_family
+from vlmdebug.families.base import dimensions
 from vlmdebug.families.facts import BatchFacts
 
 
@@ -19,8 +20,9 @@ def refuse_uncounted(
     overrides: Mapping[str, Axis], layout: Layout, counts: Mapping[str, Counts]
 ) -> None:
     """Refuse a unit that `layout=` names and that nothing in this family counts."""
-    known = find_family(layout.family)
-    for key, axis in overrides.items() if known is not None else ():
+    if not overrides or find_family(layout.family) is None:
+        return
+    for key, axis in overrides.items():
         if axis.unit not in (*counts, "batch") and key in layout and not _may_count(axis.unit):
             raise BadInput(
                 f"layout[{key!r}] is {axis.unit!r}, but nothing counts the {plural(axis.unit)} of "
@@ -66,7 +68,7 @@ def odd_dimensions(facts: BatchFacts, family: Family | None) -> list[Contradicti
     first: dict[str, tuple[str, int]] = {}
     found = []
     for key in present:
-        shape, names = tuple(facts.inputs[key].shape), family.shapes[key].split(", ")
+        shape, names = tuple(facts.inputs[key].shape), dimensions(family.shapes[key])
         patch = facts.metadata.patch_pixels
         if names[0] == "patch" and len(shape) == 2 and not _is_patch(shape[1], patch):
             due = f"a patch has {max(patch)} values" if patch else "no square patch has as many"

@@ -319,7 +319,8 @@ def _steps(
     slicer: Slicer, inputs: TrackedInputs, chunk_size: int, finder: RowFinder
 ) -> Iterator[Any]:
     """The slicer's chunks one by one; copies are followed only while its own code runs."""
-    with _following(inputs, finder):
+    following = _following(inputs, finder)
+    with following:
         given = slicer(inputs, chunk_size)
     if isinstance(given, Mapping) or not isinstance(given, Iterable):
         raise NotJudged(
@@ -328,7 +329,7 @@ def _steps(
         )
     chunks = iter(given)
     while True:
-        with _following(inputs, finder):
+        with following:
             try:
                 chunk = next(chunks)
             except StopIteration:

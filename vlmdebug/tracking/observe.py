@@ -81,18 +81,20 @@ class _Chunk:
         given = self.given[key]
         if isinstance(self.batch.inputs.get(key), list) and key in self.batch.layout:
             return _listed(self.batch, key, given, self._expected(key))
-        value = given if _is_tensor(given) else _numbers(given)
-        if _is_tensor(value):
-            return self._tensor(key, value)
-        if isinstance(value, (list, tuple)) and key in self.batch.layout:
-            return ObservedKey(None, len(value))
+        if _is_tensor(given):
+            return self._tensor(key, given)
+        numbers = _numbers(given)
+        if numbers is not None:
+            return self._tensor(key, numbers)
+        if isinstance(given, (list, tuple)) and key in self.batch.layout:
+            return ObservedKey(None, len(given))
         return None
 
     @property
     def made(self) -> dict[str, Made]:
         """Keys of this call that the batch does not have and that are computed from others."""
         told = self.samples if isinstance(self.samples, Rows) else None
-        return made_keys(self.batch, self.given, None if told is None else list(told))
+        return made_keys(self.batch, self.given, told)
 
     @property
     def needs_mask(self) -> bool | None:
@@ -245,17 +247,17 @@ def _listed(batch: Batch, key: str, value: Any, expected: Rows | None) -> Observ
     return ObservedKey(Rows.of([places[id(item)] for item in value]), len(value))
 
 
-def _numbers(value: Any) -> Any:
-    """A list of numbers, such as `image_sizes.tolist()`, as an array; everything else unchanged."""
+def _numbers(value: Any) -> np.ndarray | None:
+    """A list of numbers, such as `image_sizes.tolist()`, as an array; None for anything else."""
     first = value
     while isinstance(first, (list, tuple)) and first:
         first = first[0]
     if first is value or not isinstance(first, (int, float)):
-        return value
+        return None
     try:
         return np.asarray(value)
     except ValueError:  # rows of several lengths
-        return value
+        return None
 
 
 def _placeholders(batch: Batch, ids: Any, rows: Rows | None, is_slice: bool) -> dict[str, int]:

@@ -84,9 +84,7 @@ class RowFinder:
     def written(self) -> list[str]:
         """Keys of the batch with changed values."""
         return [
-            key
-            for key, values in self._at_first.items()
-            if not np.array_equal(_bits(values), _bits(_noted(self._own[key].tensor)))
+            key for key, values in self._at_first.items() if values != _noted(self._own[key].tensor)
         ]
 
     def learn(self, tensor: Any, key: str, rows: np.ndarray, dim: int) -> None:
@@ -419,12 +417,12 @@ def _recast(own: Parent, tensor: Any) -> Change | None:
     return None
 
 
-def _noted(tensor: Any) -> np.ndarray:
+def _noted(tensor: Any) -> bytes:
     """Its values: all, or a sample from everywhere if it is large."""
     values = to_numpy(tensor)
-    return (
-        values.copy() if tensor.nbytes <= SMALL else values.flat[positions(values.size, MOST_NOTED)]
-    )
+    if tensor.nbytes > SMALL:
+        values = values.flat[positions(values.size, MOST_NOTED)]
+    return values.tobytes()  # so that NaN equals itself
 
 
 def _is_here(tensor: Any) -> bool:

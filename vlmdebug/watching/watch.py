@@ -237,6 +237,7 @@ class _Watcher:
     ) -> None:
         self.trace = Trace()
         self._arguments = arguments
+        self._own = arguments.own - KNOWN - DERIVED  # no part of a batch
         self._on_mismatch = on_mismatch
         self._log = log
         self._judge = CallJudge(metadata)
@@ -268,8 +269,7 @@ class _Watcher:
             return [call(unread=ENCODED)]
         # A cache holds earlier tokens, so a call need not be complete.
         judge = partial(self._judge, alone=inputs.get("past_key_values") is not None)
-        own = self._arguments.own - KNOWN - DERIVED
-        tensors = {key: tensor for key, tensor in tensors.items() if key not in own}
+        tensors = {key: tensor for key, tensor in tensors.items() if key not in self._own}
         if all_on_cpu(tensors):
             return [call(**judge(lambda: tensors))]
         away = PendingTransfer(tensors)
