@@ -72,9 +72,9 @@ def refuse_no_loop(function: Callable[..., Any]) -> None:
     Raises:
         BadInput: It takes other arguments; a slicer needs no `record`.
     """
-    names, takes = _names(function), _name(function)
-    if names is None or _binds(function, 3):
+    if _binds(function, 3):
         return
+    names, takes = _names(function) or [], _name(function)
     todo = "Wrap it in a function of (model, inputs, chunk_size)."
     if _binds(function, 2):
         todo = f"It is a slicer already if it gives each chunk's inputs: pass {takes} itself."

@@ -20,13 +20,10 @@ def to_numpy(value: Any) -> np.ndarray:
     """
     if not hasattr(value, "detach"):
         return np.asarray(value)
-    value = value.detach().cpu()
-    if value.is_neg() or value.is_conj():  # views that are negated when they are read
-        value = value.resolve_neg().resolve_conj()
     try:
-        return value.numpy()
+        return value.numpy(force=True)  # views that are negated when they are read, too
     except TypeError:  # bfloat16, float8
-        return value.float().numpy()
+        return value.float().numpy(force=True)
 
 
 def places_of(mask: np.ndarray) -> Places:
@@ -34,7 +31,7 @@ def places_of(mask: np.ndarray) -> Places:
     samples, width = mask.shape
     flat = np.zeros(samples * (width + 1) + 1, dtype=bool)  # a column of False before each row
     flat[:-1].reshape(samples, width + 1)[:, 1:] = mask
-    edges = np.flatnonzero(flat[1:] != flat[:-1]).tolist()
+    edges = (flat[1:] != flat[:-1]).nonzero()[0].tolist()
     found: list[list[tuple[int, int]]] = [[] for _ in range(samples)]
     for begin, end in zip(edges[::2], edges[1::2], strict=True):
         sample, place = divmod(begin, width + 1)

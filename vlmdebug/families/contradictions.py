@@ -146,7 +146,7 @@ def uncounted(
     units: dict[str, list[str]] = {}
     for key, axis in layout.items():
         needed = layout.given_with(key)
-        missing = [axis.unit] if axis.unit not in (*counts, "batch") else []
+        missing = [axis.unit] if axis.unit not in counts and axis.unit != "batch" else []
         if needed is not None and needed not in counts:
             missing.append(needed)
         if missing and key not in said:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 from vlmdebug.core import pasted
@@ -120,11 +121,7 @@ def counted_units(groups: Iterable[Group]) -> list[str]:
 
 def _helpers(source: str) -> list[str]:
     """Source of the functions of `pasted` that `source` calls, and of those which these call."""
-    written = {
-        name: inspect.getsource(function).rstrip("\n")
-        for name, function in vars(pasted).items()
-        if inspect.isfunction(function)
-    }
+    written = _pasted()
     used: dict[str, str] = {}
     queue = [source]
     while queue:
@@ -133,6 +130,16 @@ def _helpers(source: str) -> list[str]:
         used |= {name: written[name] for name in called}
         queue += [written[name] for name in called]
     return [*used.values()]
+
+
+@cache
+def _pasted() -> Mapping[str, str]:
+    """Source of each function of `pasted`, by name."""
+    return {
+        name: inspect.getsource(function).rstrip("\n")
+        for name, function in vars(pasted).items()
+        if inspect.isfunction(function)
+    }
 
 
 def _head(layout: Layout, groups: Sequence[Group], source: str) -> Iterator[str]:
