@@ -66,7 +66,7 @@ class ChunkChecker:
                 keys[key] = self._misnamed(key, used, near)
         features = chunk.forecast.call.features
         if not self.found:
-            self.found += token_differences(chunk, features, self.doubts)
+            self.found += token_differences(chunk, self.doubts)
         if chunk.used.left_out and not self.found and not chunk.run.partial:
             left_out = tuple(chunk.used.left_out.items())
             self.doubts["input_ids"] = LeftOut(chunk.index, left_out)

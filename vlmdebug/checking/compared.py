@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from vlmdebug.checking.labels import UNTOLD
 from vlmdebug.core.batch import Batch
+from vlmdebug.core.layout import plural
+from vlmdebug.core.modality import Modality
 from vlmdebug.core.observed import SlicerRun
 from vlmdebug.core.record import Compared
 from vlmdebug.core.wording import number
@@ -18,31 +20,28 @@ def compared(batch: Batch, run: SlicerRun | None) -> tuple[Compared, ...]:
         found.append(Compared(rows, against))
     if run is not None and run.partial:
         return tuple(found)
-    if batch.image.keys:
-        what = f"image placeholders of {number(len(batch), 'sample')}"
-        known = not counts_unknown(batch) and batch.image.placeholders is not None
-        found.append(Compared(what, _features_of(batch) if known else None))
-    elif batch.image.placeholders is not None:
-        what = f"image placeholders of {number(len(batch), 'sample')}"
-        found.append(Compared(what, "no images in the batch"))
     for name, modality in batch.modalities.items():
-        if name != "image":
-            known = modality.features is not None and modality.placeholders is not None
-            against = f"features of {modality.keys[0]}" if known else None
-            found.append(Compared(f"{name} placeholders", against))
+        if modality.keys or modality.placeholders is not None:
+            what = f"{name} placeholders of {number(len(batch), 'sample')}"
+            found.append(Compared(what, _against(batch, modality)))
     if "labels" in batch.layout:
         against = None if batch.layout.family in UNTOLD else "input_ids"
         found.append(Compared("labels", against))
     return tuple(found)
 
 
-def _features_of(batch: Batch) -> str:
-    key = batch.layout.feature_key
-    return f"features of {key}" if batch.rules.checks_totals else f"images in {key}"
+def _against(batch: Batch, modality: Modality) -> str | None:
+    """What the placeholder tokens of a modality were compared with; None if with nothing."""
+    if not modality.keys:
+        return f"no {plural(modality.name)} in the batch"
+    if counts_unknown(batch, modality) or modality.placeholders is None:
+        return None
+    of = "features of" if batch.rules.checks_totals else f"{plural(modality.name)} in"
+    return f"{of} {modality.feature_key}"
 
 
-def counts_unknown(batch: Batch) -> bool:
-    """Whether placeholders and features of a batch with media cannot be compared."""
-    image = batch.image
-    known = image.features is not None and image.placeholders is not None and not image.inferred
-    return bool(image.keys) and batch.rules.checks_totals and not known
+def counts_unknown(batch: Batch, modality: Modality) -> bool:
+    """Whether placeholder tokens and features of media in the batch cannot be compared."""
+    known = modality.features is not None and modality.placeholders is not None
+    compares = bool(modality.keys) and batch.rules.checks_totals
+    return compares and (not known or modality.inferred)

@@ -51,11 +51,11 @@ class MoreColumns(NamedTuple):
 class FeaturesUnknown(NamedTuple):
     """Media with an unknown number of placeholder tokens or features.
 
-    `modality`: `video` or `audio`; empty for images. `side`: the number that is unknown.
+    `side`: the number that is unknown.
     """
 
     modality: str
-    side: str = ""
+    side: str
 
 
 class WholePixels(NamedTuple):

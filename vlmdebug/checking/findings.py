@@ -207,21 +207,20 @@ class MadeOtherwise(KeyDifference):
 class TokenFeatureMismatch(Difference):
     """Placeholder tokens and features of one chunk differ.
 
-    `modality`: `video` or `audio`; empty for images. `matched`: whether `input_ids` say which
-    samples the chunk holds.
+    `matched`: whether `input_ids` say which samples the chunk holds.
     """
 
     code: ClassVar[str] = "VLM009"
     key: str = "input_ids"
     placeholders: int
     features: int
-    modality: str = ""
+    modality: str
     matched: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokensLost(Difference):
-    """Fewer placeholder tokens of clips than in the batch; their features are not known."""
+    """Fewer placeholder tokens than in the batch; the features of the media are not known."""
 
     code: ClassVar[str] = "VLM009"
     key: str = "input_ids"

@@ -242,7 +242,8 @@ def _who(found: TokenFeatureMismatch | TokensLost) -> str:
 
 def _token_feature_mismatch(found: TokenFeatureMismatch, batch: Batch) -> Words:
     placeholders, features = found.placeholders, found.features
-    tokens = number(placeholders, f"{found.modality} placeholder token".strip())
+    named = "" if found.modality == "image" else f"{found.modality} "
+    tokens = number(placeholders, f"{named}placeholder token")
     todo = KEEP_COLUMNS
     if placeholders > features > 0:
         todo = (

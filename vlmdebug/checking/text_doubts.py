@@ -21,7 +21,6 @@ from vlmdebug.checking.doubts import (
     Written,
 )
 from vlmdebug.core.change import Change
-from vlmdebug.core.layout import plural
 from vlmdebug.core.observed import MadeBy, MadeReason
 from vlmdebug.core.wording import number
 
@@ -138,15 +137,13 @@ def _may_differ(one: MayDiffer) -> str:
 
 
 def _features_unknown(one: FeaturesUnknown) -> str:
-    if one.modality:
-        return (
-            f"How many features the {plural(one.modality)} become is not known, so their "
-            "placeholder tokens were not compared; rows can be cut all the same."
-        )
-    return (
-        f"How many {one.side} each image has is not known, so placeholders and features were not "
-        "compared. Rows can still be cut. Pass processor=, or processor= and config= together."
+    said = (
+        f"How many {one.side} each {one.modality} has is not known, so placeholders and features "
+        "were not compared. Rows can still be cut."
     )
+    if one.modality != "image":
+        return said  # no argument is sure to give a rule for them
+    return f"{said} Pass processor=, or processor= and config= together."
 
 
 def _left_out(one: LeftOut) -> str:

@@ -43,6 +43,7 @@ from vlmdebug.checking.text_doubts import doubt
 from vlmdebug.core.alignment import Step, align_runs, fits
 from vlmdebug.core.batch import Batch, Contradiction
 from vlmdebug.core.keys import PIXELS
+from vlmdebug.core.modality import Modality
 from vlmdebug.core.observed import Made, SlicerRun
 from vlmdebug.core.presence import expected_rows
 from vlmdebug.core.record import ChunkReport, KeyReport, KeyState
@@ -100,15 +101,11 @@ def doubts_alone(batch: Batch) -> list[str]:
     """What is unknown about the batch without a slicer."""
     messages = unsettled_of(batch)
     doubts = list[Doubt]()
-    if not messages and not batch.contradictions and counts_unknown(batch):
-        side = "placeholder tokens" if batch.image.placeholders is None else "features"
-        doubts.append(FeaturesUnknown("", side))
+    if not messages:
+        doubts += _features_unknown(batch)
     wide = batch.inputs["input_ids"].shape[-1]
     columns = batch.columns.items()
     doubts += [MoreColumns(key, width, wide) for key, width in columns if width > wide]
-    if not messages and not doubts:
-        clips = (name for name in batch.modalities if name != "image")
-        doubts += [FeaturesUnknown(one) for one in clips if batch.balance_of([], one) is None]
     doubts += [Hidden(sample, count) for sample, count in enumerate(batch.hidden) if count]
     masked = "attention_mask" in batch.inputs
     shown = enumerate(batch.unmasked)
@@ -116,6 +113,16 @@ def doubts_alone(batch: Batch) -> list[str]:
     doubts += [LostMask(key) for key in batch.lost_masks]
     doubts += [WholePixels(key, dtype) for key, dtype in _whole_pixels(batch)]
     return [*messages, *map(doubt, doubts)]
+
+
+def _features_unknown(batch: Batch) -> list[FeaturesUnknown]:
+    """Modalities with placeholder tokens and features that cannot be compared, and the reason."""
+    contradicted = {key for one in batch.contradictions for key in one.keys}
+    return [
+        FeaturesUnknown(name, "placeholder tokens" if one.placeholders is None else "features")
+        for name, one in batch.modalities.items()
+        if counts_unknown(batch, one) and contradicted.isdisjoint(one.keys)
+    ]
 
 
 def _whole_pixels(batch: Batch) -> list[tuple[str, str]]:
@@ -158,14 +165,12 @@ def _planned_chunk(batch: Batch, samples: Sequence[int]) -> ChunkReport:
 def batch_differences(batch: Batch) -> list[Difference]:
     """What is wrong with the batch, whoever cuts it."""
     found: list[Difference] = [_contradicted(one) for one in batch.contradictions]
-    found += [*_short_columns(batch), *_image_differences(batch)]
+    found += _short_columns(batch)
+    for modality in batch.modalities.values():
+        found += _token_differences(batch, modality)
     found += [*lacking(batch), *labels_differences(batch)]
     seen = {sample for one in found for sample in one.samples}
-    found += _marked_otherwise(batch, seen)
-    for name, modality in batch.modalities.items():
-        sides = sides_of(batch, modality) if name != "image" else None
-        found += [] if sides is None else _counts_differ(batch, sides)
-    return found
+    return [*found, *_marked_otherwise(batch, seen)]
 
 
 def _contradicted(one: Contradiction) -> Contradicted:
@@ -173,14 +178,14 @@ def _contradicted(one: Contradiction) -> Contradicted:
     return Contradicted(key=key, outcome=outcome(one.silent, Runs.TOTALS_AGREE), said=one.message)
 
 
-def _image_differences(batch: Batch) -> Sequence[Difference]:
-    """Samples with runs of placeholder tokens that do not match their images."""
-    if batch.image.keys and not batch.rules.checks_totals:
+def _token_differences(batch: Batch, modality: Modality) -> Sequence[Difference]:
+    """Samples with runs of placeholder tokens that do not match their media."""
+    if modality.keys and not batch.rules.checks_totals:
         return []
-    sides = sides_of(batch, batch.image)
+    sides = sides_of(batch, modality)
     if sides is not None:
-        return _counts_differ(batch, sides) or _side_by_side(batch, sides)
-    made, written = batch.features_by_sample["image"] or (), batch.image.placeholders or ()
+        return _runs_differences(batch, sides) or _side_by_side(batch, sides)
+    made, written = batch.features_by_sample[modality.name] or (), modality.placeholders or ()
     then = outcome(runs_unchecked(batch), Runs.NO_IMAGE)
     return [
         NoFeatures(samples=(sample,), outcome=then, placeholders=tokens)
@@ -189,7 +194,7 @@ def _image_differences(batch: Batch) -> Sequence[Difference]:
     ]
 
 
-def _counts_differ(batch: Batch, sides: Sides) -> Sequence[Difference]:
+def _runs_differences(batch: Batch, sides: Sides) -> Sequence[Difference]:
     """A mismatch for each sample that is known to be wrong, and one for what no sample is known."""
     lengths = sides.lengths
     if sides.one_each:  # as nearly all batches have them

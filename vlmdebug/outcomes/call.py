@@ -7,6 +7,7 @@ from functools import cached_property
 
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.layout import Layout
+from vlmdebug.core.modality import Modality
 from vlmdebug.core.observed import ObservedKey
 from vlmdebug.core.presence import ExpectedRows
 from vlmdebug.core.rows import Rows
@@ -45,18 +46,22 @@ class Call:
 
     @cached_property
     def features(self) -> int | None:
-        """Features the model would make of the media rows used."""
-        key, features = self.layout.feature_key, self.batch.image.features
-        if not self.batch.image.keys:
-            return self.batch.features_of(self.samples)
-        if key is None or features is None:
+        """Features the model would make of the image rows used."""
+        return self.features_of(self.batch.image)
+
+    def features_of(self, modality: Modality) -> int | None:
+        """Features the model would make of the rows of a modality used."""
+        key, keys = modality.feature_key, modality.keys
+        if not keys:
+            return self.batch.features_of(self.samples, modality.name)
+        if key is None or modality.features is None:
             return None
         used = self.keys.get(key)
         if used is None:
-            return 0 if not any(k in self.keys for k in self.batch.image.keys) else None
+            return 0 if not any(k in self.keys for k in keys) else None
         if used.rows is None or used.rows.foreign or used.source is not None:
             return None
-        offsets = self.batch.image.feature_offsets
+        offsets = modality.feature_offsets
         return sum(offsets[stop] - offsets[start] for start, stop in used.rows.ranges)
 
     @cached_property
