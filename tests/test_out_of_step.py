@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -358,3 +359,22 @@ def test_keys_of_which_nothing_is_known_are_not_said_to_have_the_same_rows():
     assert "image_grid_thw: cannot tell either" in said
     assert "the same rows" not in said
     assert "Pass num_images=[…], how many images of each" in said
+
+
+def test_lost_image_tokens_are_found_where_features_are_unknown():
+    inputs, processor = real("idefics3", (2, 0, 1))
+    token = SimpleNamespace(image_token_id=processor.image_token_id, model_type="idefics3")
+    batch = vd.read_batch(inputs, num_images=[2, 0, 1], config=token)
+
+    def cut(inputs, size):
+        for chunk in batch.chunks(size):
+            yield {key: value[:, :9] if key in TOKENS else value for key, value in chunk.items()}
+
+    report = vd.check(cut, batch, chunk_size=1)
+
+    assert batch.image.features is None
+    assert not vd.check(lambda inputs, size: batch.chunks(size), batch, chunk_size=1).mismatches
+    assert [(m.code, m.samples, m.silent) for m in report.mismatches] == [
+        ("VLM009", (0,), None),
+        ("VLM009", (2,), None),
+    ]
