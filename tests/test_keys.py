@@ -61,7 +61,7 @@ def _is_data(value: ast.expr) -> bool:
 
 def keys_of(family: Family) -> set[str]:
     """All keys that a family and the rules of its models name."""
-    found = {*family.axes, *family.media, *family.shapes, family.feature_key}
+    found = {*family.axes, *family.media, *family.shapes, *family.also_takes, family.feature_key}
     for rules in (family.rules, *family.variants.values()):
         found |= {*rules.keys, *rules.tokens, *rules.ignored, *rules.raises_without}
         found |= rules.only_used_for_position_ids | rules.optional_if_all_ones

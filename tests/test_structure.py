@@ -27,7 +27,6 @@ LONG_FUNCTIONS = {
 NAMES_A_MODEL = {
     "demo.py": "the stories of the demo run on real models",
     "core/given.py": "an example in a message",
-    "tracking/made.py": "models of two families that take `image_sizes` beside their own keys",
 }
 
 

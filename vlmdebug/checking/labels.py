@@ -69,7 +69,8 @@ def _placeholders(batch: Batch, ids: Any, learned: Any) -> int:
 def _in_prompt(batch: Batch, sample: int, learned: Any) -> int:
     """Tokens that are learned in a prompt that sees all of itself.
 
-    PaliGemma's processor makes labels of tokens of type 1 only (`processing_paligemma`, 5.23).
+    PaliGemma's processor makes labels of tokens of type 1 only
+    (`processing_paligemma.PaliGemmaProcessor`, 5.23).
     """
     types = batch.inputs.get(PROMPT_TYPES)
     marked = batch.rules.token_types_mark == "completion"

@@ -58,8 +58,8 @@ def _dropped(batch: Batch) -> list[Lacking]:
 def _in_other_rows(batch: Batch) -> list[OtherRows]:
     """Mllama: images in the row of a sample in addition to those that its text names.
 
-    Aspect ratios have ids from 1, padding has 0 (`convert_aspect_ratios_to_ids` in
-    image_processing_mllama, transformers 5.23). The model compares nothing.
+    Aspect ratios have ids from 1, padding has 0 (transformers 5.23,
+    `image_processing_mllama.convert_aspect_ratios_to_ids`). The model compares nothing.
     """
     ratios = batch.inputs.get("aspect_ratio_ids")
     if ratios is None or batch.image.placeholders is None or batch.rules.checks_totals:

@@ -222,8 +222,8 @@ def _runs_differences(batch: Batch, sides: Sides) -> Sequence[Difference]:
 def _side_by_side(batch: Batch, sides: Sides) -> list[OneRun]:
     """Samples with one run for several images, where the model takes a run for one image.
 
-    `get_rope_index` of Qwen2-VL and its variants takes the next row of image_grid_thw for each run
-    of image tokens (transformers 5.23).
+    `modeling_qwen2_vl.get_rope_index` and that of its variants takes the next row of image_grid_thw
+    for each run of image tokens (transformers 5.23).
     """
     if batch.rules.checks_each_sample == "never" or sides.unit != "image":
         return []

@@ -39,6 +39,8 @@ class Family(ABC):
         axes: Axis of every media key.
         media: The count that must be above zero for a chunk to need each media key.
         shapes: Dimensions of every media key, by name.
+        also_takes: Image keys that `forward` of some of the models names, though their processors
+            do not return them.
         feature_key: The key with rows that determine the number of features.
         rules: What the best-known model makes of a call.
         variants: Rules of the models that differ from it, by `config.model_type`.
@@ -57,6 +59,7 @@ class Family(ABC):
     axes: ClassVar[Mapping[str, Axis]]
     media: ClassVar[Mapping[str, str]]
     shapes: ClassVar[Mapping[str, str]]
+    also_takes: ClassVar[tuple[str, ...]] = ()
     feature_key: ClassVar[str]
     rules: ClassVar[ModelRules] = USUAL
     variants: ClassVar[Mapping[str, ModelRules]] = {}

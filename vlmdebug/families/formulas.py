@@ -20,7 +20,7 @@ AudioRule = Callable[[int], int]
 """Features of one audio clip, from the number of its frames without padding."""
 
 GRIDS = ("paligemma", "janus", "deepseek_vl", "deepseek_vl_hybrid", "vipllava")
-"""A feature per patch: `get_image_features` in the file `modeling_` of each."""
+"""A feature per patch, as `modeling_paligemma.get_image_features` and that of each other model."""
 CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}
 """Features in addition to those of the patches (class tokens), by the model type of the tower."""
 LAYERS_OF_STRIDE_2 = ("gemma4", "gemma4_unified")
@@ -39,15 +39,16 @@ def _pixels_by_config(model_type: str | None, config: Any) -> PixelRule | None:
     if not isinstance(patch, int):
         return None
     shuffle = getattr(vision, "pixel_shuffle_ratio", None)
-    if model_type == "llama4" and shuffle:  # pixel_shuffle in modeling_llama4
+    if model_type == "llama4" and shuffle:  # modeling_llama4.pixel_shuffle
         return _shuffled(patch, round(1 / shuffle**2))
     if model_type in GRIDS:
         return lambda height, width: (height // patch) * (width // patch)
     queries = getattr(config, "projector_patch_to_query_dict", None)
-    if isinstance(queries, dict):  # modeling_aria, AriaProjector
+    if isinstance(queries, dict):  # modeling_aria.AriaProjector
         return lambda height, width: queries.get((height // patch) * (width // patch))
     tokens = CLASS_TOKENS.get(getattr(vision, "model_type", ""))
-    if model_type in ("llava", "video_llava") and tokens is not None:  # modeling_llava
+    if model_type in ("llava", "video_llava") and tokens is not None:
+        # modeling_llava.get_image_features, modeling_video_llava.get_image_features
         more = tokens - (getattr(config, "vision_feature_select_strategy", None) == "default")
         return lambda height, width: (height // patch) * (width // patch) + more
     return None
@@ -59,10 +60,11 @@ def _shuffled(patch: int, merged: int) -> PixelRule:
 
 
 def _pixels_by_processor(model_type: str | None, processor: Any) -> PixelRule | None:
-    """As `replace_image_token` counts in processing_llava, processing_video_llava and _aria.
+    """As `processing_llava.replace_image_token` counts, and that of the other processors.
 
-    The processors of Llama 4 and Cohere 2 Vision count alike, with `patch_size` as a side in
-    features.
+    `processing_aria.replace_image_token` has a table of sizes. In
+    `processing_llama4.replace_image_token`, `downsample_ratio` patches are one feature. In
+    `processing_cohere2_vision.replace_image_token`, `patch_size` is a side in features.
     """
     sizes = getattr(processor, "size_conversion", None)
     if isinstance(sizes, dict):
@@ -84,16 +86,18 @@ def features_of_video(model_type: str | None, processor: Any, config: Any) -> Vi
     """Features of a video with a row of shape `(frames, channels, height, width)`."""
     vision = getattr(config, "vision_config", None)
     patch = getattr(vision, "patch_size", None) or getattr(processor, "patch_size", None)
-    if model_type == "llava_onevision":  # apply_pooling in modeling_llava_onevision
+    if model_type == "llava_onevision":  # modeling_llava_onevision.apply_pooling
         side = tower_side(processor, config)
         if side is None:
             return None
         return lambda frames, height, width: frames * ceil(side / 2) ** 2 + 1
     if not isinstance(patch, int):
         return None
-    if model_type == "llava_next_video":  # LlavaNextVideoPooler in its modeling file
+    if model_type == "llava_next_video":
+        # modeling_llava_next_video.LlavaNextVideoPooler
         return lambda frames, height, width: frames * (height // patch // 2) * (width // patch // 2)
-    if model_type == "video_llava":  # get_video_features keeps the class token
+    if model_type == "video_llava":
+        # modeling_video_llava.get_video_features keeps the class token.
         return lambda frames, height, width: frames * ((height // patch) * (width // patch) + 1)
     return None
 
@@ -110,14 +114,17 @@ def tower_side(processor: Any, config: Any) -> int | None:
 
 def features_of_audio(model_type: str | None, processor: Any, config: Any) -> AudioRule | None:
     """Features of an audio clip."""
-    if model_type in LAYERS_OF_STRIDE_2:  # Gemma4AudioSubSampleConvProjection in modeling_gemma4
+    if model_type in LAYERS_OF_STRIDE_2:
+        # modeling_gemma4.Gemma4AudioSubSampleConvProjection
         return lambda frames: ceil(ceil(frames / 2) / 2)
-    if model_type in ("qwen2_5_omni", "qwen2_5_omni_thinker"):  # processing_qwen2_5_omni
+    if model_type in ("qwen2_5_omni", "qwen2_5_omni_thinker"):
+        # processing_qwen2_5_omni._get_feat_extract_output_lengths
         return lambda frames: ((frames - 1) // 2 - 1) // 2 + 1
-    if model_type in ("qwen3_omni_moe", "qwen3_omni_moe_thinker"):  # processing_qwen3_omni_moe
+    if model_type in ("qwen3_omni_moe", "qwen3_omni_moe_thinker"):
+        # processing_qwen3_omni_moe._get_feat_extract_output_lengths
         window = getattr(getattr(config, "audio_config", None), "n_window", None) or QWEN3_CHUNK
         return lambda frames: _of_chunks(frames, 2 * window)
-    if model_type == "gemma3n":  # padded or cut to as many: get_audio_features, modeling_gemma3n
+    if model_type == "gemma3n":  # modeling_gemma3n.forward pads them to as many
         tokens = getattr(config, "audio_soft_tokens_per_image", None) or getattr(
             processor, "audio_seq_length", None
         )

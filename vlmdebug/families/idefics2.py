@@ -1,8 +1,8 @@
 """Idefics2: the layout of Idefics3, padded over whole images instead of tiles.
 
 Each image becomes `image_seq_len` placeholder tokens in a run of its own between
-`<fake_token_around_image>` tokens (`processing_idefics2`, transformers 5.23), so that runs count
-images. With `do_image_splitting=True` each image is five rows and five runs.
+`<fake_token_around_image>` tokens (`processing_idefics2.Idefics2Processor`, transformers 5.23), so
+that runs count images. With `do_image_splitting=True` each image is five rows and five runs.
 """
 
 from __future__ import annotations

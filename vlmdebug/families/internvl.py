@@ -1,12 +1,12 @@
 """InternVL: pixel values have one row per tile, and no key of the batch holds the counts.
 
-`pixel_values` is `(tile, 3, height, width)` over all images; the processor drops
-`num_patches`. Each tile becomes `image_seq_length` placeholder tokens, so the runs of these tokens
-in `input_ids` give the counts. In InternVL the tiles of an image are one run between its begin and
-end tokens. Aya Vision, Ovis 2, Cohere 2 Vision and Llama 4 separate tiles by markers, so a run is a
-tile and the begin and end tokens mark images (`spans`). Gemma 3 with pan-and-scan puts begin and
-end tokens around each crop, so images per sample must be given; so must they for Aria with split
-images, which also returns `pixel_mask`, one row per tile. Read in `processing_internvl` of
+`pixel_values` is `(tile, 3, height, width)` over all images; the processor drops `num_patches`.
+Each tile becomes `image_seq_length` placeholder tokens, so the runs of these tokens in `input_ids`
+give the counts. In InternVL the tiles of an image are one run between its begin and end tokens. Aya
+Vision, Ovis 2, Cohere 2 Vision and Llama 4 separate tiles by markers, so a run is a tile and the
+begin and end tokens mark images (`spans`). Gemma 3 with pan-and-scan puts begin and end tokens
+around each crop, so images per sample must be given; so must they for Aria with split images, which
+also returns `pixel_mask`, one row per tile. Read in `processing_internvl.replace_image_token` of
 transformers 5.23. A chunk without images must be given no `pixel_values`: zero rows raise "cannot
 reshape tensor of 0 elements".
 """
@@ -48,6 +48,7 @@ class InternVL(Family):
         "pixel_values": "tile, channels, height, width",
         "pixel_mask": "tile, height, width",
     }
+    also_takes = ("image_sizes",)  # modeling_internvl.forward, modeling_aya_vision.forward; 5.23
     feature_key = "pixel_values"
     feature_rules = ('[{n}] * len(inputs["pixel_values"])',)
     rules = replace(

@@ -4,8 +4,9 @@
 and `spatial_shapes` `(tile, 2)`, the grid of patches of each tile. A `downsample_factor` square of
 patches becomes one placeholder token, so the shapes determine the tokens of each tile, and the
 placeholder tokens of a sample determine its number of tiles. The processor drops the rows and
-columns of tiles per image. Read in `processing_lfm2_vl` and `modeling_lfm2_vl` of transformers
-5.23. A chunk without images must be given no `pixel_values`: zero rows raise.
+columns of tiles per image. Read in `processing_lfm2_vl.replace_image_token` and
+`modeling_lfm2_vl.get_image_features` of transformers 5.23. A chunk without images must be given no
+`pixel_values`: zero rows raise.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """LLaVA and similar models: one row of pixels per image, and as many tokens for each image.
 
-`pixel_values` is `(image, 3, height, width)`; nothing else describes it. LLaVA, DeepSeek-VL,
-Gemma 3 and others share the layout (read in their processors, transformers 5.23); the hybrid
-DeepSeek-VL returns every image a second time in `high_res_pixel_values`, and Aria returns a
-`pixel_mask`. Gemma 3's pan-and-scan and Aria's split images add crops, one row each with as many
-tokens as an image. Such a batch has InternVL's layout, one row per tile. A chunk without images
-must be given no `pixel_values`: zero rows raise "cannot reshape tensor of 0 elements".
+`pixel_values` is `(image, 3, height, width)`; nothing else describes it. LLaVA, DeepSeek-VL, Gemma
+3 and others share the layout (`processing_llava.replace_image_token` and those of their processors,
+transformers 5.23); the hybrid DeepSeek-VL returns every image a second time in
+`high_res_pixel_values`, and Aria returns a `pixel_mask`. Gemma 3's pan-and-scan and Aria's split
+images add crops, one row each with as many tokens as an image. Such a batch has InternVL's layout,
+one row per tile. A chunk without images must be given no `pixel_values`: zero rows raise "cannot
+reshape tensor of 0 elements".
 """
 
 from __future__ import annotations
@@ -64,12 +65,13 @@ class Llava(Family):
         "high_res_pixel_values": "image, channels, high_height, high_width",
         "pixel_mask": "image, height, width",
     }
+    also_takes = ("image_sizes",)  # modeling_llava.forward, transformers 5.23
     feature_key = "pixel_values"
     feature_rules = ('[{n}] * len(inputs["pixel_values"])',)
     rules = _RULES
     variants = {
-        # Images attend both ways (`processing_gemma3`, `create_causal_mask_mapping`), or prompts do
-        # (`forward` in modeling_paligemma).
+        # Images attend both ways (`modeling_gemma3.get_block_sequence_ids_for_mask`), or prompts do
+        # (`modeling_paligemma.create_masks_for_generate`; transformers 5.23).
         **dict.fromkeys(["gemma3", "shieldgemma2"], _TWO_WAYS),
         "paligemma": replace(_TWO_WAYS, causal=False, token_types_mark="completion"),
         "gemma3n": replace(

@@ -7,7 +7,8 @@ tokens of an image; without a processor they are computed from the config.
 
 A chunk without images may be given zero rows or no key: both leave the logits unchanged. The
 model reads as many rows of pixels as there are sizes: surplus rows do not raise, unless there is no
-size at all ("expected a non-empty list of Tensors").
+size at all ("expected a non-empty list of Tensors"; `modeling_llava_next.get_image_features`,
+transformers 5.23).
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """LLaVA-OneVision: the layout of LLaVA-NeXT, but tokens depend on the sample's other images.
 
 `pixel_values` is `(image, max_tiles, 3, height, width)` and `image_sizes` `(image, 2)`.
-`batch_num_images` has one row per sample *that has images*: `[2, 1]` for images per sample
-`[2, 0, 1]`. The only image of a sample is cut into tiles, and its tokens follow from its size
-("anyres"). If a sample has several images, each becomes `num_image_tokens + 1` tokens. Read in
-`processing_llava_onevision` and `modeling_llava_onevision` of transformers 5.23.
+`batch_num_images` has one row per sample *that has images*: `[2, 1]` for images per sample `[2, 0,
+1]`. The only image of a sample is cut into tiles, and its tokens follow from its size ("anyres").
+If a sample has several images, each becomes `num_image_tokens + 1` tokens. Read in
+`processing_llava_onevision.replace_image_token` and `modeling_llava_onevision.get_image_features`
+of transformers 5.23.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ EDGES = {
 placeholder tokens are tiles. Read in the processors of transformers 5.23."""
 
 UNMERGED = {"inkling2": 1}
-"""Model types in which every patch is a feature (`modeling_inkling2`, transformers 5.23)."""
+"""Model types in which every patch is a feature (`modeling_inkling2.get_image_features`, 5.23)."""
 
 Sizes = list[tuple[int, int]]
 
@@ -296,9 +296,9 @@ def anyres_tokens(config: Any) -> Callable[[Sizes], list[int]] | None:
 
     The image is placed on the best of the pinpoint canvases, padding rows or columns are removed,
     each row of patches gets a newline feature, and one overview tile is added. LLaVA-OneVision
-    scales images with too many features down (`pack_image_features` in `modeling_llava_next` and
-    `modeling_llava_onevision`, transformers 5.23). None if a LLaVA-OneVision config does not give
-    the maximum.
+    scales images with too many features down (`modeling_llava_next.pack_image_features` and
+    `modeling_llava_onevision.pack_image_features`, transformers 5.23). None if a LLaVA-OneVision
+    config does not give the maximum.
     """
     vision, most = config.vision_config, None
     side = vision.image_size // vision.patch_size

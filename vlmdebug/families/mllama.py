@@ -5,7 +5,8 @@
 `cross_attention_mask` `(sample, seq, max_images, max_tiles)`. Placeholder tokens are not expanded:
 one per image. Features enter by cross-attention, and tokens before the first image, as well as
 text-only rows, attend to the padded image slots: a text-only sample must keep its padded row, or
-its logits change (`modeling_mllama`, transformers 5.23). The model compares no counts.
+its logits change (`modeling_mllama._prepare_cross_attention_mask`,
+transformers 5.23). The model compares no counts.
 """
 
 from __future__ import annotations

@@ -268,7 +268,8 @@ def _seen(pixels: np.ndarray, mask: Any) -> np.ndarray:
 def _canvases(most: int) -> list[tuple[int, int]]:
     """Mllama's aspect ratios `(rows, columns)` in the order of their ids, which begin at 1.
 
-    As `get_all_supported_aspect_ratios` in transformers 5.23, which calls the first one width.
+    As `image_processing_mllama.get_all_supported_aspect_ratios` in transformers 5.23, which calls
+    the first one width.
     """
     sides = range(1, most + 1)
     return [(rows, columns) for rows in sides for columns in sides if rows * columns <= most]

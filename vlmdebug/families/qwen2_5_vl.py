@@ -4,7 +4,7 @@
 PaddleOCR-VL and Kimi; `image_grid_thw` is `(image, 3)`. Grid `(t, h, w)` owns `t * h * w` rows and
 `t * h * w / merge_size ** 2` placeholder tokens; Inkling 2 does not merge, and HunYuan-VL adds a
 token per row of features and two per image. VideoLLaMA 3 gives `image_merge_sizes`, one per image.
-Read in the processors and models of transformers 5.23.
+Read in `modeling_qwen2_5_vl.get_image_features` and those of the variants, transformers 5.23.
 
 A chunk without images must be given no `pixel_values`: zero rows raise. Other checks differ between
 models and were found by running each (`variants`). Many lay out the images of each sample by their

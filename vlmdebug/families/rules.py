@@ -25,12 +25,13 @@ DESCRIBES = KeyRules("either")
 # --- keys of tokens ------------------------------------------------------------------------
 
 MASK = TokenRows(same=True, fewer=None, one=None, more=True, beside_one=True, none=None)
-"""Most models slice a mask of too many rows and never check which samples it is of (`sdpa_mask` of
-`transformers.masking_utils`, 5.23, indexes it by row)."""
+"""Most models slice a mask of too many rows and never check which samples it is of:
+`masking_utils.padding_mask_function` (transformers 5.23) indexes it by row, and
+`masking_utils.sdpa_mask` calls it only where some token is hidden."""
 INDEXED = replace(MASK, fewer=False, one=False, none=False)
 """The model always builds a mask, so it indexes the rows of the given one."""
 PLACED = replace(MASK, fewer=False, one=False)
-"""M-RoPE computes positions from the mask (`get_rope_index`)."""
+"""M-RoPE computes positions from the mask (`modeling_qwen2_vl.get_rope_index`)."""
 MULTIPLIED = replace(MASK, more=False)
 """Layers that multiply the mask with hidden states (linear attention, convolutions) raise."""
 PLACED_MULTIPLIED = replace(PLACED, more=False)
@@ -77,9 +78,11 @@ QWEN2_5 = ModelRules(
     keys={"image_grid_thw": DESCRIBES, "image_merge_sizes": DESCRIBES},
     tokens={**TOKENS, "attention_mask": PLACED},
 )
-"""`get_rope_index` of Qwen2-VL and its variants assigns the grids to runs of image tokens."""
+"""`modeling_qwen2_5_vl.get_rope_index` (transformers 5.23), and that of the other variants, assigns
+the grids to runs of image tokens."""
 QWEN2 = replace(QWEN2_5, raises_without=TYPES | {"image_grid_thw"})
-"""Its `get_rope_index` reads `mm_token_type_ids` without a fallback."""
+"""`modeling_qwen2_vl.compute_3d_position_ids` (transformers 5.23) raises without
+`mm_token_type_ids`."""
 _BROADCAST = {**QWEN2.keys, "pixel_values": ONE}
 QWEN3 = replace(QWEN2, keys=_BROADCAST)
 QWEN3_5 = with_mask(QWEN3, PLACED_MULTIPLIED)
@@ -105,5 +108,6 @@ OMNI = with_mask(
     replace(INDEXED, same=None, more=None, beside_one=None),
 )
 """Positions are computed with the mask, or differently without it, and images are found in the text
-by their ids (`get_rope_index` of the Omni thinkers), which does not always detect wrong sizes."""
+by their ids (`modeling_qwen2_5_omni.get_rope_index`, transformers 5.23), which does not always
+detect wrong sizes."""
 OMNI_BROADCAST = replace(OMNI, keys=_BROADCAST)

@@ -8,7 +8,8 @@ Videos are in `pixel_values_videos`. Its rows are
 - videos otherwise, `(video, frames, channels, height, width)` (LLaVA-OneVision, LLaVA-NeXT-Video).
 
 Audio is `input_features`, one row per clip, and a mask likewise (Gemma 3n and 4, Qwen's omni
-models). Read in the models of transformers 5.23. A chunk without a clip is given none of the keys.
+models). Read in `get_video_features` and `get_audio_features` of the models, transformers 5.23. A
+chunk without a clip is given none of the keys.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ def marked(facts: BatchFacts, rules: ModelRules) -> dict[str, tuple[int, ...]]:
     """Placeholder tokens of each sample that each key of token types marks as such.
 
     Some processors mark begin and end tokens too; these do not count. ERNIE 4.5 VL marks both in
-    `moe_mm_token_type_ids` (`create_moe_mm_token_type_ids` of its processor, 5.23), so that a run
-    with one of its neighbours marked and the other not has moved.
+    `moe_mm_token_type_ids` (`processing_ernie4_5_vl_moe.create_moe_mm_token_type_ids`, 5.23), so
+    that a run with one of its neighbours marked and the other not has moved.
     """
     mask = facts.placeholder_mask
     if mask is None or facts.metadata.image_token_id is None:

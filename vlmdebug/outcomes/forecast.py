@@ -108,7 +108,7 @@ class Forecast:
         """Whether no model looks up ids of that dtype.
 
         Gemma 4 makes numbers of truth values where it writes padding over its placeholders; in a
-        chunk with images it misses these (`modeling_gemma4`, transformers 5.23).
+        chunk with images it misses these (`modeling_gemma4.forward`, transformers 5.23).
         """
         numbers = change.dtype[0] != "bool" or self.batch.layout.feature_key in self.chunk.keys
         return change.kind in ("dtype", "destroyed") and change.is_recast and numbers

@@ -143,7 +143,8 @@ class Forward(Call):
     def _may_be_expanded(self) -> bool:
         """Whether a repeated row may be an expanded view, in which samples share memory.
 
-        `get_image_features` of Idefics 2 and 3 needs one view of all tiles (transformers 5.23).
+        `modeling_idefics3.get_image_features`, and that of Idefics 2, needs one view of all tiles
+        (transformers 5.23).
         """
         layout, found = self.layout, ((key, used.rows) for key, used in self.keys.items())
         return any(

@@ -33,8 +33,8 @@ def takes_tokens(call: Call, key: str) -> bool | None:
 def _places_fit(call: Call, key: str) -> bool | None:
     """Whether M-RoPE can place the images by `key` and the other keys of the call.
 
-    `get_rope_index` of Qwen2-VL and all that follow it (transformers 5.23): each run of image types
-    takes the next grid, and there must be as many positions as unmasked tokens.
+    `modeling_qwen2_vl.get_rope_index` and all that follow it (transformers 5.23): each run of image
+    types takes the next grid, and there must be as many positions as unmasked tokens.
     """
     masks, types = (call.keys.get(name) for name in ("attention_mask", "mm_token_type_ids"))
     made = call.batch.image.features

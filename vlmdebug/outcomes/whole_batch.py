@@ -48,7 +48,8 @@ def runs_with_stray(batch: Batch, unit: str, sample: int) -> bool | None:
 def runs_side_by_side(batch: Batch) -> bool | None:
     """Whether it runs if one run of placeholder tokens is several images, given known rules.
 
-    M-RoPE takes the next row of image_grid_thw for each run (`get_rope_index` of Qwen2-VL, 5.23).
+    M-RoPE takes the next row of image_grid_thw for each run (`modeling_qwen2_vl.get_rope_index`,
+    transformers 5.23).
     """
     rules = batch.rules
     return False if rules.predict and rules.checks_each_sample == "always" else None

@@ -57,8 +57,7 @@ def _taken(batch: Batch) -> Collection[str]:
     family = FAMILIES.get(batch.layout.family)
     if family is None:
         return ()
-    also = {"image_sizes"} if family.name in ("llava", "internvl") else set[str]()
-    return family.axes.keys() | also | (CLIP_KEYS if family.clips else set[str]())
+    return {*family.axes, *family.also_takes} | (CLIP_KEYS if family.clips else set[str]())
 
 
 class _Call:
@@ -148,8 +147,8 @@ class _Call:
     def completion_is_typed(self) -> bool:
         """Whether tokens appended to the batch's own have type 1, as PaliGemma's `generate` does.
 
-        False only where the batch's own tokens come first (`_update_model_kwargs_for_generation`
-        in modeling_paligemma, transformers 5.23).
+        False only where the batch's own tokens come first (transformers 5.23,
+        `modeling_paligemma._update_model_kwargs_for_generation`).
         """
         ours, mask = (_array(self.batch.inputs.get(key)) for key in ("input_ids", "attention_mask"))
         types, ids = _array(self.given[PROMPT_TYPES]), self.ids
@@ -241,8 +240,9 @@ class _Call:
     def _mrope(self) -> np.ndarray | None:
         """M-RoPE's places in time, height and width, `(3, sample, seq)`; 0 for padding.
 
-        As `get_rope_index` of Qwen2-VL and its variants, for images of one frame: a text token is
-        one behind all before it; an image is laid out from there, row by row.
+        As `modeling_qwen2_vl.get_rope_index` and that of its variants (transformers 5.23), for
+        images of one frame: a text token is one behind all before it; an image is laid out from
+        there, row by row.
         """
         grids, types = self._grids, self.types
         if grids is None or types is None or (types > 1).any() or self.ids is None:
