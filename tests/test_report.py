@@ -25,6 +25,31 @@ def test_report_survives_json(family, slicer, tmp_path):
     json.loads(text)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_axes_are_read_back_also_from_the_words_of_older_files(family):
+    batch = vd.make_batch(family, [2, 0, 1])
+    data = vd.check(batch).to_dict()
+    older = {name: value for name, value in data.items() if name != "axes"}
+
+    for one in (data, older):
+        axes = vd.Report.from_json(json.dumps(one)).axes
+        assert axes == dict(batch.layout)
+        assert [axis.padded for axis in axes.values()] == [
+            axis.padded for axis in batch.layout.values()
+        ]
+
+
+@pytest.mark.parametrize(
+    "axis", [7, {"dim": 0}, {"unit": 1}, {"unit": "image", "dim": -1}, {"unit": "image", "x": 1}]
+)
+def test_axes_that_cannot_be_are_refused(axis):
+    data = vd.check(vd.make_batch("gemma4", [1])).to_dict()
+    data["axes"]["pixel_values"] = axis
+
+    with pytest.raises(vd.BadInput, match=r"axes\['pixel_values'\]"):
+        vd.Report.from_json(json.dumps(data))
+
+
 def test_saved_report_opens_without_torch(tmp_path):
     path = tmp_path / "report.json"
     vd.check(slicers.by_sample, vd.make_batch("gemma4", [2, 1])).to_json(path)

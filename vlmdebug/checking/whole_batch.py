@@ -399,4 +399,5 @@ def report_of(
         compared=compared(batch, run),
         error=run.error if run else None,
         kinds={key: batch.layout.kind(key) for key in batch.layout},
+        axes=dict(batch.layout.axes),
     )

@@ -7,6 +7,7 @@ sample's rows begin and end.
 
 from __future__ import annotations
 
+import re
 from collections.abc import ItemsView, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -63,6 +64,22 @@ class Axis:
         if self.dim:
             text += f" on dim {self.dim}"
         return f"{text}, padded over {plural(self.padded)}" if self.padded else text
+
+
+_WORDS = re.compile(r"one row per (.+?)(?: on dim (\d{1,4}))?(?:, padded over (.+))?")
+
+
+def axis_of(words: str) -> Axis:
+    """The axis that was printed as `words`.
+
+    >>> axis_of("one row per image on dim 1")
+    Axis(unit='image', dim=1, padded=None)
+    """
+    found = _WORDS.fullmatch(words)
+    if found is None:
+        return Axis("batch" if words == "not cut" else "ambiguous")
+    padded = next((unit for unit in UNITS if plural(unit) == found[3]), None)
+    return Axis(found[1], int(found[2] or 0), padded)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from vlmdebug.core.given import described, public
+from vlmdebug.core.layout import Axis, axis_of
 from vlmdebug.core.mismatch import Finding, Mismatch, from_ranges, group, ranges
 from vlmdebug.core.rows import Rows
 from vlmdebug.core.saved import checked
@@ -137,6 +138,7 @@ class Record:
         compared: What was held against what, and what was not.
         scene: What stands in the rows, where the report is to be drawn with its images.
         kinds: Kind of each key, `media`, `tokens` or `whole` (not cut).
+        axes: What a row of each key counts, as data: unit and dimension.
     """
 
     family: str
@@ -151,12 +153,16 @@ class Record:
     scene: Scene | None = field(default=None, repr=False)
     compared: tuple[Compared, ...] = field(default=(), repr=False)
     kinds: Mapping[str, str] = field(default_factory=dict, repr=False)
+    axes: Mapping[str, Axis] = field(default_factory=dict, repr=False)
     error: BaseException | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Names that would act in a log are spelled out in every message; `key` stays the name."""
-        if not self.kinds:  # made by hand, or read from a file of an older version
-            kinds = {key: _kind(words) for key, words in self.layout.items()}
+        if not self.axes:  # made by hand, or read from a file of an older version
+            axes = {key: axis_of(words) for key, words in self.layout.items()}
+            object.__setattr__(self, "axes", axes)
+        if not self.kinds:
+            kinds = {key: _kind(axis) for key, axis in self.axes.items()}
             object.__setattr__(self, "kinds", kinds)
         names = set(self.layout).union(*(chunk.keys for chunk in self.chunks))
         names |= {mismatch.key for mismatch in self.mismatches if mismatch.key is not None}
@@ -215,6 +221,7 @@ class Record:
             "slicer": self.slicer,
             "layout": dict(self.layout),
             "kinds": dict(self.kinds),
+            "axes": {key: _axis_to_dict(axis) for key, axis in self.axes.items()},
             "counts": {unit: list(count) for unit, count in self.counts.items()},
             "evidence": dict(self.evidence),
             "chunk_size": self.chunk_size,
@@ -246,6 +253,7 @@ class Record:
             compared=tuple(Compared(**one) for one in data.get("compared", ())),
             scene=Scene.from_dict(data["scene"]) if "scene" in data else None,
             kinds=dict(data.get("kinds", {})),
+            axes={key: Axis(**axis) for key, axis in data.get("axes", {}).items()},
         )
 
     @public
@@ -287,11 +295,16 @@ class Record:
             ) from error
 
 
-def _kind(words: str) -> str:
-    """The kind of a key with rows that count what these words say."""
-    if words == "not cut":
+def _kind(axis: Axis) -> str:
+    """The kind of a key with this axis, as far as the axis alone determines it."""
+    if axis.unit == "batch":
         return "whole"
-    return "tokens" if words in ("one row per sample", "one row per sample on dim 1") else "media"
+    return "tokens" if axis.unit == "sample" and axis.padded is None else "media"
+
+
+def _axis_to_dict(axis: Axis) -> dict[str, Any]:
+    padded = {} if axis.padded is None else {"padded": axis.padded}
+    return {"unit": axis.unit, "dim": axis.dim, **padded}
 
 
 def _chunk_to_dict(chunk: ChunkReport) -> dict[str, Any]:

@@ -32,6 +32,8 @@ def checked(data: Any) -> dict[str, Any]:
     for name in ("layout", "evidence"):
         for key, value in _mapping(_part(data, name), name).items():
             _is(isinstance(value, str), f"{name}[{key!r}]", value, TEXT)
+    for key, axis in _mapping(data.get("axes", {}), "axes").items():
+        _axis(axis, f"axes[{key!r}]")
     _text(data, "family")
     _text_or_none(data, "slicer")
     counts = _mapping(_part(data, "counts"), "counts")
@@ -52,6 +54,14 @@ def checked(data: Any) -> dict[str, Any]:
     if "scene" in data:
         _scene(_mapping(data["scene"], "scene"), samples)
     return data
+
+
+def _axis(axis: Any, at: str) -> None:
+    _only(_mapping(axis, at), at, ("unit", "dim", "padded"))
+    _text(axis, "unit", at)
+    dim, padded = axis.get("dim", 0), axis.get("padded")
+    _is(_whole(dim), f"{at}.dim", dim, NUMBER)
+    _is(padded is None or isinstance(padded, str), f"{at}.padded", padded, TEXT)
 
 
 def _chunk(chunk: Any, at: str, samples: int) -> None:

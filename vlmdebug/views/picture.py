@@ -111,7 +111,7 @@ def _runs(scene: Scene) -> Iterable[tuple[float, float, int]]:
 
 
 def _of_key(report: Record, scene: Scene, key: str) -> Lane | None:
-    unit = scene.units.get(key, "")
+    unit = report.axes[key].unit if key in report.axes else ""
     bounds = scene.bounds(key)
     if bounds is not None:
         owners = _owners(scene)
