@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import vlmdebug
+from vlmdebug.core.keys import MEDIA_KEYS, MEDIA_OF, TYPE_IDS
 from vlmdebug.families import FAMILIES
 from vlmdebug.review.layouts import layouts
 
@@ -24,10 +25,19 @@ LONG_FUNCTIONS = {
     "running/trl_trainer.py:_parts": "one dictionary of what TRL's trainers read",
 }
 
-NAMES_A_MODEL = {
-    "demo.py": "the stories of the demo run on real models",
-    "core/given.py": "an example in a message",
+NAMES_A_KEY = {
+    "slicers.py": "the slicers of TRL's history, and a right one, written by hand as in a trainer",
+    "checking/lacking.py": "Mllama's ids of aspect ratios are the only count of its images",
+    "outcomes/clips.py": "videos of patches are the only ones that models compare with their text",
+    "outcomes/forecast.py": "sizes with another dimension, and videos of patches, are looked at",
+    "outcomes/tokens.py": "get_rope_index places images by this mask of types",
+    "outcomes/whole_batch.py": "get_rope_index asks for a grid where these types mark a video",
+    "running/search.py": "falsify tries frames with their seconds and without",
+    "running/synthetic.py": "falsify makes the seconds of frames, and the types of tokens",
+    "tracking/copied.py": "these types are recomputed, so their values are read",
+    "tracking/made.py": "the rule of each key that follows from others, and M-RoPE's from its grid",
 }
+"""Modules outside the families that name a key of some families, and for which fact."""
 
 
 # --- sizes ---------------------------------------------------------------------------------
@@ -107,8 +117,30 @@ def test_nothing_but_families_and_tiny_models_names_a_model() -> None:
     named = {path for path, source in modules() if any(models_named(source))}
     outside = {path for path in named if path.partition("/")[0] not in ("families", "tiny")}
 
-    assert outside == NAMES_A_MODEL.keys()
+    assert outside == set()
     assert {"families/qwen2_5_vl.py", "tiny/gemma4.py"} <= named
+
+
+def keys_named(source: str) -> set[str]:
+    """Keys in code that only some families have: all media keys but the first of each modality."""
+    own = {*MEDIA_KEYS, *TYPE_IDS} - {*MEDIA_OF.values()}
+    tree = ast.parse(source)
+    strings = [node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)]
+    docstrings = {id(node) for node in strings if isinstance(node, ast.Constant)}
+    named = (node for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    return {node.value for node in named if id(node) not in docstrings and node.value in own}
+
+
+def test_keys_of_a_family_are_named_elsewhere_only_for_a_fact() -> None:
+    named = {path for path, source in modules() if keys_named(source)}
+    folders = ("families", "tiny", "core")
+
+    assert {path for path in named if path.partition("/")[0] not in folders} == NAMES_A_KEY.keys()
+    assert {path for path in named if path.startswith("core/")} == {"core/keys.py"}
+
+
+def test_keys_named_in_code_are_found() -> None:
+    assert keys_named('"""image_sizes."""\nx["image_sizes"] + x["pixel_values"]') == {"image_sizes"}
 
 
 @pytest.mark.parametrize(

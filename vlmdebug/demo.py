@@ -22,6 +22,7 @@ from vlmdebug.running.check import check
 from vlmdebug.running.export import export
 from vlmdebug.running.prove import Proof, prove
 from vlmdebug.slicers import STORY
+from vlmdebug.tiny.registry import OTHER_FAMILY, STORY_FAMILY
 
 SIZE = (160, 160)  # all images alike: that is what makes a wrong one silent
 
@@ -37,15 +38,15 @@ class Act:
 
 
 ACTS = (
-    Act("gemma4", (2, 1, 1), STORY, "The story on Gemma 4"),
+    Act(STORY_FAMILY, (2, 1, 1), STORY, "The story on Gemma 4"),
     Act(
-        "gemma4",
+        STORY_FAMILY,
         (1, 0, 1),
         (slicers.merged_5452, slicers.corrected),
         "The same with a sample that has no image",
     ),
     Act(
-        "llava_next",
+        OTHER_FAMILY,
         (2, 1, 1),
         (slicers.merged_5452, slicers.corrected),
         "The merged code on another family with one row per image",

@@ -134,7 +134,7 @@ def _is(*kinds: type) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, kinds)
 
 
-NAMES = "a list of family names, such as ['gemma4'], or one of them"
+NAMES = "a list of family names, which `vlmdebug families` prints, or one of them"
 PATH = "a path"
 CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "max_examples": (_whole, "a whole number of cases, 0 or more, such as 200"),

@@ -80,6 +80,8 @@ _RECIPES = {
     "tile_rows": ("qianfan_ocr", "cohere2_vision", "llama4", "lfm2_vl", "aria"),
     "timm_towers": ("gemma3n", "fast_vlm"),
 }
+STORY_FAMILY, OTHER_FAMILY = "gemma4", "llava_next"
+"""The demo's families: that of TRL's pull request 5452, and another with one row per image."""
 _MODULES = {family: module for module, families in _RECIPES.items() for family in families}
 # Packages that a family needs besides torch and transformers: image processors
 # that upstream implements only with torchvision, and timm's vision towers.
