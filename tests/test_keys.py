@@ -14,8 +14,8 @@ from vlmdebug.core.keys import KEYS, Kind
 from vlmdebug.core.layout import UNITS
 from vlmdebug.families import FAMILIES, Family
 from vlmdebug.families.rules import TOKENS
-from vlmdebug.families.streams import clip_axes
 from vlmdebug.families.unreadable import MEASURES, OF_EACH
+from vlmdebug.families.video_audio import clip_axes
 
 PACKAGE = Path(vlmdebug.__file__).parent
 OWN_NAMES = ("families", "tiny")

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.given import public
-from vlmdebug.core.layout import STREAMS, plural
+from vlmdebug.core.layout import VIDEO_AND_AUDIO, plural
 from vlmdebug.core.signature import Slicer
 from vlmdebug.errors import MismatchError
-from vlmdebug.families.streams import clip_of
+from vlmdebug.families.video_audio import clip_of
 from vlmdebug.running.cases import cases, families_of
 from vlmdebug.running.counterexample import Tried
 from vlmdebug.running.search import Search
@@ -83,8 +83,8 @@ def _warn_of_what_was_left_out(tried: Mapping[str, int]) -> None:
     if not left:
         return
     families = ", ".join(dict.fromkeys(family for owners in left.values() for family in owners))
-    kinds = " and ".join(plural(unit) for unit in STREAMS if unit in left)
-    others = [unit for unit in STREAMS if unit not in left]
+    kinds = " and ".join(plural(unit) for unit in VIDEO_AND_AUDIO if unit in left)
+    others = [unit for unit in VIDEO_AND_AUDIO if unit not in left]
     warnings.warn(
         f"No chunk was passed any of the {kinds} of the batches that were tried ({families}), so "
         f"how they are cut was not checked. If your trainer takes no {kinds}, pass "

@@ -29,7 +29,7 @@ from vlmdebug.checking.findings import (
 from vlmdebug.checking.text_doubts import columns_cut, made
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.change import Change
-from vlmdebug.core.layout import STREAMS, plural
+from vlmdebug.core.layout import VIDEO_AND_AUDIO, plural
 from vlmdebug.core.observed import MadeBy
 from vlmdebug.core.owners import owners_of
 from vlmdebug.core.rows import Rows
@@ -116,7 +116,7 @@ def _must_be_absent(found: MustBeAbsent, batch: Batch) -> Words:
     key, samples = found.key, found.samples
     rows = _rows(batch, key, found.actual) if found.length else f"{key} with zero rows"
     unit = batch.layout.media.get(key, "")
-    thing = unit if unit in STREAMS else "image"
+    thing = unit if unit in VIDEO_AND_AUDIO else "image"
     has, were = ("has", "was") if len(samples) == 1 else ("have", "were")
     return Words(
         f"{name_samples(samples)} {has} no {thing} but {were} given {rows}.",

@@ -14,7 +14,7 @@ from numbers import Integral, Real
 from pathlib import PurePath
 from typing import Any, ParamSpec, TypeVar
 
-from vlmdebug.core.layout import STREAMS
+from vlmdebug.core.layout import VIDEO_AND_AUDIO
 from vlmdebug.errors import BadInput
 from vlmdebug.safe import one_line
 
@@ -123,7 +123,9 @@ def _one_of(names: tuple[str, ...], value: Any) -> bool:
 
 def _kinds_of_clips(value: Any) -> bool:
     listed = isinstance(value, Collection) and not isinstance(value, str)
-    return isinstance(value, bool) or (listed and all(_one_of(STREAMS, one) for one in value))
+    return isinstance(value, bool) or (
+        listed and all(_one_of(VIDEO_AND_AUDIO, one) for one in value)
+    )
 
 
 def _none_or(check: Callable[[Any], bool]) -> Callable[[Any], bool]:

@@ -14,19 +14,19 @@ from typing import Any, Literal
 
 from vlmdebug.core.rules import UNKNOWN, ModelRules
 
-OWNER = "sample with images"
+SAMPLE_WITH_IMAGES = "sample with images"
 VIDEO_PATCH = "video patch"
-STREAMS = ("video", "audio")
+VIDEO_AND_AUDIO = ("video", "audio")
 """Kinds of media other than images; each has its own placeholder tokens."""
 UNITS = (
-    *("sample", OWNER, "image", "tile", "patch"),
+    *("sample", SAMPLE_WITH_IMAGES, "image", "tile", "patch"),
     *("video", VIDEO_PATCH, "frame", "audio", "token", "batch"),
 )
 """What a row can count. `batch`: the value is not cut, each chunk gets all of it."""
-HANGS_ON = {"patch": "image", OWNER: "image", VIDEO_PATCH: "video", "frame": "video"}
+HANGS_ON = {"patch": "image", SAMPLE_WITH_IMAGES: "image", VIDEO_PATCH: "video", "frame": "video"}
 """Units that are counted per image or video, so images and videos are counted first."""
 
-IRREGULAR = {OWNER: "samples with images", "audio": "audio clips"}
+IRREGULAR = {SAMPLE_WITH_IMAGES: "samples with images", "audio": "audio clips"}
 """Plurals that do not follow from the noun."""
 
 

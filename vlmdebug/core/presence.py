@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import EXTRAS, PROMPT_TYPES, TRAINERS_OWN, TYPE_IDS
-from vlmdebug.core.layout import OWNER
+from vlmdebug.core.layout import SAMPLE_WITH_IMAGES
 from vlmdebug.core.observed import ObservedCall
 from vlmdebug.core.rows import Rows, rows_of
 from vlmdebug.errors import AmbiguousError
@@ -61,7 +61,7 @@ def _of_media(
     if not owned.ranges:
         presence = "absent" if rules.when_no_media == "omit" else "either"
         rows = rows if rules.when_no_media == "either" else Rows()
-    elif axis.unit == OWNER and all(batch.counts["image"][s] <= 1 for s in samples):
+    elif axis.unit == SAMPLE_WITH_IMAGES and all(batch.counts["image"][s] <= 1 for s in samples):
         presence = "either"  # without it, every image counts as the only one of its sample
     return ExpectedRows(rows, presence, without_empty)
 

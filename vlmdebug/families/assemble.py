@@ -31,8 +31,8 @@ from vlmdebug.families.contradictions import (
 from vlmdebug.families.facts import BatchFacts, CountResult
 from vlmdebug.families.missing import lacks, lost_masks, promised, strays
 from vlmdebug.families.rules import USUAL
-from vlmdebug.families.streams import ClipReading, read_clips
 from vlmdebug.families.token_masks import columns, hidden, marked, unmasked, unpadded
+from vlmdebug.families.video_audio import ClipReading, read_clips
 
 PER_SAMPLE, WHOLE, PLACES = Axis("sample"), Axis("batch"), Axis("sample", dim=1)
 

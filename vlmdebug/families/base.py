@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import cache, cached_property
 from typing import Any, ClassVar
 
-from vlmdebug.core.layout import STREAMS, Axis, Layout
+from vlmdebug.core.layout import VIDEO_AND_AUDIO, Axis, Layout
 from vlmdebug.core.rules import ModelRules
 from vlmdebug.families.facts import BatchFacts, CountResult, ProcessorMetadata
 from vlmdebug.families.release import as_released
@@ -79,7 +79,9 @@ class Family(ABC):
     def clips(self) -> list[str]:
         """Kinds of clips that some of the models take in addition to images: `video`, `audio`."""
         return [
-            unit for unit, takes in zip(STREAMS, (self.videos, self.audio), strict=True) if takes
+            unit
+            for unit, takes in zip(VIDEO_AND_AUDIO, (self.videos, self.audio), strict=True)
+            if takes
         ]
 
     def layout(self, metadata: ProcessorMetadata | None = None) -> Layout:

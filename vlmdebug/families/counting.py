@@ -12,10 +12,10 @@ from typing import Any
 
 from vlmdebug.core import pasted
 from vlmdebug.core.batch import Batch
-from vlmdebug.core.layout import OWNER, STREAMS
+from vlmdebug.core.layout import SAMPLE_WITH_IMAGES, VIDEO_AND_AUDIO
 from vlmdebug.core.literals import literal
 from vlmdebug.families import find_family
-from vlmdebug.families.streams import FEATURE_RULES, TYPES
+from vlmdebug.families.video_audio import FEATURE_RULES, TYPES
 
 MOST = 64
 """The largest side of a square of patches or pixels that is tried as the size of one feature."""
@@ -72,7 +72,7 @@ def _agrees(tried: Counting, batch: Batch, unit: str) -> bool:
 
 
 def _function(unit: str, tokens: str, body: str) -> Counting:
-    media = unit if unit in STREAMS else "image"
+    media = unit if unit in VIDEO_AND_AUDIO else "image"
     found = f"_{media}_tokens"
     source = (
         f"def _{unit}s(inputs: dict) -> list | None:\n"
@@ -89,7 +89,7 @@ def _tokens(batch: Batch, unit: str) -> str | None:
     """Body of a function that finds the placeholder tokens; None if nothing identifies them."""
     types = 'inputs["mm_token_type_ids"]'
     typed = "mm_token_type_ids" in batch.inputs
-    if unit not in STREAMS:
+    if unit not in VIDEO_AND_AUDIO:
         if batch.image.token_id is None:
             return f"    return {types} == 1\n" if typed else None
         marked = f'    found = inputs["input_ids"] == {int(batch.image.token_id)}\n'
@@ -114,10 +114,10 @@ def _tokens(batch: Batch, unit: str) -> str | None:
 def _bodies(batch: Batch, unit: str) -> Iterator[str]:
     """Candidate return expressions of such a function, the most reliable first."""
     each = "tokens.sum(-1).tolist()"
-    if unit not in STREAMS and per_sample(batch, unit):
+    if unit not in VIDEO_AND_AUDIO and per_sample(batch, unit):
         yield each
         return
-    owners = [key for key, axis in batch.layout.items() if axis.unit == OWNER]
+    owners = [key for key, axis in batch.layout.items() if axis.unit == SAMPLE_WITH_IMAGES]
     if owners and unit == "image":
         yield f"_dealt(inputs[{literal(owners[0])}].tolist(), {each})"
         return
@@ -131,8 +131,8 @@ def _rules(batch: Batch, unit: str) -> Iterator[str]:
     """Source for the features of each image, tile or clip, with the number that fits the batch."""
     features: Sequence[int] | None = batch.image.features
     family = find_family(batch.layout.family)
-    rules = FEATURE_RULES if unit in STREAMS else family.feature_rules if family else ()
-    if unit in STREAMS:
+    rules = FEATURE_RULES if unit in VIDEO_AND_AUDIO else family.feature_rules if family else ()
+    if unit in VIDEO_AND_AUDIO:
         features = batch.modalities[unit].features if unit in batch.modalities else None
     if not features:
         return

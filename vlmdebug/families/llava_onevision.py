@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from vlmdebug.core.layout import OWNER, Axis
+from vlmdebug.core.layout import SAMPLE_WITH_IMAGES, Axis
 from vlmdebug.core.rows import Counts
 from vlmdebug.core.tensors import to_numpy
 from vlmdebug.errors import BadInput
@@ -38,7 +38,7 @@ class LlavaOnevision(Family):
     axes = {
         "pixel_values": Axis("image", padded="tile"),
         "image_sizes": Axis("image"),
-        "batch_num_images": Axis(OWNER),
+        "batch_num_images": Axis(SAMPLE_WITH_IMAGES),
     }
     media = dict.fromkeys(axes, "image")
     shapes = {
@@ -73,7 +73,10 @@ class LlavaOnevision(Family):
             features = self._features(facts, owned)
             return CountResult({}, features, {"feature": features} if features else {}, (found,))
         features = self._features(facts, images)
-        counts = {"image": images, OWNER: Counts([int(n > 0) for n in images], images.evidence)}
+        counts = {
+            "image": images,
+            SAMPLE_WITH_IMAGES: Counts([int(n > 0) for n in images], images.evidence),
+        }
         return CountResult(counts, features, {"feature": features} if features else {})
 
     def _images(self, facts: BatchFacts, owned: list[int]) -> Counts | None:

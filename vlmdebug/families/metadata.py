@@ -14,7 +14,7 @@ from pathlib import PurePath
 from typing import Any
 
 from vlmdebug.core.given import refuse_other_kind
-from vlmdebug.core.layout import STREAMS
+from vlmdebug.core.layout import VIDEO_AND_AUDIO
 from vlmdebug.errors import BadInput
 from vlmdebug.families.facts import ProcessorMetadata
 from vlmdebug.families.formulas import (
@@ -192,7 +192,7 @@ def _attends_both_ways(config: Any) -> bool | None:
 def _stream_token_ids(processor: Any, config: Any) -> dict[str, int]:
     """Placeholder tokens of videos and audio clips."""
     found: dict[str, int] = {}
-    for unit in STREAMS:
+    for unit in VIDEO_AND_AUDIO:
         said = _first(processor, f"{unit}_token_id")
         said = said if said is not None else _first(config, f"{unit}_token_id")
         said = said if said is not None else _first(config, f"{unit}_token_index")

@@ -9,7 +9,7 @@ from vlmdebug.core.layout import Layout
 from vlmdebug.core.tensors import by_sample
 from vlmdebug.families.facts import BatchFacts, ProcessorMetadata
 from vlmdebug.families.release import takes
-from vlmdebug.families.streams import clip_of
+from vlmdebug.families.video_audio import clip_of
 
 NEEDED = (*TYPE_IDS, "cross_attention_mask")
 """Keys other than media that change how a model processes the media."""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from vlmdebug.core.given import public
-from vlmdebug.core.layout import OWNER, Axis
+from vlmdebug.core.layout import SAMPLE_WITH_IMAGES, Axis
 from vlmdebug.core.tensors import to_numpy
 from vlmdebug.errors import BadInput
 
@@ -132,7 +132,7 @@ def _axis(whole: np.ndarray, alone: Sequence[np.ndarray | None]) -> tuple[Axis, 
     if len(whole) != sum(rows) or not _same_rows(whole, parts):
         return Axis("ambiguous"), rows
     if rows == tuple(min(count, 1) for count in IMAGES):
-        return Axis(OWNER), rows
+        return Axis(SAMPLE_WITH_IMAGES), rows
     if rows == IMAGES:
         padded = "tile" if _grows(whole, parts) and whole.ndim >= 5 else None
         return Axis("image", padded=padded), rows

@@ -12,7 +12,7 @@ from functools import cached_property
 
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.change import Change
-from vlmdebug.core.layout import OWNER
+from vlmdebug.core.layout import SAMPLE_WITH_IMAGES
 from vlmdebug.core.modality import Modality
 from vlmdebug.core.observed import ObservedCall, ObservedKey
 from vlmdebug.core.presence import ExpectedRows, expected_rows
@@ -99,7 +99,7 @@ class Forecast:
 
         LightOnOCR takes sizes with a dimension more, LLaVA-OneVision any of images with siblings.
         """
-        siblings = any(axis.unit == OWNER for axis in self.batch.layout.values())
+        siblings = any(axis.unit == SAMPLE_WITH_IMAGES for axis in self.batch.layout.values())
         if key == "image_sizes" and (siblings or change.kind == "added"):
             return True
         return change.kind == "lost" and "unbatched" in self.call.tolerated(key)

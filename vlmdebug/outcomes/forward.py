@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import cached_property
 from itertools import islice
 
-from vlmdebug.core.layout import OWNER
+from vlmdebug.core.layout import SAMPLE_WITH_IMAGES
 from vlmdebug.core.observed import ObservedKey
 from vlmdebug.core.rules import Tolerated
 from vlmdebug.outcomes.call import Call
@@ -35,7 +35,7 @@ class Forward(Call):
         """Whether the model runs with this call, which lacks `key`: without pixels none raises."""
         if key == "input_ids":
             return False
-        if not self.rules.predict or self.layout[key].unit == OWNER:
+        if not self.rules.predict or self.layout[key].unit == SAMPLE_WITH_IMAGES:
             return None  # other images may have another number of features
         if self.batch.is_of_clips(key):
             return self.runs(key)
@@ -105,7 +105,7 @@ class Forward(Call):
         number per sample that has images; without the key, each image counts as the only one.
         """
         layout, keys = self.layout, self.keys
-        name = next((key for key, axis in layout.items() if axis.unit == OWNER), None)
+        name = next((key for key, axis in layout.items() if axis.unit == SAMPLE_WITH_IMAGES), None)
         media = keys.get(layout.feature_key or "")
         if name is None or media is None:
             return False

@@ -8,7 +8,7 @@ from vlmdebug.core.keys import AUDIO_KEYS, MEDIA_KEYS
 from vlmdebug.core.layout import Axis
 from vlmdebug.families import FAMILIES, Family, family_named
 from vlmdebug.families.coverage import read_coverage
-from vlmdebug.families.streams import BESIDE_VIDEOS, VIDEO_UNITS
+from vlmdebug.families.video_audio import BESIDE_VIDEOS, VIDEO_UNITS
 from vlmdebug.review.keys import Keys
 
 _OPTIONAL = frozenset(AUDIO_KEYS[1:])

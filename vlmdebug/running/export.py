@@ -141,7 +141,7 @@ def _complete(layout: Layout) -> Layout:
         BadInput: How the rows of a key follow from the batch is unknown.
     """
     from vlmdebug.families import find_family
-    from vlmdebug.families.streams import clip_axes, clip_of
+    from vlmdebug.families.video_audio import clip_axes, clip_of
 
     axes: dict[str, Axis] = dict.fromkeys(["input_ids", *sorted(TOKEN_KEYS)], Axis("sample"))
     media: dict[str, str] = {}

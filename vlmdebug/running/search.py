@@ -26,7 +26,7 @@ from vlmdebug.core.wording import number
 from vlmdebug.errors import AmbiguousError, BadInput
 from vlmdebug.families import Family
 from vlmdebug.families.release import TYPES, takes
-from vlmdebug.families.streams import clip_of
+from vlmdebug.families.video_audio import clip_of
 from vlmdebug.running.cases import Case, draw, families_of, simplest
 from vlmdebug.running.counterexample import Counterexample, Tried
 from vlmdebug.running.settings import FalsifySettings

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from vlmdebug.core import pasted
 from vlmdebug.core.keys import BOOKKEEPING, LENGTHS, MEDIA_OF
-from vlmdebug.core.layout import OWNER, VIDEO_PATCH, Axis, Layout, plural
+from vlmdebug.core.layout import SAMPLE_WITH_IMAGES, VIDEO_PATCH, Axis, Layout, plural
 from vlmdebug.core.literals import in_docstring, literal
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 OFFSETS = {
     "image": "images",
     "tile": "tiles",
-    OWNER: "owners",
+    SAMPLE_WITH_IMAGES: "owners",
     "patch": "patches",
     "video": "videos",
     VIDEO_PATCH: "video_patches",
@@ -271,7 +271,7 @@ def _offsets(group: Group, found: Mapping[str, Counting]) -> Iterator[str]:
         function = f", {found[unit].name}" if unit in found else ""
         yield f'inputs["{name}"] = _counts(inputs, "{name}", {rows}{function})'
         yield f'{OFFSETS[unit]} = [0, *accumulate(inputs["{name}"])]'
-    if OWNER in group.units:
+    if SAMPLE_WITH_IMAGES in group.units:
         yield 'owners = [0, *accumulate(min(count, 1) for count in inputs["num_images"])]'
     for unit in group.units:
         lengths = next((key for key in LENGTHS.get(unit, ()) if key in group.axes), None)

@@ -20,8 +20,8 @@ from vlmdebug.families import FAMILIES, BatchSpec, Family, family_named
 from vlmdebug.families.assemble import assemble
 from vlmdebug.families.facts import BatchFacts, ProcessorMetadata
 from vlmdebug.families.release import as_released
-from vlmdebug.families.streams import clip_axes, with_clips
 from vlmdebug.families.tokens import with_token_keys
+from vlmdebug.families.video_audio import clip_axes, with_clips
 
 MOST_SIZE = 4096
 """Largest size number of a synthetic image."""

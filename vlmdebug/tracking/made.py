@@ -20,7 +20,7 @@ from vlmdebug.core.observed import Made, MadeBy
 from vlmdebug.core.rows import rows_of
 from vlmdebug.core.tensors import to_numpy
 from vlmdebug.families import FAMILIES
-from vlmdebug.families.streams import TYPES
+from vlmdebug.families.video_audio import TYPES
 
 IGNORED = -100  # the label of what is not learned
 

@@ -23,7 +23,7 @@ HERE = Path(__file__).parent
 UNDONE = ("num_images", "layout", "chunk_size", "slicer", "chunk")
 
 
-class Judge(Protocol):
+class Session(Protocol):
     """What the widget asks for reports and thumbnails."""
 
     @property
@@ -71,17 +71,17 @@ class Explorer(anywidget.AnyWidget):
     _cut = traitlets.Dict().tag(sync=True)
     _details = traitlets.Unicode().tag(sync=True)
 
-    def __init__(self, judge: Judge, chunk_size: int = 1) -> None:
-        self._judge = judge
+    def __init__(self, session: Session, chunk_size: int = 1) -> None:
+        self._session = session
         self._past: list[dict[str, Any]] = []
         self._following = False
         self._lanes: tuple[picture.Lane, ...] = ()
         self.report: Record | None = None
-        names = list(judge.slicers)
+        names = list(session.slicers)
         super().__init__(
             slicers=names,
             slicer=names[0] if names else "",
-            chunk_size=min(max(chunk_size, 1), judge.samples),
+            chunk_size=min(max(chunk_size, 1), session.samples),
         )
         self._state = self._now()
         self._show_batch()
@@ -115,7 +115,7 @@ class Explorer(anywidget.AnyWidget):
 
     @traitlets.validate("slicer")
     def _known(self, proposal: Any) -> str:
-        names = list(self._judge.slicers)
+        names = list(self._session.slicers)
         if proposal["value"] not in names and names:
             raise BadInput(
                 f"{proposal['value']!r} is no slicer that can be tried here. "
@@ -125,7 +125,7 @@ class Explorer(anywidget.AnyWidget):
 
     @traitlets.validate("chunk_size")
     def _within(self, proposal: Any) -> int:
-        return min(proposal["value"], self._judge.samples)
+        return min(proposal["value"], self._session.samples)
 
     @traitlets.validate("chunk")
     def _there(self, proposal: Any) -> int:
@@ -156,7 +156,7 @@ class Explorer(anywidget.AnyWidget):
 
     def _reread(self) -> None:
         try:
-            self._judge.reread(list(self.num_images), self.layout)
+            self._session.reread(list(self.num_images), self.layout)
         except VlmDebugError as error:
             self.message = str(error)
             return
@@ -167,11 +167,11 @@ class Explorer(anywidget.AnyWidget):
         self._details = self._picked()
 
     def _show_batch(self) -> None:
-        self.code = self._judge.code
+        self.code = self._session.code
 
     def _show_report(self) -> None:
         try:
-            report = self._judge.judge(self.slicer, self.chunk_size)
+            report = self._session.judge(self.slicer, self.chunk_size)
         except VlmDebugError as error:  # the slicer cannot be run: say why, keep the rest
             self.message = str(error)
             return
@@ -181,8 +181,8 @@ class Explorer(anywidget.AnyWidget):
             self.message = ""
             if self._lanes != before or not self._batch:
                 self._batch = {
-                    "samples": self._judge.samples,
-                    "ambiguous": self._judge.ambiguous,
+                    "samples": self._session.samples,
+                    "ambiguous": self._session.ambiguous,
                     "lanes": [_lane(lane) for lane in self._lanes],
                     "svg": picture.outlines(self._lanes),
                     "ambiguities": [one_line(text, 600) for text in report.ambiguities],
@@ -222,7 +222,7 @@ class Explorer(anywidget.AnyWidget):
         """What is selected, then what is wrong in the chunk; HTML, escaped."""
         if self.report is None:
             return ""
-        details = Details(self.report, self._judge.thumbnail)
+        details = Details(self.report, self._session.thumbnail)
         return details.of_selection(self._lanes, self.selection) + details.of_chunk(self.chunk)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:

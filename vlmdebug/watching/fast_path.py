@@ -21,7 +21,7 @@ from vlmdebug.core.keys import BOOKKEEPING, DERIVED, OPTIONS, TOKEN_KEYS
 from vlmdebug.core.observed import Made, ObservedCall, ObservedKey, SlicerRun
 from vlmdebug.core.rows import rows_of
 from vlmdebug.tracking.made import made_keys
-from vlmdebug.watching.marks import TensorRef
+from vlmdebug.watching.tensor_refs import TensorRef
 
 Tensors = Mapping[str, torch.Tensor]
 TOKENS = TOKEN_KEYS - {"position_ids", "inputs_embeds"}
@@ -47,7 +47,7 @@ class FastPath:
 
     def __init__(self, batch: Batch, marks: Mapping[str, TensorRef], *, matches: bool) -> None:
         self._batch = batch
-        odd = [False] * len(batch) if matches else _counts_differ(batch)
+        odd = [False] * len(batch) if matches else _mismatched(batch)
         self._odd = (0, *accumulate(map(int, odd)))
         plain = all(key in marks and _is_plain(batch, key, marks[key]) for key in batch.layout)
         self._rows = {key: _rows(batch, key, marks[key]) for key in batch.layout if plain}
@@ -118,7 +118,7 @@ def _is_plain(batch: Batch, key: str, mark: TensorRef) -> bool:
     )
 
 
-def _counts_differ(batch: Batch) -> list[bool]:
+def _mismatched(batch: Batch) -> list[bool]:
     """Samples with a different number of placeholder tokens than features of their own rows."""
     found = [False] * len(batch)
     for name, modality in batch.modalities.items():

@@ -32,13 +32,13 @@ from vlmdebug.core.observed import Made, MadeBy, SlicerRun
 from vlmdebug.errors import VlmDebugError
 from vlmdebug.families.assemble import assemble
 from vlmdebug.families.facts import BatchFacts, ProcessorMetadata
-from vlmdebug.families.streams import clip_of
+from vlmdebug.families.video_audio import clip_of
 from vlmdebug.running.check import used_chunk
 from vlmdebug.tracking.copied import copied
 from vlmdebug.tracking.made import made_keys
 from vlmdebug.tracking.rows import RowFinder
 from vlmdebug.watching.fast_path import TOKENS, FastPath, Tensors
-from vlmdebug.watching.marks import TensorRef, root_of
+from vlmdebug.watching.tensor_refs import TensorRef, root_of
 
 BATCHES = 4
 """Batches that are known at a time, as chosen and rejected answers that take turns."""
@@ -67,7 +67,7 @@ class Verdict(TypedDict, total=False):
     unread: str
 
 
-class CallJudge:
+class CallChecker:
     """Judges calls one by one, and reads a batch only once while its chunks come."""
 
     def __init__(self, metadata: ProcessorMetadata) -> None:

@@ -38,7 +38,7 @@ from vlmdebug.families.facts import ProcessorMetadata
 from vlmdebug.families.metadata import read_metadata
 from vlmdebug.watching.arguments import Arguments, is_dense, refuse_unreadable
 from vlmdebug.watching.pending import PendingTransfer, all_on_cpu
-from vlmdebug.watching.slices import CallJudge, Judged, why
+from vlmdebug.watching.slices import CallChecker, Judged, why
 
 OnMismatch = Literal["record", "warn", "raise"]
 
@@ -240,7 +240,7 @@ class _Watcher:
         self._own = arguments.own - KNOWN - DERIVED  # no part of a batch
         self._on_mismatch = on_mismatch
         self._log = log
-        self._judge = CallJudge(metadata)
+        self._judge = CallChecker(metadata)
         self._waiting: deque[tuple[int, PendingTransfer, Callable[[], Call]]] = deque()
         self._numbers = count()
         self._lock = RLock()
