@@ -25,7 +25,7 @@ from vlmdebug.review.cuts import may_cut
 from vlmdebug.review.keys import TOKEN_KEYS
 from vlmdebug.review.layouts import layouts
 from vlmdebug.review.names import Function
-from vlmdebug.review.remarks import CountResult, Remark
+from vlmdebug.review.remarks import FunctionReview, Remark
 from vlmdebug.safe import harmless, plain
 
 Lines = Mapping[str, frozenset[int]]
@@ -147,7 +147,7 @@ def source(
             continue
         if not may_cut(function, asked):
             continue
-        reading = CountResult(function, name, known, constants)
+        reading = FunctionReview(function, name, known, constants)
         if reading.cuts_media or reading.remarks:
             remarks = tuple(sorted(reading.remarks, key=lambda remark: remark.line))
             total += Review(remarks, tuple(reading.not_judged), reading.agreeing, 1)

@@ -44,7 +44,7 @@ class Remark:
         return "\n".join([head, *(_wrapped(line) for line in self.message.splitlines())])
 
 
-class CountResult:
+class FunctionReview:
     """One function, walked through every layout."""
 
     function: Function
