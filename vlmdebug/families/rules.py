@@ -27,7 +27,7 @@ DESCRIBES = KeyRules("either")
 MASK = TokenRows(same=True, fewer=None, one=None, more=True, beside_one=True, none=None)
 """Most models slice a mask of too many rows and never check which samples it is of:
 `masking_utils.padding_mask_function` (transformers 5.23) indexes it by row, and
-`masking_utils.sdpa_mask` calls it only where some token is hidden."""
+`masking_utils.sdpa_mask` may skip that where no token is hidden."""
 INDEXED = replace(MASK, fewer=False, one=False, none=False)
 """The model always builds a mask, so it indexes the rows of the given one."""
 PLACED = replace(MASK, fewer=False, one=False)
