@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import vlmdebug as vd
+from vlmdebug.core.record import Compared
 from vlmdebug.families.metadata import anyres_tokens, read_metadata
 
 CONSTANT = ("llava", "vipllava", "video_llava", "gemma3", "paligemma", "janus", "deepseek_vl")
@@ -405,3 +406,48 @@ def test_images_that_mllama_never_got_are_found():
             ("VLM010", (2,)),
         ]
         assert vd.check(empty, **known).verdict == "MISMATCH"
+
+
+# --- height and width -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("counted", [{}, {"num_images": [1, 2]}], ids=["", "num_images"])
+def test_swapped_height_and_width_are_found_by_the_padding(counted):
+    model, processor, inputs = real("lighton_ocr", [1, 2])
+    swapped = {**inputs, "image_sizes": inputs["image_sizes"].flip(1)}
+    report = vd.check(swapped, processor=processor, **counted)
+
+    assert {(m.code, m.key, m.silent) for m in report.mismatches} == {
+        ("VLM010", "image_sizes", True)
+    }
+    assert [m.samples for m in report.mismatches] == [(0,), (1,)]
+    assert "Height and width are swapped" in str(report)
+    with torch.no_grad():
+        assert not torch.allclose(model(**inputs).logits, model(**swapped).logits, atol=1e-3)
+
+
+def test_height_and_width_that_the_padding_shows_are_compared():
+    _, processor, inputs = real("lighton_ocr", [1, 2])
+    report = vd.check(inputs, processor=processor)
+
+    assert report.ok
+    assert "order of height and width in image_sizes against padding" in " ".join(
+        str(report).split()
+    )
+
+
+def test_height_and_width_that_nothing_shows_are_named():
+    _, processor, inputs = real("lighton_ocr", [1, 2])
+    inputs["pixel_values"] = torch.zeros_like(inputs["pixel_values"])
+    report = vd.check(inputs, processor=processor)
+
+    assert report.verdict == "AMBIGUOUS"
+    assert "Which side of images 0, 1 is the height" in report.ambiguities[0]
+
+
+def test_order_that_no_batch_shows_is_listed_and_changes_no_verdict():
+    _, processor, inputs = real("qwen2_5_vl", [1, 2])
+    report = vd.check(inputs, processor=processor)
+
+    assert report.ok
+    assert Compared("order of height and width in image_grid_thw", beyond=True) in report.compared

@@ -146,6 +146,25 @@ class OtherRows(KeyDifference):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OutsideSizes(KeyDifference):
+    """An image with other pixels than padding outside its size.
+
+    Attributes:
+        image: Its number in the batch.
+        sides: Height and width of its row of sizes.
+        whole: Height and width with padding.
+        swapped: Whether width and height would fit.
+    """
+
+    code: ClassVar[str] = "VLM010"
+    image: int
+    sides: tuple[int, int]
+    whole: tuple[int, int]
+    swapped: bool
+    cause: Cause | None = Cause(Because.SIZES)
+
+
+@dataclass(frozen=True, kw_only=True)
 class LabelsLength(Difference):
     """Labels with more or fewer columns than `input_ids`."""
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from vlmdebug.checking.labels import UNTOLD
 from vlmdebug.core.batch import Batch
+from vlmdebug.core.keys import MEDIA_OF, SIDES
 from vlmdebug.core.layout import plural
 from vlmdebug.core.modality import Modality
 from vlmdebug.core.observed import SlicerRun
 from vlmdebug.core.record import Compared
 from vlmdebug.core.wording import number
+
+SIZES = "image_sizes"
 
 
 def compared(batch: Batch, run: SlicerRun | None) -> tuple[Compared, ...]:
@@ -24,6 +27,8 @@ def compared(batch: Batch, run: SlicerRun | None) -> tuple[Compared, ...]:
         if modality.keys or modality.placeholders is not None:
             what = f"{name} placeholders of {number(len(batch), 'sample')}"
             found.append(Compared(what, _against(batch, modality)))
+    sides = [*SIDES, *([SIZES] if is_padded_to_sizes(batch) else [])]
+    found += [order_of_sides(key) for key in sides if key in batch.layout]
     if "labels" in batch.layout:
         against = None if batch.layout.family in UNTOLD else "input_ids"
         found.append(Compared("labels", against))
@@ -38,6 +43,22 @@ def _against(batch: Batch, modality: Modality) -> str | None:
         return None
     of = "features of" if batch.rules.checks_totals else f"{plural(modality.name)} in"
     return f"{of} {modality.feature_key}"
+
+
+def order_of_sides(key: str) -> Compared:
+    """Which number of a pair of sides is the height; only padding or M-RoPE could show it."""
+    return Compared(f"order of height and width in {key}", beyond=True)
+
+
+def is_padded_to_sizes(batch: Batch) -> bool:
+    """Whether images are padded on the right and below, and their sizes are those without padding.
+
+    The padding is one value: `_pad_for_batching` in image_processing_pixtral pads with 0 after
+    normalization (transformers 5.23). Elsewhere `image_sizes` are the sizes before resizing.
+    """
+    pixels, sizes = batch.inputs.get(MEDIA_OF["image"]), batch.inputs.get(SIZES)
+    padded = batch.layout.feature_key == SIZES and getattr(pixels, "ndim", 0) == 4
+    return padded and sizes is not None and tuple(sizes.shape) == (len(pixels), 2)
 
 
 def counts_unknown(batch: Batch, modality: Modality) -> bool:

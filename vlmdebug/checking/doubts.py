@@ -93,6 +93,13 @@ class NotFinite(NamedTuple):
     key: str
 
 
+class SidesUnseen(NamedTuple):
+    """Images that have as much padding with height and width swapped."""
+
+    key: str
+    images: tuple[int, ...]
+
+
 class LostMask(NamedTuple):
     """A mask of pixels that the batch lacks."""
 
@@ -117,6 +124,7 @@ Doubt = (
     | Unmasked
     | LeftOut
     | NotFinite
+    | SidesUnseen
     | LostMask
     | Written
 )

@@ -40,6 +40,7 @@ class Because(Enum):
     LABELS_MEDIA = auto()
     LABELS_PROMPT = auto()
     ONE_RUN = auto()
+    SIZES = auto()
 
 
 class Cause(NamedTuple):

@@ -43,6 +43,7 @@ CAUSES: Mapping[Because, str] = {
     Because.LABELS_MEDIA: "placeholders learned",
     Because.LABELS_PROMPT: "prompt learned",
     Because.ONE_RUN: "images in one run",
+    Because.SIZES: "sizes of other pixels",
 }
 """A likely cause, as `Mismatch.cause` has it."""
 

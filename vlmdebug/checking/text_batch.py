@@ -16,6 +16,7 @@ from vlmdebug.checking.batch_findings import (
     NoFeatures,
     OneRun,
     OtherRows,
+    OutsideSizes,
     Promised,
     RunsDiffer,
     ShortColumns,
@@ -210,6 +211,21 @@ def _other_rows(found: OtherRows, batch: Batch) -> Words:
     )
 
 
+def _outside_sizes(found: OutsideSizes, batch: Batch) -> Words:
+    given, whole = (f"{height} x {width}" for height, width in (found.sides, found.whole))
+    row = f"{found.key}[{found.image}] is {given} (height x width)"
+    todo = f"Pass {found.key} and pixel_values of one call of the processor."
+    if found.swapped:
+        todo = f"Height and width are swapped: pass {found.key} as the processor returned it."
+    larger = found.sides[0] > found.whole[0] or found.sides[1] > found.whole[1]
+    return Words(
+        f"{row}, but pixel_values[{found.image}] is {whole}."
+        if larger
+        else f"{row}, but pixel_values[{found.image}] has other values than padding outside it.",
+        todo,
+    )
+
+
 # --- labels ----------------------------------------------------------------------------------
 
 
@@ -267,6 +283,7 @@ WORDS: Mapping[type[Difference], Callable[[Any, Batch], Words]] = {
     Promised: _promised,
     Lacking: _lacking,
     OtherRows: _other_rows,
+    OutsideSizes: _outside_sizes,
     LabelsLength: _labels_length,
     LabelsDiffer: _labels_differ,
     LabelsOnMedia: _labels_on_media,

@@ -15,6 +15,7 @@ from vlmdebug.checking.doubts import (
     MoreColumns,
     NotFinite,
     NotRecomputed,
+    SidesUnseen,
     Unmasked,
     Unmatched,
     WholePixels,
@@ -22,7 +23,7 @@ from vlmdebug.checking.doubts import (
 )
 from vlmdebug.core.change import Change
 from vlmdebug.core.observed import MadeBy, MadeReason
-from vlmdebug.core.wording import number
+from vlmdebug.core.wording import listed, number
 
 MOST_SAMPLES = 8
 ASK = "ask the model: vlmdebug.prove"
@@ -97,6 +98,12 @@ def doubt(one: Doubt) -> str:
             return _features_unknown(one)
         case LeftOut():
             return _left_out(one)
+        case SidesUnseen(key, images):
+            return (
+                f"Which side of images {listed(images)} is the height could not be compared: "
+                f"{key} fits their padding with height and width swapped, too. Pass pixel values "
+                "of real images."
+            )
         case _:
             return _of_batch(one)
 

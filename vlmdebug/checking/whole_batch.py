@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
-from math import isfinite
 
 from vlmdebug.checking.batch_findings import (
     Contradicted,
@@ -29,7 +28,6 @@ from vlmdebug.checking.doubts import (
     Hidden,
     LostMask,
     MoreColumns,
-    NotFinite,
     NotRecomputed,
     Unmasked,
     WholePixels,
@@ -62,7 +60,7 @@ def check_alone(batch: Batch, *, one_chunk: bool = False) -> Report:
     return replace(
         report,
         mismatches=tuple(as_mismatch(one, batch) for one in batch_differences(batch)),
-        ambiguities=(*doubts_alone(batch), *map(doubt, _not_finite(batch))),
+        ambiguities=tuple(doubts_alone(batch)),
     )
 
 
@@ -131,18 +129,6 @@ def _whole_pixels(batch: Batch) -> list[tuple[str, str]]:
         key: str(getattr(batch.inputs[key], "dtype", "")) for key in PIXELS if key in batch.inputs
     }
     return [(key, kind) for key, kind in kinds.items() if "int" in kind or "bool" in kind]
-
-
-def _not_finite(batch: Batch) -> list[NotFinite]:
-    """Media that hold NaN or infinity. All values are read, so no watched call asks for this."""
-    found = []
-    for value, key in ((batch.inputs.get(key), key) for key in PIXELS):
-        kind = str(getattr(value, "dtype", ""))
-        if value is None or "float" not in kind or "float8" in kind or 0 in value.shape:
-            continue
-        if not (isfinite(float(value.min())) and isfinite(float(value.max()))):
-            found.append(NotFinite(key))
-    return found
 
 
 def _planned_chunk(batch: Batch, samples: Sequence[int]) -> ChunkReport:

@@ -40,7 +40,7 @@ class Key(NamedTuple):
         unit: What a row counts, or `token` where it also has a column per token, in each layout
             that has the key. None if the layout determines it, or if no batch has the key.
         holds: `mask`, 1 for what is real; `types` of tokens, 0 for text; `packing`, the starts of
-            the sequences of a packed row.
+            the sequences of a packed row; `sides`, a height and a width.
         counts: The unit that it counts per sample (of kind COUNTS), image or video.
     """
 
@@ -49,7 +49,7 @@ class Key(NamedTuple):
     modality: Modality | None = None
     of: tuple[str, ...] = ()
     unit: str | None = None
-    holds: Literal["mask", "types", "packing"] | None = None
+    holds: Literal["mask", "types", "packing", "sides"] | None = None
     counts: str | None = None
 
 
@@ -87,9 +87,9 @@ _TABLE = (
     Key("high_res_pixel_values", Kind.MEDIA, "image"),
     Key("pixel_mask", Kind.MEDIA, "image", of=_PIXELS, holds="mask"),
     Key("pixel_attention_mask", Kind.MEDIA, "image", of=_PIXELS, holds="mask"),
-    Key("spatial_shapes", Kind.MEDIA, "image", of=_PIXELS),
-    Key("image_grid_thw", Kind.MEDIA, "image", of=_PIXELS, counts="patch"),
-    Key("image_grid_hw", Kind.MEDIA, "image", of=_PIXELS, counts="patch"),
+    Key("spatial_shapes", Kind.MEDIA, "image", of=_PIXELS, holds="sides"),
+    Key("image_grid_thw", Kind.MEDIA, "image", of=_PIXELS, counts="patch", holds="sides"),
+    Key("image_grid_hw", Kind.MEDIA, "image", of=_PIXELS, counts="patch", holds="sides"),
     Key("image_merge_sizes", Kind.MEDIA, "image", of=("image_grid_thw",)),
     Key("image_position_ids", Kind.MEDIA, "image", of=_PIXELS),
     Key("image_sizes", Kind.MEDIA, "image", of=_PIXELS),
@@ -99,7 +99,15 @@ _TABLE = (
     Key("cross_attention_mask", Kind.MEDIA, "image", of=(*_TEXT, *_PIXELS), holds="mask"),
     # Videos; the layout determines what a row of the first key counts.
     Key("pixel_values_videos", Kind.MEDIA, "video"),
-    Key("video_grid_thw", Kind.MEDIA, "video", of=_VIDEOS, unit="video", counts=VIDEO_PATCH),
+    Key(
+        "video_grid_thw",
+        Kind.MEDIA,
+        "video",
+        of=_VIDEOS,
+        unit="video",
+        holds="sides",
+        counts=VIDEO_PATCH,
+    ),
     Key("second_per_grid_ts", Kind.MEDIA, "video", of=("video_grid_thw",), unit="video"),
     Key("video_second_per_grid", Kind.MEDIA, "video", of=("video_grid_thw",), unit="video"),
     Key("num_frames_per_video", Kind.MEDIA, "video", of=_VIDEOS, unit="video", counts="frame"),
@@ -189,6 +197,8 @@ MEDIA_OF: Mapping[Modality, str] = {
     "audio": AUDIO_KEYS[0],
 }
 """The main key of each modality, which the other keys describe."""
+SIDES = tuple(key.name for key in _MEDIA if key.holds == "sides")
+"""Keys with the height and width of each image or video."""
 LENGTHS: Mapping[str, tuple[str, ...]] = {
     unit: tuple(key.name for key in _MEDIA if key.counts == unit)
     for unit in dict.fromkeys(key.counts for key in _MEDIA if key.counts)

@@ -104,10 +104,14 @@ class ChunkReport:
 
 @dataclass(frozen=True)
 class Compared:
-    """One comparison: `what` was held against `against`; None where nothing is known to hold."""
+    """One comparison: `what` was held against `against`; None where nothing is known to hold.
+
+    `beyond`: no batch of this layout has anything to compare it with, so no verdict depends on it.
+    """
 
     what: str
     against: str | None = None
+    beyond: bool = False
 
     def __str__(self) -> str:
         return self.what if self.against is None else f"{self.what} against {self.against}"
@@ -116,7 +120,7 @@ class Compared:
 def line(compared: Sequence[Compared]) -> str:
     """All comparisons in one line; empty where none is known, as in reports of older releases."""
     done = [str(one) for one in compared if one.against is not None]
-    left = [str(one) for one in compared if one.against is None]
+    left = [str(one) for one in compared if one.against is None and not one.beyond]
     parts = [f"Compared: {'; '.join(done) or 'nothing'}."] if compared else []
     return " ".join([*parts, *([f"Not compared: {'; '.join(left)}."] if left else [])])
 

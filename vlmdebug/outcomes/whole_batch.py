@@ -60,6 +60,17 @@ def runs_unchecked(batch: Batch) -> bool | None:
     return True if batch.rules.predict else None
 
 
+def runs_with_sizes(batch: Batch) -> bool | None:
+    """Whether it runs if sizes within the padded pixels are other ones: totals are all it compares.
+
+    `get_image_features` splits the features by `image_sizes` (modeling_mistral3, 5.23).
+    """
+    features, placeholders = batch.image.features, batch.image.placeholders
+    if not batch.rules.predict or features is None or placeholders is None:
+        return None
+    return sum(features) == sum(placeholders)
+
+
 def runs_without(batch: Batch, key: str) -> bool | None:
     """Whether it runs if the whole batch lacks `key` and has pixels."""
     rules = batch.rules

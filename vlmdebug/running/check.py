@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from vlmdebug.checking.compare import compare
+from vlmdebug.checking.pixels import with_pixels
 from vlmdebug.checking.report import Report
 from vlmdebug.checking.whole_batch import check_alone
 from vlmdebug.core.batch import Batch
@@ -96,6 +97,7 @@ def check(
     report = (
         check_alone(batch) if slicer is None else compare(batch, run(slicer, batch, chunk_size))
     )
+    report = with_pixels(report, batch)
     if pictures is None:
         pictures = _is_small(batch) and bool(report.mismatches)
     return report if pictures is False else illustrated(report, batch, originals)

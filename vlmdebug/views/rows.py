@@ -99,7 +99,8 @@ def chunk_verdicts(report: Record) -> list[Line]:
         for index in _concerned(report, mismatch.chunk, mismatch.code, mismatch.samples):
             said.setdefault(index, set()).add(mismatch.silent)
     lines = [_line(index, chunk, said.get(index)) for index, chunk in enumerate(report.chunks)]
-    if report.chunk_size is None and any(one.against is None for one in report.compared):
+    open_ones = (one for one in report.compared if one.against is None and not one.beyond)
+    if report.chunk_size is None and any(open_ones):
         return [replace(line, verdict=Verdict.AMBIGUOUS) if line.ok else line for line in lines]
     return lines
 

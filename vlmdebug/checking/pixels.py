@@ -1,0 +1,106 @@
+"""What the pixels of a whole batch show: values that no processor returns, and padding.
+
+All values are read, so no watched call asks for this.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import replace
+from math import isfinite
+from typing import Any
+
+from vlmdebug.checking.batch_findings import OutsideSizes
+from vlmdebug.checking.compared import SIZES, is_padded_to_sizes, order_of_sides
+from vlmdebug.checking.doubts import NotFinite, SidesUnseen
+from vlmdebug.checking.report import Report
+from vlmdebug.checking.text import as_mismatch
+from vlmdebug.checking.text_doubts import doubt
+from vlmdebug.core.batch import Batch
+from vlmdebug.core.keys import MEDIA_OF, PIXELS
+from vlmdebug.core.record import Compared
+from vlmdebug.outcomes.reasons import Runs, outcome
+from vlmdebug.outcomes.whole_batch import runs_with_sizes
+
+PADDED = MEDIA_OF["image"]
+
+
+def with_pixels(report: Report, batch: Batch) -> Report:
+    """The report on a batch, with what its pixels show."""
+    doubts = [*map(doubt, _not_finite(batch))]
+    if doubts or not is_padded_to_sizes(batch):
+        return replace(report, ambiguities=(*report.ambiguities, *doubts))
+    wrong = _outside_sizes(batch)
+    unseen = _sides_unseen(batch) if not wrong else []
+    order = order_of_sides(SIZES)
+    known = Compared(order.what, None if unseen else f"padding of {PADDED}")
+    return replace(
+        report,
+        mismatches=(*report.mismatches, *(as_mismatch(one, batch) for one in wrong)),
+        ambiguities=(*report.ambiguities, *map(doubt, unseen)),
+        compared=tuple(known if one == order else one for one in report.compared),
+    )
+
+
+def _not_finite(batch: Batch) -> list[NotFinite]:
+    """Media that hold NaN or infinity."""
+    found = []
+    for value, key in ((batch.inputs.get(key), key) for key in PIXELS):
+        kind = str(getattr(value, "dtype", ""))
+        if value is None or "float" not in kind or "float8" in kind or 0 in value.shape:
+            continue
+        if not (isfinite(float(value.min())) and isfinite(float(value.max()))):
+            found.append(NotFinite(key))
+    return found
+
+
+def _outside_sizes(batch: Batch) -> list[OutsideSizes]:
+    """Images with other pixels than padding outside their sizes, and images smaller than these."""
+    found = []
+    for image, (pixels, (height, width)) in enumerate(_images(batch)):
+        if not _is_cut(pixels, height, width):
+            continue
+        whole = tuple(pixels.shape[-2:])
+        fits = height <= whole[0] and width <= whole[1]
+        silent = runs_with_sizes(batch) if fits else None
+        found.append(
+            OutsideSizes(
+                key=SIZES,
+                samples=_sample_of(batch, image),
+                outcome=outcome(silent, Runs.TOTALS_AGREE),
+                image=image,
+                sides=(height, width),
+                whole=whole,
+                swapped=height != width and not _is_cut(pixels, width, height),
+            )
+        )
+    return found
+
+
+def _sample_of(batch: Batch, image: int) -> tuple[int, ...]:
+    """The sample that owns an image, if that is known."""
+    counts = batch.counts.get("image")
+    return () if counts is None else (bisect_right(counts.offsets, image) - 1,)
+
+
+def _sides_unseen(batch: Batch) -> list[SidesUnseen]:
+    """Images that would fit in their padding with height and width swapped, too."""
+    unseen = [
+        image
+        for image, (pixels, (height, width)) in enumerate(_images(batch))
+        if height != width and not _is_cut(pixels, width, height)
+    ]
+    return [SidesUnseen(SIZES, tuple(unseen))] if unseen else []
+
+
+def _images(batch: Batch) -> Any:
+    return zip(batch.inputs[PADDED], batch.inputs[SIZES].tolist(), strict=True)
+
+
+def _is_cut(pixels: Any, height: int, width: int) -> bool:
+    """Whether `(channels, height, width)` is smaller, or has more than padding outside."""
+    if height > pixels.shape[1] or width > pixels.shape[2]:
+        return True
+    padding = pixels[:, -1:, -1:]
+    outside = pixels[:, height:], pixels[:, :height, width:]
+    return any(bool((part != padding).any()) for part in outside)
