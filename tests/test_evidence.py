@@ -50,6 +50,18 @@ def test_features_that_only_placeholders_suggest_are_not_compared():
     assert any(one.against is None for one in report.compared)
 
 
+@pytest.mark.parametrize("family", ["llava", "gemma3", "qwen2_5_vl"])
+def test_right_slicer_is_ok_only_where_the_batch_is(family):
+    _, processor, inputs = real(family, [1, 1])
+    known = {"layout": vd.read_batch(inputs, processor=processor).layout.family}
+    slicer = vd.slicers.corrected
+
+    assert vd.check(slicer, inputs, processor=processor).ok
+    report = vd.check(slicer, inputs, num_images=[1, 1], **known)
+    assert report.verdict == "AMBIGUOUS"
+    assert report.ambiguities == vd.check(inputs, num_images=[1, 1], **known).ambiguities
+
+
 @pytest.mark.parametrize(
     ("family", "key", "silent"),
     [

@@ -25,7 +25,7 @@ from vlmdebug.checking.findings import (
 )
 from vlmdebug.checking.report import Report
 from vlmdebug.checking.text_doubts import doubt
-from vlmdebug.checking.whole_batch import batch_differences, report_of, unsettled_of
+from vlmdebug.checking.whole_batch import batch_differences, doubts_alone, report_of, unsettled_of
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.observed import SlicerRun
 from vlmdebug.core.record import ChunkReport
@@ -38,7 +38,8 @@ def compare(batch: Batch, run: SlicerRun, *, alone: bool = True) -> Report:
     """Check every chunk of `run`, then the whole of it, then the batch `alone`."""
     reports: list[ChunkReport] = []
     found: list[Difference] = []
-    unsettled = {text: text for text in unsettled_of(batch)}
+    alone = alone and not run.partial
+    unsettled = {text: text for text in (doubts_alone if alone else unsettled_of)(batch)}
     causes = Causes(batch, run)
     for index, chunk in enumerate(run.chunks):
         checker = ChunkChecker(batch, run, index, chunk, causes)
@@ -50,7 +51,7 @@ def compare(batch: Batch, run: SlicerRun, *, alone: bool = True) -> Report:
     found = _with_stale_lookups(batch, run, found)
     found += _raised(run)
     found += _order(batch, run, reports)
-    found += batch_differences(batch) if alone and not run.partial else []
+    found += batch_differences(batch) if alone else []
     return report_of(batch, reports, found, list(unsettled.values()), run)
 
 

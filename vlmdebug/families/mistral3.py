@@ -65,10 +65,9 @@ class Mistral3(Family):
         inputs = with_text(text(tokens, spec.images_per_sample), placeholder=image, types=False)
         if spec.sizes:
             sizes = [(SIDE, SIDE * size) for size in spec.sizes]
-            pixels = numbered(len(sizes), 3, SIDE, SIDE * max(spec.sizes))
-            for row, (_, width) in zip(pixels, sizes, strict=True):
+            inputs["pixel_values"] = numbered(len(spec.sizes), 3, SIDE, SIDE * max(spec.sizes))
+            for row, (_, width) in zip(inputs["pixel_values"], sizes, strict=True):
                 row[..., width:] = 0
-            inputs["pixel_values"] = pixels
             inputs["image_sizes"] = np.array(sizes, dtype=np.int64)
         metadata = ProcessorMetadata(
             model_type="mistral3", image_token_id=image, pixels_per_feature=SIDE
