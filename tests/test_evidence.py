@@ -463,3 +463,38 @@ def test_order_that_no_batch_shows_is_listed_and_changes_no_verdict():
 
     assert report.ok
     assert Compared("order of height and width in image_grid_thw", beyond=True) in report.compared
+
+
+# --- dimensions -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("family", "change", "said"),
+    [
+        ("paddleocr_vl", lambda pixels: pixels.flatten(1), "lost"),
+        ("paddleocr_vl", lambda pixels: pixels[:, 0], "lost"),
+        ("paddleocr_vl", lambda pixels: pixels[:, None], "added"),
+        ("ernie4_5_vl_moe", lambda pixels: pixels[:, None], "added"),
+        ("lfm3_vl", lambda pixels: pixels[..., None], "added"),
+        ("cosmos3_edge", lambda pixels: pixels[:, None], "added"),
+    ],
+)
+def test_patches_with_other_dimensions_are_as_loud_as_the_model(family, change, said):
+    model, processor, inputs = real(family, [1, 1])
+    changed = {**inputs, "pixel_values": change(inputs["pixel_values"])}
+
+    for known in ways(model, processor):
+        assert vd.check(inputs, **known).ok
+        report = vd.check(changed, **known)
+        assert codes(report) == [("VLM010", False)]
+        assert f"a dimension was {said}" in str(report)
+    with pytest.raises((RuntimeError, ValueError)):
+        model(**changed)
+
+
+def test_patches_that_the_model_reshapes_are_right():
+    model, processor, inputs = real("qwen2_5_vl", [1, 1])
+    reshaped = {**inputs, "pixel_values": inputs["pixel_values"].unflatten(1, (3, 2, 14, 14))}
+
+    assert vd.check(reshaped, processor=processor).ok
+    assert torch.equal(model(**inputs).logits, model(**reshaped).logits)

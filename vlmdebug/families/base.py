@@ -108,6 +108,10 @@ class Family(ABC):
             return self.variants[name]
         return self.rules if name in self.models else self._shared_rules
 
+    def shape_of(self, key: str, model_type: str | None) -> str:
+        """Dimensions of a media key, by name, as far as the model requires them."""
+        return self.shapes[key]
+
     @cached_property
     def _shared_rules(self) -> ModelRules:
         every = [self.variants.get(name, self.rules) for name in self.models]

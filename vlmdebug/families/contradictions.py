@@ -68,7 +68,12 @@ def odd_dimensions(facts: BatchFacts, family: Family | None) -> list[Contradicti
     first: dict[str, tuple[str, int]] = {}
     found = []
     for key in present:
-        shape, names = tuple(facts.inputs[key].shape), dimensions(family.shapes[key])
+        shape = tuple(facts.inputs[key].shape)
+        named = family.shape_of(key, facts.metadata.model_type)
+        names = dimensions(named)
+        if names[-1] != "..." and len(shape) != len(names):
+            found.append(_other_dimensions(key, shape, named, facts.metadata.model_type))
+            continue
         patch = facts.metadata.patch_pixels
         if names[0] == "patch" and len(shape) == 2 and not _is_patch(shape[1], patch):
             due = f"a patch has {max(patch)} values" if patch else "no square patch has as many"
@@ -94,6 +99,20 @@ def _is_patch(values: int, known: Collection[int]) -> bool:
         return values in known
     return any(
         values % (3 * n) == 0 and isqrt(values // (3 * n)) ** 2 * 3 * n == values for n in (1, 2)
+    )
+
+
+def _other_dimensions(
+    key: str, shape: Sequence[int], named: str, model_type: str | None
+) -> Contradiction:
+    change = "lost" if len(shape) < named.count(",") + 1 else "added"
+    return Contradiction(
+        (key,),
+        None,
+        f"{key} has shape {tuple(shape)}, but {model_type} takes ({named}): a dimension was "
+        f"{change}. The model raises. Pass {key} as the processor returned it.",
+        refused=False,
+        silent=False,
     )
 
 

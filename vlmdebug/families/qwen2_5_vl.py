@@ -38,6 +38,16 @@ _FEATURES: dict[str, Callable[[list[int], int], int]] = {
     "hunyuan_vl": lambda grid, merge: (grid[1] // merge) * (grid[2] // merge + 1) + 2,
 }
 
+# Shapes of patches of models that raise for any other number of dimensions; the others reshape them
+# (`forward` of the vision embeddings of each, transformers 5.23).
+_PATCHES: dict[str, str] = {
+    **dict.fromkeys(["paddleocr_vl", "kimi_k25"], "patch, channels, height, width"),
+    **dict.fromkeys(
+        ["cosmos3_edge", "lfm3_vl", "ernie4_5_vl_moe", "muse_glimmer", "muse_spark"],
+        "patch, patch_pixels",
+    ),
+}
+
 MERGE = 2  # merge_size of synthesized batches
 
 
@@ -120,6 +130,10 @@ class Qwen2_5VL(Family):
     videos = VIDEO_PATCH
     timed = True
     audio = "feature_attention_mask"
+
+    def shape_of(self, key: str, model_type: str | None) -> str:
+        named = super().shape_of(key, model_type)
+        return _PATCHES.get(model_type or "", named) if key == "pixel_values" else named
 
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
         return inputs.get(self.grid) is not None
