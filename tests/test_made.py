@@ -162,6 +162,11 @@ def test_right_places_are_right_under_watch():
 # --- masks, types, labels ------------------------------------------------------------------
 
 
+def masked(chunk):
+    """Labels of the last tokens alone."""
+    return chunk["input_ids"].where(order(chunk) >= order(chunk).amax() - 3, -100)
+
+
 @pytest.mark.parametrize(
     ("key", "make", "verdict"),
     [
@@ -173,7 +178,11 @@ def test_right_places_are_right_under_watch():
         pytest.param("mm_token_type_ids", zeros, "AMBIGUOUS", id="as if left out"),
         pytest.param("mm_token_type_ids", lambda c: order(c) % 2, "MISMATCH", id="other tokens"),
         pytest.param("labels", lambda c: c["input_ids"].clone(), "OK", id="labels"),
-        pytest.param("labels", lambda c: c["input_ids"] + 1, "AMBIGUOUS", id="other labels"),
+        pytest.param("labels", lambda c: c["input_ids"] + 1, "MISMATCH", id="other labels"),
+        pytest.param("labels", lambda c: masked(c), "OK", id="labels without the prompt"),
+        pytest.param("labels", lambda c: masked(c).roll(1, 1), "MISMATCH", id="shifted labels"),
+        pytest.param("labels", lambda c: torch.ones(len(zeros(c))), "AMBIGUOUS", id="classes"),
+        pytest.param("shift_labels", lambda c: masked(c), "AMBIGUOUS", id="labels not shifted"),
         pytest.param("cache_position", lambda c: order(c)[0], "OK", id="cache_position"),
         pytest.param("cache_position", lambda c: order(c)[0] + 1, "AMBIGUOUS", id="a later one"),
         pytest.param("cu_seqlens", lambda c: torch.tensor([0, 4]), "AMBIGUOUS", id="packing"),
@@ -456,3 +465,11 @@ def test_refusal_of_the_whole_batch_is_said_and_comes_last():
     assert right is not None and isinstance(right.error, ValueError)
     assert "It raises the same where the whole batch is one chunk" in str(right.report)
     assert wrong is not None and wrong.error is None
+
+
+def test_labels_that_a_slicer_shifts_are_silent():
+    batch, _ = real("llava", [1, 1])
+    report = vd.check(making(labels=lambda chunk: chunk["input_ids"].roll(-1, 1)), batch)
+
+    assert {(m.code, m.key, m.silent) for m in report.mismatches} == {("VLM013", "labels", True)}
+    assert "unshifted: the model shifts them" in str(report)

@@ -13,6 +13,7 @@ from vlmdebug import slicers
 from vlmdebug.checking.causes import faults_of, is_another_order
 from vlmdebug.cli import main
 from vlmdebug.core.alignment import align_runs, fits
+from vlmdebug.core.record import Compared
 from vlmdebug.core.runs import Run
 
 TOKENS = ("input_ids", "attention_mask", "mm_token_type_ids")
@@ -277,6 +278,7 @@ def test_grid_that_the_merge_size_does_not_divide_is_found(family):
         {"use_cache": False, "logits_to_keep": 4, "note": "text", "scale": 0.5},
         {"images": [object()], "options": {"a": 1}, "collate": print},
         {"advantages": torch.rand(3), "old_per_token_logps": torch.rand(3, 9)},
+        {"reward": torch.rand(3), "index": torch.arange(3)},
     ],
     ids=lambda extra: "+".join(extra),
 )
@@ -293,6 +295,18 @@ def test_tensor_of_no_known_name_stays_ambiguous():
     assert vd.check({**inputs, "novel": torch.rand(3, 2)}, processor=processor).verdict == (
         "AMBIGUOUS"
     )
+    assert vd.check({**inputs, "novel": torch.rand(5)}, processor=processor).verdict == "AMBIGUOUS"
+
+
+def test_key_that_the_model_does_not_take_is_a_trainers_own():
+    inputs, _ = real("gemma4")
+    model = vd.tiny.build("gemma4")[0]
+    batch = {**inputs, "novel": torch.rand(3, 2)}
+    report = vd.check(batch, config=model.config)
+
+    assert report.ok
+    assert Compared("novel", beyond=True) in report.compared
+    assert vd.check(slicers.corrected, batch, config=model.config).ok
 
 
 def test_rest_of_several_images_is_not_said_to_be_of_one_sample():

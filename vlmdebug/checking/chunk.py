@@ -17,6 +17,7 @@ from vlmdebug.checking.findings import (
     Dropped,
     EmptyChunk,
     ForeignRows,
+    LabelsMade,
     MadeOtherwise,
     MustBeAbsent,
     OtherLength,
@@ -26,7 +27,7 @@ from vlmdebug.checking.findings import (
 from vlmdebug.checking.observed import ObservedChunk
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import BOOKKEEPING, EXTRAS
-from vlmdebug.core.observed import Made, ObservedCall, ObservedKey, SlicerRun
+from vlmdebug.core.observed import Made, MadeBy, ObservedCall, ObservedKey, SlicerRun
 from vlmdebug.core.presence import ExpectedRows, can_do_without
 from vlmdebug.core.record import ChunkReport, KeyReport, KeyState
 from vlmdebug.core.rows import Rows, rows_of
@@ -218,7 +219,8 @@ class ChunkChecker:
             self.doubts[key] = NotRecomputed(key, self.chunk.index, made.why)
             return KeyReport(KeyState.CANNOT_TELL, None, None)
         cause = Cause(Because.MAKES, key)
-        self.found.append(MadeOtherwise(key=key, cause=cause, why=made.why, **self.chunk.place))
+        kind = LabelsMade if made.why.rule is MadeBy.LABELS else MadeOtherwise
+        self.found.append(kind(key=key, cause=cause, why=made.why, **self.chunk.place))
         return KeyReport(KeyState.WRONG_ROWS, None, None)
 
 

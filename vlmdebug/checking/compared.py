@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vlmdebug.checking.labels import UNTOLD
 from vlmdebug.core.batch import Batch
-from vlmdebug.core.keys import MEDIA_OF, SIDES
+from vlmdebug.core.keys import KEYS, MEDIA_OF, SIDES, TRAINERS_OWN
 from vlmdebug.core.layout import plural
 from vlmdebug.core.modality import Modality
 from vlmdebug.core.observed import SlicerRun
@@ -29,6 +29,8 @@ def compared(batch: Batch, run: SlicerRun | None) -> tuple[Compared, ...]:
             found.append(Compared(what, _against(batch, modality)))
     sides = [*SIDES, *([SIZES] if is_padded_to_sizes(batch) else [])]
     found += [order_of_sides(key) for key in sides if key in batch.layout]
+    own = [key for key in batch.layout if key in TRAINERS_OWN or key not in KEYS]
+    found += [Compared(key, beyond=True) for key in own if run is None]
     if "labels" in batch.layout:
         against = None if batch.layout.family in UNTOLD else "input_ids"
         found.append(Compared("labels", against))

@@ -201,6 +201,15 @@ class MadeOtherwise(KeyDifference):
     why: MadeReason
 
 
+@dataclass(frozen=True, kw_only=True)
+class LabelsMade(MadeOtherwise):
+    """Labels that the slicer made of other tokens than the chunk's."""
+
+    code: ClassVar[str] = "VLM013"
+    key: str = "labels"
+    outcome: Outcome = Outcome(Runs.OTHER_LABELS)
+
+
 # --- tokens and samples of chunks ------------------------------------------------------------
 
 

@@ -16,11 +16,10 @@ from vlmdebug.checking.batch_findings import (
 )
 from vlmdebug.checking.findings import Because, Cause, Difference
 from vlmdebug.core.batch import Batch
-from vlmdebug.core.keys import PROMPT_TYPES
+from vlmdebug.core.keys import PROMPT_TYPES, TWO_TEXTS
 
 IGNORED = -100
 MOST_SHIFT = 8
-TWO_TEXTS = ("decoder_input_ids", "decoder_attention_mask")
 UNTOLD = ("unknown", "text")
 """Layouts that do not say whether the model is a decoder."""
 
@@ -30,8 +29,7 @@ def labels_differences(
 ) -> list[Difference]:
     """What is wrong with the labels of a whole batch."""
     labels = batch.inputs.get("labels")
-    other_text = any(key in batch.inputs for key in TWO_TEXTS)
-    if labels is None or other_text or batch.layout.family in UNTOLD:
+    if labels is None or TWO_TEXTS & batch.inputs.keys() or batch.layout.family in UNTOLD:
         return []
     ids = batch.inputs["input_ids"]  # (sample, seq)
     if len(getattr(labels, "shape", ())) != 2:

@@ -12,6 +12,7 @@ from vlmdebug.checking.findings import (
     Dropped,
     EmptyChunk,
     ForeignRows,
+    LabelsMade,
     MadeOtherwise,
     MustBeAbsent,
     OtherColumns,
@@ -199,12 +200,12 @@ def _change(key: str, change: Change, whole: tuple[int, ...]) -> tuple[str, str]
 
 def _made_otherwise(found: MadeOtherwise, batch: Batch) -> Words:
     key, why = found.key, made(found.why)
-    return Words(
-        f"{_were_given(found.samples)} {key} that the slicer made, but {why}.",
-        f"Append ones to {key}."
-        if found.why.rule is MadeBy.COMPLETION
-        else f"Leave {key} out, so that the model makes it, or make it as the model does.",
-    )
+    todo = f"Leave {key} out, so that the model makes it, or make it as the model does."
+    if found.why.rule is MadeBy.COMPLETION:
+        todo = f"Append ones to {key}."
+    if found.why.rule is MadeBy.LABELS:
+        todo = f"Make {key} from the chunk's input_ids, unshifted: the model shifts them."
+    return Words(f"{_were_given(found.samples)} {key} that the slicer made, but {why}.", todo)
 
 
 # --- names of keys ---------------------------------------------------------------------------
@@ -324,6 +325,7 @@ WORDS: Mapping[type[Difference], Callable[[Any, Batch], Words]] = {
     PaddingCut: _padding_cut,
     Changed: _changed,
     MadeOtherwise: _made_otherwise,
+    LabelsMade: _made_otherwise,
     UnknownKey: _unknown_key,
     StaleLookup: _stale_lookup,
     TokenFeatureMismatch: _token_feature_mismatch,

@@ -180,6 +180,8 @@ TOKEN_KEYS = frozenset(key.name for key in _named(Kind.TOKENS, Kind.DERIVED) if 
 """Keys of a batch with one row per sample in every layout."""
 DERIVED = frozenset(key.name for key in _BESIDE)
 """Functions of other keys: a slicer may make them if the batch has none."""
+TWO_TEXTS = frozenset(key.name for key in _BESIDE if key.of == ("labels",) and key.unit)
+"""Keys of an encoder-decoder, which learns another text than `input_ids`."""
 PACKED = tuple(key.name for key in _TABLE if key.holds == "packing")
 """Keys that give the starts of the sequences of a packed row."""
 

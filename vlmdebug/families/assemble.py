@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from vlmdebug.core.batch import Ambiguity, Batch, Contradiction, CountsByUnit
-from vlmdebug.core.keys import KNOWN, ROWLESS, TOKEN_KEYS, TRAINERS_OWN
+from vlmdebug.core.keys import KEYS, KNOWN, ROWLESS, TOKEN_KEYS, TRAINERS_OWN
 from vlmdebug.core.layout import Axis, Layout
 from vlmdebug.core.modality import Modality
 from vlmdebug.core.rows import Counts
@@ -87,7 +87,7 @@ def _laid_out(
     overrides: Mapping[str, Axis],
 ) -> tuple[Layout, CountResult]:
     """The layout of the keys that the batch has, and what its family counted."""
-    axes = _token_axes(facts)
+    axes = _token_axes(facts, known=family is not None)
     for one in clips:
         axes |= one.axes
     axes = {key: axis for key, axis in axes.items() if key not in overrides}
@@ -156,13 +156,14 @@ def _modalities(
     return {"image": image, **{one.modality.name: one.modality for one in clips}}
 
 
-def _token_axes(facts: BatchFacts) -> dict[str, Axis]:
+def _token_axes(facts: BatchFacts, *, known: bool) -> dict[str, Axis]:
+    """Axes of keys with a row per sample or none; `known`: the layout of the batch is."""
     axes: dict[str, Axis] = {}
     samples = facts.samples
     for key, value in facts.inputs.items():
         shape = getattr(value, "shape", ())
         per_sample = isinstance(value, list) and len(value) == samples
-        if per_sample or (key in TRAINERS_OWN and tuple(shape[:1]) == (samples,)):
+        if per_sample or (tuple(shape[:1]) == (samples,) and _is_trainers(facts, key, known)):
             axes[key] = PER_SAMPLE
         elif not shape or key in ROWLESS or getattr(value, "dtype", None) == np.dtype(object):
             axes[key] = WHOLE
@@ -177,6 +178,22 @@ def _token_axes(facts: BatchFacts) -> dict[str, Axis]:
                 )
             axes[key] = PER_SAMPLE
     return axes
+
+
+def _is_trainers(facts: BatchFacts, key: str, known: bool) -> bool:
+    """Whether a key with a row per sample is a trainer's own, that no model takes.
+
+    Without the model's forward method, a name that neither the processor nor this package knows
+    says so only of one number per sample, in a known layout.
+    """
+    if key in TRAINERS_OWN:
+        return True
+    taken, returned = facts.metadata.taken_keys, facts.metadata.returned_keys or ()
+    if key in KEYS or key in returned:
+        return False
+    if taken is not None:
+        return key not in taken
+    return known and bool(returned) and len(facts.inputs[key].shape) == 1
 
 
 def _no_media(facts: BatchFacts) -> CountResult:

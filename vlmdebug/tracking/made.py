@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from vlmdebug.core.batch import Batch
-from vlmdebug.core.keys import CLIP_KEYS, DERIVED, MEDIA_OF, PROMPT_TYPES, modality_of
+from vlmdebug.core.keys import CLIP_KEYS, DERIVED, MEDIA_OF, PROMPT_TYPES, TWO_TEXTS, modality_of
 from vlmdebug.core.observed import Made, MadeBy
 from vlmdebug.core.rows import rows_of
 from vlmdebug.core.tensors import to_numpy
@@ -175,14 +175,19 @@ class _Call:
         return Made(True) if right and alone else Made.unchecked(MadeBy.CACHE)
 
     def labels(self, values: np.ndarray, ahead: int = 0) -> Made:
-        """Each the token's own id, or not learned; `shift_labels` are one ahead."""
+        """Each the token's own id, or not learned; `shift_labels` are one ahead.
+
+        A decoder shifts labels itself, so other ids are wrong there; labels of an encoder-decoder
+        are another text, and trainers differ in what they shift.
+        """
         assert self.ids is not None
         if values.shape != self.ids.shape:
             return Made.unchecked(MadeBy.SHAPE, values.shape)
         own = np.pad(self.ids[:, ahead:], ((0, 0), (0, ahead)), constant_values=IGNORED)
         if ((values == own) | (values == IGNORED)).all():
             return Made(True)
-        return Made.unchecked(MadeBy.LABELS)
+        decoder = self.batch.layout.family in FAMILIES and not TWO_TEXTS & self.given.keys()
+        return (Made.wrong if decoder and not ahead else Made.unchecked)(MadeBy.LABELS)
 
     def shift_labels(self, values: np.ndarray) -> Made:
         return self.labels(values, ahead=1)
