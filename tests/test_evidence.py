@@ -120,6 +120,18 @@ def test_stray_token_of_clips_is_as_loud_as_the_model(family, unit, typed, silen
             model(**inputs)
 
 
+@pytest.mark.parametrize("family", ["paddleocr_vl", "llava", "paligemma", "mllama"])
+def test_token_beyond_the_vocabulary_is_found_where_the_model_raises(family):
+    model, processor, inputs = real(family, [1, 1])
+    inputs["input_ids"][1, -2] = 100296  # PaddleOCR-VL's video token, which its processor has not
+
+    report = vd.check(inputs, processor=processor)
+    assert codes(report) == [("VLM010", None)]
+    assert "sample 1 holds token 100296" in str(report)
+    with pytest.raises(IndexError):
+        model(**inputs)
+
+
 def test_images_that_are_counted_and_not_there_are_found():
     _, processor, inputs = real("qwen2_5_vl", [0, 0])
 

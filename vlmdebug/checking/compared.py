@@ -59,8 +59,9 @@ def is_padded_to_sizes(batch: Batch) -> bool:
     normalization (transformers 5.23). Elsewhere `image_sizes` are the sizes before resizing.
     """
     pixels, sizes = batch.inputs.get(MEDIA_OF["image"]), batch.inputs.get(SIZES)
-    padded = batch.layout.feature_key == SIZES and getattr(pixels, "ndim", 0) == 4
-    return padded and sizes is not None and tuple(sizes.shape) == (len(pixels), 2)
+    if batch.layout.feature_key != SIZES or pixels is None or sizes is None or pixels.ndim != 4:
+        return False
+    return tuple(sizes.shape) == (len(pixels), 2)
 
 
 def counts_unknown(batch: Batch, modality: Modality) -> bool:

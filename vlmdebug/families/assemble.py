@@ -27,6 +27,7 @@ from vlmdebug.families.contradictions import (
     refuse_uncounted,
     strangers,
     uncounted,
+    unknown_tokens,
 )
 from vlmdebug.families.facts import BatchFacts, CountResult
 from vlmdebug.families.missing import lacks, lost_masks, promised, strays
@@ -130,7 +131,7 @@ def _ambiguities(
     named = [key for one in found if isinstance(one, Contradiction) for key in one.keys]
     found += [replace(one, keys=()) for one in odd]
     found += other_rows(facts, layout, counts, named)
-    return (*found, *uncounted(layout, counts, found))
+    return (*found, *uncounted(layout, counts, found), *unknown_tokens(facts))
 
 
 def _modalities(

@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from math import isqrt
 
+import numpy as np
+
 from vlmdebug.core.batch import Ambiguity, Contradiction
 from vlmdebug.core.keys import BOOKKEEPING
 from vlmdebug.core.layout import Axis, Layout, plural
@@ -91,6 +93,27 @@ def odd_dimensions(facts: BatchFacts, family: Family | None) -> list[Contradicti
                 said = _cut_columns(cut, least, f"{whole} has {most} of them", name)
                 found.append(replace(said, keys=(cut, whole)))
     return found
+
+
+def unknown_tokens(facts: BatchFacts) -> list[Contradiction]:
+    """Tokens beyond the vocabulary that are no placeholder, as of media that the batch lacks."""
+    size, ids = facts.metadata.vocabulary, facts.ids
+    if size is None or not ids.size or ids.max() < size:
+        return []  # as nearly all batches have them
+    placeholders = [facts.metadata.image_token_id, *facts.metadata.token_ids.values()]
+    known = np.isin(ids, [token for token in placeholders if token is not None])
+    return [
+        Contradiction(
+            (),
+            None,
+            f"input_ids of sample {sample} holds token {ids[sample, column]}, but the vocabulary "
+            f"ends at {size - 1}. The model raises if its embedding is no larger. "
+            "Pass the tokens of the tokenizer that belongs to the model.",
+            refused=False,
+            silent=None,
+        )
+        for sample, column in np.argwhere((ids >= size) & ~known)[:1].tolist()
+    ]
 
 
 def _is_patch(values: int, known: Collection[int]) -> bool:

@@ -47,6 +47,7 @@ class ProcessorMetadata:
     features_of_video: VideoRule | None = None
     features_of_audio: AudioRule | None = None
     pad_token_id: int | None = None
+    vocabulary: int | None = None
 
 
 @dataclass(frozen=True)

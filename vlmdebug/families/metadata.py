@@ -70,6 +70,7 @@ def read_metadata(
         attends_both_ways=_attends_both_ways(config),
         token_ids=_stream_token_ids(processor, config),
         pad_token_id=_pad_token_id(tokenizer, config),
+        vocabulary=_vocabulary(tokenizer, config),
         global_image_id=_global_image_id(processor, tokenizer),
         features_per_tile=_features_per_tile(processor, config, vision),
         merge_size=UNMERGED.get(kind or "") or _merge_size(images, config, vision),
@@ -207,6 +208,14 @@ def _pad_token_id(tokenizer: Any, config: Any) -> int | None:
     if said is None:  # transformers warns if a config with a text config of its own is read
         said = _first(getattr(config, "text_config", None) or config, "pad_token_id")
     return said if isinstance(said, int) else None
+
+
+def _vocabulary(tokenizer: Any, config: Any) -> int | None:
+    """The smallest token id that neither the tokenizer nor the config has."""
+    sizes = [_first(getattr(config, "text_config", None) or config, "vocab_size")]
+    with suppress(TypeError, ValueError):  # no tokenizer, or one without added tokens
+        sizes += [len(tokenizer), max(tokenizer.added_tokens_decoder, default=-1) + 1]
+    return max((size for size in sizes if isinstance(size, int)), default=None)
 
 
 def _global_image_id(processor: Any, tokenizer: Any) -> int | None:
