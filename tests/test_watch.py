@@ -710,7 +710,6 @@ def unpadded(chunk):
     "changed",
     [
         pytest.param(lambda c: {"attention_mask": c["attention_mask"].bool()}, id="mask as bool"),
-        pytest.param(lower, id="mask of four dimensions"),
         pytest.param(continued, id="prompt and completion"),
         pytest.param(unpadded, id="padding cut off"),
     ],
@@ -723,6 +722,17 @@ def test_tokens_in_new_tensors_beside_slices_of_pixels_raise_no_false_alarm(chan
 
     assert not [one for one in outputs if isinstance(one, Exception)]
     assert trace.ok
+
+
+def test_mask_of_four_dimensions_is_named_and_no_mismatch(built):
+    (model, processor), batch = built["llava"], batch_of("llava", built)
+    with vd.watch(model, processor=processor, on_mismatch="raise") as trace, torch.no_grad():
+        for chunk in batch.chunks(1):
+            model(**chunk)
+            model(**{**chunk, **lower(chunk)})
+
+    assert [call.report.verdict for call in trace.calls] == ["OK", "AMBIGUOUS"] * 4
+    assert all("attention_mask" in call.report.ambiguities[-1] for call in trace.calls[1::2])
 
 
 def test_wrong_rows_beside_a_mask_that_is_a_copy_are_found(built):

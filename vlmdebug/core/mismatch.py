@@ -106,7 +106,7 @@ class Finding:
     @property
     def title(self) -> str:
         if {"VLM001", "VLM002"} <= {mismatch.code for mismatch in self.mismatches}:
-            return "wrong rows, the same number of them in some chunks"
+            return "wrong rows"  # their number is wrong in some chunks only
         return CODES.get(self.code, "a kind of mismatch this version does not know")
 
     @property

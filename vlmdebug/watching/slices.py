@@ -6,7 +6,7 @@ A batch is read once, as long as its chunks come; the tensors themselves are not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypedDict
 import torch
 
 from vlmdebug.checking.compare import compare
-from vlmdebug.checking.doubts import Written
+from vlmdebug.checking.doubts import NotRecomputed, Written
 from vlmdebug.checking.report import Report
 from vlmdebug.checking.text_doubts import doubt
 from vlmdebug.checking.whole_batch import (
@@ -28,7 +28,7 @@ from vlmdebug.checking.whole_batch import (
 )
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import ALONG_TOKENS, MEDIA_KEYS
-from vlmdebug.core.observed import Made, MadeBy, SlicerRun
+from vlmdebug.core.observed import Made, MadeBy, MadeReason, SlicerRun
 from vlmdebug.errors import VlmDebugError
 from vlmdebug.families.assemble import assemble
 from vlmdebug.families.facts import BatchFacts, ProcessorMetadata
@@ -81,7 +81,10 @@ class CallChecker:
         """
         try:
             given = tensors()
-            return {"judged": self._by_itself(given, cached=True) if alone else self._judged(given)}
+            wide = {key for key in ALONG_TOKENS if key in given and given[key].ndim != 2}
+            plain = {key: one for key, one in given.items() if key not in wide} if wide else given
+            judged = self._by_itself(plain, cached=True) if alone else self._judged(plain)
+            return {"judged": _with_wide(judged, given, sorted(wide)) if wide else judged}
         except Exception as error:  # a debugger must not end the program that it watches
             return {"unread": why(error)}
 
@@ -179,6 +182,20 @@ class CallChecker:
             return alone
         assert unread is not None
         raise unread
+
+
+def _with_wide(judged: Judged, tensors: Tensors, wide: Sequence[str]) -> Judged:
+    """What was found, with masks and types that are not `(sample, seq)` named as not compared."""
+    report = judged.report()
+    why = (MadeReason(MadeBy.SHAPE, (tuple(tensors[key].shape),)) for key in wide)
+    doubts = [doubt(NotRecomputed(key, 0, one)) for key, one in zip(wide, why, strict=True)]
+    return Judged.of(
+        replace(
+            report,
+            mismatches=tuple(one for one in report.mismatches if one.key not in wide),
+            ambiguities=(*report.ambiguities, *doubts),
+        )
+    )
 
 
 def _not_right(batch: Batch, tensors: Tensors) -> dict[str, Made]:
