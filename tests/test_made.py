@@ -473,3 +473,15 @@ def test_labels_that_a_slicer_shifts_are_silent():
 
     assert {(m.code, m.key, m.silent) for m in report.mismatches} == {("VLM013", "labels", True)}
     assert "unshifted: the model shifts them" in str(report)
+
+
+def test_types_of_zeros_are_named_as_such_and_not_as_rows_of_other_samples():
+    _, processor = vd.tiny.build("qwen2_5_vl")
+    inputs = dict(vd.tiny.batch("qwen2_5_vl", [1, 0, 2]))
+    slicer = making(mm_token_type_ids=zeros)
+    report = vd.check(slicer, inputs, processor=processor)
+
+    assert [(m.code, m.chunk) for m in report.mismatches] == [("VLM011", 0), ("VLM011", 2)]
+    assert "mm_token_type_ids of zeros" in report.mismatches[0].message
+    text = dict(vd.tiny.batch("qwen2_5_vl", [0, 0]))
+    assert vd.check(slicer, text, processor=processor).ok

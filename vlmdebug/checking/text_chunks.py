@@ -188,6 +188,8 @@ def _change(key: str, change: Change, whole: tuple[int, ...]) -> tuple[str, str]
                 f"{key} {cast}: its values were destroyed by a cast",
                 f"Pass {key} as {before}, or round it to 16 bits at most.",
             )
+        case "zeros":
+            return f"{key} of zeros, which mark no token", f"Pass the rows of {key} unchanged."
         case "dtype":
             said = f"{key} as {now}, but token ids are looked up as int64 or int32"
             return said, f"Pass {key} as {before}: cast only tensors of floating point."

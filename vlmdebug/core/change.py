@@ -20,6 +20,7 @@ Kind = Literal[
     "reshaped",
     "values",
     "destroyed",
+    "zeros",
     "dtype",
     "recast",
 ]
@@ -36,9 +37,9 @@ class Change(NamedTuple):
         kind: `columns` of tokens are others than those of `input_ids`, or these and more
             (`longer`); another dimension was `cut` (`padding cut`: nothing but padding was cut
             off) or has `grown`; a dimension was `lost` or `added`; one `plane` of several was
-            passed; numbers were `reshaped`; `values` are others; a cast has `destroyed` them, or
-            kept them in a `dtype` that the model does not take, or in one that it may not take
-            (`recast`).
+            passed; numbers were `reshaped`; `values` are others, or `zeros`; a cast has `destroyed`
+            them, or kept them in a `dtype` that the model does not take, or in one that it may not
+            take (`recast`).
         given: Its shape.
         expected: Shape of these rows in the batch.
         dtype: Its dtype and that of the batch's, where they matter.

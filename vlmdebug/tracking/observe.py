@@ -14,7 +14,7 @@ import numpy as np
 
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.change import Change
-from vlmdebug.core.keys import BOOKKEEPING
+from vlmdebug.core.keys import BOOKKEEPING, TYPE_IDS
 from vlmdebug.core.layout import Axis
 from vlmdebug.core.observed import Made, ObservedCall, ObservedKey
 from vlmdebug.core.presence import expected_rows
@@ -170,6 +170,8 @@ class _Chunk:
         if wide is not None and source is None and not as_wide:
             if change is None or change.kind == "values":
                 rows, change = self._in_columns(key, value, rows, turned=turned)
+        if key in TYPE_IDS and self._is_zeroed(key, value, rows):
+            rows, source, change = self._expected(key), None, Change("zeros", tuple(shape))
         dim = axis.dim if axis else 0
         inner = None
         if axis is not None and axis.padded and value.ndim == len(self.batch.inputs[key].shape):
@@ -183,6 +185,14 @@ class _Chunk:
             columns=wide,
             dims=value.ndim,
         )
+
+    def _is_zeroed(self, key: str, value: Any, rows: Rows | None) -> bool:
+        """Whether types are zeros that stand in for other values, not rows of text-only samples."""
+        expected = self._expected(key)
+        if expected is None or rows is None or rows == expected or value.ndim != 2:
+            return False
+        fits = value.shape[0] == len(expected) and value.shape[1] == self.width
+        return fits and not self.finder.is_slice(key, value) and not bool((value != 0).any())
 
     def _free(self, axis: Axis | None, tokens: int | None) -> tuple[int, ...]:
         """Dimensions judged separately: columns of tokens, and a padded one of known length."""
