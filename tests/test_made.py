@@ -357,7 +357,7 @@ def copied(batch, groups, media=None, **attributes):
             chunk = {}
             for key, axis in batch.layout.items():
                 own = samples if media is None or key in ALONG else [media[s] for s in samples]
-                rows = [*expected_rows(batch, key, own).rows]
+                rows = [*expected_rows(batch, key, batch.part(own)).rows]
                 chunk[key] = torch.from_numpy(batch.inputs[key].numpy().take(rows, axis.dim))
             yield chunk
 

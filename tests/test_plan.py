@@ -60,7 +60,7 @@ def test_planned_rows_are_the_oracles_for_any_samples(case):
         if any(spec.images_per_sample) or clips_per_sample(spec, key):
             expected = [row for sample in samples for row in owned[sample]]
 
-            assert expected_rows(batch, key, samples).rows == expected
+            assert expected_rows(batch, key, batch.part(samples)).rows == expected
 
 
 @pytest.mark.parametrize("family", ["gemma4", "qwen2_5_vl", "internvl", "llava_next"])
@@ -73,7 +73,7 @@ def test_real_batches_are_planned_as_each_sample_alone_is_processed(family):
         for key in batch.layout.media:
             rows = len(alone[key]) if key in alone else 0
 
-            assert len(expected_rows(batch, key, [sample]).rows) == rows
+            assert len(expected_rows(batch, key, batch.part([sample])).rows) == rows
 
 
 # --- numbers -------------------------------------------------------------------------------

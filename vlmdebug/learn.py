@@ -63,7 +63,7 @@ def predict(batch: Batch, key: str, rows: Said, *, chunk: int, chunk_size: int =
             f"{', '.join(batch.layout)} in {len(bounds)} chunks, from 0. Name one of these."
         )
     samples = range(*bounds[chunk])
-    expected, said = expected_rows(batch, key, samples), _rows(rows)
+    expected, said = expected_rows(batch, key, batch.part(samples)), _rows(rows)
     if said is None:
         right = expected.presence == "absent" or (
             not expected.rows and (expected.presence == "either" or isinstance(rows, slice))
@@ -107,7 +107,7 @@ def _said(batch: Batch, key: str, said: Rows | None, right: bool) -> str:
 
 def _found(batch: Batch, key: str, samples: range) -> str:
     """How the rows are computed."""
-    unit, expected = batch.layout[key].unit, expected_rows(batch, key, samples)
+    unit, expected = batch.layout[key].unit, expected_rows(batch, key, batch.part(samples))
     count = batch.counts[unit]
     whose = f"sample {samples[0]}" if len(samples) == 1 else f"samples {samples[0]}:{samples.stop}"
     begin = count.offsets[samples.start]

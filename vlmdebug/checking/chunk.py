@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import cached_property
 
@@ -28,6 +28,7 @@ from vlmdebug.checking.observed import ObservedChunk
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import BOOKKEEPING, EXTRAS
 from vlmdebug.core.observed import Made, MadeBy, ObservedCall, ObservedKey, SlicerRun
+from vlmdebug.core.part import Part
 from vlmdebug.core.presence import ExpectedRows, can_do_without
 from vlmdebug.core.record import ChunkReport, KeyReport, KeyState
 from vlmdebug.core.rows import Rows, rows_of
@@ -73,7 +74,7 @@ class ChunkChecker:
             self.doubts["input_ids"] = LeftOut(chunk.index, left_out)
         if not chunk.samples and "input_ids" in self.keys:
             self.found.append(EmptyChunk(chunk=chunk.index))
-        images = images_of(self.batch, chunk.samples)
+        images = images_of(self.batch, chunk.part)
         return ChunkReport(chunk.samples, images, chunk.placeholders, features, keys)
 
     def _embedded(self) -> ChunkReport:
@@ -97,7 +98,7 @@ class ChunkChecker:
         except (AmbiguousError, IndexError):
             return KeyReport(KeyState.CANNOT_TELL, None, used.rows if used else None)
         if used is None:
-            if can_do_without(self.batch, key, expected, self.chunk.used):
+            if can_do_without(self.batch, key, self.chunk.part, expected, self.chunk.used):
                 return KeyReport(KeyState.ABSENT, expected.rows, None)
             return self._dropped(key, expected.rows)
         if expected.presence == "absent":
@@ -224,8 +225,8 @@ class ChunkChecker:
         return KeyReport(KeyState.WRONG_ROWS, None, None)
 
 
-def images_of(batch: Batch, samples: Sequence[int]) -> int | None:
-    """Images of `samples`; None where they are not known."""
+def images_of(batch: Batch, part: Part) -> int | None:
+    """Images of its samples; None where they are not known."""
     if "image" not in batch.counts:
         return None
-    return len(rows_of(batch.counts["image"].offsets, samples))
+    return len(rows_of(batch.counts["image"].offsets, part.samples))

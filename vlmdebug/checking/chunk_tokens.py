@@ -26,7 +26,7 @@ def token_differences(
         if given is None or not set(modality.keys or ("input_ids",)).isdisjoint(doubtful):
             continue
         features = chunk.forecast.call.features_of(modality)
-        owned = chunk.batch.placeholders_of(chunk.samples, modality.name)
+        owned = chunk.batch.placeholders_of(chunk.part, modality.name)
         if features is None:
             yield from _lost(chunk, modality, given, owned, doubtful)
         elif given != features and (given != owned or chunk.run.partial):

@@ -34,18 +34,19 @@ def labels_differences(
     ids = batch.inputs["input_ids"]  # (sample, seq)
     if len(getattr(labels, "shape", ())) != 2:
         return []  # a class per sample
-    numbers = tuple(range(len(ids)))
+    numbers = tuple(range(len(batch)))
     wide, given = int(ids.shape[1]), int(labels.shape[1])
     if wide != given:
         return [LabelsLength(samples=numbers, columns=given, of_ids=wide)]
     found = list[Difference]()
-    for row, sample in enumerate(numbers):
-        learned = labels[row] != IGNORED
-        wrong = int((learned & (labels[row] != ids[row])).sum())
-        media = _placeholders(batch, ids[row], learned & (labels[row] == ids[row]))
+    for sample in numbers:
+        own, text = batch.tokens("labels", sample), batch.tokens("input_ids", sample)
+        learned = own != IGNORED
+        wrong = int((learned & (own != text)).sum())
+        media = _placeholders(batch, text, learned & (own == text))
         prompt = _in_prompt(batch, sample, learned)
         if wrong:
-            by = _shift(ids[row], labels[row])
+            by = _shift(text, own)
             cause = Cause(Because.LABELS_SHIFTED if by else Because.LABELS_OTHER)
             found.append(
                 LabelsDiffer(
@@ -72,9 +73,9 @@ def _in_prompt(batch: Batch, sample: int, learned: Any) -> int:
     """
     types = batch.inputs.get(PROMPT_TYPES)
     marked = batch.rules.token_types_mark == "completion"
-    if types is None or not marked or types.shape[1:] != learned.shape:
+    if types is None or not marked or types.shape != batch.inputs["input_ids"].shape:
         return 0
-    return int(((types[sample] == 0) & learned).sum())
+    return int(((batch.tokens(PROMPT_TYPES, sample) == 0) & learned).sum())
 
 
 def _shift(ids: Any, labels: Any) -> int:

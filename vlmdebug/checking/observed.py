@@ -9,7 +9,7 @@ from typing import Any
 from vlmdebug.checking.cut_causes import Causes, samples_of
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.observed import ObservedCall, ObservedKey, SlicerRun
-from vlmdebug.core.rows import Rows
+from vlmdebug.core.part import Part
 from vlmdebug.outcomes.forecast import Forecast
 
 
@@ -21,7 +21,8 @@ class ObservedChunk:
         run: The run.
         index: Number of the chunk, from 0.
         used: What it holds.
-        rows: The samples it holds, in order, as rows and as `samples`.
+        part: The samples it holds, in order, and their tokens.
+        samples: The same samples as numbers.
         forecast: What the model would make of a fault in it.
         causes: What the wrong rows of the run have in common.
     """
@@ -36,9 +37,9 @@ class ObservedChunk:
         self, batch: Batch, run: SlicerRun, index: int, used: ObservedCall, causes: Causes
     ) -> None:
         self.batch, self.run, self.index, self.used, self.causes = batch, run, index, used, causes
-        self.rows: Rows = samples_of(batch, run, index, used)
-        self.samples: tuple[int, ...] = tuple(self.rows)
-        self.forecast: Forecast = Forecast(batch, used, self.rows)
+        self.part: Part = batch.part(samples_of(batch, run, index, used))
+        self.samples: tuple[int, ...] = tuple(self.part.samples)
+        self.forecast: Forecast = Forecast(batch, used, self.part)
 
     @property
     def keys(self) -> Mapping[str, ObservedKey]:

@@ -43,6 +43,7 @@ from vlmdebug.core.batch import Batch, Contradiction
 from vlmdebug.core.keys import PIXELS
 from vlmdebug.core.modality import Modality
 from vlmdebug.core.observed import Made, SlicerRun
+from vlmdebug.core.part import Part
 from vlmdebug.core.presence import expected_rows
 from vlmdebug.core.record import ChunkReport, KeyReport, KeyState
 from vlmdebug.core.runs import Sides, sides_of
@@ -84,7 +85,7 @@ def planned_report(batch: Batch, *, one_chunk: bool = False) -> Report:
     """The rows each sample owns, or all of them together; nothing is looked for."""
     every = range(len(batch))
     reports = [
-        _planned_chunk(batch, samples)
+        _planned_chunk(batch, batch.part(samples))
         for samples in ([every] if one_chunk else [[s] for s in every])
     ]
     return report_of(batch, reports, [], [], None)
@@ -131,21 +132,21 @@ def _whole_pixels(batch: Batch) -> list[tuple[str, str]]:
     return [(key, kind) for key, kind in kinds.items() if "int" in kind or "bool" in kind]
 
 
-def _planned_chunk(batch: Batch, samples: Sequence[int]) -> ChunkReport:
+def _planned_chunk(batch: Batch, part: Part) -> ChunkReport:
     keys = {}
     for key, axis in batch.layout.items():
         if axis.unit == "batch":
             continue
         try:
-            expected = expected_rows(batch, key, samples)
+            expected = expected_rows(batch, key, part)
         except AmbiguousError:
             keys[key] = KeyReport(KeyState.CANNOT_TELL, None, None)
         else:
             state = KeyState.ABSENT if expected.presence == "absent" else KeyState.PLANNED
             keys[key] = KeyReport(state, expected.rows, None)
-    placeholders = batch.placeholders_of(samples)
-    features = None if batch.image.inferred else batch.features_of(samples)
-    return ChunkReport(tuple(samples), images_of(batch, samples), placeholders, features, keys)
+    placeholders = batch.placeholders_of(part)
+    features = None if batch.image.inferred else batch.features_of(part)
+    return ChunkReport(tuple(part.samples), images_of(batch, part), placeholders, features, keys)
 
 
 def batch_differences(batch: Batch) -> list[Difference]:

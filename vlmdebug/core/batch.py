@@ -6,7 +6,7 @@ sliced, never copied or changed, and pixel values are never read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
@@ -15,6 +15,7 @@ from typing import Any
 from vlmdebug.core.keys import BOOKKEEPING
 from vlmdebug.core.layout import HANGS_ON, Layout, plural
 from vlmdebug.core.modality import Modality, total
+from vlmdebug.core.part import Part, Spans
 from vlmdebug.core.rows import Counts, chunk_bounds
 from vlmdebug.core.rules import ModelRules
 from vlmdebug.errors import AmbiguousError
@@ -66,6 +67,7 @@ class Batch:
         inputs: The tensors as they were given, by key.
         layout: What a row of each tensor counts.
         counts: Rows per sample of every unit: `counts["image"]` is `(2, 0, 1)`.
+        spans: The tokens of each sample: a whole row of `input_ids`, or a part of a packed one.
         modalities: Always images, and video and audio if the batch has some, by name.
         per_image: Rows (by unit) and features (under `"feature"`) of each image, in order.
         unpadded: Whether a sample's `attention_mask` hides no token that a later one attends to;
@@ -88,6 +90,7 @@ class Batch:
     inputs: Mapping[str, Any]
     layout: Layout
     counts: Mapping[str, Counts]
+    spans: Spans
     modalities: Mapping[str, Modality] = field(default_factory=lambda: {"image": Modality("image")})
     per_image: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     unpadded: tuple[bool, ...] | None = None
@@ -270,20 +273,31 @@ class Batch:
             found["image"] = (0,) * len(self)  # no media key at all: nothing fills a placeholder
         return found
 
-    def features_of(self, samples: Iterable[int], modality: str = "image") -> int | None:
-        """Features that the media rows of `samples` become; None if that is not known."""
-        return total(self.features_by_sample[modality], samples)
+    @property
+    def packed(self) -> Spans | None:
+        """The tokens of each sample, if rows of `input_ids` hold several; None otherwise."""
+        return self.spans if self.layout["input_ids"].unit == "token" else None
 
-    def placeholders_of(self, samples: Iterable[int], modality: str = "image") -> int | None:
-        """Placeholder tokens of `samples`; None if the placeholder id is not known."""
-        return total(self.modalities[modality].placeholders, samples)
+    def part(self, samples: Sequence[int]) -> Part:
+        """What a call of these samples should process: all of their tokens."""
+        return self.spans.part(samples)
 
-    def balance_of(self, samples: Sequence[int], modality: str) -> tuple[int, int] | None:
-        """Placeholder tokens and features of `samples`; None if one of them is unknown."""
-        written, made = (
-            self.placeholders_of(samples, modality),
-            self.features_of(samples, modality),
-        )
+    def tokens(self, key: str, sample: int) -> Any:
+        """The values of one sample in a key of shape `(row, seq)`, such as `labels`: `(token,)`."""
+        row, start, stop = self.spans[sample]
+        return self.inputs[key][row][start:stop]
+
+    def features_of(self, part: Part, modality: str = "image") -> int | None:
+        """Features that the media rows of its samples become; None if that is not known."""
+        return total(self.features_by_sample[modality], part.samples)
+
+    def placeholders_of(self, part: Part, modality: str = "image") -> int | None:
+        """Placeholder tokens of its samples; None if the placeholder id is not known."""
+        return total(self.modalities[modality].placeholders, part.samples)
+
+    def balance_of(self, part: Part, modality: str) -> tuple[int, int] | None:
+        """Placeholder tokens and features of its samples; None if one of them is unknown."""
+        written, made = self.placeholders_of(part, modality), self.features_of(part, modality)
         return None if written is None or made is None else (written, made)
 
     def refuse_ambiguity(self) -> None:

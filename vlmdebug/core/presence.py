@@ -1,18 +1,18 @@
 """Which rows of a key a call should get, and whether the model needs the key there.
 
-`expected_rows` answers from the samples alone. If a key is missing, `can_do_without` also reads the
-values of the batch and the other arguments of the call.
+`expected_rows` answers from the part of the batch alone. If a key is missing, `can_do_without` also
+reads the values of the batch and the other arguments of the call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import EXTRAS, PROMPT_TYPES, TRAINERS_OWN, TYPE_IDS
 from vlmdebug.core.layout import SAMPLE_WITH_IMAGES
 from vlmdebug.core.observed import ObservedCall
+from vlmdebug.core.part import Part
 from vlmdebug.core.rows import Rows, rows_of
 from vlmdebug.errors import AmbiguousError
 
@@ -32,8 +32,8 @@ class ExpectedRows(NamedTuple):
     without_empty: Rows | None = None
 
 
-def expected_rows(batch: Batch, key: str, samples: Sequence[int]) -> ExpectedRows:
-    """The rows of `key` that a chunk of `samples` should get, in their order.
+def expected_rows(batch: Batch, key: str, part: Part) -> ExpectedRows:
+    """The rows of `key` that a call should get for this part of the batch, in its order.
 
     Raises:
         AmbiguousError: The rows of the key cannot be assigned to samples.
@@ -41,16 +41,14 @@ def expected_rows(batch: Batch, key: str, samples: Sequence[int]) -> ExpectedRow
     if key in batch.unsettled:
         raise AmbiguousError(batch.unsettled[key])
     layout = batch.layout
-    rows = rows_of(batch.counts[layout[key].unit].offsets, samples)
+    rows = rows_of(batch.counts[layout[key].unit].offsets, part.samples)
     unit = layout.given_with(key)
     if unit is not None:
-        return _of_media(batch, key, samples, rows, unit)
-    return ExpectedRows(rows, "either" if _is_optional(batch, key, samples) else "required")
+        return _of_media(batch, key, part.samples, rows, unit)
+    return ExpectedRows(rows, "either" if _is_optional(batch, key, part) else "required")
 
 
-def _of_media(
-    batch: Batch, key: str, samples: Sequence[int], rows: Rows, unit: str
-) -> ExpectedRows:
+def _of_media(batch: Batch, key: str, samples: Rows, rows: Rows, unit: str) -> ExpectedRows:
     """As `expected_rows`, for a key that a chunk gets if its samples own some `unit`."""
     rules, axis, counts = batch.rules.of(key), batch.layout[key], batch.counts[unit]
     without_empty = None
@@ -66,11 +64,11 @@ def _of_media(
     return ExpectedRows(rows, presence, without_empty)
 
 
-def _is_optional(batch: Batch, key: str, samples: Sequence[int]) -> bool:
+def _is_optional(batch: Batch, key: str, part: Part) -> bool:
     """Whether the model does not need such a key for these samples, whatever its values."""
     rules = batch.rules
     if key == "attention_mask" and rules.causal and batch.padded is not None:
-        return not _padded(batch, samples)
+        return not _padded(batch, part)
     if not rules.uses(key) or key in TRAINERS_OWN:
         return True  # no model reads it
     if isinstance(batch.inputs.get(key), list):
@@ -78,7 +76,9 @@ def _is_optional(batch: Batch, key: str, samples: Sequence[int]) -> bool:
     return key == "labels"  # the logits are the same; a missing loss is noticed
 
 
-def can_do_without(batch: Batch, key: str, expected: ExpectedRows, chunk: ObservedCall) -> bool:
+def can_do_without(
+    batch: Batch, key: str, part: Part, expected: ExpectedRows, chunk: ObservedCall
+) -> bool:
     """Whether the model's output is the same for a chunk that lacks `key`."""
     rules = batch.rules
     if key == "attention_mask" and chunk.needs_mask is not None:
@@ -86,7 +86,7 @@ def can_do_without(batch: Batch, key: str, expected: ExpectedRows, chunk: Observ
     if expected.presence != "required" or _is_nobodys(batch, key):
         return True
     if key == "attention_mask" and rules.checks_each_sample == "sometimes":
-        return not _own_media(batch, expected.rows) and not _padded(batch, expected.rows)
+        return not _own_media(batch, part) and not _padded(batch, part)
     if key == "attention_mask":
         return batch.is_full(key, expected.rows)
     if _marks_media(batch, key) and batch.is_zero(key, expected.rows):
@@ -97,19 +97,19 @@ def can_do_without(batch: Batch, key: str, expected: ExpectedRows, chunk: Observ
     return key in rules.optional_if_all_ones and batch.is_full(key, expected.rows)
 
 
-def _own_media(batch: Batch, samples: Sequence[int]) -> bool:
+def _own_media(batch: Batch, part: Part) -> bool:
     """Whether the samples have or may have media, which the Omni thinkers place by the mask."""
     units = {*batch.layout.media.values()}
     if not units <= batch.counts.keys():
         return True
-    return any(batch.counts[unit][sample] for unit in units for sample in samples)
+    return any(batch.counts[unit][sample] for unit in units for sample in part.samples)
 
 
-def _padded(batch: Batch, samples: Sequence[int]) -> bool:
+def _padded(batch: Batch, part: Part) -> bool:
     """Whether a mask hides, or may hide, tokens to which later tokens would attend."""
     if not batch.padded:
         return batch.padded is None
-    return not batch.padded.isdisjoint(samples)
+    return not batch.padded.isdisjoint(part.samples)
 
 
 def _marks_media(batch: Batch, key: str) -> bool:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, chain, pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.modality import Modality
@@ -32,15 +31,15 @@ class Sides:
     Attributes:
         noun: `image`, `video` or `audio`.
         unit: What is counted: the noun, or `tile` where each tile has its own features.
-        inputs: The batch's tensors.
-        places: Where each run of each sample begins and ends.
+        batch: The batch.
+        places: Where each run of each sample begins and ends in its span.
         pieces: Lengths of the runs that the features of each unit are written in.
         owned: Units of each sample; None where that is not known.
     """
 
     noun: str
     unit: str
-    inputs: Mapping[str, Any]
+    batch: Batch
     places: Places
     pieces: tuple[tuple[int, ...], ...]
     owned: tuple[int, ...] | None
@@ -53,7 +52,7 @@ class Sides:
     @cached_property
     def runs(self) -> tuple[tuple[Run, ...], ...]:
         """The runs of each sample, with the tokens next to them."""
-        return _runs(self.inputs, self.places)
+        return _runs(self.batch, self.places)
 
     @cached_property
     def placeholders(self) -> list[int]:
@@ -101,7 +100,7 @@ def sides_of(batch: Batch, modality: Modality) -> Sides | None:
         ends = pairwise((0, *accumulate(tiles)))
         pieces = tuple([tuple(chain.from_iterable(pieces[a:b])) for a, b in ends])
         unit, owned = "image", tuple(counts["image"])
-    return Sides(modality.name, unit, batch.inputs, places, pieces, owned)
+    return Sides(modality.name, unit, batch, places, pieces, owned)
 
 
 def _of_tiles(batch: Batch, modality: Modality) -> Sides | None:
@@ -112,17 +111,17 @@ def _of_tiles(batch: Batch, modality: Modality) -> Sides | None:
     owned = tuple(batch.counts["tile"])
     each = sum(modality.features) // sum(owned)
     pieces = ((each,),) * sum(owned)
-    return Sides("image", "tile", batch.inputs, modality.places, pieces, owned)
+    return Sides("image", "tile", batch, modality.places, pieces, owned)
 
 
-def _runs(inputs: Mapping[str, Any], places: Places) -> tuple[tuple[Run, ...], ...]:
-    ids, mask = inputs["input_ids"], inputs.get("attention_mask")
-    if mask is not None and tuple(mask.shape) != tuple(ids.shape):
-        mask = None
+def _runs(batch: Batch, places: Places) -> tuple[tuple[Run, ...], ...]:
+    ids, mask = batch.inputs["input_ids"], batch.inputs.get("attention_mask")
+    masked = mask is not None and tuple(mask.shape) == tuple(ids.shape)
     found = []
     for sample, own in enumerate(places):
-        row = ids[sample].tolist() if own else []
-        seen = [1] * len(row) if mask is None or not own else mask[sample].tolist()
+        row = batch.tokens("input_ids", sample).tolist() if own else []
+        hides = masked and bool(own)
+        seen = batch.tokens("attention_mask", sample).tolist() if hides else [1] * len(row)
         text = [token if real else None for token, real in zip(row, seen, strict=True)]
         edged = [None, *text, None]
         found.append(tuple(Run(b - a, edged[a], edged[b + 1]) for a, b in own))

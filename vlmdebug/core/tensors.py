@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from vlmdebug.core.part import Spans
 from vlmdebug.core.rows import Places
 
 
@@ -24,6 +25,18 @@ def to_numpy(value: Any) -> np.ndarray:
         return value.numpy(force=True)  # views that are negated when they are read, too
     except TypeError:  # bfloat16, float8
         return value.float().numpy(force=True)
+
+
+def side_by_side(table: np.ndarray, spans: Spans, fill: int) -> np.ndarray:
+    """The tokens of each sample in a row of its own, `(sample, seq)`, with `fill` behind them.
+
+    `table` is a key of shape `(row, seq)`.
+    """
+    lengths = spans.lengths
+    apart = np.full((len(spans), max(lengths)), fill, dtype=table.dtype)
+    for own, (row, start, stop) in zip(apart, spans, strict=True):
+        own[: stop - start] = table[row, start:stop]
+    return apart
 
 
 def places_of(mask: np.ndarray) -> Places:

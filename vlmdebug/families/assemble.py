@@ -56,6 +56,7 @@ def assemble(
         inputs=facts.inputs,
         layout=found,
         counts=CountsByUnit(counts, ambiguities),
+        spans=facts.spans,
         modalities=_modalities(facts, found, reading, broken, clips),
         per_image=reading.per_image,
         unpadded=unpadded(facts),

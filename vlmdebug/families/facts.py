@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from vlmdebug.core.batch import Ambiguity
+from vlmdebug.core.part import Spans
 from vlmdebug.core.rows import Counts, Places
-from vlmdebug.core.tensors import places_of, to_numpy
+from vlmdebug.core.tensors import places_of, side_by_side, to_numpy
 from vlmdebug.families.formulas import AudioRule, PixelRule, VideoRule
 
 
@@ -52,26 +53,48 @@ class ProcessorMetadata:
 
 @dataclass(frozen=True)
 class BatchFacts:
-    """The arguments of `read_batch`, from which a family counts."""
+    """The arguments of `read_batch`, from which a family counts.
+
+    `packed`: the tokens of each sample, where rows of `input_ids` hold several.
+    """
 
     inputs: Mapping[str, Any]
     metadata: ProcessorMetadata = ProcessorMetadata()
     num_images: tuple[int, ...] | None = None
     num_tiles: tuple[int, ...] | None = None
     clips: Mapping[str, tuple[int, ...] | None] = field(default_factory=dict)
+    packed: Spans | None = None
 
     @cached_property
+    def spans(self) -> Spans:
+        """The tokens of each sample: whole rows of `input_ids`, if these are not packed."""
+        rows, width = self.inputs["input_ids"].shape
+        return self.packed or Spans.whole(int(rows), int(width))
+
+    @property
     def samples(self) -> int:
-        return int(self.inputs["input_ids"].shape[0])
+        return len(self.spans)
+
+    def by_sample(self, key: str, fill: int = 0) -> np.ndarray:
+        """A key with a row per sample, `(sample, seq)`; `fill` is padding behind packed samples."""
+        table = to_numpy(self.inputs[key])
+        if self.packed is None or table.shape != self.inputs["input_ids"].shape:
+            return table
+        return side_by_side(table, self.packed, fill)
 
     @cached_property
     def ids(self) -> np.ndarray:
-        return to_numpy(self.inputs["input_ids"])  # (sample, seq)
+        pad = self.metadata.pad_token_id
+        return self.by_sample("input_ids", -1 if pad is None else pad)  # (sample, seq)
 
     @cached_property
     def mask(self) -> np.ndarray | None:
         """The `attention_mask`, `(sample, seq)` as a rule; None where the batch has none."""
-        return to_numpy(self.inputs["attention_mask"]) if self.has("attention_mask") else None
+        if self.has("attention_mask"):
+            return self.by_sample("attention_mask")
+        if self.packed is None:
+            return None
+        return side_by_side(np.ones_like(self.inputs["input_ids"]), self.packed, 0)
 
     @cached_property
     def placeholder_mask(self) -> np.ndarray | None:
@@ -81,8 +104,10 @@ class BatchFacts:
             mask = self.ids == self.metadata.image_token_id
             if types is None or "pixel_values_videos" not in self.inputs:
                 return mask
-            return mask & (to_numpy(types) != 2)  # GLM writes image tokens for frames too
-        return None if types is None else to_numpy(types) == 1
+            return mask & (
+                self.by_sample("mm_token_type_ids") != 2
+            )  # GLM writes image tokens for frames too
+        return None if types is None else self.by_sample("mm_token_type_ids") == 1
 
     @property
     def placeholder_source(self) -> str:
@@ -104,7 +129,7 @@ class BatchFacts:
         return None if self.places is None else self.places.runs
 
     @cached_property
-    def spans(self) -> tuple[tuple[int, ...], ...] | None:
+    def between_edges(self) -> tuple[tuple[int, ...], ...] | None:
         """Placeholder tokens between each begin and end token of an image, by sample.
 
         None where the processor has no such tokens, or where they do not pair up, as after

@@ -71,7 +71,7 @@ class InternVL(Family):
         features, inferred = features_of_rows(facts, "pixel_values")
         per_tile = features[0] if features else None
         images = self._images(facts)
-        per_image = _tiles_per_image(facts.spans or facts.runs, per_tile, tiles)
+        per_image = _tiles_per_image(facts.between_edges or facts.runs, per_tile, tiles)
         if facts.num_tiles is not None:
             check_total("num_tiles", facts.num_tiles, "pixel_values", tiles, "tile")
             counts = {"tile": Counts(facts.num_tiles, "num_tiles")}
@@ -136,9 +136,13 @@ def _other_images(facts: BatchFacts) -> tuple[Contradiction, ...]:
 
 def images_by_edges(facts: BatchFacts) -> dict[str, Counts]:
     """Images per sample, where begin and end tokens pair up."""
-    if facts.spans is None:
+    if facts.between_edges is None:
         return {}
-    return {"image": Counts(map(len, facts.spans), "begin and end tokens of images in input_ids")}
+    return {
+        "image": Counts(
+            map(len, facts.between_edges), "begin and end tokens of images in input_ids"
+        )
+    }
 
 
 def _tiles_per_image(

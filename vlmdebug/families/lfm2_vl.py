@@ -91,9 +91,9 @@ class Lfm2VL(Family):
         self, facts: BatchFacts, features: tuple[int, ...] | None
     ) -> dict[str, tuple[int, ...]]:
         """Tiles and tokens of each image, if begin and end tokens mark the images."""
-        if facts.spans is None or features is None:
+        if facts.between_edges is None or features is None:
             return {}
-        tokens = tuple(span for sample in facts.spans for span in sample)
+        tokens = tuple(span for sample in facts.between_edges for span in sample)
         tiles = split_by_placeholders(features, tokens)
         return {} if tiles is None else {"tile": tuple(tiles), "feature": tokens}
 

@@ -53,7 +53,8 @@ def scene_of(
     """
     if "image" not in batch.counts:
         return None
-    facts = BatchFacts(batch.inputs, ProcessorMetadata(image_token_id=batch.image.token_id))
+    known = ProcessorMetadata(image_token_id=batch.image.token_id)
+    facts = BatchFacts(batch.inputs, known, packed=batch.packed)
     found = {image: thumbnail(batch, image, SIDE, originals) for image in dict.fromkeys(images)}
     return Scene(
         units={key: axis.unit for key, axis in batch.layout.items()},
@@ -61,7 +62,7 @@ def scene_of(
         per_image={
             unit: tuple(rows) for unit, rows in batch.per_image.items() if unit != "feature"
         },
-        tokens=int(batch.inputs["input_ids"].shape[-1]),
+        tokens=max(batch.spans.lengths),
         places=_places(facts.places or (), batch),
         thumbnails={image: uri for image, uri in found.items() if uri is not None},
         parts={

@@ -9,7 +9,7 @@ import numpy as np
 from vlmdebug.core.keys import ALONG_TOKENS, PROMPT_TYPES
 from vlmdebug.core.layout import Layout
 from vlmdebug.core.rules import ModelRules
-from vlmdebug.core.tensors import by_sample, to_numpy
+from vlmdebug.core.tensors import by_sample
 from vlmdebug.families.facts import BatchFacts
 
 MARKS_EDGES = "moe_mm_token_type_ids"
@@ -23,7 +23,7 @@ def marked(facts: BatchFacts, rules: ModelRules) -> dict[str, tuple[int, ...]]:
     `moe_mm_token_type_ids` (`processing_ernie4_5_vl_moe.create_moe_mm_token_type_ids`, 5.23), so
     that a run with one of its neighbours marked and the other not has moved.
     """
-    mask = facts.placeholder_mask
+    mask, ids = facts.placeholder_mask, facts.inputs["input_ids"]
     if mask is None or facts.metadata.image_token_id is None:
         return {}
     keys = ["mm_token_type_ids", MARKS_EDGES]
@@ -32,8 +32,10 @@ def marked(facts: BatchFacts, rules: ModelRules) -> dict[str, tuple[int, ...]]:
     found = {}
     for key in keys:
         types = facts.inputs.get(key)
-        if types is not None and tuple(types.shape) == mask.shape:
-            ones = to_numpy(types) == int(not (prompt and key == PROMPT_TYPES))  # (sample, seq)
+        if types is not None and tuple(types.shape) == tuple(ids.shape):
+            ones = facts.by_sample(key) == int(
+                not (prompt and key == PROMPT_TYPES)
+            )  # (sample, seq)
             marked = by_sample(ones & mask)
             if key == MARKS_EDGES:
                 lopsided = _lopsided(ones, facts.places or ())

@@ -277,7 +277,7 @@ def _mask(facts: BatchFacts, unit: str, token: int | None) -> np.ndarray | None:
     """Where the placeholder tokens of the clips are, `(sample, seq)`."""
     types = facts.inputs.get("mm_token_type_ids")
     if types is not None:
-        found = to_numpy(types) == TYPES[unit]
+        found = facts.by_sample("mm_token_type_ids") == TYPES[unit]
         if found.any() or token is None:
             return found
     return None if token is None else facts.ids == token

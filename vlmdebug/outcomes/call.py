@@ -9,8 +9,8 @@ from vlmdebug.core.batch import Batch
 from vlmdebug.core.layout import Layout
 from vlmdebug.core.modality import Modality
 from vlmdebug.core.observed import ObservedKey
+from vlmdebug.core.part import Part
 from vlmdebug.core.presence import ExpectedRows
-from vlmdebug.core.rows import Rows
 from vlmdebug.core.rules import ModelRules
 
 
@@ -19,14 +19,14 @@ class Call:
 
     Attributes:
         keys: The rows that each key holds.
-        samples: The samples of the call.
+        part: What the call should process.
         placeholders: Placeholder tokens of images, if known.
         expected: The rows of a key that the call should get.
     """
 
     batch: Batch
     keys: Mapping[str, ObservedKey]
-    samples: Rows
+    part: Part
     layout: Layout
     rules: ModelRules
     placeholders: int | None
@@ -36,11 +36,11 @@ class Call:
         self,
         batch: Batch,
         keys: Mapping[str, ObservedKey],
-        samples: Rows,
+        part: Part,
         placeholders: int | None,
         expected: Callable[[str], ExpectedRows],
     ) -> None:
-        self.batch, self.keys, self.samples = batch, keys, samples
+        self.batch, self.keys, self.part = batch, keys, part
         self.layout, self.rules = batch.layout, batch.rules
         self.placeholders, self.expected = placeholders, expected
 
@@ -53,7 +53,7 @@ class Call:
         """Features the model would make of the rows of a modality used."""
         key, keys = modality.feature_key, modality.keys
         if not keys:
-            return self.batch.features_of(self.samples, modality.name)
+            return self.batch.features_of(self.part, modality.name)
         if key is None or modality.features is None:
             return None
         used = self.keys.get(key)

@@ -12,7 +12,7 @@ def takes_clips(call: Call, clips: Modality) -> bool | None:
     The answer is None for other videos and audio: their number of features is not known.
     """
     grids, pixels = call.keys.get("video_grid_thw"), call.keys.get("pixel_values_videos")
-    step, made = call.batch.balance_of(call.samples, clips.name), clips.features
+    step, made = call.batch.balance_of(call.part, clips.name), clips.features
     if "video_grid_thw" not in clips.keys or step is None or not made:
         return None
     if pixels is None:  # without pixels it compares nothing, but M-RoPE may read the grid

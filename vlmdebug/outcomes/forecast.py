@@ -15,8 +15,8 @@ from vlmdebug.core.change import Change
 from vlmdebug.core.layout import SAMPLE_WITH_IMAGES
 from vlmdebug.core.modality import Modality
 from vlmdebug.core.observed import ObservedCall, ObservedKey
+from vlmdebug.core.part import Part
 from vlmdebug.core.presence import ExpectedRows, expected_rows
-from vlmdebug.core.rows import Rows
 from vlmdebug.errors import AmbiguousError
 from vlmdebug.outcomes.forward import Forward
 from vlmdebug.outcomes.reasons import DEPENDS, LOUD, Outcome, Raises, Runs, Unknown, outcome
@@ -31,10 +31,10 @@ class Forecast:
 
     batch: Batch
     chunk: ObservedCall
-    samples: Rows
+    part: Part
 
-    def __init__(self, batch: Batch, chunk: ObservedCall, samples: Rows) -> None:
-        self.batch, self.chunk, self.samples = batch, chunk, samples
+    def __init__(self, batch: Batch, chunk: ObservedCall, part: Part) -> None:
+        self.batch, self.chunk, self.part = batch, chunk, part
         self._expected: dict[str, ExpectedRows] = {}
         self._calls: dict[frozenset[str], Forward] = {}
 
@@ -42,13 +42,13 @@ class Forecast:
         """The rows of `key` that the chunk should get; raises as `expected_rows` does."""
         found = self._expected.get(key)
         if found is None:
-            found = self._expected[key] = expected_rows(self.batch, key, self.samples)
+            found = self._expected[key] = expected_rows(self.batch, key, self.part)
         return found
 
     @cached_property
     def call(self) -> Forward:
         """The chunk as it is, with all that is wrong in it."""
-        return Forward(self.batch, self.chunk.keys, self.samples, self._written, self.expected)
+        return Forward(self.batch, self.chunk.keys, self.part, self._written, self.expected)
 
     @property
     def _written(self) -> int | None:
@@ -210,10 +210,10 @@ class Forecast:
             mended = self._mended(key, keys.pop(key, None))
             if mended is not None:
                 keys[key] = mended
-        placeholders = self.batch.placeholders_of(self.samples)
+        placeholders = self.batch.placeholders_of(self.part)
         if placeholders is None or "input_ids" in wrong:
             placeholders = self._written
-        return Forward(self.batch, keys, self.samples, placeholders, self.expected)
+        return Forward(self.batch, keys, self.part, placeholders, self.expected)
 
     def _mended(self, key: str, used: ObservedKey | None) -> ObservedKey | None:
         """A key as it should have been passed; a right one is unchanged."""

@@ -69,7 +69,9 @@ class Forward(Call):
             return False
         if not self.rules.checks_totals:  # then it pairs rows with samples
             rows = {name: used.length for name, used in self.keys.items() if name in layout.media}
-            return all(self.rules.of(name).takes(rows[name], len(self.samples)) for name in rows)
+            return all(
+                self.rules.of(name).takes(rows[name], len(self.part.samples)) for name in rows
+            )
         balance = self.balance
         if balance is None:
             return None
@@ -171,8 +173,8 @@ class Forward(Call):
             return True
         made = iter([features[row] for row in used.rows])
         if self.rules.checks_each_sample == "sometimes":
-            return [run for sample in self.samples for run in runs[sample]] == [*made]
-        for sample in self.samples:
+            return [run for sample in self.part.samples for run in runs[sample]] == [*made]
+        for sample in self.part.samples:
             if sum(runs[sample]) != sum(islice(made, len(runs[sample]))):
                 return False
         return next(made, None) is None

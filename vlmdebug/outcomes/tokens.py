@@ -14,7 +14,7 @@ def takes_tokens(call: Call, key: str) -> bool | None:
 
     Without pixels, M-RoPE computes positions without the keys that describe pixels.
     """
-    rules, used, samples = call.rules, call.keys[key], len(call.samples)
+    rules, used, samples = call.rules, call.keys[key], len(call.part.samples)
     if not rules.uses(key, positions=call.layout.feature_key not in call.keys):
         return True
     if call.is_odd(key, used):
@@ -53,7 +53,7 @@ def _places_fit(call: Call, key: str) -> bool | None:
         return None
     grids = iter([made[row] for row in used.rows or ()])
     mask_rows = masks.rows if masks is not None else None
-    for place, row in enumerate(list(types.rows or ())[: len(call.samples)]):
+    for place, row in enumerate(list(types.rows or ())[: len(call.part.samples)]):
         marked = _values(call, "mm_token_type_ids", row)
         if mask_rows is not None:
             kept = _values(call, "attention_mask", list(mask_rows)[place])

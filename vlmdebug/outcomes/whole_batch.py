@@ -42,7 +42,7 @@ def runs_with_stray(batch: Batch, unit: str, sample: int) -> bool | None:
     places = bool(rules.only_used_for_position_ids and batch.image.keys)
     if unit != "video" or types is None or not places:
         return True
-    return not bool((types[sample] == 2).any())
+    return not bool((batch.tokens("mm_token_type_ids", sample) == 2).any())
 
 
 def runs_side_by_side(batch: Batch) -> bool | None:

@@ -17,6 +17,7 @@ from vlmdebug.core.change import Change
 from vlmdebug.core.keys import BOOKKEEPING, TYPE_IDS
 from vlmdebug.core.layout import Axis
 from vlmdebug.core.observed import Made, ObservedCall, ObservedKey
+from vlmdebug.core.part import Part
 from vlmdebug.core.presence import expected_rows
 from vlmdebug.core.rows import Rows
 from vlmdebug.core.tensors import unreadable
@@ -71,6 +72,7 @@ class _Chunk:
     ) -> None:
         self.batch, self.finder, self.given = batch, finder, given
         self.samples: Rows | range = planned_samples
+        self._part: Part | None = None
         self.width: int | None = None
         self.columns: Columns | None = None
         self.realigned: Realigned | None = None
@@ -139,7 +141,7 @@ class _Chunk:
         told = rows if source is None and rows is not None and not rows.foreign else None
         self.width = ids.shape[-1] if ids.ndim == 2 else None
         if told is not None:
-            self.samples = told
+            self.samples, self._part = told, None
             self.columns = columns if self.realigned is None else None
         self.placeholders = _placeholders(self.batch, ids, told, is_slice)
         length = ids.shape[0] if ids.ndim else 1
@@ -238,7 +240,8 @@ class _Chunk:
         if key not in self.batch.layout:
             return None
         try:
-            return expected_rows(self.batch, key, self.samples).rows
+            self._part = self._part or self.batch.part(self.samples)
+            return expected_rows(self.batch, key, self._part).rows
         except (AmbiguousError, IndexError):
             return None
 
@@ -281,7 +284,7 @@ def _placeholders(batch: Batch, ids: Any, rows: Rows | None, is_slice: bool) -> 
     for name, modality in batch.modalities.items():
         counted = None
         if known is not None and (is_slice or modality.token_id is None):
-            counted = batch.placeholders_of(known, name)
+            counted = batch.placeholders_of(batch.part(known), name)
         elif modality.token_id is not None:
             counted = int((ids == modality.token_id).sum())
         if counted is not None:

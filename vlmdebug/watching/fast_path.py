@@ -93,7 +93,8 @@ def _report(batch: Batch, samples: range, keys: Sequence[str]) -> Report:
     for key in keys:
         rows = rows_of(batch.counts[batch.layout[key].unit].offsets, samples)
         used[key] = ObservedKey(rows, len(rows))
-    written = {name: batch.placeholders_of(samples, name) for name in batch.modalities}
+    part = batch.part(samples)
+    written = {name: batch.placeholders_of(part, name) for name in batch.modalities}
     known = {name: count for name, count in written.items() if count is not None}
     chunk = ObservedCall(used, known)
     return compare(batch, SlicerRun([chunk], len(samples), slicer="watched calls", partial=True))
