@@ -311,21 +311,6 @@ def test_equal_things_cannot_be_told_apart():
     assert not report.mismatches
 
 
-@pytest.mark.parametrize(
-    "packed",
-    [
-        pytest.param({"position_ids": torch.tensor([[0, 1, 2, 0, 1, 2]])}, id="restart"),
-        pytest.param({"cu_seq_lens_q": torch.tensor([0, 3, 6])}, id="lengths"),
-        pytest.param({"max_length_k": 3}, id="longest sequence"),
-    ],
-)
-def test_packed_batch_is_refused_with_the_reason(packed):
-    ids = torch.tensor([[1, 5, 6, 1, 5, 7]])
-
-    with pytest.raises(vd.BadInput, match="The batch is packed: 1 row of 6 tokens"):
-        vd.read_batch({"input_ids": ids, **packed})
-
-
 @pytest.mark.parametrize("positions", [[0, 1, 2, 3, 4, 5], [1, 1, 0, 1, 2, 3], [0, 0, 0, 1, 2, 3]])
 def test_single_sample_is_not_taken_for_a_packed_batch(positions):
     ids = torch.tensor([[0, 0, 1, 5, 6, 7]])

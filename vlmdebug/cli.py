@@ -269,6 +269,7 @@ def _try_story(batch: Any, chunk_size: int) -> None:
     from vlmdebug.running.check import check
     from vlmdebug.slicers import STORY
 
+    batch.refuse_packed()
     batch.refuse_ambiguity()
     _print("\nHow known slicers would cut this batch:\n")
     for slicer in STORY:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from vlmdebug.core.change import Change
-from vlmdebug.core.observed import MadeReason
+from vlmdebug.core.observed import MadeReason, Seams
 
 
 class Unmatched(NamedTuple):
@@ -106,6 +106,13 @@ class LostMask(NamedTuple):
     key: str
 
 
+class NotApart(NamedTuple):
+    """Samples of packed rows that the model may not keep apart."""
+
+    samples: int
+    why: Seams
+
+
 class Written(NamedTuple):
     """Media that were written to between two chunks of a watched program."""
 
@@ -126,6 +133,7 @@ Doubt = (
     | NotFinite
     | SidesUnseen
     | LostMask
+    | NotApart
     | Written
 )
 """What was not compared."""

@@ -13,6 +13,7 @@ from vlmdebug.checking.doubts import (
     LostMask,
     MayDiffer,
     MoreColumns,
+    NotApart,
     NotFinite,
     NotRecomputed,
     SidesUnseen,
@@ -22,7 +23,7 @@ from vlmdebug.checking.doubts import (
     Written,
 )
 from vlmdebug.core.change import Change
-from vlmdebug.core.observed import MadeBy, MadeReason
+from vlmdebug.core.observed import MadeBy, MadeReason, Seams
 from vlmdebug.core.wording import listed, number
 
 MOST_SAMPLES = 8
@@ -73,6 +74,42 @@ def columns_cut(key: str, change: Change) -> str:
     pairs = zip(change.given, change.expected, strict=True)
     cut = [f"{given} of {have}" for given, have in pairs if given != have]
     return f"columns of {key} were cut: {' and '.join(cut)}"
+
+
+ALONE = "Compare the logits of a packed row with those of its samples alone."
+SEAMS: Mapping[Seams, tuple[str, str]] = {
+    Seams.MODEL: (
+        "it is not known what keeps samples apart in this model",
+        f"Pass config= if it was not passed. {ALONE}",
+    ),
+    Seams.MASK: (
+        "with an attention_mask, models ignore where position_ids start again",
+        "Leave attention_mask out of a packed batch.",
+    ),
+    Seams.NO_POSITIONS: (
+        "no position_ids start again at each of them",
+        "Pass position_ids that begin at 0 in each sample.",
+    ),
+    Seams.ORDER: (
+        "position_ids do not go 0, 1, 2 … in each of them",
+        "Compute position_ids of each sample alone, and concatenate them.",
+    ),
+    Seams.PLANES: (
+        "position_ids have another number of planes than the model needs to separate them",
+        "Models with M-RoPE need (4, row, seq): the places of text, then time, height and width. "
+        "Other models need (row, seq).",
+    ),
+    Seams.MROPE: (
+        "position_ids are not M-RoPE's places of each sample alone",
+        "Call get_rope_index of the model for each sample, and concatenate the results.",
+    ),
+    Seams.LABELS: (
+        "the first token of one is a label, which is learned from the last token before it",
+        "Set the first label of each sample to -100.",
+    ),
+    Seams.OPEN: ("M-RoPE's places of this model are not recomputed", ALONE),
+}
+"""Why packed samples may not be apart, and what to do."""
 
 
 def doubt(one: Doubt) -> str:
@@ -184,7 +221,7 @@ def _lost_mask(one: LostMask) -> str:
 
 
 def _of_batch(
-    one: MoreColumns | WholePixels | NotFinite | Hidden | Unmasked | LostMask | Written,
+    one: MoreColumns | WholePixels | NotFinite | Hidden | Unmasked | LostMask | NotApart | Written,
 ) -> str:
     match one:
         case MoreColumns(key, columns, of_ids):
@@ -214,6 +251,12 @@ def _of_batch(
             )
         case LostMask():
             return _lost_mask(one)
+        case NotApart(samples, why):
+            said, todo = SEAMS[why]
+            return (
+                f"Rows of input_ids hold {samples} samples, but {said}, so the model may mix them. "
+                f"{todo}"
+            )
         case Written(key):
             return (
                 f"{key} was modified in place between two chunks of the same input_ids, so its "

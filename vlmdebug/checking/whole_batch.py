@@ -28,6 +28,7 @@ from vlmdebug.checking.doubts import (
     Hidden,
     LostMask,
     MoreColumns,
+    NotApart,
     NotRecomputed,
     Unmasked,
     WholePixels,
@@ -42,7 +43,7 @@ from vlmdebug.core.alignment import Step, align_runs, fits
 from vlmdebug.core.batch import Batch, Contradiction
 from vlmdebug.core.keys import PIXELS
 from vlmdebug.core.modality import Modality
-from vlmdebug.core.observed import Made, SlicerRun
+from vlmdebug.core.observed import Made, Seams, SlicerRun
 from vlmdebug.core.part import Part
 from vlmdebug.core.presence import expected_rows
 from vlmdebug.core.record import ChunkReport, KeyReport, KeyState
@@ -52,16 +53,17 @@ from vlmdebug.outcomes.reasons import DEPENDS, Outcome, Raises, Runs, Unknown, o
 from vlmdebug.outcomes.whole_batch import runs_side_by_side, runs_unchecked, runs_with_runs
 
 
-def check_alone(batch: Batch, *, one_chunk: bool = False) -> Report:
+def check_alone(batch: Batch, *, one_chunk: bool = False, seams: Seams | None = None) -> Report:
     """The batch without a slicer: expected rows, placeholders and features.
 
-    A line per sample, or one for all of them.
+    A line per sample, or one for all of them. `seams`: why packed samples may not be apart.
     """
     report = planned_report(batch, one_chunk=one_chunk)
+    apart = [] if seams is None else [NotApart(len(batch), seams)]
     return replace(
         report,
         mismatches=tuple(as_mismatch(one, batch) for one in batch_differences(batch)),
-        ambiguities=tuple(doubts_alone(batch)),
+        ambiguities=(*doubts_alone(batch), *map(doubt, apart)),
     )
 
 

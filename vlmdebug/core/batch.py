@@ -18,7 +18,7 @@ from vlmdebug.core.modality import Modality, total
 from vlmdebug.core.part import Part, Spans
 from vlmdebug.core.rows import Counts, chunk_bounds
 from vlmdebug.core.rules import ModelRules
-from vlmdebug.errors import AmbiguousError
+from vlmdebug.errors import AmbiguousError, BadInput
 
 
 @dataclass(frozen=True)
@@ -125,11 +125,11 @@ class Batch:
 
         Raises:
             AmbiguousError: The batch fits several layouts or counts.
-            BadInput: `chunk_size` is not a whole number of 1 or more.
+            BadInput: `chunk_size` is not a whole number of 1 or more, or the batch is packed.
         """
+        self.refuse_packed()
         self.refuse_ambiguity()
-        bounds = chunk_bounds(len(self), chunk_size)
-        return self._cut(bounds)
+        return self._cut(chunk_bounds(len(self), chunk_size))
 
     def _cut(self, bounds: Sequence[tuple[int, int]]) -> Iterator[dict[str, Any]]:
         whole, plain, counted = self._cuts
@@ -167,9 +167,8 @@ class Batch:
     @cached_property
     def padded(self) -> frozenset[int] | None:
         """Samples that need their `attention_mask`; None if that is not known."""
-        if self.unpadded is None:
-            return None
-        return frozenset(sample for sample, full in enumerate(self.unpadded) if not full)
+        full = self.unpadded
+        return None if full is None else frozenset(s for s, one in enumerate(full) if not one)
 
     @property
     def image(self) -> Modality:
@@ -198,8 +197,8 @@ class Batch:
         for key, axis in self.layout.items():
             shape = [*getattr(self.inputs[key], "shape", ())]
             tokens = axis.unit == "sample" and key not in self.layout.media and len(shape) > 1
-            if axis.columns:
-                found[key] = axis.dim + 1
+            if axis.columns or axis.unit == "token":
+                found[key] = axis.dim + int(axis.columns)
             elif tokens and shape[-1] == self.inputs["input_ids"].shape[-1]:
                 found[key] = len(shape) - 1
         return found
@@ -300,8 +299,22 @@ class Batch:
         written, made = self.placeholders_of(part, modality), self.features_of(part, modality)
         return None if written is None or made is None else (written, made)
 
+    def refuse_packed(self) -> None:
+        """Raise `BadInput` if a row of `input_ids` holds several samples: it cannot be cut yet."""
+        if self.packed is not None:
+            raise BadInput(_cannot_cut(len(self), self.counts["sample"].evidence))
+
     def refuse_ambiguity(self) -> None:
         """Raise `AmbiguousError` if some key cannot be cut."""
         blocking = [ambiguity for ambiguity in self.ambiguities if ambiguity.keys]
         if blocking:
             raise AmbiguousError("\n".join(ambiguity.message for ambiguity in blocking))
+
+
+def _cannot_cut(samples: int, source: str) -> str:
+    """What to do with a packed batch; `source` gives the samples."""
+    return (
+        f"The batch is packed: {samples} samples share rows of input_ids (see {source}), and "
+        "packed rows cannot be cut yet. check(batch) judges them as they are. To cut chunks, pass "
+        "the batch before packing (padding_free=False in TRL)."
+    )

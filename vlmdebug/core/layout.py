@@ -60,6 +60,8 @@ class Axis:
     def __str__(self) -> str:
         if self.unit == "ambiguous":
             return "no reading fits"
+        if self.unit == "token":
+            return "one column per token of packed rows"
         text = f"one row per {self.unit}" if self.unit != "batch" else "not cut"
         if self.dim:
             text += f" on dim {self.dim}"
@@ -134,7 +136,7 @@ class Layout(Mapping[str, Axis]):
         """`media`, `tokens` for a row or more per sample, or `whole` for keys that are not cut."""
         if self.axes[key].unit == "batch":
             return "whole"
-        tokens = key not in self.media and self.axes[key].unit in ("sample", "ambiguous")
+        tokens = key not in self.media and self.axes[key].unit in ("sample", "token", "ambiguous")
         return "tokens" if tokens else "media"
 
     def __hash__(self) -> int:

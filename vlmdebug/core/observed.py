@@ -76,6 +76,19 @@ class MadeBy(Enum):
     NOT_MARKED = auto()
 
 
+class Seams(Enum):
+    """Why the samples of packed rows may not be apart for the model."""
+
+    MODEL = auto()
+    MASK = auto()
+    NO_POSITIONS = auto()
+    ORDER = auto()
+    PLANES = auto()
+    MROPE = auto()
+    OPEN = auto()
+    LABELS = auto()
+
+
 class MadeReason(NamedTuple):
     """Why a key that was made is wrong or was not checked, with the shapes that show it."""
 

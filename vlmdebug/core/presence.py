@@ -41,7 +41,11 @@ def expected_rows(batch: Batch, key: str, part: Part) -> ExpectedRows:
     if key in batch.unsettled:
         raise AmbiguousError(batch.unsettled[key])
     layout = batch.layout
-    rows = rows_of(batch.counts[layout[key].unit].offsets, part.samples)
+    counted = layout.axes[key].unit
+    if counted == "token":
+        rows = part.tokens(int(batch.inputs["input_ids"].shape[1]))
+    else:
+        rows = rows_of(batch.counts[counted].offsets, part.samples)
     unit = layout.given_with(key)
     if unit is not None:
         return _of_media(batch, key, part.samples, rows, unit)

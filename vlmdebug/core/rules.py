@@ -98,6 +98,7 @@ class ModelRules:
         raises_without: Keys without which the model raises if it has pixels. It runs without any
             other key, but its output changes.
         sometimes_returned: Media keys that only some processors of the layout return.
+        separates_packed: Whether `position_ids` that start again keep samples in one row apart.
         keys: Rules of single media keys; `KeyRules()` for any other key.
         tokens: What the model does with wrong rows of each token key.
     """
@@ -113,6 +114,7 @@ class ModelRules:
     optional_if_all_ones: frozenset[str] = frozenset()
     raises_without: frozenset[str] = frozenset()
     sometimes_returned: frozenset[str] = frozenset()
+    separates_packed: bool = False
     keys: Mapping[str, KeyRules] = field(default_factory=dict)
     tokens: Mapping[str, TokenRows] = field(default_factory=dict)
 

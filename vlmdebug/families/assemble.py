@@ -13,7 +13,16 @@ from typing import Any
 import numpy as np
 
 from vlmdebug.core.batch import Ambiguity, Batch, Contradiction, CountsByUnit
-from vlmdebug.core.keys import KEYS, KNOWN, ROWLESS, TOKEN_KEYS, TRAINERS_OWN
+from vlmdebug.core.keys import (
+    ALONG_TOKENS,
+    KEYS,
+    KNOWN,
+    MEDIA_KEYS,
+    PACKED,
+    ROWLESS,
+    TOKEN_KEYS,
+    TRAINERS_OWN,
+)
 from vlmdebug.core.layout import Axis, Layout
 from vlmdebug.core.modality import Modality
 from vlmdebug.core.rows import Counts
@@ -31,6 +40,7 @@ from vlmdebug.families.contradictions import (
 )
 from vlmdebug.families.facts import BatchFacts, CountResult
 from vlmdebug.families.missing import lacks, lost_masks, promised, strays
+from vlmdebug.families.packing import SEPARATES
 from vlmdebug.families.rules import USUAL
 from vlmdebug.families.token_masks import columns, hidden, marked, unmasked, unpadded
 from vlmdebug.families.video_audio import ClipReading, read_clips
@@ -46,7 +56,9 @@ def assemble(
     family = _family(facts, layout)
     clips = read_clips(facts, facts.clips)
     found, reading = _laid_out(facts, family, clips, overrides)
-    counts = {"sample": Counts([1] * facts.samples, "rows of input_ids"), **reading.counts}
+    counts = {"sample": Counts([1] * facts.samples, facts.packing.source), **reading.counts}
+    if facts.packed is not None:
+        counts["token"] = Counts(facts.packed.lengths, facts.packing.source)
     counts |= {unit: count for one in clips for unit, count in one.counts.items()}
     refuse_uncounted(overrides, found, counts)
     odd = odd_dimensions(facts, family)
@@ -115,6 +127,8 @@ def _laid_out(
         media=media,
         feature_key=found.feature_key if found.feature_key in own else None,
     )
+    if facts.packed is not None and facts.metadata.model_type in SEPARATES:
+        found = replace(found, rules=replace(found.rules, separates_packed=True))
     return found, reading
 
 
@@ -128,7 +142,8 @@ def _ambiguities(
 ) -> tuple[Ambiguity, ...]:
     """All that cannot be settled or cannot all be right; keys of `odd` can be cut all the same."""
     unsettled = [ambiguity for one in clips for ambiguity in one.ambiguities]
-    found = [*reading.ambiguities, *unsettled, *strangers(facts, layout)]
+    found = [*facts.packing.ambiguities, *reading.ambiguities, *unsettled]
+    found += strangers(facts, layout)
     named = [key for one in found if isinstance(one, Contradiction) for key in one.keys]
     found += [replace(one, keys=()) for one in odd]
     found += other_rows(facts, layout, counts, named)
@@ -160,6 +175,8 @@ def _modalities(
 
 def _token_axes(facts: BatchFacts, *, known: bool) -> dict[str, Axis]:
     """Axes of keys with a row per sample or none; `known`: the layout of the batch is."""
+    if facts.packed is not None:
+        return _packed_axes(facts)
     axes: dict[str, Axis] = {}
     samples = facts.samples
     for key, value in facts.inputs.items():
@@ -196,6 +213,28 @@ def _is_trainers(facts: BatchFacts, key: str, known: bool) -> bool:
     if taken is not None:
         return key not in taken
     return known and bool(returned) and len(facts.inputs[key].shape) == 1
+
+
+def _packed_axes(facts: BatchFacts) -> dict[str, Axis]:
+    """Axes of the keys that are no media, if rows of `input_ids` hold several samples."""
+    shape, axes = tuple(facts.inputs["input_ids"].shape), dict[str, Axis]()
+    for key, value in facts.inputs.items():
+        own = tuple(getattr(value, "shape", ()))
+        if own[-2:] == shape and len(own) <= len(shape) + 1 and key not in MEDIA_KEYS:
+            axes[key] = Axis("token", dim=len(own) - 1)
+        elif isinstance(value, list) and len(value) == facts.samples:
+            axes[key] = PER_SAMPLE
+        elif not own or key in ROWLESS or key in PACKED or key in ALONG_TOKENS:
+            axes[key] = WHOLE
+        elif key in TOKEN_KEYS and own[0] == facts.samples and len(own) <= 2:
+            axes[key] = PER_SAMPLE
+        elif key in TOKEN_KEYS:
+            raise BadInput(
+                f"{key} has shape {own}, but the packed input_ids has {shape}. "
+                "One of the two was cut, padded or packed without the other. "
+                "Pass both as the packing returned them."
+            )
+    return axes
 
 
 def _no_media(facts: BatchFacts) -> CountResult:

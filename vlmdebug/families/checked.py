@@ -5,29 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vlmdebug.core.keys import BOOKKEEPING, KNOWN, PACKED, ROWLESS
-from vlmdebug.core.tensors import to_numpy, unreadable
+from vlmdebug.core.keys import BOOKKEEPING, KNOWN, ROWLESS
+from vlmdebug.core.tensors import unreadable
 from vlmdebug.errors import BadInput
 from vlmdebug.families.unreadable import refuse_measures, refuse_too_many, refuse_unreadable
 from vlmdebug.safe import one_line
-
-
-def refuse_packed(tensors: Mapping[str, Any]) -> None:
-    """Refuse sequences packed into one row, which no cut by rows of `input_ids` can part."""
-    ids, positions = tensors["input_ids"], tensors.get("position_ids")
-    signs = [key for key in PACKED if key in tensors]
-    if not signs and len(ids) == 1 and getattr(positions, "ndim", 0) == 2:
-        row = to_numpy(positions)[0]  # (seq,)
-        real = to_numpy(tensors["attention_mask"])[0] if "attention_mask" in tensors else row >= 0
-        starts = int(((row[1:] == 0) & (real[:-1] != 0)).sum())
-        signs = [f"position_ids, which starts again {starts} times"] if starts else []
-    if signs:
-        raise BadInput(
-            f"The batch is packed: {len(ids)} row of {ids.shape[1]} tokens holds several sequences "
-            f"(see {signs[0]}). Samples are rows of input_ids here, so nothing can be cut between "
-            "packed ones. Pass the batch before packing (padding_free=False in TRL), or a chunk "
-            "of samples at a time."
-        )
 
 
 def checked_tensors(inputs: Mapping[str, Any]) -> dict[str, Any]:

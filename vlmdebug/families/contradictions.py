@@ -40,16 +40,21 @@ def _may_count(unit: str) -> bool:
 
 def other_rows(
     facts: BatchFacts, layout: Layout, counts: Mapping[str, Counts], wrong: Collection[str]
-) -> list[Contradiction]:
+) -> list[Ambiguity]:
     """Tensors that are not as long as their counts say; the message names both numbers."""
-    found: list[Contradiction] = []
+    found: list[Ambiguity] = []
     for key, axis in layout.items():
         value = facts.inputs[key]
         if axis.unit not in counts or isinstance(value, list) or key in wrong:
             continue
+        if axis.unit == "token":  # its shape is that of input_ids
+            continue
         rows = value.shape[axis.dim] if len(value.shape) > axis.dim else 0
         count = counts[axis.unit]
         if rows != count.total:
+            if facts.packed is not None and axis.unit == "sample":
+                found.append(_packed_rows(key, rows, count.total))
+                continue
             takes = key in layout.media and layout.rules.of(key).takes(rows, count.total)
             said = (
                 f"{key} has {rows} rows on dim {axis.dim}, but layout {layout.family} has one row "
@@ -60,6 +65,15 @@ def other_rows(
             silent = None if takes or not layout.rules.predict else False
             found.append(Contradiction((key,), None, said, silent=silent))
     return found
+
+
+def _packed_rows(key: str, rows: int, samples: int) -> Ambiguity:
+    """A padded row of media may be a sample, a packed row, or a sample that has media."""
+    said = (
+        f"{key} has {rows} rows for {samples} packed samples, so its rows were not matched to "
+        "samples and were not checked. Pass one row per sample, or the batch before packing."
+    )
+    return Ambiguity((key,), None, said)
 
 
 def odd_dimensions(facts: BatchFacts, family: Family | None) -> list[Contradiction]:

@@ -14,6 +14,7 @@ from vlmdebug.core.part import Spans
 from vlmdebug.core.rows import Counts, Places
 from vlmdebug.core.tensors import places_of, side_by_side, to_numpy
 from vlmdebug.families.formulas import AudioRule, PixelRule, VideoRule
+from vlmdebug.families.packing import Packing
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class ProcessorMetadata:
 class BatchFacts:
     """The arguments of `read_batch`, from which a family counts.
 
-    `packed`: the tokens of each sample, where rows of `input_ids` hold several.
+    `packing`: the tokens of each sample, where rows of `input_ids` hold several.
     """
 
     inputs: Mapping[str, Any]
@@ -63,7 +64,12 @@ class BatchFacts:
     num_images: tuple[int, ...] | None = None
     num_tiles: tuple[int, ...] | None = None
     clips: Mapping[str, tuple[int, ...] | None] = field(default_factory=dict)
-    packed: Spans | None = None
+    packing: Packing = field(default_factory=Packing)
+
+    @property
+    def packed(self) -> Spans | None:
+        """The tokens of each sample of packed rows; None where each row is one sample."""
+        return self.packing.spans
 
     @cached_property
     def spans(self) -> Spans:
@@ -94,7 +100,7 @@ class BatchFacts:
             return self.by_sample("attention_mask")
         if self.packed is None:
             return None
-        return side_by_side(np.ones_like(self.inputs["input_ids"]), self.packed, 0)
+        return side_by_side(np.ones(self.inputs["input_ids"].shape, dtype=np.int64), self.packed, 0)
 
     @cached_property
     def placeholder_mask(self) -> np.ndarray | None:

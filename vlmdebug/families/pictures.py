@@ -27,6 +27,7 @@ from vlmdebug.core.scene import Scene
 from vlmdebug.core.tensors import to_numpy
 from vlmdebug.errors import BadInput
 from vlmdebug.families.facts import BatchFacts, ProcessorMetadata
+from vlmdebug.families.packing import Packing
 
 SIDE = 72
 """Longest side of a thumbnail in pixels."""
@@ -54,7 +55,7 @@ def scene_of(
     if "image" not in batch.counts:
         return None
     known = ProcessorMetadata(image_token_id=batch.image.token_id)
-    facts = BatchFacts(batch.inputs, known, packed=batch.packed)
+    facts = BatchFacts(batch.inputs, known, packing=Packing(batch.packed))
     found = {image: thumbnail(batch, image, SIDE, originals) for image in dict.fromkeys(images)}
     return Scene(
         units={key: axis.unit for key, axis in batch.layout.items()},

@@ -12,10 +12,11 @@ from vlmdebug.core.layout import Axis, Layout
 from vlmdebug.core.rows import as_counts
 from vlmdebug.errors import BadInput, naming
 from vlmdebug.families.assemble import assemble
-from vlmdebug.families.checked import checked_tensors, refuse_packed
+from vlmdebug.families.checked import checked_tensors
 from vlmdebug.families.choose import family_of
 from vlmdebug.families.facts import BatchFacts
 from vlmdebug.families.metadata import read_metadata
+from vlmdebug.families.packing import read_packing
 from vlmdebug.families.probe import probe
 from vlmdebug.families.unreadable import items_of
 
@@ -31,6 +32,7 @@ def read_batch(
     num_tiles: Any = None,
     num_videos: Any = None,
     num_audios: Any = None,
+    seq_lens: Any = None,
     layout: str | Layout | Mapping[str, Axis | str] | None = None,
 ) -> Batch:
     """Read which rows of every tensor belong to which sample.
@@ -47,6 +49,9 @@ def read_batch(
         num_tiles: Tiles per sample, for layouts with one row per tile.
         num_videos: Videos per sample, 0 for one without.
         num_audios: Audio clips per sample, 0 for one without.
+        seq_lens: Tokens of each sample, if rows of `input_ids` are packed: a list for one row, a
+            list per row for several. `cu_seqlens`, `cu_seq_lens_q`, `cu_seq_lens_k`, `seq_idx`
+            and `position_ids` that start again at 0 say it too.
         layout: A family's name, a `Layout`, or `{key: Axis or unit}` for keys that no family
             knows.
 
@@ -57,7 +62,7 @@ def read_batch(
     Raises:
         BadInput: A key is missing, is no tensor, or contradicts another; the message says which.
     """
-    given = dict(processor=processor, config=config, model=model, layout=layout)
+    given = dict(processor=processor, config=config, model=model, seq_lens=seq_lens, layout=layout)
     counts = dict(
         num_images=num_images, num_tiles=num_tiles, num_videos=num_videos, num_audios=num_audios
     )
@@ -79,6 +84,7 @@ def read_as_it_is(
     num_tiles: Any = None,
     num_videos: Any = None,
     num_audios: Any = None,
+    seq_lens: Any = None,
     layout: str | Layout | Mapping[str, Axis | str] | None = None,
 ) -> Batch:
     """`read_batch` for a batch that may contradict itself, as far as it can be read."""
@@ -87,12 +93,17 @@ def read_as_it_is(
     )
     if isinstance(inputs, Batch):
         _refuse_second_reading(
-            processor=processor, config=config, model=model, **counts, layout=layout
+            processor=processor,
+            config=config,
+            model=model,
+            **counts,
+            seq_lens=seq_lens,
+            layout=layout,
         )
         return inputs
     given = items_of(inputs)
     with naming(given):
-        return _read(given, counts, processor, config, model, layout)
+        return _read(given, counts, processor, config, model, layout, seq_lens)
 
 
 def _read(
@@ -102,19 +113,23 @@ def _read(
     config: Any,
     model: Any,
     layout: str | Layout | Mapping[str, Axis | str] | None,
+    seq_lens: Any,
 ) -> Batch:
     """`read_batch` of a plain dict."""
     tensors = checked_tensors(inputs)
-    samples = len(tensors["input_ids"])
+    metadata = read_metadata(processor, config, model)
     given = {name: inputs.get(name) if own is None else own for name, own in given.items()}
+    single = any(hasattr(one, "__len__") and len(one) == 1 for one in given.values())
+    packing = read_packing(tensors, seq_lens, metadata.pad_token_id, single=single)
+    samples = len(packing.spans or tensors["input_ids"])
     counted = {
         name: None if value is None else as_counts(value, name=name, samples=samples)
         for name, value in given.items()
     }
-    refuse_packed(tensors)
-    metadata = read_metadata(processor, config, model)
     clips = {"video": counted["num_videos"], "audio": counted["num_audios"]}
-    facts = BatchFacts(tensors, metadata, counted["num_images"], counted["num_tiles"], clips)
+    facts = BatchFacts(
+        tensors, metadata, counted["num_images"], counted["num_tiles"], clips, packing
+    )
     if layout is None and processor is not None and family_of(facts, None) is None:
         layout = _probed(processor, tensors)
     return assemble(facts, layout)

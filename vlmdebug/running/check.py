@@ -26,6 +26,7 @@ from vlmdebug.families.pictures import in_order, scene_of
 from vlmdebug.families.read import read_as_it_is
 from vlmdebug.safe import one_line
 from vlmdebug.tracking.observe import used_chunk
+from vlmdebug.tracking.packed import open_seams
 from vlmdebug.tracking.rows import RowFinder
 
 if TYPE_CHECKING:
@@ -95,7 +96,9 @@ def check(
     if pictures is not None and not isinstance(pictures, bool):
         originals = in_order(pictures, batch)
     report = (
-        check_alone(batch) if slicer is None else compare(batch, run(slicer, batch, chunk_size))
+        check_alone(batch, seams=open_seams(batch))
+        if slicer is None
+        else compare(batch, run(slicer, batch, chunk_size))
     )
     report = with_pixels(report, batch)
     if pictures is None:
@@ -175,6 +178,7 @@ def run(
 
     `keep` is called with each chunk's model inputs as the slicer gave them.
     """
+    batch.refuse_packed()
     bounds, chunk_size = chunk_bounds(len(batch), chunk_size), int(chunk_size)
     expand_size = _expand_size(slicer)
     finder = RowFinder(batch.inputs, batch.layout, by_value=True)

@@ -115,6 +115,7 @@ def export(batch: Batch | Layout | Mapping[str, Any] | str, **reading: Any) -> C
         layout = _complete(batch if isinstance(batch, Layout) else family_named(batch).layout())
         return Code(layout.family, source_of(layout))
     read = batch if isinstance(batch, Batch) else read_batch(batch, **reading)
+    read.refuse_packed()
     read.refuse_ambiguity()
     known, found = _complete(read.layout), countings(read)
     units = counted_units(groups_of(known))

@@ -48,6 +48,13 @@ def made_keys(
     return made
 
 
+def positions_of(
+    batch: Batch, given: Mapping[str, Any], positions: np.ndarray, samples: Sequence[int]
+) -> Made:
+    """What is known of `position_ids` of such tokens, `(sample, seq)` or `(plane, sample, seq)`."""
+    return _Call(batch, given, samples).places(positions)
+
+
 def _is_made(batch: Batch, key: str) -> bool:
     return key in DERIVED or key in _taken(batch)
 

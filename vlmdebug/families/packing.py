@@ -1,0 +1,281 @@
+"""Packed rows of `input_ids`: where each of their samples begins and ends.
+
+Trainers join samples in one row and say where each begins by `cu_seqlens` or `cu_seq_lens_q` and
+`_k` (ends over all tokens, from 0), by `seq_idx` (a number per token), or by `position_ids` that
+start again. All that are given must agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from vlmdebug.core.batch import Ambiguity, Contradiction
+from vlmdebug.core.keys import PACKED
+from vlmdebug.core.part import Span, Spans
+from vlmdebug.core.tensors import to_numpy
+from vlmdebug.core.wording import number
+from vlmdebug.errors import BadInput
+from vlmdebug.safe import one_line
+
+ENDS = tuple(key for key in PACKED if key.startswith("cu_"))
+INDEX = "seq_idx"
+M_ROPE = (3, 4)
+"""Planes of M-RoPE's `position_ids`, `(plane, row, seq)`."""
+ASK = "Pass seq_lens=[…], the number of tokens of each sample, or the batch before packing."
+
+SEPARATES = frozenset(
+    {
+        *("aria", "aya_vision", "cohere_compass", "cosmos3_edge", "cosmos3_omni"),
+        *("deepseek_vl", "deepseek_vl_hybrid", "dots3_note", "ernie4_5_vl_moe", "exaone4_5"),
+        *("glm46v", "glm4v", "glm4v_moe", "glm_ocr", "glmga", "hyperclovax_vision_v2"),
+        *("idefics2", "idefics3", "internvl", "janus", "lighton_ocr", "llava", "llava_next"),
+        *("llava_next_video", "llava_onevision", "ovis2", "paddleocr_vl", "qianfan_ocr"),
+        *("qwen2_5_omni_thinker", "qwen2_5_vl", "qwen2_vl", "qwen3_omni_moe_thinker"),
+        *("qwen3_vl", "qwen3_vl_moe", "smolvlm", "video_llama_3", "video_llava", "vipllava"),
+    }
+)
+"""Models in which `position_ids` that start again keep samples apart: the logits of each tiny model
+are those of the samples alone (default attention, transformers 5.23). Others read token types over
+the whole row (Gemma 3, PaliGemma) or carry a state along it (Qwen3.5, LFM)."""
+
+
+@dataclass(frozen=True)
+class Packing:
+    """The samples of packed rows.
+
+    Attributes:
+        spans: The tokens of each sample; None where no row holds several.
+        source: The key or argument that says so.
+        ambiguities: What contradicts it, or what leaves it open.
+    """
+
+    spans: Spans | None = None
+    source: str = "rows of input_ids"
+    ambiguities: tuple[Ambiguity, ...] = ()
+
+
+def read_packing(
+    tensors: Mapping[str, Any], seq_lens: Any, pad: int | None, *, single: bool = False
+) -> Packing:
+    """Where the samples of packed rows are.
+
+    Args:
+        tensors: The batch, with `input_ids` of shape `(row, seq)`.
+        seq_lens: Tokens of each sample of the one row, or a list of them per row.
+        pad: Id of the padding token, where known.
+        single: Whether counts were given for a single sample.
+
+    Raises:
+        BadInput: `seq_lens` is no such list.
+    """
+    rows, width = map(int, tensors["input_ids"].shape)
+    found = dict[str, Spans | None]()
+    if seq_lens is not None:
+        found["seq_lens"] = _by_lengths(seq_lens, rows, width)
+    for key in ENDS:
+        if key in tensors:
+            found[key] = _by_ends(to_numpy(tensors[key]), rows, width)
+    if INDEX in tensors:
+        found[INDEX] = _by_index(to_numpy(tensors[INDEX]), rows, width)
+    starts = _starts(tensors)
+    if starts is not None:
+        found["position_ids"] = _by_starts(starts, _shown(tensors))
+    bad = [key for key, spans in found.items() if spans is None]
+    if bad:
+        return Packing(ambiguities=(_unreadable(bad[0], rows, width),))
+    told = {key: spans for key, spans in found.items() if spans is not None}
+    if not told:
+        return Packing(ambiguities=() if single else tuple(_undecided(tensors)))
+    source, spans = next(iter(told.items()))
+    other = next((key for key, own in told.items() if own != spans), None)
+    if other is not None:
+        return Packing(spans, source, (_contradiction(source, spans, other, told[other]),))
+    spans = _without_padding(spans, tensors["input_ids"], pad)
+    if len({span.row for span in spans}) == len(spans):
+        return Packing()  # one sample in each row
+    return Packing(spans, source, tuple(_left_over(tensors, spans, pad)))
+
+
+def _without_padding(spans: Spans, ids: Any, pad: int | None) -> Spans:
+    """The spans that hold more than padding; collators number padding too."""
+    if pad is None:
+        return spans
+    table = to_numpy(ids)
+    return Spans(span for span in spans if (table[span.row, span.start : span.stop] != pad).any())
+
+
+def _by_lengths(given: Any, rows: int, width: int) -> Spans:
+    """The spans that `seq_lens=` gives."""
+    listed = given.tolist() if hasattr(given, "tolist") else given
+    flat = isinstance(listed, Sequence) and not any(isinstance(one, Sequence) for one in listed)
+    per_row = [listed] if flat and rows == 1 else listed
+    lengths = [
+        [one.item() if hasattr(one, "item") else one for one in own]
+        for own in (per_row if isinstance(per_row, Sequence) else ())
+        if isinstance(own, Sequence)
+    ]
+    good = len(lengths) == rows and all(
+        isinstance(one, int) and not isinstance(one, bool) and one > 0
+        for own in lengths
+        for one in own
+    )
+    if not good or any(sum(own) > width for own in lengths) or not all(lengths):
+        raise BadInput(
+            f"seq_lens is {one_line(repr(given), 80)}, but input_ids has {number(rows, 'row')} of "
+            f"{width} tokens. It holds the number of tokens of each sample, 1 or more: a list for "
+            f"one row, or a list per row, each with a sum of at most {width}."
+        )
+    return _cut((np.cumsum([0, *own]).tolist() for own in lengths), range(rows))
+
+
+def _by_ends(ends: np.ndarray, rows: int, width: int) -> Spans | None:
+    """The spans between cumulative lengths over all tokens; None if these are none."""
+    given = ends.tolist() if ends.ndim == 1 and ends.dtype.kind in "iu" else []
+    if len(given) < 2 or given[0] != 0 or given != sorted(given) or given[-1] > rows * width:
+        return None
+    spans = list[Span]()
+    for start, stop in pairwise(dict.fromkeys(given)):
+        row, begin = divmod(start, width)
+        if begin + stop - start > width:
+            return None  # a sample does not go on in the next row
+        spans.append(Span(row, begin, begin + stop - start))
+    return Spans(spans) or None
+
+
+def _by_index(index: np.ndarray, rows: int, width: int) -> Spans | None:
+    """The spans of equal numbers; tokens with a number below 0 belong to no sample."""
+    if index.shape != (rows, width):
+        return None
+    changes = np.diff(index, axis=1, prepend=index[:, :1] - 1) != 0
+    return _by_starts(changes, index >= 0)
+
+
+def _by_starts(starts: np.ndarray, shown: np.ndarray) -> Spans | None:
+    """The spans from each start to the next one, or to the last token that is shown."""
+    spans = list[Span]()
+    for row, (begins, real) in enumerate(zip(starts, shown, strict=True)):
+        columns = np.flatnonzero(real)
+        if len(columns):
+            first, stop = int(columns[0]), int(columns[-1]) + 1
+            edges = [first, *np.flatnonzero(begins & real).tolist(), stop]
+            spans += _cut([sorted({*edges})], [row])
+    return Spans(spans) or None
+
+
+def _cut(edges: Iterable[Sequence[int]], rows: Iterable[int]) -> Spans:
+    return Spans(
+        Span(row, start, stop)
+        for row, own in zip(rows, edges, strict=True)
+        for start, stop in pairwise(own)
+    )
+
+
+def _planes(tensors: Mapping[str, Any]) -> np.ndarray | None:
+    """`position_ids` as `(plane, row, seq)`; None where the batch has none of a known shape."""
+    shape = tuple(tensors["input_ids"].shape)
+    given = tuple(getattr(tensors.get("position_ids"), "shape", ()))
+    if given != shape and (len(given) != 3 or given[0] not in M_ROPE or given[1:] != shape):
+        return None
+    values = to_numpy(tensors["position_ids"])
+    return values if values.ndim == 3 else values[None]
+
+
+def _shown(tensors: Mapping[str, Any]) -> np.ndarray:
+    """Tokens that no `attention_mask` hides, `(row, seq)`, without positions of padding.
+
+    Position 0 at the end of a row, or several times at its begin, is padding: no sample is one
+    token long.
+    """
+    ids, mask = tensors["input_ids"], tensors.get("attention_mask")
+    masked = mask is not None and tuple(mask.shape) == tuple(ids.shape)
+    shown = to_numpy(mask) != 0 if masked else np.ones(tuple(ids.shape), dtype=bool)
+    planes = _planes(tensors)
+    if planes is None:
+        return shown
+    zero = (planes == 0).all(axis=0)  # (row, seq)
+    behind = np.logical_and.accumulate(zero[:, ::-1], axis=1)[:, ::-1]
+    behind[:, 0] = False
+    before = np.logical_and.accumulate(zero, axis=1)
+    before[:, :-1], before[:, -1] = before[:, 1:].copy(), False
+    return shown & ~behind & ~before
+
+
+def _starts(tensors: Mapping[str, Any]) -> np.ndarray | None:
+    """Where all planes of `position_ids` are 0 after another token; None where nowhere."""
+    planes = _planes(tensors)
+    if planes is None:
+        return None
+    shown, starts = _shown(tensors), (planes == 0).all(axis=0)
+    starts &= shown
+    starts[:, 1:] &= shown[:, :-1]
+    return starts if starts[:, 1:].any() else None
+
+
+def _undecided(tensors: Mapping[str, Any]) -> Iterator[Ambiguity]:
+    """Signs of several samples in a row that do not say where each begins."""
+    width, planes = tensors["input_ids"].shape[1], _planes(tensors)
+    longest = [key for key in PACKED if key.startswith("max_") and key in tensors]
+    if longest and int(tensors[longest[0]]) < width:
+        yield _open(
+            f"{longest[0]} is {int(tensors[longest[0]])}, below the {width} tokens of a row"
+        )
+        return
+    if planes is None:
+        if len(tensors["input_ids"]) == 1 and "attention_mask" not in tensors:
+            yield _open("input_ids is one row without attention_mask and position_ids")
+        return
+    shown = _shown(tensors)
+    back = (np.diff(planes[0], axis=1) < 0) & shown[:, 1:] & shown[:, :-1]
+    if back.any():
+        row, column = map(int, np.argwhere(back)[0])
+        yield _open(f"position_ids go back at token {column + 1} of row {row}, but not to 0")
+
+
+def _open(why: str) -> Ambiguity:
+    said = f"{why}, so rows may hold several samples; each row was read as one sample. {ASK}"
+    return Ambiguity((), None, said)
+
+
+def _unreadable(key: str, rows: int, width: int) -> Contradiction:
+    said = (
+        f"{key} does not divide {number(rows, 'row')} of {width} tokens into samples. "
+        f"It belongs to another batch, or a row was cut or padded after packing. {ASK}"
+    )
+    return Contradiction((), None, said, silent=None)
+
+
+def _contradiction(key: str, spans: Spans, other: str, theirs: Spans) -> Contradiction:
+    said = (
+        f"{key} and {other} disagree on the samples of the packed rows: "
+        f"{_lengths(spans)} tokens by {key}, {_lengths(theirs)} by {other}. "
+        "One belongs to another batch, or was made before a row was cut or padded. "
+        "Compute both from the final rows."
+    )
+    return Contradiction((), None, said, silent=None)
+
+
+def _lengths(spans: Spans) -> str:
+    return one_line(str(list(spans.lengths)), 80)
+
+
+def _left_over(tensors: Mapping[str, Any], spans: Spans, pad: int | None) -> Iterator[Ambiguity]:
+    """Tokens of no sample that are not known to be padding."""
+    ids = to_numpy(tensors["input_ids"])
+    left = np.ones(ids.shape, dtype=bool)
+    for row, start, stop in spans:
+        left[row, start:stop] = False
+    mask = tensors.get("attention_mask")
+    if mask is not None and tuple(mask.shape) == ids.shape:
+        left &= to_numpy(mask) != 0
+    count = int((left if pad is None else left & (ids != pad)).sum())
+    if count:
+        said = (
+            f"{number(count, 'token')} of the packed rows belong to no sample, and nothing says "
+            f"that they are padding. They were not checked. {ASK}"
+        )
+        yield Ambiguity((), None, said)
