@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
+import odd
 import pytest
 import torch
 
@@ -27,6 +28,38 @@ def internvl():
 
 def made():
     return dict(vd.make_batch("gemma4", [2, 0, 1]).inputs)
+
+
+@cache
+def bounds():
+    """Patches and their bounds, and the processor that returns them."""
+
+    def media(samples):
+        ends = torch.tensor([0, *np.cumsum(odd.lengths(samples))])
+        return {"pixel_values": odd.all_patches(samples), "bounds": ends}
+
+    processor, inputs = odd.batch(media)
+    return inputs, processor
+
+
+@cache
+def shuffled():
+    processor, inputs = odd.batch(lambda s: {"pixel_values": odd.one_each(s).flip(0)})
+    return inputs, processor
+
+
+def without(inputs, key):
+    return {name: value for name, value in inputs.items() if name != key}
+
+
+def odd_text():
+    return without(without(bounds()[0], "bounds"), "pixel_values")
+
+
+def nested():
+    rows = [torch.rand(2, 3, 4, 4), torch.rand(0, 3, 4, 4), torch.rand(1, 3, 4, 4)]
+    rows.append(rows[-1])
+    return {**odd_text(), "pixel_values": torch.nested.nested_tensor(rows, layout=torch.jagged)}
 
 
 def said(call) -> str:
@@ -115,7 +148,7 @@ ADVICE = {
     ),
     "images given, layout not known: layout alone": (
         lambda: llava_read(num_images=[2, 0, 1]),
-        'say it: layout={"pixel_values": "image"}.',
+        'say it: layout={"pixel_values": "image"} or layout={"pixel_values": "sample"}',
         lambda: (
             not vd.read_batch(
                 llava()[0], layout={"pixel_values": "image"}, num_images=[2, 0, 1]
@@ -142,6 +175,101 @@ ADVICE = {
         lambda: (
             not vd.read_batch(
                 {**made(), "strange": torch.zeros(3, 1)}, layout={"strange": "sample"}
+            ).ambiguities
+        ),
+    ),
+    "strange key: a unit of one's own": (
+        lambda: read({**made(), "strange": torch.zeros(7, 1)}),
+        'layout={"strange": "row"} with counts={"row": […]}',
+        lambda: (
+            not vd.read_batch(
+                {**made(), "strange": torch.zeros(7, 1)},
+                layout={"strange": "row"},
+                counts={"row": [4, 0, 3]},
+            ).ambiguities
+        ),
+    ),
+    "unit that nothing counts: counts": (
+        lambda: read({**made(), "mask": torch.ones(7)}, layout={"mask": "token"}),
+        'pass counts={"token": […]}',
+        lambda: (
+            not vd.read_batch(
+                {**made(), "mask": torch.ones(7)},
+                layout={"mask": "token"},
+                counts={"token": [4, 0, 3]},
+            ).ambiguities
+        ),
+    ),
+    "tiles that nothing counts: num_tiles": (
+        lambda: read({**made(), "mask": torch.ones(7)}, layout={"mask": "tile"}),
+        "num_tiles=[…]",
+        lambda: (
+            not vd.read_batch(
+                {**made(), "mask": torch.ones(7)}, layout={"mask": "tile"}, num_tiles=[4, 0, 3]
+            ).ambiguities
+        ),
+    ),
+    "patches of a probe: counts": (
+        lambda: read(bounds()[0], processor=bounds()[1], num_images=[2, 0, 1, 1]),
+        'from the rows of pixel_values, and pass counts={"patch": [5, 0, 67, 2]}.',
+        lambda: (
+            not vd.read_batch(
+                without(bounds()[0], "bounds"),
+                processor=bounds()[1],
+                num_images=[2, 0, 1, 1],
+                counts={"patch": [5, 0, 67, 2]},
+            ).ambiguities
+        ),
+    ),
+    "bounds without a processor": (
+        lambda: read(bounds()[0], num_images=[2, 0, 1, 1]),
+        'pass layout={"pixel_values": "patch"} with counts={"patch": [5, 0, 67, 2]}.',
+        lambda: (
+            not vd.read_batch(
+                without(bounds()[0], "bounds"),
+                layout={"pixel_values": "patch"},
+                counts={"patch": [5, 0, 67, 2]},
+            ).ambiguities
+        ),
+    ),
+    "rows in no order: left out": (
+        lambda: read(shuffled()[0], processor=shuffled()[1]),
+        "Leave it out of the batch, and compute it for each chunk",
+        lambda: (
+            not vd.read_batch(
+                without(shuffled()[0], "pixel_values"), processor=shuffled()[1]
+            ).ambiguities
+        ),
+    ),
+    "nested": (
+        lambda: read(nested()),
+        "Pass [*value.unbind()], a list with a tensor per row",
+        lambda: (
+            not vd.read_batch(
+                {**nested(), "pixel_values": [*nested()["pixel_values"].unbind()]},
+                layout={"pixel_values": "sample"},
+            ).ambiguities
+        ),
+    ),
+    "dict of tensors": (
+        lambda: read({**odd_text(), "media": {"pixels": torch.rand(4, 3, 4, 4)}}),
+        'Pass its entries as keys: {**inputs, **inputs["media"]} without media itself',
+        lambda: (
+            not vd.read_batch(
+                {**odd_text(), "pixels": torch.rand(4, 3, 4, 4)},
+                layout={"pixels": "image"},
+                num_images=[2, 0, 1, 1],
+            ).ambiguities
+        ),
+    ),
+    "list of tensors": (
+        lambda: read({**odd_text(), "pixels": [torch.rand(3, 4, 4)] * 4}, num_images=[2, 0, 1, 1]),
+        'layout={"pixels": "image"} or layout={"pixels": "sample"}, whichever a row counts',
+        lambda: (
+            not vd.read_batch(
+                {**odd_text(), "pixels": [torch.rand(3, 4, 4)] * 4},
+                layout={"pixels": "image"},
+                num_images=[2, 0, 1, 1],
             ).ambiguities
         ),
     ),

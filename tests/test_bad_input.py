@@ -240,8 +240,8 @@ LAYOUTS = {
     "unknown unit": (
         {"pixel_values": "pixel"},
         "layout['pixel_values'] is Axis(unit='pixel', dim=0, padded=None), but a row counts one of "
-        "sample, sample with images, image, tile, patch, video, video patch, frame, audio, token, "
-        "batch.",
+        "sample, sample with images, image, tile, patch, feature, video, video patch, frame, video "
+        "feature, audio, window, token, batch.",
     ),
 }
 
@@ -357,3 +357,57 @@ def test_falsify_and_record_say_what_they_take():
         vd.falsify("grpo")
     with pytest.raises(vd.BadInput, match=r"^record was given a Linear, but it takes"):
         vd.record(torch.nn.Linear(1, 1))
+
+
+def test_object_with_tensors_is_refused_by_its_name(gemma):
+    class Media:
+        def __init__(self):
+            self.pixels = torch.rand(3, 2)
+
+    text = said(lambda: vd.read_batch({**gemma[0], "media": Media()}))
+
+    assert text.startswith(
+        "media is a Media with the tensors pixels, but rows can be followed only"
+    )
+
+
+# --- counts of other units --------------------------------------------------------------------
+
+COUNTS = {
+    "no dict": ([4, 0, 3], {}, "counts is [4, 0, 3], but it holds counts per sample by unit."),
+    "a unit that is no name": ({3: [1, 1, 1]}, {}, "counts names the unit 3, which cannot be"),
+    "samples": ({"sample": [1, 1, 1]}, {}, "counts names the unit 'sample', which cannot be"),
+    "too few": ({"row": [1]}, {}, 'counts["row"] has 1 entries, but the batch has 3 samples'),
+    "a name that acts": (
+        {"a\n::error::": [1, 1, 1]},
+        {},
+        "counts names the unit 'a\\n::error::', which cannot be counted per sample, or is no short",
+    ),
+    "twice, and not alike": (
+        {"image": [1, 1, 1]},
+        {"num_images": [2, 0, 1]},
+        'counts["image"] is [1, 1, 1], but num_images is [2, 0, 1]. Both count the images of each',
+    ),
+    "other than the batch": (
+        {"patch": [1, 0, 2]},
+        {},
+        'counts["patch"] is [1, 0, 2], but image_grid_thw, placeholder tokens in input_ids',
+    ),
+}
+
+
+@pytest.mark.parametrize(("counts", "given", "message"), COUNTS.values(), ids=COUNTS.keys())
+def test_counts_that_are_none(qwen, counts, given, message):
+    inputs, processor = qwen
+
+    assert said(
+        lambda: vd.read_batch(inputs, processor=processor, counts=counts, **given)
+    ).startswith(message)
+
+
+def test_counts_by_unit_are_those_of_the_named_arguments(qwen):
+    inputs, processor = qwen
+    named = vd.read_batch(inputs, processor=processor, num_images=[2, 0, 1])
+    batch = vd.read_batch(inputs, processor=processor, counts={"image": [2, 0, 1]})
+
+    assert batch.counts == named.counts

@@ -362,3 +362,85 @@ def test_text_that_names_no_image_blames_the_template():
 
     assert {m.samples for m in found} == {(0,), (2,)}
     assert all("chat template likely has no image placeholder" in m.message for m in found)
+
+
+# --- lists ------------------------------------------------------------------------------------
+
+
+def per_image(value, **more):
+    """A list with as many entries as samples, in a batch of images per sample 2, 0, 1."""
+    return {"input_ids": torch.arange(18).view(3, 6), "extra": value, **more}
+
+
+LISTS = {
+    "tensors": [torch.rand(3, 4, 4) for _ in range(3)],
+    "lists of tensors": [[torch.rand(3)], [torch.rand(3)], [torch.rand(3)]],
+    "dicts of tensors": [{"pixels": torch.rand(3)} for _ in range(3)],
+    "sizes": [(4, 4), (4, 8), (8, 4)],
+}
+
+
+@pytest.mark.parametrize("value", LISTS.values(), ids=LISTS.keys())
+def test_list_of_things_per_image_or_per_sample_is_ambiguous(value):
+    unsure = vd.read_batch(per_image(value), num_images=[2, 0, 1])
+    settled = {
+        unit: vd.read_batch(per_image(value), num_images=[2, 0, 1], layout={"extra": unit})
+        for unit in ("image", "sample")
+    }
+
+    assert (
+        'layout={"extra": "image"} or layout={"extra": "sample"}' in unsure.ambiguities[0].message
+    )
+    for unit, expected in {"image": [2, 0, 1], "sample": [1, 0, 1]}.items():  # none without images
+        batch = settled[unit]
+        assert [len(chunk.get("extra", ())) for chunk in batch.chunks(1)] == expected
+        assert vd.check(lambda _, size, b=batch: b.chunks(size), batch, chunk_size=1).ok
+
+
+def test_rows_of_a_list_are_followed():
+    inputs = per_image(LISTS["tensors"])
+    batch = vd.read_batch(inputs, num_images=[2, 0, 1], layout={"extra": "image"})
+
+    def by_sample(inputs, chunk_size):
+        for sample in range(3):
+            yield {key: inputs[key][sample : sample + 1] for key in ("input_ids", "extra")}
+
+    report = vd.check(by_sample, batch, chunk_size=1)
+
+    assert {finding.key for finding in report.mismatches} == {"extra"}
+
+
+@pytest.mark.parametrize("rows", [2, 4])
+def test_list_with_other_entries_than_the_layout_says_is_refused(rows):
+    inputs = per_image([torch.rand(2)] * rows)
+
+    with pytest.raises(vd.BadInput, match=f"extra has {rows} rows on dim 0"):
+        vd.read_batch(inputs, num_images=[2, 0, 1], layout={"extra": "image"})
+
+
+def test_name_that_no_model_has_is_not_settled_by_a_total():
+    """As many rows as images and as samples, and crops of the first image only."""
+    inputs = {**unknown((3, 3, 8, 8)), "pixel_values_local": torch.rand(3, 3, 8, 8)}
+    batch = vd.read_batch(inputs, num_images=[1, 1, 1])
+
+    assert batch.layout["pixel_values"].unit == "image"
+    assert [one.keys for one in batch.ambiguities] == [("pixel_values_local",)]
+
+
+def test_rows_on_another_dimension_can_be_counted():
+    """MiniCPM-V concatenates the patches of all images on the last dimension."""
+    inputs = unknown((1, 3, 8, 40))
+    layout = {"pixel_values": vd.Axis("patch", dim=3)}
+    batch = vd.read_batch(inputs, layout=layout, counts={"patch": [10, 0, 30]})
+
+    assert [chunk["pixel_values"].shape[3] for chunk in [*batch.chunks(1)][::2]] == [10, 30]
+
+
+def test_audio_of_an_unknown_model_may_be_windows():
+    inputs = {"input_ids": torch.arange(18).view(3, 6), "input_features": torch.rand(5, 3, 8)}
+    unsure = vd.read_batch(inputs, num_audios=[1, 1, 1])
+    given = {"layout": {"input_features": "window"}, "counts": {"window": [2, 1, 2]}}
+    batch = vd.read_batch(inputs, num_audios=[1, 1, 1], **given)
+
+    assert 'counts={"window": […]}' in unsure.ambiguities[0].message
+    assert [len(chunk["input_features"]) for chunk in batch.chunks(1)] == [2, 1, 2]

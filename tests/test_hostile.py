@@ -79,10 +79,15 @@ def test_hostile_key_acts_in_no_view(name):
 
 @pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_key_begins_no_line_of_an_error(name):
-    inputs = {**vd.make_batch("gemma4", [2, 0, 1]).inputs, name: [torch.ones(1)]}
+    inputs = {**vd.make_batch("gemma4", [2, 0, 1]).inputs, name: {name: torch.ones(1)}}
 
     with pytest.raises(vd.BadInput) as caught:
         vd.read_batch(inputs)
+    assert not commands(str(caught.value))
+
+    listed = vd.read_batch({**inputs, name: [torch.ones(1)]})
+    with pytest.raises(vd.AmbiguousError) as caught:
+        listed.refuse_ambiguity()
     assert not commands(str(caught.value))
 
 
@@ -125,12 +130,12 @@ ODD = {
     "nested": (
         lambda value: torch.nested.nested_tensor(list(value.float())),
         r"a nested \(jagged\) tensor",
-        "to_padded_tensor",
+        "unbind|to_padded_tensor",
     ),
     "jagged": (
         lambda value: torch.nested.nested_tensor(list(value.float()), layout=torch.jagged),
         r"a nested \(jagged\) tensor",
-        "to_padded_tensor",
+        "unbind|to_padded_tensor",
     ),
     "quantized": (
         lambda value: torch.quantize_per_tensor(value.float(), 0.1, 0, torch.qint8),

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Literal, NamedTuple
 
-from vlmdebug.core.layout import VIDEO_PATCH
+from vlmdebug.core.layout import VIDEO_FEATURE, VIDEO_PATCH
 
 Modality = Literal["image", "video", "audio"]
 
@@ -84,6 +84,7 @@ _TABLE = (
     Key("past_key_values", Kind.WHOLE, of=_TEXT),
     # Images.
     Key("pixel_values", Kind.MEDIA, "image"),
+    Key("pixel_values_images", Kind.MEDIA, "image"),
     Key("high_res_pixel_values", Kind.MEDIA, "image"),
     Key("pixel_mask", Kind.MEDIA, "image", of=_PIXELS, holds="mask"),
     Key("pixel_attention_mask", Kind.MEDIA, "image", of=_PIXELS, holds="mask"),
@@ -111,6 +112,9 @@ _TABLE = (
     Key("second_per_grid_ts", Kind.MEDIA, "video", of=("video_grid_thw",), unit="video"),
     Key("video_second_per_grid", Kind.MEDIA, "video", of=("video_grid_thw",), unit="video"),
     Key("num_frames_per_video", Kind.MEDIA, "video", of=_VIDEOS, unit="video", counts="frame"),
+    Key(
+        "video_compression_mask", Kind.MEDIA, "video", of=_VIDEOS, unit=VIDEO_FEATURE, holds="mask"
+    ),
     Key("video_merge_sizes", Kind.MEDIA, "video", of=("video_grid_thw",), unit="video"),
     Key("video_position_ids", Kind.MEDIA, "video", of=_VIDEOS, unit="frame"),
     # Audio clips.

@@ -15,19 +15,38 @@ from typing import Any, Literal
 from vlmdebug.core.rules import UNKNOWN, ModelRules
 
 SAMPLE_WITH_IMAGES = "sample with images"
-VIDEO_PATCH = "video patch"
+VIDEO_PATCH, VIDEO_FEATURE = "video patch", "video feature"
 VIDEO_AND_AUDIO = ("video", "audio")
 """Kinds of media other than images; each has its own placeholder tokens."""
 UNITS = (
     *("sample", SAMPLE_WITH_IMAGES, "image", "tile", "patch"),
-    *("video", VIDEO_PATCH, "frame", "audio", "token", "batch"),
+    *("feature", "video", VIDEO_PATCH, "frame", VIDEO_FEATURE, "audio", "window"),
+    *("token", "batch"),
 )
 """What a row can count. `batch`: the value is not cut, each chunk gets all of it."""
-HANGS_ON = {"patch": "image", SAMPLE_WITH_IMAGES: "image", VIDEO_PATCH: "video", "frame": "video"}
+HANGS_ON = {
+    **dict.fromkeys(("patch", SAMPLE_WITH_IMAGES), "image"),
+    **dict.fromkeys((VIDEO_PATCH, VIDEO_FEATURE, "frame"), "video"),
+}
 """Units that are counted per image or video, so images and videos are counted first."""
 
-IRREGULAR = {SAMPLE_WITH_IMAGES: "samples with images", "audio": "audio clips"}
+_UNIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_ .-]{0,63}")
+
+IRREGULAR = {
+    SAMPLE_WITH_IMAGES: "samples with images",
+    "audio": "audio clips",
+    "window": "audio windows",
+}
 """Plurals that do not follow from the noun."""
+
+
+def is_unit(name: object) -> bool:
+    r"""Whether it can name a unit in messages and code: words of ASCII, on one line.
+
+    >>> is_unit("video patch"), is_unit("a\n::error::")
+    (True, False)
+    """
+    return isinstance(name, str) and _UNIT.fullmatch(name) is not None
 
 
 def plural(noun: str) -> str:

@@ -23,12 +23,14 @@ from vlmdebug.core.keys import (
     TOKEN_KEYS,
     TRAINERS_OWN,
 )
-from vlmdebug.core.layout import Axis, Layout
+from vlmdebug.core.layout import Axis, Layout, plural
+from vlmdebug.core.literals import literal
 from vlmdebug.core.modality import Modality
 from vlmdebug.core.rows import Counts
 from vlmdebug.errors import BadInput
 from vlmdebug.families.base import Family
-from vlmdebug.families.by_shape import read_by_shape
+from vlmdebug.families.by_shape import NAME, read_by_shape
+from vlmdebug.families.checked import holds_tensors
 from vlmdebug.families.choose import axes_given, check_keys, family_of
 from vlmdebug.families.contradictions import (
     odd_dimensions,
@@ -39,8 +41,11 @@ from vlmdebug.families.contradictions import (
     unknown_tokens,
 )
 from vlmdebug.families.facts import BatchFacts, CountResult
+from vlmdebug.families.given_counts import how_to_count
 from vlmdebug.families.missing import lacks, lost_masks, promised, strays
 from vlmdebug.families.packing import SEPARATES
+from vlmdebug.families.probe import Probe
+from vlmdebug.families.probe_runs import plain
 from vlmdebug.families.rules import USUAL
 from vlmdebug.families.token_masks import columns, hidden, marked, unmasked, unpadded
 from vlmdebug.families.video_audio import ClipReading, read_clips
@@ -49,17 +54,20 @@ PER_SAMPLE, WHOLE, PLACES = Axis("sample"), Axis("batch"), Axis("sample", dim=1)
 
 
 def assemble(
-    facts: BatchFacts, layout: str | Layout | Mapping[str, Axis | str] | None = None
+    facts: BatchFacts,
+    layout: str | Layout | Mapping[str, Axis | str] | None = None,
+    probed: Probe | None = None,
 ) -> Batch:
     """The `Batch` of these facts; `read_batch` after the arguments are checked."""
-    overrides = axes_given(layout)
-    family = _family(facts, layout)
-    clips = read_clips(facts, facts.clips)
-    found, reading = _laid_out(facts, family, clips, overrides)
+    overrides = axes_given(layout, facts.others)
+    family = _family(facts, layout, probed)
+    clips = read_clips(facts, overrides, probed if family is None else None)
+    found, reading = _laid_out(facts, family, clips, overrides, probed)
     counts = {"sample": Counts([1] * facts.samples, facts.packing.source), **reading.counts}
     if facts.packed is not None:
         counts["token"] = Counts(facts.packed.lengths, facts.packing.source)
     counts |= {unit: count for one in clips for unit, count in one.counts.items()}
+    counts |= _given(facts, counts, {axis.unit for axis in overrides.values()})
     refuse_uncounted(overrides, found, counts)
     odd = odd_dimensions(facts, family)
     broken = {key for one in odd for key in one.keys}
@@ -85,11 +93,37 @@ def assemble(
     )
 
 
-def _family(facts: BatchFacts, layout: Any) -> Family | None:
+def _given(
+    facts: BatchFacts, counts: Mapping[str, Counts], named: Collection[str]
+) -> dict[str, Counts]:
+    """The counts of `counts=`, and those of units that `layout=` names.
+
+    Raises:
+        BadInput: The batch itself says otherwise.
+    """
+    for unit, given in facts.others.items():
+        own = counts.get(unit)
+        if own is not None and tuple(own) != given:
+            raise BadInput(
+                f"counts[{literal(unit)}] is {list(given)}, but {own.evidence} says {list(own)}. "
+                f"Both count the {plural(unit)} of each sample. Leave counts= out, or pass those "
+                "of this batch."
+            )
+    others = {"image": facts.num_images, "tile": facts.num_tiles, **facts.clips}
+    given = {unit: own for unit, own in others.items() if own is not None and unit in named}
+    return {
+        unit: Counts(own, how_to_count(unit).partition("=")[0])
+        for unit, own in {**given, **facts.others}.items()
+        if unit not in counts
+    }
+
+
+def _family(facts: BatchFacts, layout: Any, probed: Probe | None) -> Family | None:
     """The family of the batch, with its keys checked; None if no family fits."""
-    family = family_of(facts, layout)
+    family = family_of(facts, layout, probed)
     if family is None:
         return None
+    family = family.for_keys(facts.inputs)
     check_keys(facts, family)
     return family.resolve_variant(facts) if any(facts.has(key) for key in family.axes) else family
 
@@ -99,9 +133,10 @@ def _laid_out(
     family: Family | None,
     clips: Sequence[ClipReading],
     overrides: Mapping[str, Axis],
+    probed: Probe | None,
 ) -> tuple[Layout, CountResult]:
     """The layout of the keys that the batch has, and what its family counted."""
-    axes = _token_axes(facts, known=family is not None)
+    axes = _token_axes(facts, probed, known=family is not None)
     for one in clips:
         axes |= one.axes
     axes = {key: axis for key, axis in axes.items() if key not in overrides}
@@ -111,7 +146,7 @@ def _laid_out(
         own = {key: axis for key, axis in family.axes.items() if facts.has(key)}
         reading = family.read(facts) if own else _no_media(facts)
     elif strange:
-        found, reading = read_by_shape(facts, strange, overrides, axes)
+        found, reading = read_by_shape(facts, strange, overrides, axes, probed)
         own = found.axes
     else:
         found, reading, own = Layout("text", axes, rules=USUAL), _no_media(facts), {}
@@ -119,7 +154,8 @@ def _laid_out(
     for one in clips:
         media |= one.media
     axes = {**axes, **own, **overrides}
-    if any(key in own and own[key] != axis for key, axis in overrides.items()):
+    changed = any(key in own and own[key] != axis for key, axis in overrides.items())
+    if changed or facts.metadata.other_model is not None:
         found = replace(found, rules=replace(found.rules, seen=()))  # no model that was seen
     found = replace(
         found,
@@ -143,8 +179,9 @@ def _ambiguities(
     """All that cannot be settled or cannot all be right; keys of `odd` can be cut all the same."""
     unsettled = [ambiguity for one in clips for ambiguity in one.ambiguities]
     found = [*facts.packing.ambiguities, *reading.ambiguities, *unsettled]
-    found += strangers(facts, layout)
-    named = [key for one in found if isinstance(one, Contradiction) for key in one.keys]
+    found += strangers(facts, layout, counts)
+    probed = layout.family == NAME  # what it expects may not hold for these images
+    named = [k for one in found if probed or isinstance(one, Contradiction) for k in one.keys]
     found += [replace(one, keys=()) for one in odd]
     found += other_rows(facts, layout, counts, named)
     return (*found, *uncounted(layout, counts, found), *unknown_tokens(facts))
@@ -173,7 +210,18 @@ def _modalities(
     return {"image": image, **{one.modality.name: one.modality for one in clips}}
 
 
-def _token_axes(facts: BatchFacts, *, known: bool) -> dict[str, Axis]:
+def _may_be_media(facts: BatchFacts, key: str, value: Any, probed: Probe | None) -> bool:
+    """Whether a list may have one entry per image, although it has as many as there are samples."""
+    if not isinstance(value, list) or key in TRAINERS_OWN:
+        return False
+    if holds_tensors(value) or (probed is not None and key in probed.axes):
+        return True
+    images = facts.num_images
+    other = images is not None and sum(images) == len(value) and {*images} != {1}
+    return other and isinstance(plain(value), list)  # sizes; a text or number is a sample's own
+
+
+def _token_axes(facts: BatchFacts, probed: Probe | None, *, known: bool) -> dict[str, Axis]:
     """Axes of keys with a row per sample or none; `known`: the layout of the batch is."""
     if facts.packed is not None:
         return _packed_axes(facts)
@@ -181,6 +229,8 @@ def _token_axes(facts: BatchFacts, *, known: bool) -> dict[str, Axis]:
     samples = facts.samples
     for key, value in facts.inputs.items():
         shape = getattr(value, "shape", ())
+        if _may_be_media(facts, key, value, probed):
+            continue
         per_sample = isinstance(value, list) and len(value) == samples
         if per_sample or (tuple(shape[:1]) == (samples,) and _is_trainers(facts, key, known)):
             axes[key] = PER_SAMPLE

@@ -121,6 +121,10 @@ class Family(ABC):
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
         """Whether the keys and dimensions of `inputs` can only be this layout."""
 
+    def for_keys(self, inputs: Mapping[str, Any]) -> Family:
+        """The family for a batch with these keys; another one if a key has an older name there."""
+        return self
+
     def resolve_variant(self, facts: BatchFacts) -> Family:
         """The family with the actual layout of this batch; another one if an option changes it."""
         return self

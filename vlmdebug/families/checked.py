@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from vlmdebug.core.keys import BOOKKEEPING, KNOWN, ROWLESS
+from vlmdebug.core.keys import BOOKKEEPING, KNOWN, ROWLESS, TOKEN_KEYS
 from vlmdebug.core.tensors import unreadable
 from vlmdebug.errors import BadInput
 from vlmdebug.families.unreadable import refuse_measures, refuse_too_many, refuse_unreadable
 from vlmdebug.safe import one_line
 
 
-def checked_tensors(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys that hold something, each checked to be a tensor on one real device."""
-    tensors = {
-        key: value for key, value in inputs.items() if value is not None and key not in BOOKKEEPING
+def holds_tensors(value: Any) -> bool:
+    """Whether it is a list of tensors or arrays with dimensions, or of such lists and dicts."""
+    if not isinstance(value, (list, tuple)):
+        return False
+    parts = [part for one in value for part in (one.values() if isinstance(one, dict) else (one,))]
+    return any(getattr(one, "shape", ()) or holds_tensors(one) for one in parts)
+
+
+def checked_tensors(inputs: Mapping[str, Any], lists: Collection[str] = ()) -> dict[str, Any]:
+    """The keys that hold something, each checked to be a tensor on one real device.
+
+    Keys in `lists` may hold a list of tensors, and so may keys that no layout has.
+    """
+    tensors: dict[str, Any] = {
+        key: [*value] if isinstance(value, tuple) and holds_tensors(value) else value
+        for key, value in inputs.items()
+        if value is not None and key not in BOOKKEEPING
     }
     if "input_ids" not in tensors:
         raise BadInput(
@@ -24,9 +37,10 @@ def checked_tensors(inputs: Mapping[str, Any]) -> dict[str, Any]:
             "Pass what the processor returned for text and images together."
         )
     ids = tensors["input_ids"]
-    _check_tensor("input_ids", ids, -1)
+    _check_tensor("input_ids", ids)
     for key, value in tensors.items():
-        _check_tensor(key, value, len(ids))
+        if not (holds_tensors(value) and key in lists and key not in TOKEN_KEYS):
+            _check_tensor(key, value)
     _check_devices(tensors)
     refuse_measures(tensors)
     ids = tensors["input_ids"]
@@ -45,12 +59,11 @@ def checked_tensors(inputs: Mapping[str, Any]) -> dict[str, Any]:
     return tensors
 
 
-def _check_tensor(key: str, value: Any, samples: int) -> None:
+def _check_tensor(key: str, value: Any) -> None:
     refuse_unreadable(key, value)
     listed = isinstance(value, (list, tuple))
     if listed and key not in KNOWN:
-        if len(value) == samples or not any(getattr(one, "shape", ()) for one in value):
-            return  # a thing per sample, such as its prompt, or a note of the trainer
+        return  # a thing per sample, such as its prompt, or a tensor per image
     if listed:
         raise BadInput(
             f"{key} is a {type(value).__name__} of {len(value)}, but rows can be followed only "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from vlmdebug.core.layout import UNITS, Axis, Layout
@@ -10,10 +10,14 @@ from vlmdebug.errors import BadInput
 from vlmdebug.families import FAMILIES, Family, family_named, find_family
 from vlmdebug.families.base import dimensions
 from vlmdebug.families.facts import BatchFacts
+from vlmdebug.families.given_counts import how_to_count
+from vlmdebug.families.probe import Probe
 
 
-def axes_given(layout: Any) -> dict[str, Axis]:
+def axes_given(layout: Any, counted: Collection[str] = ()) -> dict[str, Axis]:
     """The axes that `layout=` gives by key; none where it names a family.
+
+    `counted` are units that `counts=` counts; they may have any name.
 
     Raises:
         BadInput: It is neither, or a row counts nothing that is known.
@@ -27,16 +31,20 @@ def axes_given(layout: Any) -> dict[str, Axis]:
         )
     axes = {key: Axis(axis) if isinstance(axis, str) else axis for key, axis in layout.items()}
     for key, axis in axes.items():
-        if not isinstance(axis, Axis) or axis.unit not in UNITS:
+        if not isinstance(axis, Axis) or axis.unit not in (*UNITS, *counted):
+            own = axis.unit if isinstance(axis, Axis) else "patch"
             raise BadInput(
                 f"layout[{key!r}] is {axis!r}, but a row counts one of {', '.join(UNITS)}. "
-                f'Say what one row of {key} counts, for instance "image".'
+                f'Say what one row of {key} counts, for instance "image". '
+                f"Another unit needs its numbers per sample: {how_to_count(own)}."
             )
     return axes
 
 
-def family_of(facts: BatchFacts, layout: Any) -> Family | None:
+def family_of(facts: BatchFacts, layout: Any, probed: Probe | None = None) -> Family | None:
     """The family that `layout=` or the config names, otherwise the one with the batch's keys.
+
+    `probed` is the output of a processor that no family knows; it overrules the names of keys.
 
     Raises:
         BadInput: Config and processor belong to different families.
@@ -45,17 +53,33 @@ def family_of(facts: BatchFacts, layout: Any) -> Family | None:
         return family_named(layout)
     if isinstance(layout, Layout):
         return find_family(layout.family)
-    if facts.metadata.model_type is not None:
-        found = find_family(facts.metadata.model_type)
-        other = find_family(facts.metadata.processor_type or facts.metadata.model_type)
+    name, made = facts.metadata.model_type, facts.metadata.processor_type
+    if name is not None:
+        found, other = find_family(name), find_family(made or name)
         if found is not None and other is not None and found is not other:
             raise BadInput(
-                f"The config is {facts.metadata.model_type}'s (layout {found.name}), the processor "
-                f"{facts.metadata.processor_type}'s (layout {other.name}). Their tensors differ, "
+                f"The config is {name}'s (layout {found.name}), the processor "
+                f"{made}'s (layout {other.name}). Their tensors differ, "
                 "so no batch fits both. Load both from the same checkpoint."
             )
         return found
-    return next((family for family in FAMILIES.values() if family.recognises(facts.inputs)), None)
+    named = next((family for family in FAMILIES.values() if family.recognises(facts.inputs)), None)
+    return None if named is not None and not _agrees(named, facts, probed) else named
+
+
+def _agrees(family: Family, facts: BatchFacts, probed: Probe | None) -> bool:
+    """Whether the probe reads each key as the family does; names of keys alone decide nothing.
+
+    Whether a row is a tile or a patch, no number can tell.
+    """
+    if probed is None:
+        return True
+    pairs = [
+        {probed.axes[key].unit, axis.unit}
+        for key, axis in family.axes.items()
+        if facts.has(key) and key in probed.axes
+    ]
+    return all(len(units) == 1 or units == {"tile", "patch"} for units in pairs)
 
 
 def check_keys(facts: BatchFacts, family: Family) -> None:

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from math import isqrt
+from typing import Any
 
 import numpy as np
 
 from vlmdebug.core.batch import Ambiguity, Contradiction
 from vlmdebug.core.keys import BOOKKEEPING
 from vlmdebug.core.layout import Axis, Layout, plural
+from vlmdebug.core.literals import literal
 from vlmdebug.core.rows import Counts
 from vlmdebug.errors import BadInput
 from vlmdebug.families import Family, find_family
 from vlmdebug.families.base import dimensions
 from vlmdebug.families.facts import BatchFacts
+from vlmdebug.families.given_counts import how_to_count
 
 
 def refuse_uncounted(
@@ -29,7 +32,8 @@ def refuse_uncounted(
             raise BadInput(
                 f"layout[{key!r}] is {axis.unit!r}, but nothing counts the {plural(axis.unit)} of "
                 f"each sample in layout {layout.family}; it counts {', '.join(counts)}. "
-                f"No row of {key} would be anybody's. Name one of these, or leave {key} out."
+                f"No row of {key} would be anybody's. Name one of these, leave {key} out, or "
+                f"pass {how_to_count(axis.unit)}, one number per sample."
             )
 
 
@@ -45,11 +49,14 @@ def other_rows(
     found: list[Ambiguity] = []
     for key, axis in layout.items():
         value = facts.inputs[key]
-        if axis.unit not in counts or isinstance(value, list) or key in wrong:
+        if axis.unit not in counts or key in wrong:
             continue
         if axis.unit == "token":  # its shape is that of input_ids
             continue
-        rows = value.shape[axis.dim] if len(value.shape) > axis.dim else 0
+        if isinstance(value, list):
+            rows = 0 if axis.dim else len(value)
+        else:
+            rows = value.shape[axis.dim] if len(value.shape) > axis.dim else 0
         count = counts[axis.unit]
         if rows != count.total:
             if facts.packed is not None and axis.unit == "sample":
@@ -177,16 +184,36 @@ def _cut_columns(key: str, size: int, but: str, name: str = "columns") -> Contra
     )
 
 
-def strangers(facts: BatchFacts, layout: Layout) -> tuple[Ambiguity, ...]:
+def _shape(value: Any) -> str:
+    return f"list of {len(value)}" if isinstance(value, list) else str(tuple(value.shape))
+
+
+def _fits(value: Any, counts: Mapping[str, Counts]) -> list[str]:
+    """Units with as many rows as a key."""
+    return [unit for unit, own in counts.items() if own.total == len(value)]
+
+
+def _said(key: str, fits: Sequence[str]) -> str:
+    """The arguments that say what a row of a key counts, by the units with as many rows."""
+    if not fits:
+        counted = how_to_count("row")
+        return f'layout={{{literal(key)}: "row"}} with {counted}, the rows of each sample'
+    said = " or ".join(f"layout={{{literal(key)}: {literal(unit)}}}" for unit in fits)
+    return said + (", whichever a row counts" if len(fits) > 1 else "")
+
+
+def strangers(
+    facts: BatchFacts, layout: Layout, counts: Mapping[str, Counts]
+) -> tuple[Ambiguity, ...]:
     """Keys of the batch that the layout says nothing of."""
     return tuple(
         Ambiguity(
             keys=(key,),
             unit=None,
             message=(
-                f"{key} {tuple(value.shape)} is not a key that layout {layout.family} knows, so "
+                f"{key} {_shape(value)} is not a key that layout {layout.family} knows, so "
                 "what its rows count is unknown and it was not cut. "
-                f'Leave it out, or say it: layout={{"{key}": "sample"}}.'
+                f"Leave it out, or say it: {_said(key, _fits(value, counts))}."
             ),
         )
         for key, value in facts.inputs.items()
@@ -213,7 +240,8 @@ def uncounted(
             unit=unit,
             message=(
                 f"{' and '.join(keys)} cannot be cut, because nothing says how many "
-                f"{plural(unit)} each sample has. Pass processor= or config=."
+                f"{plural(unit)} each sample has. Pass processor= or config=, or "
+                f"{how_to_count(unit)}, one number per sample."
             ),
         )
         for unit, keys in units.items()

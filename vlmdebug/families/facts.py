@@ -25,7 +25,8 @@ class ProcessorMetadata:
     that the placeholder tokens of an image see each other, later ones too. `tokens_per_image`
     takes a list of `(height, width)` and gives placeholder tokens each. `returned_keys` are
     those that the processor says it returns, `taken_keys` those that the model's forward names. The
-    `features_of_` rules are those of `vlmdebug.families.formulas`.
+    `features_of_` rules are those of `vlmdebug.families.formulas`. `other_model` is the type of a
+    model that no family knows, if the processor's family is known; `model_type` is the processor's.
     """
 
     model_type: str | None = None
@@ -50,6 +51,7 @@ class ProcessorMetadata:
     features_of_audio: AudioRule | None = None
     pad_token_id: int | None = None
     vocabulary: int | None = None
+    other_model: str | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class BatchFacts:
     """The arguments of `read_batch`, from which a family counts.
 
     `packing`: the tokens of each sample, where rows of `input_ids` hold several.
+    `others` are the counts given for all units but images, tiles and clips. `unprobed` says why a
+    processor that no family knows could not be probed.
     """
 
     inputs: Mapping[str, Any]
@@ -64,6 +68,8 @@ class BatchFacts:
     num_images: tuple[int, ...] | None = None
     num_tiles: tuple[int, ...] | None = None
     clips: Mapping[str, tuple[int, ...] | None] = field(default_factory=dict)
+    others: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    unprobed: str | None = None
     packing: Packing = field(default_factory=Packing)
 
     @property

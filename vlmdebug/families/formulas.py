@@ -124,6 +124,11 @@ def features_of_audio(model_type: str | None, processor: Any, config: Any) -> Au
         # processing_qwen3_omni_moe._get_feat_extract_output_lengths
         window = getattr(getattr(config, "audio_config", None), "n_window", None) or QWEN3_CHUNK
         return lambda frames: _of_chunks(frames, 2 * window)
+    if model_type in ("audioflamingo3", "musicflamingo"):
+        # modeling_audioflamingo3._get_feat_extract_output_lengths
+        return lambda frames: ((frames - 1) // 2 + 1 - 2) // 2 + 1
+    if model_type == "glmasr":  # modeling_glmasr.get_audio_features
+        return lambda frames: ((frames - 1) // 2 + 1 - 4) // 4 + 1
     if model_type == "gemma3n":  # modeling_gemma3n.forward pads them to as many
         tokens = getattr(config, "audio_soft_tokens_per_image", None) or getattr(
             processor, "audio_seq_length", None

@@ -25,6 +25,7 @@ from vlmdebug.families.rules import DESCRIBES, INDEXED, USUAL, with_mask
 from vlmdebug.families.synthesize import BatchSpec, numbered, text, with_text
 
 _CROPPED = InternVL()
+OLDER = "pixel_values_images"
 TOKENS = 3  # placeholder tokens per image of synthesized batches
 _RULES = replace(
     USUAL,
@@ -85,11 +86,18 @@ class Llava(Family):
     }
     sizes = (1,)
 
+    def for_keys(self, inputs: Mapping[str, Any]) -> Family:
+        """Video-LLaVA, if its processor returned images under their older name."""
+        older = inputs.get(OLDER) is not None and inputs.get("pixel_values") is None
+        return _OLDER if older else self
+
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
         return False  # (row, 3, height, width) alone could also be InternVL, with one row per tile
 
     def resolve_variant(self, facts: BatchFacts) -> Family:
         """With crops a row is a tile: Gemma 3 with pan-and-scan, Aria with split images."""
+        if not facts.has("pixel_values"):
+            return self
         rows, images = facts.rows("pixel_values"), facts.num_images
         more = images is not None and sum(images) < rows
         cut = facts.metadata.splits_images or facts.num_tiles is not None or more
@@ -109,3 +117,33 @@ class Llava(Family):
             model_type="llava", image_token_id=image, features_per_tile=TOKENS
         )
         return inputs, BatchFacts(inputs, metadata, spec.images_per_sample)
+
+
+class OlderVideoLlava(Llava):
+    """Video-LLaVA with images in `pixel_values_images`, which the model renames.
+
+    `image_processing_video_llava.preprocess` returns that key by default, and
+    `modeling_video_llava.forward` takes it for `pixel_values` (transformers 5.23).
+    """
+
+    name = "video_llava_older"
+    models = ("video_llava",)
+    axes = {OLDER: Axis("image")}
+    media = dict.fromkeys(axes, "image")
+    shapes = {OLDER: "image, channels, height, width"}
+    feature_key = OLDER
+    feature_rules = ()
+    rules = replace(USUAL, seen=())  # its calls were compared under the newer name only
+
+    def for_keys(self, inputs: Mapping[str, Any]) -> Family:
+        return self
+
+    def resolve_variant(self, facts: BatchFacts) -> Family:
+        return self
+
+    def read(self, facts: BatchFacts) -> CountResult:
+        features, inferred = features_of_rows(facts, OLDER)
+        return read_images(facts, OLDER, features, inferred=inferred)
+
+
+_OLDER = OlderVideoLlava()

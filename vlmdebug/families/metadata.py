@@ -16,6 +16,7 @@ from typing import Any
 from vlmdebug.core.given import refuse_other_kind
 from vlmdebug.core.layout import VIDEO_AND_AUDIO
 from vlmdebug.errors import BadInput
+from vlmdebug.families import find_family
 from vlmdebug.families.facts import ProcessorMetadata
 from vlmdebug.families.formulas import (
     features_of_audio,
@@ -23,6 +24,7 @@ from vlmdebug.families.formulas import (
     features_of_video,
     tower_side,
 )
+from vlmdebug.families.mistral3 import PIXTRAL_12B
 
 PLACEHOLDERS = {"ovis2": "<IMG_ATOM>", "llama4": "<|patch|>"}
 """Placeholder tokens that no attribute of the processor names, by model type."""
@@ -43,6 +45,11 @@ placeholder tokens are tiles. Read in the processors of transformers 5.23."""
 UNMERGED = {"inkling2": 1}
 """Model types in which every patch is a feature (`modeling_inkling2.get_image_features`, 5.23)."""
 
+TOWERS = {("llava", "pixtral"): PIXTRAL_12B}
+"""The layout's name where a model type has several, by the type of the vision tower. Pixtral-12B is
+a LLaVA model (`modeling_llava.get_image_features` passes `image_sizes` to the tower) with a
+PixtralProcessor (transformers 5.23)."""
+
 Sizes = list[tuple[int, int]]
 
 
@@ -61,9 +68,10 @@ def read_metadata(
     tokenizer = getattr(processor, "tokenizer", None)
     images = getattr(processor, "image_processor", None)
     vision = getattr(config, "vision_config", None)
-    kind = getattr(config, "model_type", None) or _processor_type(processor)
+    kind, other = _model_type(config, processor)
     return ProcessorMetadata(
         model_type=kind,
+        other_model=other,
         processor_type=_processor_type(processor),
         image_token_id=_image_token_id(processor, tokenizer, config),
         image_edges=_image_edges(processor, tokenizer),
@@ -90,6 +98,16 @@ def read_metadata(
         features_of_video=features_of_video(kind, processor, config),
         features_of_audio=features_of_audio(kind, processor, config),
     )
+
+
+def _model_type(config: Any, processor: Any) -> tuple[str | None, str | None]:
+    """The type of the model, and that of a model that no family knows next to a known processor."""
+    said, made = getattr(config, "model_type", None), _processor_type(processor)
+    tower = getattr(getattr(config, "vision_config", None), "model_type", None)
+    said = TOWERS.get((str(said), str(tower)), said)
+    if said and made and find_family(said) is None and find_family(made) is not None:
+        return made, said
+    return said or made, None
 
 
 def _refuse_names(**sources: Any) -> None:
@@ -271,6 +289,8 @@ def _pixels_per_feature(processor: Any, config: Any, vision: Any) -> int | None:
     """Side in pixels of the square that becomes one feature: `patch_size * spatial_merge_size`."""
     side = _first(processor, "patch_size") or _first(vision, "patch_size")
     merge = _first(processor, "spatial_merge_size") or _first(config, "spatial_merge_size")
+    if merge is None and getattr(vision, "model_type", None) == "pixtral":
+        merge = 1  # a LLaVA model merges nothing: modeling_llava.get_image_features
     return side * merge if isinstance(side, int) and isinstance(merge, int) else None
 
 

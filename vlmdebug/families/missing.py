@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from vlmdebug.core.keys import KNOWN, TYPE_IDS
+from vlmdebug.core.keys import KNOWN, TYPE_IDS, modality_of
 from vlmdebug.core.layout import Layout
 from vlmdebug.core.tensors import by_sample
 from vlmdebug.families.facts import BatchFacts, ProcessorMetadata
@@ -32,6 +32,7 @@ def promised(facts: BatchFacts, layout: Layout) -> dict[str, int]:
     if not given or any(key not in KNOWN for key in facts.inputs):
         return {}
     present = {clip_of(key) for key in layout.media}  # "" means images
+    present |= {layout[key].unit for key in layout.media}
     return {
         unit: sum(counts)
         for unit, counts in given.items()
@@ -53,6 +54,7 @@ def lacks(facts: BatchFacts, layout: Layout) -> tuple[str, ...]:
         if (key in named or (key in rules.raises_without and _is_taken(metadata, key)))
         and (metadata.taken_keys is None or key in metadata.taken_keys)
         and not facts.has(key)
+        and modality_of(key) in (None, *map(modality_of, layout.media))
         and rules.uses(key, positions=placed)
     )
 

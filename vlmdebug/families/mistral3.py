@@ -25,6 +25,7 @@ from vlmdebug.families.image_counts import read_images
 from vlmdebug.families.rules import DESCRIBES, INDEXED, SURPLUS, USUAL, with_mask
 from vlmdebug.families.synthesize import BatchSpec, numbered, text, with_text
 
+PIXTRAL_12B = "llava with a pixtral tower"
 SIDE = 2  # pixels of a feature's square in synthesized batches
 
 
@@ -33,7 +34,7 @@ class Mistral3(Family):
 
     name = "mistral3"
     models = ("mistral3", "lighton_ocr", "mistral_large4")
-    processors = ("pixtral",)
+    processors = ("pixtral", PIXTRAL_12B)
     axes = {"pixel_values": Axis("image"), "image_sizes": Axis("image")}
     media = dict.fromkeys(axes, "image")
     shapes = {"pixel_values": "image, channels, height, width", "image_sizes": "image, 2"}
@@ -44,7 +45,10 @@ class Mistral3(Family):
         raises_without=frozenset({"image_sizes"}),
         keys={"pixel_values": SURPLUS, "image_sizes": DESCRIBES},
     )
-    variants = {"mistral_large4": with_mask(rules, INDEXED)}
+    variants = {
+        "mistral_large4": with_mask(rules, INDEXED),
+        PIXTRAL_12B: replace(rules, seen=()),  # its calls were never compared
+    }
 
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
         pixels = inputs.get("pixel_values")

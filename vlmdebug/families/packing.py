@@ -78,7 +78,7 @@ def read_packing(
     if seq_lens is not None:
         found["seq_lens"] = _by_lengths(seq_lens, rows, width)
     for key in ENDS:
-        if key in tensors:
+        if key in tensors and not _are_of_images(tensors[key], rows, width):
             found[key] = _by_ends(to_numpy(tensors[key]), rows, width)
     if INDEX in tensors:
         found[INDEX] = _by_index(to_numpy(tensors[INDEX]), rows, width)
@@ -99,6 +99,13 @@ def read_packing(
     if len({span.row for span in spans}) == len(spans):
         return Packing()  # one sample in each row
     return Packing(spans, source, tuple(_left_over(tensors, spans, pad)))
+
+
+def _are_of_images(bounds: Any, rows: int, width: int) -> bool:
+    """Whether bounds do not end with the tokens of several rows, but with those of images."""
+    if rows == 1 or getattr(bounds, "ndim", 0) != 1 or not len(bounds):
+        return False
+    return int(bounds[-1]) != rows * width
 
 
 def _without_padding(spans: Spans, ids: Any, pad: int | None) -> Spans:

@@ -8,17 +8,19 @@ from typing import Any
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.given import public
 from vlmdebug.core.keys import TOKEN_KEYS
-from vlmdebug.core.layout import Axis, Layout
-from vlmdebug.core.rows import as_counts
+from vlmdebug.core.layout import VIDEO_AND_AUDIO, Axis, Layout
 from vlmdebug.errors import BadInput, naming
+from vlmdebug.families import find_family
 from vlmdebug.families.assemble import assemble
 from vlmdebug.families.checked import checked_tensors
-from vlmdebug.families.choose import family_of
-from vlmdebug.families.facts import BatchFacts
+from vlmdebug.families.choose import axes_given
+from vlmdebug.families.facts import BatchFacts, ProcessorMetadata
+from vlmdebug.families.given_counts import counts_given
 from vlmdebug.families.metadata import read_metadata
 from vlmdebug.families.packing import read_packing
-from vlmdebug.families.probe import probe
+from vlmdebug.families.probe import Probe, image_text, probe
 from vlmdebug.families.unreadable import items_of
+from vlmdebug.safe import one_line
 
 
 @public
@@ -33,7 +35,8 @@ def read_batch(
     num_videos: Any = None,
     num_audios: Any = None,
     seq_lens: Any = None,
-    layout: str | Layout | Mapping[str, Axis | str] | None = None,
+    counts: Mapping[str, Any] | None = None,
+    layout: str | Layout | Probe | Mapping[str, Axis | str] | None = None,
 ) -> Batch:
     """Read which rows of every tensor belong to which sample.
 
@@ -52,8 +55,10 @@ def read_batch(
         seq_lens: Tokens of each sample, if rows of `input_ids` are packed: a list for one row, a
             list per row for several. `cu_seqlens`, `cu_seq_lens_q`, `cu_seq_lens_k`, `seq_idx`
             and `position_ids` that start again at 0 say it too.
-        layout: A family's name, a `Layout`, or `{key: Axis or unit}` for keys that no family
-            knows.
+        counts: Rows per sample of any other unit, by its name: `{"patch": [16, 0, 8]}`. A name of
+            your own is fine: `layout={"bounds": "bound"}, counts={"bound": [2, 0, 1]}`.
+        layout: A family's name, a `Layout`, a `Probe`, or `{key: Axis or unit}` for single keys;
+            all other keys are read as without it.
 
     Returns:
         The batch. What cannot be known from what was given stands in `.ambiguities`; it is
@@ -62,11 +67,12 @@ def read_batch(
     Raises:
         BadInput: A key is missing, is no tensor, or contradicts another; the message says which.
     """
-    given = dict(processor=processor, config=config, model=model, seq_lens=seq_lens, layout=layout)
-    counts = dict(
+    given = dict(processor=processor, config=config, model=model)
+    given |= dict(counts=counts, seq_lens=seq_lens, layout=layout)
+    named = dict(
         num_images=num_images, num_tiles=num_tiles, num_videos=num_videos, num_audios=num_audios
     )
-    batch = read_as_it_is(inputs, **given, **counts)
+    batch = read_as_it_is(inputs, **given, **named)
     refused = [one.message for one in batch.contradictions if one.refused]
     if refused and batch is not inputs:
         raise BadInput(refused[0])
@@ -85,54 +91,53 @@ def read_as_it_is(
     num_videos: Any = None,
     num_audios: Any = None,
     seq_lens: Any = None,
-    layout: str | Layout | Mapping[str, Axis | str] | None = None,
+    counts: Mapping[str, Any] | None = None,
+    layout: str | Layout | Probe | Mapping[str, Axis | str] | None = None,
 ) -> Batch:
     """`read_batch` for a batch that may contradict itself, as far as it can be read."""
-    counts = dict(
+    named = dict(
         num_images=num_images, num_tiles=num_tiles, num_videos=num_videos, num_audios=num_audios
     )
     if isinstance(inputs, Batch):
-        _refuse_second_reading(
-            processor=processor,
-            config=config,
-            model=model,
-            **counts,
-            seq_lens=seq_lens,
-            layout=layout,
-        )
+        given = dict(processor=processor, config=config, model=model, layout=layout)
+        _refuse_second_reading(**given, **named, counts=counts, seq_lens=seq_lens)
         return inputs
-    given = items_of(inputs)
-    with naming(given):
-        return _read(given, counts, processor, config, model, layout, seq_lens)
+    items = items_of(inputs)
+    with naming(items):
+        metadata = read_metadata(processor, config, model)
+        return _read(items, named, counts, metadata, processor, layout, seq_lens)
 
 
 def _read(
     inputs: Mapping[str, Any],
-    given: Mapping[str, Any],
+    named: Mapping[str, Any],
+    counts: Mapping[str, Any] | None,
+    metadata: ProcessorMetadata,
     processor: Any,
-    config: Any,
-    model: Any,
-    layout: str | Layout | Mapping[str, Axis | str] | None,
+    layout: str | Layout | Probe | Mapping[str, Axis | str] | None,
     seq_lens: Any,
 ) -> Batch:
     """`read_batch` of a plain dict."""
-    tensors = checked_tensors(inputs)
-    metadata = read_metadata(processor, config, model)
-    given = {name: inputs.get(name) if own is None else own for name, own in given.items()}
-    single = any(hasattr(one, "__len__") and len(one) == 1 for one in given.values())
+    probed, unprobed = (layout, None) if isinstance(layout, Probe) else (None, None)
+    layout = None if isinstance(layout, Probe) else layout
+    if probed is None and not isinstance(layout, str | Layout):
+        probed, unprobed = _probed(processor, metadata, inputs)
+    lists = {*axes_given(layout, {*(counts or {})})}
+    lists |= {key for key in inputs if probed is not None and key in probed.axes}
+    tensors = checked_tensors(inputs, lists)
+    single = any(_is_single(one) for one in (*named.values(), *map(inputs.get, named)))
     packing = read_packing(tensors, seq_lens, metadata.pad_token_id, single=single)
     samples = len(packing.spans or tensors["input_ids"])
-    counted = {
-        name: None if value is None else as_counts(value, name=name, samples=samples)
-        for name, value in given.items()
-    }
-    clips = {"video": counted["num_videos"], "audio": counted["num_audios"]}
-    facts = BatchFacts(
-        tensors, metadata, counted["num_images"], counted["num_tiles"], clips, packing
-    )
-    if layout is None and processor is not None and family_of(facts, None) is None:
-        layout = _probed(processor, tensors)
-    return assemble(facts, layout)
+    given = counts_given(inputs, named, counts, samples)
+    clips = {unit: given.pop(unit, None) for unit in VIDEO_AND_AUDIO}
+    images, tiles = given.pop("image", None), given.pop("tile", None)
+    facts = BatchFacts(tensors, metadata, images, tiles, clips, given, unprobed, packing)
+    return assemble(facts, layout, probed)
+
+
+def _is_single(counts: Any) -> bool:
+    """Whether it counts for one sample."""
+    return hasattr(counts, "__len__") and len(counts) == 1
 
 
 def _refuse_second_reading(**given: Any) -> None:
@@ -145,14 +150,19 @@ def _refuse_second_reading(**given: Any) -> None:
         )
 
 
-def _probed(processor: Any, tensors: Mapping[str, Any]) -> dict[str, Axis] | None:
-    """Axes read off the output of a processor that no family knows; None where that fails."""
+def _probed(
+    processor: Any, metadata: ProcessorMetadata, inputs: Mapping[str, Any]
+) -> tuple[Probe | None, str | None]:
+    """The probe of a processor that no family knows, or the reason why there is none."""
+    known = metadata.model_type is not None and find_family(metadata.model_type) is not None
+    if processor is None or known or inputs.keys() <= TOKEN_KEYS:
+        return None, None
     try:
-        axes = probe(processor).axes
-    except (BadInput, ImportError):  # no image token, or it takes no such batch: ask the user
-        return None
-    return {
-        key: axis
-        for key, axis in axes.items()
-        if key in tensors and key not in TOKEN_KEYS and axis.unit != "ambiguous"
-    }
+        return probe(processor), None
+    except (BadInput, ImportError) as error:  # no image token, or it takes no such batch
+        why, _, _ = one_line(error, 400).partition(" Pass placeholder=")
+        if image_text(processor) is None:
+            why += (
+                " Pass layout=vlmdebug.probe(processor, placeholder=…), the text of one image, or"
+            )
+        return None, why

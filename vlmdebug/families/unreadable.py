@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from vlmdebug.core.given import described
+from vlmdebug.core.keys import ROWLESS, TOKEN_KEYS
+from vlmdebug.core.literals import literal
 from vlmdebug.core.tensors import to_numpy
 from vlmdebug.errors import BadInput
 from vlmdebug.safe import one_line
@@ -19,7 +21,10 @@ MOST_TOKENS = 2**28
 """Most tokens of a batch; larger `input_ids` are an expanded view or not a batch."""
 
 STORED_OTHERWISE = {
-    "is_nested": ("nested (jagged)", "torch.nested.to_padded_tensor(value, 0)"),
+    "is_nested": (
+        "nested (jagged)",
+        "[*value.unbind()], a list with a tensor per row, and layout={key: what a row counts}",
+    ),
     "is_quantized": ("quantized", "value.dequantize()"),
     "is_complex": ("complex", "the values as they were, or leave the key out"),
     "is_neg": ("lazily negated", "value.resolve_neg()"),
@@ -79,12 +84,41 @@ def refuse_unreadable(key: str, value: Any) -> None:
         BadInput: It is sparse, nested, quantized, conjugate, of objects, of a tensor class of its
             own …
     """
+    if isinstance(value, Mapping):
+        _refuse_dict(key, value)
+    elif not hasattr(value, "dtype") and key not in ROWLESS and hasattr(value, "__dict__"):
+        _refuse_object(key, value)
     odd = _odd_tensor(value) if hasattr(value, "layout") else _odd_array(value)
     if odd is not None:
         what, instead = odd
+        if getattr(value, "is_nested", False) and key in TOKEN_KEYS:
+            instead = "torch.nested.to_padded_tensor(value, 0)"
         raise BadInput(
             f"{key} is a {what}, but rows can be followed only in a plain tensor of numbers. "
             f"Nothing was read. Pass {instead}."
+        )
+
+
+def _refuse_dict(key: str, value: Mapping[Any, Any]) -> None:
+    """Refuse a dict with tensors: no slice of it is known, and passing all of it would be wrong."""
+    inner = [one_line(name, 40) for name, one in value.items() if hasattr(one, "shape")]
+    inner += [one_line(name, 40) for name, one in value.items() if isinstance(one, (list, tuple))]
+    if inner:
+        raise BadInput(
+            f"{key} is a {type(value).__name__} that holds {', '.join(inner[:3])}, but rows can be "
+            "followed only in keys of the batch itself. Nothing was read. Pass its entries as "
+            f"keys: {{**inputs, **inputs[{literal(key)}]}} without {key} itself."
+        )
+
+
+def _refuse_object(key: str, value: Any) -> None:
+    """Refuse an object with tensors, for the same reason."""
+    inner = [one_line(name, 40) for name, one in vars(value).items() if getattr(one, "shape", ())]
+    if inner and not isinstance(value, type):
+        raise BadInput(
+            f"{key} is a {type(value).__name__} with the tensors {', '.join(inner[:3])}, but rows "
+            "can be followed only in keys of the batch itself. Nothing was read. Pass its tensors "
+            f"as keys, such as {inner[0]}, without {key} itself."
         )
 
 

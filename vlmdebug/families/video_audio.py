@@ -8,8 +8,9 @@ Videos are in `pixel_values_videos`. Its rows are
 - videos otherwise, `(video, frames, channels, height, width)` (LLaVA-OneVision, LLaVA-NeXT-Video).
 
 Audio is `input_features`, one row per clip, and a mask likewise (Gemma 3n and 4, Qwen's omni
-models). Read in `get_video_features` and `get_audio_features` of the models, transformers 5.23. A
-chunk without a clip is given none of the keys.
+models), or one row per window of a clip (Audio Flamingo 3, GLM-ASR, Music Flamingo). Read in
+`get_video_features` and `get_audio_features` of the models, transformers 5.23. A chunk without a
+clip is given none of the keys.
 """
 
 from __future__ import annotations
@@ -23,13 +24,16 @@ import numpy as np
 
 from vlmdebug.core.batch import Ambiguity
 from vlmdebug.core.keys import AUDIO_KEYS, KEYS, VIDEO_KEYS, modality_of
-from vlmdebug.core.layout import VIDEO_PATCH, Axis, plural
+from vlmdebug.core.layout import VIDEO_FEATURE, VIDEO_PATCH, Axis, plural
+from vlmdebug.core.literals import literal
 from vlmdebug.core.modality import Modality
 from vlmdebug.core.rows import Counts
 from vlmdebug.core.tensors import places_of, to_numpy
 from vlmdebug.families.base import Family
 from vlmdebug.families.facts import BatchFacts
+from vlmdebug.families.given_counts import how_to_count
 from vlmdebug.families.image_counts import check_total, split_by_placeholders
+from vlmdebug.families.probe import Probe
 from vlmdebug.families.synthesize import BatchSpec, numbered, padded, with_text
 
 TYPES = {"video": 2, "audio": 3}
@@ -47,6 +51,15 @@ ALSO_BESIDE_VIDEOS = {
     VIDEO_PATCH: ("second_per_grid_ts", "video_second_per_grid", "video_merge_sizes"),
 }
 """Further keys that some of the models take."""
+VIDEOS, AUDIO, COMPRESSION = "pixel_values_videos", "input_features", "video_compression_mask"
+ROWS_OF_EACH = {
+    VIDEO_FEATURE: '(inputs["video_grid_thw"].prod(-1) // inputs["video_merge_sizes"] ** 2)'
+}
+"""Sources of the rows of each video, for exported code, where no single key gives them. The
+compression mask has a row for all features, of which it keeps some."""
+WINDOWED = ("audioflamingo3", "glmasr", "musicflamingo")
+"""Model types with one row of `input_features` per window of a clip (`_process_audio` in the
+`processing_` file of each, transformers 5.23)."""
 FEATURE_RULES = (
     '(inputs["video_grid_thw"].prod(-1) // {n}**2).tolist()',
     '_summed(((inputs["video_position_ids"][..., 0] != -1).sum(-1) // {n}**2).tolist(), '
@@ -153,20 +166,42 @@ class ClipReading:
     ambiguities: tuple[Ambiguity, ...] = ()
 
 
-def read_clips(facts: BatchFacts, given: Mapping[str, tuple[int, ...] | None]) -> list[ClipReading]:
-    """The video and audio clips of a batch; `given` holds clips per sample, where known."""
+def read_clips(
+    facts: BatchFacts, overrides: Mapping[str, Axis], probed: Probe | None = None
+) -> list[ClipReading]:
+    """The video and audio clips of a batch.
+
+    `overrides` say what a row of single keys counts; the probe of an unknown processor overrules
+    the names of keys, and leaves them to the reading by shape.
+    """
     found = []
     if facts.has("pixel_values_videos"):
-        found.append(_video(facts, given.get("video")))
+        found.append(_video(facts, overrides))
     if facts.has("input_features"):
-        keys = [key for key in AUDIO_KEYS if facts.has(key)]
-        axes = dict.fromkeys(keys, "audio")
-        features = _heard(facts)
-        found.append(_read(facts, "audio", axes, given.get("audio"), features, None))
-    return found
+        found.append(_audio_clips(facts, overrides))
+    return [one for one in found if not _probed_otherwise(one, probed)]
 
 
-def _video(facts: BatchFacts, given: tuple[int, ...] | None) -> ClipReading:
+def _probed_otherwise(one: ClipReading, probed: Probe | None) -> bool:
+    """Whether a probe found other units than the names of the keys suggest."""
+    axes = {} if probed is None else probed.axes
+    return any(key in axes and axes[key].unit != axis.unit for key, axis in one.axes.items())
+
+
+def _audio_clips(facts: BatchFacts, overrides: Mapping[str, Axis]) -> ClipReading:
+    """Clips, or windows of clips, with the features of each row."""
+    row = overrides[AUDIO].unit if AUDIO in overrides else _audio_row(facts)
+    units = dict.fromkeys((key for key in AUDIO_KEYS if facts.has(key)), row)  # masks go with it
+    return _read(facts, "audio", units, facts.clips.get("audio"), _heard(facts), None)
+
+
+def _audio_row(facts: BatchFacts) -> str:
+    """What a row of `input_features` counts."""
+    metadata = facts.metadata
+    return "window" if {metadata.model_type, metadata.processor_type} & {*WINDOWED} else "audio"
+
+
+def _video(facts: BatchFacts, overrides: Mapping[str, Axis]) -> ClipReading:
     units = {key: unit for key, unit in VIDEO_UNITS.items() if _is_tensor(facts.inputs.get(key))}
     features = rows = pieces = None
     if "video_grid_thw" in units:
@@ -176,15 +211,38 @@ def _video(facts: BatchFacts, given: tuple[int, ...] | None) -> ClipReading:
         if merge:
             pieces = tuple((h * w // merge**2,) * t for t, h, w in grid.tolist())
             features = tuple(count // merge**2 for count in rows)
-        units["pixel_values_videos"] = VIDEO_PATCH
+        units[VIDEOS] = VIDEO_PATCH
     elif "num_frames_per_video" in units:
         rows = to_numpy(facts.inputs["num_frames_per_video"]).tolist()
-        units["pixel_values_videos"] = "frame"
+        units[VIDEOS] = "frame"
         features = _pooled(facts, rows)
     else:
-        units["pixel_values_videos"] = "video"
+        units[VIDEOS] = overrides[VIDEOS].unit if VIDEOS in overrides else "video"
         features = _by_shape(facts)
-    return _read(facts, "video", units, given, features, rows, pieces)
+    kept = _kept(facts, features)
+    pieces = pieces if kept is features else None
+    found = _read(facts, "video", units, facts.clips.get("video"), kept, rows, pieces)
+    counts = found.counts.get("video")
+    if COMPRESSION not in units or features is None or counts is None:
+        return found
+    owned = Counts(
+        [sum(features[a:b]) for a, b in pairwise(counts.offsets)],
+        f"video_grid_thw, {counts.evidence}",
+    )
+    return replace(found, counts={**found.counts, VIDEO_FEATURE: owned})
+
+
+def _kept(facts: BatchFacts, features: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    """Features of each video that the compression mask keeps, a row per feature.
+
+    `modeling_video_llama_3.get_video_features`, transformers 5.23.
+    """
+    if not facts.has(COMPRESSION) or features is None:
+        return features
+    mask, ends = to_numpy(facts.inputs[COMPRESSION]).astype(bool), np.cumsum([0, *features])
+    if len(mask) != ends[-1]:
+        return None  # reported as another number of rows
+    return tuple(int(mask[a:b].sum()) for a, b in pairwise(ends))
 
 
 def _by_shape(facts: BatchFacts) -> tuple[int, ...] | None:
@@ -224,52 +282,71 @@ def _read(
     rows: Sequence[int] | None,
     pieces: tuple[tuple[int, ...], ...] | None = None,
 ) -> ClipReading:
-    anchor = next(key for key, own in units.items() if own == unit)
-    clips = facts.rows(anchor)
+    anchor = next((key for key, own in units.items() if own == unit), next(iter(units)))
+    row = units[anchor]
     token = facts.metadata.token_ids.get(unit)
     mask = _mask(facts, unit, token)
     modality = Modality(
         unit,
         tuple(units),
         anchor,
-        unit,
+        row,
         features,
         token_id=token,
         places=None if mask is None else places_of(mask),
         pieces=pieces,
     )
     axes = {key: Axis(own) for key, own in units.items()}
-    media = dict.fromkeys(units, unit)
-    counts = _counts(facts, modality, clips, given)
+    media = dict.fromkeys(units, row)
+    given = given if row == unit else facts.others.get(row)
+    counts = _counts(facts, modality, features, given)
     if counts is None:
-        return ClipReading(modality, axes, media, {}, (_unknown(facts, unit, units, clips),))
-    found = {unit: counts}
+        return ClipReading(modality, axes, media, {}, (_unknown(facts, unit, row, units),))
+    found = {row: counts}
+    if row != unit:
+        found |= _clips_of_windows(facts, modality)
     if rows is not None:
-        own = next(u for u in units.values() if u not in (unit, "sample"))
+        own = next(u for u in units.values() if u not in (unit, "sample", VIDEO_FEATURE))
         offsets = counts.offsets
         owned = [sum(rows[a:b]) for a, b in pairwise(offsets)]
         found[own] = Counts(owned, f"{anchor}, {counts.evidence}")
     return ClipReading(modality, axes, media, found)
 
 
-def _counts(
-    facts: BatchFacts, modality: Modality, clips: int, given: tuple[int, ...] | None
-) -> Counts | None:
-    """Clips per sample; None if nothing determines them."""
-    unit, anchor, features = modality.name, modality.feature_key or "", modality.features
+def _clips_of_windows(facts: BatchFacts, modality: Modality) -> dict[str, Counts]:
+    """Clips per sample where rows are windows of clips: as given, or by runs of placeholders."""
+    unit, given = modality.name, facts.clips.get(modality.name)
     if given is not None:
-        check_total(f"num_{unit}s", given, anchor, clips, unit)
-        return Counts(given, f"num_{unit}s")
+        return {unit: Counts(given, f"num_{unit}s")}
+    if modality.runs is None:
+        return {}
+    return {unit: Counts(map(len, modality.runs), f"runs of {unit} placeholder tokens")}
+
+
+def _counts(
+    facts: BatchFacts,
+    modality: Modality,
+    features: tuple[int, ...] | None,
+    given: tuple[int, ...] | None,
+) -> Counts | None:
+    """Clips or windows per sample; None if nothing determines them."""
+    name, unit, anchor = modality.name, modality.unit or "", modality.feature_key or ""
+    rows, argument = facts.rows(anchor), how_to_count(unit).partition("=")[0]
+    if given is not None and sum(given) != rows and unit == "audio" and not _is_per_clip(facts):
+        return None  # a row may be a window of a clip
+    if given is not None:
+        check_total(argument, given, anchor, rows, unit)
+        return Counts(given, argument)
     if facts.samples == 1:
-        return Counts([clips], "the batch has one sample")
+        return Counts([rows], "the batch has one sample")
     placeholders, runs = modality.placeholders, modality.runs
     if placeholders is None or runs is None:
         return None
     found = split_by_placeholders(features, placeholders) if features is not None else None
     if found is not None:
-        return Counts(found, f"{unit} placeholder tokens against {anchor}")
-    if features is None and sum(map(len, runs)) == clips:
-        return Counts(map(len, runs), f"runs of {unit} placeholder tokens")
+        return Counts(found, f"{name} placeholder tokens against {anchor}")
+    if features is None and unit == name and sum(map(len, runs)) == rows:
+        return Counts(map(len, runs), f"runs of {name} placeholder tokens")
     return None
 
 
@@ -283,16 +360,26 @@ def _mask(facts: BatchFacts, unit: str, token: int | None) -> np.ndarray | None:
     return None if token is None else facts.ids == token
 
 
-def _unknown(facts: BatchFacts, unit: str, units: Mapping[str, str], clips: int) -> Ambiguity:
+def _unknown(facts: BatchFacts, name: str, unit: str, units: Mapping[str, str]) -> Ambiguity:
+    first = next(iter(units))
+    others = ""
+    if unit == "audio" and not _is_per_clip(facts):
+        said = f'layout={{{literal(first)}: "window"}}'
+        others = f" If a row is a window of a clip, pass {said} with {how_to_count('window')}."
     return Ambiguity(
         keys=tuple(units),
         unit=unit,
         message=(
-            f"{next(iter(units))} and related keys have {clips} {plural(unit)} for {facts.samples} "
+            f"{first} and related keys have {facts.rows(first)} {plural(unit)} for {facts.samples} "
             f"samples, and its placeholder tokens do not assign them. No chunk was cut. "
-            f"Pass num_{unit}s=[…] (one number per sample) or processor=."
+            f"Pass {how_to_count(unit)} (one number per sample) or processor=.{others}"
         ),
     )
+
+
+def _is_per_clip(facts: BatchFacts) -> bool:
+    """Whether the model is known to take one row per audio clip."""
+    return facts.metadata.features_of_audio is not None
 
 
 def _is_tensor(value: Any) -> bool:
