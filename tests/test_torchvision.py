@@ -14,6 +14,7 @@ RUNS = {
     "families": ("test_families.py",),
     "fuzz": ("test_fuzz.py",),
     "tiny models": ("test_tiny.py", "test_probe.py", "test_coverage.py", "test_pictures.py"),
+    "other layouts": ("test_processors.py",),
 }
 
 

@@ -27,6 +27,7 @@ from vlmdebug.core.rules import KeyRules
 from vlmdebug.core.tensors import to_numpy
 from vlmdebug.families.base import Family
 from vlmdebug.families.facts import BatchFacts, CountResult, ProcessorMetadata
+from vlmdebug.families.image_counts import check_total, split_by_placeholders
 from vlmdebug.families.rules import DESCRIBES, USUAL
 from vlmdebug.families.synthesize import BatchSpec, numbered, text, with_text
 
@@ -72,6 +73,10 @@ class Idefics3(Family):
         features = tuple(count * per_tile for count in tiles) if per_tile else None
         return CountResult({**images, "tile": tiles}, features, self._per_image(facts, tiles))
 
+    def resolve_variant(self, facts: BatchFacts) -> Family:
+        """SmolVLM returns one row per video, flat over the samples."""
+        return _VIDEOS if _are_videos(facts) else self
+
     def _per_image(self, facts: BatchFacts, tiles: Counts) -> dict[str, tuple[int, ...]]:
         """Tiles of each image: the runs of placeholder tokens up to the run of its global tile."""
         marker, mask = facts.metadata.global_image_id, facts.placeholder_mask
@@ -88,10 +93,7 @@ class Idefics3(Family):
         if any(facts.rows(key) != facts.samples for key in self.axes if facts.has(key)):
             return None  # rows of samples are missing: the samples of these tiles are unknown
         if facts.has("pixel_attention_mask"):
-            corner = facts.inputs["pixel_attention_mask"][:, :, 0, 0]  # (sample, max_tiles)
-            return Counts(
-                to_numpy(corner).astype(bool).sum(axis=1).tolist(), "pixel_attention_mask"
-            )
+            return Counts(_real_rows(facts), "pixel_attention_mask")
         per_tile = facts.metadata.features_per_tile
         if facts.placeholders is not None and per_tile:
             return Counts(
@@ -131,3 +133,70 @@ class Idefics3(Family):
             features_per_tile=TOKENS,
         )
         return inputs, BatchFacts(inputs, metadata, spec.images_per_sample)
+
+
+class SmolVLMVideos(Idefics3):
+    """One row per video, padded over frames; each frame becomes the features of a tile.
+
+    `video_processing_smolvlm._preprocess` returns them under the keys of images. The model flattens
+    all rows and drops frames of zeros (`modeling_smolvlm.get_image_features`), although their mask
+    is 1. Read in transformers 5.23.
+    """
+
+    name = "smolvlm_videos"
+    axes = dict.fromkeys(Idefics3.axes, Axis("video", padded="frame"))
+    media = dict.fromkeys(axes, "video")
+    shapes = {key: names.replace("sample", "video") for key, names in Idefics3.shapes.items()}
+
+    def resolve_variant(self, facts: BatchFacts) -> Family:
+        return self
+
+    def read(self, facts: BatchFacts) -> CountResult:
+        frames, per_tile = _real_rows(facts), facts.metadata.features_per_tile
+        features = tuple(count * per_tile for count in frames) if per_tile else None
+        given = facts.clips.get("video")
+        if given is not None:
+            check_total("num_videos", given, "pixel_values", len(frames), "video")
+            counts = Counts(given, "num_videos")
+        else:
+            found = split_by_placeholders(features or (), facts.placeholders or ())
+            assert found is not None  # or else it is not read as videos
+            counts = Counts(found, f"{facts.placeholder_source} against pixel_values")
+        pieces = tuple((per_tile,) * count for count in frames) if per_tile else None
+        return CountResult({"video": counts}, features, pieces=pieces)
+
+
+_VIDEOS = SmolVLMVideos()
+
+
+def _are_videos(facts: BatchFacts) -> bool:
+    """Whether the rows are videos: as many as given, or as the text has frames where and only where
+    they are not read as samples.
+    """
+    names = {facts.metadata.model_type, facts.metadata.processor_type}
+    rows, given = facts.rows("pixel_values"), facts.clips.get("video")
+    if "smolvlm" not in names:
+        return False
+    if given is not None and any(given):
+        return sum(given) == rows
+    per_tile, placeholders = facts.metadata.features_per_tile, facts.placeholders
+    if not per_tile or placeholders is None:
+        return False
+    features = [count * per_tile for count in _real_rows(facts)]
+    by_sample = features == [*placeholders]
+    return not by_sample and split_by_placeholders(features, placeholders) is not None
+
+
+def _real_rows(facts: BatchFacts) -> list[int]:
+    """Tiles or frames of each row without padding: those that are not all zero.
+
+    One value of each decides nearly always; the mask of a padded frame of a video is 1.
+    """
+    pixels, mask = facts.inputs["pixel_values"], facts.inputs.get("pixel_attention_mask")
+    real = to_numpy(pixels[:, :, 0, 0, 0]) != 0  # (row, max_tiles)
+    masked = real | True if mask is None else to_numpy(mask[:, :, 0, 0]).astype(bool)
+    if masked.shape != real.shape:
+        return masked.sum(axis=1).tolist()
+    for row, tile in np.argwhere(masked & ~real).tolist():
+        real[row, tile] = bool((pixels[row, tile] != 0).any())
+    return (masked & real).sum(axis=1).tolist()

@@ -22,7 +22,7 @@ from vlmdebug.core.tensors import to_numpy
 from vlmdebug.errors import BadInput
 from vlmdebug.families.base import Family
 from vlmdebug.families.facts import BatchFacts, CountResult, ProcessorMetadata
-from vlmdebug.families.image_counts import ambiguous_images, count_images
+from vlmdebug.families.image_counts import ambiguous_images, count_images, read_images
 from vlmdebug.families.rules import SURPLUS, USUAL
 from vlmdebug.families.synthesize import BatchSpec, numbered, text, with_text
 
@@ -56,6 +56,10 @@ class LlavaOnevision(Family):
 
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
         return inputs.get("batch_num_images") is not None
+
+    def resolve_variant(self, facts: BatchFacts) -> Family:
+        """A flat list of images is counted image by image: `batch_num_images` is all ones."""
+        return _FLAT if _is_flat(facts) else self
 
     def read(self, facts: BatchFacts) -> CountResult:
         owned = to_numpy(facts.inputs["batch_num_images"]).tolist()  # (sample with images,)
@@ -129,3 +133,41 @@ class LlavaOnevision(Family):
             tokens_per_image=lambda sizes: [2 + height // 10 for height, _ in sizes],
         )
         return inputs, BatchFacts(inputs, metadata, spec.images_per_sample)
+
+
+class FlatLlavaOnevision(LlavaOnevision):
+    """`batch_num_images` has one row per image, 1 each: the processor was given a flat list.
+
+    Every image is then cut into tiles, as the only one of its sample
+    (`image_processing_llava_onevision.preprocess`, transformers 5.23).
+    """
+
+    name = "llava_onevision_flat"
+    axes = {**LlavaOnevision.axes, "batch_num_images": Axis("image")}
+    shapes = {**LlavaOnevision.shapes, "batch_num_images": "image"}
+
+    def resolve_variant(self, facts: BatchFacts) -> Family:
+        return self
+
+    def read(self, facts: BatchFacts) -> CountResult:
+        return read_images(facts, "image_sizes", self._features(facts, [1] * _images(facts)))
+
+
+_FLAT = FlatLlavaOnevision()
+
+
+def _images(facts: BatchFacts) -> int:
+    return facts.rows("image_sizes")
+
+
+def _is_flat(facts: BatchFacts) -> bool:
+    """Whether the counts are of single images, because no reading by sample is possible."""
+    if not facts.has("image_sizes") or not facts.has("batch_num_images"):
+        return False
+    owned = to_numpy(facts.inputs["batch_num_images"]).tolist()
+    if owned != [1] * _images(facts):
+        return False
+    if facts.num_images is not None:
+        return sum(facts.num_images) == len(owned) and max(facts.num_images) > 1
+    owners = None if facts.placeholders is None else sum(map(bool, facts.placeholders))
+    return owners is not None and owners < len(owned)

@@ -136,7 +136,12 @@ class Qwen2_5VL(Family):
         return _PATCHES.get(model_type or "", named) if key == "pixel_values" else named
 
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
-        return inputs.get(self.grid) is not None
+        pixels, ids = inputs.get("pixel_values"), inputs["input_ids"]
+        by_sample = getattr(pixels, "ndim", 0) == 3 and len(inputs["pixel_values"]) == len(ids)
+        if inputs.get(self.grid) is None or not by_sample:
+            return inputs.get(self.grid) is not None
+        # Retrieval models pad the patches of each sample: ColQwen2 (`__call__` of its processor).
+        return int(to_numpy(inputs[self.grid]).prod(axis=-1).sum()) == len(ids)
 
     def read(self, facts: BatchFacts) -> CountResult:
         grids: list[list[int]] = to_numpy(facts.inputs[self.grid]).tolist()  # (image, 3)

@@ -16,7 +16,7 @@ from typing import Any
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.given import public
 from vlmdebug.core.keys import LENGTHS, TOKEN_KEYS
-from vlmdebug.core.layout import Axis, Layout
+from vlmdebug.core.layout import Axis, Layout, plural
 from vlmdebug.core.literals import literal
 from vlmdebug.errors import BadInput, MismatchError
 from vlmdebug.running.slicer_source import NAMES, OFFSETS, counted_units, groups_of, source_of
@@ -168,10 +168,13 @@ def _refuse(layout: Layout, key: str, axis: Axis) -> None:
     lengths = LENGTHS.get(axis.unit)
     if cut and (lengths is None or any(name in layout for name in lengths)):
         return
+    why = f"layout {one_line(layout.family)} has no such key"
+    if unit is not None and (unit not in NAMES or axis.unit not in ("sample", *OFFSETS)):
+        why = f"exported code cannot count the {one_line(plural(axis.unit))} of each sample"
     raise BadInput(
-        f"{one_line(key)} has {one_line(axis)}, but layout {one_line(layout.family)} has no such "
-        "key, so no code was written that would drop it in silence. Leave it out of the batch, "
-        "and cut it next to the exported code."
+        f"{one_line(key)} has {one_line(axis)}, but {why}, so no code was written that would drop "
+        "it in silence. Leave it out of the batch, and cut it next to the exported code, or cut "
+        "the batch with batch.chunks."
     )
 
 

@@ -14,8 +14,16 @@ from typing import TYPE_CHECKING
 
 from vlmdebug.core import pasted
 from vlmdebug.core.keys import BOOKKEEPING, LENGTHS, MEDIA_OF
-from vlmdebug.core.layout import SAMPLE_WITH_IMAGES, VIDEO_PATCH, Axis, Layout, plural
+from vlmdebug.core.layout import (
+    SAMPLE_WITH_IMAGES,
+    VIDEO_FEATURE,
+    VIDEO_PATCH,
+    Axis,
+    Layout,
+    plural,
+)
 from vlmdebug.core.literals import in_docstring, literal
+from vlmdebug.families.video_audio import ROWS_OF_EACH
 
 if TYPE_CHECKING:
     from vlmdebug.families.counting import Counting
@@ -28,6 +36,7 @@ OFFSETS = {
     "video": "videos",
     VIDEO_PATCH: "video_patches",
     "frame": "frames",
+    VIDEO_FEATURE: "video_features",
     "audio": "audios",
 }
 """Variables of the first row of each sample, by what rows count."""
@@ -274,15 +283,24 @@ def _offsets(group: Group, found: Mapping[str, Counting]) -> Iterator[str]:
     if SAMPLE_WITH_IMAGES in group.units:
         yield 'owners = [0, *accumulate(min(count, 1) for count in inputs["num_images"])]'
     for unit in group.units:
-        lengths = next((key for key in LENGTHS.get(unit, ()) if key in group.axes), None)
-        if lengths is not None:
-            rows = f'inputs["{lengths}"]' + (".prod(-1)" if "grid" in lengths else "")
+        rows = _lengths(group, unit)
+        if rows is not None:
             yield f"ends = [0, *accumulate({rows}.tolist())]  # of each {group.unit}"
             yield f"{OFFSETS[unit]} = [ends[{group.unit}] for {group.unit} in {own}]"
     ends = [
         f"{literal(key)}: {OFFSETS.get(axis.unit, '[samples]')}" for key, axis in group.axes.items()
     ]
     yield from ["_check_rows(inputs, {", *_filled(ends, "    "), "})"]
+
+
+def _lengths(group: Group, unit: str) -> str | None:
+    """Source of the rows of each image or video, where a key of the group gives them."""
+    if unit in ROWS_OF_EACH:
+        return ROWS_OF_EACH[unit]
+    lengths = next((key for key in LENGTHS.get(unit, ()) if key in group.axes), None)
+    if lengths is None:
+        return None
+    return f'inputs["{lengths}"]' + (".prod(-1)" if "grid" in lengths else "")
 
 
 def _cuts(group: Group) -> Iterator[str]:
