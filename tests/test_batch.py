@@ -394,7 +394,8 @@ def test_list_of_things_per_image_or_per_sample_is_ambiguous(value):
     for unit, expected in {"image": [2, 0, 1], "sample": [1, 0, 1]}.items():  # none without images
         batch = settled[unit]
         assert [len(chunk.get("extra", ())) for chunk in batch.chunks(1)] == expected
-        assert vd.check(lambda _, size, b=batch: b.chunks(size), batch, chunk_size=1).ok
+        report = vd.check(lambda _, size, b=batch: b.chunks(size), batch, chunk_size=1)
+        assert report.mismatches == ()
 
 
 def test_rows_of_a_list_are_followed():

@@ -288,7 +288,7 @@ def test_chunks_of_a_probed_layout_hold_what_each_sample_has_alone(media, units)
         for key in units:
             rows = own.get(key, inputs[key][:0])
             assert alike(chunk.get(key, inputs[key][:0]), rows)
-    assert vd.check(lambda _, size: batch.chunks(size), batch, chunk_size=1).ok
+    assert vd.check(lambda _, size: batch.chunks(size), batch, chunk_size=1).mismatches == ()
 
 
 def test_lengths_that_the_processor_returns_count_the_rows():

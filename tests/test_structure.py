@@ -27,6 +27,7 @@ LONG_FUNCTIONS = {
 
 NAMES_A_KEY = {
     "slicers.py": "the slicers of TRL's history, and a right one, written by hand as in a trainer",
+    "checking/compared.py": "sizes without padding are all that shows height from width",
     "checking/lacking.py": "Mllama's ids of aspect ratios are the only count of its images",
     "outcomes/clips.py": "videos of patches are the only ones that models compare with their text",
     "outcomes/forecast.py": "sizes with another dimension, and videos of patches, are looked at",

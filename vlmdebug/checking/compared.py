@@ -55,7 +55,7 @@ def order_of_sides(key: str) -> Compared:
 def is_padded_to_sizes(batch: Batch) -> bool:
     """Whether images are padded on the right and below, and their sizes are those without padding.
 
-    The padding is one value: `_pad_for_batching` in image_processing_pixtral pads with 0 after
+    The padding is one value: `image_processing_pixtral._pad_for_batching` pads with 0 after
     normalization (transformers 5.23). Elsewhere `image_sizes` are the sizes before resizing.
     """
     pixels, sizes = batch.inputs.get(MEDIA_OF["image"]), batch.inputs.get(SIZES)

@@ -63,7 +63,7 @@ def runs_unchecked(batch: Batch) -> bool | None:
 def runs_with_sizes(batch: Batch) -> bool | None:
     """Whether it runs if sizes within the padded pixels are other ones: totals are all it compares.
 
-    `get_image_features` splits the features by `image_sizes` (modeling_mistral3, 5.23).
+    `modeling_mistral3.get_image_features` splits the features by `image_sizes` (5.23).
     """
     features, placeholders = batch.image.features, batch.image.placeholders
     if not batch.rules.predict or features is None or placeholders is None:

@@ -2,7 +2,7 @@
 
 With its default attention (sdpa), transformers starts a sample where `position_ids` do not go on by
 one, and only if no `attention_mask` is passed (`find_packed_sequence_indices` and
-`_preprocess_mask_arguments` in masking_utils, 5.23). M-RoPE models read that from the first of four
+`masking_utils._preprocess_mask_arguments`, 5.23). M-RoPE models read that from the first of four
 planes. Other arguments (`cu_seq_lens_q`) act in flash-attention alone.
 """
 
