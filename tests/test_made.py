@@ -190,6 +190,7 @@ def masked(chunk):
         pytest.param("use_cache", lambda c: False, "OK", id="an option"),
         pytest.param("past_key_values", lambda c: None, "OK", id="no cache"),
         pytest.param("past_key_values", lambda c: object(), "AMBIGUOUS", id="a cache"),
+        pytest.param("cache", lambda c: object(), "AMBIGUOUS", id="a cache, by its newer name"),
     ],
 )
 def test_made_key_is_compared_or_named(key, make, verdict):

@@ -83,10 +83,29 @@ def test_environment_lists_the_dependencies_of_pyproject() -> None:
 
 def test_environment_installs_the_project_and_its_python() -> None:
     through_pip = [entry for entry in ENVIRONMENT["dependencies"] if isinstance(entry, dict)]
-    version = PROJECT["requires-python"].removeprefix(">=")
+    (python,) = (line for line in ENVIRONMENT["dependencies"] if str(line).startswith("python="))
+    version = python.removeprefix("python=")
 
     assert "-e ." in through_pip[0]["pip"]
-    assert f"python={version}" in ENVIRONMENT["dependencies"]
+    assert f"Programming Language :: Python :: {version}" in PROJECT["classifiers"]
+
+
+def test_oldest_python_of_the_classifiers_is_the_required_one() -> None:
+    listed = re.findall(r"Python :: 3\.(\d+)", " ".join(PROJECT["classifiers"]))
+
+    assert PROJECT["requires-python"] == f">=3.{min(map(int, listed))}"
+
+
+def test_only_tiny_models_bound_transformers() -> None:
+    """An environment with a trainer's own release gets every other extra without another one."""
+    bounded = {
+        name
+        for name, lines in PROJECT["optional-dependencies"].items()
+        if any(requirements.Requirement(line).name == "transformers" for line in lines)
+    }
+
+    assert bounded == {"tiny"}
+    assert "transformers" not in ranges(PROJECT["dependencies"])
 
 
 @pytest.mark.parametrize(
@@ -232,9 +251,9 @@ def test_hook_of_pre_commit_is_a_target_of_make() -> None:
 def test_install_names_what_an_extra_brings() -> None:
     packages = INSTALL["packages"]
 
-    assert packages(["torch", "plot"])[:3] == ["numpy", "torch", "transformers"]
+    assert packages(["tiny", "plot"])[:3] == ["numpy", "torch", "transformers"]
     assert "pyright" in packages(["dev"])
-    assert packages(["torch", "testing"]) == packages(["torch"])
+    assert packages(["tiny", "torch"]) == packages(["tiny"])
 
 
 def test_pip_shows_its_progress_on_a_terminal_alone() -> None:

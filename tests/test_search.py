@@ -311,12 +311,18 @@ def release(monkeypatch):
 
 NEW = "def forward(self, input_ids, mm_token_type_ids=None, moe_mm_token_type_ids=None): ..."
 OLD = "def forward(self, input_ids, moe_mm_token_type_ids=None): ..."
+COMPUTED = "def forward(self, input_ids):\n    mm_token_type_ids = input_ids == 3"
 
 
 @pytest.mark.parametrize(
     ("source", "falls", "left_out"),
-    [(NEW, True, ()), (OLD, False, ()), (None, False, ("mm_token_type_ids",))],
-    ids=["a release that takes them", "one that does not", "none is installed"],
+    [
+        (NEW, True, ()),
+        (OLD, False, ()),
+        (COMPUTED, False, ()),
+        (None, False, ("mm_token_type_ids",)),
+    ],
+    ids=["a release that takes them", "one that does not", "not in forward", "none is installed"],
 )
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma4"])
 def test_token_types_are_demanded_where_the_installed_model_takes_them(

@@ -32,9 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "vlmdebug":
             raise
+        extra = "torch" if error.name in ("torch", "safetensors") else "tiny"
         _complain(
             f"{error.name or error} is not installed, but this command needs it. "
-            "Install it with: pip install 'vlmdebug[torch]'"
+            f"Install it with: pip install 'vlmdebug[{extra}]'"
         )
     except OSError as error:
         _complain(f"{error.filename or ''}: {error.strerror or error}")

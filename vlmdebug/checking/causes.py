@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 from vlmdebug.core.alignment import Step
+from vlmdebug.core.record import Word
 from vlmdebug.core.runs import Run
 
 
-class RunCause(StrEnum):
+class RunCause(Word):
     """What likely became of a run of placeholder tokens."""
 
     CUT_OFF = "text cut off"

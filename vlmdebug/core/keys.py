@@ -40,7 +40,8 @@ class Key(NamedTuple):
         unit: What a row counts, or `token` where it also has a column per token, in each layout
             that has the key. None if the layout determines it, or if no batch has the key.
         holds: `mask`, 1 for what is real; `types` of tokens, 0 for text; `packing`, the starts of
-            the sequences of a packed row; `sides`, a height and a width.
+            the sequences of a packed row; `cache`, the states of earlier tokens; `sides`, a height
+            and a width.
         counts: The unit that it counts per sample (of kind COUNTS), image or video.
     """
 
@@ -49,7 +50,7 @@ class Key(NamedTuple):
     modality: Modality | None = None
     of: tuple[str, ...] = ()
     unit: str | None = None
-    holds: Literal["mask", "types", "packing", "sides"] | None = None
+    holds: Literal["mask", "types", "packing", "cache", "sides"] | None = None
     counts: str | None = None
 
 
@@ -81,7 +82,8 @@ _TABLE = (
     Key("cu_seq_lens_k", Kind.DERIVED, of=("position_ids",), holds="packing"),
     Key("seq_idx", Kind.DERIVED, of=("position_ids",), holds="packing"),
     Key("cache_position", Kind.WHOLE, of=_TEXT),
-    Key("past_key_values", Kind.WHOLE, of=_TEXT),
+    Key("past_key_values", Kind.WHOLE, of=_TEXT, holds="cache"),
+    Key("cache", Kind.WHOLE, of=_TEXT, holds="cache"),  # its name from transformers 5.24 on
     # Images.
     Key("pixel_values", Kind.MEDIA, "image"),
     Key("pixel_values_images", Kind.MEDIA, "image"),
@@ -188,6 +190,8 @@ TWO_TEXTS = frozenset(key.name for key in _BESIDE if key.of == ("labels",) and k
 """Keys of an encoder-decoder, which learns another text than `input_ids`."""
 PACKED = tuple(key.name for key in _TABLE if key.holds == "packing")
 """Keys that give the starts of the sequences of a packed row."""
+CACHES = tuple(key.name for key in _TABLE if key.holds == "cache")
+"""Names of the cache of earlier tokens, in the releases of transformers."""
 
 IMAGE_KEYS = tuple(key.name for key in _MEDIA if key.modality == "image")
 VIDEO_KEYS = tuple(key.name for key in _MEDIA if key.modality == "video")

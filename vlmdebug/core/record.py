@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from enum import StrEnum
+from enum import Enum
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 from vlmdebug.core.given import described, public
 from vlmdebug.core.layout import Axis, axis_of
@@ -24,11 +24,20 @@ from vlmdebug.core.scene import Scene
 from vlmdebug.errors import AmbiguousError, BadInput, MismatchError
 from vlmdebug.safe import acts, spell_names
 
+if TYPE_CHECKING:
+    from typing import Self  # from Python 3.11 on
+
 FORMAT = 1
 
 
-class Word(StrEnum):
-    """A word of a report: equal to its text, and printed as that."""
+class Word(str, Enum):
+    """A word of a report: equal to its text, and printed as that.
+
+    `enum.StrEnum` needs Python 3.11.
+    """
+
+    __str__ = str.__str__
+    __format__ = str.__format__
 
     def __repr__(self) -> str:
         return repr(self.value)

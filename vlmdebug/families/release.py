@@ -7,6 +7,7 @@ installed or has no model of that name, nothing is known.
 
 from __future__ import annotations
 
+import ast
 import re
 from dataclasses import replace
 from functools import lru_cache
@@ -20,9 +21,21 @@ TYPES = "mm_token_type_ids"
 
 @lru_cache(maxsize=1024)
 def takes(model_type: str, key: str) -> bool | None:
-    """Whether the modeling file of the installed transformers names `key`; None if not known."""
+    """Whether a `forward` of the model's file in the installed transformers has an argument `key`.
+
+    None if the installed release has no such file, or one that cannot be read.
+    """
     source = _modeling(model_type.removesuffix("_thinker"))
-    return None if source is None else re.search(rf"\b{re.escape(key)}\b", source) is not None
+    if source is None or key not in source:
+        return None if source is None else False
+    try:
+        nodes = ast.walk(ast.parse(source))
+    except SyntaxError:
+        return None
+    forwards = (
+        node.args for node in nodes if isinstance(node, ast.FunctionDef) and node.name == "forward"
+    )
+    return any(one.arg == key for args in forwards for one in (*args.args, *args.kwonlyargs))
 
 
 @lru_cache(maxsize=64)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from vlmdebug.core.keys import EXTRAS, KNOWN
+from vlmdebug.core.keys import CACHES, EXTRAS, KNOWN
 from vlmdebug.errors import NotJudged
 
 VOCAB_SIZE, HIDDEN_SIZE = 512, 8
@@ -298,7 +298,7 @@ class RecordingModel(torch.nn.Module):
             "log_probs": lambda: zeros(rows, seq),
             "entropy": lambda: zeros(rows, seq),
             "aux_loss": lambda: zeros(),
-            "past_key_values": lambda: None,
+            **dict.fromkeys(CACHES, lambda: None),
             "attentions": lambda: None,
             "rope_deltas": lambda: None,
         }

@@ -15,7 +15,15 @@ from typing import Any
 import numpy as np
 
 from vlmdebug.core.batch import Batch
-from vlmdebug.core.keys import CLIP_KEYS, DERIVED, MEDIA_OF, PROMPT_TYPES, TWO_TEXTS, modality_of
+from vlmdebug.core.keys import (
+    CACHES,
+    CLIP_KEYS,
+    DERIVED,
+    MEDIA_OF,
+    PROMPT_TYPES,
+    TWO_TEXTS,
+    modality_of,
+)
 from vlmdebug.core.observed import Made, MadeBy
 from vlmdebug.core.rows import rows_of
 from vlmdebug.core.tensors import to_numpy
@@ -178,7 +186,7 @@ class _Call:
     def cache_position(self, values: np.ndarray) -> Made:
         assert self.ids is not None
         right = np.array_equal(values, np.arange(self.ids.shape[1]))
-        alone = self.given.get("past_key_values") is None
+        alone = all(self.given.get(key) is None for key in CACHES)
         return Made(True) if right and alone else Made.unchecked(MadeBy.CACHE)
 
     def labels(self, values: np.ndarray, ahead: int = 0) -> Made:

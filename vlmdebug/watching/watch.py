@@ -30,7 +30,7 @@ import torch
 
 from vlmdebug.checking.report import Report
 from vlmdebug.core.given import public
-from vlmdebug.core.keys import DERIVED, KNOWN
+from vlmdebug.core.keys import CACHES, DERIVED, KNOWN
 from vlmdebug.core.mismatch import Mismatch
 from vlmdebug.core.record import Verdict
 from vlmdebug.errors import BadInput, MismatchError, VlmDebugError
@@ -268,7 +268,8 @@ class _Watcher:
         if inputs.get("mm_encoder_outputs") is not None:
             return [call(unread=ENCODED)]
         # A cache holds earlier tokens, so a call need not be complete.
-        judge = partial(self._judge, alone=inputs.get("past_key_values") is not None)
+        cached = any(inputs.get(key) is not None for key in CACHES)
+        judge = partial(self._judge, alone=cached)
         tensors = {key: tensor for key, tensor in tensors.items() if key not in self._own}
         if all_on_cpu(tensors):
             return [call(**judge(lambda: tensors))]
@@ -394,6 +395,7 @@ PLUMBING = (
     "accelerate.",
     "peft.",
     "transformers.generation.",
+    "transformers.utils.",
     "contextlib",
     "functools",
 )
