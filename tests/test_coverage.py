@@ -10,8 +10,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 import vlmdebug as vd
 from vlmdebug.core.keys import TOKEN_KEYS
-from vlmdebug.families import find_family
-from vlmdebug.families.coverage import read_coverage
+from vlmdebug.families import FAMILIES, find_family
+from vlmdebug.families.coverage import Outcomes, changes, read_coverage, seen_here
 from vlmdebug.tiny import registry
 from vlmdebug.tiny.unproven import RECIPES
 
@@ -35,9 +35,9 @@ def test_no_architecture_is_in_two_lists():
 
 
 def test_proven_are_those_that_the_tests_judge():
-    assert set(COVERAGE.proven) == set(registry.known()) & set(
-        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-    )
+    tiny = {name for name in registry.known() if not registry.broken(name)}
+
+    assert set(COVERAGE.proven) == tiny & set(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
 
 
 @pytest.mark.parametrize(("name", "layout"), COVERAGE.proven.items())
@@ -73,3 +73,56 @@ def test_page_has_every_architecture_with_its_reason():
 
     reasons = {name: reason for name, (_, reason) in COVERAGE.probed.items()}
     assert shown == {**COVERAGE.proven, **reasons, **COVERAGE.not_covered}
+
+
+OLD = Outcomes("1.0", {"a": "probed", "b": "probed", "c": "not covered"}, {"a": ["x", "y"]})
+
+
+@pytest.mark.parametrize(
+    ("new", "expected"),
+    [
+        pytest.param(OLD, [], id="nothing changed"),
+        pytest.param(
+            Outcomes("2.0", {**OLD.outcomes, "d": "probed"}, {**OLD.keys, "d": ["x"]}),
+            ["d is new: probed."],
+            id="an architecture is new",
+        ),
+        pytest.param(
+            Outcomes("2.0", {"a": "probed", "c": "proven (llava)"}, OLD.keys),
+            ["b is gone; it was probed.", "c was not covered and is proven (llava)."],
+            id="one is gone, one has another outcome",
+        ),
+        pytest.param(
+            Outcomes("2.0", OLD.outcomes, {"a": ["x", "z"]}),
+            ["a also returns z and no longer returns y."],
+            id="other keys",
+        ),
+    ],
+)
+def test_changes_since_a_release_are_named(new, expected):
+    assert changes(OLD, new) == expected
+
+
+def test_file_keeps_the_release_before_and_the_page_says_what_changed():
+    assert COVERAGE.before.transformers != COVERAGE.transformers
+    assert COVERAGE.keys.keys() == {*COVERAGE.proven, *COVERAGE.probed}
+    assert all(f"- {line}" in PAGE for line in COVERAGE.changes())
+    assert "hy_v4_vl is new: proven (qwen2_5_vl)." in COVERAGE.changes()
+
+
+@pytest.mark.parametrize(
+    ("release", "says", "says_not"),
+    [
+        (COVERAGE.transformers, "transformers 5.24.0 is installed", "was run with"),
+        ("4.57.6", "predicted for 0 of them. What follows was run with 5.24.0", "not installed"),
+        (None, "transformers is not installed", "predicted"),
+    ],
+    ids=["that of the file", "an older one", "none"],
+)
+def test_families_names_the_installed_release(release, says, says_not, monkeypatch):
+    for module in ("coverage", "release"):
+        monkeypatch.setattr(f"vlmdebug.families.{module}.version", lambda: release)
+    said = seen_here(COVERAGE, FAMILIES.values())
+
+    assert says in said
+    assert says_not not in said

@@ -33,7 +33,7 @@ MEDIA_KEYS = {
             *("cosmos3_edge", "exaone4_5", "hyperclovax_vision_v2", "lfm3_vl", "dots3_note"),
             *("cohere_compass", "ernie4_5_vl_moe", "glm4v", "glm4v_moe", "glm46v", "glmga"),
             *("glm_ocr", "glm5_next", "kimi_k25", "minimax_m3_vl", "muse_glimmer", "muse_spark"),
-            *("paddleocr_vl", "inkling2"),
+            *("paddleocr_vl", "inkling2", "inkling2_loop", "hy_v4_vl"),
         ],
         GRID,
     ),
@@ -75,7 +75,7 @@ TOKEN_TYPES = {
     *("gemma4", "gemma4_unified", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "glm4v"),
     *("qwen3_vl_moe", "qwen3_5_moe", "qwen4_exp", "cosmos3_omni", "cosmos3_edge"),
     *("cohere_compass", "ernie4_5_vl_moe", "glm4v_moe", "glm46v", "glmga", "glm_ocr"),
-    *("glm5_next", "paddleocr_vl"),
+    *("glm5_next", "paddleocr_vl", "hy_v4_vl"),
 }
 TWO_SIZES = {"ovis2", "mistral3", "mistral_large4"}  # the wide and the tall ask for as many
 OTHER_NAMES = {"nemotron_h_omni": "NemotronH_Omni_Reasoning_V3"}
@@ -544,6 +544,21 @@ def test_release_that_lacks_a_family_is_named_and_no_other_is_asked_for(monkeypa
     assert f"needs transformers {registry.OLDEST} or newer" in text
     assert f"but {transformers.__version__} is installed" in text
     assert "pip install" not in text and module in text
+
+
+def test_model_that_cannot_be_called_in_the_installed_release_is_left_out(monkeypatch):
+    release = ".".join(transformers.__version__.split(".")[:2])
+    monkeypatch.setitem(registry.BROKEN, "llava", {release: "its forward raises"})
+
+    assert "llava" not in tiny.families()
+    with pytest.raises(BadInput, match="'llava' cannot be called in transformers .*: its forward"):
+        tiny.build("llava")
+
+
+def test_model_that_cannot_be_called_in_another_release_is_built(monkeypatch):
+    monkeypatch.setitem(registry.BROKEN, "llava", {"4.0": "its forward raises"})
+
+    assert "llava" in tiny.families()
 
 
 def test_package_that_is_missing_is_not_taken_for_a_release(monkeypatch):

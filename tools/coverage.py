@@ -4,7 +4,9 @@ Writes `vlmdebug/families/coverage.json` and `docs/architectures.md`; with `--pa
 from the existing file. An architecture is *proven* if its tiny model gives the same logits for
 every chunk size as for the whole batch, text-only samples among them; *probed* if its processor
 could be run on samples alone and together; otherwise *not covered*, with the reason below. An
-architecture without a list entry or a reason ends the run.
+architecture without a list entry or a reason ends the run, which names all of these. In another
+release than that of the existing file, the outcomes and keys of the existing file are kept, and
+the page says what changed.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +31,10 @@ UNPROVEN = {
     "positions, so that a chunk's logits differ however it is cut",
     "diffusion_gemma": "it denoises a block, and its logits are not those of the input tokens",
     "t5gemma2": "it has an encoder and a decoder, so its logits are not those of the input tokens",
-    "chameleon": "images become tokens of a VQ model; no tiny one yet",
-    "emu3": "images become tokens of a VQ model; no tiny one yet",
     "molmo2": "image_token_pooling holds indices into the whole batch, which cutting rows breaks",
+    **dict.fromkeys(
+        ["chameleon", "emu3", "apertus1p5"], "images become tokens of a VQ model; no tiny one yet"
+    ),
     **dict.fromkeys(
         ["minicpmv4_6", "minicpmv4_7", "minicpm_ocr"],
         "the slices of all images are concatenated along the last dimension of pixel_values",
@@ -80,14 +84,14 @@ def prove(model_type: str) -> str | None:
 
 
 def probe(model_type: str) -> dict[str, str]:
-    """What a row of each media key counts."""
+    """What a row of each key counts, keys of tokens too."""
     import vlmdebug as vd
-    from vlmdebug.core.keys import TOKEN_KEYS
+    from vlmdebug.tiny.registry import recipe_of
     from vlmdebug.tiny.unproven import RECIPES
 
-    recipe = RECIPES[model_type]
+    recipe = RECIPES[model_type] if model_type in RECIPES else recipe_of(model_type)
     axes = vd.probe(recipe.processor(), placeholder=recipe.placeholder).axes
-    return {key: str(axis) for key, axis in axes.items() if key not in TOKEN_KEYS}
+    return {key: str(axis) for key, axis in axes.items()}
 
 
 def page() -> str:
@@ -108,6 +112,10 @@ def page() -> str:
         "  row of each tensor represents.",
         "- *Not covered*: neither, for the reason in the table.",
         "",
+        f"## What changed since transformers {found.before.transformers}",
+        "",
+        *([f"- {line}" for line in found.changes()] or ["Nothing."]),
+        "",
         "## Proven",
         "",
         "| architecture | layout |",
@@ -127,6 +135,38 @@ def page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def run(name: str, found: dict[str, Any]) -> bool:
+    """Add one architecture to what was found; False if it is in no list."""
+    from vlmdebug import tiny
+    from vlmdebug.core.keys import TOKEN_KEYS
+    from vlmdebug.tiny.registry import broken
+    from vlmdebug.tiny.unproven import RECIPES
+
+    family = prove(name) if name in tiny.families() else None
+    reason = broken(name)
+    if family is not None:
+        found["proven"][name] = family
+        found["keys"][name] = sorted(tiny.batch(name, [1]))
+    elif name in RECIPES or reason:
+        axes = probe(name)
+        media = {key: axis for key, axis in axes.items() if key not in TOKEN_KEYS}
+        found["probed"][name] = [media, reason or UNPROVEN.get(name, NO_MODEL)]
+        found["keys"][name] = sorted(axes)
+    elif name in NOT_COVERED:
+        found["not covered"][name] = NOT_COVERED[name]
+    else:
+        return False
+    return True
+
+
+def before(release: str) -> dict[str, Any]:
+    """The outcomes of the release before: those of the file, or those that the file keeps."""
+    from vlmdebug.families.coverage import read_coverage
+
+    kept = read_coverage()
+    return asdict(kept.before if kept.transformers == release else kept.outcomes)
+
+
 def main() -> None:
     """Run all of them and write the file and the page."""
     if sys.argv[1:] == ["--page"]:
@@ -138,31 +178,21 @@ def main() -> None:
         MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as architectures,
     )
 
-    from vlmdebug import tiny
-    from vlmdebug.families.coverage import FILE
-    from vlmdebug.tiny.unproven import RECIPES
+    from vlmdebug.families.coverage import FILE, read_coverage
 
-    found: dict[str, Any] = {
-        "transformers": transformers.__version__,
-        "proven": {},
-        "probed": {},
-        "not covered": {},
-    }
-    for name in sorted(architectures):
-        family = prove(name) if name in tiny.families() else None
-        if family is not None:
-            found["proven"][name] = family
-        elif name in RECIPES:
-            found["probed"][name] = [probe(name), UNPROVEN.get(name, NO_MODEL)]
-        elif name in NOT_COVERED:
-            found["not covered"][name] = NOT_COVERED[name]
-        else:
-            sys.exit(f"{name} is new: add a recipe to vlmdebug/tiny, or a reason to {__file__}")
+    release = transformers.__version__
+    found: dict[str, Any] = {"transformers": release, "proven": {}, "probed": {}}
+    found |= {"not covered": {}, "keys": {}, "before": before(release)}
+    new = [name for name in sorted(architectures) if not run(name, found)]
+    if new:
+        sys.exit(
+            f"new in {release}: {', '.join(new)}. Add recipes to vlmdebug/tiny, or reasons to "
+            f"{__file__}"
+        )
     FILE.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    read_coverage.cache_clear()
     PAGE.write_text(page(), encoding="utf-8")
-    from vlmdebug.families.coverage import read_coverage
-
-    print(read_coverage())
+    print(read_coverage(), *read_coverage().changes(), sep="\n")
 
 
 if __name__ == "__main__":

@@ -399,7 +399,7 @@ def _explain(options: argparse.Namespace) -> int:
 
 def _families(options: argparse.Namespace) -> int:
     from vlmdebug.families import FAMILIES
-    from vlmdebug.families.coverage import read_coverage
+    from vlmdebug.families.coverage import read_coverage, seen_here
 
     without = {"omit": "left out", "either": "left out or empty", "keep": "kept"}
     for family in FAMILIES.values():
@@ -409,7 +409,11 @@ def _families(options: argparse.Namespace) -> int:
             needed = without[family.rules.of(key).when_no_media]
             print(f"  {key}: {axis}; without images {needed}")
     coverage = read_coverage()
+    print(f"\n{textwrap.fill(seen_here(coverage, FAMILIES.values()), 80)}")
     print(f"\n{textwrap.fill(str(coverage), 80)}")
+    print(f"\nChanged since transformers {coverage.before.transformers}:")
+    for line in coverage.changes() or ["Nothing."]:
+        print(_wrapped(line))
     print(
         f"\nProven: chunks give the whole batch's logits.\n{_wrapped(', '.join(coverage.proven))}"
     )

@@ -82,6 +82,16 @@ def _pixels_by_processor(model_type: str | None, processor: Any) -> PixelRule | 
     return lambda height, width: (height // patch) * (width // patch) + more
 
 
+NEWLINES = ("hy_v4_vl",)
+"""Model types with one more feature per row of merged patches, in images and in each frame of a
+video (`_num_frame_tokens` in `processing_hy_v4_vl`, transformers 5.24)."""
+
+
+def with_newlines(height: int, width: int, merge: int) -> int:
+    """Features of one image or frame of `height` x `width` patches, for a model of `NEWLINES`."""
+    return height // merge * (width // merge + 1)
+
+
 def features_of_video(model_type: str | None, processor: Any, config: Any) -> VideoRule | None:
     """Features of a video with a row of shape `(frames, channels, height, width)`."""
     vision = getattr(config, "vision_config", None)

@@ -42,7 +42,7 @@ EDGES = {
 """Tokens that the processor itself writes around each image, by model type, where runs of
 placeholder tokens are tiles. Read in the processors of transformers 5.23."""
 
-UNMERGED = {"inkling2": 1}
+UNMERGED = {"inkling2": 1, "inkling2_loop": 1}
 """Model types in which every patch is a feature (`modeling_inkling2.get_image_features`, 5.23)."""
 
 TOWERS = {("llava", "pixtral"): PIXTRAL_12B}

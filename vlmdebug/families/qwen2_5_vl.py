@@ -2,8 +2,9 @@
 
 `pixel_values` is `(patch, …)` over all images: flat patches, or `(channels, side, side)` in
 PaddleOCR-VL and Kimi; `image_grid_thw` is `(image, 3)`. Grid `(t, h, w)` owns `t * h * w` rows and
-`t * h * w / merge_size ** 2` placeholder tokens; Inkling 2 does not merge, and HunYuan-VL adds a
-token per row of features and two per image. VideoLLaMA 3 gives `image_merge_sizes`, one per image.
+`t * h * w / merge_size ** 2` placeholder tokens; Inkling 2 does not merge, HunYuan-VL adds a
+token per row of features and two per image, and Hy 4 VL one per row (transformers 5.24).
+VideoLLaMA 3 gives `image_merge_sizes`, one per image.
 Read in `modeling_qwen2_5_vl.get_image_features` and those of the variants, transformers 5.23.
 
 A chunk without images must be given no `pixel_values`: zero rows raise. Other checks differ between
@@ -29,13 +30,16 @@ from vlmdebug.core.tensors import to_numpy
 from vlmdebug.families import rules as known
 from vlmdebug.families.base import Family
 from vlmdebug.families.facts import BatchFacts, CountResult, ProcessorMetadata
+from vlmdebug.families.formulas import with_newlines
 from vlmdebug.families.image_counts import count_images, infer_merge_size
+from vlmdebug.families.metadata import UNMERGED
 from vlmdebug.families.synthesize import BatchSpec, numbered, text, with_text
 
 # Features of one image of grid (t, h, w), if they are not t * h * w / merge ** 2.
 _FEATURES: dict[str, Callable[[list[int], int], int]] = {
-    "inkling2": lambda grid, merge: grid[0] * grid[1] * grid[2],
+    **dict.fromkeys(UNMERGED, lambda grid, merge: grid[0] * grid[1] * grid[2]),
     "hunyuan_vl": lambda grid, merge: (grid[1] // merge) * (grid[2] // merge + 1) + 2,
+    "hy_v4_vl": lambda grid, merge: grid[0] * with_newlines(grid[1], grid[2], merge),
 }
 
 # Shapes of patches of models that raise for any other number of dimensions; the others reshape them
@@ -86,6 +90,8 @@ class Qwen2_5VL(Family):
         "paddleocr_vl",
         "video_llama_3",
         "inkling2",
+        "inkling2_loop",
+        "hy_v4_vl",
     )
     processors = ("qwen2_5_omni", "qwen3_omni_moe")
     grid: ClassVar[str] = "image_grid_thw"
@@ -111,7 +117,7 @@ class Qwen2_5VL(Family):
         **dict.fromkeys(
             [
                 *("qwen3_vl", "qwen3_vl_moe", "cosmos3_omni", "cohere_compass", "paddleocr_vl"),
-                *("glm4v", "glm4v_moe", "glm46v", "glmga"),
+                *("glm4v", "glm4v_moe", "glm46v", "glmga", "hy_v4_vl"),
             ],
             known.QWEN3,
         ),
@@ -120,7 +126,7 @@ class Qwen2_5VL(Family):
         **dict.fromkeys(["exaone4_5", "hyperclovax_vision_v2", "minimax_m3_vl"], known.GRID),
         **dict.fromkeys(["lfm3_vl", "glm5_next"], known.GRID_MULTIPLIED),
         "dots3_note": known.GRID_INDEXED,
-        "inkling2": known.GRID_INDEXED_UNEQUAL,
+        **dict.fromkeys(["inkling2", "inkling2_loop"], known.GRID_INDEXED_UNEQUAL),
         "kimi_k25": known.GRID_BROADCAST,
         **dict.fromkeys(["muse_glimmer", "muse_spark"], known.GRID_BROADCAST_INDEXED),
         **dict.fromkeys(["qwen2_5_omni", "qwen2_5_omni_thinker"], known.OMNI),
@@ -187,7 +193,7 @@ class Qwen2_5VL(Family):
             for image, (grid, merge) in enumerate(zip(grids, merges, strict=False))
             if grid[-2] % merge or grid[-1] % merge
         ]
-        if not odd or facts.metadata.model_type == "inkling2":
+        if not odd or facts.metadata.model_type in UNMERGED:
             return []
         sides = " x ".join(map(str, grids[odd[0]]))
         said = (

@@ -45,12 +45,22 @@ def _modeling(model_type: str) -> str | None:
     return _source("models", model_type, f"modeling_{model_type}.py")
 
 
+def has_model(model_type: str) -> bool:
+    """Whether the installed release has a modeling file of this name."""
+    return _modeling(model_type.removesuffix("_thinker")) is not None
+
+
 @lru_cache(maxsize=1)
+def version() -> str | None:
+    """The version of the installed transformers, such as `"5.23.0"`; None if not known."""
+    source = _source("__init__.py") or ""
+    found = re.search(r'^__version__ = "(\d+\.\d+[^"]*)"', source, re.MULTILINE)
+    return found[1] if found else None
+
+
 def installed() -> str | None:
     """The installed release of transformers, such as `"5.23"`; None if not known."""
-    source = _source("__init__.py") or ""
-    found = re.search(r'^__version__ = "(\d+\.\d+)', source, re.MULTILINE)
-    return found[1] if found else None
+    return ".".join((version() or "").split(".")[:2]) or None
 
 
 def _source(*parts: str) -> str | None:

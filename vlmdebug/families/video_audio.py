@@ -31,6 +31,7 @@ from vlmdebug.core.rows import Counts
 from vlmdebug.core.tensors import places_of, to_numpy
 from vlmdebug.families.base import Family
 from vlmdebug.families.facts import BatchFacts
+from vlmdebug.families.formulas import NEWLINES, with_newlines
 from vlmdebug.families.given_counts import how_to_count
 from vlmdebug.families.image_counts import check_total, split_by_placeholders
 from vlmdebug.families.probe import Probe
@@ -211,6 +212,9 @@ def _video(facts: BatchFacts, overrides: Mapping[str, Axis]) -> ClipReading:
         if merge:
             pieces = tuple((h * w // merge**2,) * t for t, h, w in grid.tolist())
             features = tuple(count // merge**2 for count in rows)
+            if facts.metadata.model_type in NEWLINES:
+                pieces = tuple((with_newlines(h, w, merge),) * t for t, h, w in grid.tolist())
+                features = tuple(map(sum, pieces))
         units[VIDEOS] = VIDEO_PATCH
     elif "num_frames_per_video" in units:
         rows = to_numpy(facts.inputs["num_frames_per_video"]).tolist()

@@ -131,8 +131,7 @@ def small(
     """Make a `config_class` with small sizes; `special` overrides them, also in inner configs."""
     names = _fields(config_class)
     chosen = {name: size for name, size in _SIZES.items() if name in names}
-    if "vocab_size" in names:
-        chosen["vocab_size"] = len(tokenizer)
+    chosen |= dict.fromkeys(names & {"vocab_size", "unpadded_vocab_size"}, len(tokenizer))
     chosen |= {name: getattr(tokenizer, name) for name in _TEXT_IDS if name in names}
     inside: Any = config_class.sub_configs or {}
     for name, inner in inside.items():

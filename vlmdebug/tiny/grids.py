@@ -116,6 +116,23 @@ def _glm(model_type: str, processor: str, images: tuple[str, str], **special: An
     )
 
 
+def _inkling(model_type: str, **text: Any) -> Recipe:
+    return recipe_from_config(
+        model_type,
+        processor="Inkling2Processor",
+        images=("inkling2.image_processing_inkling2", "Inkling2ImageProcessor", {}),
+        placeholder="<|img|>",
+        tokens={"image_token": "<|img|>"},
+        text_config={
+            "swa_num_attention_heads": 2,
+            "swa_num_key_value_heads": 1,
+            "swa_head_dim": 16,
+            **text,
+        },
+        vision_config={"text_hidden_size": 32, "patch_size": 20, "projection_hidden_dim": 32},
+    )
+
+
 _GLM_ROPE = _rope([2, 1, 1], partial_rotary_factor=0.5)
 
 RECIPES = {
@@ -283,18 +300,34 @@ RECIPES = {
         tokens=_QWEN,
         parts=_NO_VIDEO,
     ),
-    "inkling2": recipe_from_config(
-        "inkling2",
-        processor="Inkling2Processor",
-        images=("inkling2.image_processing_inkling2", "Inkling2ImageProcessor", {}),
-        placeholder="<|img|>",
-        tokens={"image_token": "<|img|>"},
+    "inkling2": _inkling("inkling2"),
+    "inkling2_loop": _inkling(
+        "inkling2_loop",
+        n_layers_per_attn_res_block=1,
+        loop_layer_index_start=1,
+        loop_layer_index_end=2,
+        loop_num_passes=2,
+        loop_gate_rank=4,
+    ),
+    "hy_v4_vl": recipe_from_config(
+        "hy_v4_vl",
+        processor="HYV4VLProcessor",
+        images=(
+            "hy_v4_vl.image_processing_pil_hy_v4_vl",
+            "HYV4VLImageProcessorPil",
+            {"size": {"shortest_edge": 4 * 32 * 32, "longest_edge": 16 * 32 * 32}},
+        ),
+        placeholder=_QWEN_MARK,
+        tokens=_QWEN,
+        parts=_NO_VIDEO,
         text_config={
-            "swa_num_attention_heads": 2,
-            "swa_num_key_value_heads": 1,
-            "swa_head_dim": 16,
+            **_rope([2, 1, 1]),
+            "index_topk": 512,
+            "index_n_heads": 2,
+            "hc_mult": 2,
         },
-        vision_config={"text_hidden_size": 32, "patch_size": 20, "projection_hidden_dim": 32},
+        vision_config={"patch_size": 16, "max_image_size": 256},
+        attn_implementation="eager",
     ),
     "qwen4_exp": _qwen(
         "qwen4_exp",

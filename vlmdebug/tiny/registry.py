@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from transformers.processing_utils import ProcessorMixin
 
-OLDEST, NEWEST = "5.20", "5.23"
+OLDEST, NEWEST = "5.20", "5.24"
 """Releases of transformers that have the parts of most families, and all of them."""
 
 # Module in this folder -> the families with recipes in its RECIPES.
@@ -62,6 +62,8 @@ _RECIPES = {
         "paddleocr_vl",
         "video_llama_3",
         "inkling2",
+        "inkling2_loop",
+        "hy_v4_vl",
     ),
     "image_rows": (
         "vipllava",
@@ -91,6 +93,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
             "cohere2_vision",
             "gemma4_unified",
             "inkling2",
+            "inkling2_loop",
             "kimi_k25",
             "lfm2_vl",
             "llama4",
@@ -104,6 +107,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
             "minicpm_ocr",
             "minicpmv4_6",
             "minicpmv4_7",
+            "apertus1p5",
             "molmo2",
             "phi4_multimodal",
             "step3p7",
@@ -113,6 +117,13 @@ NEEDS: dict[str, tuple[str, ...]] = {
     ),
     **dict.fromkeys(["gemma3n", "fast_vlm"], ("timm", "torchvision")),
 }
+BROKEN: dict[str, dict[str, str]] = {
+    "llama4": {
+        "5.24": "its forward raises AttributeError on every call (it reads `image_outputs` of a "
+        "text model's output in modeling_llama4)"
+    },
+}
+"""Releases in which a model cannot be called, by family, and why."""
 
 
 @dataclass(frozen=True)
@@ -143,12 +154,21 @@ def families() -> tuple[str, ...]:
     """Return the names that `build` and `batch` accept here.
 
     Some image processors of transformers need torchvision, some models timm. Without these packages
-    their families are left out.
+    their families are left out; so are models that cannot be called in the installed release.
 
     >>> "gemma4" in families()
     True
     """
-    return tuple(family for family in _MODULES if not _missing(family))
+    return tuple(family for family in _MODULES if not _missing(family) and not broken(family))
+
+
+def broken(family: str) -> str | None:
+    """Why the model cannot be called in the installed release; None if it can."""
+    reasons = BROKEN.get(family)
+    if not reasons:
+        return None
+    release = importlib.metadata.version("transformers")
+    return next((why for part, why in reasons.items() if release.startswith(f"{part}.")), None)
 
 
 @contextmanager
@@ -184,8 +204,12 @@ def find_recipe(family: str) -> Recipe:
     if family not in families():  # compared, not hashed: a list is refused with the same message
         raise BadInput(_unknown(family))
     with release_of(family):
-        module = importlib.import_module(f"vlmdebug.tiny.{_MODULES[family]}")
-    return module.RECIPES[family]
+        return recipe_of(family)
+
+
+def recipe_of(family: str) -> Recipe:
+    """The recipe of a known family, whatever is installed."""
+    return importlib.import_module(f"vlmdebug.tiny.{_MODULES[family]}").RECIPES[family]
 
 
 def _missing(family: str) -> list[str]:
@@ -195,6 +219,12 @@ def _missing(family: str) -> list[str]:
 def _unknown(family: object) -> str:
     if family in tuple(_MODULES):
         missing = " and ".join(_missing(str(family)))
+        if not missing:
+            return (
+                f"The tiny model of {family!r} cannot be called in transformers "
+                f"{importlib.metadata.version('transformers')}: {broken(str(family))}. "
+                f"Pass another one of vlmdebug.tiny.families(): {', '.join(families())}."
+            )
         return (
             f"{family!r} needs {missing}, not installed here. "
             f"Without it transformers cannot build the model and its processor. Install {missing}."

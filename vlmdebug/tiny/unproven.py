@@ -143,6 +143,27 @@ RECIPES: dict[str, Recipe] = {
             "eof_token": "<|extra_201|>",
         },
     ),
+    "apertus1p5": recipe_from_config(
+        "apertus1p5",
+        processor="Apertus1p5Processor",
+        images=(
+            "apertus1p5.image_processing_apertus1p5",
+            "Apertus1p5ImageProcessor",
+            {"size": {"min_pixels": 32 * 32, "max_pixels": 96 * 96}},
+        ),
+        placeholder="<|image|>",
+        tokens={
+            "image_token": "<|image|>",
+            "audio_token": "<|audio|>",
+            "boi_token": "<|img_start|>",
+            "eoi_token": "<|img_end|>",
+            "image_wrapper_token": "<|img_token_start|>",
+            "eol_token": "<|img_end_of_row|>",
+            "boa_token": "<|audio_start|>",
+            "eoa_token": "<|audio_end|>",
+        },
+        parts={"feature_extractor": None},
+    ),
     "idefics": recipe_from_config(
         "idefics",
         processor="IdeficsProcessor",
