@@ -551,7 +551,7 @@ def test_model_that_cannot_be_called_in_the_installed_release_is_left_out(monkey
     monkeypatch.setitem(registry.BROKEN, "llava", {release: "its forward raises"})
 
     assert "llava" not in tiny.families()
-    with pytest.raises(BadInput, match="'llava' cannot be called in transformers .*: its forward"):
+    with pytest.raises(BadInput, match=r"'llava' cannot be called in transformers .*: its forward"):
         tiny.build("llava")
 
 

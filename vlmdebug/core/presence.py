@@ -118,8 +118,7 @@ def _padded(batch: Batch, part: Part) -> bool:
 
 def _marks_media(batch: Batch, key: str) -> bool:
     """Whether a key of token types is zero except at media tokens."""
-    rules = batch.rules
-    images = rules.predict and rules.token_types_mark == "images"
+    images = batch.rules.token_types_mark == "images"
     return key in TYPE_IDS and (images or key != PROMPT_TYPES)
 
 

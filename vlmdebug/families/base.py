@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from vlmdebug.core.layout import VIDEO_AND_AUDIO, Axis, Layout
 from vlmdebug.core.rules import ModelRules
 from vlmdebug.families.facts import BatchFacts, CountResult, ProcessorMetadata
-from vlmdebug.families.release import as_released
+from vlmdebug.families.release import as_released, installed
 from vlmdebug.families.rules import USUAL, common_mask, with_mask
 from vlmdebug.families.synthesize import BatchSpec
 
@@ -44,6 +44,7 @@ class Family(ABC):
         feature_key: The key with rows that determine the number of features.
         rules: What the best-known model makes of a call.
         variants: Rules of the models that differ from it, by `config.model_type`.
+        in_release: Rules of the best-known model in releases of transformers that changed it.
         overview_first: Models with the whole image in the first tile of an image.
         sizes: The size numbers that `synthesize` understands.
         videos: What a row of `pixel_values_videos` counts, where the models take videos.
@@ -63,6 +64,7 @@ class Family(ABC):
     feature_key: ClassVar[str]
     rules: ClassVar[ModelRules] = USUAL
     variants: ClassVar[Mapping[str, ModelRules]] = {}
+    in_release: ClassVar[Mapping[str, ModelRules]] = {}
     overview_first: ClassVar[tuple[str, ...]] = ()
     sizes: ClassVar[tuple[int, ...]] = (1, 2, 3)
     videos: ClassVar[str | None] = None
@@ -106,7 +108,9 @@ class Family(ABC):
         name = metadata.model_type if metadata is not None else None
         if name is not None and name in self.variants:
             return self.variants[name]
-        return self.rules if name in self.models else self._shared_rules
+        if name not in self.models:
+            return self._shared_rules
+        return self.in_release.get(installed() or "", self.rules) if self.in_release else self.rules
 
     def shape_of(self, key: str, model_type: str | None) -> str:
         """Dimensions of a media key, by name, as far as the model requires them."""

@@ -51,7 +51,7 @@ class Lfm2VL(Family):
     rules = with_mask(
         replace(
             USUAL,
-            seen=("5.23",),  # 5.24 runs without pixel_attention_mask
+            seen=("5.23",),
             checks_each_row=True,
             raises_without=frozenset({"pixel_attention_mask", "spatial_shapes"}),
             keys={
@@ -62,6 +62,20 @@ class Lfm2VL(Family):
         ),
         MULTIPLIED,
     )
+    in_release = {
+        # Its features come from spatial_shapes alone; the mask only hides padded patches.
+        "5.24": replace(
+            rules,
+            seen=("5.24",),
+            raises_without=frozenset({"spatial_shapes"}),
+            optional_if_all_ones=frozenset({"pixel_attention_mask"}),
+            keys={
+                "pixel_values": ONE,
+                "pixel_attention_mask": DESCRIBES,
+                "spatial_shapes": DESCRIBES,
+            },
+        ),
+    }
 
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
         return inputs.get("spatial_shapes") is not None

@@ -14,6 +14,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from vlmdebug.core.keys import TYPE_IDS
 from vlmdebug.core.rules import ModelRules
 
 TYPES = "mm_token_type_ids"
@@ -86,9 +87,8 @@ def as_released(rules: ModelRules, model_type: str | None, *, drawn: bool = Fals
     release = installed()
     if release is not None and release not in rules.seen and rules.seen:
         rules = replace(rules, seen=())
-    if TYPES in rules.ignored:
-        return rules
-    taken = takes(model_type, TYPES) if model_type else None
-    if taken or (taken is None and not drawn):
-        return rules
-    return replace(rules, ignored=rules.ignored | {TYPES})
+    taken = {key: takes(model_type, key) if model_type else None for key in TYPE_IDS}
+    ignored = {key for key, accepted in taken.items() if accepted is False}
+    if drawn and taken[TYPES] is None:
+        ignored.add(TYPES)
+    return replace(rules, ignored=rules.ignored | ignored) if ignored else rules

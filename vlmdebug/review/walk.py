@@ -18,6 +18,8 @@ from vlmdebug.review.names import Function
 from vlmdebug.review.scope import Scope
 from vlmdebug.review.values import UNKNOWN, Value, canonical
 
+TRIES = (ast.Try, getattr(ast, "TryStar", ast.Try))  # except* came with Python 3.11
+
 
 @dataclass(frozen=True)
 class Unbound:
@@ -69,7 +71,7 @@ class Walk:
                 if item.optional_vars is not None:
                     self._bind(item.optional_vars, UNKNOWN)
             return self._block(node.body)
-        if isinstance(node, ast.Try | ast.TryStar):
+        if isinstance(node, TRIES):
             return self._try(node)
         if isinstance(node, ast.Match):
             self._expression(node.subject)

@@ -30,7 +30,7 @@ import torch
 
 from vlmdebug.checking.report import Report
 from vlmdebug.core.given import public
-from vlmdebug.core.keys import CACHES, DERIVED, KNOWN
+from vlmdebug.core.keys import CACHES, DERIVED, KNOWN, MEDIA_KEYS, PIXELS
 from vlmdebug.core.mismatch import Mismatch
 from vlmdebug.core.record import Verdict
 from vlmdebug.errors import BadInput, MismatchError, VlmDebugError
@@ -270,7 +270,10 @@ class _Watcher:
         # A cache holds earlier tokens, so a call need not be complete.
         cached = any(inputs.get(key) is not None for key in CACHES)
         judge = partial(self._judge, alone=cached)
-        tensors = {key: tensor for key, tensor in tensors.items() if key not in self._own}
+        own = self._own
+        if cached and not any(key in tensors for key in PIXELS):
+            own = own | MEDIA_KEYS  # transformers 4 leaves image_grid_thw in each decoding step
+        tensors = {key: tensor for key, tensor in tensors.items() if key not in own}
         if all_on_cpu(tensors):
             return [call(**judge(lambda: tensors))]
         away = PendingTransfer(tensors)
