@@ -136,9 +136,10 @@ def page(rows: list[str]) -> str:
         "",
         "<!-- Written by `make test-versions`; do not edit. -->",
         "",
-        "`pip install vlmdebug` requires Python 3.10 or newer and numpy. It reads, checks, falsifies,",
-        "reviews and exports next to any of these releases. It never imports transformers to do so:",
-        "it reads the files of the installed release to find the keys that each model accepts.",
+        "`pip install vlmdebug` requires Python 3.10 or newer and numpy. It reads, checks,",
+        "falsifies, reviews and exports next to any of these releases. It does not import",
+        "transformers to do so: it reads the files of the installed release to find the keys that",
+        "each model accepts.",
         "",
         "In each environment, `tests/test_versions.py` runs `assert_slices`, `check`, `export` and",
         "`review` on synthetic batches. Where transformers is installed, it also builds a small",
@@ -149,10 +150,11 @@ def page(rows: list[str]) -> str:
         "|---|---|---|---|",
         *rows,
         "",
-        "- Whether a wrong call raises is predicted in releases in which the rules were compared with",
-        "  the models: 5.23 and 5.24. In other releases the report says unknown; `prove` runs your model.",
+        "- Whether a wrong call raises is predicted for the releases in which the rules were",
+        "  compared with the models: 5.23 and 5.24. In others the report says unknown; `prove` runs",
+        "  your model.",
         "- The tiny models of `vlmdebug[tiny]` require transformers 5.20 or newer.",
-        "- transformers 5.24 requires Python 3.11; 5.23 runs on 3.10.",
+        "- transformers 5.23 and 5.24 require Python 3.11 or newer; 5.20 accepts 3.10.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -18,7 +18,10 @@ from vlmdebug.review.names import Function
 from vlmdebug.review.scope import Scope
 from vlmdebug.review.values import UNKNOWN, Value, canonical
 
-TRIES = (ast.Try, getattr(ast, "TryStar", ast.Try))  # except* came with Python 3.11
+TRIES: tuple[type[ast.Try], ...] = (
+    ast.Try,
+    getattr(ast, "TryStar", ast.Try),
+)  # except* came with Python 3.11
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ class Walk:
         self._scope.names = before
         return reached
 
-    def _try(self, node: ast.Try | ast.TryStar) -> bool:
+    def _try(self, node: ast.Try) -> bool:
         reached = self._block(node.body) and self._block(node.orelse)
         for handler in node.handlers:
             reached = self._maybe("an exception is met", handler.body) or reached
