@@ -151,8 +151,8 @@ def page(rows: list[str]) -> str:
         *rows,
         "",
         "- Whether a wrong call raises is predicted for the releases in which the rules were",
-        "  compared with the models: 5.23 and 5.24. In others the report says unknown; `prove` runs",
-        "  your model.",
+        "  compared with the models: 5.23 and 5.24. In others the report says unknown; `prove`",
+        "  runs your model.",
         "- The tiny models of `vlmdebug[tiny]` require transformers 5.20 or newer.",
         "- transformers 5.23 and 5.24 require Python 3.11 or newer; 5.20 accepts 3.10.",
     ]
