@@ -2,10 +2,11 @@
 
     print(vlmdebug.review.paths(["trainer.py"]))
 
-Each function is walked once for every known layout, so each branch is judged by the layouts that
-reach it. Three things are findings: rows cut by another unit than they count, a key that no layout
-has, and a name that is not assigned on the path of some layout. Bounds and conditions that cannot
-be resolved are listed as not judged: `falsify` runs the code and judges those.
+Each function is interpreted with small batches of every known layout: its tensors are arrays of the
+batch's own values, and what it passes to a model, yields or returns is judged as every other call
+is. Nothing of the file is executed. What cannot be known from the source, such as the attributes of
+`self`, is unknown, and a condition on it takes both ways. Code that is not judged is listed with
+the reason: `falsify` runs it.
 """
 
 from __future__ import annotations
@@ -18,14 +19,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vlmdebug.core.given import public
-from vlmdebug.core.keys import MEDIA_KEYS
 from vlmdebug.core.wording import number
 from vlmdebug.errors import BadInput
-from vlmdebug.review.cuts import may_cut
-from vlmdebug.review.keys import TOKEN_KEYS
-from vlmdebug.review.layouts import layouts
-from vlmdebug.review.names import Function
-from vlmdebug.review.remarks import FunctionReview, Remark
+from vlmdebug.review.entry import entries
+from vlmdebug.review.module import Module
+from vlmdebug.review.reading import Reading
+from vlmdebug.review.remarks import Remark, Remarks
+from vlmdebug.review.trials import trials
 from vlmdebug.safe import harmless, plain
 
 Lines = Mapping[str, frozenset[int]]
@@ -71,11 +71,7 @@ class Review:
         if unsure:
             parts += ["No findings, because a condition could not be evaluated:", *unsure]
         if self.not_judged:
-            parts.append(
-                "\n".join(
-                    ["Not judged, because the bounds could not be resolved:", *self.not_judged]
-                )
-            )
+            parts.append("\n".join(["Not judged:", *self.not_judged]))
         return harmless("\n\n".join([*parts, self._summary]))
 
     @property
@@ -130,27 +126,17 @@ def source(
             f"{name} is not Python source: {getattr(error, 'msg', error)}"
             f"{f' (line {line})' if line else ''}. Nothing of it was reviewed."
         ) from None
-    known = layouts(None if families is None else tuple(families))
-    constants = {
-        target.id: node.value
-        for node in tree.body
-        if isinstance(node, ast.Assign)
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    }
-    asked = MEDIA_KEYS | TOKEN_KEYS
+    known = trials(None if families is None else tuple(families))
+    module, rows = Module(tree), text.splitlines()
     total = Review()
-    for function in _functions(tree):
-        if lines is not None and not lines & {
-            *range(function.lineno, (function.end_lineno or 0) + 1)
-        }:
+    for entry in entries(module):
+        own = range(entry.node.lineno, (entry.node.end_lineno or 0) + 1)
+        if (lines is not None and lines.isdisjoint(own)) or not entry.is_about():
             continue
-        if not may_cut(function, asked):
-            continue
-        reading = FunctionReview(function, name, known, constants)
-        if reading.cuts_media or reading.remarks:
-            remarks = tuple(sorted(reading.remarks, key=lambda remark: remark.line))
-            total += Review(remarks, tuple(reading.not_judged), reading.agreeing, 1)
+        reading = Reading(entry, known)
+        found = Remarks(reading, name, rows)
+        remarks = tuple(sorted(found.remarks, key=lambda remark: remark.line))
+        total += Review(remarks, tuple(found.not_judged), found.agreeing, 1)
     return total
 
 
@@ -204,11 +190,6 @@ def changed(diff: str) -> dict[str, frozenset[int]]:
         elif text.startswith("+++ "):
             own = found.setdefault(re.sub(r"^(\./|b/)", "", text[4:].partition("\t")[0]), set())
     return {name: frozenset(lines) for name, lines in found.items() if name != "/dev/null"}
-
-
-def _functions(tree: ast.AST) -> Iterator[Function]:
-    found = (node for node in ast.walk(tree) if isinstance(node, Function))
-    return iter(sorted(found, key=lambda node: node.lineno))
 
 
 def _files(names: Iterable[str | Path]) -> Iterator[Path]:

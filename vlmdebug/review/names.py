@@ -1,16 +1,14 @@
-"""Names in a function's source, read before any walk."""
+"""Local names of a function that a way through it may leave without a value."""
 
 from __future__ import annotations
 
 import ast
 from functools import lru_cache
 
-from vlmdebug.review.keys import TOKEN_KEYS
-
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=256)
 def bound_names(
     function: Function,
 ) -> tuple[frozenset[str], frozenset[str]]:
@@ -42,28 +40,3 @@ def bound_names(
             other.add(node.id)
         queue.extend(ast.iter_child_nodes(node))
     return frozenset(stored - other), frozenset((stored | other) - arguments)
-
-
-@lru_cache(maxsize=1)
-def words(function: ast.AST) -> frozenset[str]:
-    """Every name and string in a function."""
-    found = {ast.Name: "id", ast.Attribute: "attr", ast.Constant: "value", ast.arg: "arg"}
-    said = (getattr(node, found.get(type(node), ""), None) for node in ast.walk(function))
-    return frozenset(word for word in said if isinstance(word, str))
-
-
-@lru_cache(maxsize=1)
-def batches(function: ast.AST) -> frozenset[str]:
-    """Names of the mappings in which the function looks up `input_ids` or similar keys."""
-    found = set()
-    for node in ast.walk(function):
-        if isinstance(node, ast.Subscript):
-            base, index = node.value, node.slice
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args:
-            base, index = node.func.value, node.args[0]
-        else:
-            continue
-        if isinstance(base, ast.Name) and isinstance(index, ast.Constant):
-            if index.value in TOKEN_KEYS:
-                found.add(base.id)
-    return frozenset(found)

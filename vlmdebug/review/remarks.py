@@ -1,4 +1,4 @@
-"""The combined results of walking one function through all layouts."""
+"""What is said of a function that was read: one remark per place, for all layouts together."""
 
 from __future__ import annotations
 
@@ -7,11 +7,19 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from vlmdebug.review.cuts import Cut
-from vlmdebug.review.keys import Keys
-from vlmdebug.review.names import Function
-from vlmdebug.review.walk import Unbound, Walk
+from vlmdebug.checking.findings import Difference, Dropped, MustBeAbsent, WrongRows
+from vlmdebug.core.keys import MEDIA_KEYS
+from vlmdebug.core.rows import Rows
+from vlmdebug.review.expressions import said
+from vlmdebug.review.keys import nearest
+from vlmdebug.review.reading import Place, Reading, supports
+from vlmdebug.review.trials import Trial
+from vlmdebug.review.verdicts import Verdict
 from vlmdebug.safe import one_line
+
+WIDTH = 88
+SPANS = 4
+"""Stretches of rows that a remark gives."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +27,7 @@ class Remark:
     """A contradiction between the code and the layouts.
 
     Attributes:
-        file, line, function: The location.
+        file, line, column, function: The location; lines and columns count from 1.
         code: The mismatch that it leads to, such as `VLM001`.
         text: The code in question.
         message: What is wrong, in which layouts, and what to do.
@@ -27,6 +35,9 @@ class Remark:
         right: The layouts in which it is right.
         unsure: The conditions on the path that could not be evaluated; None if there are none. A
             remark with such a condition is no finding.
+        batch: The smallest batch that shows it, of those that were read; None if none does.
+        source: The line of source.
+        end: The column behind the code on its line.
     """
 
     file: str
@@ -38,145 +49,296 @@ class Remark:
     wrong: tuple[str, ...]
     right: tuple[str, ...] = ()
     unsure: str | None = None
+    column: int = 1
+    end: int = 1
+    batch: str | None = None
+    source: str = ""
 
     def __str__(self) -> str:
-        head = one_line(f"{self.file}:{self.line}: {self.code} {self.text}")
-        return "\n".join([head, *(_wrapped(line) for line in self.message.splitlines())])
+        first, *rest = self.message.splitlines()
+        head = one_line(f"{self.file}:{self.line}:{self.column}: {self.code} {self.text}")
+        lines = [head, *_marked(self.source, self.column, self.end)]
+        return "\n".join([*lines, *(_wrapped(line) for line in (first, *rest))])
 
 
-class FunctionReview:
-    """One function, walked through every layout."""
+class Remarks:
+    """The remarks on one function that was read.
 
-    function: Function
-    file: str
+    Attributes:
+        remarks: What is wrong, also where a condition is not known.
+        not_judged: Code that was not judged, with its line and the reason.
+        agreeing: Number of places that are right in every layout that reaches them.
+    """
+
+    remarks: list[Remark]
+    not_judged: list[str]
     agreeing: int
 
-    def __init__(
-        self,
-        function: Function,
-        file: str,
-        layouts: Sequence[Keys],
-        constants: Mapping[str, ast.expr],
-    ) -> None:
-        self.function, self.file = function, file
-        self.walks: dict[Keys, Walk] = {keys: Walk(function, keys, constants) for keys in layouts}
+    def __init__(self, reading: Reading, file: str, source: Sequence[str]) -> None:
+        self._reading, self._file, self._source = reading, file, source
         self.agreeing = 0
-        self.not_judged: list[str] = []
-        self.remarks: list[Remark] = [*self._cuts(), *self._stale(), *self._unbound()]
+        self.remarks = [*self._places(), *self._stale(), *self._unbound()]
+        self.not_judged = [*self._unjudged()]
 
-    @property
-    def cuts_media(self) -> bool:
-        """Whether the function cuts a batch that includes media."""
-        return any(
-            cut.key in keys.axes for keys, walk in self.walks.items() for cut in walk.cuts.values()
-        )
+    # --- rows ------------------------------------------------------------------------------
 
-    def _cuts(self) -> Iterator[Remark]:
-        met: dict[tuple[int, str], list[tuple[Keys, Cut]]] = {}
-        for keys, walk in self.walks.items():
-            for cut in walk.cuts.values():
-                if cut.key in keys.axes:
-                    met.setdefault((cut.line, cut.text), []).append((keys, cut))
-        for (line, text), cuts in sorted(met.items()):
-            unread = [cut for _, cut in cuts if cut.unit is None]
-            if unread:
-                self.not_judged.append(one_line(f"{self.file}:{line}: {text}"))
-                continue
-            wrong = [(keys, cut) for keys, cut in cuts if keys.axes[cut.key].unit != cut.unit]
-            sure = [(keys, cut) for keys, cut in wrong if cut.unsure is None]
-            if wrong:
-                yield self._wrong_axis(sure or wrong, cuts, None if sure else wrong[0][1].unsure)
-            else:
+    def _places(self) -> Iterator[Remark]:
+        by_node: dict[tuple[ast.AST, bool], list[Place]] = {}
+        for place in self._reading.places.values():
+            wrong = any(v.difference for found in place.found.values() for v, _ in found)
+            by_node.setdefault((place.node, wrong), []).append(place)
+        for (node, wrong), places in by_node.items():
+            if not wrong:
                 self.agreeing += 1
+                continue
+            remark = self._remark_of(node, places)
+            if remark is not None:
+                yield remark
 
-    def _wrong_axis(
-        self,
-        wrong: Sequence[tuple[Keys, Cut]],
-        cuts: Sequence[tuple[Keys, Cut]],
-        unsure: str | None,
-    ) -> Remark:
-        cut = max((cut for _, cut in wrong), key=lambda cut: cut.key == "pixel_values")
-        of_key = [keys for keys, other in wrong if other.key == cut.key]
-        others = list(dict.fromkeys(other.key for _, other in wrong if other.key != cut.key))
-        by_unit: dict[str, list[str]] = {}
-        for keys in of_key:
-            by_unit.setdefault(keys.axes[cut.key].unit, []).append(keys.name)
-        said = "; ".join(f"{unit} in {', '.join(names)}" for unit, names in by_unit.items())
-        lines = [f"{cut.key} is cut per {cut.unit}, but has one row per {said}."]
-        if cut.unit == "sample" and "image" in by_unit:
-            lines.append("With one row per image, that is right only while each sample has one.")
-        if others:
-            more = f" … {len(others)} keys in all" if len(others) > 4 else ""
-            lines.append(f"The same with {', '.join(others[:4])}{more}.")
-        names = [keys.name for keys, _ in wrong]
+    def _remark_of(self, node: ast.AST, places: Sequence[Place]) -> Remark | None:
+        place = max(places, key=lambda one: (self._weight(one), one.key == "pixel_values"))
+        sure, unsure = self._wrong(place)
+        if not sure and not unsure:
+            return None
+        shown = sure or {layout: verdict for layout, (verdict, _) in unsure.items()}
+        wrong = {layout for one in places for layout in (*self._wrong(one)[0], *shown)}
         right = tuple(
-            keys.name for keys, other in cuts if other.key == cut.key and keys.name not in names
+            layout
+            for layout, found in place.found.items()
+            if layout not in wrong and not any(v.difference for v, _ in found)
         )
+        others = [one.key for one in places if one is not place and any(self._wrong(one))]
+        first = min(shown.values(), key=lambda verdict: len(verdict.trial.counts))
+        assert first.difference is not None
+        lines = [*_said(place.key, shown), _rows(first)]
+        if others:
+            lines.append(f"The same with {', '.join(dict.fromkeys(others))}.")
         if right:
             lines.append(f"It is right in {', '.join(right)}.")
-        if unsure:
-            lines.append(f"Whether a batch gets here hangs on: {_short(unsure)}")
-        else:
-            lines.append("Cut by running totals of what the rows count; see `vlmdebug export`.")
-        found = tuple(dict.fromkeys(names))
-        return self._remark(cut.line, "VLM001", cut.text, lines, found, right, unsure)
+        doubts = None if sure else " and ".join(dict.fromkeys(next(iter(unsure.values()))[1]))
+        lines.append(
+            f"Whether a batch gets here depends on: {textwrap.shorten(doubts, 150)}"
+            if doubts
+            else _remedy(first.difference)
+        )
+        every = dict.fromkeys(shown)
+        for one in places if sure else ():
+            every |= dict.fromkeys(self._wrong(one)[0])
+        code = first.difference.code
+        return self._remark(node, code, lines, tuple(every), right, doubts, first.trial)
+
+    def _weight(self, place: Place) -> int:
+        sure, unsure = self._wrong(place)
+        return len(sure) * 100 + len(unsure)
+
+    def _wrong(
+        self, place: Place
+    ) -> tuple[dict[str, Verdict], dict[str, tuple[Verdict, tuple[str, ...]]]]:
+        """The layouts in which it is wrong, and those in which it may be, with the conditions.
+
+        A function that was not written for a layout is not accused for it alone.
+        """
+        sure: dict[str, Verdict] = {}
+        unsure: dict[str, tuple[Verdict, tuple[str, ...]]] = {}
+        for layout, found in place.found.items():
+            for verdict, doubts in found:
+                if verdict.difference is None:
+                    continue
+                more = list(doubts)
+                if layout in self._reading.refused:
+                    more.append("which batches the checks above refuse")
+                if verdict.text_only:
+                    more.append("whether a chunk may have no media")
+                if not more:
+                    sure.setdefault(layout, verdict)
+                elif layout not in unsure or len(more) < len(unsure[layout][1]):
+                    unsure[layout] = verdict, tuple(more)
+        meant = [layout for layout in (*sure, *unsure) if self._is_meant(layout)]
+        if not any(layout in sure for layout in meant):
+            sure = {}
+        if not meant:
+            unsure = {}
+        return sure, {layout: one for layout, one in unsure.items() if layout not in sure}
+
+    def _is_meant(self, layout: str) -> bool:
+        return supports(self._reading.entry, self._reading.layouts[layout][0])
+
+    # --- names -----------------------------------------------------------------------------
 
     def _stale(self) -> Iterator[Remark]:
-        asked: dict[str, int] = {}
-        for walk in self.walks.values():
-            for key, line in walk.asked.items():
-                asked[key] = min(line, asked.get(key, line))
-        first = next(iter(self.walks))
-        for key, line in asked.items():
-            near = first.nearest(key)
-            wrong = tuple(keys.name for keys in self.walks if near in keys.axes)
-            lines = [
-                f"No layout that is known has {key}, so its branch never runs.",
-                f"{near}, which {', '.join(wrong) or 'another'} has, is cut by no such branch.",
-                f"Rename {key} to {near} if that is meant.",
+        uses = self._reading.entry.uses
+        for name in sorted(uses.passed | uses.asked):
+            near = nearest(name)
+            if near is None or near in uses.words:
+                continue
+            node = self._first(name)
+            has = [
+                layout
+                for layout, own in self._reading.layouts.items()
+                if near in own[0].batch.layout
             ]
-            yield self._remark(line, "VLM004", key, lines, wrong)
+            owners = ", ".join(has) or "another layout"
+            lines = [
+                f"No layout that is known has {name}, so its branch never runs.",
+                f"{near}, which {owners} has, is cut by no such branch.",
+                f"Rename {name} to {near} if that is meant.",
+            ]
+            yield self._remark(node, "VLM004", lines, tuple(has), text=name)
+
+    def _first(self, name: str) -> ast.AST:
+        """The first place where a name is used as a key."""
+        found = [
+            node
+            for node in ast.walk(self._reading.entry.node)
+            if (isinstance(node, ast.Constant) and node.value == name)
+            or (isinstance(node, ast.keyword) and node.arg == name)
+        ]
+        return min(found, key=lambda node: node.lineno, default=self._reading.entry.node)
 
     def _unbound(self) -> Iterator[Remark]:
-        met: dict[tuple[int, str], list[tuple[Keys, Unbound]]] = {}
-        for keys, walk in self.walks.items():
-            for place, unbound in walk.unbound.items():
-                met.setdefault(place, []).append((keys, unbound))
-        for (line, name), places in sorted(met.items()):
-            sure = [keys.name for keys, unbound in places if unbound.unsure is None]
-            wrong = tuple(sure or [keys.name for keys, _ in places])
-            unsure = None if sure else places[0][1].unsure
-            if unsure and len(wrong) == len(self.walks):
+        every = len(self._reading.layouts)
+        for name, (node, layouts) in self._reading.unbound.items():
+            sure = [layout for layout, doubts in layouts.items() if not doubts]
+            wrong = tuple(sure or layouts)
+            if len(wrong) == every:
                 continue  # it depends on options, not on a layout: a task for a linter
+            doubts = None if sure else " and ".join(next(iter(layouts.values())))
             lines = [
                 f"{name} is not assigned where batches of {', '.join(wrong)} get here: "
                 "UnboundLocalError.",
-                f"Whether they do hangs on: {_short(unsure)}"
-                if unsure
+                f"Whether they do depends on: {textwrap.shorten(doubts, 150)}"
+                if doubts
                 else "Assign it before the branches.",
             ]
-            yield self._remark(line, "VLM008", name, lines, wrong, unsure=unsure)
+            yield self._remark(node, "VLM008", lines, wrong, unsure=doubts, text=name)
+
+    # --- what was not judged ---------------------------------------------------------------
+
+    def _unjudged(self) -> Iterator[str]:
+        reading, judged = self._reading, self._reading.judged
+        found: dict[ast.AST, str] = {}
+        for node, (key, why) in reading.lost.items():
+            if key in MEDIA_KEYS and node not in judged:
+                found[node] = why
+        for node, key in reading.cuts.items():
+            if key in MEDIA_KEYS and node not in judged and node not in found:
+                if not any(part is not node and part in judged for part in ast.walk(node)):
+                    found[node] = "it is not passed on with input_ids"
+        for node, key in reading.bare.items():
+            if not any(isinstance(part, ast.AST) and part in found for part in ast.walk(node)):
+                found.setdefault(node, f"{key} is looked up, and no call gets it")
+        inner = {part for node in found for part in ast.walk(node) if part is not node}
+        for node, why in found.items():
+            if node not in inner:
+                yield one_line(f"{self._file}:{_line(node)}: {said(node)} ({why})")
+        if reading.limit is not None:
+            node = reading.entry.node
+            yield one_line(f"{self._file}:{node.lineno}: {node.name} ({reading.limit})")
 
     def _remark(
         self,
-        line: int,
+        node: ast.AST,
         code: str,
-        text: str,
         lines: Sequence[str],
         wrong: tuple[str, ...],
         right: tuple[str, ...] = (),
         unsure: str | None = None,
+        trial: Trial | None = None,
+        text: str = "",
     ) -> Remark:
-        message, name = "\n".join(lines), self.function.name
-        return Remark(self.file, line, name, code, text, message, wrong, right, unsure)
+        line, column = _line(node), getattr(node, "col_offset", 0)
+        source = self._source[line - 1] if 0 < line <= len(self._source) else ""
+        ends = getattr(node, "end_col_offset", None) if _line(node, end=True) == line else None
+        start = len(source.encode()[:column].decode(errors="replace")) + 1
+        end = len(source.encode()[:ends].decode(errors="replace")) + 1 if ends else len(source) + 1
+        return Remark(
+            self._file,
+            line,
+            self._reading.entry.path,
+            code,
+            text or said(node),
+            "\n".join(lines),
+            wrong,
+            right,
+            unsure or None,
+            start,
+            max(end, start + 1),
+            None if trial is None else str(trial),
+            source,
+        )
 
 
-def _short(tests: str) -> str:
-    """The conditions on the path, as many as fit in two lines."""
-    return textwrap.shorten(tests, 150, placeholder=" …")
+def _line(node: ast.AST, *, end: bool = False) -> int:
+    return int(getattr(node, "end_lineno" if end else "lineno", 1) or 1)
+
+
+def _said(key: str, wrong: Mapping[str, Verdict]) -> Iterator[str]:
+    """How the key is cut, and what its rows count in the layouts where that is wrong."""
+    first = next(iter(wrong.values())).difference
+    by_unit: dict[str, list[str]] = {}
+    for layout, verdict in wrong.items():
+        by_unit.setdefault(verdict.trial.batch.layout[key].unit, []).append(layout)
+    units = "; ".join(f"{unit} in {', '.join(names)}" for unit, names in by_unit.items())
+    if isinstance(first, Dropped):
+        yield f"{key} is not passed in {', '.join(wrong)}."
+    elif isinstance(first, MustBeAbsent):
+        yield f"{key} is passed where the chunk has no media, in {', '.join(wrong)}."
+    else:
+        cuts = [_cut_by(verdict.difference) for verdict in wrong.values()]
+        common = [unit for unit in cuts[0] if all(unit in cut for cut in cuts)]
+        if common:
+            yield f"{key} is cut per {common[0]}, but has one row per {units}."
+            if common[0] == "sample" and "image" in by_unit:
+                yield "With one row per image, that is right only while each sample has one."
+        else:
+            yield f"{key} does not get the rows of its samples. It has one row per {units}."
+
+
+def _cut_by(difference: Difference | None) -> tuple[str, ...]:
+    return difference.cut_by if isinstance(difference, WrongRows) else ()
+
+
+def _rows(verdict: Verdict) -> str:
+    """The smallest batch, and what its first wrong call gets."""
+    one = verdict.difference
+    assert one is not None
+    samples = ", ".join(map(str, one.samples))
+    single = len(one.samples) == 1
+    who = f"sample {samples} gets" if single else f"samples {samples} get"
+    own, given = _spans(one.expected), _spans(one.actual)
+    gets = "nothing" if isinstance(one, Dropped) else f"rows {given}"
+    owns = "its rows are" if single else "their rows are"
+    return f"With {verdict.trial}: {who} {gets}, but {owns} {own} ({verdict.trial.layout})."
+
+
+def _spans(rows: Rows | None) -> str:
+    if rows is None or not rows.ranges:
+        return "none"
+    spans = [f"{start}:{stop}" if start >= 0 else "others" for start, stop in rows.ranges]
+    return ", ".join(spans[:SPANS]) + (", …" if len(spans) > SPANS else "")
+
+
+def _remedy(difference: Difference) -> str:
+    if isinstance(difference, Dropped):
+        return "Pass it with the rows of the chunk's samples; see `vlmdebug export`."
+    if isinstance(difference, MustBeAbsent):
+        return "Leave the key out of chunks without media; see `vlmdebug export`."
+    return "Cut by running totals of what the rows count; see `vlmdebug export`."
+
+
+def _marked(source: str, column: int, end: int) -> list[str]:
+    """The line of source with carets below the code."""
+    if not source.strip():
+        return []
+    own = source.rstrip()
+    left = len(own) - len(own.lstrip())
+    shown = one_line(own[left:], WIDTH - 4)
+    at = min(max(column - 1 - left, 0), WIDTH - 6)
+    size = max(1, min(end - column, WIDTH - 4 - at, len(own) - column + 1))
+    return [f"    {shown}", f"    {' ' * at}{'^' * size}"]
 
 
 def _wrapped(line: str) -> str:
     return textwrap.fill(
-        line, 88, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False
+        line, WIDTH, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False
     )

@@ -1,0 +1,372 @@
+"""Calls in interpreted code: functions of the file are followed, known ones are computed.
+
+Every other call is foreign. Where it gets `input_ids` and media, that is what a model gets.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from vlmdebug.core.keys import KEYS, Kind
+from vlmdebug.review.arrays import Failed, Tensor, Unknown
+from vlmdebug.review.expressions import Expressions, said
+from vlmdebug.review.machine import DEPTH, Bound, Frame, Inputs, Reference, Routine
+from vlmdebug.review.torchlike import FUNCTIONS, METHODS, MODULES, listed_of, number
+
+MODEL = re.compile(r"model|forward|generate|policy|actor|critic|module|engine|^net$", re.I)
+"""Names of what is called as a model: these get tensors by position, too."""
+NO_MODEL = re.compile(
+    r"process|tokeniz|decode|encode|pad|collat|print|log(ger)?$|info|debug|save|write|put|append"
+    r"|get_\w+_features|len|repr|str|assert|Error|warn|record|store|index",
+    re.I,
+)
+WRAPPERS = frozenset({"BatchFeature", "BatchEncoding", "TensorDict", "ModelInput", "EasyDict"})
+MAPS = frozenset({"tree_map", "map_structure", "apply_to_collection", "recursively_apply"})
+COPIES = frozenset({"copy", "deepcopy", "nested_detach", "move_to_device", "send_to_device"})
+PASSED = frozenset({Kind.TOKENS, Kind.MEDIA, Kind.DERIVED})
+NUMBERS = frozenset({"int", "float", "bool", "str"})
+
+
+class Calls(Expressions):
+    """Evaluates calls."""
+
+    def _Call(self, node: ast.Call, frame: Frame) -> Any:
+        name = node.func.id if isinstance(node.func, ast.Name) else ""
+        special = getattr(self, f"_builtin_{name}", None)
+        if special is not None and name not in frame.names:
+            return special(node, frame)
+        callee = self.value(node.func, frame)
+        args, given = self._arguments(node, frame)
+        if _is_super(node.func):
+            return Unknown(node)
+        if isinstance(callee, Reference) and callee.root in ("self", "cls"):
+            found = self.module.of_class(frame.owner, callee.last, self)
+            callee = found if isinstance(found, Routine) else callee
+        if isinstance(callee, Routine):
+            if callee.frame is None and not any(map(_has_rows, (*args, *given.values()))):
+                return Unknown(node)  # whatever it does has nothing to do with the batch
+            return self.invoke(callee, args, given)
+        if isinstance(callee, Bound):
+            return self._method(callee, args, given, node)
+        if isinstance(callee, Reference):
+            return self._function(callee, args, given, node)
+        return self._foreign(said(node.func), args, given, node)
+
+    def _arguments(self, node: ast.Call, frame: Frame) -> tuple[list[Any], dict[str, Any]]:
+        args: list[Any] = []
+        for part in node.args:
+            if not isinstance(part, ast.Starred):
+                args.append(self.value(part, frame))
+                continue
+            inner = self.value(part.value, frame)
+            args += [inner] if isinstance(inner, (Unknown, Reference)) else listed_of(inner)
+        given: dict[str, Any] = {}
+        for keyword in node.keywords:
+            found = self.value(keyword.value, frame)
+            if keyword.arg is not None:
+                given[keyword.arg] = found
+            elif isinstance(found, dict):
+                given |= {name: part for name, part in found.items() if isinstance(name, str)}
+        return args, given
+
+    # --- what is known ---------------------------------------------------------------------
+
+    def _function(
+        self, callee: Reference, args: list[Any], given: dict[str, Any], node: ast.Call
+    ) -> Any:
+        name, root = callee.last, callee.root.partition(".")[0]
+        if name in MAPS or (name == "map" and root in ("tree", "jax", "optree", "pytree")):
+            return self._mapped(args, given, node)
+        if name in WRAPPERS:
+            return args[0] if args and isinstance(args[0], dict) else {**given}
+        if name in COPIES and args:
+            first = args[0]
+            return type(first)(first) if isinstance(first, (dict, list)) else first
+        if name == "defaultdict":
+            kinds = {"list": list, "int": int, "dict": dict}
+            kind = args[0].path if args and isinstance(args[0], Reference) else ""
+            return defaultdict(kinds.get(kind, list))
+        if root not in MODULES:
+            return self._foreign(said(node.func), args, given, node)
+        first = args[0] if args else given.get("input", given.get("tensor"))
+        rest = args[1:]
+        if name in METHODS and root and isinstance(first, (list, tuple)) and name not in FUNCTIONS:
+            first = FUNCTIONS["tensor"]([first], {}, node)
+        if isinstance(first, Tensor) and name in METHODS and (root or name not in FUNCTIONS):
+            return self._on_tensor(first, name, rest, given, node)
+        if name in FUNCTIONS:
+            return self._computed(callee, args, given, node)
+        return self._foreign(said(node.func), args, given, node)
+
+    def _computed(
+        self, callee: Reference, args: list[Any], given: dict[str, Any], node: ast.Call
+    ) -> Any:
+        try:
+            return FUNCTIONS[callee.last](args, given, node)
+        except LookupError:
+            keys = [key for key in map(_key, _flat(args)) if key is not None]
+            return (
+                self.run.lose(node, keys[0], "a part of it is unknown") if keys else Unknown(node)
+            )
+
+    def _on_tensor(
+        self, tensor: Tensor, name: str, args: list[Any], given: dict[str, Any], node: ast.Call
+    ) -> Any:
+        try:
+            found = METHODS[name](tensor, args, given, node)
+        except LookupError:
+            return self.run.lose(node, tensor.key, "its bounds are not known")
+        except (ValueError, TypeError, IndexError) as error:
+            raise Failed("RuntimeError", str(error)) from None
+        self.run.took(node, found)
+        return found
+
+    def _mapped(self, args: list[Any], given: dict[str, Any], node: ast.Call) -> Any:
+        function = next((arg for arg in args if isinstance(arg, Routine)), given.get("function"))
+        tree = next((arg for arg in args if isinstance(arg, (dict, list, tuple, Tensor))), None)
+        if not isinstance(function, Routine) or tree is None:
+            return Unknown(node)
+        return self._map(function, tree)
+
+    def _map(self, function: Routine, tree: Any) -> Any:
+        if isinstance(tree, dict):
+            return {key: self._map(function, part) for key, part in tree.items()}
+        if isinstance(tree, (list, tuple)):
+            return type(tree)(self._map(function, part) for part in tree)
+        return self.invoke(function, [tree], {}) if isinstance(tree, Tensor) else tree
+
+    # --- methods ---------------------------------------------------------------------------
+
+    def _method(self, callee: Bound, args: list[Any], given: dict[str, Any], node: ast.Call) -> Any:
+        of, name = callee.of, callee.name
+        if isinstance(of, Tensor):
+            if name in METHODS:
+                return self._on_tensor(of, name, args, given, node)
+            return Unknown(node, of.key)
+        if isinstance(of, dict):
+            return self._of_dict(of, name, args, given, node)
+        if isinstance(of, list):
+            return self._of_list(of, name, args, given, node)
+        if isinstance(of, str) and name in ("startswith", "endswith", "lower", "upper", "strip"):
+            return getattr(of, name)(*args)
+        if isinstance(of, Unknown):
+            return Unknown(node, of.key)
+        return self._foreign(said(node.func), args, given, node)
+
+    def _of_dict(
+        self, of: dict[Any, Any], name: str, args: list[Any], given: dict[str, Any], node: ast.AST
+    ) -> Any:
+        if name in ("get", "pop") and args:
+            if isinstance(args[0], Unknown):
+                return Unknown(node)
+            if isinstance(of, Inputs):
+                self.run.asked.setdefault(str(args[0]), node)
+                if args[0] not in of and not self.module.is_key(args[0]):
+                    near = isinstance(args[0], str) and len(args) < 2
+                    return None if near else args[1]
+            if args[0] not in of and name == "pop" and len(args) < 2 and "default" not in given:
+                raise Failed("KeyError")
+            default = args[1] if len(args) > 1 else given.get("default")
+            return of.pop(args[0], default) if name == "pop" else of.get(args[0], default)
+        if name in ("items", "keys", "values"):
+            return [*getattr(of, name)()]
+        if name == "update":
+            for part in (*args, given):
+                of.update(part if isinstance(part, dict) else {})
+            return None
+        if name == "setdefault":
+            return of.setdefault(args[0], args[1] if len(args) > 1 else None)
+        if name in ("copy", "to", "data", "cuda", "cpu"):
+            return type(of)(of) if name == "copy" else of
+        return Unknown(node)
+
+    def _of_list(
+        self, of: list[Any], name: str, args: list[Any], given: dict[str, Any], node: ast.AST
+    ) -> Any:
+        if name == "append":
+            of.append(args[0])
+        elif name == "extend":
+            of.extend(listed_of(args[0]))
+        elif name == "insert":
+            of.insert(number(args[0]), args[1])
+        elif name == "reverse":
+            of.reverse()
+        elif name == "pop":
+            if not of:
+                raise Failed("IndexError")
+            return of.pop(number(args[0]) if args else -1)
+        elif name == "copy":
+            return [*of]
+        else:
+            return Unknown(node)
+        return None
+
+    # --- functions of the file -------------------------------------------------------------
+
+    def invoke(self, routine: Routine, args: list[Any], given: Mapping[str, Any]) -> Any:
+        """Call a function of the file."""
+        if self.run.depth >= DEPTH:
+            return Unknown("calls within calls")
+        node = routine.node
+        frame = Frame({}, routine.frame, self.may_lack(node), routine.owner)
+        self._pass(routine, args, given, frame)
+        self.run.depth += 1
+        try:
+            if isinstance(node, ast.Lambda):
+                return self.value(node.body, frame)
+            self.execute(node.body, frame)
+        finally:
+            self.run.depth -= 1
+        if frame.yields:
+            return [part for _, part in frame.yields]
+        return frame.result
+
+    def _pass(
+        self, routine: Routine, args: list[Any], given: Mapping[str, Any], frame: Frame
+    ) -> None:
+        node, taken = routine.node.args, dict(given)
+        names = [arg.arg for arg in (*node.posonlyargs, *node.args)]
+        if routine.owner is not None and names[:1] in (["self"], ["cls"]):
+            frame.names[names.pop(0)] = Reference("self")
+        frame.names |= dict(zip(names, args, strict=False))
+        if node.vararg is not None:
+            frame.names[node.vararg.arg] = args[len(names) :]
+        defaults = dict(zip(names[::-1], node.defaults[::-1], strict=False))
+        only = {
+            arg.arg: value for arg, value in zip(node.kwonlyargs, node.kw_defaults, strict=True)
+        }
+        for name in (*names[len(args) :], *only):
+            default = defaults.get(name) or only.get(name)
+            if name in taken:
+                frame.names[name] = taken.pop(name)
+            elif default is not None:
+                frame.names[name] = self.value(default, routine.frame or Frame({}))
+            else:
+                frame.names[name] = Unknown(name)
+        if node.kwarg is not None:
+            frame.names[node.kwarg.arg] = taken
+
+    # --- foreign calls ---------------------------------------------------------------------
+
+    def _foreign(self, name: str, args: list[Any], given: Mapping[str, Any], node: ast.Call) -> Any:
+        last = name.rpartition(".")[2] or name
+        items = {key: value for key, value in given.items() if _is_passed(key)}
+        for part in args:
+            if isinstance(part, dict) and "input_ids" in part and MODEL.search(last):
+                items |= {key: value for key, value in part.items() if _is_passed(key)}
+            key = _key(part)
+            if key is not None and MODEL.search(last):
+                items.setdefault(key, part)
+        if "input_ids" in items and not NO_MODEL.search(last):
+            self.run.observe(node, "call", items)
+        keys = [key for key in map(_key, args) if key is not None]
+        return Unknown(node, keys[0] if len(keys) == 1 == len(args) else None)
+
+    # --- functions that need more than values -------------------------------------------------
+
+    def _builtin_isinstance(self, node: ast.Call, frame: Frame) -> Any:
+        value, kinds = self.value(node.args[0], frame), ast.unparse(node.args[1])
+        if isinstance(value, (Unknown, Reference, Bound)):
+            if isinstance(value, Unknown) and value.key is not None:
+                return "Tensor" in kinds or "ndarray" in kinds
+            return Unknown(node)
+        if isinstance(value, Tensor):
+            return "Tensor" in kinds or "ndarray" in kinds
+        names = {"Inputs": "dict Mapping BatchFeature UserDict MutableMapping"}
+        own = names.get(type(value).__name__, type(value).__name__)
+        more = {"list": "Sequence Iterable", "tuple": "Sequence Iterable", "dict": "Mapping"}
+        words = set(re.findall(r"\w+", kinds))
+        return bool(words & {*own.split(), *more.get(own, "").split()})
+
+    def _builtin_hasattr(self, node: ast.Call, frame: Frame) -> Any:
+        value, name = self.value(node.args[0], frame), self.value(node.args[1], frame)
+        if isinstance(value, Tensor):
+            return name in METHODS or name in ("shape", "ndim", "device", "dtype")
+        if isinstance(value, Inputs) and self.module.is_key(name):
+            return name in value
+        if isinstance(value, (int, float, str, list, tuple)) or value is None:
+            return hasattr(value, str(name))
+        return Unknown(node)
+
+    def _builtin_getattr(self, node: ast.Call, frame: Frame) -> Any:
+        value, name = self.value(node.args[0], frame), self.value(node.args[1], frame)
+        if not isinstance(name, str):
+            return Unknown(node)
+        if isinstance(value, Inputs) and self.module.is_key(name):
+            if name not in value and len(node.args) > 2:
+                return self.value(node.args[2], frame)
+        made = ast.copy_location(ast.Attribute(node.args[0], name, ast.Load()), node)
+        found = self.attribute(value, made)
+        return Unknown(node) if isinstance(found, Reference) else found
+
+    def _builtin_any(self, node: ast.Call, frame: Frame) -> Any:
+        return self._over(node, frame, stops=True)
+
+    def _builtin_all(self, node: ast.Call, frame: Frame) -> Any:
+        return self._over(node, frame, stops=False)
+
+    def _over(self, node: ast.Call, frame: Frame, *, stops: bool) -> Any:
+        truths = [self.truth(part) for part in listed_of(self.value(node.args[0], frame))]
+        if stops in truths:
+            return stops
+        return Unknown(node) if None in truths else not stops
+
+    def _builtin_map(self, node: ast.Call, frame: Frame) -> Any:
+        function, *lists = self._items(node.args, frame)
+        rows = zip(*map(listed_of, lists), strict=False)
+        if isinstance(function, Routine):
+            return [self.invoke(function, [*row], {}) for row in rows]
+        if isinstance(function, Reference) and function.last in FUNCTIONS:
+            return [self._computed(function, [*row], {}, node) for row in rows]
+        return Unknown(node)
+
+    def _builtin_next(self, node: ast.Call, frame: Frame) -> Any:
+        items = listed_of(self.value(node.args[0], frame))
+        if items:
+            return items[0]
+        if len(node.args) > 1:
+            return self.value(node.args[1], frame)
+        raise Failed("StopIteration")
+
+    def _builtin_print(self, node: ast.Call, frame: Frame) -> Any:
+        return None
+
+    def may_lack(self, node: ast.AST) -> frozenset[str]:
+        raise NotImplementedError
+
+    def execute(self, body: list[ast.stmt], frame: Frame) -> str | None:
+        raise NotImplementedError
+
+
+def _has_rows(value: Any) -> bool:
+    """Whether a value may hold rows of the batch, or counts of them."""
+    if isinstance(value, Unknown):
+        return value.key is not None
+    if isinstance(value, (list, tuple)):
+        return any(map(_has_rows, value))
+    return isinstance(value, (Tensor, Routine, dict, int, range, slice))
+
+
+def _is_super(node: ast.expr) -> bool:
+    base = node.value if isinstance(node, ast.Attribute) else node
+    return isinstance(base, ast.Call) and getattr(base.func, "id", "") == "super"
+
+
+def _is_passed(key: str) -> bool:
+    return key in KEYS and KEYS[key].kind in PASSED
+
+
+def _key(value: Any) -> str | None:
+    """The key of the batch that a value holds rows of."""
+    return value.key if isinstance(value, (Tensor, Unknown)) else None
+
+
+def _flat(values: Any) -> list[Any]:
+    found: list[Any] = []
+    for value in values:
+        found += _flat(value) if isinstance(value, (list, tuple)) else [value]
+    return found

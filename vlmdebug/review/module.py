@@ -1,0 +1,98 @@
+"""One file of source: its functions, classes, constants and imports."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from vlmdebug.core.keys import KEYS
+from vlmdebug.review.arrays import Unknown
+from vlmdebug.review.machine import Frame, Reference, Routine
+
+if TYPE_CHECKING:
+    from vlmdebug.review.expressions import Expressions
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+class Module:
+    """The names that functions of a file share."""
+
+    def __init__(self, tree: ast.Module) -> None:
+        self.tree = tree
+        self._busy: set[str] = set()
+
+    @cached_property
+    def functions(self) -> dict[str, Function]:
+        return {node.name: node for node in self.tree.body if isinstance(node, Function)}
+
+    @cached_property
+    def methods(self) -> dict[str, dict[str, Function]]:
+        """The methods of each class."""
+        return {
+            node.name: {part.name: part for part in node.body if isinstance(part, Function)}
+            for node in ast.walk(self.tree)
+            if isinstance(node, ast.ClassDef)
+        }
+
+    @cached_property
+    def constants(self) -> dict[str, ast.expr]:
+        """Values of names and of class attributes (`Class.NAME`)."""
+        found: dict[str, ast.expr] = {}
+        for place, body in (("", self.tree.body), *self._classes()):
+            for node in body:
+                value = getattr(node, "value", None)
+                if isinstance(node, (ast.Assign, ast.AnnAssign)) and value is not None:
+                    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                    names = [part.id for part in targets if isinstance(part, ast.Name)]
+                    found |= {place + name: value for name in names}
+        return found
+
+    def _classes(self) -> Iterator[tuple[str, list[ast.stmt]]]:
+        for node in self.tree.body:
+            if isinstance(node, ast.ClassDef):
+                yield f"{node.name}.", node.body
+
+    @cached_property
+    def imports(self) -> dict[str, str]:
+        """The dotted path behind each imported name."""
+        found: dict[str, str] = {}
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Import):
+                for name in node.names:
+                    own = name.asname or name.name.partition(".")[0]
+                    found[own] = name.name if name.asname else own
+            elif isinstance(node, ast.ImportFrom):
+                for name in node.names:
+                    found[name.asname or name.name] = f"{node.module or ''}.{name.name}"
+        return found
+
+    def value(self, name: str, machine: Expressions) -> Any:
+        """A name that no function has assigned."""
+        if name in self.functions:
+            return Routine(self.functions[name])
+        if name in self.constants and name not in self._busy:
+            self._busy.add(name)
+            try:
+                return machine.value(self.constants[name], Frame({}))
+            finally:
+                self._busy.discard(name)
+        return Reference(self.imports.get(name, name))
+
+    def of_class(self, owner: str | None, name: str, machine: Expressions) -> Any:
+        """A method or constant of a class, `Unknown` if the class does not have it here."""
+        if owner is None:
+            return Unknown(name)
+        if name in self.methods.get(owner, {}):
+            return Routine(self.methods[owner][name], owner=owner)
+        place = f"{owner}.{name}"
+        if place in self.constants:
+            return machine.value(self.constants[place], Frame({}))
+        return Unknown(name)
+
+    @staticmethod
+    def is_key(name: object) -> bool:
+        """Whether a batch may have it."""
+        return name in KEYS

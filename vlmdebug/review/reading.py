@@ -1,0 +1,240 @@
+"""One function of a file, interpreted with small batches of every layout."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from vlmdebug.core.keys import MEDIA_KEYS
+from vlmdebug.review.arrays import Failed, Tensor
+from vlmdebug.review.entry import Entry
+from vlmdebug.review.keys import nearest
+from vlmdebug.review.machine import Frame, OutOfFuel, Run
+from vlmdebug.review.statements import Machine
+from vlmdebug.review.trials import Trial, trials
+from vlmdebug.review.verdicts import Verdict, verdicts
+
+WAYS = 24
+"""Ways through a function that are read for one batch."""
+FEW = 3
+"""Ways after which no others are read, if none of them has taken rows."""
+REFUSES = frozenset({"AssertionError"})
+
+
+@dataclass(eq=False)
+class Place:
+    """Code that takes rows of a key: the verdicts of all layouts."""
+
+    node: ast.AST
+    key: str
+    found: dict[str, list[tuple[Verdict, tuple[str, ...]]]] = field(default_factory=dict)
+
+
+class Reading:
+    """All that is known of one function after its runs.
+
+    Attributes:
+        places: Code that took rows which were passed on, by node and key.
+        cuts: The key that each piece of code took rows of, in any run.
+        bare: Calls that get texts and no media, where the function looks media up and passes none.
+        lost: Code with rows that could not be known, with key and reason.
+        unbound: Names without a value, with the layouts and unknown conditions of each.
+        refused: Layouts of which the code refuses some batches.
+        limit: Why reading ended early.
+        sides: The sides that each known condition had.
+    """
+
+    def __init__(self, entry: Entry, layouts: Mapping[str, Sequence[Trial]]) -> None:
+        self.entry, self.layouts = entry, layouts
+        self.places: dict[tuple[ast.AST, str], Place] = {}
+        self.cuts: dict[ast.AST, str] = {}
+        self.lost: dict[ast.AST, tuple[str, str]] = {}
+        self.unbound: dict[str, tuple[ast.AST, dict[str, tuple[str, ...]]]] = {}
+        self.bare: dict[ast.AST, str] = {}
+        self.refused: set[str] = set()
+        self.limit: str | None = None
+        self.sides: dict[ast.AST, set[bool]] = {}
+        read: dict[object, str] = {}
+        for layout, own in layouts.items():
+            first = read.setdefault(self._sight(own[0]), layout)
+            if first != layout:
+                self._same(layout, first)
+                continue
+            for trial in own:
+                if not self._read(layout, trial):
+                    break
+
+    @property
+    def judged(self) -> set[ast.AST]:
+        """Code on which there is a verdict."""
+        return {node for node, _ in self.places}
+
+    def _sight(self, trial: Trial) -> object:
+        """What the function can see of a layout; layouts that look alike are read once."""
+        if self.entry.is_generic:
+            return trial.layout
+        batch, words = trial.batch, self.entry.uses.words
+        keys = frozenset((key, axis.unit, axis.dim) for key, axis in batch.layout.items())
+        named = frozenset(part for part in keys if part[0] in words)
+        return named, trial.media, "num_tiles" in words and "tile" in batch.counts
+
+    def _same(self, layout: str, first: str) -> None:
+        """Take the verdicts of a layout that the function cannot tell from this one."""
+        for place in self.places.values():
+            if first in place.found:
+                place.found[layout] = place.found[first]
+        for _, layouts in self.unbound.values():
+            if first in layouts:
+                layouts[layout] = layouts[first]
+        if first in self.refused:
+            self.refused.add(layout)
+
+    def _read(self, layout: str, trial: Trial) -> bool:
+        """Interpret the function with one batch; whether it took rows."""
+        runs = [*self._runs(trial)]
+        found = [(run, [*verdicts(run, trial, self.entry)]) for run in runs]
+        for run, own in found:
+            if run.ended == "raise" or run.ended in REFUSES:
+                self.refused.add(layout)
+            self.cuts |= run.cuts
+            self.lost |= run.lost
+            for test, sides in run.sides.items():
+                self.sides.setdefault(test, set()).update(sides)
+            for choice in run.choices.made:
+                self.sides.setdefault(choice.node, set()).update((True, False))
+            for verdict in own:
+                at = self.places.setdefault(
+                    (verdict.node, verdict.key), Place(verdict.node, verdict.key)
+                )
+                doubts = _left(verdict, run, found)
+                at.found.setdefault(layout, []).append((verdict, doubts))
+            for name, node in run.unbound.items():
+                _, layouts = self.unbound.setdefault(name, (node, {}))
+                before = layouts.get(layout)
+                if before is None or len(run.doubts) < len(before):
+                    layouts[layout] = run.doubts
+            self._note_bare(run, trial)
+        return any(run.has_seen or run.ended for run in runs)
+
+    def _note_bare(self, run: Run, trial: Trial) -> None:
+        passed = {key for one in run.observed for key in one.items}
+        for modality in trial.batch.modalities.values():
+            keys = [
+                key for key in modality.keys if key in self.entry.uses.read and key in MEDIA_KEYS
+            ]
+            if not keys or passed & {*modality.keys} or run.ended or run.lost:
+                continue
+            for one in run.observed:
+                if _is_cut(one.items.get("input_ids")):
+                    self.bare.setdefault(one.node, keys[-1])
+
+    def _runs(self, trial: Trial) -> Iterator[Run]:
+        sides: tuple[bool, ...] | None = ()
+        seen = False
+        for way in range(WAYS):
+            run = self._run(trial, sides)
+            yield run
+            seen = seen or run.has_seen
+            sides = run.choices.following
+            if sides is None or (way >= FEW and not seen):
+                return
+        self.limit = f"it has more than {WAYS} ways, and the others were not read"
+
+    def _run(self, trial: Trial, sides: tuple[bool, ...]) -> Run:
+        names, stored, inputs = self.entry.names(trial)
+        run = Run(inputs, sides)
+        run.stored.update(stored)
+        machine = Machine(self.entry.module, run)
+        frame = Frame(dict(names), None, machine.may_lack(self.entry.node), self.entry.owner)
+        try:
+            machine.execute(self.entry.node.body, frame)
+            _observe_results(run, frame, self.entry.node)
+        except Failed as failed:
+            run.ended = "raise" if str(failed) == "raised" else failed.name
+        except OutOfFuel:
+            self.limit = "it takes too many steps to read"
+        except RecursionError:
+            self.limit = "its expressions are too deep to read"
+        return run
+
+
+def _is_cut(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.cut is not None
+
+
+def _observe_results(run: Run, frame: Frame, node: ast.AST) -> None:
+    """What is yielded and returned is passed on, too."""
+    for at, value in frame.yields:
+        _observe(run, at, "yield", value)
+    results = frame.result if isinstance(frame.result, list) else [frame.result]
+    for value in results:
+        _observe(run, node, "return", value)
+
+
+def _observe(run: Run, node: ast.AST, how: str, value: Any) -> None:
+    items: Mapping[str, Any] = {}
+    if isinstance(value, dict):
+        items = {key: part for key, part in value.items() if isinstance(key, str)}
+    elif isinstance(value, tuple):
+        for part in value:
+            if isinstance(part, dict):
+                _observe(run, node, how, part)
+        items = {part.key: part for part in value if isinstance(part, Tensor) and part.key}
+    if "input_ids" in items:
+        run.observe(node, how, items)
+
+
+def _left(
+    verdict: Verdict, run: Run, found: Sequence[tuple[Run, Sequence[Verdict]]]
+) -> tuple[str, ...]:
+    """The unknown conditions without which the verdict may not hold.
+
+    A condition does not matter if a run that took its other side has the same verdict.
+    """
+    left = []
+    code = verdict.difference.code if verdict.difference else None
+    for choice in run.choices.made:
+        if str(choice) not in verdict.doubts:
+            continue
+        others = (
+            own
+            for other, own in found
+            if any(c.node is choice.node and c.side is not choice.side for c in other.choices.made)
+        )
+        same = any(
+            one.node is verdict.node
+            and one.key == verdict.key
+            and (one.difference.code if one.difference else None) == code
+            for own in others
+            for one in own
+        )
+        if not same:
+            left.append(str(choice))
+    return tuple(left)
+
+
+def supports(entry: Entry, trial: Trial) -> bool:
+    """Whether the function is written for this layout: it names its keys, or goes through all."""
+    uses = entry.uses
+    if entry.is_generic:
+        return True
+    named = uses.words | {near for word in uses.words if (near := nearest(word)) is not None}
+    rules = trial.batch.rules
+    needed = {
+        key
+        for modality in trial.batch.modalities.values()
+        for key in modality.keys
+        if key in MEDIA_KEYS and key not in rules.sometimes_returned
+    }
+    return needed <= named or any(len(_units_with(key)) == 1 for key in needed & named)
+
+
+@cache
+def _units_with(key: str) -> frozenset[str]:
+    """What the rows of `pixel_values` count in the layouts that have a key."""
+    found = (layout[0].batch.layout for layout in trials().values())
+    units = {axes["pixel_values"].unit for axes in found if key in axes and "pixel_values" in axes}
+    return frozenset(units)

@@ -1,0 +1,360 @@
+"""Statements of interpreted code: each says how it ends, None if the next one follows."""
+
+from __future__ import annotations
+
+import ast
+from functools import lru_cache
+from typing import Any
+
+from vlmdebug.review.arrays import Failed, Tensor, Unknown, plain
+from vlmdebug.review.calls import Calls
+from vlmdebug.review.expressions import said
+from vlmdebug.review.machine import Frame, Inputs, Opened, Reference, Routine
+from vlmdebug.review.names import bound_names
+from vlmdebug.review.torchlike import listed_of
+
+ROUNDS = 64
+"""Rounds of a `while` loop whose condition stays true."""
+MORE = (ast.Return, ast.Raise, ast.Break, ast.Continue, ast.Yield, ast.YieldFrom, ast.Delete)
+"""Parts of an `if` that do more than compute and assign."""
+LOOKUPS = {"KeyError": ("LookupError",), "IndexError": ("LookupError",)}
+
+
+class Machine(Calls):
+    """Interprets the statements of one function."""
+
+    def execute(self, body: list[ast.stmt], frame: Frame) -> str | None:
+        """Run statements; `return`, `break` or `continue` if one of these ends them."""
+        for statement in body:
+            self.run.burn()
+            method = getattr(self, f"_{type(statement).__name__}", None)
+            ends = None if method is None else method(statement, frame)
+            if ends is not None:
+                return ends
+        return None
+
+    def may_lack(self, node: ast.AST) -> frozenset[str]:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            return bound_names(node)[0]
+        return frozenset()
+
+    # --- simple ----------------------------------------------------------------------------
+
+    def _Expr(self, node: ast.Expr, frame: Frame) -> None:
+        self.value(node.value, frame)
+
+    def _Assign(self, node: ast.Assign, frame: Frame) -> None:
+        found = self.value(node.value, frame)
+        for target in node.targets:
+            self.bind(target, found, frame)
+
+    def _AnnAssign(self, node: ast.AnnAssign, frame: Frame) -> None:
+        if node.value is not None:
+            self.bind(node.target, self.value(node.value, frame), frame)
+
+    def _AugAssign(self, node: ast.AugAssign, frame: Frame) -> None:
+        load = _loaded(node.target)
+        before, more = self.value(load, frame), self.value(node.value, frame)
+        if isinstance(before, list) and isinstance(node.op, ast.Add):
+            before += listed_of(more)
+            return
+        try:
+            found = self.combined(node.op, before, more, node)
+        except LookupError:
+            found = Unknown(node)
+        self.bind(node.target, found, frame)
+
+    def _Return(self, node: ast.Return, frame: Frame) -> str:
+        frame.result = None if node.value is None else self.value(node.value, frame)
+        return "return"
+
+    def _Raise(self, node: ast.Raise, frame: Frame) -> None:
+        kind = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+        raise Failed(said(kind) if kind is not None else "Exception", "raised")
+
+    def _Assert(self, node: ast.Assert, frame: Frame) -> None:
+        if not self.decided(node.test, frame):
+            raise Failed("AssertionError")
+
+    def _Break(self, node: ast.Break, frame: Frame) -> str:
+        return "break"
+
+    def _Continue(self, node: ast.Continue, frame: Frame) -> str:
+        return "continue"
+
+    def _Delete(self, node: ast.Delete, frame: Frame) -> None:
+        for target in node.targets:
+            if isinstance(target, ast.Name):
+                frame.names.pop(target.id, None)
+            elif isinstance(target, ast.Subscript):
+                of, key = self.value(target.value, frame), self.value(target.slice, frame)
+                if isinstance(of, dict) and isinstance(key, str):
+                    of.pop(key, None)
+
+    def _FunctionDef(self, node: ast.FunctionDef, frame: Frame) -> None:
+        frame.names[node.name] = Routine(node, frame)
+
+    _AsyncFunctionDef = _FunctionDef
+
+    def _ClassDef(self, node: ast.ClassDef, frame: Frame) -> None:
+        frame.names[node.name] = Unknown(node.name)
+
+    def _Import(self, node: ast.Import | ast.ImportFrom, frame: Frame) -> None:
+        for name in node.names:
+            own = (name.asname or name.name).partition(".")[0]
+            frame.names[own] = Reference(self.module.imports.get(own, own))
+
+    _ImportFrom = _Import
+
+    # --- branches and loops ----------------------------------------------------------------
+
+    def _If(self, node: ast.If, frame: Frame) -> str | None:
+        found = self.truth(self.value(node.test, frame))
+        if found is None and self._is_beside(node, frame):
+            return None
+        side = self.decide(node.test, found)
+        return self.execute(node.body if side else node.orelse, frame)
+
+    def _is_beside(self, node: ast.If, frame: Frame) -> bool:
+        """Whether both sides have nothing to do with the batch; their names become unknown."""
+        reads, stores, more = effects_of(node)
+        if more or any(_holds_rows(frame, name) for name in reads | stores):
+            return False
+        frame.names |= {name: Unknown(node) for name in stores}
+        return True
+
+    def _For(self, node: ast.For | ast.AsyncFor, frame: Frame) -> str | None:
+        source = self.value(node.iter, frame)
+        try:
+            items = listed_of(source)
+        except LookupError:
+            items = self._unknown_items(node, frame)
+        over_samples = (
+            isinstance(source, range)
+            and source[:1] == range(1)
+            and (source.stop == len(self.run.inputs.get("input_ids", ())))
+        )
+        for turn, item in enumerate(items):
+            self.bind(node.target, item, frame)
+            ends = self._step(node, frame, turn if over_samples else None)
+            if ends == "break":
+                return None
+            if ends == "return":
+                return ends
+        return self.execute(node.orelse, frame)
+
+    _AsyncFor = _For
+
+    def _unknown_items(self, node: ast.For | ast.AsyncFor, frame: Frame) -> list[Any]:
+        """One unknown item; all keys of the batch where each item is looked up in it."""
+        if isinstance(node.target, ast.Name):
+            for name in looked_up_in(node, node.target.id):
+                if frame.names.get(name) is self.run.inputs:
+                    return [*self.run.inputs]
+        return [Unknown(node.target)]
+
+    def _While(self, node: ast.While, frame: Frame) -> str | None:
+        for turn in range(ROUNDS):
+            test = self.truth(self.value(node.test, frame))
+            if test is None:
+                test = turn == 0
+            if not test:
+                return self.execute(node.orelse, frame)
+            ends = self._step(node, frame)
+            if ends == "break":
+                return None
+            if ends == "return":
+                return ends
+        return None
+
+    def _step(
+        self, node: ast.For | ast.AsyncFor | ast.While, frame: Frame, turn: int | None = None
+    ) -> str | None:
+        """One round of a loop; rows that it took and passed to no call are one call of theirs."""
+        before = {name: id(value) for name, value in frame.names.items()}
+        seen = len(self.run.observed)
+        ends = self.execute(node.body, frame)
+        items: dict[str, Any] = {}
+        for name, value in frame.names.items():
+            if before.get(name) == id(value):
+                continue
+            parts = value.values() if isinstance(value, dict) and _is_open(value) else (value,)
+            for part in parts:
+                if not isinstance(part, Tensor) or part.key is None:
+                    continue
+                if part.cut in parts_of(node):
+                    items.setdefault(part.key, part)
+        if not items:
+            return ends
+        observed = self.run.observed[seen:]
+        passed = {key for one in observed for key in one.items}
+        if "input_ids" in passed:
+            own = next(one.items["input_ids"] for one in observed if "input_ids" in one.items)
+            items.setdefault("input_ids", own)
+        left = items.keys() - passed - {"input_ids"}
+        if left and ("input_ids" in items or turn is not None):
+            kept = {key: part for key, part in items.items() if key in left or key == "input_ids"}
+            self.run.observe(node, "step", kept, None if "input_ids" in items else turn)
+        return ends
+
+    def _With(self, node: ast.With | ast.AsyncWith, frame: Frame) -> str | None:
+        for item in node.items:
+            found = self.value(item.context_expr, frame)
+            if item.optional_vars is not None:
+                self.bind(item.optional_vars, found, frame)
+        return self.execute(node.body, frame)
+
+    _AsyncWith = _With
+
+    def _Try(self, node: ast.Try, frame: Frame) -> str | None:
+        try:
+            ends = self.execute(node.body, frame)
+            if ends is None:
+                ends = self.execute(node.orelse, frame)
+        except Failed as failed:
+            handler = next((one for one in node.handlers if _catches(one, failed.name)), None)
+            if handler is None:
+                self.execute(node.finalbody, frame)
+                raise
+            if handler.name:
+                frame.names[handler.name] = Unknown(handler.name)
+            ends = self.execute(handler.body, frame)
+        return self.execute(node.finalbody, frame) or ends
+
+    _TryStar = _Try
+
+    def _Match(self, node: ast.Match, frame: Frame) -> str | None:
+        subject = self.value(node.subject, frame)
+        for case in node.cases:
+            if isinstance(case.pattern, ast.MatchAs) and case.pattern.pattern is None:
+                return self.execute(case.body, frame)
+            known = isinstance(case.pattern, ast.MatchValue) and isinstance(subject, (str, int))
+            if known and isinstance(case.pattern, ast.MatchValue):
+                fits = self.value(case.pattern.value, frame) == subject
+            else:
+                fits = self.run.choices.take(case.pattern, f"case {said(case.pattern)}")
+            if fits:
+                return self.execute(case.body, frame)
+        return None
+
+    # --- targets ---------------------------------------------------------------------------
+
+    def bind(self, target: ast.expr, value: Any, frame: Frame) -> None:
+        """Assign a value to a name, an entry, an attribute, or several of these."""
+        if isinstance(target, ast.Name):
+            frame.names[target.id] = value
+        elif isinstance(target, (ast.Tuple, ast.List)):
+            self._unpack(target.elts, value, frame)
+        elif isinstance(target, ast.Starred):
+            self.bind(target.value, value, frame)
+        elif isinstance(target, ast.Subscript):
+            self._store(self.value(target.value, frame), target, value, frame)
+        elif isinstance(target, ast.Attribute):
+            of = self.value(target.value, frame)
+            if isinstance(of, Reference):
+                self.run.stored[f"{of.path}.{target.attr}"] = value
+            elif isinstance(of, dict):
+                of[target.attr] = value
+
+    def _unpack(self, targets: list[ast.expr], value: Any, frame: Frame) -> None:
+        try:
+            items = listed_of(value)
+        except LookupError:
+            key = value.key if isinstance(value, Unknown) else None
+            items = [Unknown(part, key) for part in targets]
+        stars = [i for i, part in enumerate(targets) if isinstance(part, ast.Starred)]
+        if stars:
+            rest = len(items) - len(targets) + 1
+            items = [
+                *items[: stars[0]],
+                items[stars[0] : stars[0] + rest],
+                *items[stars[0] + rest :],
+            ]
+        if len(items) != len(targets):
+            raise Failed("ValueError")
+        for part, item in zip(targets, items, strict=True):
+            self.bind(part, item, frame)
+
+    def _store(self, of: Any, target: ast.Subscript, value: Any, frame: Frame) -> None:
+        index = self.value(target.slice, frame)
+        if isinstance(of, Unknown) and isinstance(target.value, ast.Name) and of.key is None:
+            of = frame.names[target.value.id] = Opened()
+        if isinstance(of, dict):
+            of[index if isinstance(index, (str, int)) else said(target.slice)] = value
+        elif isinstance(of, list) and isinstance(index, int) and -len(of) <= index < len(of):
+            of[index] = value
+        elif isinstance(of, Tensor):
+            try:
+                array = of.array.copy()
+                array[plain(index)] = plain(value)
+            except (LookupError, ValueError, TypeError):
+                pass
+            else:
+                of.array = array
+            of.computed = True
+
+
+def _is_open(value: dict[Any, Any]) -> bool:
+    """Whether a mapping is what a step makes for one call, without its tokens."""
+    return "input_ids" not in value and not isinstance(value, Inputs)
+
+
+def _holds_rows(frame: Frame | None, name: str) -> bool:
+    """Whether a name may have to do with rows of the batch."""
+    lacking = frame.may_lack if frame is not None else frozenset()
+    while frame is not None:
+        if name in frame.names:
+            return isinstance(frame.names[name], (Tensor, dict, list, tuple, int, Routine)) or (
+                isinstance(frame.names[name], Unknown) and frame.names[name].key is not None
+            )
+        frame = frame.parent
+    return name == "self" or name in lacking
+
+
+@lru_cache(maxsize=1024)
+def parts_of(node: ast.AST) -> frozenset[ast.AST]:
+    """A node and everything in it."""
+    return frozenset(ast.walk(node))
+
+
+@lru_cache(maxsize=1024)
+def looked_up_in(node: ast.AST, index: str) -> tuple[str, ...]:
+    """The names of which `NAME[index]` is taken within a node."""
+    return tuple(
+        part.value.id
+        for part in parts_of(node)
+        if isinstance(part, ast.Subscript)
+        and isinstance(part.value, ast.Name)
+        and isinstance(part.slice, ast.Name)
+        and part.slice.id == index
+    )
+
+
+@lru_cache(maxsize=4096)
+def effects_of(node: ast.If) -> tuple[frozenset[str], frozenset[str], bool]:
+    """Names that the sides of an `if` read and assign, and whether they do more than that."""
+    reads: set[str] = set()
+    stores: set[str] = set()
+    more = False
+    for statement in (*node.body, *node.orelse):
+        for part in parts_of(statement):
+            if isinstance(part, ast.Name):
+                (reads if isinstance(part.ctx, ast.Load) else stores).add(part.id)
+            elif isinstance(part, MORE):
+                more = True
+    return frozenset(reads), frozenset(stores), more
+
+
+def _loaded(target: ast.expr) -> ast.expr:
+    """The same place, to be read."""
+    if isinstance(target, ast.Name):
+        return ast.copy_location(ast.Name(target.id, ast.Load()), target)
+    return target
+
+
+def _catches(handler: ast.ExceptHandler, name: str) -> bool:
+    if handler.type is None:
+        return True
+    kinds = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
+    names = {said(kind).rpartition(".")[2] for kind in kinds}
+    return bool(names & {name, "Exception", "BaseException", *LOOKUPS.get(name, ())})

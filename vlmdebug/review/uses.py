@@ -1,0 +1,113 @@
+"""What a function does with names, read off its syntax before it is interpreted."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable
+
+from vlmdebug.core.keys import BOOKKEEPING, MEDIA_KEYS
+from vlmdebug.review.keys import TOKEN_KEYS
+
+TAKERS = frozenset({"get", "pop", "setdefault"})
+_KEYS = frozenset({*MEDIA_KEYS, *TOKEN_KEYS, *BOOKKEEPING})
+
+
+class Uses:
+    """The names of a function.
+
+    Attributes:
+        words: All names and strings.
+        looked: Expressions in which keys of a batch are looked up, as source.
+        read: Keys that are looked up by `[...]`, `.get(...)` or as an attribute, and parameters.
+        asked: The same, and those of `in`.
+        passed: Keys that it gives on by name: entries of dicts, keywords, strings in lists.
+        listed: Names whose items it goes through, `for key, value in NAME.items()`.
+    """
+
+    def __init__(self, function: ast.AST) -> None:
+        self.words: set[str] = set()
+        self.looked: set[str] = set()
+        self.read: set[str] = set()
+        self.asked: set[str] = set()
+        self.passed: set[str] = set()
+        self.listed: set[str] = set()
+        for node in ast.walk(function):
+            see = _SEEN.get(type(node))
+            if see is not None:
+                see(self, node)
+
+    def _look(self, base: ast.expr, key: object) -> None:
+        if not isinstance(key, str):
+            return
+        self.asked.add(key)
+        if key in _KEYS and isinstance(base, (ast.Name, ast.Attribute)):
+            self.looked.add(ast.unparse(base))
+
+    def _name(self, node: ast.Name) -> None:
+        self.words.add(node.id)
+
+    def _argument(self, node: ast.arg) -> None:
+        self.words.add(node.arg)
+        self.read.add(node.arg)
+
+    def _constant(self, node: ast.Constant) -> None:
+        if isinstance(node.value, str):
+            self.words.add(node.value)
+
+    def _subscript(self, node: ast.Subscript) -> None:
+        key = _text(node.slice)
+        if key is None:
+            return
+        self._look(node.value, key)
+        (self.passed if isinstance(node.ctx, ast.Store) else self.read).add(key)
+
+    def _call(self, node: ast.Call) -> None:
+        self.passed |= {part.arg for part in node.keywords if part.arg is not None}
+        if not isinstance(node.func, ast.Attribute):
+            return
+        name, base = node.func.attr, node.func.value
+        key = _text(node.args[0]) if node.args else None
+        if name in TAKERS and key is not None:
+            self._look(base, key)
+            self.read.add(key)
+        elif name == "items" and isinstance(base, ast.Name):
+            self.listed.add(base.id)
+
+    def _compare(self, node: ast.Compare) -> None:
+        if isinstance(node.ops[0], (ast.In, ast.NotIn)):
+            self._look(node.comparators[0], _text(node.left))
+
+    def _attribute(self, node: ast.Attribute) -> None:
+        self.words.add(node.attr)
+        if node.attr in MEDIA_KEYS or node.attr in TOKEN_KEYS:
+            self._look(node.value, node.attr)
+            self.read.add(node.attr)
+
+    def _dict(self, node: ast.Dict) -> None:
+        self.passed |= _texts(node.keys)
+
+    def _items(self, node: ast.List | ast.Tuple | ast.Set) -> None:
+        self.passed |= _texts(node.elts)
+
+
+_SEEN = {
+    ast.Name: Uses._name,
+    ast.arg: Uses._argument,
+    ast.Constant: Uses._constant,
+    ast.Subscript: Uses._subscript,
+    ast.Call: Uses._call,
+    ast.Compare: Uses._compare,
+    ast.Attribute: Uses._attribute,
+    ast.Dict: Uses._dict,
+    ast.List: Uses._items,
+    ast.Tuple: Uses._items,
+    ast.Set: Uses._items,
+}
+
+
+def _text(node: ast.AST | None) -> str | None:
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
+
+
+def _texts(nodes: Iterable[ast.AST | None]) -> set[str]:
+    return {text for text in map(_text, nodes) if text is not None}
