@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "families": {"core"},
     "views": {"core"},
     "tiny": {"core"},
-    "review": {"core", "families"},
+    "review": {"core", "families", "tracking", "checking"},
     "tracking": {"core", "families"},
     "checking": {"core", "outcomes", "views"},
     "running": {"core", "families", "tracking", "checking", "slicers"},

@@ -12,7 +12,7 @@ import pytest
 import vlmdebug
 from vlmdebug.core.keys import MEDIA_KEYS, MEDIA_OF, TYPE_IDS
 from vlmdebug.families import FAMILIES
-from vlmdebug.review.layouts import layouts
+from vlmdebug.review.trials import trials
 
 PACKAGE = Path(vlmdebug.__file__).parent
 
@@ -161,6 +161,6 @@ def test_models_named_in_code_are_found(source: str, named: list[str]) -> None:
 
 def test_review_reads_the_clips_that_each_family_takes() -> None:
     names = {f"{one.name} with {clips}" for one in FAMILIES.values() for clips in one.clips}
-    found = {keys.name.replace("with videos", "with video") for keys in layouts()}
+    found = {name.replace("with videos", "with video") for name in trials()}
 
     assert found == FAMILIES.keys() | names

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from vlmdebug.core.keys import MEDIA_KEYS
+from vlmdebug.core.keys import KEYS, MEDIA_KEYS, MEDIA_OF
 from vlmdebug.review.arrays import Failed, Tensor
 from vlmdebug.review.entry import Entry
 from vlmdebug.review.keys import nearest
@@ -234,7 +234,8 @@ def supports(entry: Entry, trial: Trial) -> bool:
 
 @cache
 def _units_with(key: str) -> frozenset[str]:
-    """What the rows of `pixel_values` count in the layouts that have a key."""
+    """What the rows of pixels (frames, audio) count in the layouts that have a key of them."""
+    modality = KEYS[key].modality
+    first = key if modality is None else MEDIA_OF[modality]
     found = (layout[0].batch.layout for layout in trials().values())
-    units = {axes["pixel_values"].unit for axes in found if key in axes and "pixel_values" in axes}
-    return frozenset(units)
+    return frozenset(axes[first].unit for axes in found if key in axes and first in axes)
