@@ -12,7 +12,7 @@ from vlmdebug.review.arrays import Unknown
 from vlmdebug.review.machine import Frame, Reference, Routine
 
 if TYPE_CHECKING:
-    from vlmdebug.review.expressions import Expressions
+    from vlmdebug.review.evaluator import Evaluator
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -69,7 +69,7 @@ class Module:
                     found[name.asname or name.name] = f"{node.module or ''}.{name.name}"
         return found
 
-    def value(self, name: str, machine: Expressions) -> Any:
+    def value(self, name: str, machine: Evaluator) -> Any:
         """A name that no function has assigned."""
         if name in self.functions:
             return Routine(self.functions[name])
@@ -81,7 +81,7 @@ class Module:
                 self._busy.discard(name)
         return Reference(self.imports.get(name, name))
 
-    def of_class(self, owner: str | None, name: str, machine: Expressions) -> Any:
+    def of_class(self, owner: str | None, name: str, machine: Evaluator) -> Any:
         """A method or constant of a class, `Unknown` if the class does not have it here."""
         if owner is None:
             return Unknown(name)

@@ -82,7 +82,7 @@ class Reading:
         return named, trial.media, "num_tiles" in words and "tile" in batch.counts
 
     def _same(self, layout: str, first: str) -> None:
-        """Take the verdicts of a layout that the function cannot tell from this one."""
+        """Take the verdicts of a layout that the function does not distinguish from this one."""
         for place in self.places.values():
             if first in place.found:
                 place.found[layout] = place.found[first]

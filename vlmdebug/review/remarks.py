@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from vlmdebug.checking.findings import Difference, Dropped, MustBeAbsent, WrongRows
 from vlmdebug.core.keys import MEDIA_KEYS
 from vlmdebug.core.rows import Rows
-from vlmdebug.review.expressions import said
+from vlmdebug.review.evaluator import said
 from vlmdebug.review.keys import nearest
 from vlmdebug.review.reading import Place, Reading, supports
 from vlmdebug.review.trials import Trial

@@ -11,8 +11,8 @@ from vlmdebug.core.batch import Batch
 from vlmdebug.families import FAMILIES, BatchSpec, Family, family_named
 from vlmdebug.families.assemble import assemble
 from vlmdebug.families.release import as_released
-from vlmdebug.families.video_audio import with_clips
 from vlmdebug.families.tokens import with_token_keys
+from vlmdebug.families.video_audio import with_clips
 
 IMAGES = ((2, 1), (1, 1), (1, 0, 2))
 """Media per sample of the batches, in the order in which they are tried."""

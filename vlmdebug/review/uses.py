@@ -21,7 +21,7 @@ class Uses:
         read: Keys that are looked up by `[...]`, `.get(...)` or as an attribute, and parameters.
         asked: The same, and those of `in`.
         passed: Keys that it gives on by name: entries of dicts, keywords, strings in lists.
-        listed: Names whose items it goes through, `for key, value in NAME.items()`.
+        listed: Names with items that it goes through, `for key, value in NAME.items()`.
     """
 
     def __init__(self, function: ast.AST) -> None:

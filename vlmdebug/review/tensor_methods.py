@@ -1,7 +1,7 @@
-"""What torch, numpy and Python's own functions do to the tensors of an interpreted function.
+"""What the methods of torch's and numpy's tensors do to the tensors of an interpreted function.
 
-Two tables, by the last part of a name: methods of tensors, and functions. A name that is in neither
-gives an unknown value. Semantics are those of torch where numpy differs.
+They are functions of the tensor, its positional and named arguments and the node of the call.
+Semantics are those of torch where numpy differs.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from vlmdebug.review.arrays import Failed, Tensor, Unknown, computed, joined, plain
-
-Arguments = tuple[list[Any], dict[str, Any]]
+from vlmdebug.review.arrays import Failed, Tensor, Unknown, computed, plain
 
 
 def number(value: Any) -> int:
@@ -31,19 +29,18 @@ def number(value: Any) -> int:
     return int(found)
 
 
-def _dims(args: Sequence[Any]) -> tuple[int, ...]:
+def dims_of(args: Sequence[Any]) -> tuple[int, ...]:
+    """Sizes that are given one by one or as a list."""
     parts = args[0] if len(args) == 1 and isinstance(args[0], (list, tuple)) else args
     return tuple(number(part) for part in parts)
 
 
-def _dim(args: list[Any], given: dict[str, Any], place: int, default: int | None = 0) -> Any:
+def dim_of(args: list[Any], given: dict[str, Any], place: int, default: int | None = 0) -> Any:
+    """The dimension that a call names, or the argument at `place`."""
     for name in ("dim", "axis"):
         if name in given:
             return None if given[name] is None else number(given[name])
     return number(args[place]) if len(args) > place else default
-
-
-# --- methods: (tensor, positional, named, node) -----------------------------------------------
 
 
 def _same(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) -> Tensor:
@@ -59,7 +56,7 @@ def _whole(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) -> 
 
 
 def _size(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) -> Any:
-    dim = _dim(args, given, 0, None)
+    dim = dim_of(args, given, 0, None)
     try:
         return tuple(x.array.shape) if dim is None else x.array.shape[dim]
     except IndexError:
@@ -68,7 +65,7 @@ def _size(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) -> A
 
 def _reduced(how: str) -> Callable[..., Tensor]:
     def method(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) -> Tensor:
-        dim = _dim(args, given, 0, None)
+        dim = dim_of(args, given, 0, None)
         keep = bool(given.get("keepdim", given.get("keepdims", False)))
         array = x.array.astype(float) if how == "mean" else x.array
         return computed(getattr(array, how)(axis=dim, keepdims=keep))
@@ -77,13 +74,13 @@ def _reduced(how: str) -> Callable[..., Tensor]:
 
 
 def _cumsum(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) -> Tensor:
-    return computed(x.array.cumsum(axis=_dim(args, given, 0, None)))
+    return computed(x.array.cumsum(axis=dim_of(args, given, 0, None)))
 
 
 def _reshape(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) -> Tensor:
     if args and isinstance(args[0], Unknown):
         return x  # a view in another dtype
-    return x.of(x.array.reshape(_dims(args or [given["shape"]])), node)
+    return x.of(x.array.reshape(dims_of(args or [given["shape"]])), node)
 
 
 def _flatten(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) -> Tensor:
@@ -95,19 +92,19 @@ def _flatten(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) -
 
 
 def _unflatten(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) -> Tensor:
-    dim, sizes, shape = number(args[0]), _dims([args[1]]), x.array.shape
+    dim, sizes, shape = number(args[0]), dims_of([args[1]]), x.array.shape
     return x.of(x.array.reshape(*shape[:dim], *sizes, *shape[dim + 1 :]), node)
 
 
 def _squeeze(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) -> Tensor:
-    dim = _dim(args, given, 0, None)
+    dim = dim_of(args, given, 0, None)
     if dim is not None and x.array.shape[dim] != 1:
         return x
     return x.of(x.array.squeeze(axis=dim), node)
 
 
 def _unsqueeze(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) -> Tensor:
-    return x.of(np.expand_dims(x.array, _dim(args, given, 0)), node)
+    return x.of(np.expand_dims(x.array, dim_of(args, given, 0)), node)
 
 
 def _transpose(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) -> Tensor:
@@ -115,15 +112,15 @@ def _transpose(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST)
 
 
 def _permute(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) -> Tensor:
-    return x.of(x.array.transpose(_dims(args)), node)
+    return x.of(x.array.transpose(dims_of(args)), node)
 
 
 def _repeat(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) -> Tensor:
-    return x.of(np.tile(x.array, _dims(args)), node)
+    return x.of(np.tile(x.array, dims_of(args)), node)
 
 
 def _expand(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) -> Tensor:
-    sizes = _dims(args)
+    sizes = dims_of(args)
     own = (1,) * (len(sizes) - x.array.ndim) + x.array.shape
     shape = [have if size == -1 else size for size, have in zip(sizes, own, strict=True)]
     return x.of(np.broadcast_to(x.array, shape), node)
@@ -131,13 +128,13 @@ def _expand(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) ->
 
 def _repeat_interleave(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) -> Tensor:
     times = plain(args[0] if args else given["repeats"])
-    dim = _dim(args, given, 1, None)
+    dim = dim_of(args, given, 1, None)
     return x.of(np.repeat(x.array, times, axis=dim), node)
 
 
 def _split(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) -> tuple[Tensor, ...]:
     sizes = args[0] if args else given.get("split_size_or_sections", given.get("split_size"))
-    dim = _dim(args, given, 1)
+    dim = dim_of(args, given, 1)
     length = x.array.shape[dim]
     found = plain(sizes)
     if isinstance(found, (list, np.ndarray)) and np.ndim(found):
@@ -160,7 +157,7 @@ def _chunk(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) -> 
     count = number(args[0] if args else given["chunks"])
     if count <= 0:
         raise Failed("RuntimeError")
-    dim = _dim(args, given, 1)
+    dim = dim_of(args, given, 1)
     step = -(-x.array.shape[dim] // count)
     return _split(x, [max(step, 1), dim], {}, node)
 
@@ -174,7 +171,7 @@ def _array_split(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AS
 
 
 def _unbind(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) -> tuple[Tensor, ...]:
-    dim = _dim(args, given, 0)
+    dim = dim_of(args, given, 0)
     return tuple(x.of(part, node if not dim else None) for part in np.moveaxis(x.array, dim, 0))
 
 
@@ -188,7 +185,7 @@ def _narrow(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) ->
 
 
 def _index_select(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) -> Tensor:
-    dim = _dim(args, given, 0)
+    dim = dim_of(args, given, 0)
     index = np.asarray(plain(args[1] if len(args) > 1 else given["index"]), dtype=np.int64)
     try:
         return x.of(x.array.take(np.atleast_1d(index), axis=dim), None if dim else node)
@@ -211,7 +208,7 @@ def _tolist(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) ->
 
 
 def _flip(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) -> Tensor:
-    return x.of(np.flip(x.array, _dims(args or [given["dims"]])), node)
+    return x.of(np.flip(x.array, dims_of(args or [given["dims"]])), node)
 
 
 def _nonzero(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) -> Any:
@@ -223,14 +220,14 @@ def _nonzero(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) -
 
 def _like(fill: int) -> Callable[..., Tensor]:
     def method(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) -> Tensor:
-        shape = _dims(args) if args else x.array.shape
+        shape = dims_of(args) if args else x.array.shape
         return computed(np.full(shape, fill, dtype=x.array.dtype))
 
     return method
 
 
 def _order(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) -> Tensor:
-    found = np.argsort(x.array, axis=_dim(args, given, 0, -1), kind="stable")
+    found = np.argsort(x.array, axis=dim_of(args, given, 0, -1), kind="stable")
     down = bool(given.get("descending", False))
     return computed(np.flip(found, -1) if down else found)
 
@@ -295,239 +292,6 @@ METHODS: dict[str, Callable[..., Any]] = {
     "lt": _compared("less"),
 }
 """Methods of tensors, also as functions of a tensor: `torch.split(x, 2)`."""
-
-
-# --- functions ----------------------------------------------------------------------------------
-
-
-def _cat(args: list[Any], given: dict[str, Any], node: ast.AST) -> Any:
-    parts = args[0] if args else given.get("tensors")
-    if isinstance(parts, Tensor):
-        raise Failed("TypeError")
-    dim = _dim(args, given, 1)
-    listed = listed_of(parts)
-    if not listed:
-        raise Failed("RuntimeError")
-    return joined(listed, lambda arrays: np.concatenate(arrays, axis=dim))
-
-
-def _stack(args: list[Any], given: dict[str, Any], node: ast.AST) -> Any:
-    parts, dim = args[0] if args else given.get("tensors"), _dim(args, given, 1)
-    listed = listed_of(parts)
-    if not listed:
-        raise Failed("RuntimeError")
-    return joined(listed, lambda arrays: np.stack(arrays, axis=dim))
-
-
-def _tensor(args: list[Any], given: dict[str, Any], node: ast.AST) -> Any:
-    if isinstance(args[0], Tensor):
-        return args[0]
-    return computed(np.asarray(plain(args[0])))
-
-
-def _filled(fill: int) -> Callable[..., Tensor]:
-    def function(args: list[Any], given: dict[str, Any], node: ast.AST) -> Tensor:
-        return computed(np.full(_dims(args or [given["size"]]), fill))
-
-    return function
-
-
-def _arange(args: list[Any], given: dict[str, Any], node: ast.AST) -> Tensor:
-    return computed(np.arange(*map(number, args)))
-
-
-def _randperm(args: list[Any], given: dict[str, Any], node: ast.AST) -> Tensor:
-    return computed(np.arange(number(args[0]))[::-1].copy())
-
-
-def _where(args: list[Any], given: dict[str, Any], node: ast.AST) -> Any:
-    if len(args) == 1:
-        return tuple(computed(part) for part in np.nonzero(plain(args[0])))
-    return computed(np.where(*map(plain, args)))
-
-
-def listed_of(value: Any) -> list[Any]:
-    """The items of anything that a `for` goes through.
-
-    Raises:
-        LookupError: They are unknown.
-        Failed: It cannot be iterated.
-    """
-    if isinstance(value, Unknown):
-        raise LookupError
-    if isinstance(value, Tensor):
-        if not value.array.ndim:
-            raise Failed("TypeError")
-        return [value.of(part, value.cut) for part in value.array]
-    if isinstance(value, (list, tuple, range, str, set, dict)):
-        return [*value]
-    if value is None or isinstance(value, (int, float)):
-        raise Failed("TypeError")
-    raise LookupError
-
-
-def _sum(args: list[Any], given: dict[str, Any], node: ast.AST) -> Any:
-    if isinstance(args[0], Tensor):
-        return computed(args[0].array.sum(axis=_dim(args, given, 1, None)))
-    total: Any = args[1] if len(args) > 1 else given.get("start", 0)
-    for part in listed_of(args[0]):
-        is_list = isinstance(part, list)
-        total = (total or []) + part if is_list else plain(total) + plain(part)
-    return computed(total) if isinstance(total, np.ndarray) else total
-
-
-def _accumulate(args: list[Any], given: dict[str, Any], node: ast.AST) -> Any:
-    if len(args) > 1 or given.get("func") is not None:
-        raise LookupError
-    first = given.get("initial")
-    return [*itertools.accumulate([number(part) for part in listed_of(args[0])], initial=first)]
-
-
-def _zip(args: list[Any], given: dict[str, Any], node: ast.AST) -> Any:
-    return [*zip(*map(listed_of, args))]  # noqa: B905  (`strict=` is the code's own)
-
-
-def _len(args: list[Any], given: dict[str, Any], node: ast.AST) -> Any:
-    if isinstance(args[0], Unknown):
-        raise LookupError
-    if not hasattr(args[0], "__len__"):
-        raise Failed("TypeError")
-    return len(args[0])
-
-
-def _range(args: list[Any], given: dict[str, Any], node: ast.AST) -> Any:
-    try:
-        return range(*map(number, args))
-    except (TypeError, ValueError):
-        raise Failed("ValueError") from None
-
-
-def _enumerate(args: list[Any], given: dict[str, Any], node: ast.AST) -> Any:
-    start = number(args[1]) if len(args) > 1 else number(given.get("start", 0))
-    return [*enumerate(listed_of(args[0]), start)]
-
-
-def _extreme(how: Callable[..., Any]) -> Callable[..., Any]:
-    def function(args: list[Any], given: dict[str, Any], node: ast.AST) -> Any:
-        if given.get("key") is not None:
-            raise LookupError
-        items = [plain(part) for part in (args if len(args) > 1 else listed_of(args[0]))]
-        if not items:
-            if "default" in given:
-                return given["default"]
-            raise Failed("ValueError")
-        found = how(items)
-        return found.item() if isinstance(found, np.ndarray) and found.ndim == 0 else found
-
-    return function
-
-
-def _int(args: list[Any], given: dict[str, Any], node: ast.AST) -> Any:
-    if args and isinstance(args[0], str):
-        raise LookupError
-    return number(args[0]) if args else 0
-
-
-def _slice(args: list[Any], given: dict[str, Any], node: ast.AST) -> slice:
-    return slice(*args)
-
-
-def _islice(args: list[Any], given: dict[str, Any], node: ast.AST) -> Any:
-    bounds = [None if part is None else number(part) for part in args[1:]]
-    return [*itertools.islice(listed_of(args[0]), *bounds)]
-
-
-def _batched(args: list[Any], given: dict[str, Any], node: ast.AST) -> Any:
-    items, size = listed_of(args[0]), number(args[1])
-    return [tuple(items[start : start + size]) for start in range(0, len(items), max(size, 1))]
-
-
-def _pairwise(args: list[Any], given: dict[str, Any], node: ast.AST) -> Any:
-    return [*itertools.pairwise(listed_of(args[0]))]
-
-
-def _chain(args: list[Any], given: dict[str, Any], node: ast.AST) -> Any:
-    return [*itertools.chain.from_iterable(map(listed_of, args))]
-
-
-def _flattened(args: list[Any], given: dict[str, Any], node: ast.AST) -> Any:
-    return [*itertools.chain.from_iterable(map(listed_of, listed_of(args[0])))]
-
-
-def _list(args: list[Any], given: dict[str, Any], node: ast.AST) -> Any:
-    return listed_of(args[0]) if args else []
-
-
-def _tuple(args: list[Any], given: dict[str, Any], node: ast.AST) -> Any:
-    return tuple(listed_of(args[0])) if args else ()
-
-
-def _set(args: list[Any], given: dict[str, Any], node: ast.AST) -> Any:
-    items = listed_of(args[0]) if args else []
-    if any(isinstance(item, (Tensor, Unknown)) for item in items):
-        raise LookupError
-    return set(items)
-
-
-def _sorted(args: list[Any], given: dict[str, Any], node: ast.AST) -> Any:
-    if given.get("key") is not None:
-        raise LookupError
-    items = [plain(item) for item in listed_of(args[0])]
-    return sorted(items, reverse=bool(given.get("reverse", False)))
-
-
-def _reversed(args: list[Any], given: dict[str, Any], node: ast.AST) -> Any:
-    return listed_of(args[0])[::-1]
-
-
-def _ceil(args: list[Any], given: dict[str, Any], node: ast.AST) -> Any:
-    return math.ceil(plain(args[0]))
-
-
-def _dict(args: list[Any], given: dict[str, Any], node: ast.AST) -> Any:
-    if args and isinstance(args[0], Unknown):
-        raise LookupError
-    return dict(args[0] if args else (), **given)
-
-
-FUNCTIONS: dict[str, Callable[..., Any]] = {
-    **dict.fromkeys(("cat", "concat", "concatenate", "hstack"), _cat),
-    **dict.fromkeys(("stack",), _stack),
-    **dict.fromkeys(("tensor", "as_tensor", "LongTensor", "IntTensor", "from_numpy"), _tensor),
-    **dict.fromkeys(("array", "asarray"), _tensor),
-    **dict.fromkeys(("zeros",), _filled(0)),
-    **dict.fromkeys(("ones",), _filled(1)),
-    "arange": _arange,
-    **dict.fromkeys(("randperm", "permutation"), _randperm),
-    "where": _where,
-    "sum": _sum,
-    "accumulate": _accumulate,
-    **dict.fromkeys(("zip", "zip_longest"), _zip),
-    "len": _len,
-    "range": _range,
-    "enumerate": _enumerate,
-    "max": _extreme(max),
-    "min": _extreme(min),
-    "int": _int,
-    "slice": _slice,
-    "islice": _islice,
-    "batched": _batched,
-    "pairwise": _pairwise,
-    "chain": _chain,
-    "from_iterable": _flattened,
-    "list": _list,
-    "tuple": _tuple,
-    "set": _set,
-    "frozenset": _set,
-    "sorted": _sorted,
-    "reversed": _reversed,
-    "ceil": _ceil,
-    "dict": _dict,
-    "abs": lambda args, given, node: abs(plain(args[0])),
-    "iter": lambda args, given, node: listed_of(args[0]),
-}
-"""Functions of Python, itertools, math, numpy and torch by the last part of their names."""
-MODULES = frozenset({"torch", "np", "numpy", "itertools", "math", "F", "jnp", "builtins", ""})
 
 
 def attribute(x: Tensor, name: str, node: ast.AST) -> Any:

@@ -1,0 +1,88 @@
+"""The base of the interpreter: the value of an expression, and the side taken at a condition."""
+
+from __future__ import annotations
+
+import ast
+from functools import lru_cache
+from typing import Any
+
+from vlmdebug.review.arrays import Failed, Tensor, Unknown
+from vlmdebug.review.machine import Bound, Frame, Reference, Routine, Run
+from vlmdebug.review.module import Module
+
+SAID = 60
+"""Characters of source that a reason gives."""
+
+
+class Evaluator:
+    """Evaluates expressions by a method per class of node, `_Name` for `ast.Name`.
+
+    Subclasses have these methods: `Operators`, `Expressions`, `Calls` and `Machine`.
+    """
+
+    def __init__(self, module: Module, run: Run) -> None:
+        self.module, self.run = module, run
+
+    def value(self, node: ast.expr, frame: Frame) -> Any:
+        """The value of an expression, `Unknown` where it cannot be known.
+
+        Raises:
+            Failed: The code raises here.
+        """
+        self.run.burn()
+        method = getattr(self, f"_{type(node).__name__}", None)
+        if method is None:
+            return Unknown(node)
+        try:
+            return method(node, frame)
+        except LookupError:
+            return Unknown(node)
+        except (TypeError, ValueError, AttributeError, OverflowError, ArithmeticError):
+            return Unknown(node)
+
+    def decided(self, test: ast.expr, frame: Frame) -> bool:
+        """Whether a condition holds; the run's own choice where that is unknown."""
+        return self.decide(test, self.truth(self.value(test, frame)))
+
+    def decide(self, test: ast.expr, found: bool | None) -> bool:
+        """The side that a run takes at a condition that was evaluated."""
+        if found is None:
+            return self.run.choices.take(test, said(test, 120))
+        self.run.sides.setdefault(test, set()).add(found)
+        return found
+
+    def truth(self, value: Any) -> bool | None:
+        """Whether a value counts as true; None where that is unknown."""
+        if isinstance(value, Decided):
+            return value.truth
+        if isinstance(value, (Unknown, Reference, Routine, Bound)):
+            return True if isinstance(value, Unknown) and value.key is not None else None
+        if isinstance(value, Tensor):
+            if value.array.size != 1:
+                raise Failed("RuntimeError")
+            return bool(value.array.reshape(()).item())
+        return bool(value)
+
+    def bind(self, target: ast.expr, value: Any, frame: Frame) -> None:
+        """Assign a value to a target."""
+        raise NotImplementedError
+
+
+class Decided(Unknown):
+    """An unknown value that is known as a condition."""
+
+    __slots__ = ("truth",)
+
+    def __init__(self, why: ast.AST, truth: bool) -> None:
+        super().__init__(why)
+        self.truth = truth
+
+
+@lru_cache(maxsize=20_000)
+def said(node: ast.AST, most: int = SAID) -> str:
+    """The source of a node, on one line."""
+    try:
+        text = " ".join(ast.unparse(node).split())
+    except (RecursionError, ValueError):
+        return type(node).__name__
+    return text if len(text) <= most else f"{text[:most]}…"
