@@ -82,9 +82,11 @@ def _pixels_by_processor(model_type: str | None, processor: Any) -> PixelRule | 
     return lambda height, width: (height // patch) * (width // patch) + more
 
 
+UNMERGED = {"inkling2": 1, "inkling2_loop": 1}
+"""Model types in which every patch is a feature (`modeling_inkling2.get_image_features`, 5.23)."""
 NEWLINES = ("hy_v4_vl",)
 """Model types with one more feature per row of merged patches, in images and in each frame of a
-video (`_num_frame_tokens` in `processing_hy_v4_vl`, transformers 5.24)."""
+video (`processing_hy_v4_vl._num_frame_tokens`, transformers 5.24)."""
 
 
 def with_newlines(height: int, width: int, merge: int) -> int:

@@ -19,6 +19,7 @@ from vlmdebug.errors import BadInput
 from vlmdebug.families import find_family
 from vlmdebug.families.facts import ProcessorMetadata
 from vlmdebug.families.formulas import (
+    UNMERGED,
     features_of_audio,
     features_of_pixels,
     features_of_video,
@@ -42,8 +43,6 @@ EDGES = {
 """Tokens that the processor itself writes around each image, by model type, where runs of
 placeholder tokens are tiles. Read in the processors of transformers 5.23."""
 
-UNMERGED = {"inkling2": 1, "inkling2_loop": 1}
-"""Model types in which every patch is a feature (`modeling_inkling2.get_image_features`, 5.23)."""
 
 TOWERS = {("llava", "pixtral"): PIXTRAL_12B}
 """The layout's name where a model type has several, by the type of the vision tower. Pixtral-12B is

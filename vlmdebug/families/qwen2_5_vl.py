@@ -30,9 +30,8 @@ from vlmdebug.core.tensors import to_numpy
 from vlmdebug.families import rules as known
 from vlmdebug.families.base import Family
 from vlmdebug.families.facts import BatchFacts, CountResult, ProcessorMetadata
-from vlmdebug.families.formulas import with_newlines
+from vlmdebug.families.formulas import UNMERGED, with_newlines
 from vlmdebug.families.image_counts import count_images, infer_merge_size
-from vlmdebug.families.metadata import UNMERGED
 from vlmdebug.families.synthesize import BatchSpec, numbered, text, with_text
 
 # Features of one image of grid (t, h, w), if they are not t * h * w / merge ** 2.
