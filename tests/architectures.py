@@ -48,11 +48,12 @@ _KEPT: list = []  # a library forgets its operators when it is collected
 def architectures(names: Iterable[str] | None = None) -> tuple[str, ...]:
     """Those that can be built here; those that need torchvision, in the run made for them."""
     from vlmdebug import tiny
-    from vlmdebug.tiny.registry import NEEDS
+    from vlmdebug.tiny.registry import NEEDS, ONE_IMAGE
 
     asked = VARIABLE in os.environ
+    default = [name for name in tiny.families() if name not in ONE_IMAGE]
     found = tuple(
-        name for name in (tiny.families() if names is None else names) if (name in NEEDS) == asked
+        name for name in (default if names is None else names) if (name in NEEDS) == asked
     )
     return one_of_each_layout(found) if FEW in os.environ and names is None else found
 

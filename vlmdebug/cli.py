@@ -398,18 +398,18 @@ def _explain(options: argparse.Namespace) -> int:
 
 
 def _families(options: argparse.Namespace) -> int:
-    from vlmdebug.families import FAMILIES
+    from vlmdebug.families import EVERY
     from vlmdebug.families.coverage import read_coverage, seen_here
 
     without = {"omit": "left out", "either": "left out or empty", "keep": "kept"}
-    for family in FAMILIES.values():
+    for family in EVERY:
         print(family.name)
         print(_wrapped(f"config.model_type: {', '.join(family.models)}"))
         for key, axis in family.axes.items():
             needed = without[family.rules.of(key).when_no_media]
             print(f"  {key}: {axis}; without images {needed}")
     coverage = read_coverage()
-    print(f"\n{textwrap.fill(seen_here(coverage, FAMILIES.values()), 80)}")
+    print(f"\n{textwrap.fill(seen_here(coverage, EVERY), 80)}")
     print(f"\n{textwrap.fill(str(coverage), 80)}")
     print(f"\nChanged since transformers {coverage.before.transformers}:")
     for line in coverage.changes() or ["Nothing."]:

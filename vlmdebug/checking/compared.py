@@ -23,8 +23,13 @@ def compared(batch: Batch, run: SlicerRun | None) -> tuple[Compared, ...]:
         found.append(Compared(rows, against))
     if run is not None and run.partial:
         return tuple(found)
+    if batch.image.keys and batch.rules.no_placeholders:
+        what = f"images of {number(len(batch), 'sample')}"
+        counted = "image" in batch.counts
+        found.append(Compared(what, "rows of input_ids" if counted else None))
     for name, modality in batch.modalities.items():
-        if modality.keys or modality.placeholders is not None:
+        in_text = not (name == "image" and batch.rules.no_placeholders)
+        if in_text and (modality.keys or modality.placeholders is not None):
             what = f"{name} placeholders of {number(len(batch), 'sample')}"
             found.append(Compared(what, _against(batch, modality)))
     sides = [*SIDES, *([SIZES] if is_padded_to_sizes(batch) else [])]

@@ -100,6 +100,9 @@ _TABLE = (
     Key("aspect_ratio_ids", Kind.MEDIA, "image", of=_PIXELS),
     Key("aspect_ratio_mask", Kind.MEDIA, "image", of=_PIXELS, holds="mask"),
     Key("cross_attention_mask", Kind.MEDIA, "image", of=(*_TEXT, *_PIXELS), holds="mask"),
+    Key("image_embeds_position_mask", Kind.MEDIA, "image", of=(*_TEXT, *_PIXELS), holds="mask"),
+    Key("qformer_input_ids", Kind.MEDIA, "image", of=_TEXT),
+    Key("qformer_attention_mask", Kind.MEDIA, "image", of=_TEXT, holds="mask"),
     # Videos; the layout determines what a row of the first key counts.
     Key("pixel_values_videos", Kind.MEDIA, "video"),
     Key(

@@ -13,8 +13,9 @@ from typing import Literal
 
 WhenNoMedia = Literal["omit", "either", "keep"]
 """What a chunk without media gets of a key: nothing, nothing or zero rows, or its padded rows."""
-Tolerated = Literal["one", "none", "surplus", "unbatched"]
-"""One row (it is broadcast), no rows, rows after the right ones; a row without its dimension."""
+Tolerated = Literal["one", "several", "none", "surplus", "unbatched"]
+"""One row (it is broadcast), several rows in place of one (other keys are broadcast), no rows,
+rows after the right ones; a row without its dimension."""
 EachSample = Literal["always", "sometimes", "never"]
 
 
@@ -36,6 +37,8 @@ class KeyRules:
     def takes(self, given: int, expected: int) -> bool:
         """Whether the model takes `given` rows if the other keys require `expected`."""
         if given == expected:
+            return True
+        if given > expected == 1 and "several" in self.runs_with:
             return True
         if given > expected:
             return "surplus" in self.runs_with and expected > 0
@@ -84,6 +87,10 @@ class ModelRules:
             there are none, so no outcome follows from them.
         checks_totals: Whether the model compares the features of a call with its placeholder
             tokens.
+        no_placeholders: Whether the text has no placeholder tokens: the model attends to images, or
+            puts them at a place of its own.
+        ignores_surplus_features: Whether it runs with more features than placeholder tokens, and
+            ignores the last ones.
         checks_each_sample: Whether it also matches the images of each sample with their sizes (as
             Qwen's M-RoPE does); `sometimes`: it does, but runs with some wrong sizes.
         checks_each_row: Whether each row of pixels must fit the row of every key that describes it.
@@ -105,6 +112,8 @@ class ModelRules:
 
     seen: tuple[str, ...] = ()
     checks_totals: bool = True
+    no_placeholders: bool = False
+    ignores_surplus_features: bool = False
     checks_each_sample: EachSample = "never"
     checks_each_row: bool = False
     causal: bool = True
@@ -127,6 +136,11 @@ class ModelRules:
         """Whether the model uses a key; `positions`: `position_ids` are passed."""
         only_places = positions and key in self.only_used_for_position_ids
         return key not in self.ignored and not only_places
+
+    def takes_totals(self, placeholders: int, features: int) -> bool:
+        """Whether the model runs with so many placeholder tokens and features in a call."""
+        surplus = self.ignores_surplus_features and features > placeholders
+        return placeholders == features or surplus
 
     def of(self, key: str) -> KeyRules:
         """The rules of a media key."""

@@ -9,6 +9,7 @@ from vlmdebug.core.given import described
 from vlmdebug.errors import BadInput
 from vlmdebug.families.base import Family
 from vlmdebug.families.gemma4 import Gemma4
+from vlmdebug.families.granite_docling import GraniteDocling
 from vlmdebug.families.idefics2 import Idefics2
 from vlmdebug.families.idefics3 import Idefics3
 from vlmdebug.families.internvl import InternVL
@@ -18,6 +19,7 @@ from vlmdebug.families.llava_next import LlavaNext
 from vlmdebug.families.llava_onevision import LlavaOnevision
 from vlmdebug.families.mistral3 import Mistral3
 from vlmdebug.families.mllama import Mllama
+from vlmdebug.families.one_image import OneImage
 from vlmdebug.families.qwen2_5_vl import NemotronHOmni, Qwen2_5VL
 from vlmdebug.families.synthesize import BatchSpec
 from vlmdebug.safe import one_line
@@ -28,6 +30,7 @@ FAMILIES: dict[str, Family] = {
         Gemma4(),
         Qwen2_5VL(),
         NemotronHOmni(),
+        GraniteDocling(),
         Idefics3(),
         Idefics2(),
         Mllama(),
@@ -40,12 +43,16 @@ FAMILIES: dict[str, Family] = {
     )
 }
 
+ONE_IMAGE: Family = OneImage()
+"""A slice by sample is right for it, so `falsify` draws no batches of it unless asked."""
+EVERY: tuple[Family, ...] = (*FAMILIES.values(), ONE_IMAGE)
+
 
 def find_family(name: str) -> Family | None:
     """The family of that name, or the family that reads batches of that model type."""
     if name in FAMILIES:
         return FAMILIES[name]
-    return next((f for f in FAMILIES.values() if name in f.models or name in f.processors), None)
+    return next((f for f in EVERY if name in (f.name, *f.models, *f.processors)), None)
 
 
 def family_named(name: str) -> Family:
@@ -59,7 +66,7 @@ def family_named(name: str) -> Family:
     if family is None:
         from difflib import get_close_matches
 
-        known = sorted({*FAMILIES, *(model for f in FAMILIES.values() for model in f.models)})
+        known = sorted({name for f in EVERY for name in (f.name, *f.models)})
         near = get_close_matches(name, known, n=1)
         meant = f"; did you mean {near[0]!r}?" if near else f". Known are {', '.join(known)}."
         raise BadInput(
@@ -69,4 +76,4 @@ def family_named(name: str) -> Family:
     return family
 
 
-__all__ = ["FAMILIES", "BatchSpec", "Family", "family_named", "find_family"]
+__all__ = ["EVERY", "FAMILIES", "ONE_IMAGE", "BatchSpec", "Family", "family_named", "find_family"]

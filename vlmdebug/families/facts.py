@@ -21,7 +21,8 @@ from vlmdebug.families.packing import Packing
 class ProcessorMetadata:
     """What the processor and the config say of the counts; None where neither does.
 
-    `image_edges` are the tokens that begin and end an image in the text. `attends_both_ways` says
+    `image_edges` are the tokens that begin and end an image in the text, `image_start_id` the one
+    that begins an image where none ends it. `attends_both_ways` says
     that the placeholder tokens of an image see each other, later ones too. `tokens_per_image`
     takes a list of `(height, width)` and gives placeholder tokens each. `returned_keys` are
     those that the processor says it returns, `taken_keys` those that the model's forward names. The
@@ -33,6 +34,7 @@ class ProcessorMetadata:
     processor_type: str | None = None
     image_token_id: int | None = None
     image_edges: tuple[int, int] | None = None
+    image_start_id: int | None = None
     attends_both_ways: bool | None = None
     token_ids: Mapping[str, int] = field(default_factory=dict)
     global_image_id: int | None = None

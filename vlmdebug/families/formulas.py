@@ -19,7 +19,7 @@ VideoRule = Callable[[int, int, int], int | None]
 AudioRule = Callable[[int], int]
 """Features of one audio clip, from the number of its frames without padding."""
 
-GRIDS = ("paligemma", "janus", "deepseek_vl", "deepseek_vl_hybrid", "vipllava")
+GRIDS = ("chameleon", "paligemma", "janus", "deepseek_vl", "deepseek_vl_hybrid", "vipllava")
 """A feature per patch, as `modeling_paligemma.get_image_features` and that of each other model."""
 CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}
 """Features in addition to those of the patches (class tokens), by the model type of the tower."""
@@ -36,6 +36,10 @@ def features_of_pixels(model_type: str | None, processor: Any, config: Any) -> P
 def _pixels_by_config(model_type: str | None, config: Any) -> PixelRule | None:
     vision = getattr(config, "vision_config", None)
     patch = getattr(vision, "patch_size", None)
+    if model_type == "florence2" and vision is not None:
+        return _squares_and_mean(vision)
+    if model_type == "chameleon":
+        patch = squares_of_vq(config)
     if not isinstance(patch, int):
         return None
     shuffle = getattr(vision, "pixel_shuffle_ratio", None)
@@ -52,6 +56,24 @@ def _pixels_by_config(model_type: str | None, config: Any) -> PixelRule | None:
         more = tokens - (getattr(config, "vision_feature_select_strategy", None) == "default")
         return lambda height, width: (height // patch) * (width // patch) + more
     return None
+
+
+def _squares_and_mean(vision: Any) -> PixelRule:
+    """Florence-2: squares of several convolutions, and their mean (modeling_florence2)."""
+
+    def side(pixels: int) -> int:
+        layers = zip(vision.patch_size, vision.patch_stride, vision.patch_padding, strict=True)
+        for size, stride, padding in layers:
+            pixels = (pixels + 2 * padding - size) // stride + 1
+        return pixels
+
+    return lambda height, width: side(height) * side(width) + 1
+
+
+def squares_of_vq(config: Any) -> int | None:
+    """Side in pixels of the square that becomes one code of a VQ model (Chameleon, Emu3)."""
+    levels = getattr(getattr(config, "vq_config", None), "channel_multiplier", None)
+    return 2 ** (len(levels) - 1) if levels else None
 
 
 def _shuffled(patch: int, merged: int) -> PixelRule:

@@ -194,7 +194,8 @@ def _real_rows(facts: BatchFacts) -> list[int]:
     """
     pixels, mask = facts.inputs["pixel_values"], facts.inputs.get("pixel_attention_mask")
     real = to_numpy(pixels[:, :, 0, 0, 0]) != 0  # (row, max_tiles)
-    masked = real | True if mask is None else to_numpy(mask[:, :, 0, 0]).astype(bool)
+    shown = mask if mask is None or mask.ndim == 2 else mask[:, :, 0, 0]  # (row, max_tiles)
+    masked = real | True if shown is None else to_numpy(shown).astype(bool)
     if masked.shape != real.shape:
         return masked.sum(axis=1).tolist()
     for row, tile in np.argwhere(masked & ~real).tolist():

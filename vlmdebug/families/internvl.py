@@ -41,6 +41,8 @@ class InternVL(Family):
         "qianfan_ocr",
         "cohere2_vision",
         "llama4",
+        "got_ocr2",
+        "pp_chart2table",
     )
     axes = {"pixel_values": Axis("tile"), "pixel_mask": Axis("tile")}
     media = dict.fromkeys(axes, "tile")

@@ -54,6 +54,7 @@ class Llava(Family):
         "gemma3n",
         "fast_vlm",
         "video_llava",
+        "chameleon",
     )
     axes = {
         "pixel_values": Axis("image"),

@@ -33,7 +33,7 @@ class LlavaNext(Family):
     """One row per image, tiles padded on dim 1."""
 
     name = "llava_next"
-    models = ("llava_next", "llava_next_video")
+    models = ("llava_next", "llava_next_video", "granite4_vision")
     axes = {"pixel_values": Axis("image", padded="tile"), "image_sizes": Axis("image")}
     media = dict.fromkeys(axes, "image")
     shapes = {
@@ -49,9 +49,10 @@ class LlavaNext(Family):
             "image_sizes": DESCRIBES,
         },
     )
-    variants = {
-        "llava_next_video": replace(rules, keys={"pixel_values": SURPLUS, "image_sizes": DESCRIBES})
-    }
+    variants = dict.fromkeys(
+        ["llava_next_video", "granite4_vision"],
+        replace(rules, keys={"pixel_values": SURPLUS, "image_sizes": DESCRIBES}),
+    )
     videos = "video"
 
     def recognises(self, inputs: Mapping[str, Any]) -> bool:

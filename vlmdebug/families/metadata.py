@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from fractions import Fraction
 from inspect import signature
 from math import sqrt
 from pathlib import PurePath
@@ -23,6 +24,7 @@ from vlmdebug.families.formulas import (
     features_of_audio,
     features_of_pixels,
     features_of_video,
+    squares_of_vq,
     tower_side,
 )
 from vlmdebug.families.mistral3 import PIXTRAL_12B
@@ -30,7 +32,7 @@ from vlmdebug.families.mistral3 import PIXTRAL_12B
 PLACEHOLDERS = {"ovis2": "<IMG_ATOM>", "llama4": "<|patch|>"}
 """Placeholder tokens that no attribute of the processor names, by model type."""
 
-ANYRES = ("llava_next", "llava_next_video", "llava_onevision")
+ANYRES = ("llava_next", "llava_next_video", "llava_onevision", "granite4_vision")
 """Model types that compute placeholder tokens from image sizes as `anyres_tokens` does."""
 
 EDGES = {
@@ -43,6 +45,8 @@ EDGES = {
 """Tokens that the processor itself writes around each image, by model type, where runs of
 placeholder tokens are tiles. Read in the processors of transformers 5.23."""
 
+STARTS = {"granite_docling": "<row_1_col_1>"}
+"""Tokens that begin an image that no token ends, by model type."""
 
 TOWERS = {("llava", "pixtral"): PIXTRAL_12B}
 """The layout's name where a model type has several, by the type of the vision tower. Pixtral-12B is
@@ -74,6 +78,7 @@ def read_metadata(
         processor_type=_processor_type(processor),
         image_token_id=_image_token_id(processor, tokenizer, config),
         image_edges=_image_edges(processor, tokenizer),
+        image_start_id=_image_start_id(processor, tokenizer),
         attends_both_ways=_attends_both_ways(config),
         token_ids=_stream_token_ids(processor, config),
         pad_token_id=_pad_token_id(tokenizer, config),
@@ -172,6 +177,7 @@ def _image_token_id(processor: Any, tokenizer: Any, config: Any) -> int | None:
     known = PLACEHOLDERS.get(_processor_type(processor) or "")
     ids = getattr(processor, "image_token_ids", None)
     token = getattr(processor, "image_token", None)
+    token = getattr(token, "content", token)  # an AddedToken in BLIP-2
     if known is not None and tokenizer is not None:
         said = tokenizer.convert_tokens_to_ids(known)
     elif isinstance(ids, (list, tuple)) and len(ids) == 1:
@@ -181,6 +187,8 @@ def _image_token_id(processor: Any, tokenizer: Any, config: Any) -> int | None:
     if said is None and isinstance(token, str) and tokenizer is not None:
         said = tokenizer.convert_tokens_to_ids(token)
     configured = _first(config, "image_token_id", "image_token_index")
+    if configured is None:  # Chameleon and Emu3 look for it by its text
+        configured = (_first(config, "vocabulary_map") or {}).get("<image>")
     if said is not None and configured is not None and said != configured:
         raise BadInput(
             f"The processor's placeholder token has id {said}, the config's has id {configured}. "
@@ -197,6 +205,11 @@ def _image_edges(processor: Any, tokenizer: Any) -> tuple[int, int] | None:
         return None
     ids = tokenizer.convert_tokens_to_ids([begin, end])
     return (ids[0], ids[1]) if all(isinstance(one, int) for one in ids) else None
+
+
+def _image_start_id(processor: Any, tokenizer: Any) -> int | None:
+    start = STARTS.get(_processor_type(processor) or "")
+    return None if start is None else tokenizer.convert_tokens_to_ids(start)
 
 
 def _attends_both_ways(config: Any) -> bool | None:
@@ -251,8 +264,14 @@ def _features_per_tile(processor: Any, config: Any, vision: Any) -> int | None:
     Idefics3's config gives it as `(image_size / patch_size / scale_factor) ** 2`. Aya Vision uses
     `downsample_factor` and Ovis 2 `hidden_stride` in place of `scale_factor`.
     """
-    said = _first(processor, "image_seq_length", "image_seq_len", "num_image_tokens") or _first(
-        config, "image_seq_length", "mm_tokens_per_image", "vision_soft_tokens_per_image"
+    said = _first(
+        processor, "image_seq_length", "image_seq_len", "num_image_tokens", "num_query_tokens"
+    ) or _first(
+        config,
+        "image_seq_length",
+        "num_query_tokens",
+        "mm_tokens_per_image",
+        "vision_soft_tokens_per_image",
     )
     said = said or _first(getattr(config, "perceiver_config", None), "resampler_n_latents")
     if said is None and getattr(config, "model_type", None) == "llava_onevision":
@@ -267,7 +286,7 @@ def _features_per_tile(processor: Any, config: Any, vision: Any) -> int | None:
     side, square = _first(vision, "image_size"), _first(vision, "patch_size")
     if isinstance(factor, int) and isinstance(side, int) and isinstance(square, int):
         return (side // (square * factor)) ** 2
-    scale = getattr(config, "scale_factor", None)
+    scale = _first(config, "scale_factor") or _first(vision, "scale_factor")
     size, patch = getattr(vision, "image_size", None), getattr(vision, "patch_size", None)
     if isinstance(scale, int) and isinstance(size, int) and isinstance(patch, int):
         return (size // patch // scale) ** 2
@@ -290,6 +309,8 @@ def _pixels_per_feature(processor: Any, config: Any, vision: Any) -> int | None:
     merge = _first(processor, "spatial_merge_size") or _first(config, "spatial_merge_size")
     if merge is None and getattr(vision, "model_type", None) == "pixtral":
         merge = 1  # a LLaVA model merges nothing: modeling_llava.get_image_features
+    if side is None:  # Emu3's squares
+        return _first(processor, "downsample_ratio") or squares_of_vq(config)
     return side * merge if isinstance(side, int) and isinstance(merge, int) else None
 
 
@@ -331,6 +352,9 @@ def anyres_tokens(config: Any) -> Callable[[Sizes], list[int]] | None:
     vision, most = config.vision_config, None
     side = vision.image_size // vision.patch_size
     base = side**2 + (config.vision_feature_select_strategy == "full")
+    if config.model_type == "granite4_vision":
+        side = int(side * Fraction(config.downsample_rate))
+        base = side**2
     if config.model_type == "llava_onevision":
         ratio = str(getattr(config, "vision_aspect_ratio", ""))
         if not ratio.startswith("anyres_max_") or not ratio[11:].isdecimal():

@@ -3,10 +3,10 @@
 `pixel_values` is `(image, 3, max_height, max_width)`; `image_sizes` is `(image, 2)`, the height and
 width of what is not padding. Every `patch_size * spatial_merge_size` square of it is one
 placeholder token; Pixtral's processor separates the rows by break and end tokens, LightOnOCR's does
-not. Read in `processing_pixtral.replace_image_token` and
-`modeling_mistral3.get_image_features` of transformers 5.23. A chunk without
-images must be given no `pixel_values`: zero rows raise "expected a non-empty list of Tensors".
-Surplus rows of pixels after those of `image_sizes` are ignored without an error.
+not; Emu3 adds one to each row, a line end. Read in `processing_pixtral.replace_image_token`,
+`processing_emu3.replace_image_token` and `modeling_mistral3.get_image_features` of transformers
+5.23. A chunk without images must be given no `pixel_values`: zero rows raise "expected a non-empty
+list of Tensors". Surplus rows of pixels after those of `image_sizes` are ignored without an error.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Mistral3(Family):
     """One row per image, padded in height and width."""
 
     name = "mistral3"
-    models = ("mistral3", "lighton_ocr", "mistral_large4")
+    models = ("mistral3", "lighton_ocr", "mistral_large4", "emu3")
     processors = ("pixtral", PIXTRAL_12B)
     axes = {"pixel_values": Axis("image"), "image_sizes": Axis("image")}
     media = dict.fromkeys(axes, "image")
@@ -56,10 +56,11 @@ class Mistral3(Family):
 
     def read(self, facts: BatchFacts) -> CountResult:
         side = facts.metadata.pixels_per_feature
+        line_end = facts.metadata.model_type == "emu3"
         features = rows = None
         if side is not None:
             sizes = to_numpy(facts.inputs["image_sizes"]).tolist()  # (image, 2)
-            rows = tuple((width // side,) * (height // side) for height, width in sizes)
+            rows = tuple((width // side + line_end,) * (height // side) for height, width in sizes)
             features = tuple(map(sum, rows))
         return read_images(facts, "image_sizes", features, rows)
 

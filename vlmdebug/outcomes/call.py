@@ -74,9 +74,9 @@ class Call:
 
     @property
     def out_of_balance(self) -> bool:
-        """Whether there are pixels, and another number of features than of placeholders."""
+        """Whether there are pixels, and a number of features that the model refuses."""
         balance = self.balance if "pixel_values" in self.keys else None
-        return balance is not None and balance[0] != balance[1]
+        return balance is not None and not self.rules.takes_totals(*balance)
 
     def is_odd(self, key: str, used: ObservedKey) -> bool:
         """Whether only some models take its shape, or the tensor it comes from."""

@@ -32,7 +32,7 @@ class Forward(Call):
         return self._takes_images
 
     def runs_without(self, key: str) -> bool | None:
-        """Whether the model runs with this call, which lacks `key`: without pixels none raises."""
+        """Whether the model runs with this call, which lacks `key`: without pixels, few raise."""
         if key == "input_ids":
             return False
         if not self.rules.predict or self.layout[key].unit == SAMPLE_WITH_IMAGES:
@@ -40,7 +40,7 @@ class Forward(Call):
         if self.batch.is_of_clips(key):
             return self.runs(key)
         if "pixel_values" not in self.keys:
-            return True
+            return "pixel_values" not in self.rules.raises_without
         return False if self._lacks_description else self.runs()
 
     def runs_with_surplus(self, key: str) -> bool | None:
@@ -57,6 +57,8 @@ class Forward(Call):
         pixels = self.keys.get("pixel_values")
         if pixels is not None and pixels.length == 0 and "none" in self.tolerated("pixel_values"):
             return True  # the model reads nothing else then
+        if pixels is None and self.rules.checks_each_sample == "never":
+            return True  # keys that describe pixels are not read
         if self._lacks_description:
             return False
         if (
@@ -75,7 +77,7 @@ class Forward(Call):
         balance = self.balance
         if balance is None:
             return None
-        if balance[0] != balance[1]:
+        if not self.rules.takes_totals(*balance):
             return False
         if balance == (0, 0) and pixels is not None and pixels.length:
             return False  # no row of pixels becomes a feature

@@ -19,7 +19,7 @@ def runs_with_runs(batch: Batch, sides: Sides, differ: bool | None) -> bool | No
     rules = batch.rules
     if not rules.predict:
         return None
-    if sum(sides.placeholders) != sum(sides.features):
+    if not rules.takes_totals(sum(sides.placeholders), sum(sides.features)):
         return False
     lengths = [length for own in sides.lengths for length in own]
     if differ is None or rules.checks_each_sample == "sometimes":

@@ -148,7 +148,7 @@ def _compare(
     slicer: Slicer, batch: Batch, model: Any, chunk_size: int, whole: torch.Tensor
 ) -> Proof:
     diffs: list[float | None] = [None] * len(batch)
-    real = _real_tokens(batch.inputs)
+    real = _real_tokens(batch.inputs, whole.shape[1])
     error: BaseException | None = None
     failed: int | None = None
     others: set[int] = set()
@@ -199,12 +199,13 @@ class _Answer:
             row: The sample's row in the chunk.
             whole: Its logits in the batch, `(seq, vocab)`.
             ids: Its tokens there, `(seq,)`.
-            real: Which of these are not padding.
+            real: Which of these, and of features before them, are not padding.
         """
         assert self.logits is not None
         logits, given = self.logits[row], None if self.ids is None else self.ids[row]
-        if len(whole) != len(ids):  # a decoder's own tokens
-            return _diff(whole, logits) if whole.shape == logits.shape else None
+        if len(whole) != len(ids):  # a decoder's own tokens, or features before the tokens
+            shown = real if len(real) == len(whole) else ...
+            return _diff(whole[shown], logits[shown]) if whole.shape == logits.shape else None
         if given is None or len(given) != len(logits):
             return _diff(whole[real], logits[real]) if len(logits) == len(whole) else None
         if torch.equal(given, ids):
@@ -247,28 +248,38 @@ def _answer(model: Any, inputs: Mapping[str, Any]) -> _Answer:
 
 def _diff(whole: torch.Tensor, chunk: torch.Tensor) -> float:
     """Largest absolute difference of logits for the same tokens, `(token, vocab)`."""
-    return float((whole.float() - chunk.float()).abs().max()) if whole.numel() else 0.0
+    if not whole.numel():
+        return 0.0
+    ours, theirs = whole.float(), chunk.float()
+    return float((ours - theirs).abs().masked_fill(ours == theirs, 0.0).max())
 
 
 def _logits(model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
     return model(**{key: inputs[key] for key in inputs if key not in FEWER}).logits.detach()
 
 
-def _real_tokens(inputs: Mapping[str, Any]) -> torch.Tensor:
-    """Which tokens are not padding, `(sample, seq)`."""
-    mask = inputs.get("attention_mask")
-    ids = inputs["input_ids"]
-    return torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+def _real_tokens(inputs: Mapping[str, Any], logits: int) -> torch.Tensor:
+    """Which tokens are not padding, `(sample, seq)`.
+
+    `logits`: of how many tokens of a sample there are logits. GIT also returns those of the
+    features, which stand before the text (`modeling_git`, transformers 5.23).
+    """
+    mask, ids = inputs.get("attention_mask"), inputs["input_ids"]
+    real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+    before = 0 if "decoder_input_ids" in inputs else max(0, logits - ids.shape[1])
+    return torch.cat([real.new_ones(len(real), before), real], dim=1)
 
 
 def _tolerance(logits: torch.Tensor) -> float:
     """The rounding error that the layers may accumulate, in units of the logits.
 
     A thousand rounding errors at the logits' precision: 1e-4 in float32, 1 % of the largest in 16
-    bits. A wrong image changes logits by a large part of their size.
+    bits. A wrong image changes logits by a large part of their size. Logits at the dtype's minimum
+    or below rule tokens out, as Chameleon's do, and have no rounding error.
     """
-    steps = 1000 * torch.finfo(logits.dtype).eps
-    return min(steps, 0.01) * max(1.0, float(logits.abs().max()))
+    limits = torch.finfo(logits.dtype)
+    size = logits.masked_fill(logits <= limits.min, 0.0).abs().max()
+    return min(1000 * limits.eps, 0.01) * max(1.0, float(size))
 
 
 @contextmanager

@@ -33,7 +33,7 @@ _PHRASES = (
 @public
 def batch(
     family: str,
-    images_per_sample: Sequence[int] = (2, 0, 1),
+    images_per_sample: Sequence[int] | None = None,
     *,
     sizes: Size | Sequence[Size] | None = None,
     seed: int = 0,
@@ -48,7 +48,8 @@ def batch(
 
     Args:
         family: one of `families()`.
-        images_per_sample: one count per sample, 0 for a text-only sample.
+        images_per_sample: one count per sample, 0 for a text-only sample. `None` means
+            `(2, 0, 1)`, or `(1, 1, 1)` if every sample of the family has one image.
         sizes: `(width, height)` of all images, or a list with one such pair per image.
             `None` cycles through a wide, a tall and a square size.
         seed: picks the images and the order of the texts.
@@ -56,9 +57,12 @@ def batch(
             family; a text without marks gets its images in front.
         padding_side: `"left"` or `"right"`; `None` leaves it to the tokenizer.
         processor: use this one, of the same family.
+
+    Raises:
+        BadInput: The family, a count, a size or a text is not one that can be used.
     """
     recipe = find_recipe(family)
-    counts = checked_counts(images_per_sample)
+    counts = _counts(family, recipe, images_per_sample)
     marked = _default_texts(counts, seed) if texts is None else _marked(texts, counts)
     pictures = images(counts, sizes, seed)
     padding = {} if padding_side is None else {"padding_side": padding_side}
@@ -67,13 +71,38 @@ def batch(
     made = process(
         text=[_written(text, recipe) for text in marked],
         # Most processors refuse a list of empty lists, but accept no images at all.
-        images=pictures if any(counts) else None,
+        images=_given(pictures, recipe) if any(counts) else None,
         padding=True,
         return_tensors="pt",
         **padding,
         **recipe.call,
     )
+    if recipe.decoder:
+        made["decoder_input_ids"] = _answers(process.tokenizer, len(counts))
     return _cast(made) if recipe.cast else made
+
+
+def _counts(family: str, recipe: Recipe, images_per_sample: Sequence[int] | None) -> list[int]:
+    if images_per_sample is None:
+        images_per_sample = (1, 1, 1) if recipe.one_image else (2, 0, 1)
+    counts = checked_counts(images_per_sample)
+    if recipe.one_image and set(counts) != {1}:
+        raise BadInput(
+            f"images_per_sample is {counts}, but {family} takes exactly one image per sample. "
+            "Pass a 1 for every sample."
+        )
+    return counts
+
+
+def _given(pictures: list[list[Any]], recipe: Recipe) -> list[Any]:
+    """The images as the processor takes them: a list per sample, or one image per sample."""
+    return [image for own in pictures for image in own] if recipe.one_image else pictures
+
+
+def _answers(tokenizer: Any, samples: int) -> Any:
+    """Token ids of an answer to each sample, `(sample, token)`."""
+    texts = [f"Answer {sample % 10}." for sample in range(samples)]
+    return tokenizer(texts, add_special_tokens=False, return_tensors="pt")["input_ids"]
 
 
 def _cast(made: BatchFeature) -> BatchFeature:

@@ -60,7 +60,10 @@ def recipe_from_config(
     call: Mapping[str, Any] | None = None,
     text: Callable[[str], str] | None = None,
     parts: Mapping[str, Any] | None = None,
+    attributes: Mapping[str, Any] | None = None,
     cast: bool = False,
+    one_image: bool = False,
+    decoder: bool = False,
     **special: Any,
 ) -> Recipe:
     """The recipe of a model that is built like similar ones.
@@ -79,8 +82,12 @@ def recipe_from_config(
         call: As in `Recipe`.
         text: As in `Recipe`.
         cast: As in `Recipe`.
+        one_image: As in `Recipe`.
+        decoder: As in `Recipe`.
         parts: Further arguments of the processor; a part of it as `images` names one.
-        **special: Fields of the config; a mapping for each config inside it.
+        attributes: Attributes set on the processor if its constructor has no such argument.
+        **special: Fields of the config; a mapping for each config inside it. A function computes
+            the value from the processor.
     """
 
     def make_processor() -> Any:
@@ -89,12 +96,15 @@ def recipe_from_config(
         image_processor = _made(images)
         for attribute, value in (image_attributes or {}).items():
             setattr(image_processor, attribute, value)
-        return image_only(
+        made = image_only(
             getattr(transformers, processor),
             image_processor=image_processor,
             tokenizer=train_tokenizer(tokens or {}, unnamed=unnamed),
             **{name: _made(part) for name, part in (parts or {}).items()},
         )
+        for attribute, value in (attributes or {}).items():
+            setattr(made, attribute, value)
+        return made
 
     def make_model(made: Any) -> Any:
         import torch
@@ -102,7 +112,8 @@ def recipe_from_config(
         from transformers import CONFIG_MAPPING, AutoModelForImageTextToText
 
         config_class = CONFIG_MAPPING[model_type]
-        chosen: dict[str, Any] = {**_token_ids(config_class, made), **special}
+        given = {name: one(made) if callable(one) else one for name, one in special.items()}
+        chosen: dict[str, Any] = {**_token_ids(config_class, made), **given}
         for field, token in (ids or {}).items():
             part, _, name = field.rpartition(".")
             inside = {**chosen.get(part, {})} if part else chosen
@@ -114,11 +125,15 @@ def recipe_from_config(
             return getattr(transformers, model)(config)
         return AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
 
-    return Recipe(placeholder, make_processor, make_model, call or {}, text, cast)
+    return Recipe(
+        placeholder, make_processor, make_model, call or {}, text, cast, one_image, decoder
+    )
 
 
 def _made(part: Any) -> Any:
-    """The part itself, or an object made from `(module, class, options)`."""
+    """The part itself, or an object made from `(module, class, options)` or a tokenizer."""
+    if part is train_tokenizer:
+        return train_tokenizer({})
     if not isinstance(part, tuple):
         return part
     module, name, options = part

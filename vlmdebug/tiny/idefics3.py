@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from unittest import mock
 
+from vlmdebug.tiny.from_config import recipe_from_config
 from vlmdebug.tiny.models import text_config, vision_config
 from vlmdebug.tiny.processors import image_only
 from vlmdebug.tiny.registry import Recipe
@@ -95,6 +96,26 @@ def _sizes_for(processor: Idefics3Processor | SmolVLMProcessor) -> dict:
 
 
 RECIPES = {
+    "granite_docling": recipe_from_config(
+        "granite_docling",
+        processor="GraniteDoclingProcessor",
+        images=(
+            "granite_docling.image_processing_pil_granite_docling",
+            "GraniteDoclingImageProcessorPil",
+            {"size": {"height": _TILE, "width": _TILE}},
+        ),
+        placeholder="<image>",
+        unnamed=[
+            *("<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>"),
+            *(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)),
+        ],
+        parts={"image_seq_len": _TOKENS_PER_TILE},
+        vision_config={
+            "scale_factor": 2,
+            "deepstack_visual_indexes": [0],
+            "use_fine_route": False,
+        },
+    ),
     "idefics3": Recipe("<image>", _idefics3_processor, _idefics3_model),
     "smolvlm": Recipe("<image>", _smolvlm_processor, _smolvlm_model),
 }

@@ -38,6 +38,13 @@ _PIXTRAL = {
     "image_end_token": "[IMG_END]",
 }
 
+_VQ = {"base_channels": 32, "channel_multiplier": [1, 1, 1, 1], "num_res_blocks": 1}
+
+
+def _vocabulary(processor: Any) -> dict[str, int]:
+    """Ids of the tokens that images become, by their text."""
+    return processor.tokenizer.get_vocab()
+
 
 def _pixtral_images() -> tuple[str, str, dict[str, Any]]:
     options = {"patch_size": {"height": 14, "width": 14}, "size": {"longest_edge": 112}}
@@ -243,5 +250,66 @@ RECIPES = {
         vision_feature_layer=-1,
         vision_feature_select_strategy="full",
         vision_config=_NO_HEAD,
+    ),
+    "chameleon": recipe_from_config(
+        "chameleon",
+        processor="ChameleonProcessor",
+        images=(
+            "chameleon.image_processing_pil_chameleon",
+            "ChameleonImageProcessorPil",
+            _CROPPED,
+        ),
+        placeholder="<image>",
+        tokens={
+            **_IMAGE,
+            "boi_token": "<racm3:break>",
+            "eoi_token": "<eoss>",
+            "sep_token": "<reserved08706>",
+        },
+        unnamed=[f"IMGIMG{chr(ord('A') + code)}Z" for code in range(8)],
+        parts={"image_seq_length": 49},  # squares of 8 in 56 x 56 pixels
+        vocabulary_map=_vocabulary,
+        vq_config={**_VQ, "latent_channels": 32, "num_embeddings": 8, "resolution": 56},
+    ),
+    "emu3": recipe_from_config(
+        "emu3",
+        processor="Emu3Processor",
+        images=(
+            "emu3.image_processing_emu3",
+            "Emu3ImageProcessor",
+            {"min_pixels": 56 * 56, "max_pixels": 112 * 112},
+        ),
+        placeholder="<image>",
+        tokens={
+            **_IMAGE,
+            "boi_token": "<|image start|>",
+            "eoi_token": "<|image end|>",
+            "image_wrapper_token": "<|image token|>",
+            "eof_token": "<|extra_201|>",
+        },
+        unnamed=["<|extra_200|>", *(f"<|visual token {code:06}|>" for code in range(8))],
+        vocabulary_map=_vocabulary,
+        vq_config={**_VQ, "codebook_size": 8, "num_attention_heads": 1, "embed_dim": 4},
+    ),
+    "granite4_vision": recipe_from_config(
+        "granite4_vision",
+        processor="Granite4VisionProcessor",
+        images=(
+            "llava_next.image_processing_pil_llava_next",
+            "LlavaNextImageProcessorPil",
+            {**_CROPPED, "image_grid_pinpoints": _PINPOINTS},
+        ),
+        placeholder="<image>",
+        tokens=_IMAGE,
+        parts={
+            "patch_size": 14,
+            "vision_feature_select_strategy": "full",
+            "downsample_rate": "1/2",
+        },
+        image_grid_pinpoints=_PINPOINTS,
+        downsample_rate="1/2",
+        deepstack_layer_map=[[-2, 0]],
+        spatial_target_layers=[0, 1, 0, 1],
+        vision_config={"hidden_size": 64},
     ),
 }

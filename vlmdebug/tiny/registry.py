@@ -28,7 +28,7 @@ OLDEST, NEWEST = "5.20", "5.24"
 _RECIPES = {
     "gemma4": ("gemma4",),
     "qwen2_5_vl": ("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "qwen3_5"),
-    "idefics3": ("idefics3", "smolvlm"),
+    "idefics3": ("idefics3", "smolvlm", "granite_docling"),
     "internvl": ("internvl",),
     "llava_next": ("llava_next",),
     "glm4v": ("glm4v",),
@@ -78,12 +78,27 @@ _RECIPES = {
         "llava_next_video",
         "llava_onevision",
         "video_llava",
+        "chameleon",
+        "emu3",
+        "granite4_vision",
     ),
     "tile_rows": ("qianfan_ocr", "cohere2_vision", "llama4", "lfm2_vl", "aria"),
     "timm_towers": ("gemma3n", "fast_vlm"),
+    "one_image": (
+        "blip",
+        "blip-2",
+        "instructblip",
+        "git",
+        "kosmos-2",
+        "florence2",
+        "got_ocr2",
+        "pp_chart2table",
+    ),
 }
 STORY_FAMILY, OTHER_FAMILY = "gemma4", "llava_next"
 """The demo's families: that of TRL's pull request 5452, and another with one row per image."""
+ONE_IMAGE = _RECIPES["one_image"]
+"""Families with exactly one image in every sample."""
 _MODULES = {family: module for module, families in _RECIPES.items() for family in families}
 # Packages that a family needs besides torch and transformers: image processors
 # that upstream implements only with torchvision, and timm's vision towers.
@@ -139,6 +154,8 @@ class Recipe:
             another form.
         cast: whether the pixels are cast to float32, the dtype of the tiny model, as a trainer
             casts them to the dtype of its model; Llama 4's processor returns bfloat16.
+        one_image: whether every sample has exactly one image.
+        decoder: whether the model also needs `decoder_input_ids`, an answer for each sample.
     """
 
     placeholder: str
@@ -148,6 +165,8 @@ class Recipe:
     call: Mapping[str, Any] = field(default_factory=dict)
     text: Callable[[str], str] | None = None
     cast: bool = False
+    one_image: bool = False
+    decoder: bool = False
 
 
 def families() -> tuple[str, ...]:

@@ -13,7 +13,6 @@ from vlmdebug.tiny.registry import Recipe
 
 _SQUARE = {"height": 56, "width": 56}
 _IMAGE = {"image_token": "<image>"}
-_PINPOINTS = [[56, 112], [112, 56], [112, 112]]
 _GEMMA4 = {
     "image_token": "<|image|>",
     "boi_token": "<|image>",
@@ -82,26 +81,6 @@ RECIPES: dict[str, Recipe] = {
         text_config={"top_k_experts": 2},
         vision_config={"patch_size": 16},
     ),
-    "granite4_vision": recipe_from_config(
-        "granite4_vision",
-        processor="Granite4VisionProcessor",
-        images=(
-            "llava_next.image_processing_pil_llava_next",
-            "LlavaNextImageProcessorPil",
-            {
-                "size": {"shortest_edge": 56},
-                "crop_size": _SQUARE,
-                "image_grid_pinpoints": _PINPOINTS,
-            },
-        ),
-        placeholder="<image>",
-        tokens=_IMAGE,
-        parts={
-            "patch_size": 14,
-            "vision_feature_select_strategy": "full",
-            "downsample_rate": "1/2",
-        },
-    ),
     "t5gemma2": recipe_from_config(
         "t5gemma2",
         processor="Gemma3Processor",
@@ -113,35 +92,6 @@ RECIPES: dict[str, Recipe] = {
             "eoi_token": "<end_of_image>",
         },
         parts={"image_seq_length": 4},
-    ),
-    "chameleon": recipe_from_config(
-        "chameleon",
-        processor="ChameleonProcessor",
-        images=(
-            "chameleon.image_processing_pil_chameleon",
-            "ChameleonImageProcessorPil",
-            {"size": {"shortest_edge": 56}, "crop_size": _SQUARE},
-        ),
-        placeholder="<image>",
-        tokens={**_IMAGE, "boi_token": "<racm3:break>", "eoi_token": "<eoss>"},
-        parts={"image_seq_length": 9},
-    ),
-    "emu3": recipe_from_config(
-        "emu3",
-        processor="Emu3Processor",
-        images=(
-            "emu3.image_processing_emu3",
-            "Emu3ImageProcessor",
-            {"min_pixels": 56 * 56, "max_pixels": 112 * 112},
-        ),
-        placeholder="<image>",
-        tokens={
-            **_IMAGE,
-            "boi_token": "<|image start|>",
-            "eoi_token": "<|image end|>",
-            "image_wrapper_token": "<|image token|>",
-            "eof_token": "<|extra_201|>",
-        },
     ),
     "apertus1p5": recipe_from_config(
         "apertus1p5",
@@ -163,35 +113,6 @@ RECIPES: dict[str, Recipe] = {
             "eoa_token": "<|audio_end|>",
         },
         parts={"feature_extractor": None},
-    ),
-    "idefics": recipe_from_config(
-        "idefics",
-        processor="IdeficsProcessor",
-        images=(
-            "idefics.image_processing_pil_idefics",
-            "IdeficsImageProcessorPil",
-            {"image_size": 56},
-        ),
-        placeholder="<image>",
-        tokens=_IMAGE,
-        unnamed=["<fake_token_around_image>"],
-    ),
-    "granite_docling": recipe_from_config(
-        "granite_docling",
-        processor="GraniteDoclingProcessor",
-        images=(
-            "granite_docling.image_processing_pil_granite_docling",
-            "GraniteDoclingImageProcessorPil",
-            {"size": _SQUARE},
-        ),
-        placeholder="<image>",
-        unnamed=[
-            *("<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>"),
-            *(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)),
-        ],
-        parts={"image_seq_len": 4},
-        vision_config={"patch_size": 14},
-        scale_factor=2,
     ),
     "deepseek_ocr2": recipe_from_config(
         "deepseek_ocr2",

@@ -1,0 +1,162 @@
+"""Models that take exactly one image per sample: their models are the judge, as of all others.
+
+Text and pixels have the same rows there, so that a slice by sample is right. Wrong are rows of
+other samples, and more or fewer than the samples of a chunk.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+import torch
+from architectures import architectures, built
+from test_loudness import ROWS, judged, runs
+
+import vlmdebug as vd
+from vlmdebug import slicers
+from vlmdebug.families import ONE_IMAGE, find_family
+from vlmdebug.tiny import registry
+
+TILES = {"got_ocr2", "pp_chart2table"}
+"""Models with one row per tile, of which each image is one here."""
+
+
+@pytest.fixture(params=architectures(registry.ONE_IMAGE))
+def family(request):
+    return request.param
+
+
+def batch_of(family, samples=3, *, seed=0, side="right"):
+    model, processor = built(family)
+    images = [1] * samples
+    given = {"num_images": images} if family in TILES else {}
+    inputs = vd.tiny.batch(family, images, seed=seed, padding_side=side)
+    return vd.read_batch(inputs, processor=processor, config=model.config, **given)
+
+
+def by_plan(batch):
+    return lambda _, chunk_size: batch.chunks(chunk_size)
+
+
+def shifted(batch, key):
+    """Right chunks, but for one key with the rows of the next sample."""
+
+    def slicer(inputs, chunk_size):
+        for index, chunk in enumerate(batch.chunks(1)):
+            other = (index + 1) % len(batch)
+            yield {**chunk, key: batch.inputs[key][other : other + 1]}
+
+    return slicer
+
+
+def test_each_has_the_layout_of_one_image_or_of_tiles(family):
+    expected = "internvl" if family in TILES else ONE_IMAGE.name
+
+    assert batch_of(family).layout.family == expected
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_correct_chunks_leave_the_logits_as_they_are(family, side):
+    if family == "kosmos-2" and side == "left":
+        pytest.skip("its processor pads as its tokenizer does")
+    batch, model = batch_of(family, side=side), built(family)[0]
+    assert vd.check(batch).ok
+    for chunk_size in (1, 2, 3):
+        for slicer in (by_plan(batch), slicers.corrected, vd.export(batch).function):
+            assert vd.prove(slicer, batch, model, chunk_size=chunk_size).ok
+            assert vd.check(slicer, batch, chunk_size=chunk_size).ok
+
+
+def test_rows_of_another_sample_are_a_mismatch_and_change_the_logits(family):
+    batch, model = batch_of(family), built(family)[0]
+    slicer = shifted(batch, "pixel_values")
+    report, proof = vd.check(slicer, batch), vd.prove(slicer, batch, model)
+
+    assert {(m.key, m.silent) for m in report.mismatches} == {("pixel_values", True)}
+    assert proof.error is None
+    assert proof.silent_samples == (0, 1, 2)
+
+
+def test_key_is_needed_where_the_model_misses_it(family):
+    batch, model = batch_of(family), built(family)[0]
+    for key in batch.layout.keys() - {"input_ids"}:
+
+        def without(inputs, chunk_size, key=key):
+            for chunk in batch.chunks(chunk_size):
+                yield {name: value for name, value in chunk.items() if name != key}
+
+        report, proof = vd.check(without, batch), vd.prove(without, batch, model)
+        said = {mismatch.silent for mismatch in report.mismatches}
+
+        assert report.ok == proof.ok, (key, report, proof)
+        assert None in said or (False in said) == (proof.error is not None), (key, proof)
+
+
+def test_each_mistake_is_as_loud_as_the_model_or_not_known(family):
+    model, dice = built(family)[0], random.Random(family)
+    said, wrong = Counter(), []
+    for _ in range(5):
+        batch = batch_of(family, dice.choice([2, 3, 4]), seed=dice.randint(0, 9))
+        size = dice.randint(1, 3)
+        chunks = [dict(chunk) for chunk in batch.chunks(size)]
+        for _ in range(8):
+            index, name = dice.randrange(len(chunks)), dice.choice([*ROWS])
+            key = dice.choice([key for key in batch.layout if key != "input_ids"])
+            first, last = index * size, min((index + 1) * size, len(batch))
+            call = {**chunks[index], key: ROWS[name](batch.inputs[key], first, last, dice)}
+            does = runs(model, call)
+            for m in judged(batch, chunks, index, call):
+                said[m.silent] += 1
+                if m.silent is not None and m.silent is not does:
+                    wrong.append((key, name, size, m.code, m.silent, m.message.split("\n")[0]))
+
+    assert not wrong
+    assert said[None] <= sum(said.values()) / 3, said
+
+
+def test_watch_accepts_right_calls_and_finds_a_wrong_one(family):
+    batch, (model, processor) = batch_of(family), built(family)
+    with vd.watch(model, processor=processor, on_mismatch="record") as right, torch.no_grad():
+        for chunk in batch.chunks(1):
+            model(**chunk)
+    with vd.watch(model, processor=processor, on_mismatch="record") as wrong, torch.no_grad():
+        for chunk in shifted(batch, "pixel_values")(None, 1):
+            model(**chunk)
+
+    assert right.ok
+    assert not wrong.ok
+
+
+@pytest.mark.parametrize("counts", [[2, 0, 1], [0], [1, 2]], ids=str)
+def test_other_numbers_of_images_are_refused(family, counts):
+    with pytest.raises(vd.BadInput, match="exactly one image per sample"):
+        vd.tiny.batch(family, counts)
+
+
+def test_weights_are_tiny_and_a_swapped_image_shows(family):
+    model, processor = built(family)
+    inputs = dict(vd.tiny.batch(family, processor=processor))
+    with torch.no_grad():
+        moved = model(**{**inputs, "pixel_values": inputs["pixel_values"].flip(0)}).logits
+        assert (moved - model(**inputs).logits).abs().max() > 0.1
+
+    assert sum(weight.numel() for weight in model.parameters()) < 1_500_000
+    assert type(model).__module__.startswith("transformers.models.")
+
+
+def test_num_images_other_than_one_is_refused():
+    processor = built("blip")[1]
+    inputs = vd.tiny.batch("blip", processor=processor)
+    with pytest.raises(vd.BadInput, match="exactly one image per sample"):
+        vd.read_batch(inputs, processor=processor, num_images=[2, 0, 1])
+
+
+def test_made_batch_has_one_image_per_sample():
+    batch = vd.make_batch("blip", [1, 1])
+
+    assert batch.layout.family == "one_image"
+    assert find_family("blip_2") is ONE_IMAGE
+    with pytest.raises(vd.BadInput, match="exactly one image per sample"):
+        vd.make_batch("blip", [2, 0])

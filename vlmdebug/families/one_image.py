@@ -1,0 +1,131 @@
+"""Models that take exactly one image per sample: every key has one row per sample.
+
+Text and pixels have the same rows, so that a slice by sample is right for all keys, and rows of
+different samples are the only mistake. BLIP, GIT and Kosmos-2 attend to the image or put it where
+`image_embeds_position_mask` says; BLIP-2, InstructBLIP and Florence-2 replace placeholder tokens.
+InstructBLIP also returns the text for its Q-Former. Read in the processors and models of
+transformers 5.23.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from vlmdebug.core.batch import Ambiguity
+from vlmdebug.core.layout import Axis
+from vlmdebug.core.rows import Counts
+from vlmdebug.core.rules import KeyRules, TokenRows
+from vlmdebug.errors import BadInput
+from vlmdebug.families.base import Family
+from vlmdebug.families.facts import BatchFacts, CountResult, ProcessorMetadata
+from vlmdebug.families.image_counts import features_of_rows
+from vlmdebug.families.rules import (
+    INDEXED,
+    INDEXED_UNEQUAL,
+    MULTIPLIED,
+    ONE,
+    UNEQUAL,
+    USUAL,
+    with_mask,
+)
+from vlmdebug.families.synthesize import BatchSpec, numbered, text, with_text
+
+_SOMETIMES = ("image_embeds_position_mask", "qformer_input_ids", "qformer_attention_mask")
+_PIXELS = frozenset({"pixel_values"})
+_USUAL = replace(USUAL, sometimes_returned=frozenset(_SOMETIMES), raises_without=_PIXELS)
+_ATTENDS = replace(_USUAL, checks_totals=False, no_placeholders=True)
+"""The model attends to the images of a call, or puts them at a place of its own."""
+_BLIP2 = replace(with_mask(_USUAL, MULTIPLIED), ignores_surplus_features=True)
+_DECODER = TokenRows(same=True, fewer=False, one=False, more=False, beside_one=True, none=False)
+
+
+class OneImage(Family):
+    """One row per sample in every key, one image for each sample."""
+
+    name = "one_image"
+    models = ("blip", "blip-2", "instructblip", "git", "kosmos-2", "florence2")
+    processors = ("blip_2", "kosmos2")
+    axes = {
+        "pixel_values": Axis("sample"),
+        "image_embeds_position_mask": Axis("sample", columns=True),
+        "qformer_input_ids": Axis("sample"),
+        "qformer_attention_mask": Axis("sample"),
+    }
+    media = dict.fromkeys(axes, "image")
+    shapes = {
+        "pixel_values": "sample, channels, height, width",
+        "image_embeds_position_mask": "sample, seq",
+        "qformer_input_ids": "sample, qformer_seq",
+        "qformer_attention_mask": "sample, qformer_seq",
+    }
+    feature_key = "pixel_values"
+    rules = with_mask(
+        replace(_ATTENDS, keys={"pixel_values": KeyRules(runs_with=frozenset({"one", "several"}))}),
+        INDEXED,
+    )
+    variants = {
+        "blip-2": _BLIP2,
+        "instructblip": replace(
+            _BLIP2,
+            raises_without=_PIXELS | {"qformer_input_ids"},
+            optional_if_all_ones=frozenset({"qformer_attention_mask"}),
+        ),
+        "git": with_mask(
+            replace(_ATTENDS, raises_without=frozenset(), keys={"pixel_values": ONE}),
+            INDEXED_UNEQUAL,
+        ),
+        "kosmos-2": with_mask(
+            replace(_ATTENDS, raises_without=_PIXELS | {"image_embeds_position_mask"}), UNEQUAL
+        ),
+        "florence2": replace(
+            _USUAL,
+            causal=False,
+            raises_without=frozenset(),
+            tokens={**_USUAL.tokens, "decoder_input_ids": _DECODER},
+        ),
+    }
+    sizes = (1,)
+
+    def recognises(self, inputs: Mapping[str, Any]) -> bool:
+        return False  # (row, 3, height, width) alone could also be one row per image or per tile
+
+    def read(self, facts: BatchFacts) -> CountResult:
+        rows, samples = facts.rows("pixel_values"), facts.samples
+        given = facts.num_images
+        if given is not None and set(given) != {1}:
+            raise BadInput(
+                f"num_images is {list(given)}, but {facts.metadata.model_type or self.name} takes "
+                "exactly one image per sample. Pass one image with every text, or leave "
+                "num_images= out."
+            )
+        if rows != samples:
+            return CountResult({}, ambiguities=(_other_rows(rows, samples),))
+        features, inferred = features_of_rows(facts, "pixel_values")
+        counts = {"image": Counts([1] * samples, "one image per sample")}
+        return CountResult(counts, features, inferred=inferred)
+
+    def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], BatchFacts]:
+        if set(spec.images_per_sample) != {1}:
+            raise BadInput(
+                f"images_per_sample is {list(spec.images_per_sample)}, but models of layout "
+                f"{self.name} take exactly one image per sample. Pass a 1 for every sample."
+            )
+        samples = len(spec.images_per_sample)
+        inputs = with_text(text([[]] * samples, spec.images_per_sample), placeholder=3, types=False)
+        inputs["pixel_values"] = numbered(samples, 3, 2, 2)
+        metadata = ProcessorMetadata(model_type=self.models[0])
+        return inputs, BatchFacts(inputs, metadata, spec.images_per_sample)
+
+
+def _other_rows(rows: int, samples: int) -> Ambiguity:
+    return Ambiguity(
+        keys=("pixel_values",),
+        unit="image",
+        message=(
+            f"pixel_values has {rows} rows for {samples} samples, but the model takes one image "
+            "per sample. Cutting it would be a guess, so it was not cut. Pass one image with each "
+            'text, or say what a row counts: layout={"pixel_values": "image"} with num_images=[…].'
+        ),
+    )
