@@ -22,8 +22,12 @@ VARIABLE = "VLMDEBUG_TORCHVISION"
 FEW = "VLMDEBUG_FEW"
 """Set by `make fast`: one architecture of each layout instead of all."""
 
-REFUSES_TEXT = {"paligemma"}
-"""Architectures whose processor refuses a batch without a single image."""
+REFUSES_TEXT = {"paligemma", "idefics"}
+"""Architectures with a processor that refuses, or joins, texts without a single image."""
+
+UNMARKED = {"idefics"}
+"""Architectures with a config that names no image token, and a processor that places images itself:
+behind the text, and none for a text-only sample alone."""
 
 
 def use_torchvision() -> None:

@@ -21,11 +21,11 @@ def rows_per_image(family, key, sizes, images_per_sample):
     """Rows that an image of each size has in a synthesized batch; None for one per sample."""
     if key == "batch_num_images":  # the first image of a sample brings the sample's row
         return [int(image == 0) for count in images_per_sample for image in range(count)]
-    if family in ("idefics3", "idefics2", "mllama", "granite_docling"):
+    if family in ("idefics3", "idefics2", "mllama", "idefics", "granite_docling"):
         return None
     if family in ("qwen2_5_vl", "nemotron_h_omni") and key == "pixel_values":
         return [4 * size for size in sizes]
-    if family in ("internvl", "lfm2_vl"):
+    if family in ("internvl", "lfm2_vl") or key == "pixel_values_local":
         return list(sizes)
     return [1] * len(sizes)
 

@@ -118,8 +118,11 @@ def corrected(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
             chunk["position_ids"] = places[:, start:stop] if mrope else places[start:stop]
         for key, rows in media.items():
             owned = videos if key in VIDEO_KEYS else audios if key in AUDIO_KEYS else pictures
-            if owned[start] < owned[stop] or "aspect_ratio_ids" in media:  # Mllama keeps its row
-                chunk[key] = rows[offsets[key][start] : offsets[key][stop]]
+            first, last = offsets[key][start], offsets[key][stop]
+            if key == "pixel_values_local" and first == last:
+                continue  # images without tiles
+            if owned[start] < owned[stop] or _KEEPS_ROWS & media.keys():
+                chunk[key] = rows[first:last]
         yield chunk
 
 
@@ -129,12 +132,16 @@ def _offsets(media: Inputs, inputs: Inputs, samples: int, images: list[int]) -> 
     if grid is not None:
         patches = _grid_offsets(grid, inputs["num_images"])[1]
         return {**dict.fromkeys(media, images), "pixel_values": patches}
+    if "num_local_patches" in media:  # tiles of each image, in a tensor of their own
+        ends = [0, *accumulate(media["num_local_patches"].tolist())]
+        tiles = [ends[image] for image in images]
+        return {**dict.fromkeys(media, images), "pixel_values_local": tiles}
     if "batch_num_images" in media:  # one row per sample that has images
         owners = [0, *accumulate(int(count > 0) for count in inputs["num_images"])]
         return {**dict.fromkeys(media, images), "batch_num_images": owners}
     if "image_position_ids" in media or "image_sizes" in media:
         return dict.fromkeys(media, images)
-    if "aspect_ratio_ids" in media or media.keys() == {"pixel_values", "pixel_attention_mask"}:
+    if _KEEPS_ROWS & media.keys() or media.keys() == {"pixel_values", "pixel_attention_mask"}:
         return dict.fromkeys(media, range(samples + 1))  # padded per sample
     if "num_tiles" in inputs:
         return dict.fromkeys(media, [0, *accumulate(inputs["num_tiles"])])
@@ -163,6 +170,8 @@ STORY: tuple[Callable[[Inputs, int], Iterator[Inputs]], ...] = (
 )
 """The story in its order; the last one is right."""
 
+_KEEPS_ROWS = {"aspect_ratio_ids", "image_attention_mask"}
+"""Keys of models that keep the padded row of a sample without images: Mllama and Idefics."""
 _TOKENS = ("input_ids", *ALONG_TOKENS, "labels")
 _RARE_TOKENS = tuple(sorted(TOKEN_KEYS - {*_TOKENS, "position_ids"}))
 """The loops of the story do not have them."""

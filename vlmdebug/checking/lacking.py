@@ -56,21 +56,25 @@ def _dropped(batch: Batch) -> list[Lacking]:
 
 
 def _in_other_rows(batch: Batch) -> list[OtherRows]:
-    """Mllama: images in the row of a sample in addition to those that its text names.
+    """Mllama and Idefics: other images in the row of a sample than its text names.
 
     Aspect ratios have ids from 1, padding has 0 (transformers 5.23,
-    `image_processing_mllama.convert_aspect_ratios_to_ids`). The model compares nothing.
+    `image_processing_mllama.convert_aspect_ratios_to_ids`); Idefics' padding is zero. The models
+    compare nothing.
     """
-    ratios = batch.inputs.get("aspect_ratio_ids")
-    if ratios is None or batch.image.placeholders is None or batch.rules.checks_totals:
+    ratios, pixels = batch.inputs.get("aspect_ratio_ids"), batch.inputs.get("pixel_values")
+    idefics = "image_attention_mask" in batch.layout
+    key, rows = ("pixel_values", pixels) if idefics else ("aspect_ratio_ids", ratios)
+    if rows is None or batch.image.placeholders is None or batch.rules.checks_totals:
         return []
-    if len(ratios) != len(batch):
+    if len(rows) != len(batch):
         return []  # said already: rows of another batch
     then = outcome(runs_unchecked(batch), Runs.OTHER_IMAGES)
-    shown = (ratios > 0).reshape(len(batch), -1).sum(-1).tolist()
+    images = (rows != 0).reshape(*rows.shape[:2], -1).any(-1)  # (sample, max_images)
+    shown = images.sum(-1).tolist()
     return [
         OtherRows(
-            key="aspect_ratio_ids",
+            key=key,
             samples=(sample,),
             outcome=then,
             placeholders=named,

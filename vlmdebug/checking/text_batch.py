@@ -204,9 +204,11 @@ def _lacking(found: Lacking, batch: Batch) -> Words:
 
 
 def _other_rows(found: OtherRows, batch: Batch) -> Words:
+    both = found.key == "aspect_ratio_ids"
+    rows = "rows of pixel_values and aspect_ratio_ids" if both else "row of pixel_values"
     return Words(
         f"sample {found.sample} has {number(found.placeholders, 'placeholder token')} but "
-        f"{number(found.images, 'image')} in its rows of pixel_values and aspect_ratio_ids.",
+        f"{number(found.images, 'image')} in its {rows}.",
         "Pass the images of each sample in its own row, in the order of its text.",
     )
 

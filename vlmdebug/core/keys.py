@@ -100,6 +100,9 @@ _TABLE = (
     Key("aspect_ratio_ids", Kind.MEDIA, "image", of=_PIXELS),
     Key("aspect_ratio_mask", Kind.MEDIA, "image", of=_PIXELS, holds="mask"),
     Key("cross_attention_mask", Kind.MEDIA, "image", of=(*_TEXT, *_PIXELS), holds="mask"),
+    Key("num_local_patches", Kind.MEDIA, "image", of=_PIXELS, counts="patch"),
+    Key("pixel_values_local", Kind.MEDIA, "image", of=_PIXELS),
+    Key("image_attention_mask", Kind.MEDIA, "image", of=(*_TEXT, *_PIXELS), holds="mask"),
     Key("image_embeds_position_mask", Kind.MEDIA, "image", of=(*_TEXT, *_PIXELS), holds="mask"),
     Key("qformer_input_ids", Kind.MEDIA, "image", of=_TEXT),
     Key("qformer_attention_mask", Kind.MEDIA, "image", of=_TEXT, holds="mask"),
@@ -217,7 +220,7 @@ LENGTHS: Mapping[str, tuple[str, ...]] = {
     for unit in dict.fromkeys(key.counts for key in _MEDIA if key.counts)
 }
 """Keys that give the number of rows of each image or video, by what these rows count."""
-GRIDS = LENGTHS["patch"]
+GRIDS = tuple(name for name in LENGTHS["patch"] if "grid" in name)
 
 BOOKKEEPING: Mapping[str, str] = {key.name: str(key.counts) for key in _named(Kind.COUNTS)}
 """Per-sample lists that trainers keep with the tensors, and what they count."""

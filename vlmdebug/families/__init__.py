@@ -10,6 +10,7 @@ from vlmdebug.errors import BadInput
 from vlmdebug.families.base import Family
 from vlmdebug.families.gemma4 import Gemma4
 from vlmdebug.families.granite_docling import GraniteDocling
+from vlmdebug.families.idefics import Idefics
 from vlmdebug.families.idefics2 import Idefics2
 from vlmdebug.families.idefics3 import Idefics3
 from vlmdebug.families.internvl import InternVL
@@ -17,6 +18,7 @@ from vlmdebug.families.lfm2_vl import Lfm2VL
 from vlmdebug.families.llava import Llava
 from vlmdebug.families.llava_next import LlavaNext
 from vlmdebug.families.llava_onevision import LlavaOnevision
+from vlmdebug.families.local_tiles import LocalTiles
 from vlmdebug.families.mistral3 import Mistral3
 from vlmdebug.families.mllama import Mllama
 from vlmdebug.families.one_image import OneImage
@@ -34,10 +36,12 @@ FAMILIES: dict[str, Family] = {
         Idefics3(),
         Idefics2(),
         Mllama(),
+        Idefics(),
         InternVL(),
         Lfm2VL(),
         LlavaNext(),
         LlavaOnevision(),
+        LocalTiles(),
         Mistral3(),
         Llava(),
     )

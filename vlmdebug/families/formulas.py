@@ -38,6 +38,8 @@ def _pixels_by_config(model_type: str | None, config: Any) -> PixelRule | None:
     patch = getattr(vision, "patch_size", None)
     if model_type == "florence2" and vision is not None:
         return _squares_and_mean(vision)
+    if model_type == "deepseek_ocr2" and vision is not None:
+        return _queries(vision.sam_config.patch_size)
     if model_type == "chameleon":
         patch = squares_of_vq(config)
     if not isinstance(patch, int):
@@ -56,6 +58,12 @@ def _pixels_by_config(model_type: str | None, config: Any) -> PixelRule | None:
         more = tokens - (getattr(config, "vision_feature_select_strategy", None) == "default")
         return lambda height, width: (height // patch) * (width // patch) + more
     return None
+
+
+def _queries(patch: int) -> PixelRule:
+    """DeepSeek-OCR 2: 144 or 256 queries, by the size of the view (modeling_deepseek_ocr2)."""
+    side = 4 * patch  # two convolutions halve the sides
+    return lambda height, width: 144 if (height // side) * (width // side) <= 144 else 256
 
 
 def _squares_and_mean(vision: Any) -> PixelRule:
@@ -93,6 +101,9 @@ def _pixels_by_processor(model_type: str | None, processor: Any) -> PixelRule | 
         return lambda height, width: sizes.get(height)
     patch = getattr(processor, "patch_size", None)
     merged = getattr(processor, "downsample_ratio", None)
+    if model_type == "deepseek_ocr2" and isinstance(patch, int) and isinstance(merged, int):
+        side = patch * merged
+        return lambda height, width: ceil(height / side) * ceil(width / side)
     if model_type == "llama4" and isinstance(patch, int) and isinstance(merged, int):
         return _shuffled(patch, merged)
     if model_type == "cohere2_vision" and isinstance(patch, int):

@@ -13,6 +13,7 @@ from itertools import islice
 from vlmdebug.core.layout import SAMPLE_WITH_IMAGES
 from vlmdebug.core.observed import ObservedKey
 from vlmdebug.core.rules import Tolerated
+from vlmdebug.errors import AmbiguousError
 from vlmdebug.outcomes.call import Call
 from vlmdebug.outcomes.clips import takes_clips
 from vlmdebug.outcomes.tokens import takes_tokens
@@ -96,9 +97,19 @@ class Forward(Call):
         """Whether there are pixels, but a key is missing without which the model raises."""
         keys, placed = self.keys, "position_ids" in self.keys
         return "pixel_values" in keys and any(
-            key in self.layout and key not in keys and self.rules.uses(key, positions=placed)
+            key in self.layout
+            and key not in keys
+            and self.rules.uses(key, positions=placed)
+            and not self._belongs_to_none(key)
             for key in self.rules.raises_without
         )
+
+    def _belongs_to_none(self, key: str) -> bool:
+        """Whether the samples have no media of the key, so that the call should lack it."""
+        try:
+            return self.expected(key).presence == "absent"
+        except (AmbiguousError, IndexError):
+            return False
 
     @cached_property
     def _siblings_differ(self) -> bool:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from vlmdebug.core import pasted
 from vlmdebug.core.keys import BOOKKEEPING, LENGTHS, MEDIA_OF
 from vlmdebug.core.layout import (
+    HANGS_ON,
     SAMPLE_WITH_IMAGES,
     VIDEO_FEATURE,
     VIDEO_PATCH,
@@ -81,7 +82,7 @@ def groups_of(layout: Layout) -> list[Group]:
     for key in layout.media:
         unit = layout.given_with(key)
         if unit is not None:
-            units.setdefault(unit, {})[key] = layout[key]
+            units.setdefault(HANGS_ON.get(unit, unit), {})[key] = layout[key]
     found = []
     for unit, axes in units.items():
         axes = dict(sorted(axes.items(), key=lambda item: item[0] not in MEDIA_OF.values()))
@@ -316,8 +317,10 @@ def _cuts(group: Group) -> Iterator[str]:
         else:
             yield f"    {_cut(literal(key), rows)}"
     for rows, keys in optional.items():
+        name = rows.partition("[")[0]
+        own_rows = f" and {name}[start] < {name}[stop]" if name == OFFSETS["patch"] else ""
         yield f"    for key in ({_listed(keys)}):"
-        yield "        if key in inputs:"
+        yield f"        if key in inputs{own_rows}:"
         yield f"            {_cut('key', rows)}"
 
 

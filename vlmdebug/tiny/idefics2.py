@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from vlmdebug.tiny.from_config import recipe_from_config
 from vlmdebug.tiny.models import text_config, vision_config
 from vlmdebug.tiny.registry import Recipe
 from vlmdebug.tiny.tokenizer import train_tokenizer
@@ -90,6 +91,19 @@ def _mllama_model(processor: Any) -> Any:
 
 
 RECIPES = {
+    "idefics": recipe_from_config(
+        "idefics",
+        processor="IdeficsProcessor",
+        images=(
+            "idefics.image_processing_pil_idefics",
+            "IdeficsImageProcessorPil",
+            {"image_size": 56},
+        ),
+        placeholder="",  # the processor writes the tokens of all images behind the text
+        tokens={"image_token": "<image>"},
+        unnamed=["<fake_token_around_image>"],
+        vision_config={"embed_dim": 32},
+    ),
     "idefics2": Recipe("<image>", _idefics2_processor, _idefics2_model),
     "mllama": Recipe("<|image|>", _mllama_processor, _mllama_model),
 }

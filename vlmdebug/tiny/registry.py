@@ -34,7 +34,7 @@ _RECIPES = {
     "glm4v": ("glm4v",),
     "llava": ("llava", "deepseek_vl", "gemma3"),
     "aya_vision": ("aya_vision", "ovis2"),
-    "idefics2": ("idefics2", "mllama"),
+    "idefics2": ("idefics2", "mllama", "idefics"),
     "grids": (
         "qwen3_vl_moe",
         "qwen3_5_moe",
@@ -84,6 +84,7 @@ _RECIPES = {
     ),
     "tile_rows": ("qianfan_ocr", "cohere2_vision", "llama4", "lfm2_vl", "aria"),
     "timm_towers": ("gemma3n", "fast_vlm"),
+    "local_tiles": ("deepseek_ocr2",),
     "one_image": (
         "blip",
         "blip-2",
@@ -119,13 +120,13 @@ NEEDS: dict[str, tuple[str, ...]] = {
             "muse_spark",
             "nemotron_h_omni",
             # Not proven, but probed.
+            "step3p7",
             "minicpm_ocr",
             "minicpmv4_6",
             "minicpmv4_7",
             "apertus1p5",
             "molmo2",
             "phi4_multimodal",
-            "step3p7",
             "unlimited_ocr",
         ],
         ("torchvision",),

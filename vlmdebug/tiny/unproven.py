@@ -114,17 +114,6 @@ RECIPES: dict[str, Recipe] = {
         },
         parts={"feature_extractor": None},
     ),
-    "deepseek_ocr2": recipe_from_config(
-        "deepseek_ocr2",
-        processor="DeepseekOcr2Processor",
-        images=(
-            "deepseek_ocr2.image_processing_pil_deepseek_ocr2",
-            "DeepseekOcr2ImageProcessorPil",
-            {},
-        ),
-        placeholder="<image>",
-        tokens=_IMAGE,
-    ),
     "unlimited_ocr": recipe_from_config(
         "unlimited_ocr",
         processor="UnlimitedOcrProcessor",
