@@ -44,6 +44,7 @@ MEDIA_KEYS = {
             *("internvl", "aya_vision", "ovis2", "qianfan_ocr", "cohere2_vision", "llama4"),
             *("llava", "deepseek_vl", "gemma3", "vipllava", "paligemma", "janus", "shieldgemma2"),
             *("gemma3n", "fast_vlm", "video_llava", "chameleon"),
+            "t5gemma2",
         ],
         {"pixel_values"},
     ),
@@ -80,7 +81,7 @@ MEDIA_KEYS = {
 CONSTANT = {
     *("llava", "deepseek_vl", "gemma3", "idefics2", "mllama", "vipllava", "paligemma", "janus"),
     *("deepseek_vl_hybrid", "shieldgemma2", "aria", "gemma3n", "fast_vlm"),
-    *("video_llava", "chameleon", "idefics"),
+    *("video_llava", "chameleon", "idefics", "t5gemma2"),
 }
 TOKEN_TYPES = {
     *("gemma4", "gemma4_unified", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "glm4v"),
@@ -98,6 +99,7 @@ OTHER_NAMES = {"idefics": "ForVisionText2Text", "nemotron_h_omni": "NemotronH_Om
 IGNORE_TYPES = {"glm5_next"}  # takes them, and computes the same without
 OTHER_KEYS = {
     "gemma3": {"token_type_ids"},
+    "t5gemma2": {"token_type_ids", "decoder_input_ids"},
     "shieldgemma2": {"token_type_ids"},
     "gemma3n": {"token_type_ids"},
     "paligemma": {"token_type_ids", "labels"},

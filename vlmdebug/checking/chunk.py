@@ -130,7 +130,7 @@ class ChunkChecker:
     def _is_unread(self, key: str, expected: ExpectedRows) -> bool:
         """Whether it describes images in a chunk that has none, and no pixels."""
         described = expected.presence == "either" and key in self.batch.image.keys
-        return described and "pixel_values" not in self.keys
+        return described and self.batch.layout.pixels not in self.keys
 
     def _right_rows(self, key: str, used: ObservedKey) -> KeyState:
         """The state of a key with the right rows, which may have been altered."""

@@ -13,9 +13,9 @@ from typing import Literal
 
 WhenNoMedia = Literal["omit", "either", "keep"]
 """What a chunk without media gets of a key: nothing, nothing or zero rows, or its padded rows."""
-Tolerated = Literal["one", "several", "none", "surplus", "unbatched"]
+Tolerated = Literal["one", "several", "none", "surplus", "any", "unbatched"]
 """One row (it is broadcast), several rows in place of one (other keys are broadcast), no rows,
-rows after the right ones; a row without its dimension."""
+rows after the right ones; any rows, as it reads none; a row without its dimension."""
 EachSample = Literal["always", "sometimes", "never"]
 
 
@@ -37,6 +37,8 @@ class KeyRules:
     def takes(self, given: int, expected: int) -> bool:
         """Whether the model takes `given` rows if the other keys require `expected`."""
         if given == expected:
+            return True
+        if "any" in self.runs_with:
             return True
         if given > expected == 1 and "several" in self.runs_with:
             return True

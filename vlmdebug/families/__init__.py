@@ -21,7 +21,7 @@ from vlmdebug.families.llava_onevision import LlavaOnevision
 from vlmdebug.families.local_tiles import LocalTiles
 from vlmdebug.families.mistral3 import Mistral3
 from vlmdebug.families.mllama import Mllama
-from vlmdebug.families.one_image import OneImage
+from vlmdebug.families.one_image import OneImage, OnePage
 from vlmdebug.families.qwen2_5_vl import NemotronHOmni, Qwen2_5VL
 from vlmdebug.families.synthesize import BatchSpec
 from vlmdebug.safe import one_line
@@ -49,7 +49,7 @@ FAMILIES: dict[str, Family] = {
 
 ONE_IMAGE: Family = OneImage()
 """A slice by sample is right for it, so `falsify` draws no batches of it unless asked."""
-EVERY: tuple[Family, ...] = (*FAMILIES.values(), ONE_IMAGE)
+EVERY: tuple[Family, ...] = (*FAMILIES.values(), ONE_IMAGE, OnePage())
 
 
 def find_family(name: str) -> Family | None:

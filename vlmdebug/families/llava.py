@@ -21,7 +21,7 @@ from vlmdebug.families.base import Family
 from vlmdebug.families.facts import BatchFacts, CountResult, ProcessorMetadata
 from vlmdebug.families.image_counts import features_of_rows, read_images
 from vlmdebug.families.internvl import InternVL
-from vlmdebug.families.rules import DESCRIBES, INDEXED, USUAL, with_mask
+from vlmdebug.families.rules import DECODER, DESCRIBES, INDEXED, USUAL, with_mask
 from vlmdebug.families.synthesize import BatchSpec, numbered, text, with_text
 
 _CROPPED = InternVL()
@@ -55,6 +55,7 @@ class Llava(Family):
         "fast_vlm",
         "video_llava",
         "chameleon",
+        "t5gemma2",
     )
     axes = {
         "pixel_values": Axis("image"),
@@ -76,6 +77,14 @@ class Llava(Family):
         # (`modeling_paligemma.create_masks_for_generate`; transformers 5.23).
         **dict.fromkeys(["gemma3", "shieldgemma2"], _TWO_WAYS),
         "paligemma": replace(_TWO_WAYS, causal=False, token_types_mark="completion"),
+        # An encoder that sees the whole text, and a decoder.
+        "t5gemma2": replace(
+            _RULES,
+            causal=False,
+            ignored=_RULES.ignored | {"token_type_ids"},
+            raises_without=_RULES.raises_without | {"decoder_input_ids"},
+            tokens={**_RULES.tokens, "decoder_input_ids": replace(DECODER, beside_one=False)},
+        ),
         "gemma3n": replace(
             _RULES,
             ignored=_RULES.ignored | {"token_type_ids"},

@@ -274,6 +274,7 @@ def _features_per_tile(processor: Any, config: Any, vision: Any) -> int | None:
         "vision_soft_tokens_per_image",
     )
     said = said or _first(getattr(config, "perceiver_config", None), "resampler_n_latents")
+    said = said or _first(getattr(config, "encoder", None), "mm_tokens_per_image")  # T5Gemma 2
     if said is None and getattr(config, "model_type", None) == "llava_onevision":
         side = tower_side(processor, config)
         said = side and side**2

@@ -1,7 +1,7 @@
 """Models that take exactly one image per sample: every key has one row per sample.
 
 Text and pixels have the same rows, so that a slice by sample is right for all keys, and rows of
-different samples are the only mistake. BLIP, GIT and Kosmos-2 attend to the image or put it where
+different samples are the only mistake. BLIP, GIT and Kosmos attend to the image or put it where
 `image_embeds_position_mask` says; BLIP-2, InstructBLIP and Florence-2 replace placeholder tokens.
 InstructBLIP also returns the text for its Q-Former. Read in the processors and models of
 transformers 5.23.
@@ -13,15 +13,18 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from vlmdebug.core.batch import Ambiguity
 from vlmdebug.core.layout import Axis
 from vlmdebug.core.rows import Counts
-from vlmdebug.core.rules import KeyRules, TokenRows
+from vlmdebug.core.rules import KeyRules
 from vlmdebug.errors import BadInput
 from vlmdebug.families.base import Family
 from vlmdebug.families.facts import BatchFacts, CountResult, ProcessorMetadata
 from vlmdebug.families.image_counts import features_of_rows
 from vlmdebug.families.rules import (
+    DECODER,
     INDEXED,
     INDEXED_UNEQUAL,
     MULTIPLIED,
@@ -38,7 +41,6 @@ _USUAL = replace(USUAL, sometimes_returned=frozenset(_SOMETIMES), raises_without
 _ATTENDS = replace(_USUAL, checks_totals=False, no_placeholders=True)
 """The model attends to the images of a call, or puts them at a place of its own."""
 _BLIP2 = replace(with_mask(_USUAL, MULTIPLIED), ignores_surplus_features=True)
-_DECODER = TokenRows(same=True, fewer=False, one=False, more=False, beside_one=True, none=False)
 
 
 class OneImage(Family):
@@ -83,7 +85,7 @@ class OneImage(Family):
             _USUAL,
             causal=False,
             raises_without=frozenset(),
-            tokens={**_USUAL.tokens, "decoder_input_ids": _DECODER},
+            tokens={**_USUAL.tokens, "decoder_input_ids": DECODER},
         ),
     }
     sizes = (1,)
@@ -92,7 +94,8 @@ class OneImage(Family):
         return False  # (row, 3, height, width) alone could also be one row per image or per tile
 
     def read(self, facts: BatchFacts) -> CountResult:
-        rows, samples = facts.rows("pixel_values"), facts.samples
+        key, samples = self.feature_key, facts.samples
+        rows = facts.rows(key)
         given = facts.num_images
         if given is not None and set(given) != {1}:
             raise BadInput(
@@ -101,8 +104,10 @@ class OneImage(Family):
                 "num_images= out."
             )
         if rows != samples:
-            return CountResult({}, ambiguities=(_other_rows(rows, samples),))
-        features, inferred = features_of_rows(facts, "pixel_values")
+            return CountResult({}, ambiguities=(_other_rows(key, rows, samples),))
+        features, inferred = None, False
+        if key == "pixel_values":
+            features, inferred = features_of_rows(facts, key)
         counts = {"image": Counts([1] * samples, "one image per sample")}
         return CountResult(counts, features, inferred=inferred)
 
@@ -119,13 +124,55 @@ class OneImage(Family):
         return inputs, BatchFacts(inputs, metadata, spec.images_per_sample)
 
 
-def _other_rows(rows: int, samples: int) -> Ambiguity:
+class OnePage(OneImage):
+    """Kosmos-2.5: one row of flat patches per sample, padded to the largest page."""
+
+    name = "kosmos-2.5"
+    models = ("kosmos-2.5",)
+    processors = ("kosmos2_5",)
+    axes = {
+        "flattened_patches": Axis("sample"),
+        "width": Axis("sample"),
+        "height": Axis("sample"),
+        "image_embeds_position_mask": Axis("sample", columns=True),
+    }
+    media = dict.fromkeys(axes, "image")
+    shapes = {
+        "flattened_patches": "sample, patches, values",
+        "width": "sample",
+        "height": "sample",
+        "image_embeds_position_mask": "sample, seq",
+    }
+    feature_key = "flattened_patches"
+    rules = replace(
+        _ATTENDS,
+        ignored=_ATTENDS.ignored | {"width", "height"},
+        raises_without=frozenset(),
+        sometimes_returned=frozenset(),
+        keys=dict.fromkeys(["width", "height"], KeyRules(runs_with=frozenset({"any"}))),
+    )
+    variants = {}
+
+    def recognises(self, inputs: Mapping[str, Any]) -> bool:
+        return inputs.get("flattened_patches") is not None
+
+    def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], BatchFacts]:
+        inputs, facts = super().synthesize(spec)
+        samples = len(spec.images_per_sample)
+        del inputs["pixel_values"]
+        inputs["flattened_patches"] = numbered(samples, 4, 8)
+        inputs["width"] = inputs["height"] = np.full(samples, 2, dtype=np.int64)
+        inputs["image_embeds_position_mask"] = np.zeros_like(inputs["input_ids"])
+        return inputs, replace(facts, metadata=ProcessorMetadata(model_type=self.name))
+
+
+def _other_rows(key: str, rows: int, samples: int) -> Ambiguity:
     return Ambiguity(
-        keys=("pixel_values",),
+        keys=(key,),
         unit="image",
         message=(
-            f"pixel_values has {rows} rows for {samples} samples, but the model takes one image "
+            f"{key} has {rows} rows for {samples} samples, but the model takes one image "
             "per sample. Cutting it would be a guess, so it was not cut. Pass one image with each "
-            'text, or say what a row counts: layout={"pixel_values": "image"} with num_images=[…].'
+            f'text, or say what a row counts: layout={{"{key}": "image"}} with num_images=[…].'
         ),
     )

@@ -21,6 +21,7 @@ class Call:
         keys: The rows that each key holds.
         part: What the call should process.
         placeholders: Placeholder tokens of images, if known.
+        pixels: The key of the pixels.
         expected: The rows of a key that the call should get.
     """
 
@@ -30,6 +31,7 @@ class Call:
     layout: Layout
     rules: ModelRules
     placeholders: int | None
+    pixels: str
     expected: Callable[[str], ExpectedRows]
 
     def __init__(
@@ -42,6 +44,7 @@ class Call:
     ) -> None:
         self.batch, self.keys, self.part = batch, keys, part
         self.layout, self.rules = batch.layout, batch.rules
+        self.pixels = batch.layout.pixels
         self.placeholders, self.expected = placeholders, expected
 
     @cached_property
@@ -75,7 +78,7 @@ class Call:
     @property
     def out_of_balance(self) -> bool:
         """Whether there are pixels, and a number of features that the model refuses."""
-        balance = self.balance if "pixel_values" in self.keys else None
+        balance = self.balance if self.pixels in self.keys else None
         return balance is not None and not self.rules.takes_totals(*balance)
 
     def is_odd(self, key: str, used: ObservedKey) -> bool:

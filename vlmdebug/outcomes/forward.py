@@ -40,8 +40,10 @@ class Forward(Call):
             return None  # other images may have another number of features
         if self.batch.is_of_clips(key):
             return self.runs(key)
-        if "pixel_values" not in self.keys:
-            return "pixel_values" not in self.rules.raises_without
+        if key in self.rules.raises_without and key not in self.layout.media:
+            return False
+        if self.pixels not in self.keys:
+            return self.pixels not in self.rules.raises_without
         return False if self._lacks_description else self.runs()
 
     def runs_with_surplus(self, key: str) -> bool | None:
@@ -55,8 +57,8 @@ class Forward(Call):
     def _takes_images(self) -> bool | None:
         """The same for images, whichever of their keys is wrong."""
         layout = self.layout
-        pixels = self.keys.get("pixel_values")
-        if pixels is not None and pixels.length == 0 and "none" in self.tolerated("pixel_values"):
+        pixels = self.keys.get(self.pixels)
+        if pixels is not None and pixels.length == 0 and "none" in self.tolerated(self.pixels):
             return True  # the model reads nothing else then
         if pixels is None and self.rules.checks_each_sample == "never":
             return True  # keys that describe pixels are not read
@@ -96,7 +98,7 @@ class Forward(Call):
     def _lacks_description(self) -> bool:
         """Whether there are pixels, but a key is missing without which the model raises."""
         keys, placed = self.keys, "position_ids" in self.keys
-        return "pixel_values" in keys and any(
+        return self.pixels in keys and any(
             key in self.layout
             and key not in keys
             and self.rules.uses(key, positions=placed)

@@ -77,8 +77,8 @@ def batch(
         **padding,
         **recipe.call,
     )
-    if recipe.decoder:
-        made["decoder_input_ids"] = _answers(process.tokenizer, len(counts))
+    if recipe.decoder and "input_ids" in made:
+        made["decoder_input_ids"] = made["input_ids"].clone()
     return _cast(made) if recipe.cast else made
 
 
@@ -97,12 +97,6 @@ def _counts(family: str, recipe: Recipe, images_per_sample: Sequence[int] | None
 def _given(pictures: list[list[Any]], recipe: Recipe) -> list[Any]:
     """The images as the processor takes them: a list per sample, or one image per sample."""
     return [image for own in pictures for image in own] if recipe.one_image else pictures
-
-
-def _answers(tokenizer: Any, samples: int) -> Any:
-    """Token ids of an answer to each sample, `(sample, token)`."""
-    texts = [f"Answer {sample % 10}." for sample in range(samples)]
-    return tokenizer(texts, add_special_tokens=False, return_tensors="pt")["input_ids"]
 
 
 def _cast(made: BatchFeature) -> BatchFeature:

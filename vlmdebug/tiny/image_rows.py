@@ -312,4 +312,18 @@ RECIPES = {
         spatial_target_layers=[0, 1, 0, 1],
         vision_config={"hidden_size": 64},
     ),
+    "t5gemma2": recipe_from_config(
+        "t5gemma2",
+        processor="Gemma3Processor",
+        images=("gemma3.image_processing_pil_gemma3", "Gemma3ImageProcessorPil", {"size": _SQUARE}),
+        placeholder="<start_of_image>",
+        tokens=_GEMMA,
+        ids={
+            "image_token_index": "<image_soft_token>",
+            "encoder.image_token_index": "<image_soft_token>",
+        },
+        parts={"image_seq_length": 4},
+        decoder=True,
+        encoder={"mm_tokens_per_image": 4, "vision_config": _NO_HEAD},
+    ),
 }

@@ -81,6 +81,7 @@ _RECIPES = {
         "chameleon",
         "emu3",
         "granite4_vision",
+        "t5gemma2",
     ),
     "tile_rows": ("qianfan_ocr", "cohere2_vision", "llama4", "lfm2_vl", "aria"),
     "timm_towers": ("gemma3n", "fast_vlm"),
@@ -91,6 +92,7 @@ _RECIPES = {
         "instructblip",
         "git",
         "kosmos-2",
+        "kosmos-2.5",
         "florence2",
         "got_ocr2",
         "pp_chart2table",
@@ -156,7 +158,7 @@ class Recipe:
         cast: whether the pixels are cast to float32, the dtype of the tiny model, as a trainer
             casts them to the dtype of its model; Llama 4's processor returns bfloat16.
         one_image: whether every sample has exactly one image.
-        decoder: whether the model also needs `decoder_input_ids`, an answer for each sample.
+        decoder: whether the model also needs `decoder_input_ids`, which repeat the text.
     """
 
     placeholder: str

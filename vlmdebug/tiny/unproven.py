@@ -81,18 +81,6 @@ RECIPES: dict[str, Recipe] = {
         text_config={"top_k_experts": 2},
         vision_config={"patch_size": 16},
     ),
-    "t5gemma2": recipe_from_config(
-        "t5gemma2",
-        processor="Gemma3Processor",
-        images=("gemma3.image_processing_pil_gemma3", "Gemma3ImageProcessorPil", {"size": _SQUARE}),
-        placeholder="<start_of_image>",
-        tokens={
-            "image_token": "<image_soft_token>",
-            "boi_token": "<start_of_image>",
-            "eoi_token": "<end_of_image>",
-        },
-        parts={"image_seq_length": 4},
-    ),
     "apertus1p5": recipe_from_config(
         "apertus1p5",
         processor="Apertus1p5Processor",
