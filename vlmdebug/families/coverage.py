@@ -45,6 +45,8 @@ class Coverage:
         probed: For each architecture with a processor that was built and probed: what a row of each
             media key counts, and why the model was not proven.
         not_covered: For every other architecture, why nothing was run.
+        still: For each architecture that is not proven, the call of `read_batch` that works for its
+            batches.
         keys: The keys of a batch with images, by architecture that was proven or probed.
         before: The release that was run before.
     """
@@ -53,6 +55,7 @@ class Coverage:
     proven: Mapping[str, str]
     probed: Mapping[str, tuple[Mapping[str, str], str]]
     not_covered: Mapping[str, str]
+    still: Mapping[str, str]
     keys: Mapping[str, Sequence[str]]
     before: Outcomes
 
@@ -131,6 +134,7 @@ def read_coverage() -> Coverage:
         found["proven"],
         {name: (axes, reason) for name, (axes, reason) in found["probed"].items()},
         found["not covered"],
+        found["what you can still do"],
         found["keys"],
         Outcomes(**found["before"]),
     )
