@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
 
 import pytest
+import torch
 from architectures import architectures
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
@@ -61,6 +63,70 @@ def test_probed_layout_is_what_the_processor_gives(name):
 def test_what_is_not_proven_says_why():
     assert all(reason for _, reason in COVERAGE.probed.values())
     assert all(COVERAGE.not_covered.values())
+
+
+IMAGES, TILES = [2, 0, 1], [3, 0, 2]
+
+
+def rows(count, *shape):
+    """A tensor with rows that all differ."""
+    return torch.arange(count * prod(shape), dtype=torch.float32).reshape(count, *shape)
+
+
+def unproven_batch(name):
+    """A batch with the keys of a model that is not proven, of three samples."""
+    ids = torch.arange(15).reshape(3, 5) + 50
+    text = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    images = {"pixel_values": rows(3, 3, 4, 4)}
+    grid = {"pixel_values": rows(12, 6), "image_grid_thw": torch.tensor([[1, 2, 2]] * 3)}
+    if name == "hunyuan_vl":
+        return {**text, **grid}
+    if name in ("diffusion_gemma", "t5gemma2"):
+        places = rows(3, 4, 2).long()
+        return {**text, "pixel_values": rows(3, 4, 6), "image_position_ids": places}
+    if name in ("step3p7", "fuyu", "inkling_mm_model"):
+        local = {
+            "pixel_values_local": rows(5, 3, 2, 2),
+            "num_local_patches": torch.tensor([2, 1, 2]),
+        }
+        tiles = {"pixel_values": rows(5, 6) if name == "fuyu" else rows(5, 3, 4, 4)}
+        return {**text, **images, **local} if name == "step3p7" else {**text, **tiles}
+    if name in ("pix2struct", "pp_formulanet", "vision-encoder-decoder"):
+        key = "flattened_patches" if name == "pix2struct" else "pixel_values"
+        return {"decoder_input_ids": ids, key: rows(3, 4, 6)}
+    by_sample = {
+        "udop": ["bbox"],
+        "instructblipvideo": ["qformer_input_ids", "qformer_attention_mask"],
+        "pi0": ["state", "actions"],
+        "evolla": ["protein_input_ids", "protein_attention_mask"],
+    }
+    others = {key: rows(3, 4) for key in by_sample.get(name, ())}
+    if name == "mistral4":
+        images = {}
+    return {**text, **others} if name == "evolla" else {**text, **images, **others}
+
+
+def by_shift(inputs, chunk_size):
+    """Chunks with the media of the next sample."""
+    for sample in range(3):
+        media = {key: value.roll(1, 0) for key, value in inputs.items() if key != "input_ids"}
+        yield {key: value[sample : sample + 1] for key, value in {**inputs, **media}.items()}
+
+
+@pytest.mark.parametrize("name", COVERAGE.still)
+def test_what_a_user_can_still_do_works(name):
+    given = {"inputs": unproven_batch(name), "num_images": IMAGES, "num_tiles": TILES}
+    batch = eval(COVERAGE.still[name], {"read_batch": vd.read_batch, **given})
+    right = vd.check(lambda _, size: batch.chunks(size), batch)
+    wrong = vd.check(by_shift, batch)
+
+    assert not right.mismatches
+    assert not any(batch.layout[key].unit == "ambiguous" for key in batch.layout)
+    assert wrong.mismatches
+
+
+def test_every_model_that_is_not_proven_has_a_call_that_works():
+    assert COVERAGE.still.keys() == COVERAGE.probed.keys() | COVERAGE.not_covered.keys()
 
 
 def test_readme_has_the_counts():

@@ -52,7 +52,7 @@ TOKENS = {
 """What most models do with wrong rows of each token key."""
 
 DECODER = TokenRows(same=True, fewer=False, one=False, more=False, beside_one=True, none=False)
-"""Rows of `decoder_input_ids`, beside which the encoder's states are broadcast."""
+"""Rows of `decoder_input_ids`; the states of the encoder are broadcast to several of them."""
 
 USUAL = ModelRules(seen=SEEN, ignored=TYPES, tokens=TOKENS)
 """The model compares the totals of a call and needs every key that describes its pixels."""
