@@ -227,9 +227,8 @@ def main() -> None:
     found: dict[str, Any] = {"transformers": release, "proven": {}, "probed": {}}
     found |= {"not covered": {}, STILL_WORKS: {}, "keys": {}, "before": before(release)}
     new = [name for name in sorted(architectures) if not run(name, found)]
-    found[STILL_WORKS] = {
-        name: STILL[name] for name in architectures if name not in found["proven"]
-    }
+    left = [name for name in sorted(architectures) if name not in found["proven"]]
+    found[STILL_WORKS] = {name: STILL[name] for name in left if name in STILL}
     if new:
         sys.exit(
             f"new in {release}: {', '.join(new)}. Add recipes to vlmdebug/tiny, or reasons to "

@@ -17,7 +17,7 @@ from architectures import built
 
 from vlmdebug import tiny
 
-KEPT_WITHOUT_IMAGES = {"mllama"}
+KEPT_WITHOUT_IMAGES = {"mllama", "idefics"}
 """Families whose text-only samples keep a padded row of media (`modeling_mllama`, 5.23)."""
 IMAGES = ((2, 0, 1), (1, 1), (1, 2, 1), (0, 1, 1, 2), (1, 1, 1))
 SIZES = (None, (160, 160))

@@ -63,8 +63,8 @@ def _in_other_rows(batch: Batch) -> list[OtherRows]:
     compare nothing.
     """
     ratios, pixels = batch.inputs.get("aspect_ratio_ids"), batch.inputs.get("pixel_values")
-    idefics = "image_attention_mask" in batch.layout
-    key, rows = ("pixel_values", pixels) if idefics else ("aspect_ratio_ids", ratios)
+    masked = "image_attention_mask" in batch.layout
+    key, rows = ("pixel_values", pixels) if masked else ("aspect_ratio_ids", ratios)
     if rows is None or batch.image.placeholders is None or batch.rules.checks_totals:
         return []
     if len(rows) != len(batch):

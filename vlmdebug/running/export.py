@@ -16,7 +16,7 @@ from typing import Any
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.given import public
 from vlmdebug.core.keys import LENGTHS, TOKEN_KEYS
-from vlmdebug.core.layout import HANGS_ON, Axis, Layout, plural
+from vlmdebug.core.layout import Axis, Layout, plural
 from vlmdebug.core.literals import literal
 from vlmdebug.errors import BadInput, MismatchError
 from vlmdebug.running.slicer_source import NAMES, OFFSETS, counted_units, groups_of, source_of
@@ -164,9 +164,8 @@ def _refuse(layout: Layout, key: str, axis: Axis) -> None:
     unit = layout.media.get(key)
     cut = axis.unit in ("sample", "batch")
     if unit is not None:
-        cut = (
-            axis.unit in ("sample", *OFFSETS) and HANGS_ON.get(unit, unit) in NAMES and not axis.dim
-        )
+        counted = unit in NAMES or (unit == axis.unit and unit in LENGTHS)
+        cut = axis.unit in ("sample", *OFFSETS) and counted and not axis.dim
     lengths = LENGTHS.get(axis.unit)
     if cut and (lengths is None or any(name in layout for name in lengths)):
         return

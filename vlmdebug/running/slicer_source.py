@@ -317,10 +317,13 @@ def _cuts(group: Group) -> Iterator[str]:
         else:
             yield f"    {_cut(literal(key), rows)}"
     for rows, keys in optional.items():
-        name = rows.partition("[")[0]
-        own_rows = f" and {name}[start] < {name}[stop]" if name == OFFSETS["patch"] else ""
+        if rows.startswith(f"{OFFSETS['patch']}["):  # some images have none
+            for key in keys:
+                yield f"    if {key} in inputs and {rows.replace(' : ', ' < ')}:"
+                yield f"        {_cut(key, rows)}"
+            continue
         yield f"    for key in ({_listed(keys)}):"
-        yield f"        if key in inputs{own_rows}:"
+        yield "        if key in inputs:"
         yield f"            {_cut('key', rows)}"
 
 
