@@ -16,6 +16,7 @@ from test_loudness import ROWS, judged, runs
 
 import vlmdebug as vd
 from vlmdebug import slicers
+from vlmdebug.core.keys import pixels_of
 from vlmdebug.families import ONE_IMAGE, find_family
 from vlmdebug.tiny import registry
 
@@ -72,10 +73,10 @@ def test_correct_chunks_leave_the_logits_as_they_are(family, side):
 
 def test_rows_of_another_sample_are_a_mismatch_and_change_the_logits(family):
     batch, model = batch_of(family), built(family)[0]
-    slicer = shifted(batch, batch.layout.pixels)
+    slicer = shifted(batch, pixels_of(batch.layout.media))
     report, proof = vd.check(slicer, batch), vd.prove(slicer, batch, model)
 
-    assert {(m.key, m.silent) for m in report.mismatches} == {(batch.layout.pixels, True)}
+    assert {(m.key, m.silent) for m in report.mismatches} == {(pixels_of(batch.layout.media), True)}
     assert proof.error is None
     assert proof.silent_samples == (0, 1, 2)
 
@@ -123,7 +124,7 @@ def test_watch_accepts_right_calls_and_finds_a_wrong_one(family):
         for chunk in batch.chunks(1):
             model(**chunk)
     with vd.watch(model, processor=processor, on_mismatch="record") as wrong, torch.no_grad():
-        for chunk in shifted(batch, batch.layout.pixels)(None, 1):
+        for chunk in shifted(batch, pixels_of(batch.layout.media))(None, 1):
             model(**chunk)
 
     assert right.ok
@@ -137,7 +138,7 @@ def test_other_numbers_of_images_are_refused(family, counts):
 
 
 def test_weights_are_tiny_and_a_swapped_image_shows(family):
-    model, key = built(family)[0], batch_of(family).layout.pixels
+    model, key = built(family)[0], pixels_of(batch_of(family).layout.media)
     inputs = dict(batch_of(family).inputs)
     with torch.no_grad():
         moved = model(**{**inputs, key: inputs[key].flip(0)}).logits

@@ -26,9 +26,10 @@ from vlmdebug.checking.findings import (
 )
 from vlmdebug.checking.observed import ObservedChunk
 from vlmdebug.core.batch import Batch
-from vlmdebug.core.keys import BOOKKEEPING, EXTRAS
+from vlmdebug.core.keys import BOOKKEEPING, EXTRAS, pixels_of
 from vlmdebug.core.observed import Made, MadeBy, ObservedCall, ObservedKey, SlicerRun
 from vlmdebug.core.part import Part
+from vlmdebug.core.observed import Made, ObservedCall, ObservedKey, SlicerRun
 from vlmdebug.core.presence import ExpectedRows, can_do_without
 from vlmdebug.core.record import ChunkReport, KeyReport, KeyState
 from vlmdebug.core.rows import Rows, rows_of
@@ -130,7 +131,7 @@ class ChunkChecker:
     def _is_unread(self, key: str, expected: ExpectedRows) -> bool:
         """Whether it describes images in a chunk that has none, and no pixels."""
         described = expected.presence == "either" and key in self.batch.image.keys
-        return described and self.batch.layout.pixels not in self.keys
+        return described and pixels_of(self.batch.layout.media) not in self.keys
 
     def _right_rows(self, key: str, used: ObservedKey) -> KeyState:
         """The state of a key with the right rows, which may have been altered."""

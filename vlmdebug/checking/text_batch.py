@@ -204,8 +204,8 @@ def _lacking(found: Lacking, batch: Batch) -> Words:
 
 
 def _other_rows(found: OtherRows, batch: Batch) -> Words:
-    both = found.key == "aspect_ratio_ids"
-    rows = "rows of pixel_values and aspect_ratio_ids" if both else "row of pixel_values"
+    also = "" if found.key == "pixel_values" else f" and {found.key}"
+    rows = f"rows of pixel_values{also}"
     return Words(
         f"sample {found.sample} has {number(found.placeholders, 'placeholder token')} but "
         f"{number(found.images, 'image')} in its {rows}.",

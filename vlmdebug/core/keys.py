@@ -7,7 +7,7 @@ transformers 5.23, in the data collators of its Trainer, and in the trainers of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import Enum
 from typing import Literal, NamedTuple
 
@@ -247,3 +247,12 @@ def modality_of(key: str) -> Modality | None:
     """
     found = KEYS.get(key)
     return found.modality if found is not None and found.kind is Kind.MEDIA else None
+
+
+def pixels_of(media: Collection[str]) -> str:
+    """The key of the images' pixels among these keys of media.
+
+    >>> pixels_of(["flattened_patches", "width", "height"])
+    'flattened_patches'
+    """
+    return next((key for key in PIXELS if key in media and key in IMAGE_KEYS), IMAGE_KEYS[0])

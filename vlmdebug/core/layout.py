@@ -143,11 +143,6 @@ class Layout(Mapping[str, Axis]):
     def items(self) -> ItemsView[str, Axis]:
         return self.axes.items()
 
-    @property
-    def pixels(self) -> str:
-        """The key of the images' pixels."""
-        return "flattened_patches" if "flattened_patches" in self.media else "pixel_values"
-
     def given_with(self, key: str) -> str | None:
         """The unit that the samples of a chunk must own for the chunk to get a media key.
 

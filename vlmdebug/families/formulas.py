@@ -61,13 +61,13 @@ def _pixels_by_config(model_type: str | None, config: Any) -> PixelRule | None:
 
 
 def _queries(patch: int) -> PixelRule:
-    """DeepSeek-OCR 2: 144 or 256 queries, by the size of the view (modeling_deepseek_ocr2)."""
+    """144 or 256, by the size of the view (`modeling_deepseek_ocr2.DeepseekOcr2VisionModel`)."""
     side = 4 * patch  # two convolutions halve the sides
     return lambda height, width: 144 if (height // side) * (width // side) <= 144 else 256
 
 
 def _squares_and_mean(vision: Any) -> PixelRule:
-    """Florence-2: squares of several convolutions, and their mean (modeling_florence2)."""
+    """Squares of several convolutions, and their mean (`modeling_florence2.get_image_features`)."""
 
     def side(pixels: int) -> int:
         layers = zip(vision.patch_size, vision.patch_stride, vision.patch_padding, strict=True)

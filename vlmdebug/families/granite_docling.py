@@ -2,7 +2,8 @@
 
 `pixel_attention_mask` is `(sample, max_tiles)`, true for real tiles, and the model needs it. Every
 image begins with a `<row_1_col_1>` token; a `<global-img>` token comes with images of several tiles
-only (`processing_granite_docling` and `modeling_granite_docling`, transformers 5.23).
+only (`processing_granite_docling.replace_image_token` and
+`modeling_granite_docling.get_image_features`, transformers 5.23).
 """
 
 from __future__ import annotations

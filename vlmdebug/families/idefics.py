@@ -3,8 +3,8 @@
 `pixel_values` is `(sample, max_images, 3, height, width)`, zero for padding, and
 `image_attention_mask` `(sample, seq, max_images)`. Placeholder tokens are not expanded: one per
 image. Features enter by cross-attention to the images that the mask names; the model raises without
-pixels, also for a text-only chunk, which keeps its padded row (`modeling_idefics`, transformers
-5.23). It compares no counts.
+pixels, also for a text-only chunk, which keeps its padded row
+(`modeling_idefics.IdeficsModel`, transformers 5.23). It compares no counts.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 `(patch, 3, height, width)`, the tiles of all images one after another, and
 `num_local_patches` `(image,)` counts them; small images have none, and a batch without tiles has no
 `pixel_values_local`. A view becomes 144 or 256 features by its size, and each image gets one more
-(`get_image_features` in `modeling_deepseek_ocr2`, transformers 5.23).
+(`modeling_deepseek_ocr2.get_image_features`, transformers 5.23).
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
 Text and pixels have the same rows, so that a slice by sample is right for all keys, and rows of
 different samples are the only mistake. BLIP, GIT and Kosmos attend to the image or put it where
 `image_embeds_position_mask` says; BLIP-2, InstructBLIP and Florence-2 replace placeholder tokens.
-InstructBLIP also returns the text for its Q-Former. Read in the processors and models of
-transformers 5.23.
+InstructBLIP also returns the text for its Q-Former. Read in transformers 5.23:
+`modeling_blip_2.get_placeholder_mask`, `modeling_git.GitForCausalLM`,
+`modeling_kosmos2.Kosmos2ForConditionalGeneration` and those of the others.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 
 from vlmdebug.core.batch import Batch
+from vlmdebug.core.keys import pixels_of
 from vlmdebug.core.layout import Layout
 from vlmdebug.core.modality import Modality
 from vlmdebug.core.observed import ObservedKey
@@ -44,7 +45,7 @@ class Call:
     ) -> None:
         self.batch, self.keys, self.part = batch, keys, part
         self.layout, self.rules = batch.layout, batch.rules
-        self.pixels = batch.layout.pixels
+        self.pixels = pixels_of(batch.layout.media)
         self.placeholders, self.expected = placeholders, expected
 
     @cached_property
