@@ -29,7 +29,6 @@ from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import BOOKKEEPING, EXTRAS, pixels_of
 from vlmdebug.core.observed import Made, MadeBy, ObservedCall, ObservedKey, SlicerRun
 from vlmdebug.core.part import Part
-from vlmdebug.core.observed import Made, ObservedCall, ObservedKey, SlicerRun
 from vlmdebug.core.presence import ExpectedRows, can_do_without
 from vlmdebug.core.record import ChunkReport, KeyReport, KeyState
 from vlmdebug.core.rows import Rows, rows_of
