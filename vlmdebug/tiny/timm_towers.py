@@ -28,6 +28,8 @@ RECIPES = {
             "layer_types": ["sliding_attention", "full_attention"],
             "num_kv_shared_layers": 0,
             "hidden_size_per_layer_input": 8,
+            # The ids of text, then 8 of images and 8 of audio, as in the released config.
+            "vocab_size": 416,
             "vocab_size_per_layer_input": 400,
             "laurel_rank": 8,
             "altup_num_inputs": 2,
