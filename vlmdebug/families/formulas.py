@@ -17,7 +17,7 @@ PixelRule = Callable[[int, int], int | None]
 VideoRule = Callable[[int, int, int], int | None]
 """Features of one video, from its frames, height and width."""
 AudioRule = Callable[[int], int]
-"""Features of one audio clip, from the number of its frames without padding."""
+"""Features of one row of audio, from the number of its frames without padding."""
 
 GRIDS = ("chameleon", "paligemma", "janus", "deepseek_vl", "deepseek_vl_hybrid", "vipllava")
 """A feature per patch, as `modeling_paligemma.get_image_features` and that of each other model."""
@@ -169,9 +169,13 @@ def features_of_audio(model_type: str | None, processor: Any, config: Any) -> Au
         # processing_qwen3_omni_moe._get_feat_extract_output_lengths
         window = getattr(getattr(config, "audio_config", None), "n_window", None) or QWEN3_CHUNK
         return lambda frames: _of_chunks(frames, 2 * window)
-    if model_type in ("audioflamingo3", "musicflamingo"):
-        # modeling_audioflamingo3._get_feat_extract_output_lengths
+    if model_type in ("qwen2_audio", "audioflamingo3", "musicflamingo"):
+        # modeling_qwen2_audio._get_feat_extract_output_lengths, and that of the others
         return lambda frames: ((frames - 1) // 2 + 1 - 2) // 2 + 1
+    if model_type == "voxtral":  # modeling_voxtral.get_audio_features; its rows have no padding
+        audio = getattr(config, "audio_config", None)
+        wide, most = getattr(audio, "intermediate_size", 4), getattr(audio, "hidden_size", 1)
+        return lambda frames: frames // 2 * most // wide
     if model_type == "glmasr":  # modeling_glmasr.get_audio_features
         return lambda frames: ((frames - 1) // 2 + 1 - 4) // 4 + 1
     if model_type == "gemma3n":  # modeling_gemma3n.forward pads them to as many

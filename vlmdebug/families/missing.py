@@ -48,9 +48,11 @@ def lacks(facts: BatchFacts, layout: Layout) -> tuple[str, ...]:
     if not layout.media or named is None or not (clips or any(facts.placeholders or (1,))):
         return ()
     placed, rules = getattr(places, "ndim", 0) == 3, layout.rules
+    pixels = any(not clip_of(key) for key in layout.media)
+    described = rules.sometimes_returned & rules.raises_without if pixels else ()
     return tuple(
         key
-        for key in (*NEEDED, *(rules.sometimes_returned & rules.raises_without))
+        for key in (*NEEDED, *described)
         if (key in named or (key in rules.raises_without and _is_taken(metadata, key)))
         and (metadata.taken_keys is None or key in metadata.taken_keys)
         and not facts.has(key)

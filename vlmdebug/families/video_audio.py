@@ -58,7 +58,7 @@ ROWS_OF_EACH = {
 }
 """Sources of the rows of each video, for exported code, where no single key gives them. The
 compression mask has a row for all features, of which it keeps some."""
-WINDOWED = ("audioflamingo3", "glmasr", "musicflamingo")
+WINDOWED = ("audioflamingo3", "glmasr", "musicflamingo", "voxtral")
 """Model types with one row of `input_features` per window of a clip (`_process_audio` in the
 `processing_` file of each, transformers 5.23)."""
 FEATURE_RULES = (
@@ -259,9 +259,14 @@ def _by_shape(facts: BatchFacts) -> tuple[int, ...] | None:
 
 
 def _heard(facts: BatchFacts) -> tuple[int, ...] | None:
-    """Features of audio clips, from the frames that their mask keeps; None without a mask."""
-    rule = facts.metadata.features_of_audio
+    """Features of each row of audio, from the frames that its mask keeps.
+
+    None without a mask, but for Voxtral, which pads all windows with silence.
+    """
+    rule, sounds = facts.metadata.features_of_audio, facts.inputs[AUDIO]
     mask = next((facts.inputs[key] for key in AUDIO_KEYS[1:] if facts.has(key)), None)
+    if facts.metadata.model_type == "voxtral" and rule is not None:
+        return (rule(sounds.shape[-1]),) * len(sounds)
     if rule is None or mask is None or len(mask.shape) != 2:
         return None
     return tuple(map(rule, to_numpy(mask).astype(bool).sum(axis=1).tolist()))
