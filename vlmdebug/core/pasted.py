@@ -118,6 +118,19 @@ def _dealt(owned: list, tokens: list) -> list:
     return [next(rows, 0) if count else 0 for count in tokens]
 
 
+def _heard(inputs: dict) -> list:
+    """Frames of each row of audio without padding."""
+    masks = ("feature_attention_mask", "input_features_mask")
+    mask = next(inputs[name] for name in masks if name in inputs)
+    return (mask != 0).sum(-1).tolist()
+
+
+def _shown(inputs: dict) -> list:
+    """Frames of each video, `(video, frame, …)`, that are not all zero."""
+    frames = inputs["pixel_values"]
+    return (frames.reshape(*frames.shape[:2], -1) != 0).any(-1).sum(-1).tolist()
+
+
 def _summed(values: list, lengths: list) -> list:
     """Sums of so many values each."""
     ends = list(accumulate(lengths, initial=0))

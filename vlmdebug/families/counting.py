@@ -14,8 +14,9 @@ from vlmdebug.core import pasted
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.layout import SAMPLE_WITH_IMAGES, VIDEO_AND_AUDIO
 from vlmdebug.core.literals import literal
+from vlmdebug.core.modality import Modality
 from vlmdebug.families import find_family
-from vlmdebug.families.video_audio import FEATURE_RULES, TYPES
+from vlmdebug.families.video_audio import FEATURE_RULES, FRAME_RULES, TYPES
 
 MOST = 64
 """The largest side of a square of patches or pixels that is tried as the size of one feature."""
@@ -49,7 +50,7 @@ def countings(batch: Batch) -> dict[str, Counting]:
             continue
         counted = "image" if unit == "tile" and per_sample(batch, unit) else unit
         for body in _bodies(batch, unit):
-            tried = _function(counted, tokens, body)
+            tried = _function(counted, _media_of(batch, unit).name, tokens, body)
             if _agrees(tried, batch, unit):
                 found[counted] = tried
                 break
@@ -71,8 +72,12 @@ def _agrees(tried: Counting, batch: Batch, unit: str) -> bool:
     return counts == [*batch.counts[unit]]
 
 
-def _function(unit: str, tokens: str, body: str) -> Counting:
-    media = unit if unit in VIDEO_AND_AUDIO else "image"
+def _media_of(batch: Batch, unit: str) -> Modality:
+    """The media that a unit counts; images where it is none of a clip."""
+    return next((one for one in batch.modalities.values() if one.unit == unit), batch.image)
+
+
+def _function(unit: str, media: str, tokens: str, body: str) -> Counting:
     found = f"_{media}_tokens"
     source = (
         f"def _{unit}s(inputs: dict) -> list | None:\n"
@@ -88,8 +93,8 @@ def _function(unit: str, tokens: str, body: str) -> Counting:
 def _tokens(batch: Batch, unit: str) -> str | None:
     """Body of a function that finds the placeholder tokens; None if nothing identifies them."""
     types = 'inputs["mm_token_type_ids"]'
-    typed = "mm_token_type_ids" in batch.inputs
-    if unit not in VIDEO_AND_AUDIO:
+    typed, media = "mm_token_type_ids" in batch.inputs, _media_of(batch, unit).name
+    if media not in VIDEO_AND_AUDIO:
         if batch.image.token_id is None:
             return f"    return {types} == 1\n" if typed else None
         marked = f'    found = inputs["input_ids"] == {int(batch.image.token_id)}\n'
@@ -100,13 +105,13 @@ def _tokens(batch: Batch, unit: str) -> str | None:
                 f"        found = found & ({types} != {TYPES['video']})  # those of frames\n"
             )
         return f"{marked}    return found\n"
-    token = batch.token_ids.get(unit)
+    token, own = batch.token_ids.get(media), TYPES[media]
     if token is None:
-        return f"    return {types} == {TYPES[unit]}\n" if typed else None
+        return f"    return {types} == {own}\n" if typed else None
     return (
         f'    types = inputs.get("mm_token_type_ids")\n'
-        f"    if types is not None and bool((types == {TYPES[unit]}).any()):\n"
-        f"        return types == {TYPES[unit]}\n"
+        f"    if types is not None and bool((types == {own}).any()):\n"
+        f"        return types == {own}\n"
         f'    return inputs["input_ids"] == {int(token)}\n'
     )
 
@@ -114,7 +119,7 @@ def _tokens(batch: Batch, unit: str) -> str | None:
 def _bodies(batch: Batch, unit: str) -> Iterator[str]:
     """Candidate return expressions of such a function, the most reliable first."""
     each = "tokens.sum(-1).tolist()"
-    if unit not in VIDEO_AND_AUDIO and per_sample(batch, unit):
+    if _media_of(batch, unit) is batch.image and per_sample(batch, unit):
         yield each
         return
     owners = [key for key, axis in batch.layout.items() if axis.unit == SAMPLE_WITH_IMAGES]
@@ -123,17 +128,17 @@ def _bodies(batch: Batch, unit: str) -> Iterator[str]:
         return
     for rule in _rules(batch, unit):
         yield f"_shared({rule}, {each})"
-    if unit != "tile":  # a tile may be one run of several, or one of several in a run
+    if unit not in ("tile", "window"):  # one run may be several, or one of several in a run
         yield "_runs(tokens)"
 
 
 def _rules(batch: Batch, unit: str) -> Iterator[str]:
     """Source for the features of each image, tile or clip, with the number that fits the batch."""
-    features: Sequence[int] | None = batch.image.features
-    family = find_family(batch.layout.family)
-    rules = FEATURE_RULES if unit in VIDEO_AND_AUDIO else family.feature_rules if family else ()
-    if unit in VIDEO_AND_AUDIO:
-        features = batch.modalities[unit].features if unit in batch.modalities else None
+    media, family = _media_of(batch, unit), find_family(batch.layout.family)
+    features: Sequence[int] | None = media.features
+    rules = family.feature_rules if family else ()
+    if media is not batch.image or unit in VIDEO_AND_AUDIO:
+        rules = FRAME_RULES if media is batch.image else FEATURE_RULES
     if not features:
         return
     for rule in rules:
@@ -146,5 +151,5 @@ def _rules(batch: Batch, unit: str) -> Iterator[str]:
 def _gives(rule: str, inputs: Mapping[str, Any], features: Sequence[int]) -> bool:
     try:
         return eval(rule, {**vars(pasted), "inputs": inputs}) == [*features]
-    except KeyError:  # another rule's key
+    except (KeyError, StopIteration):  # another rule's key
         return False

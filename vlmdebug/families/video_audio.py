@@ -65,8 +65,15 @@ FEATURE_RULES = (
     '(inputs["video_grid_thw"].prod(-1) // {n}**2).tolist()',
     '_summed(((inputs["video_position_ids"][..., 0] != -1).sum(-1) // {n}**2).tolist(), '
     'inputs["num_frames_per_video"].tolist())',
+    '_summed(inputs["video_compression_mask"].tolist(), '
+    '(inputs["video_grid_thw"].prod(-1) // inputs["video_merge_sizes"] ** 2).tolist())',
+    "[((count - 1) // 2 - 1) // 2 + 1 for count in _heard(inputs)]",
+    "[((count - 1) // 2 - 3) // 4 + 1 for count in _heard(inputs)]",
+    '[{n}] * len(inputs["input_features"])',
 )
-"""Sources of the features of each video, for exported code; as `Family.feature_rules`."""
+"""Sources of the features of each clip or window, for exported code; as `Family.feature_rules`."""
+FRAME_RULES = ("[{n} * count for count in _shown(inputs)]",)
+"""The same where videos are in the keys of images (SmolVLM)."""
 
 
 def clip_axes(family: Family) -> dict[str, Axis]:

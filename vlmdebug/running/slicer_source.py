@@ -41,7 +41,7 @@ OFFSETS = {
     "audio": "audios",
 }
 """Variables of the first row of each sample, by what rows count."""
-NAMES = {unit: name for name, unit in BOOKKEEPING.items()}
+NAMES = {**{unit: name for name, unit in BOOKKEEPING.items()}, "window": "num_windows"}
 """Keys that hold the number per sample, by what is counted."""
 WIDTH = 92
 """Columns that lists of names in the source fill."""
@@ -180,7 +180,7 @@ def _head(layout: Layout, groups: Sequence[Group], source: str) -> Iterator[str]
         yield from _tuple(literal(group.first), [*group.axes][1:], indent="    ")
     yield "}"
     yield "# Lists per sample that a trainer may keep in its batch; no model takes them."
-    yield from _tuple("COUNTS", BOOKKEEPING)
+    yield from _tuple("COUNTS", NAMES.values())
 
 
 def _is_plain(layout: Layout, key: str) -> bool:
