@@ -49,7 +49,8 @@ class Recorder:
     sides: Sequence[tuple[int, int]] = ((56, 56), (112, 56), (56, 84))
     seconds: Sequence[float] = (1.0, 0.5, 0.8)
     call: Mapping[str, Any] = field(default_factory=dict)
-    batches: Sequence[Sequence[str]] = (("vv", "", "v"), ("iv", "", "v", "i"))
+    batches: Sequence[Sequence[str]] = (("vv", "", "v"), ("v", "", "v"), ("iv", "", "v", "i"))
+    still: bool = False
     nested: bool = True
     torchvision: bool = True
     process: Callable[..., Any] | None = None
@@ -79,8 +80,9 @@ class Recorder:
         while True:
             frames = self.frames[number % len(self.frames)]
             height, width = self.sides[number % len(self.sides)]
-            yield noise.integers(1, 255, (frames, height, width, 3), dtype=np.uint8)
+            video = noise.integers(1, 255, (frames, height, width, 3), dtype=np.uint8)
             number += 1
+            yield np.repeat(video[:1], frames, axis=0) if self.still and number % 2 else video
 
     def _sounds(self) -> Iterator[np.ndarray]:
         noise, number = np.random.default_rng(0), 0
@@ -142,7 +144,9 @@ def of_config(
         tokenizer = train_tokenizer(tokens or {}, unnamed=unnamed)
         heard = extractor() if extractor is not None else None
         found = getattr(transformers, processor)(heard, tokenizer, **(parts or {}))
-        known = {name: tokenizer.convert_tokens_to_ids(token) for name, token in (ids or {}).items()}
+        known = {
+            name: tokenizer.convert_tokens_to_ids(token) for name, token in (ids or {}).items()
+        }
         chosen = small(getattr(transformers, config), tokenizer, **known, **special)
         with _seeded(0):
             tiny = getattr(transformers, model)(chosen)
@@ -204,15 +208,23 @@ _OMNI_MARKS = {
 }
 _OMNI_CALL = {
     **_NO_SAMPLING,
-    "videos_kwargs": {"fps": 2.0, "size": {"shortest_edge": 4 * _PIXELS, "longest_edge": 64 * _PIXELS}},
+    "videos_kwargs": {
+        "fps": 2.0,
+        "size": {"shortest_edge": 4 * _PIXELS, "longest_edge": 64 * _PIXELS},
+    },
 }
-_ALL = (("vv", "", "v"), ("iv", "", "v", "i"), ("aa", "", "a"), ("iva", "", "av", "a"))
+_ALL = (
+    ("vv", "", "v"),
+    ("v", "", "v"),
+    ("iv", "", "v", "i"),
+    ("aa", "", "a"),
+    ("iva", "", "av", "a"),
+)
 _HEARD = (("aa", "", "a"), ("", "a", "aaa"))
 _GLM = {
     "i": "<|begin_of_image|><|image|><|end_of_image|>",
     "v": "<|begin_of_video|><|video|><|end_of_video|>",
 }
-
 
 
 def _voxtral(processor: Any, text: Sequence[str], audio: Sequence[Any] = (), **call: Any) -> Any:
@@ -225,8 +237,13 @@ def _voxtral(processor: Any, text: Sequence[str], audio: Sequence[Any] = (), **c
     window, tokens = 200, 25
     heard = [
         processor._retrieve_input_features(
-            [sound], window, sampling_rate=SAMPLING_RATE, padding=True, truncation=False,
-            pad_to_multiple_of=2 * SAMPLING_RATE, return_tensors="pt",
+            [sound],
+            window,
+            sampling_rate=SAMPLING_RATE,
+            padding=True,
+            truncation=False,
+            pad_to_multiple_of=2 * SAMPLING_RATE,
+            return_tensors="pt",
         )
         for sound in audio
     ]
@@ -234,7 +251,9 @@ def _voxtral(processor: Any, text: Sequence[str], audio: Sequence[Any] = (), **c
     written = []
     for one in text:
         first, *rest = one.split("[AUDIO]")
-        written.append(first + "".join("[AUDIO]" * (tokens * len(next(sounds))) + part for part in rest))
+        written.append(
+            first + "".join("[AUDIO]" * (tokens * len(next(sounds))) + part for part in rest)
+        )
     inputs = dict(processor.tokenizer(written, **call))
     inputs.pop("token_type_ids", None)
     return {**inputs, **({"input_features": torch.cat(heard)} if heard else {})}
@@ -248,8 +267,11 @@ def _with_sound(processor: Any, videos: Sequence[Any] = (), **call: Any) -> Any:
         for number in range(len(videos))
     ]
     inputs = processor(
-        videos=videos, audio=sounds, load_audio_from_video=True,
-        audio_from_video_indices=[*range(len(videos))], **call,
+        videos=videos,
+        audio=sounds,
+        load_audio_from_video=True,
+        audio_from_video_indices=[*range(len(videos))],
+        **call,
     )
     return {**inputs, "use_audio_in_video": True}
 
@@ -285,11 +307,21 @@ _LIST = (
         sides=((64, 64), (128, 64), (64, 96)),
         call=_NO_SAMPLING,
     ),
-    Recorder("glm4v", with_parts("glm4v", video_processor=_GLM_VIDEOS), _GLM, _GRIDS, call=_NO_SAMPLING),
+    Recorder(
+        "glm4v",
+        with_parts("glm4v", video_processor=_GLM_VIDEOS),
+        _GLM,
+        _GRIDS,
+        call=_NO_SAMPLING,
+        # Its model takes no images and videos in one call: they share a placeholder token.
+        batches=(("vv", "", "v"), ("v", "", "v")),
+    ),
     Recorder(
         "qwen2_5_omni",
         with_parts(
-            "qwen2_5_omni_thinker", video_processor=_qwen_videos(), feature_extractor=_OMNI_EXTRACTOR
+            "qwen2_5_omni_thinker",
+            video_processor=_qwen_videos(),
+            feature_extractor=_OMNI_EXTRACTOR,
         ),
         _OMNI_MARKS,
         {**_GRIDS, "video_second_per_grid": "video", **_SOUNDS},
@@ -299,7 +331,9 @@ _LIST = (
     Recorder(
         "qwen3_omni",
         with_parts(
-            "qwen3_omni_moe_thinker", video_processor=_qwen_videos(16), feature_extractor=_OMNI_EXTRACTOR
+            "qwen3_omni_moe_thinker",
+            video_processor=_qwen_videos(16),
+            feature_extractor=_OMNI_EXTRACTOR,
         ),
         _OMNI_MARKS,
         {**_GRIDS, "video_second_per_grid": "video", **_SOUNDS},
@@ -376,7 +410,11 @@ _LIST = (
             unnamed=[*(f"<special {number}>" for number in range(20)), "[AUDIO]"],
             extractor=whisper,
             ids={"audio_token_id": "[AUDIO]"},
-            audio_config={"num_mel_bins": 16, "max_source_positions": 100, "intermediate_size": 128},
+            audio_config={
+                "num_mel_bins": 16,
+                "max_source_positions": 100,
+                "intermediate_size": 128,
+            },
         ),
         {"a": "[AUDIO]"},
         {"input_features": "window"},
@@ -394,7 +432,11 @@ _LIST = (
             unnamed=["<|pad|>"],
             extractor=whisper,
             ids={"audio_token_id": "<|pad|>"},
-            audio_config={"num_mel_bins": 16, "max_position_embeddings": 100, "intermediate_size": 128},
+            audio_config={
+                "num_mel_bins": 16,
+                "max_position_embeddings": 100,
+                "intermediate_size": 128,
+            },
         ),
         {"a": "<|pad|>"},
         {"input_features": "window", "input_features_mask": "window"},
@@ -429,39 +471,54 @@ _LIST = (
     Recorder(
         "qwen2_5_omni:audio in video",
         with_parts(
-            "qwen2_5_omni_thinker", video_processor=_qwen_videos(), feature_extractor=_OMNI_EXTRACTOR
+            "qwen2_5_omni_thinker",
+            video_processor=_qwen_videos(),
+            feature_extractor=_OMNI_EXTRACTOR,
         ),
         {**_OMNI_MARKS, "w": _OMNI_MARKS["v"]},
         {**_GRIDS, "video_second_per_grid": "video", **_SOUNDS},
         call=_OMNI_CALL,
-        batches=(("v", "", "v"),("vv", "i", "v")),
+        batches=(("v", "", "v"), ("vv", "i", "v")),
         process=_with_sound,
     ),
     Recorder(
         "qwen3_omni:audio in video",
         with_parts(
-            "qwen3_omni_moe_thinker", video_processor=_qwen_videos(16), feature_extractor=_OMNI_EXTRACTOR
+            "qwen3_omni_moe_thinker",
+            video_processor=_qwen_videos(16),
+            feature_extractor=_OMNI_EXTRACTOR,
         ),
         {**_OMNI_MARKS, "w": _OMNI_MARKS["v"]},
         {**_GRIDS, "video_second_per_grid": "video", **_SOUNDS},
         sides=((64, 64), (128, 64), (64, 96)),
         seconds=(1.0, 2.0),
         call=_OMNI_CALL,
-        batches=(("v", "", "v"),("vv", "i", "v")),
+        batches=(("v", "", "v"), ("vv", "i", "v")),
         process=_with_sound,
     ),
     Recorder(
         "smolvlm",
-        with_parts("smolvlm", video_processor=("smolvlm.video_processing_smolvlm.SmolVLMVideoProcessor",
-            {"size": {"longest_edge": 56}, "max_image_size": {"longest_edge": 56}})),
+        with_parts(
+            "smolvlm",
+            video_processor=(
+                "smolvlm.video_processing_smolvlm.SmolVLMVideoProcessor",
+                {"size": {"longest_edge": 56}, "max_image_size": {"longest_edge": 56}},
+            ),
+        ),
         {"i": "<image>", "v": "<video>"},
         {"pixel_values": "video", "pixel_attention_mask": "video"},
         call=_NO_SAMPLING,
-        batches=(("v","v"), ("vv", "", "v"), ("v", "", "v")),
+        batches=(("v", "v"), ("vv", "", "v"), ("v", "", "v")),
     ),
     Recorder(
         "internvl",
-        with_parts("internvl", video_processor=("internvl.video_processing_internvl.InternVLVideoProcessor", {"size": _SQUARE})),
+        with_parts(
+            "internvl",
+            video_processor=(
+                "internvl.video_processing_internvl.InternVLVideoProcessor",
+                {"size": _SQUARE},
+            ),
+        ),
         {"i": "<IMG_CONTEXT>", "v": "<video>"},
         {"pixel_values": "tile"},
         frames=(3,),
@@ -469,8 +526,13 @@ _LIST = (
     ),
     Recorder(
         "video_llava",
-        with_parts("video_llava", video_processor=("video_llava.video_processing_video_llava.VideoLlavaVideoProcessor",
-            {"size": {"shortest_edge": 56}, "crop_size": _SQUARE})),
+        with_parts(
+            "video_llava",
+            video_processor=(
+                "video_llava.video_processing_video_llava.VideoLlavaVideoProcessor",
+                {"size": {"shortest_edge": 56}, "crop_size": _SQUARE},
+            ),
+        ),
         {"i": "<image>", "v": "<video>"},
         {"pixel_values_videos": "video"},
         frames=(3,),
@@ -478,18 +540,34 @@ _LIST = (
     ),
     Recorder(
         "video_llava:legacy",
-        with_parts("video_llava", video_processor=("video_llava.video_processing_video_llava.VideoLlavaVideoProcessor",
-            {"size": {"shortest_edge": 56}, "crop_size": _SQUARE})),
+        with_parts(
+            "video_llava",
+            video_processor=(
+                "video_llava.video_processing_video_llava.VideoLlavaVideoProcessor",
+                {"size": {"shortest_edge": 56}, "crop_size": _SQUARE},
+            ),
+        ),
         {"i": "<image>", "v": "<video>"},
         {"pixel_values_videos": "video"},
         frames=(3,),
     ),
     Recorder(
         "video_llama_3",
-        with_parts("video_llama_3", video_processor=("video_llama_3.video_processing_video_llama_3.VideoLlama3VideoProcessor",
-            {"patch_size": 14, "temporal_patch_size": 1, "merge_size": 2, "size": {"shortest_edge": 784, "longest_edge": 112 * 112 * 8}})),
+        with_parts(
+            "video_llama_3",
+            video_processor=(
+                "video_llama_3.video_processing_video_llama_3.VideoLlama3VideoProcessor",
+                {
+                    "patch_size": 14,
+                    "temporal_patch_size": 1,
+                    "merge_size": 2,
+                    "size": {"shortest_edge": 784, "longest_edge": 112 * 112 * 8},
+                },
+            ),
+        ),
         {"i": _QWEN, "v": _QWEN_VIDEO},
         {**_GRIDS, "video_merge_sizes": "video", "video_compression_mask": "video feature"},
+        still=True,
         call=_NO_SAMPLING,
     ),
 )

@@ -33,14 +33,12 @@ def case(request):
 
 def read(recorder: Recorder, samples, side: str = "right") -> vd.Batch:
     model, processor = built(recorder.name)
-    return vd.read_batch(
-        recorder.inputs(samples, side), processor=processor, config=model.config
-    )
+    return vd.read_batch(recorder.inputs(samples, side), processor=processor, config=model.config)
 
 
 def shuffled(rows: torch.Tensor, first: int, stop: int) -> torch.Tensor:
     """As many rows as `first:stop`, of others where there are others."""
-    begin = (stop if 2 * stop - first <= len(rows) else max(0, first - (stop - first)))
+    begin = stop if 2 * stop - first <= len(rows) else max(0, first - (stop - first))
     return rows[begin : begin + stop - first]
 
 
@@ -136,7 +134,9 @@ def test_right_chunks_leave_the_logits_as_they_are(case):
             assert proof.ok, proof
     for chunk, planned in zip(exported(dict(batch.inputs), 1), batch.chunks(1), strict=True):
         assert chunk.keys() == planned.keys()
-        assert all(torch.equal(torch.as_tensor(chunk[k]), torch.as_tensor(v)) for k, v in planned.items())
+        assert all(
+            torch.equal(torch.as_tensor(chunk[k]), torch.as_tensor(v)) for k, v in planned.items()
+        )
 
 
 def test_model_raises_where_check_says_loud_and_runs_where_it_says_silent(case):
@@ -146,7 +146,8 @@ def test_model_raises_where_check_says_loud_and_runs_where_it_says_silent(case):
         whole = torch.cat([model(**chunk).logits for chunk in batch.chunks(1)])
     judged, bad = Counter(), []
     for name, sabotage in sabotages(batch):
-        if sabotage is None: continue
+        if sabotage is None:
+            continue
         for chunk_size in (1, 2):
             slicer = wrong(batch, sabotage)
             report = vd.check(slicer, batch, chunk_size=chunk_size)
@@ -156,9 +157,14 @@ def test_model_raises_where_check_says_loud_and_runs_where_it_says_silent(case):
                 said = {m.silent for m in found}
                 where = (name, chunk_size, index, did, [(m.code, m.key, m.silent) for m in found])
                 judged["unknown" if None in said else "told"] += bool(found)
-                if not (found or did == "same"): bad.append(("SILENCE", where))
-                elif not (None in said or not found or (False in said) == (did == "raises")): bad.append(("LOUDNESS", where))
-                elif None in said: judged["unknown " + did]+=1; bad.append(("unknown", where)) if os.environ.get("SHOW") else None
+                if not (found or did == "same"):
+                    bad.append(("SILENCE", where))
+                elif not (None in said or not found or (False in said) == (did == "raises")):
+                    bad.append(("LOUDNESS", where))
+                elif None in said:
+                    judged["unknown " + did] += 1
+                    bad.append(("unknown", where)) if os.environ.get("SHOW") else None
     print(label(case), dict(judged))
-    for one in bad: print("  ", one)
+    for one in bad:
+        print("  ", one)
     assert not [b for b in bad if b[0] != "unknown"]

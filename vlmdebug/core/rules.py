@@ -95,6 +95,9 @@ class ModelRules:
             ignores the last ones.
         checks_each_sample: Whether it also matches the images of each sample with their sizes (as
             Qwen's M-RoPE does); `sometimes`: it does, but runs with some wrong sizes.
+        one_placeholder: Whether images and videos share a placeholder token, so that a call with both
+            raises: all their tokens are compared with the features of either.
+        audio_surplus: Whether features of audio beyond its placeholder tokens are ignored.
         checks_each_row: Whether each row of pixels must fit the row of every key that describes it.
         causal: Whether no text token attends to later ones, so that padding on the right needs
             no mask.
@@ -117,6 +120,8 @@ class ModelRules:
     no_placeholders: bool = False
     ignores_surplus_features: bool = False
     checks_each_sample: EachSample = "never"
+    one_placeholder: bool = False
+    audio_surplus: bool = False
     checks_each_row: bool = False
     causal: bool = True
     token_types_mark: Literal["images", "completion"] | None = None

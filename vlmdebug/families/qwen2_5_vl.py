@@ -112,14 +112,16 @@ class Qwen2_5VL(Family):
     )
     rules = known.QWEN2_5
     variants = {
-        **dict.fromkeys(["qwen2_vl", "cosmos3_edge", "ernie4_5_vl_moe", "glm_ocr"], known.QWEN2),
+        **dict.fromkeys(["qwen2_vl", "cosmos3_edge", "ernie4_5_vl_moe"], known.QWEN2),
         **dict.fromkeys(
             [
                 *("qwen3_vl", "qwen3_vl_moe", "cosmos3_omni", "cohere_compass", "paddleocr_vl"),
-                *("glm4v", "glm4v_moe", "glm46v", "glmga", "hy_v4_vl"),
+                "hy_v4_vl",
             ],
             known.QWEN3,
         ),
+        **dict.fromkeys(["glm4v", "glm4v_moe", "glm46v", "glmga"], known.GLM),
+        "glm_ocr": known.GLM_OCR,
         **dict.fromkeys(["qwen3_5", "qwen3_5_moe"], known.QWEN3_5),
         "qwen4_exp": known.QWEN4,
         **dict.fromkeys(["exaone4_5", "hyperclovax_vision_v2", "minimax_m3_vl"], known.GRID),

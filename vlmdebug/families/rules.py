@@ -89,6 +89,9 @@ QWEN2 = replace(QWEN2_5, raises_without=TYPES | {"image_grid_thw"})
 _BROADCAST = {**QWEN2.keys, "pixel_values": ONE}
 QWEN3 = replace(QWEN2, keys=_BROADCAST)
 QWEN3_5 = with_mask(QWEN3, PLACED_MULTIPLIED)
+GLM = replace(QWEN3, one_placeholder=True)
+"""`get_placeholder_mask` of GLM-4V and its variants looks for image tokens in place of videos."""
+GLM_OCR = replace(QWEN2, one_placeholder=True)
 QWEN4 = with_mask(QWEN3, INDEXED_UNEQUAL)
 
 GRID = replace(
@@ -107,7 +110,7 @@ GRID_BROADCAST = replace(GRID, keys=_BROADCAST)
 GRID_BROADCAST_INDEXED = with_mask(GRID_BROADCAST, INDEXED)
 
 OMNI = with_mask(
-    replace(GRID, checks_each_sample="sometimes", causal=False),
+    replace(GRID, checks_each_sample="sometimes", causal=False, audio_surplus=True),
     replace(INDEXED, same=None, more=None, beside_one=None),
 )
 """Positions are computed with the mask, or differently without it, and images are found in the text

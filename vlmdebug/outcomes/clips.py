@@ -2,29 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import chain, islice
+
+from vlmdebug.core.keys import MEDIA_OF
+from vlmdebug.core.layout import STREAMS
 from vlmdebug.core.modality import Modality
+from vlmdebug.core.presence import M_ROPE
 from vlmdebug.outcomes.call import Call
+
+GRIDS = ("image_grid_thw", "video_grid_thw")
 
 
 def takes_clips(call: Call, clips: Modality) -> bool | None:
-    """Whether the model runs with videos of patches; their grids determine tokens and rows.
+    """Whether the model runs with this call, in which a key of these clips is wrong."""
+    if MEDIA_OF[clips.name] not in call.keys:
+        return takes_no_pixels(call, clips)
+    return _takes_grids(call, clips) if "video_grid_thw" in clips.keys else _takes_rows(call, clips)
 
-    The answer is None for other videos and audio: their number of features is not known.
+
+def takes_no_pixels(call: Call, media: Modality) -> bool | None:
+    """Whether the model runs without the pixels or sounds of `media`, which it does not miss.
+
+    M-RoPE reads the next grid for each image and video of the text once there is any grid at all,
+    and the Omni thinkers the length of each audio clip too (`get_rope_index` in the modeling files
+    of Qwen2-VL and Qwen2.5-Omni, transformers 5.23).
     """
-    grids, pixels = call.keys.get("video_grid_thw"), call.keys.get("pixel_values_videos")
-    step, made = call.batch.balance_of(call.part, clips.name), clips.features
-    if "video_grid_thw" not in clips.keys or step is None or not made:
+    rules, keys, written = call.rules, call.keys, call.batch.placeholders_of(call.part, media.name)
+    places = keys.get("position_ids")
+    placed = places is not None and places.dims == M_ROPE
+    if rules.checks_each_sample == "never" or placed or not any(key in keys for key in GRIDS):
+        return True
+    if any(key in keys for key in media.keys if key in GRIDS or "mask" in key):
+        return True
+    if media.name not in STREAMS and "image_grid_thw" not in media.keys:
+        return True
+    if media.name == "audio" and rules.checks_each_sample == "always":
+        return True
+    if written is None or (
+        rules.checks_each_sample == "always" and "mm_token_type_ids" not in keys
+    ):
         return None
-    if pixels is None:  # without pixels it compares nothing, but M-RoPE may read the grid
-        looks = call.rules.checks_each_sample == "always" and grids is None and step[0]
-        return None if looks else True
+    return not written
+
+
+def _takes_grids(call: Call, clips: Modality) -> bool | None:
+    """Videos of patches; their grids determine tokens and rows."""
+    grids, pixels = call.keys.get("video_grid_thw"), call.keys["pixel_values_videos"]
+    step, made = call.batch.balance_of(call.part, clips.name), clips.features
+    if step is None or not made:
+        return None
     if step[0] == 0 or grids is None:
         return False
     given = [call.keys[key] for key in clips.keys if key in call.keys]
     if any(call.is_foreign(used) for used in given):
         return None
     expected = {key: call.expected(key).rows for key in clips.keys}
-    owned = [made[row] for row in expected["video_grid_thw"]]
     asked = [made[row] for row in grids.rows or ()]
     if sum(asked) != step[0]:
         return False
@@ -32,4 +65,48 @@ def takes_clips(call: Call, clips: Modality) -> bool | None:
         return False if pixels.length != 1 else None
     others = set(clips.keys) - {"video_grid_thw", "pixel_values_videos"}
     alike = all(key in call.keys and call.keys[key].rows == expected[key] for key in others)
-    return True if asked == owned and alike else None
+    if call.rules.checks_each_sample == "sometimes":
+        alike = alike and asked == [made[row] for row in expected["video_grid_thw"]]
+    if call.rules.checks_each_sample == "always" and not _placed(call, clips, grids.rows or ()):
+        return False
+    return True if alike else None
+
+
+def _placed(call: Call, clips: Modality, rows: Iterable[int]) -> bool:
+    """Whether M-RoPE can give these videos to the runs of placeholder tokens of each sample.
+
+    A run takes the next video, or the next frame where the frames are written apart, next to their
+    times (`get_rope_index` of Qwen3-VL and GLM-4V, transformers 5.23). Only the totals of each
+    sample are compared.
+    """
+    made, runs = clips.features or (), clips.runs
+    if runs is None:
+        return True
+    videos, written = [(made[row],) for row in rows], sum(map(len, runs))
+    if clips.pieces is not None and written == sum(map(len, clips.pieces)):
+        videos = [clips.pieces[row] for row in rows]
+    lengths = chain.from_iterable(videos)
+    return all(
+        sum(runs[sample]) == sum(islice(lengths, len(runs[sample]))) for sample in call.part.samples
+    )
+
+
+def _takes_rows(call: Call, clips: Modality) -> bool | None:
+    """Clips, or windows of clips, with one row each."""
+    step, made = call.batch.balance_of(call.part, clips.name), clips.features
+    given = {key: call.keys[key] for key in clips.keys if key in call.keys}
+    anchor = given.get(clips.keys[-1])
+    if step is None or made is None or anchor is None or not call.rules.checks_totals:
+        return None
+    if {call.layout[key].unit for key in clips.keys} != {clips.unit}:
+        return None
+    if any(call.is_foreign(used) for used in given.values()) or not anchor.length:
+        return None
+    if len({used.length for used in given.values()}) > 1 or len(given) < len(clips.keys):
+        return None
+    asked = [made[row] for row in anchor.rows or ()]
+    if sum(asked) < step[0] or (sum(asked) > step[0] and not call.rules.audio_surplus):
+        return False
+    expected = [made[row] for row in call.expected(clips.keys[-1]).rows]
+    placed = call.rules.checks_each_sample != "never" and any(key in call.keys for key in GRIDS)
+    return True if not placed or asked == expected else None

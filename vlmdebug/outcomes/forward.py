@@ -15,8 +15,11 @@ from vlmdebug.core.observed import ObservedKey
 from vlmdebug.core.rules import Tolerated
 from vlmdebug.errors import AmbiguousError
 from vlmdebug.outcomes.call import Call
-from vlmdebug.outcomes.clips import takes_clips
+from vlmdebug.outcomes.clips import takes_clips, takes_no_pixels
 from vlmdebug.outcomes.tokens import takes_tokens
+
+
+IMAGES_AND_VIDEOS = {"pixel_values", "pixel_values_videos"}
 
 
 class Forward(Call):
@@ -26,6 +29,8 @@ class Forward(Call):
         """Whether the model runs with this call, in which `key` is wrong."""
         if not self.rules.predict:
             return None
+        if self.rules.one_placeholder and IMAGES_AND_VIDEOS <= self.keys.keys():
+            return False
         if self.batch.is_of_clips(key):
             return takes_clips(self, self.batch.of_key[key])
         if key in self.layout and key not in self.layout.media:
@@ -43,7 +48,9 @@ class Forward(Call):
         if key in self.rules.raises_without and key not in self.layout.media:
             return False
         if self.pixels not in self.keys:
-            return self.pixels not in self.rules.raises_without
+            if self.pixels in self.rules.raises_without:
+                return False
+            return takes_no_pixels(self, self.batch.image)
         return False if self._lacks_description else self.runs()
 
     def runs_with_surplus(self, key: str) -> bool | None:
