@@ -112,6 +112,10 @@ def with_parts(name: str, **parts: tuple[str, dict[str, Any]]) -> Callable[[], t
     def build() -> tuple[Any, Any]:
         from vlmdebug import tiny
 
+        if name == "smolvlm":
+            from transformers.models.smolvlm import processing_smolvlm
+
+            processing_smolvlm.num2words = str  # an optional package that spells out a number
         model, processor = tiny.build(name)
         for part, (path, options) in parts.items():
             setattr(processor, part, made(path, **options))

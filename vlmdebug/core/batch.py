@@ -216,8 +216,10 @@ class Batch:
 
     def is_full(self, key: str, rows: Sequence[int]) -> bool:
         """Whether these rows of a mask hide no token; reads their values."""
-        mask, padded = self.inputs[key], self.layout[key].padded
-        counts = self.counts[padded] if padded is not None else None
+        mask, axis = self.inputs[key], self.layout[key]
+        counts = None
+        if axis.padded in self.counts and axis.unit == "sample":
+            counts = self.counts[axis.padded]
         owned = (mask[row] if counts is None else mask[row][: counts[row]] for row in rows)
         return all(bool((one != 0).all()) for one in owned)
 

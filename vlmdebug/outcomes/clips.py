@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 
 from vlmdebug.core.keys import MEDIA_OF
@@ -11,6 +11,8 @@ from vlmdebug.core.modality import Modality
 from vlmdebug.core.presence import M_ROPE
 from vlmdebug.outcomes.call import Call
 
+KEPT = "video_compression_mask"
+"""VideoLLaMA 3's mask of the features that a video keeps, so that grids alone do not count them."""
 GRIDS = ("image_grid_thw", "video_grid_thw")
 
 
@@ -59,6 +61,8 @@ def _takes_grids(call: Call, clips: Modality) -> bool | None:
         return None
     expected = {key: call.expected(key).rows for key in clips.keys}
     asked = [made[row] for row in grids.rows or ()]
+    if any(_is_other(call, key) for key in ("video_grid_thw", KEPT) if KEPT in clips.keys):
+        return None
     if sum(asked) != step[0]:
         return False
     if pixels.length != len(expected["pixel_values_videos"]):
@@ -70,6 +74,11 @@ def _takes_grids(call: Call, clips: Modality) -> bool | None:
     if call.rules.checks_each_sample == "always" and not _placed(call, clips, grids.rows or ()):
         return False
     return True if alike else None
+
+
+def _is_other(call: Call, key: str) -> bool:
+    """Whether the call lacks a key or has other rows of it."""
+    return key not in call.keys or call.keys[key].rows != call.expected(key).rows
 
 
 def _placed(call: Call, clips: Modality, rows: Iterable[int]) -> bool:
@@ -86,9 +95,13 @@ def _placed(call: Call, clips: Modality, rows: Iterable[int]) -> bool:
     if clips.pieces is not None and written == sum(map(len, clips.pieces)):
         videos = [clips.pieces[row] for row in rows]
     lengths = chain.from_iterable(videos)
-    return all(
-        sum(runs[sample]) == sum(islice(lengths, len(runs[sample]))) for sample in call.part.samples
-    )
+    return all(is_placed(runs[sample], lengths) for sample in call.part.samples)
+
+
+def is_placed(runs: Sequence[int], lengths: Iterator[int]) -> bool:
+    """Whether each run of a sample gets the next of the features, as many in all as its tokens."""
+    taken = [*islice(lengths, len(runs))]
+    return len(taken) == len(runs) and sum(taken) == sum(runs)
 
 
 def _takes_rows(call: Call, clips: Modality) -> bool | None:

@@ -217,6 +217,8 @@ class Forecast:
 
     def _mended(self, key: str, used: ObservedKey | None) -> ObservedKey | None:
         """A key as it should have been passed; a right one is unchanged."""
+        if self.batch.layout[key].unit == "batch":
+            return used  # an option, such as `use_audio_in_video`
         try:
             expected = self.expected(key)
         except (AmbiguousError, IndexError):

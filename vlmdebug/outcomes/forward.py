@@ -8,14 +8,13 @@ with each other; it cannot see to which sample pixels belong. Every answer follo
 from __future__ import annotations
 
 from functools import cached_property
-from itertools import islice
 
 from vlmdebug.core.layout import SAMPLE_WITH_IMAGES
 from vlmdebug.core.observed import ObservedKey
 from vlmdebug.core.rules import Tolerated
 from vlmdebug.errors import AmbiguousError
 from vlmdebug.outcomes.call import Call
-from vlmdebug.outcomes.clips import takes_clips, takes_no_pixels
+from vlmdebug.outcomes.clips import is_placed, takes_clips, takes_no_pixels
 from vlmdebug.outcomes.tokens import takes_tokens
 
 
@@ -197,7 +196,7 @@ class Forward(Call):
         if self.rules.checks_each_sample == "sometimes":
             return [run for sample in self.part.samples for run in runs[sample]] == [*made]
         for sample in self.part.samples:
-            if sum(runs[sample]) != sum(islice(made, len(runs[sample]))):
+            if not is_placed(runs[sample], made):
                 return False
         return next(made, None) is None
 
