@@ -39,6 +39,10 @@ class Recorder:
         call: Further arguments of each call of the processor.
         batches: The media of each sample, for each batch that is tried.
         nested: Whether the processor takes images as a list for each sample.
+        still: Whether every other video shows one frame again and again.
+        uncounted: Letters of media that are not counted, because a frame is read as an image.
+        torchvision: Whether its processor needs torchvision.
+        process: Calls the processor, where that takes more than its `__call__`.
     """
 
     name: str
@@ -52,6 +56,7 @@ class Recorder:
     batches: Sequence[Sequence[str]] = (("vv", "", "v"), ("v", "", "v"), ("iv", "", "v", "i"))
     still: bool = False
     nested: bool = True
+    uncounted: str = ""
     torchvision: bool = True
     process: Callable[..., Any] | None = None
 
@@ -512,7 +517,7 @@ _LIST = (
         {"i": "<image>", "v": "<video>"},
         {"pixel_values": "video", "pixel_attention_mask": "video"},
         call=_NO_SAMPLING,
-        batches=(("v", "v"), ("vv", "", "v"), ("v", "", "v")),
+        batches=(("vv", "", "v"), ("v", "", "v"), ("", "vvv")),
     ),
     Recorder(
         "internvl",
@@ -526,6 +531,7 @@ _LIST = (
         {"i": "<IMG_CONTEXT>", "v": "<video>"},
         {"pixel_values": "tile"},
         frames=(3,),
+        uncounted="iv",
         call=_NO_SAMPLING,
     ),
     Recorder(

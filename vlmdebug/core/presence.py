@@ -56,7 +56,7 @@ def _of_media(batch: Batch, key: str, samples: Rows, rows: Rows, unit: str) -> E
     """As `expected_rows`, for a key that a chunk gets if its samples own some `unit`."""
     rules, axis, counts = batch.rules.of(key), batch.layout[key], batch.counts[unit]
     without_empty = None
-    if rules.may_skip_empty_rows:
+    if rules.may_skip_empty_rows and axis.unit == "sample":
         without_empty = Rows.of([sample for sample in samples if counts[sample]])
     owned = rows if unit == axis.unit else rows_of(counts.offsets, samples)
     presence: Presence = "required"
