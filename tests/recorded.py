@@ -285,6 +285,19 @@ def _with_sound(processor: Any, videos: Sequence[Any] = (), **call: Any) -> Any:
     return {**inputs, "use_audio_in_video": True}
 
 
+def _phi4() -> tuple[Any, Any]:
+    """The tiny model and processor of the list of unproven models."""
+    from vlmdebug.tiny.models import _seeded, _wake
+    from vlmdebug.tiny.unproven import RECIPES
+
+    recipe = RECIPES["phi4_multimodal"]
+    processor = recipe.processor()
+    with _seeded(0):
+        model = recipe.model(processor)
+        _wake(model)
+    return model.eval(), processor
+
+
 _LIST = (
     Recorder(
         "qwen2_vl",
@@ -472,7 +485,7 @@ _LIST = (
     ),
     Recorder(
         "phi4_multimodal",
-        with_parts("phi4_multimodal"),
+        _phi4,
         {"i": "<|image|>", "a": "<|audio|>"},
         {"audio_input_features": "audio", "audio_embed_sizes": "audio"},
         batches=(("aa", "", "a"), ("ia", "", "a", "i")),

@@ -87,7 +87,7 @@ def assemble(
         lost_masks=lost_masks(facts, found),
         known=KNOWN,
         columns=columns(facts, found),
-        strays=strays(facts, {one.modality.name for one in clips}),
+        strays=strays(facts, found, {one.modality.name for one in clips}),
         promised=promised(facts, found),
         lacks=lacks(facts, found),
     )

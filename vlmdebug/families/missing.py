@@ -7,6 +7,7 @@ from collections.abc import Collection
 from vlmdebug.core.keys import KNOWN, TYPE_IDS, modality_of
 from vlmdebug.core.layout import Layout
 from vlmdebug.core.tensors import by_sample
+from vlmdebug.families.by_shape import NAME as UNKNOWN_LAYOUT
 from vlmdebug.families.facts import BatchFacts, ProcessorMetadata
 from vlmdebug.families.release import takes
 from vlmdebug.families.video_audio import clip_of
@@ -15,11 +16,20 @@ NEEDED = (*TYPE_IDS, "cross_attention_mask")
 """Keys other than media that change how a model processes the media."""
 
 
-def strays(facts: BatchFacts, present: Collection[str]) -> dict[str, tuple[int, ...]]:
-    """Placeholder tokens of clips that the batch does not have, by sample."""
+def strays(
+    facts: BatchFacts, layout: Layout, present: Collection[str]
+) -> dict[str, tuple[int, ...]]:
+    """Placeholder tokens of clips that the batch does not have, by sample.
+
+    None of clips that `layout=` counts, or that a key which is not read may hold.
+    """
     found = {}
+    units = {*present, *(axis.unit for axis in layout.values())}
+    unread = [key for key in facts.inputs if key not in layout or layout[key].unit == "ambiguous"]
     for unit, token in facts.metadata.token_ids.items():
-        if unit not in present and token != facts.metadata.image_token_id:
+        if any(layout.family == UNKNOWN_LAYOUT or unit in key for key in unread):
+            continue
+        if unit not in units and token != facts.metadata.image_token_id:
             counted = by_sample(facts.ids == token)
             found |= {unit: counted} if any(counted) else {}
     return found

@@ -39,6 +39,7 @@ OFFSETS = {
     "frame": "frames",
     VIDEO_FEATURE: "video_features",
     "audio": "audios",
+    "window": "windows",
 }
 """Variables of the first row of each sample, by what rows count."""
 NAMES = {**{unit: name for name, unit in BOOKKEEPING.items()}, "window": "num_windows"}

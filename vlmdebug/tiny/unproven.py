@@ -173,6 +173,11 @@ RECIPES: dict[str, Recipe] = {
         model="Phi4MultimodalForCausalLM",
         attn_implementation="eager",
         vision_config={"image_size": 448, "hidden_size": 16},
-        audio_config={"num_blocks": 1, "nemo_conv_channels": 8, "ext_pw_out_channel": 32},
+        audio_config={
+            "num_blocks": 1,
+            "nemo_conv_channels": 8,
+            "ext_pw_out_channel": 32,
+            "depthwise_separable_out_channel": 32,
+        },
     ),
 }
