@@ -41,6 +41,7 @@ class Recorder:
         nested: Whether the processor takes images as a list for each sample.
         still: Whether every other video shows one frame again and again.
         uncounted: Letters of media that are not counted, because a frame is read as an image.
+        told: How many wrong chunks must be called loud or silent for each that is called unknown.
         torchvision: Whether its processor needs torchvision.
         process: Calls the processor, where that takes more than its `__call__`.
     """
@@ -57,6 +58,7 @@ class Recorder:
     still: bool = False
     nested: bool = True
     uncounted: str = ""
+    told: float = 1.0
     torchvision: bool = True
     process: Callable[..., Any] | None = None
 
@@ -108,7 +110,7 @@ def _image(sample: int, place: int) -> Any:
 @cache
 def built(name: str) -> tuple[Any, Any]:
     """The tiny model and the processor of a recorder, once per process."""
-    return RECORDERS[name].build()
+    return {**RECORDERS, PHI4.name: PHI4}[name].build()
 
 
 def with_parts(name: str, **parts: tuple[str, dict[str, Any]]) -> Callable[[], tuple[Any, Any]]:
@@ -484,13 +486,6 @@ _LIST = (
         torchvision=False,
     ),
     Recorder(
-        "phi4_multimodal",
-        _phi4,
-        {"i": "<|image|>", "a": "<|audio|>"},
-        {"audio_input_features": "audio", "audio_embed_sizes": "audio"},
-        batches=(("aa", "", "a"), ("ia", "", "a", "i")),
-    ),
-    Recorder(
         "qwen2_5_omni:audio in video",
         with_parts(
             "qwen2_5_omni_thinker",
@@ -595,3 +590,11 @@ _LIST = (
     ),
 )
 RECORDERS = {recorder.name: recorder for recorder in _LIST}
+PHI4 = Recorder(
+    "phi4_multimodal",
+    _phi4,
+    {"i": "<|image|>", "a": "<|audio|>"},
+    dict.fromkeys(("audio_input_features", "audio_embed_sizes", "audio_attention_mask"), "audio"),
+    batches=(("aa", "", "a"), ("ia", "", "a", "i")),
+)
+"""No family knows it, and the probe of a processor has no sounds."""

@@ -118,10 +118,8 @@ def _dealt(owned: list, tokens: list) -> list:
     return [next(rows, 0) if count else 0 for count in tokens]
 
 
-def _heard(inputs: dict) -> list:
+def _heard(mask: Any) -> list:
     """Frames of each row of audio without padding."""
-    masks = ("feature_attention_mask", "input_features_mask")
-    mask = next(inputs[name] for name in masks if name in inputs)
     return (mask != 0).sum(-1).tolist()
 
 

@@ -95,8 +95,8 @@ class ModelRules:
             ignores the last ones.
         checks_each_sample: Whether it also matches the images of each sample with their sizes (as
             Qwen's M-RoPE does); `sometimes`: it does, but runs with some wrong sizes.
-        one_placeholder: Whether images and videos share a placeholder token, so that a call with both
-            raises: all their tokens are compared with the features of either.
+        one_placeholder: Whether images and videos share a placeholder token, so that a call with
+            both raises: all their tokens are compared with the features of either.
         audio_surplus: Whether features of audio beyond its placeholder tokens are ignored.
         checks_each_row: Whether each row of pixels must fit the row of every key that describes it.
         causal: Whether no text token attends to later ones, so that padding on the right needs

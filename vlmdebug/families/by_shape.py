@@ -15,7 +15,7 @@ from typing import Any
 
 from vlmdebug.core.batch import Ambiguity
 from vlmdebug.core.keys import KNOWN
-from vlmdebug.core.layout import STREAMS, Axis, Layout, plural
+from vlmdebug.core.layout import VIDEO_AND_AUDIO, Axis, Layout, plural
 from vlmdebug.core.literals import literal
 from vlmdebug.core.rows import Counts
 from vlmdebug.core.rules import UNKNOWN
@@ -188,7 +188,7 @@ def _refused_by_probe(
     if bounds is not None:
         return _leave_bounds_out(facts, key, counts, *bounds, probed)
     why = reason or f"the probe of the processor, with {probed.holds}, never returned it"
-    unit = next((one for one in STREAMS if one in key), "tile")
+    unit = next((one for one in VIDEO_AND_AUDIO if one in key), "tile")
     advice = f"Say what a row counts: {_said_with_counts(key, unit)}"
     if reason is not None:  # no layout describes such rows
         advice = (

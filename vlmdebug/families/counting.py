@@ -151,5 +151,5 @@ def _rules(batch: Batch, unit: str) -> Iterator[str]:
 def _gives(rule: str, inputs: Mapping[str, Any], features: Sequence[int]) -> bool:
     try:
         return eval(rule, {**vars(pasted), "inputs": inputs}) == [*features]
-    except (KeyError, StopIteration):  # another rule's key
+    except KeyError:  # another rule's key
         return False

@@ -67,8 +67,11 @@ FEATURE_RULES = (
     'inputs["num_frames_per_video"].tolist())',
     '_summed(inputs["video_compression_mask"].tolist(), '
     '(inputs["video_grid_thw"].prod(-1) // inputs["video_merge_sizes"] ** 2).tolist())',
-    "[((count - 1) // 2 - 1) // 2 + 1 for count in _heard(inputs)]",
-    "[((count - 1) // 2 - 3) // 4 + 1 for count in _heard(inputs)]",
+    *(
+        f'[((count - 1) // 2 - {lost}) // {merged} + 1 for count in _heard(inputs["{mask}"])]'
+        for lost, merged in ((1, 2), (3, 4))
+        for mask in AUDIO_KEYS[1:]
+    ),
     '[{n}] * len(inputs["input_features"])',
 )
 """Sources of the features of each clip or window, for exported code; as `Family.feature_rules`."""

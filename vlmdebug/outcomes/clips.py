@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 
 from vlmdebug.core.keys import MEDIA_OF
-from vlmdebug.core.layout import STREAMS
+from vlmdebug.core.layout import VIDEO_AND_AUDIO
 from vlmdebug.core.modality import Modality
 from vlmdebug.core.presence import M_ROPE
 from vlmdebug.outcomes.call import Call
@@ -37,7 +37,7 @@ def takes_no_pixels(call: Call, media: Modality) -> bool | None:
         return True
     if any(key in keys for key in media.keys if key in GRIDS or "mask" in key):
         return True
-    if media.name not in STREAMS and "image_grid_thw" not in media.keys:
+    if media.name not in VIDEO_AND_AUDIO and "image_grid_thw" not in media.keys:
         return True
     if media.name == "audio" and rules.checks_each_sample == "always":
         return True

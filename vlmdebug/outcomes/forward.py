@@ -17,7 +17,6 @@ from vlmdebug.outcomes.call import Call
 from vlmdebug.outcomes.clips import is_placed, takes_clips, takes_no_pixels
 from vlmdebug.outcomes.tokens import takes_tokens
 
-
 IMAGES_AND_VIDEOS = {"pixel_values", "pixel_values_videos"}
 
 
@@ -28,7 +27,7 @@ class Forward(Call):
         """Whether the model runs with this call, in which `key` is wrong."""
         if not self.rules.predict:
             return None
-        if self.rules.one_placeholder and IMAGES_AND_VIDEOS <= self.keys.keys():
+        if self.rules.one_placeholder and self.keys.keys() >= IMAGES_AND_VIDEOS:
             return False
         if self.batch.is_of_clips(key):
             return takes_clips(self, self.batch.of_key[key])
