@@ -258,5 +258,5 @@ def test_clips_cut_per_sample_are_falsified_and_right_ones_are_not(family, unit)
     found = vd.falsify(by_sample, **options)
 
     assert found is not None
-    assert key in str(found)
+    assert unit in str(found)
     assert vd.falsify(vd.slicers.corrected, **options) is None

@@ -15,6 +15,7 @@ RUNS = {
     "fuzz": ("test_fuzz.py",),
     "tiny models": ("test_tiny.py", "test_probe.py", "test_coverage.py", "test_pictures.py"),
     "other layouts": ("test_processors.py",),
+    "clips": ("test_clips.py",),
 }
 
 

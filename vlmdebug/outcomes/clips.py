@@ -105,21 +105,33 @@ def is_placed(runs: Sequence[int], lengths: Iterator[int]) -> bool:
 
 
 def _takes_rows(call: Call, clips: Modality) -> bool | None:
-    """Clips, or windows of clips, with one row each."""
+    """Clips, or windows of clips, with one row each.
+
+    All models tried raise without the mask of sounds. A single sound is broadcast to several rows
+    of a mask in some.
+    """
     step, made = call.batch.balance_of(call.part, clips.name), clips.features
     given = {key: call.keys[key] for key in clips.keys if key in call.keys}
-    anchor = given.get(clips.keys[-1])
-    if step is None or made is None or anchor is None or not call.rules.checks_totals:
+    if {call.layout[key].unit for key in clips.keys} != {
+        clips.unit
+    } or not call.rules.checks_totals:
         return None
-    if {call.layout[key].unit for key in clips.keys} != {clips.unit}:
+    if step is None or made is None or any(call.is_foreign(used) for used in given.values()):
         return None
-    if any(call.is_foreign(used) for used in given.values()) or not anchor.length:
-        return None
-    if len({used.length for used in given.values()}) > 1 or len(given) < len(clips.keys):
-        return None
-    asked = [made[row] for row in anchor.rows or ()]
-    if sum(asked) < step[0] or (sum(asked) > step[0] and not call.rules.audio_surplus):
+    lengths = [used.length for used in given.values()]
+    if len(given) < len(clips.keys) or (step[0] and 0 in lengths):
         return False
-    expected = [made[row] for row in call.expected(clips.keys[-1]).rows]
+    if len(set(lengths)) > 1:
+        return None if lengths[0] == 1 else False
+    return _takes_features(call, clips, step[0]) if all(lengths) else None
+
+
+def _takes_features(call: Call, clips: Modality, written: int) -> bool | None:
+    """Whether the features of these clips fit so many placeholder tokens."""
+    made, last = clips.features or (), clips.keys[-1]
+    asked = [made[row] for row in call.keys[last].rows or ()]
+    if sum(asked) < written or (sum(asked) > written and not call.rules.audio_surplus):
+        return False
     placed = call.rules.checks_each_sample != "never" and any(key in call.keys for key in GRIDS)
+    expected = [made[row] for row in call.expected(last).rows]
     return True if not placed or asked == expected else None
