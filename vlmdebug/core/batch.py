@@ -217,9 +217,7 @@ class Batch:
     def is_full(self, key: str, rows: Sequence[int]) -> bool:
         """Whether these rows of a mask hide no token; reads their values."""
         mask, axis = self.inputs[key], self.layout[key]
-        counts = None
-        if axis.padded in self.counts and axis.unit == "sample":
-            counts = self.counts[axis.padded]
+        counts = self.counts.get(axis.padded or "") if axis.unit == "sample" else None
         owned = (mask[row] if counts is None else mask[row][: counts[row]] for row in rows)
         return all(bool((one != 0).all()) for one in owned)
 
