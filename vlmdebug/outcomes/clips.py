@@ -18,7 +18,7 @@ GRIDS = ("image_grid_thw", "video_grid_thw")
 
 def takes_clips(call: Call, clips: Modality) -> bool | None:
     """Whether the model runs with this call, in which a key of these clips is wrong."""
-    if MEDIA_OF[clips.name] not in call.keys:
+    if not any(key in call.keys for key in clips.keys if key in MEDIA_OF.values()):
         return takes_no_pixels(call, clips)
     return _takes_grids(call, clips) if "video_grid_thw" in clips.keys else _takes_rows(call, clips)
 
