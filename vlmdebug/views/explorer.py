@@ -6,6 +6,8 @@ be read in the next cell, and setting one of the first four moves the view.
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -50,7 +52,8 @@ class Explorer(anywidget.AnyWidget):
         num_images: Images per sample where the batch does not tell; empty: as it was read.
         layout: Name of a layout family where the batch does not tell; empty: as it was read.
         report: The report on screen.
-        code: Corrected slicing code for the batch, as source.
+        code: Corrected slicing code for the batch, as source; written after the widget is shown,
+            or when it is read before.
         message: Why there is nothing to see, where there is not.
     """
 
@@ -84,12 +87,23 @@ class Explorer(anywidget.AnyWidget):
             chunk_size=min(max(chunk_size, 1), session.samples),
         )
         self._state = self._now()
-        self._show_batch()
         self._show_report()
         self._state = self._now()  # it has opened on the worst chunk
+        with suppress(RuntimeError):  # no event loop, so there is no screen to send it to
+            asyncio.get_running_loop().call_soon(self.send_state, "code")
         self.observe(self._changed, names=list(UNDONE))
         self.observe(self._selected, names=["selection"])
         self.on_msg(self._told)
+
+    @traitlets.default("code")
+    def _written(self) -> str:
+        return self._session.code
+
+    def get_state(self, key: Any = None, drop_defaults: bool = False) -> dict[str, Any]:
+        """The state, as of any widget; it opens without the code, which takes a while to write."""
+        if key is None and self.comm is None:
+            key = [name for name in self.keys if name != "code"]
+        return super().get_state(key, drop_defaults)
 
     def undo(self) -> None:
         """Go back to what was on screen before the last change."""
@@ -160,14 +174,11 @@ class Explorer(anywidget.AnyWidget):
         except VlmDebugError as error:
             self.message = str(error)
             return
-        self._show_batch()
+        self.code = self._session.code
         self._show_report()
 
     def _selected(self, _: Any) -> None:
         self._details = self._picked()
-
-    def _show_batch(self) -> None:
-        self.code = self._session.code
 
     def _show_report(self) -> None:
         try:

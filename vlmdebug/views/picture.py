@@ -149,8 +149,9 @@ def _of_samples(report: Record, chunk: int, whole: Rows) -> Marks:
     ids = lines.state(found, "input_ids")
     if not ids.ok:
         return marks(ids)
-    wrong = lines.chunk_verdicts(report)[chunk].verdict is Verdict.MISMATCH
-    if not wrong or any(not key.ok for key in found.keys.values()):
+    if any(not key.ok for key in found.keys.values()):
+        return Marks(passed=whole)
+    if lines.chunk_verdicts(report)[chunk].verdict is not Verdict.MISMATCH:
         return Marks(passed=whole)
     counts = (found.placeholders, found.features)
     note = "" if None in counts else f"{counts[0]} placeholders, {counts[1]} features"
