@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import accumulate, pairwise
+from typing import Any
 
 from vlmdebug.checking.batch_findings import (
     Contradicted,
@@ -128,10 +130,14 @@ def _features_unknown(batch: Batch) -> list[FeaturesUnknown]:
 
 def _whole_pixels(batch: Batch) -> list[tuple[str, str]]:
     """Media that hold whole numbers or truth values, and their dtype."""
-    kinds = {
-        key: str(getattr(batch.inputs[key], "dtype", "")) for key in PIXELS if key in batch.inputs
-    }
+    given = {key: batch.inputs[key] for key in PIXELS if key in batch.inputs}
+    kinds = {key: _named(getattr(value, "dtype", "")) for key, value in given.items()}
     return [(key, kind) for key, kind in kinds.items() if "int" in kind or "bool" in kind]
+
+
+@cache
+def _named(dtype: Any) -> str:
+    return str(dtype)
 
 
 def _planned_chunk(batch: Batch, part: Part) -> ChunkReport:
@@ -217,9 +223,9 @@ def _side_by_side(batch: Batch, sides: Sides) -> list[OneRun]:
     if batch.rules.checks_each_sample == "never" or sides.unit != "image":
         return []
     lengths, found, stop = sides.lengths, list[OneRun](), 0
-    ends = [*accumulate(sides.features)]
-    if sum(map(len, lengths)) >= len(ends):
+    if sum(map(len, lengths)) >= len(sides.pieces):
         return []  # as nearly all batches have them
+    ends = [*accumulate(sides.features)]
     silent = runs_side_by_side(batch)
     then = Outcome(Unknown.RUN_PER_IMAGE if silent is None else Raises.RUN_PER_IMAGE)
     for sample, own in enumerate(lengths):
@@ -355,14 +361,14 @@ def _short_columns(batch: Batch) -> list[ShortColumns]:
 
 def _marked_otherwise(batch: Batch, seen: Collection[int]) -> list[MarkedOtherwise]:
     """Samples with placeholder tokens that two sources count differently."""
-    if batch.image.placeholders is None:
+    placeholders = batch.image.placeholders
+    if placeholders is None:
         return []
     return [
         MarkedOtherwise(key=key, samples=(sample,), placeholders=counted, marked=marked)
         for key, marks in batch.marked.items()
-        for sample, (counted, marked) in enumerate(
-            zip(batch.image.placeholders, marks, strict=True)
-        )
+        if marks != placeholders
+        for sample, (counted, marked) in enumerate(zip(placeholders, marks, strict=True))
         if counted != marked and sample not in seen
     ]
 

@@ -62,14 +62,14 @@ class Sides:
     @property
     def features(self) -> list[int]:
         """Features of each unit."""
-        return [sum(piece) for piece in self.pieces]
+        return [*map(sum, self.pieces)]
 
     @property
     def one_each(self) -> bool:
         """Whether each sample has just one run for each of its units, as long as its features."""
         if self.owned is None or [*map(len, self.lengths)] != [*self.owned]:
             return False
-        return [run for sample in self.lengths for run in sample] == self.features
+        return [*chain.from_iterable(self.lengths)] == self.features
 
     def units_of(self, sample: int) -> range:
         """The units of a sample, where they are known."""
@@ -93,7 +93,7 @@ def sides_of(batch: Batch, modality: Modality) -> Sides | None:
         return None
     if unit == "sample":
         return _of_tiles(batch, modality)
-    pieces = modality.pieces or tuple((count,) for count in features)
+    pieces = modality.pieces or tuple(zip(features, strict=True))
     owned = tuple(counts[unit]) if unit in counts else None
     tiles = batch.per_image.get("tile") if unit == "tile" and owned else None
     if tiles is not None and "image" in counts and counts["image"].total == len(tiles):

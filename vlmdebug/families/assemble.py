@@ -10,8 +10,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from vlmdebug.core.batch import Ambiguity, Batch, Contradiction, CountsByUnit
 from vlmdebug.core.keys import (
     ALONG_TOKENS,
@@ -31,7 +29,7 @@ from vlmdebug.errors import BadInput
 from vlmdebug.families.base import Family
 from vlmdebug.families.by_shape import NAME, read_by_shape
 from vlmdebug.families.checked import holds_tensors
-from vlmdebug.families.choose import axes_given, check_keys, family_of
+from vlmdebug.families.choose import axes_given, family_of, present_keys
 from vlmdebug.families.contradictions import (
     odd_dimensions,
     other_rows,
@@ -47,7 +45,7 @@ from vlmdebug.families.packing import SEPARATES
 from vlmdebug.families.probe import Probe
 from vlmdebug.families.probe_runs import plain
 from vlmdebug.families.rules import USUAL
-from vlmdebug.families.token_masks import columns, hidden, marked, unmasked, unpadded
+from vlmdebug.families.token_masks import columns, marked, masked_otherwise, unpadded
 from vlmdebug.families.video_audio import ClipReading, read_clips
 
 PER_SAMPLE, WHOLE, PLACES = Axis("sample"), Axis("batch"), Axis("sample", dim=1)
@@ -72,6 +70,7 @@ def assemble(
     odd = odd_dimensions(facts, family)
     broken = {key for one in odd for key in one.keys}
     ambiguities = _ambiguities(facts, found, counts, reading, clips, odd)
+    hidden, unmasked = masked_otherwise(facts, causal=found.rules.causal)
     return Batch(
         inputs=facts.inputs,
         layout=found,
@@ -82,8 +81,8 @@ def assemble(
         unpadded=unpadded(facts),
         ambiguities=ambiguities,
         marked=marked(facts, found.rules),
-        hidden=hidden(facts),
-        unmasked=unmasked(facts, causal=found.rules.causal),
+        hidden=hidden,
+        unmasked=unmasked,
         lost_masks=lost_masks(facts, found),
         known=KNOWN,
         columns=columns(facts, found),
@@ -124,8 +123,7 @@ def _family(facts: BatchFacts, layout: Any, probed: Probe | None) -> Family | No
     if family is None:
         return None
     family = family.for_keys(facts.inputs)
-    check_keys(facts, family)
-    return family.resolve_variant(facts) if any(facts.has(key) for key in family.axes) else family
+    return family.resolve_variant(facts) if present_keys(facts, family) else family
 
 
 def _laid_out(
@@ -234,7 +232,7 @@ def _token_axes(facts: BatchFacts, probed: Probe | None, *, known: bool) -> dict
         per_sample = isinstance(value, list) and len(value) == samples
         if per_sample or (tuple(shape[:1]) == (samples,) and _is_trainers(facts, key, known)):
             axes[key] = PER_SAMPLE
-        elif not shape or key in ROWLESS or getattr(value, "dtype", None) == np.dtype(object):
+        elif not shape or key in ROWLESS or _holds_objects(value):
             axes[key] = WHOLE
         elif key == "position_ids" and len(shape) == 3 and shape[1] == samples:
             axes[key] = PLACES  # M-RoPE: (3 or 4, sample, seq)
@@ -285,6 +283,11 @@ def _packed_axes(facts: BatchFacts) -> dict[str, Axis]:
                 "Pass both as the packing returned them."
             )
     return axes
+
+
+def _holds_objects(value: Any) -> bool:
+    """Whether it is a numpy array of Python objects."""
+    return getattr(getattr(value, "dtype", None), "kind", None) == "O"
 
 
 def _no_media(facts: BatchFacts) -> CountResult:

@@ -82,8 +82,12 @@ def _agrees(family: Family, facts: BatchFacts, probed: Probe | None) -> bool:
     return all(len(units) == 1 or units == {"tile", "patch"} for units in pairs)
 
 
-def check_keys(facts: BatchFacts, family: Family) -> None:
-    """All media keys of the family or none, each with as many dimensions as it has there."""
+def present_keys(facts: BatchFacts, family: Family) -> list[str]:
+    """The media keys of the family that the batch has.
+
+    Raises:
+        BadInput: Some that the family needs are missing, or one has other dimensions than there.
+    """
     present = [key for key in family.axes if facts.has(key)]
     lacking = [key for key in family.axes if key not in present]
     missing = [key for key in lacking if key not in family.rules.sometimes_returned]
@@ -94,16 +98,17 @@ def check_keys(facts: BatchFacts, family: Family) -> None:
             "A model would raise or, worse, see no images. Keep every key the processor returned."
         )
     for key in present:
-        shape = tuple(facts.inputs[key].shape)
-        if not _has_dimensions(shape, family.shapes[key]):
+        if not _has_dimensions(facts.inputs[key].ndim, family.shapes[key]):
+            shape = tuple(facts.inputs[key].shape)
             raise BadInput(
                 f"{key} has shape {shape}, but in layout {family.name} it is "
                 f"({family.shapes[key]}). Rows would be counted on the wrong dimension. "
                 "Pass it as the processor returned it."
             )
+    return present
 
 
-def _has_dimensions(shape: tuple[int, ...], named: str) -> bool:
+def _has_dimensions(count: int, named: str) -> bool:
     """Whether there is one for each name; `...` represents one or more."""
     names = dimensions(named)
-    return len(shape) >= len(names) if names[-1] == "..." else len(shape) == len(names)
+    return count >= len(names) if names[-1] == "..." else count == len(names)

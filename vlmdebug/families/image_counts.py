@@ -101,9 +101,9 @@ def split_by_placeholders(features: Sequence[int], placeholders: Sequence[int]) 
     """
     ends = {total: index for index, total in enumerate((0, *accumulate(features)))}
     stops = [ends.get(total) for total in accumulate(placeholders)]
-    if any(stop is None for stop in stops) or stops[-1] != len(features):
+    if None in stops or stops[-1] != len(features):
         return None
-    if any(count == 0 for count in features):  # a row without features fits anywhere
+    if 0 in features:  # a row without features fits anywhere
         return None
     found = [stop for stop in stops if stop is not None]
     return [stop - start for start, stop in pairwise([0, *found])]

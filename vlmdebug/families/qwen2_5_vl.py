@@ -154,8 +154,9 @@ class Qwen2_5VL(Family):
         grids: list[list[int]] = to_numpy(facts.inputs[self.grid]).tolist()  # (image, 3)
         patches = tuple(map(prod, grids))  # (image,)
         merges = self._merges(facts, patches)
-        rule = _FEATURES.get(facts.metadata.model_type or "", _merged)
-        features = tuple(map(rule, grids, merges)) if merges else None
+        rule = _FEATURES.get(facts.metadata.model_type or "")
+        each = map(rule, grids, merges) if rule else map(_merged, patches, merges)
+        features = tuple(each) if merges else None
         inferred = not facts.has("image_merge_sizes") and not facts.metadata.merge_size
         images, ambiguities = count_images(facts, self.grid, features)
         wrong = [*self._other_rows(facts, patches), *self._odd_grids(facts, grids, merges)]
@@ -258,5 +259,5 @@ class NemotronHOmni(Qwen2_5VL):
         return inputs, replace(facts, metadata=replace(facts.metadata, model_type=self.name))
 
 
-def _merged(grid: list[int], merge: int) -> int:
-    return prod(grid) // merge**2
+def _merged(patches: int, merge: int) -> int:
+    return patches // merge**2

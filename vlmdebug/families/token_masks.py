@@ -33,10 +33,9 @@ def marked(facts: BatchFacts, rules: ModelRules) -> dict[str, tuple[int, ...]]:
     for key in keys:
         types = facts.inputs.get(key)
         if types is not None and tuple(types.shape) == tuple(ids.shape):
-            ones = facts.by_sample(key) == int(
-                not (prompt and key == PROMPT_TYPES)
-            )  # (sample, seq)
-            marked = by_sample(ones & mask)
+            ones = facts.by_sample(key) == int(not (prompt and key == PROMPT_TYPES))
+            alike = facts.placeholders if np.array_equal(ones, mask) else None  # as nearly always
+            marked = by_sample(ones & mask) if alike is None else alike  # ones: (sample, seq)
             if key == MARKS_EDGES:
                 lopsided = _lopsided(ones, facts.places or ())
                 marked = tuple(n - few for n, few in zip(marked, lopsided, strict=True))
@@ -53,31 +52,41 @@ def _lopsided(ones: np.ndarray, places: Sequence[Sequence[tuple[int, int]]]) -> 
     ]
 
 
-def hidden(facts: BatchFacts) -> tuple[int, ...]:
-    """Tokens of each sample that `attention_mask` hides though they are not the padding token."""
+def masked_otherwise(facts: BatchFacts, *, causal: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Tokens of each sample that `attention_mask` hides but should not, and the opposite.
+
+    Returns:
+        Tokens that it hides although they are not the padding token, and padding tokens that the
+        text attends to, since no mask hides them; each is empty where it is not known.
+    """
     mask, pad = facts.mask, facts.metadata.pad_token_id
-    if pad is None or mask is None or mask.shape != facts.ids.shape:
-        return ()
-    return by_sample((mask == 0) & (facts.ids != pad))
+    if pad is None or (mask is not None and mask.shape != facts.ids.shape):
+        return (), ()
+    padding = facts.ids == pad  # (sample, seq)
+    if mask is None:
+        return (), _attended(padding, padding, causal=causal, masked=False)
+    shown = mask != 0
+    if not (shown == padding).any():  # as nearly always
+        none = (0,) * len(mask)
+        return none, none
+    unmasked = _attended(shown & padding, padding, causal=causal, masked=True)
+    return by_sample(~(shown | padding)), unmasked
 
 
-def unmasked(facts: BatchFacts, *, causal: bool) -> tuple[int, ...]:
-    """Padding tokens of each sample that its text attends to, where no mask hides them.
+def _attended(
+    shown: np.ndarray, padding: np.ndarray, *, causal: bool, masked: bool
+) -> tuple[int, ...]:
+    """Padding tokens of each sample that its text attends to, of those that no mask hides.
 
     A causal model never looks at those behind the text. A mask that shows one token in front of the
     text may be right: for some tokenizers it is the first token of a text too.
     """
-    mask, pad = facts.mask, facts.metadata.pad_token_id
-    if pad is None or (mask is not None and mask.shape != facts.ids.shape):
-        return ()
-    padding = facts.ids == pad  # (sample, seq)
-    shown = padding if mask is None else padding & (mask != 0)
     if not np.count_nonzero(shown):
         return (0,) * len(shown)
-    if causal or mask is not None:
+    if causal or masked:
         shown = shown & np.logical_and.accumulate(padding, axis=1)
     shown = shown & ~padding.all(axis=1, keepdims=True)
-    return by_sample(shown if mask is None else shown & (shown.sum(axis=1, keepdims=True) > 1))
+    return by_sample(shown & (shown.sum(axis=1, keepdims=True) > 1) if masked else shown)
 
 
 def columns(facts: BatchFacts, layout: Layout) -> dict[str, int]:
@@ -85,7 +94,7 @@ def columns(facts: BatchFacts, layout: Layout) -> dict[str, int]:
 
     Not of labels, which an encoder-decoder has for other tokens, nor of masks of more dimensions.
     """
-    dims = {key: 1 for key in ALONG_TOKENS if len(getattr(facts.inputs.get(key), "shape", ())) == 2}
+    dims = {key: 1 for key in ALONG_TOKENS if getattr(facts.inputs.get(key), "ndim", 0) == 2}
     dims |= {key: axis.dim + 1 for key, axis in layout.items() if axis.columns}
     return {
         key: int(facts.inputs[key].shape[dim])
