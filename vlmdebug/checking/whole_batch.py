@@ -109,10 +109,11 @@ def doubts_alone(batch: Batch) -> list[str]:
     wide = batch.inputs["input_ids"].shape[-1]
     columns = batch.columns.items()
     doubts += [MoreColumns(key, width, wide) for key, width in columns if width > wide]
-    doubts += [Hidden(sample, count) for sample, count in enumerate(batch.hidden) if count]
-    masked = "attention_mask" in batch.inputs
-    shown = enumerate(batch.unmasked)
-    doubts += [Unmasked(sample, count, masked) for sample, count in shown if count]
+    if any(batch.hidden):
+        doubts += [Hidden(sample, count) for sample, count in enumerate(batch.hidden) if count]
+    if any(batch.unmasked):
+        masked, shown = "attention_mask" in batch.inputs, enumerate(batch.unmasked)
+        doubts += [Unmasked(sample, count, masked) for sample, count in shown if count]
     doubts += [LostMask(key) for key in batch.lost_masks]
     doubts += [WholePixels(key, dtype) for key, dtype in _whole_pixels(batch)]
     return [*messages, *map(doubt, doubts)]
@@ -130,14 +131,15 @@ def _features_unknown(batch: Batch) -> list[FeaturesUnknown]:
 
 def _whole_pixels(batch: Batch) -> list[tuple[str, str]]:
     """Media that hold whole numbers or truth values, and their dtype."""
-    given = {key: batch.inputs[key] for key in PIXELS if key in batch.inputs}
-    kinds = {key: _named(getattr(value, "dtype", "")) for key, value in given.items()}
-    return [(key, kind) for key, kind in kinds.items() if "int" in kind or "bool" in kind]
+    given = [
+        (key, getattr(batch.inputs[key], "dtype", "")) for key in PIXELS if key in batch.inputs
+    ]
+    return [(key, str(dtype)) for key, dtype in given if _is_whole(dtype)]
 
 
 @cache
-def _named(dtype: Any) -> str:
-    return str(dtype)
+def _is_whole(dtype: Any) -> bool:
+    return "int" in str(dtype) or "bool" in str(dtype)
 
 
 def _planned_chunk(batch: Batch, part: Part) -> ChunkReport:

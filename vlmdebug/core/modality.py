@@ -45,10 +45,10 @@ class Modality:
         """Lengths of the unbroken runs of placeholder tokens of each sample."""
         return None if self.places is None else self.places.runs
 
-    @cached_property
+    @property
     def placeholders(self) -> tuple[int, ...] | None:
         """Placeholder tokens of each sample, as `input_ids` has them."""
-        return None if self.runs is None else tuple(map(sum, self.runs))
+        return None if self.places is None else self.places.tokens
 
     @cached_property
     def feature_offsets(self) -> tuple[int, ...]:

@@ -59,6 +59,11 @@ class Places(tuple[tuple[tuple[int, int], ...], ...]):
         """Lengths of the runs of each sample."""
         return tuple([tuple([end - begin for begin, end in sample]) for sample in self])
 
+    @cached_property
+    def tokens(self) -> tuple[int, ...]:
+        """Placeholder tokens of each sample."""
+        return tuple(map(sum, self.runs))
+
 
 class Rows(Sequence[int]):
     """Row numbers in order, held as ranges: `Rows([(0, 256), (512, 600)])`.

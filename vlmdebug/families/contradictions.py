@@ -49,16 +49,12 @@ def other_rows(
     found: list[Ambiguity] = []
     for key, axis in layout.items():
         value = facts.inputs[key]
-        if axis.unit not in counts or key in wrong:
+        count = counts.get(axis.unit)
+        if count is None or key in wrong or axis.unit == "token":  # its shape is that of input_ids
             continue
-        if axis.unit == "token":  # its shape is that of input_ids
-            continue
-        if isinstance(value, list):
-            rows = 0 if axis.dim else len(value)
-        else:
-            rows = value.shape[axis.dim] if len(value.shape) > axis.dim else 0
-        count = counts[axis.unit]
-        if rows != count.total:
+        shape = (len(value),) if isinstance(value, list) else value.shape
+        rows = shape[axis.dim] if len(shape) > axis.dim else 0
+        if rows != sum(count):
             if facts.packed is not None and axis.unit == "sample":
                 found.append(_packed_rows(key, rows, count.total))
                 continue
@@ -225,6 +221,9 @@ def uncounted(
     layout: Layout, counts: Mapping[str, Counts], ambiguities: Sequence[Ambiguity]
 ) -> list[Ambiguity]:
     """Keys with rows that could not be assigned to samples, though no family reported it."""
+    needs = {*(axis.unit for axis in layout.axes.values()), *layout.media.values()}
+    if needs - {"batch"} <= counts.keys():
+        return []  # as nearly always
     said = {key for ambiguity in ambiguities for key in ambiguity.keys}
     units: dict[str, list[str]] = {}
     for key, axis in layout.items():

@@ -128,9 +128,9 @@ class BatchFacts:
         known = self.metadata.image_token_id is not None
         return "placeholder tokens in input_ids" if known else "mm_token_type_ids"
 
-    @cached_property
+    @property
     def placeholders(self) -> tuple[int, ...] | None:
-        return None if self.runs is None else tuple(map(sum, self.runs))
+        return None if self.places is None else self.places.tokens
 
     @cached_property
     def places(self) -> Places | None:

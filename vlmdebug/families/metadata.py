@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from fractions import Fraction
+from functools import lru_cache
 from inspect import signature
 from math import sqrt
 from pathlib import PurePath
@@ -160,7 +161,12 @@ def _processor_type(processor: Any) -> str | None:
     transformers keeps each architecture in `transformers.models.<model_type>`. Base classes of the
     processor are looked up too, so a user's subclass is still recognised.
     """
-    for cls in type(processor).__mro__ if processor is not None else ():
+    return None if processor is None else _model_of(type(processor))
+
+
+@lru_cache(maxsize=256)
+def _model_of(kind: type) -> str | None:
+    for cls in kind.__mro__:
         parts = cls.__module__.split(".")
         if parts[:2] == ["transformers", "models"] and len(parts) > 3:
             return parts[2]

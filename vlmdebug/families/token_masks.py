@@ -108,4 +108,4 @@ def unpadded(facts: BatchFacts) -> tuple[bool, ...] | None:
     mask = facts.mask
     if mask is None or mask.ndim != 2:
         return None
-    return tuple([not rises for rises in by_sample(~(mask[:, 1:] <= mask[:, :-1]))])
+    return tuple(np.logical_and.reduce(mask[:, 1:] <= mask[:, :-1], axis=1).tolist())

@@ -6,6 +6,7 @@ Each is refused by name, with a remedy, before reading values fails with an erro
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -123,19 +124,30 @@ def _refuse_object(key: str, value: Any) -> None:
 
 
 def _odd_tensor(value: Any) -> tuple[str, str] | None:
-    if str(value.layout) not in ("torch.strided", "torch.jagged"):
+    if not _is_in_rows(value.layout):
         return f"sparse tensor ({one_line(value.layout, 40)})", "value.to_dense()"
     for asked, (what, instead) in STORED_OTHERWISE.items():
         said = getattr(value, asked, False)
         if said() if callable(said) else said:
             return f"{what} tensor", instead
-    base = next((cls for cls in type(value).__mro__ if cls.__module__ == "torch"), None)
-    own = getattr(type(value), "__torch_dispatch__", None)
-    if base is not None and own != getattr(base, "__torch_dispatch__", None):
+    if _dispatches(type(value)):
         name = type(value).__name__
         dense = "value.full_tensor()" if hasattr(value, "full_tensor") else "a plain torch.Tensor"
         return f"{name}, a tensor class of its own", dense
     return None
+
+
+@lru_cache(maxsize=64)
+def _is_in_rows(layout: Any) -> bool:
+    return str(layout) in ("torch.strided", "torch.jagged")
+
+
+@lru_cache(maxsize=64)
+def _dispatches(kind: type) -> bool:
+    """Whether a tensor class computes by functions of its own."""
+    base = next((cls for cls in kind.__mro__ if cls.__module__ == "torch"), None)
+    own = getattr(kind, "__torch_dispatch__", None)
+    return base is not None and own != getattr(base, "__torch_dispatch__", None)
 
 
 def _odd_array(value: Any) -> tuple[str, str] | None:
@@ -176,8 +188,10 @@ def refuse_measures(tensors: Mapping[str, Any]) -> None:
                 f"{key} has shape {tuple(value.shape)}, but each row holds {width} numbers. "
                 "Nothing was read. Pass it as the processor returned it."
             )
-        rows = to_numpy(value).astype(float).reshape(len(value), width or 1)
-        least = 0 if key == "batch_num_images" else 1
+        given, least = to_numpy(value), 0 if key == "batch_num_images" else 1
+        if _are_small(given, least, width or 1):
+            continue  # as nearly always
+        rows = given.astype(float).reshape(len(value), width or 1)
         good = (rows >= least) & (rows <= MOST_OF_A_SIDE) & (rows == np.floor(rows))
         good &= "float" not in str(value.dtype)  # models do not accept 4.0 as a size either
         bad = np.flatnonzero(~good.all(axis=1) | (rows.prod(axis=1) > MOST_OF_A_ROW))
@@ -193,3 +207,11 @@ def refuse_measures(tensors: Mapping[str, Any]) -> None:
                 f"{key} has {len(tensors[key])} rows, but {other} has {len(tensors[other])}, one "
                 "each. One was cut without the other. Pass both as the processor returned them."
             )
+
+
+def _are_small(values: np.ndarray, least: int, width: int) -> bool:
+    """Whether all are whole numbers in range, no `width` of them too large to multiply."""
+    if values.dtype.kind not in "iu" or not values.size or int(values.min()) < least:
+        return False
+    most = int(values.max())
+    return most <= MOST_OF_A_SIDE and most**width <= MOST_OF_A_ROW
