@@ -93,14 +93,17 @@ def sides_of(batch: Batch, modality: Modality) -> Sides | None:
         return None
     if unit == "sample":
         return _of_tiles(batch, modality)
-    pieces = modality.pieces or tuple(zip(features, strict=True))
     owned = tuple(counts[unit]) if unit in counts else None
     tiles = batch.per_image.get("tile") if unit == "tile" and owned else None
-    if tiles is not None and "image" in counts and counts["image"].total == len(tiles):
-        ends = pairwise((0, *accumulate(tiles)))
-        pieces = tuple([tuple(chain.from_iterable(pieces[a:b])) for a, b in ends])
-        unit, owned = "image", tuple(counts["image"])
-    return Sides(modality.name, unit, batch, places, pieces, owned)
+    if tiles is None or "image" not in counts or counts["image"].total != len(tiles):
+        pieces = modality.pieces or tuple(zip(features, strict=True))
+        return Sides(modality.name, unit, batch, places, pieces, owned)
+    ends, parts = [*pairwise((0, *accumulate(tiles)))], modality.pieces
+    if not parts:
+        pieces = tuple([features[a:b] for a, b in ends])
+    else:
+        pieces = tuple([tuple(chain.from_iterable(parts[a:b])) for a, b in ends])
+    return Sides(modality.name, "image", batch, places, pieces, tuple(counts["image"]))
 
 
 def _of_tiles(batch: Batch, modality: Modality) -> Sides | None:

@@ -137,13 +137,13 @@ def _laid_out(
     axes = _token_axes(facts, probed, known=family is not None)
     for one in clips:
         axes |= one.axes
-    axes = {key: axis for key, axis in axes.items() if key not in overrides}
-    strange = [key for key in facts.inputs if key not in axes]
+    if overrides:
+        axes = {key: axis for key, axis in axes.items() if key not in overrides}
     if family is not None:
         found = family.layout(facts.metadata)
-        own = {key: axis for key, axis in family.axes.items() if facts.has(key)}
+        own = {key: family.axes[key] for key in family.axes if facts.has(key)}
         reading = family.read(facts) if own else _no_media(facts)
-    elif strange:
+    elif strange := [key for key in facts.inputs if key not in axes]:
         found, reading = read_by_shape(facts, strange, overrides, axes, probed)
         own = found.axes
     else:

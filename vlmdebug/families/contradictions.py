@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from math import isqrt
 from typing import Any
 
@@ -100,9 +101,10 @@ def odd_dimensions(facts: BatchFacts, family: Family | None) -> list[Contradicti
         if "channels" in names and shape[-1] == 3 != shape[names.index("channels")]:
             found.append(_channels_last(key, shape))
             continue
-        for dim, (name, size) in enumerate(zip(names, shape, strict=False)):
-            if dim == 0 or name == "..." or name.isdigit():
-                continue
+        for dim, name in _shared(named):
+            if dim >= len(shape):
+                break
+            size = int(shape[dim])
             other, length = first.setdefault(name, (key, size))
             if length != size:
                 cut, whole = (key, other) if size < length else (other, key)
@@ -131,6 +133,13 @@ def unknown_tokens(facts: BatchFacts) -> list[Contradiction]:
         )
         for sample, column in np.argwhere((ids >= size) & ~known)[:1].tolist()
     ]
+
+
+@cache
+def _shared(named: str) -> tuple[tuple[int, str], ...]:
+    """The dimensions, other than that of the rows, which may be in several keys of a family."""
+    names = enumerate(dimensions(named))
+    return tuple((dim, name) for dim, name in names if dim and name != "..." and not name.isdigit())
 
 
 def _is_patch(values: int, known: Collection[int]) -> bool:

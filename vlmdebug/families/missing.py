@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from vlmdebug.core.keys import KNOWN, TYPE_IDS, modality_of
+from vlmdebug.core.keys import CLIP_KEYS, KNOWN, TYPE_IDS, modality_of
 from vlmdebug.core.layout import Layout
 from vlmdebug.core.tensors import by_sample
 from vlmdebug.families.by_shape import NAME as UNKNOWN_LAYOUT
@@ -54,7 +54,7 @@ def lacks(facts: BatchFacts, layout: Layout) -> tuple[str, ...]:
     """Needed keys that the processor names, or the model where no processor is at hand."""
     metadata, places = facts.metadata, facts.inputs.get("position_ids")
     named = metadata.taken_keys if metadata.returned_keys is None else metadata.returned_keys
-    clips = any(clip_of(key) for key in layout.media)
+    clips = not CLIP_KEYS.isdisjoint(layout.media)
     if not layout.media or named is None or not (clips or any(facts.placeholders or (1,))):
         return ()
     placed, rules = getattr(places, "ndim", 0) == 3, layout.rules
