@@ -151,19 +151,15 @@ def _laid_out(
     media = {key: needs for key, needs in found.media.items() if key in own}
     for one in clips:
         media |= one.media
-    axes = {**axes, **own, **overrides}
+    axes, rules = {**axes, **own, **overrides}, found.rules
     changed = any(key in own and own[key] != axis for key, axis in overrides.items())
     if changed or facts.metadata.other_model is not None:
-        found = replace(found, rules=replace(found.rules, seen=()))  # no model that was seen
-    found = replace(
-        found,
-        axes={key: axes[key] for key in facts.inputs if key in axes},
-        media=media,
-        feature_key=found.feature_key if found.feature_key in own else None,
-    )
+        rules = replace(rules, seen=())  # no model that was seen
     if facts.packed is not None and facts.metadata.model_type in SEPARATES:
-        found = replace(found, rules=replace(found.rules, separates_packed=True))
-    return found, reading
+        rules = replace(rules, separates_packed=True)
+    present = {key: axes[key] for key in facts.inputs if key in axes}
+    feature_key = found.feature_key if found.feature_key in own else None
+    return Layout(found.family, present, media, feature_key, rules, found.overview), reading
 
 
 def _ambiguities(

@@ -89,8 +89,8 @@ def present_keys(facts: BatchFacts, family: Family) -> list[str]:
         BadInput: Some that the family needs are missing, or one has other dimensions than there.
     """
     present = [key for key in family.axes if facts.has(key)]
-    lacking = [key for key in family.axes if key not in present]
-    missing = [key for key in lacking if key not in family.rules.sometimes_returned]
+    sometimes = family.rules.sometimes_returned
+    missing = [key for key in family.axes if key not in present and key not in sometimes]
     if present and missing:
         raise BadInput(
             f"{missing[0]} is missing or None, but {present[0]} "

@@ -157,18 +157,20 @@ def _tiles_per_image(
     if runs is None or not per_tile:
         return None
     found = [[run // per_tile for run in sample] for sample in runs]
+    missing = tiles - sum(map(sum, found))
+    if not missing and sum(map(sum, runs)) == tiles * per_tile:
+        return found  # as nearly always: no run is short
     short = [
         (row, image)
         for row, sample in enumerate(runs)
         for image, run in enumerate(sample)
         if run % per_tile
     ]
-    missing = tiles - sum(map(sum, found))
     if len(short) == 1 and missing > 0:
         row, image = short[0]
         found[row][image] += missing
         return found
-    return found if not short and not missing else None
+    return None
 
 
 def ambiguous_tiles(facts: BatchFacts, tiles: int, features: tuple[int, ...] | None) -> Ambiguity:
