@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 
 import pytest
@@ -125,6 +126,32 @@ def test_code_on_screen_is_the_exported_code(explorer, inputs, processor):
     batch = vd.read_batch(inputs, processor=processor)
 
     assert explorer.code == vd.export(batch).source
+
+
+def test_code_is_sent_after_the_widget_is_shown(inputs, processor, monkeypatch):
+    opened, sent = [], []
+    state = Explorer.get_state
+
+    def noted(self, key=None, drop_defaults=False):
+        found = state(self, key, drop_defaults)
+        (opened if self.comm is None else sent).append(found)
+        return found
+
+    async def cell():
+        monkeypatch.setattr(Explorer, "get_state", noted)
+        vd.explore(inputs, processor=processor)
+        before = [*sent]
+        await asyncio.sleep(0)
+        return before
+
+    before = asyncio.run(cell())
+
+    assert not any("code" in one for one in [*opened, *before])
+    assert "def slice_inputs" in sent[-1]["code"]
+
+
+def test_saved_state_has_the_code(explorer):
+    assert explorer.get_state()["code"] == explorer.code
 
 
 def test_ambiguous_batch_is_settled_on_screen(inputs):
