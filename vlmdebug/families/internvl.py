@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from vlmdebug.core.batch import Ambiguity, Contradiction
@@ -88,8 +89,8 @@ class InternVL(Family):
             return CountResult(images, features, {}, (*wrong, doubt), inferred=inferred)
         flat: dict[str, tuple[int, ...]] = {}
         if per_image is not None and images and [sum(s) for s in per_image] == [*counts["tile"]]:
-            flat["tile"] = tuple(count for sample in per_image for count in sample)
-            flat["feature"] = tuple(count * (per_tile or 0) for count in flat["tile"])
+            flat["tile"] = tuple(chain.from_iterable(per_image))
+            flat["feature"] = tuple([count * (per_tile or 0) for count in flat["tile"]])
             if "image" in images and [*map(len, per_image)] != list(images["image"]):
                 flat = {}
         wrong = _other_images(facts)
