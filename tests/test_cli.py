@@ -360,7 +360,7 @@ def test_in_a_terminal_the_output_has_links_and_colour(tmp_path):
     shown = os.read(ours, 100_000).decode()
     os.close(ours)
 
-    assert re.search(r"\x1b\]8;[^;]*;file://\S+/VLM001\.md", shown)
+    assert re.search(r"\x1b\]8;[^;]*;file://\S+/VLM00\d\.md", shown)
     assert "\x1b[1;31m" in shown
 
 

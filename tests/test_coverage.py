@@ -84,7 +84,7 @@ def unproven_batch(name):
     if name in ("diffusion_gemma", "t5gemma2"):
         places = rows(3, 4, 2).long()
         return {**text, "pixel_values": rows(3, 4, 6), "image_position_ids": places}
-    if name in ("step3p7", "fuyu", "inkling_mm_model"):
+    if name in ("step3p7", "fuyu", "inkling_mm_model", "llama4"):
         local = {
             "pixel_values_local": rows(5, 3, 2, 2),
             "num_local_patches": torch.tensor([2, 1, 2]),

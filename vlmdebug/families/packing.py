@@ -30,9 +30,10 @@ ASK = "Pass seq_lens=[…], the number of tokens of each sample, or the batch be
 
 SEPARATES = frozenset(
     {
-        *("aria", "aya_vision", "cohere_compass", "cosmos3_edge", "cosmos3_omni"),
-        *("deepseek_vl", "deepseek_vl_hybrid", "dots3_note", "ernie4_5_vl_moe", "exaone4_5"),
-        *("glm46v", "glm4v", "glm4v_moe", "glm_ocr", "glmga", "hyperclovax_vision_v2"),
+        *("aria", "aya_vision", "chameleon", "cohere_compass", "cosmos3_edge", "cosmos3_omni"),
+        *("deepseek_ocr2", "deepseek_vl", "deepseek_vl_hybrid", "dots3_note", "emu3"),
+        *("ernie4_5_vl_moe", "exaone4_5", "glm46v", "glm4v", "glm4v_moe", "glm_ocr", "glmga"),
+        *("granite4_vision", "granite_docling", "hy_v4_vl", "hyperclovax_vision_v2"),
         *("idefics2", "idefics3", "internvl", "janus", "lighton_ocr", "llava", "llava_next"),
         *("llava_next_video", "llava_onevision", "ovis2", "paddleocr_vl", "qianfan_ocr"),
         *("qwen2_5_omni_thinker", "qwen2_5_vl", "qwen2_vl", "qwen3_omni_moe_thinker"),
@@ -40,7 +41,7 @@ SEPARATES = frozenset(
     }
 )
 """Models in which `position_ids` that start again keep samples apart: the logits of each tiny model
-are those of the samples alone (default attention, transformers 5.23). Others read token types over
+are those of the samples alone (default attention, transformers 5.24). Others read token types over
 the whole row (Gemma 3, PaliGemma) or carry a state along it (Qwen3.5, LFM)."""
 
 
