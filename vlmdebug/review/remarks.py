@@ -140,8 +140,8 @@ class Remarks:
         """
         sure: dict[str, Verdict] = {}
         unsure: dict[str, tuple[Verdict, tuple[str, ...]]] = {}
-        for layout, found in place.found.items():
-            for verdict, doubts in found:
+        for layout in sorted(place.found, key=self._order):
+            for verdict, doubts in place.found[layout]:
                 if verdict.difference is None:
                     continue
                 more = list(doubts)
@@ -159,6 +159,10 @@ class Remarks:
         if not meant:
             unsure = {}
         return sure, {layout: one for layout, one in unsure.items() if layout not in sure}
+
+    def _order(self, layout: str) -> tuple[bool, int]:
+        """Layouts that the function was written for come first."""
+        return not self._is_meant(layout), [*self._reading.layouts].index(layout)
 
     def _is_meant(self, layout: str) -> bool:
         return supports(self._reading.entry, self._reading.layouts[layout][0])
