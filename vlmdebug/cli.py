@@ -359,8 +359,13 @@ def _review(options: argparse.Namespace) -> int:
 
     names, lines = options.paths, None
     if options.diff is not None:
-        diff = sys.stdin.read() if options.diff == "-" else Path(options.diff).read_text("utf-8")
-        lines = review.changed(diff)
+        raw = sys.stdin.buffer.read() if options.diff == "-" else Path(options.diff).read_bytes()
+        lines = review.changed(raw.decode(errors="replace"))
+        if not lines:
+            raise BadInput(
+                "The diff names no file. Nothing was reviewed. Pass a unified diff, as `git diff` "
+                "prints it."
+            )
         python = [Path(name) for name in lines if name.endswith(".py")]
         missing = [str(path) for path in python if not path.exists()]
         if missing and not names:

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import ast
 import json
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,11 +21,12 @@ from vlmdebug.core.given import public
 from vlmdebug.core.wording import number
 from vlmdebug.errors import BadInput
 from vlmdebug.review.entry import entries
+from vlmdebug.review.files import WORDS, changed_lines, files_of, from_here, ignored, text_of
 from vlmdebug.review.module import Module
 from vlmdebug.review.reading import Reading
 from vlmdebug.review.remarks import Remark, Remarks
 from vlmdebug.review.trials import trials
-from vlmdebug.safe import harmless, plain
+from vlmdebug.safe import harmless, one_line, plain
 
 Lines = Mapping[str, frozenset[int]]
 
@@ -39,13 +39,15 @@ class Review:
         remarks: Findings, and remarks that depend on a condition that could not be evaluated.
         not_judged: `file:line: text` of cuts with bounds that could not be resolved.
         agreeing: Number of cuts that count what their rows count in every layout that reaches them.
-        functions: Number of functions that cut media.
+        functions: Number of functions about media.
+        never_run: `file:line:` of branches with cuts that no batch of any known layout reaches.
     """
 
     remarks: tuple[Remark, ...] = ()
     not_judged: tuple[str, ...] = ()
     agreeing: int = 0
     functions: int = 0
+    never_run: tuple[str, ...] = ()
 
     @property
     def findings(self) -> tuple[Remark, ...]:
@@ -63,6 +65,7 @@ class Review:
             self.not_judged + other.not_judged,
             self.agreeing + other.agreeing,
             self.functions + other.functions,
+            self.never_run + other.never_run,
         )
 
     def __str__(self) -> str:
@@ -72,6 +75,9 @@ class Review:
             parts += ["No findings, because a condition could not be evaluated:", *unsure]
         if self.not_judged:
             parts.append("\n".join(["Not judged:", *self.not_judged]))
+        if self.never_run:
+            never = "Never runs, because no known layout has such a batch:"
+            parts.append("\n".join([never, *self.never_run]))
         return harmless("\n\n".join([*parts, self._summary]))
 
     @property
@@ -135,8 +141,9 @@ def source(
             continue
         reading = Reading(entry, known)
         found = Remarks(reading, name, rows)
-        remarks = tuple(sorted(found.remarks, key=lambda remark: remark.line))
-        total += Review(remarks, tuple(found.not_judged), found.agreeing, 1)
+        meant = [one for one in found.remarks if not ignored(one.source, one.code)]
+        remarks = tuple(sorted(meant, key=lambda remark: remark.line))
+        total += Review(remarks, tuple(found.not_judged), found.agreeing, 1, tuple(found.never_run))
     return total
 
 
@@ -155,17 +162,22 @@ def paths(
         lines: By file, the lines that changed; see `changed`.
 
     Raises:
-        BadInput: A file cannot be read as Python.
+        BadInput: A file that was named cannot be read as Python. One in a folder is listed in
+            `not_judged`.
         OSError: A file cannot be read.
     """
     total = Review()
-    for path in _files([names] if isinstance(names, (str, Path)) else names):
-        own = None if lines is None else lines.get(_from_here(path), frozenset[int]())
+    for path, found in files_of([names] if isinstance(names, (str, Path)) else names):
+        own = None if lines is None else lines.get(from_here(path), frozenset[int]())
         try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            raise BadInput(f"{path} is not UTF-8 text. Nothing of it was reviewed.") from None
-        total += source(text, path.as_posix(), families=families, lines=own)
+            text = text_of(path)
+            if found and not WORDS.search(text):
+                continue
+            total += source(text, path.as_posix(), families=families, lines=own)
+        except BadInput as error:
+            if not found:
+                raise
+            total += Review(not_judged=(one_line(error),))
     return total
 
 
@@ -173,35 +185,12 @@ def paths(
 def changed(diff: str) -> dict[str, frozenset[int]]:
     """The lines that a unified diff, as of `git diff`, adds or changes, by file.
 
+    Of what it only deletes, they are the lines before and after.
+
     >>> changed("--- a/cut.py\\n+++ b/cut.py\\n@@ -3,2 +3,3 @@ def cut():\\n a\\n+b\\n c\\n")
     {'cut.py': frozenset({4})}
     """
-    found: dict[str, set[int]] = {}
-    own: set[int] = set()
-    line = left = 0
-    for text in diff.splitlines():
-        hunk = re.match(r"@@ -\d+(?:,\d+)? \+(\d+)(?:,(\d+))? @@", text)
-        if hunk:
-            line, left = int(hunk[1]), int(hunk[2] or 1)
-        elif (left and text.startswith(("+", " "))) or (left and not text):
-            if text.startswith("+"):
-                own.add(line)
-            line, left = line + 1, left - 1
-        elif text.startswith("+++ "):
-            own = found.setdefault(re.sub(r"^(\./|b/)", "", text[4:].partition("\t")[0]), set())
-    return {name: frozenset(lines) for name, lines in found.items() if name != "/dev/null"}
-
-
-def _files(names: Iterable[str | Path]) -> Iterator[Path]:
-    for path in map(Path, names):
-        yield from sorted(path.rglob("*.py")) if path.is_dir() else [path]
-
-
-def _from_here(path: Path) -> str:
-    """The path as a diff made in this folder names it."""
-    whole = path.resolve()
-    here = Path.cwd()
-    return (whole.relative_to(here) if whole.is_relative_to(here) else path).as_posix()
+    return changed_lines(diff)
 
 
 def _escaped(text: str, more: str = "") -> str:

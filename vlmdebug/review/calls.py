@@ -176,7 +176,7 @@ class Calls(Builtins):
         finally:
             self.run.depth -= 1
         if frame.yields:
-            return [part for _, part in frame.yields]
+            return [part for _, part, _ in frame.yields]
         return frame.result
 
     def _pass(

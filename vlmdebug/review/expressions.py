@@ -90,11 +90,12 @@ class Expressions(Operators):
 
     def _Yield(self, node: ast.Yield, frame: Frame) -> Any:
         if node.value is not None:
-            frame.yields.append((node, self.value(node.value, frame)))
+            frame.yields.append((node, self.value(node.value, frame), self.run.turn))
         return Unknown("yield")
 
     def _YieldFrom(self, node: ast.YieldFrom, frame: Frame) -> Any:
-        frame.yields += [(node, part) for part in listed_of(self.value(node.value, frame))]
+        items = listed_of(self.value(node.value, frame))
+        frame.yields += [(node, part, None) for part in items]
         return Unknown("yield")
 
     # --- parts -----------------------------------------------------------------------------

@@ -31,7 +31,10 @@ class Loops(Calls):
         )
         for turn, item in enumerate(items):
             self.bind(node.target, item, frame)
+            outer = self.run.turn
+            self.run.turn = turn if over_samples else outer
             ends = self._step(node, frame, turn if over_samples else None)
+            self.run.turn = outer
             if ends == "break":
                 return None
             if ends == "return":

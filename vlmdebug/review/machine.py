@@ -138,6 +138,7 @@ class Run:
         unbound: Names that were read where no way has assigned them.
         asked: Names that were looked up in the batch.
         sides: The sides that known conditions had.
+        turn: Number of the step, in a loop where each step takes the next samples.
     """
 
     def __init__(self, inputs: Mapping[str, Any], sides: tuple[bool, ...] = ()) -> None:
@@ -153,6 +154,7 @@ class Run:
         self.sides: dict[ast.AST, set[bool]] = {}
         self.stored: dict[str, Any] = {}
         self.ended: str | None = None
+        self.turn: int | None = None
 
     @property
     def has_seen(self) -> bool:

@@ -167,24 +167,26 @@ def _is_cut(value: Any) -> bool:
 
 def _observe_results(run: Run, frame: Frame, node: ast.AST) -> None:
     """What is yielded and returned is passed on, too."""
-    for at, value in frame.yields:
-        _observe(run, at, "yield", value)
+    for at, value, turn in frame.yields:
+        _observe(run, at, "yield", value, turn)
     results = frame.result if isinstance(frame.result, list) else [frame.result]
     for value in results:
         _observe(run, node, "return", value)
 
 
-def _observe(run: Run, node: ast.AST, how: str, value: Any) -> None:
+def _observe(run: Run, node: ast.AST, how: str, value: Any, turn: int | None = None) -> None:
     items: Mapping[str, Any] = {}
     if isinstance(value, dict):
         items = {key: part for key, part in value.items() if isinstance(key, str)}
     elif isinstance(value, tuple):
         for part in value:
             if isinstance(part, dict):
-                _observe(run, node, how, part)
+                _observe(run, node, how, part, turn)
         items = {part.key: part for part in value if isinstance(part, Tensor) and part.key}
     if "input_ids" in items:
         run.observe(node, how, items)
+    elif turn is not None and items.keys() & MEDIA_KEYS:
+        run.observe(node, how, items, turn)
 
 
 def _left(

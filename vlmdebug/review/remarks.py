@@ -67,11 +67,13 @@ class Remarks:
     Attributes:
         remarks: What is wrong, also where a condition is not known.
         not_judged: Code that was not judged, with its line and the reason.
+        never_run: Branches with cuts that no batch of any known layout reaches.
         agreeing: Number of places that are right in every layout that reaches them.
     """
 
     remarks: list[Remark]
     not_judged: list[str]
+    never_run: list[str]
     agreeing: int
 
     def __init__(self, reading: Reading, file: str, source: Sequence[str]) -> None:
@@ -79,6 +81,7 @@ class Remarks:
         self.agreeing = 0
         self.remarks = [*self._places(), *self._stale(), *self._unbound()]
         self.not_judged = [*self._unjudged()]
+        self.never_run = [*self._unreached()]
 
     # --- rows ------------------------------------------------------------------------------
 
@@ -239,6 +242,18 @@ class Remarks:
             node = reading.entry.node
             yield one_line(f"{self._file}:{node.lineno}: {node.name} ({reading.limit})")
 
+    def _unreached(self) -> Iterator[str]:
+        """Branches with cuts of media that no run took, below a test that runs have reached."""
+        for node in ast.walk(self._reading.entry.node):
+            sides = self._reading.sides.get(node.test) if isinstance(node, ast.If) else None
+            if not isinstance(node, ast.If) or sides is None or len(sides) > 1:
+                continue
+            body, name = (node.orelse, "else") if True in sides else (node.body, "if")
+            if not any(map(_cuts_media, body)):
+                continue
+            what = f"`{name}` branch of `{said(node.test)}`"
+            yield one_line(f"{self._file}:{_line(body[0])}: the {what}")
+
     def _remark(
         self,
         node: ast.AST,
@@ -274,6 +289,18 @@ class Remarks:
 
 def _line(node: ast.AST, *, end: bool = False) -> int:
     return int(getattr(node, "end_lineno" if end else "lineno", 1) or 1)
+
+
+def _cuts_media(node: ast.AST) -> bool:
+    """Whether a statement takes rows of something that is named like a media key."""
+    for part in ast.walk(node):
+        if isinstance(part, ast.Subscript) and isinstance(part.slice, ast.Slice):
+            names = {
+                getattr(one, "id", getattr(one, "value", None)) for one in ast.walk(part.value)
+            }
+            if any(isinstance(name, str) and name in MEDIA_KEYS for name in names):
+                return True
+    return False
 
 
 def _said(key: str, wrong: Mapping[str, Verdict]) -> Iterator[str]:

@@ -83,7 +83,12 @@ def _judged(calls: Sequence[Observed], trial: Trial, entry: Entry) -> Iterator[V
         beside = {batch.of_key[key].name for key in given if key in media}
         for key, one in wrong.items():
             named = key in entry.uses.passed | entry.uses.read and key in media - unknown
-            if isinstance(one, Dropped) and named and batch.of_key[key].name in beside:
+            if (
+                isinstance(one, Dropped)
+                and named
+                and call.how != "step"
+                and batch.of_key[key].name in beside
+            ):
                 yield Verdict(call.node, key, trial, one, call.doubts, text_only)
 
 
