@@ -48,6 +48,8 @@ class Gemma4(Family):
         replace(
             USUAL,
             ignored=frozenset(),
+            # modeling_gemma4.forward, transformers 5.23 and 5.24
+            ignores_unmasked_audio=True,
             raises_without=frozenset({"image_position_ids"}),
             keys={"pixel_values": ONE, "image_position_ids": DESCRIBES},
         ),

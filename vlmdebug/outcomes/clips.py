@@ -107,8 +107,8 @@ def is_placed(runs: Sequence[int], lengths: Iterator[int]) -> bool:
 def _takes_rows(call: Call, clips: Modality) -> bool | None:
     """Clips, or windows of clips, with one row each.
 
-    All models tried raise without the mask of sounds. A single sound is broadcast to several rows
-    of a mask in some.
+    A model raises without the mask of sounds, or ignores the sounds. A single sound is broadcast to
+    several rows of a mask in some.
     """
     step, made = call.batch.balance_of(call.part, clips.name), clips.features
     given = {key: call.keys[key] for key in clips.keys if key in call.keys}
@@ -119,7 +119,9 @@ def _takes_rows(call: Call, clips: Modality) -> bool | None:
     if step is None or made is None or any(call.is_foreign(used) for used in given.values()):
         return None
     lengths = [used.length for used in given.values()]
-    if len(given) < len(clips.keys) or (step[0] and 0 in lengths):
+    if len(given) < len(clips.keys):
+        return call.rules.ignores_unmasked_audio
+    if step[0] and 0 in lengths:
         return False
     if len(set(lengths)) > 1:
         return None if lengths[0] == 1 else False
