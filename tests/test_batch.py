@@ -421,11 +421,11 @@ def test_list_with_other_entries_than_the_layout_says_is_refused(rows):
 
 def test_name_that_no_model_has_is_not_settled_by_a_total():
     """As many rows as images and as samples, and crops of the first image only."""
-    inputs = {**unknown((3, 3, 8, 8)), "pixel_values_local": torch.rand(3, 3, 8, 8)}
+    inputs = {**unknown((3, 3, 8, 8)), "pixel_values_nearby": torch.rand(3, 3, 8, 8)}
     batch = vd.read_batch(inputs, num_images=[1, 1, 1])
 
     assert batch.layout["pixel_values"].unit == "image"
-    assert [one.keys for one in batch.ambiguities] == [("pixel_values_local",)]
+    assert [one.keys for one in batch.ambiguities] == [("pixel_values_nearby",)]
 
 
 def test_rows_on_another_dimension_can_be_counted():
