@@ -7,7 +7,7 @@ import odd
 import pytest
 import torch
 from architectures import UNMARKED, architectures
-from odd import all_patches, flat, lengths, one_each, pixels, tiles
+from odd import all_patches, all_tiles, flat, lengths, one_each, pixels, tiles
 
 import vlmdebug as vd
 from vlmdebug.families import find_family
@@ -448,6 +448,26 @@ def test_probe_can_be_passed_as_layout():
     )
     assert not batch.ambiguities
     assert batch.layout["pixel_values"].unit == "sample"
+
+
+def test_processor_that_cannot_be_probed_is_read_by_counts():
+    class OneEach(odd.Odd):
+        def __call__(self, text, images=None, **options):
+            if any(len(own) != 1 for own in images or ()):
+                raise ValueError("One image for each text.")
+            return super().__call__(text, images, **options)
+
+    processor = OneEach(lambda samples: {"pixel_values": all_tiles(samples)})
+    inputs = processor(["a <image>", "b <image>"], odd.images((((300, 100),), ((60, 60),))))
+    unsure = vd.read_batch(inputs, processor=processor)
+    batch = vd.read_batch(
+        inputs, processor=processor, layout={"pixel_values": "tile"}, num_tiles=[2, 1]
+    )
+
+    assert "One image for each text" in unsure.ambiguities[0].message
+    assert "placeholder" not in unsure.ambiguities[0].message
+    assert not batch.ambiguities
+    assert [len(chunk["pixel_values"]) for chunk in batch.chunks(1)] == [2, 1]
 
 
 # --- real processors --------------------------------------------------------------------------

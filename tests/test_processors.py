@@ -320,8 +320,8 @@ def test_rows_of_minicpm_are_slices():
 
 @needs_torchvision
 @pytest.mark.parametrize("crops", [False, True], ids=["whole images", "crops"])
-def test_processor_that_cannot_be_probed_is_read_by_counts(crops):
-    """GOT-OCR 2 takes one image for each text, so no batch of the probe."""
+def test_tiles_of_got_ocr_are_counted_by_their_placeholders(crops):
+    """GOT-OCR 2 takes one image for each text, and writes the text itself."""
     processor = get("got_ocr2.processing_got_ocr2.GotOcr2Processor")(
         get("got_ocr2.image_processing_pil_got_ocr2.GotOcr2ImageProcessorPil")(
             size={"height": 56, "width": 56}
@@ -331,16 +331,12 @@ def test_processor_that_cannot_be_probed_is_read_by_counts(crops):
     pictures = odd.flat(odd.images((((300, 100),), ((60, 60),))))
     inputs = processor(images=pictures, padding=True, return_tensors="pt", crop_to_patches=crops)
     tiles = len(inputs["pixel_values"])
-    unsure = vd.read_batch(inputs, processor=processor)
-    batch = vd.read_batch(
-        inputs, processor=processor, layout={"pixel_values": "tile"}, num_tiles=[tiles - 1, 1]
-    )
+    batch = vd.read_batch(inputs, processor=processor)
 
-    assert "Nested images are only supported" in unsure.ambiguities[0].message
-    assert "placeholder" not in unsure.ambiguities[0].message
     assert (tiles > 2) == crops
-    assert not batch.ambiguities
-    assert [len(chunk["pixel_values"]) for chunk in batch.chunks(1)] == [tiles - 1, 1]
+    assert batch.layout.family == "internvl"
+    assert batch.counts["tile"] == (tiles - 1, 1)
+    assert vd.check(batch).ok
 
 
 def test_florence_is_compared_by_the_logits_of_its_decoder():

@@ -323,10 +323,10 @@ def options(source: Sound, dice: Random) -> Inputs | None:
 def labels(
     change: Callable[[torch.Tensor, torch.Tensor], Any],
 ) -> Callable[[Sound, Random], Inputs | None]:
-    """Labels as a collator makes them, changed."""
+    """Labels as a collator makes them, changed; those of an encoder-decoder are another text."""
 
     def made(source: Sound, dice: Random) -> Inputs | None:
-        marks = _marks(source)
+        marks = None if "decoder_input_ids" in source.inputs else _marks(source)
         if "labels" in source.inputs or marks is None or not marks.any():
             return None
         right = source.inputs["input_ids"].masked_fill(marks | ~source.real, -100)
