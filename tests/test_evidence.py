@@ -179,6 +179,20 @@ def test_labels_are_held_against_the_tokens(family):
         assert {m.code for m in report.mismatches} == {"VLM013"}
 
 
+@pytest.mark.parametrize("lacking", [(), ("decoder_input_ids",)], ids=["both texts", "labels only"])
+def test_labels_of_an_encoder_decoder_are_another_text(lacking):
+    """T5Gemma 2 makes `decoder_input_ids` of labels where it is given none."""
+    model, _, inputs = real("t5gemma2", [1, 1])
+    inputs |= {"labels": torch.tensor([[5, 6, 7], [8, 9, 10]])}
+    inputs |= {"decoder_input_ids": inputs["labels"].roll(1, 1)}
+    given = {key: value for key, value in inputs.items() if key not in lacking}
+    report = vd.check(given, config=model.config)
+
+    assert model(**given).loss > 0
+    assert report.ok
+    assert "Not compared: labels." in str(report)
+
+
 def test_labels_in_a_prompt_that_sees_all_of_itself_are_found():
     _, processor, inputs = real("paligemma", [1, 1])
     labels = torch.full_like(inputs["input_ids"], -100)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vlmdebug.checking.labels import UNTOLD
+from vlmdebug.checking.labels import are_comparable
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import KEYS, MEDIA_OF, SIDES, TRAINERS_OWN
 from vlmdebug.core.layout import plural
@@ -37,8 +37,7 @@ def compared(batch: Batch, run: SlicerRun | None) -> tuple[Compared, ...]:
     own = [key for key in batch.layout if key in TRAINERS_OWN or key not in KEYS]
     found += [Compared(key, beyond=True) for key in own if run is None]
     if "labels" in batch.layout:
-        against = None if batch.layout.family in UNTOLD else "input_ids"
-        found.append(Compared("labels", against))
+        found.append(Compared("labels", "input_ids" if are_comparable(batch) else None))
     return tuple(found)
 
 

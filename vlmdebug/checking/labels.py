@@ -16,7 +16,8 @@ from vlmdebug.checking.batch_findings import (
 )
 from vlmdebug.checking.findings import Because, Cause, Difference
 from vlmdebug.core.batch import Batch
-from vlmdebug.core.keys import PROMPT_TYPES, TWO_TEXTS
+from vlmdebug.core.keys import PROMPT_TYPES
+from vlmdebug.core.presence import has_two_texts
 
 IGNORED = -100
 MOST_SHIFT = 8
@@ -24,12 +25,17 @@ UNTOLD = ("unknown", "text")
 """Layouts that do not say whether the model is a decoder."""
 
 
+def are_comparable(batch: Batch) -> bool:
+    """Whether labels must be the tokens of `input_ids`: the model is known, and a decoder."""
+    return batch.layout.family not in UNTOLD and not has_two_texts(batch.inputs, batch.rules)
+
+
 def labels_differences(
     batch: Batch,
 ) -> list[Difference]:
     """What is wrong with the labels of a whole batch."""
     labels = batch.inputs.get("labels")
-    if labels is None or TWO_TEXTS & batch.inputs.keys() or batch.layout.family in UNTOLD:
+    if labels is None or not are_comparable(batch):
         return []
     ids = batch.inputs["input_ids"]  # (sample, seq)
     if len(getattr(labels, "shape", ())) != 2:

@@ -6,14 +6,16 @@ reads the values of the batch and the other arguments of the call.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
 from vlmdebug.core.batch import Batch
-from vlmdebug.core.keys import EXTRAS, PROMPT_TYPES, TRAINERS_OWN, TYPE_IDS
+from vlmdebug.core.keys import EXTRAS, PROMPT_TYPES, TRAINERS_OWN, TWO_TEXTS, TYPE_IDS
 from vlmdebug.core.layout import SAMPLE_WITH_IMAGES
 from vlmdebug.core.observed import ObservedCall
 from vlmdebug.core.part import Part
 from vlmdebug.core.rows import Rows, rows_of
+from vlmdebug.core.rules import ModelRules
 from vlmdebug.errors import AmbiguousError
 
 Presence = Literal["required", "absent", "either"]
@@ -127,3 +129,12 @@ def _is_nobodys(batch: Batch, key: str) -> bool:
     layout = batch.layout
     counted = layout.feature_key is not None and layout[key].unit == "sample"
     return counted and key not in batch.known | EXTRAS
+
+
+def has_two_texts(inputs: Mapping[str, Any], rules: ModelRules) -> bool:
+    """Whether labels are another text than `input_ids`: the model is an encoder-decoder.
+
+    Some make `decoder_input_ids` of labels where they are given none, so the rules count too
+    (`modeling_t5gemma2.forward`, transformers 5.23).
+    """
+    return bool(TWO_TEXTS & {*inputs, *rules.tokens})

@@ -21,10 +21,10 @@ from vlmdebug.core.keys import (
     DERIVED,
     MEDIA_OF,
     PROMPT_TYPES,
-    TWO_TEXTS,
     modality_of,
 )
 from vlmdebug.core.observed import Made, MadeBy
+from vlmdebug.core.presence import has_two_texts
 from vlmdebug.core.rows import rows_of
 from vlmdebug.core.tensors import to_numpy
 from vlmdebug.families import FAMILIES
@@ -201,7 +201,8 @@ class _Call:
         own = np.pad(self.ids[:, ahead:], ((0, 0), (0, ahead)), constant_values=IGNORED)
         if ((values == own) | (values == IGNORED)).all():
             return Made(True)
-        decoder = self.batch.layout.family in FAMILIES and not TWO_TEXTS & self.given.keys()
+        two = has_two_texts(self.given, self.batch.rules)
+        decoder = self.batch.layout.family in FAMILIES and not two
         return (Made.wrong if decoder and not ahead else Made.unchecked)(MadeBy.LABELS)
 
     def shift_labels(self, values: np.ndarray) -> Made:
