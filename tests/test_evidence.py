@@ -193,6 +193,20 @@ def test_labels_of_an_encoder_decoder_are_another_text(lacking):
     assert "Not compared: labels." in str(report)
 
 
+def test_second_text_that_is_left_out_beside_labels_is_silent():
+    model, _, inputs = real("t5gemma2", [1, 1])
+    batch = vd.read_batch({**inputs, "labels": inputs["input_ids"].clone()}, config=model.config)
+
+    def slicer(_, chunk_size):
+        for chunk in batch.chunks(chunk_size):
+            yield {key: value for key, value in chunk.items() if key != "decoder_input_ids"}
+
+    report = vd.check(slicer, batch)
+
+    assert codes(report) == [("VLM003", True)] * 2
+    assert all(model(**chunk).loss > 0 for chunk in slicer(None, 1))
+
+
 def test_labels_in_a_prompt_that_sees_all_of_itself_are_found():
     _, processor, inputs = real("paligemma", [1, 1])
     labels = torch.full_like(inputs["input_ids"], -100)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
+from vlmdebug.core.keys import TWO_TEXTS
 from vlmdebug.core.layout import SAMPLE_WITH_IMAGES
 from vlmdebug.core.observed import ObservedKey
 from vlmdebug.core.rules import Tolerated
@@ -43,10 +44,10 @@ class Forward(Call):
             return None  # other images may have another number of features
         if self.batch.is_of_clips(key):
             return self.runs(key)
-        if key in self.rules.raises_without and key not in self.layout.media:
+        if key in self._needed and key not in self.layout.media:
             return False
         if self.pixels not in self.keys:
-            if self.pixels in self.rules.raises_without:
+            if self.pixels in self._needed:
                 return False
             return takes_no_pixels(self, self.batch.image)
         return False if self._lacks_description else self.runs()
@@ -108,8 +109,14 @@ class Forward(Call):
             and key not in keys
             and self.rules.uses(key, positions=placed)
             and not self._belongs_to_none(key)
-            for key in self.rules.raises_without
+            for key in self._needed
         )
+
+    @property
+    def _needed(self) -> frozenset[str]:
+        """Keys without which this call raises; a decoder's text is made of the labels."""
+        made = TWO_TEXTS if "labels" in self.keys else frozenset[str]()
+        return self.rules.raises_without - made
 
     def _belongs_to_none(self, key: str) -> bool:
         """Whether the samples have no media of the key, so that the call should lack it."""
