@@ -119,14 +119,12 @@ def test_dragging_the_slider_moves_python_and_the_picture(first, notebook):
 
 def test_wrong_image_stands_beside_the_right_one(first):
     first.locator(".vlmdebug-chunks button").nth(1).click()
-    first.get_by_text("image 0 of sample 1", exact=True).wait_for()
+    captions = first.locator(".vlmdebug-details figcaption")
+    captions.filter(has_text="image 0 of sample 1").wait_for()  # the details follow the click
     pictures = first.locator(".vlmdebug-details table img")
     loaded = pictures.evaluate_all("all => all.map(one => one.naturalWidth)")
 
-    assert first.locator(".vlmdebug-details figcaption").all_inner_texts() == [
-        "image 0 of sample 1",
-        "image 1 of sample 0",
-    ]
+    assert captions.all_inner_texts() == ["image 0 of sample 1", "image 1 of sample 0"]
     assert all(loaded)
 
 
