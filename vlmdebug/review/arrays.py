@@ -7,13 +7,14 @@ function computes from values is marked as computed: it is never compared with t
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 MOST = 1 << 16
-"""Elements of the largest tensor that is computed here; larger ones are unknown."""
+"""Items of the largest tensor or list that is computed here; larger ones are unknown."""
 
 
 class Unknown:
@@ -63,6 +64,7 @@ class Tensor:
     def of(self, array: Any, cut: ast.AST | None = None) -> Tensor:
         """The same values in another arrangement."""
         made = np.asarray(array)
+        small(made.size)
         return Tensor(made, self.key, computed=self.computed, cut=cut or self.cut)
 
     def __len__(self) -> int:
@@ -71,18 +73,45 @@ class Tensor:
         return len(self.array)
 
 
+def small(size: int | float) -> None:
+    """Refuse what takes too long to compute here.
+
+    Raises:
+        LookupError: It has more than `MOST` items.
+    """
+    if size > MOST:
+        raise LookupError
+
+
+def weight(value: Any, most: int = MOST) -> int:
+    """Number of items of a value and of all lists in it, counted as far as `most`."""
+    count, left = 0, [value]
+    while left and count <= most:
+        part = left.pop()
+        if isinstance(part, (dict, list, tuple, set)):
+            count += len(part)
+            left += part.values() if isinstance(part, dict) else part
+    return count
+
+
 def plain(value: Any) -> Any:
     """The value for numpy: arrays and numbers in place of tensors, lists of them alike.
 
     Raises:
-        LookupError: A part of it is unknown.
+        LookupError: A part of it is unknown, or it is too large.
     """
+    if isinstance(value, (list, tuple)):
+        small(weight(value))
+    return _plain(value)
+
+
+def _plain(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.array
     if isinstance(value, Unknown):
         raise LookupError
     if isinstance(value, (list, tuple)):
-        return [plain(part) for part in value]
+        return [_plain(part) for part in value]
     if isinstance(value, slice):
         return slice(*(_index(part) for part in (value.start, value.stop, value.step)))
     return value
@@ -95,10 +124,17 @@ def _index(value: Any) -> Any:
     return int(number) if isinstance(number, np.ndarray) and number.size == 1 else number
 
 
+def apart(function: Callable[[Any, Any], Any], left: Any, right: Any) -> Any:
+    """`function(left, right)` of arrays, unless its result is too large."""
+    small(math.prod(np.broadcast_shapes(np.shape(left), np.shape(right))))
+    return function(left, right)
+
+
 def computed(value: Any) -> Tensor:
     """A tensor of values that no key of the batch has."""
     array = np.asarray(value)
-    if array.size > MOST or array.dtype == object:
+    small(array.size)
+    if array.dtype == object:
         raise LookupError
     return Tensor(array, computed=True)
 
@@ -131,6 +167,7 @@ def _choose(mask: Tensor) -> None:
 def _part(part: Any) -> Any:
     made = plain(part)
     if isinstance(made, range):
+        small(len(made))
         return [*made]
     if isinstance(made, np.ndarray) and made.ndim == 0 and made.dtype != bool:
         return int(made)
@@ -141,9 +178,10 @@ def _part(part: Any) -> Any:
 
 def joined(parts: Sequence[Any], how: Callable[[Sequence[np.ndarray]], np.ndarray]) -> Tensor:
     """Tensors in one: rows of one key stay its rows."""
-    arrays = [plain(part) for part in parts]
+    arrays = [np.asarray(plain(part)) for part in parts]
+    small(sum(array.size for array in arrays))
     try:
-        array = how([np.asarray(part) for part in arrays])
+        array = how(arrays)
     except (ValueError, np.exceptions.AxisError) as error:
         raise Failed("RuntimeError", str(error)) from None
     tensors = [part for part in parts if isinstance(part, Tensor)]

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vlmdebug.core.keys import KEYS, Kind
-from vlmdebug.review.arrays import Failed, Tensor, Unknown
+from vlmdebug.review.arrays import MOST, Failed, Tensor, Unknown, weight
 from vlmdebug.review.builtin_calls import Builtins
 from vlmdebug.review.evaluator import said
 from vlmdebug.review.functions import FUNCTIONS, MODULES, listed_of
@@ -49,7 +49,10 @@ class Calls(Builtins):
             found = self.module.of_class(frame.owner, callee.last, self)
             callee = found if isinstance(found, Routine) else callee
         if isinstance(callee, Routine):
-            if callee.frame is None and not any(map(_has_rows, (*args, *given.values()))):
+            heavy = weight([*args, *given.values()]) > MOST
+            if callee.frame is None and (
+                heavy or not any(map(_has_rows, (*args, *given.values())))
+            ):
                 return Unknown(node)  # whatever it does has nothing to do with the batch
             return self.invoke(callee, args, given)
         if isinstance(callee, Bound):
@@ -110,7 +113,8 @@ class Calls(Builtins):
         try:
             return FUNCTIONS[callee.last](args, given, node)
         except LookupError:
-            keys = [key for key in map(_key, _flat(args)) if key is not None]
+            few = args if weight(args) <= MOST else []
+            keys = [key for key in map(_key, _flat(few)) if key is not None]
             return (
                 self.run.lose(node, keys[0], "a part of it is unknown") if keys else Unknown(node)
             )
@@ -135,6 +139,7 @@ class Calls(Builtins):
         return self._map(function, tree)
 
     def _map(self, function: Routine, tree: Any) -> Any:
+        self.run.burn()
         if isinstance(tree, dict):
             return {key: self._map(function, part) for key, part in tree.items()}
         if isinstance(tree, (list, tuple)):

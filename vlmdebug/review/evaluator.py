@@ -10,8 +10,21 @@ from vlmdebug.review.arrays import Failed, Tensor, Unknown
 from vlmdebug.review.machine import Bound, Frame, Reference, Routine, Run
 from vlmdebug.review.module import Module
 
+FREE = 4096
+"""Items of a value that costs no more than a number."""
 SAID = 60
 """Characters of source that a reason gives."""
+
+
+UNREADABLE = (
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    ArithmeticError,
+    MemoryError,
+)
+"""What an operation raises here that is not known of the interpreted code."""
 
 
 class Evaluator:
@@ -34,11 +47,15 @@ class Evaluator:
         if method is None:
             return Unknown(node)
         try:
-            return method(node, frame)
-        except LookupError:
+            found = method(node, frame)
+        except UNREADABLE:
             return Unknown(node)
-        except (TypeError, ValueError, AttributeError, OverflowError, ArithmeticError):
-            return Unknown(node)
+        size = found.array.size if isinstance(found, Tensor) else 0
+        if isinstance(found, (list, tuple, dict)):
+            size = len(found) * 8
+        if size > FREE:
+            self.run.burn(size // 64)
+        return found
 
     def decided(self, test: ast.expr, frame: Frame) -> bool:
         """Whether a condition holds; the run's own choice where that is unknown."""

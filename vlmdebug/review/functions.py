@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from vlmdebug.review.arrays import Failed, Tensor, Unknown, computed, joined, plain
+from vlmdebug.review.arrays import Failed, Tensor, Unknown, computed, joined, plain, small
 from vlmdebug.review.tensor_methods import dim_of, dims_of, number
 
 
@@ -44,16 +44,21 @@ def _tensor(args: list[Any], given: dict[str, Any], node: ast.AST) -> Any:
 
 def _filled(fill: int) -> Callable[..., Tensor]:
     def function(args: list[Any], given: dict[str, Any], node: ast.AST) -> Tensor:
-        return computed(np.full(dims_of(args or [given["size"]]), fill))
+        sizes = dims_of(args or [given["size"]])
+        small(math.prod(sizes))
+        return computed(np.full(sizes, fill))
 
     return function
 
 
 def _arange(args: list[Any], given: dict[str, Any], node: ast.AST) -> Tensor:
-    return computed(np.arange(*map(number, args)))
+    numbers = [number(part) for part in args]
+    small(len(range(*numbers)))
+    return computed(np.arange(*numbers))
 
 
 def _randperm(args: list[Any], given: dict[str, Any], node: ast.AST) -> Tensor:
+    small(number(args[0]))
     return computed(np.arange(number(args[0]))[::-1].copy())
 
 
@@ -67,7 +72,7 @@ def listed_of(value: Any) -> list[Any]:
     """The items of anything that a `for` goes through.
 
     Raises:
-        LookupError: They are unknown.
+        LookupError: They are unknown, or too many.
         Failed: It cannot be iterated.
     """
     if isinstance(value, Unknown):
@@ -77,6 +82,7 @@ def listed_of(value: Any) -> list[Any]:
             raise Failed("TypeError")
         return [value.of(part, value.cut) for part in value.array]
     if isinstance(value, (list, tuple, range, str, set, dict)):
+        small(len(value))
         return [*value]
     if value is None or isinstance(value, (int, float)):
         raise Failed("TypeError")
@@ -90,6 +96,7 @@ def _sum(args: list[Any], given: dict[str, Any], node: ast.AST) -> Any:
     for part in listed_of(args[0]):
         is_list = isinstance(part, list)
         total = (total or []) + part if is_list else plain(total) + plain(part)
+        small(len(total) if is_list else 0)
     return computed(total) if isinstance(total, np.ndarray) else total
 
 

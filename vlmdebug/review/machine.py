@@ -15,6 +15,8 @@ from vlmdebug.review.arrays import Tensor, Unknown
 
 FUEL = 20_000
 """Expressions and statements of one run; what follows is not read."""
+JUDGED = 20
+"""Steps that one observed call costs."""
 DEPTH = 8
 """Calls of a file's own functions within each other."""
 
@@ -161,8 +163,8 @@ class Run:
         """Whether it took or passed rows of the batch."""
         return bool(self.cuts or self.lost or self.observed or self.unbound)
 
-    def burn(self) -> None:
-        self.fuel -= 1
+    def burn(self, steps: int = 1) -> None:
+        self.fuel -= steps
         if self.fuel < 0:
             raise OutOfFuel
 
@@ -174,7 +176,8 @@ class Run:
     def observe(
         self, node: ast.AST, how: str, items: Mapping[str, Any], turn: int | None = None
     ) -> None:
-        """Record what is passed on."""
+        """Record what is passed on. To judge it takes as long as `JUDGED` steps."""
+        self.burn(JUDGED)
         self.observed.append(Observed(node, how, dict(items), self.doubts, turn))
 
     def took(self, node: ast.AST, value: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vlmdebug.review.arrays import Failed, Tensor, Unknown, computed, plain
+from vlmdebug.review.arrays import Failed, Tensor, Unknown, apart, computed, plain, small, weight
 from vlmdebug.review.evaluator import Decided, Evaluator
 from vlmdebug.review.machine import Frame, Inputs, Reference
 
@@ -33,8 +33,8 @@ ORDER: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Gt: operator.gt,
     ast.GtE: operator.ge,
 }
-LARGEST = 10_000
-"""Items of the longest list that is repeated here."""
+LARGEST = 1 << 64
+"""The largest integer that is computed with here."""
 
 
 class Operators(Evaluator):
@@ -51,8 +51,10 @@ class Operators(Evaluator):
         if isinstance(op, ast.BitOr) and isinstance(left, dict) and isinstance(right, dict):
             return {**left, **right}
         if isinstance(left, (list, tuple)) and isinstance(op, (ast.Add, ast.Mult)):
-            if isinstance(op, ast.Mult) and (not isinstance(right, int) or right > LARGEST):
-                return Unknown(node)
+            if isinstance(op, ast.Mult):
+                small(len(left) * right)
+            elif isinstance(right, (list, tuple)):
+                small(len(left) + len(right))
             if not isinstance(right, (Tensor, np.ndarray)):
                 return BINARY[type(op)](left, right)
         function = BINARY.get(type(op))
@@ -61,10 +63,12 @@ class Operators(Evaluator):
         a, b = plain(left), plain(right)
         if isinstance(op, ast.Pow) and not (np.size(a) == 1 and np.all(np.abs(b) < 64)):
             return Unknown(node)
+        if any(isinstance(part, int) and abs(part) > LARGEST for part in (a, b)):
+            return Unknown(node)
         if isinstance(left, (list, tuple)) or isinstance(right, (list, tuple)):
             a, b = np.asarray(a), np.asarray(b)
         try:
-            found = function(a, b)
+            found = apart(function, a, b)
         except ZeroDivisionError:
             raise Failed("ZeroDivisionError") from None
         if not isinstance(left, Tensor) and not isinstance(right, Tensor):
@@ -117,7 +121,8 @@ class Operators(Evaluator):
         if isinstance(left, Unknown) or isinstance(right, Unknown):
             return Unknown(node)
         if isinstance(left, Tensor) or isinstance(right, Tensor):
-            return computed(ORDER[type(op)](plain(left), plain(right)))
+            return computed(apart(ORDER[type(op)], plain(left), plain(right)))
+        small(weight(left) + weight(right))
         return bool(ORDER[type(op)](left, right))
 
     def _is(self, left: Any, right: Any, same: bool, node: ast.AST) -> Any:
@@ -135,7 +140,14 @@ class Operators(Evaluator):
             self.run.asked.setdefault(item, self.module.tree)
         if isinstance(item, Unknown) or isinstance(where, (Unknown, Reference, Tensor)):
             return None
-        if isinstance(where, (dict, list, tuple, set, str, range)):
+        if isinstance(where, (range, str)):
+            return (
+                item in where
+                if isinstance(item, int if isinstance(where, range) else str)
+                else None
+            )
+        if isinstance(where, (dict, list, tuple, set)):
+            small(weight(where))
             if any(isinstance(part, Unknown) for part in where):
                 return True if item in where else None
             return item in where

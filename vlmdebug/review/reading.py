@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+import numpy as np
+
 from vlmdebug.core.keys import KEYS, MEDIA_KEYS, MEDIA_OF
 from vlmdebug.review.arrays import Failed, Tensor
 from vlmdebug.review.entry import Entry
@@ -17,6 +19,8 @@ from vlmdebug.review.statements import Machine
 from vlmdebug.review.trials import Trial, trials
 from vlmdebug.review.verdicts import Verdict, verdicts
 
+STEPS = 400_000
+"""Expressions and statements that are interpreted for one function, in all of its runs."""
 WAYS = 24
 """Ways through a function that are read for one batch."""
 FEW = 3
@@ -57,6 +61,7 @@ class Reading:
         self.refused: set[str] = set()
         self.limit: str | None = None
         self.sides: dict[ast.AST, set[bool]] = {}
+        self._steps = STEPS
         read: dict[object, str] = {}
         for layout, own in layouts.items():
             first = read.setdefault(self._sight(own[0]), layout)
@@ -147,10 +152,12 @@ class Reading:
         names, stored, inputs = self.entry.names(trial)
         run = Run(inputs, sides)
         run.stored.update(stored)
+        run.fuel = given = min(run.fuel, self._steps)
         machine = Machine(self.entry.module, run)
         frame = Frame(dict(names), None, machine.may_lack(self.entry.node), self.entry.owner)
         try:
-            machine.execute(self.entry.node.body, frame)
+            with np.errstate(all="ignore"):
+                machine.execute(self.entry.node.body, frame)
             _observe_results(run, frame, self.entry.node)
         except Failed as failed:
             run.ended = "raise" if str(failed) == "raised" else failed.name
@@ -158,6 +165,7 @@ class Reading:
             self.limit = "it takes too many steps to read"
         except RecursionError:
             self.limit = "its expressions are too deep to read"
+        self._steps -= given - max(run.fuel, 0)
         return run
 
 

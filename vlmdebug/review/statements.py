@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from vlmdebug.review.arrays import Failed, Tensor, Unknown, plain
-from vlmdebug.review.evaluator import said
+from vlmdebug.review.evaluator import UNREADABLE, said
 from vlmdebug.review.functions import listed_of
 from vlmdebug.review.loops import Loops, parts_of
 from vlmdebug.review.machine import Frame, Opened, Reference, Routine
@@ -26,10 +26,19 @@ class Machine(Loops):
         for statement in body:
             self.run.burn()
             method = getattr(self, f"_{type(statement).__name__}", None)
-            ends = None if method is None else method(statement, frame)
+            try:
+                ends = None if method is None else method(statement, frame)
+            except UNREADABLE:
+                ends = self._pass_over(statement, frame)
             if ends is not None:
                 return ends
         return None
+
+    def _pass_over(self, node: ast.stmt, frame: Frame) -> None:
+        """Go on behind a statement that cannot be read; the names that it assigns are unknown."""
+        for part in parts_of(node):
+            if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store):
+                frame.names[part.id] = Unknown(node)
 
     def may_lack(self, node: ast.AST) -> frozenset[str]:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):

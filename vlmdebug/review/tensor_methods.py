@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from vlmdebug.review.arrays import Failed, Tensor, Unknown, computed, plain
+from vlmdebug.review.arrays import Failed, Tensor, Unknown, apart, computed, plain, small
 
 
 def number(value: Any) -> int:
@@ -116,7 +116,9 @@ def _permute(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) -
 
 
 def _repeat(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) -> Tensor:
-    return x.of(np.tile(x.array, dims_of(args)), node)
+    sizes = dims_of(args)
+    small(x.array.size * math.prod(sizes))
+    return x.of(np.tile(x.array, sizes), node)
 
 
 def _expand(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) -> Tensor:
@@ -129,6 +131,7 @@ def _expand(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) ->
 def _repeat_interleave(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) -> Tensor:
     times = plain(args[0] if args else given["repeats"])
     dim = dim_of(args, given, 1, None)
+    small(x.array.size * int(np.max(times, initial=0)))
     return x.of(np.repeat(x.array, times, axis=dim), node)
 
 
@@ -221,6 +224,7 @@ def _nonzero(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) -
 def _like(fill: int) -> Callable[..., Tensor]:
     def method(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) -> Tensor:
         shape = dims_of(args) if args else x.array.shape
+        small(math.prod(shape))
         return computed(np.full(shape, fill, dtype=x.array.dtype))
 
     return method
@@ -242,7 +246,7 @@ def _ndim(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) -> i
 
 def _compared(how: str) -> Callable[..., Tensor]:
     def method(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) -> Tensor:
-        return computed(getattr(np, how)(x.array, plain(args[0])))
+        return computed(apart(getattr(np, how), x.array, plain(args[0])))
 
     return method
 
