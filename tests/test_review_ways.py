@@ -275,6 +275,13 @@ def shift(model, inputs):
     ids = inputs["input_ids"][:, :-1]
     return model(input_ids=ids, pixel_values=inputs["pixel_values"])
 """,
+    "tokens without padding in one row": """
+def unpad(model, inputs):
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    flat = ids[mask.bool()].unsqueeze(0)
+    places = torch.cat([torch.arange(n) for n in mask.sum(-1).tolist()]).unsqueeze(0)
+    model(input_ids=flat, position_ids=places, pixel_values=inputs["pixel_values"])
+""",
     "counts of tokens alone": """
 def lengths(inputs):
     return [int(row.sum()) for row in inputs["attention_mask"]], inputs["pixel_values"].dtype

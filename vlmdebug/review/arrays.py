@@ -153,6 +153,8 @@ def taken(tensor: Tensor, index: Any, node: ast.AST) -> Tensor:
         array = tensor.array[found]
     except (IndexError, ValueError, TypeError) as error:
         raise Failed("IndexError", str(error)) from None
+    if any(isinstance(part, np.ndarray) and part.dtype == bool and part.ndim > 1 for part in found):
+        return Tensor(array, tensor.key, computed=True, cut=node)  # tokens of several samples
     whole = (isinstance(found[0], slice) and found[0] == slice(None)) or found[0] is Ellipsis
     return tensor.of(array, None if whole or found[0] is None else node)
 
