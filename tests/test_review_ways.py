@@ -282,6 +282,11 @@ def unpad(model, inputs):
     places = torch.cat([torch.arange(n) for n in mask.sum(-1).tolist()]).unsqueeze(0)
     model(input_ids=flat, position_ids=places, pixel_values=inputs["pixel_values"])
 """,
+    "rows of tokens joined to one": """
+def pack(model, inputs):
+    ids = torch.cat([row for row in inputs["input_ids"]])[None]
+    model(input_ids=ids, position_ids=model.places, pixel_values=inputs["pixel_values"])
+""",
     "counts of tokens alone": """
 def lengths(inputs):
     return [int(row.sum()) for row in inputs["attention_mask"]], inputs["pixel_values"].dtype

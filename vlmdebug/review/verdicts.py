@@ -63,7 +63,10 @@ def _judged(calls: Sequence[Observed], trial: Trial, entry: Entry) -> Iterator[V
     slicer_run = SlicerRun(chunks, trial.size, partial=True)
     causes = Causes(batch, slicer_run)
     media = {key for modality in batch.modalities.values() for key in modality.keys}
+    width = np.shape(batch.inputs["input_ids"])[-1]
     for index, (call, given, chunk) in enumerate(zip(calls, givens, chunks, strict=True)):
+        if np.shape(given.get("input_ids", ()))[-1:] > (width,):
+            continue  # rows of several samples in one
         ids = chunk.keys.get("input_ids")
         if ids is None and call.turn == index:
             samples: Sequence[int] = _samples(call, trial)
