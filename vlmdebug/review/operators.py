@@ -140,12 +140,10 @@ class Operators(Evaluator):
             self.run.asked.setdefault(item, self.module.tree)
         if isinstance(item, Unknown) or isinstance(where, (Unknown, Reference, Tensor)):
             return None
-        if isinstance(where, (range, str)):
-            return (
-                item in where
-                if isinstance(item, int if isinstance(where, range) else str)
-                else None
-            )
+        if isinstance(where, range):
+            return item in where if isinstance(item, int) else None
+        if isinstance(where, str):
+            return item in where if isinstance(item, str) else None
         if isinstance(where, (dict, list, tuple, set)):
             small(weight(where))
             if any(isinstance(part, Unknown) for part in where):
