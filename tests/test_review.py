@@ -445,7 +445,8 @@ def test_formats_for_programs(trainer, capsys):
     first = capsys.readouterr().out.splitlines()[0]
 
     assert data["ok"] is False and data["remarks"][0]["line"] == 5
-    assert first.startswith("::error file=trainer.py,line=5,title=VLM001::pixel_values is cut per")
+    place = "line=5,endLine=5,col=21,endColumn=38"
+    assert first.startswith(f"::error file=trainer.py,{place},title=VLM001::pixel_values is cut")
     assert "%0A" in first
 
 

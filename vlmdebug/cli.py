@@ -122,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     review.add_argument(
         "--format",
-        choices=("text", "json", "github"),
+        choices=("text", "json", "github", "gitlab", "sarif"),
         default="text",
         help="github: findings as notes on the lines of a pull request",
     )
@@ -380,7 +380,7 @@ def _review(options: argparse.Namespace) -> int:
     if options.format == "text":
         _show(found)
     else:
-        print(found.to_json() if options.format == "json" else found.to_github())
+        print(getattr(found, f"to_{options.format}")())
     return OK if found.ok else FOUND
 
 

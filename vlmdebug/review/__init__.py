@@ -20,13 +20,14 @@ from pathlib import Path
 from vlmdebug.core.given import public
 from vlmdebug.core.wording import number
 from vlmdebug.errors import BadInput
+from vlmdebug.review import formats
 from vlmdebug.review.entry import entries
 from vlmdebug.review.files import WORDS, changed_lines, files_of, from_here, ignored, text_of
 from vlmdebug.review.module import Module
 from vlmdebug.review.reading import Reading
 from vlmdebug.review.remarks import Remark, Remarks
 from vlmdebug.review.trials import trials
-from vlmdebug.safe import harmless, one_line, plain
+from vlmdebug.safe import harmless, one_line
 
 Lines = Mapping[str, frozenset[int]]
 
@@ -98,11 +99,16 @@ class Review:
 
     def to_github(self) -> str:
         """The findings as workflow commands, which GitHub shows as notes on the lines."""
-        return "\n".join(
-            f"::error file={_escaped(plain(remark.file), ':,')},line={remark.line},"
-            f"title={remark.code}::{_escaped(plain(remark.message, 10_000))}"
-            for remark in self.findings
-        )
+        return formats.to_github(self.findings)
+
+    def to_gitlab(self) -> str:
+        """The findings as a code quality report of GitLab."""
+        return formats.to_gitlab(self.findings)
+
+    def to_sarif(self) -> str:
+        """The findings as SARIF 2.1.0, with a notification for all that was not judged."""
+        unsure = [remark for remark in self.remarks if remark.unsure is not None]
+        return formats.to_sarif(self.findings, unsure, self.not_judged)
 
 
 @public
@@ -191,13 +197,6 @@ def changed(diff: str) -> dict[str, frozenset[int]]:
     {'cut.py': frozenset({4})}
     """
     return changed_lines(diff)
-
-
-def _escaped(text: str, more: str = "") -> str:
-    """Escaped for workflow commands: https://github.com/actions/toolkit, `core`."""
-    for mark in "%\r\n" + more:
-        text = text.replace(mark, f"%{ord(mark):02X}")
-    return text
 
 
 __all__ = ["Remark", "Review", "changed", "paths", "source"]

@@ -38,6 +38,7 @@ class Remark:
         batch: The smallest batch that shows it, of those that were read; None if none does.
         source: The line of source.
         end: The column behind the code on its line.
+        cell: In a notebook, the cell that the line is counted in, from 1; else None.
     """
 
     file: str
@@ -53,10 +54,12 @@ class Remark:
     end: int = 1
     batch: str | None = None
     source: str = ""
+    cell: int | None = None
 
     def __str__(self) -> str:
         first, *rest = self.message.splitlines()
-        head = one_line(f"{self.file}:{self.line}:{self.column}: {self.code} {self.text}")
+        file = self.file if self.cell is None else f"{self.file}:cell {self.cell}"
+        head = one_line(f"{file}:{self.line}:{self.column}: {self.code} {self.text}")
         lines = [head, *_marked(self.source, self.column, self.end)]
         return "\n".join([*lines, *(_wrapped(line) for line in (first, *rest))])
 
