@@ -18,8 +18,8 @@ from urllib.parse import quote
 
 from vlmdebug.core.code_pages import page
 from vlmdebug.core.mismatch import CODES
-from vlmdebug.review.baseline import fingerprints
 from vlmdebug.review.files import from_here
+from vlmdebug.review.fingerprints import fingerprints
 from vlmdebug.review.remarks import Remark
 from vlmdebug.safe import plain
 

@@ -1,0 +1,28 @@
+"""What identifies a finding from one review to the next.
+
+It is file, code, function and text, not the line, so that code may move. Equal findings in a
+function are numbered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from vlmdebug.review.files import from_here
+from vlmdebug.review.remarks import Remark
+
+
+def fingerprints(remarks: Sequence[Remark]) -> list[str]:
+    """One fingerprint per remark, each different from the others, in hexadecimal digits."""
+    seen: Counter[tuple[str, ...]] = Counter()
+    found = []
+    for remark in remarks:
+        same = (from_here(Path(remark.file)), remark.code, remark.function, remark.text)
+        seen[same] += 1
+        parts = json.dumps([*same, seen[same]])
+        found.append(hashlib.sha256(parts.encode()).hexdigest()[:32])
+    return found
