@@ -49,7 +49,7 @@ def bare_slices(batch: Batch, chunk_size: int) -> Callable[[], None]:
     cuts = []
     for start, stop in chunk_bounds(len(batch), chunk_size):
         for key, tensor in batch.inputs.items():
-            planned = expected_rows(batch, key, range(start, stop))
+            planned = expected_rows(batch, key, batch.part(range(start, stop)))
             for first, last in planned.rows.ranges:
                 cuts.append((tensor, first, last))
 

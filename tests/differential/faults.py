@@ -252,8 +252,10 @@ def media_of_other_sizes(source: Sound, dice: Random) -> Inputs | None:
     """The images were processed again at another size."""
     other = sound(source.family, source.images, (96, 96), "right", 0)
     token = token_of(source)
+    if token is None:
+        return None
     theirs, ours = ((one.inputs["input_ids"] == token).sum(1) for one in (other, source))
-    if token is None or torch.equal(theirs, ours):
+    if torch.equal(theirs, ours):
         return None
     return _with(source, {key: other.inputs[key] for key in source.owned})
 

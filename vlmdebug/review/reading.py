@@ -165,6 +165,8 @@ class Reading:
             self.limit = "it takes too many steps to read"
         except RecursionError:
             self.limit = "its expressions are too deep to read"
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+            self.limit = f"it could not be read: {type(error).__name__}"  # never the whole review
         self._steps -= given - max(run.fuel, 0)
         return run
 
