@@ -19,6 +19,7 @@ import numpy as np
 
 from vlmdebug.core.layout import Axis
 from vlmdebug.core.rows import Counts
+from vlmdebug.core.rules import Tolerated
 from vlmdebug.core.tensors import to_numpy
 from vlmdebug.families.base import Family
 from vlmdebug.families.facts import BatchFacts, CountResult, ProcessorMetadata
@@ -27,6 +28,7 @@ from vlmdebug.families.internvl import ambiguous_tiles, images_by_edges
 from vlmdebug.families.rules import DESCRIBES, MULTIPLIED, ONE, SURPLUS, USUAL, with_mask
 from vlmdebug.families.synthesize import BatchSpec, numbered, text, with_text
 
+READ_BY_ROW: frozenset[Tolerated] = frozenset({"surplus", "none"})
 FACTOR = 2  # downsample_factor of synthesized batches
 
 
@@ -63,15 +65,18 @@ class Lfm2VL(Family):
         MULTIPLIED,
     )
     in_release = {
-        # Its features come from spatial_shapes alone; the mask only hides padded patches.
+        # Its features come from spatial_shapes alone, and any row of these fits any tile, as all
+        # have the padded size. The mask only hides padded patches, and is read by row:
+        # modeling_lfm2_vl.get_image_features, masking_utils.padding_mask_function (5.24).
         "5.24": replace(
             rules,
             seen=("5.24",),
+            checks_each_row=False,
             raises_without=frozenset({"spatial_shapes"}),
             optional_if_all_ones=frozenset({"pixel_attention_mask"}),
             keys={
                 "pixel_values": ONE,
-                "pixel_attention_mask": DESCRIBES,
+                "pixel_attention_mask": replace(DESCRIBES, runs_with=READ_BY_ROW),
                 "spatial_shapes": DESCRIBES,
             },
         ),

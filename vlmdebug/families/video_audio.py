@@ -102,10 +102,13 @@ def with_clips(
 ) -> tuple[dict[str, Any], BatchFacts]:
     """A synthesized batch with videos, then audio clips, after the images of each sample.
 
-    A frame is one placeholder token, an audio clip two. Every row of pixels and of audio holds its
+    A frame is one placeholder token, an audio clip two. Videos with a row each are padded to the
+    longest one, and frames of padding have tokens, too. Every row of pixels and of audio holds its
     own number.
     """
-    tokens, frames = {"video": 4, "audio": 11}, iter(spec.frames)
+    padded_frames = [max(spec.frames, default=0)] * len(spec.frames)
+    frames = iter(padded_frames if family.videos == "video" else spec.frames)
+    tokens = {"video": 4, "audio": 11}
     none = (0,) * len(spec.images_per_sample)
     clips = {"video": spec.videos_per_sample or none, "audio": spec.audios_per_sample or none}
     rows = []
@@ -132,6 +135,7 @@ def with_clips(
         facts.metadata,
         token_ids={**facts.metadata.token_ids, **tokens},
         features_of_audio=lambda frames: 2,
+        features_of_video=lambda frames, height, width: frames,
     )
     return whole, replace(facts, inputs=whole, metadata=metadata, clips=clips)
 
