@@ -6,6 +6,8 @@ does not.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -404,29 +406,26 @@ def test_prove_compares_with_the_sample_that_the_media_name():
 # --- what is not a finding of its own ------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("family", "clips", "message"),
-    [
-        (
-            "gemma4",
-            "audio",
-            "sample 0 has 0 audio placeholder tokens in this chunk",
-        ),
-        (
-            "llava_next",
-            "video",
-            "sample 0 has no video placeholder token in this chunk's input_ids but",
-        ),
-    ],
-    ids=["features known", "features unknown"],
-)
-def test_clips_whose_placeholders_were_cut_are_found(family, clips, message):
+def without_features(batch, clips):
+    """The batch, as if nothing said how many features its clips become."""
+    modalities = dict(batch.modalities)
+    modalities[clips] = replace(modalities[clips], features=None, pieces=None)
+    return replace(batch, modalities=modalities)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["features known", "features unknown"])
+@pytest.mark.parametrize(("family", "clips"), [("gemma4", "audio"), ("llava_next", "video")])
+def test_clips_whose_placeholders_were_cut_are_found(family, clips, known):
     batch = vd.make_batch(family, [0, 0], **{f"{clips}s_per_sample": [1, 2]})
+    if not known:
+        batch = without_features(batch, clips)
     slicer = cut(lambda c: {k: v[:, 1:2] if k in ALONG else v for k, v in c.items()})
     report = vd.check(slicer, batch)
 
     assert [m.code for m in report.mismatches] == ["VLM009", "VLM009"]
-    assert report.mismatches[0].message.startswith(message)
+    counted = f"sample 0 has 0 {clips} placeholder tokens in this chunk"
+    none = f"sample 0 has no {clips} placeholder token in this chunk's input_ids but"
+    assert report.mismatches[0].message.startswith(counted if known else none)
 
 
 def test_embeddings_are_not_given_samples_by_their_place():

@@ -959,3 +959,44 @@ def test_sizes_in_a_dtype_that_models_refuse_are_not_ok(dtype):
     assert report.verdict == "AMBIGUOUS"
     assert "image_grid_thw was passed as" in report.ambiguities[0]
     assert vd.prove(cast(dtype), batch, model).error is not None
+
+
+# --- masks that the model takes rows by ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dtype", "right"),
+    [(torch.bool, True), (torch.uint8, True), (torch.int8, False), (torch.int64, False)],
+    ids=str,
+)
+def test_mask_that_chooses_tiles_stays_a_mask(dtype, right):
+    """Granite Docling takes `pixel_values[pixel_attention_mask]`, which int8 and int64 change."""
+    model, processor = vd.tiny.build("granite_docling")
+    inputs = vd.tiny.batch("granite_docling", [1, 2], processor=processor)
+    batch = vd.read_batch(inputs, processor=processor, config=model.config)
+
+    def slicer(_, chunk_size):
+        for chunk in batch.chunks(chunk_size):
+            mask = chunk["pixel_attention_mask"].to(dtype)
+            yield {**chunk, "pixel_attention_mask": mask}
+
+    report = vd.check(slicer, batch, chunk_size=2)
+
+    assert report.ok == right
+    assert vd.prove(slicer, batch, model, chunk_size=2).ok == right
+    assert all(found.silent is None for found in report.mismatches)
+
+
+def test_number_in_place_of_a_row_has_lost_a_dimension():
+    model, processor = vd.tiny.build("deepseek_ocr2")
+    inputs = vd.tiny.batch("deepseek_ocr2", [1, 1], processor=processor)
+    batch = vd.read_batch(inputs, processor=processor, config=model.config)
+
+    def slicer(_, chunk_size):
+        for chunk in batch.chunks(chunk_size):
+            yield {**chunk, "num_local_patches": chunk["num_local_patches"][0]}
+
+    found = vd.check(slicer, batch, chunk_size=1).mismatches[0]
+
+    assert (found.code, found.silent) == ("VLM011", None)
+    assert "a dimension was lost" in found.message

@@ -286,10 +286,14 @@ def dropped(source: Sound, dice: Random) -> Inputs | None:
 def beside_ids(
     change: Callable[[torch.Tensor], torch.Tensor],
 ) -> Callable[[Sound, Random], Inputs | None]:
-    """One key along the tokens is changed, `input_ids` is not."""
+    """One key along the tokens is changed, `input_ids` is not.
+
+    Nothing in a batch says what the second text of an encoder-decoder is.
+    """
 
     def changed(source: Sound, dice: Random) -> Inputs | None:
-        keys = [key for key in _along_tokens(source) if key != "input_ids"]
+        texts = ("input_ids", "decoder_input_ids")
+        keys = [key for key in _along_tokens(source) if key not in texts]
         key = dice.choice(keys)
         made = change(source.inputs[key])
         return None if torch.equal(made, source.inputs[key]) else _with(source, {key: made})

@@ -12,6 +12,7 @@ from random import Random
 from typing import Any
 
 import torch
+from architectures import UNMARKED
 
 import vlmdebug as vd
 from differential.faults import Fault
@@ -296,7 +297,10 @@ def tried_alone(source: Sound, fault: Fault, dice: Random) -> Outcome | None:
 def _reading(source: Sound, dice: Random, *, by_config: bool) -> tuple[dict[str, Any], str]:
     """What `check` is told of the batch."""
     given: dict[str, Any] = {}
-    how = dice.choice(("config", "both") if by_config else ("processor", "config", "both"))
+    ways = ("config", "both") if by_config else ("processor", "config", "both")
+    if source.family in UNMARKED:
+        ways = ("both",) if by_config else ("processor", "both")
+    how = dice.choice(ways)
     if how != "config":
         given["processor"] = source.processor
     if how != "processor":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vlmdebug.checking.labels import are_comparable
 from vlmdebug.core.batch import Batch
-from vlmdebug.core.keys import KEYS, MEDIA_OF, SIDES, TRAINERS_OWN
+from vlmdebug.core.keys import KEYS, MEDIA_OF, SIDES, TRAINERS_OWN, TWO_TEXTS
 from vlmdebug.core.layout import plural
 from vlmdebug.core.modality import Modality
 from vlmdebug.core.observed import SlicerRun
@@ -38,6 +38,9 @@ def compared(batch: Batch, run: SlicerRun | None) -> tuple[Compared, ...]:
     found += [Compared(key, beyond=True) for key in own if run is None]
     if "labels" in batch.layout:
         found.append(Compared("labels", "input_ids" if are_comparable(batch) else None))
+    found += [
+        Compared(key, None) for key in sorted(TWO_TEXTS) if key in batch.layout and run is None
+    ]
     return tuple(found)
 
 

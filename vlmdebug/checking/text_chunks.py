@@ -191,8 +191,11 @@ def _change(key: str, change: Change, whole: tuple[int, ...]) -> tuple[str, str]
         case "zeros":
             return f"{key} of zeros, which mark no token", f"Pass the rows of {key} unchanged."
         case "dtype":
-            said = f"{key} as {now}, but token ids are looked up as int64 or int32"
-            return said, f"Pass {key} as {before}: cast only tensors of floating point."
+            takes = "token ids are looked up as int64 or int32"
+            if key != "input_ids":
+                takes = "the model takes rows by it, as by a mask of bool"
+            todo = f"Pass {key} as {before}: cast only tensors of floating point."
+            return f"{key} as {now}, but {takes}", todo
         case _:
             return (
                 f"{key} with the batch's rows but other values: changed or moved within the rows",

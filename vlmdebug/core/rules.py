@@ -28,11 +28,14 @@ class KeyRules:
         runs_with: Wrong lengths and shapes, compared with the other media keys, that do not raise.
         may_skip_empty_rows: Whether the padded row of a sample without media may be left out if
             other samples of the chunk have media: the model flattens all rows.
+        indexes: Whether the model takes rows by this mask, as by `pixel_values[mask]`: torch then
+            needs truth values or bytes.
     """
 
     when_no_media: WhenNoMedia = "omit"
     runs_with: frozenset[Tolerated] = frozenset()
     may_skip_empty_rows: bool = False
+    indexes: bool = False
 
     def takes(self, given: int, expected: int) -> bool:
         """Whether the model takes `given` rows if the other keys require `expected`."""

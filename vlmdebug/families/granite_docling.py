@@ -34,7 +34,7 @@ class GraniteDocling(Idefics3):
         raises_without=frozenset({"pixel_attention_mask"}),
         keys={
             "pixel_values": KeyRules(may_skip_empty_rows=True),
-            "pixel_attention_mask": KeyRules("either", may_skip_empty_rows=True),
+            "pixel_attention_mask": KeyRules("either", may_skip_empty_rows=True, indexes=True),
         },
     )
 

@@ -79,12 +79,15 @@ class Forecast:
         if not layout.rules.predict or self.batch.is_of_clips(key):
             return DEPENDS
         if change.kind == "values":
-            counted = layout.rules.checks_each_row and key in layout.media and key != "pixel_values"
-            known = self._is_plain(key) and not counted  # masks with sums that count patches
+            sums = layout.rules.checks_each_row or key == layout.feature_key
+            counted = sums and key in layout.media and key != "pixel_values"
+            known = (
+                self._is_plain(key) and not counted
+            )  # masks with sums that count patches or tiles
             return self._with_wrong(key, self._only([key])) if known else DEPENDS
         loud = (
             (key == "input_ids" and self._is_refused(change))
-            or (change.kind == "lost" and key in ("input_ids", layout.feature_key))
+            or (change.kind == "lost" and self._is_refused_without(key, change))
             or (change.kind == "added" and key == layout.feature_key)
             or (
                 change.kind in CUTS
@@ -93,6 +96,11 @@ class Forecast:
             )
         )
         return LOUD if loud and not self._is_tolerated(key, change) else DEPENDS
+
+    def _is_refused_without(self, key: str, change: Change) -> bool:
+        """Whether no model takes the key with a dimension less; one number may count one image."""
+        read = key in ("input_ids", self.batch.layout.feature_key)
+        return read and len(change.expected) > 1
 
     def _is_tolerated(self, key: str, change: Change) -> bool:
         """Whether some models take it so: sizes that some images need not, one image by itself.

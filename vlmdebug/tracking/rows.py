@@ -14,27 +14,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vlmdebug.core.change import Change, Kind
-from vlmdebug.core.keys import MEDIA_KEYS
+from vlmdebug.core.change import Change
 from vlmdebug.core.layout import Layout
 from vlmdebug.core.rows import Rows
 from vlmdebug.core.tensors import to_numpy, unreadable
 from vlmdebug.tracking.memory import Parent, as_rows, is_as_it_was, parent, version, view_rows
 from vlmdebug.tracking.shapes import common, others, reshaped, resized, take
 from vlmdebug.tracking.values import (
+    changed,
     compare,
-    dtype_of,
     equal,
-    kind_of,
     positions,
+    recast,
 )
 
 SMALL = 1 << 20
 """Largest tensor, in bytes, of which all values are noted; of a larger one, only some."""
 MOST_NOTED = 512
 """Number of values noted of a larger tensor, to detect writes that torch does not count."""
-INDICES = ("int64", "int32")
-"""Index dtypes of `torch.nn.functional.embedding` (torch 2)."""
 
 
 class Seen(NamedTuple):
@@ -72,6 +69,7 @@ class RowFinder:
             for key, axis in layout.items()
             if axis.unit != "batch" and not isinstance(inputs[key], list)
         }
+        self._indexing = {key for key in layout.media if layout.rules.of(key).indexes}
         self._copies: list[Parent] = []
         self._by_value: dict[tuple[str, str], _Values] = {}
         self.came: Counter[int] = Counter()  # how often each sample came, where texts are equal
@@ -148,14 +146,16 @@ class RowFinder:
             return Seen(as_rows(found.rows), found.of.key) if found else Seen(None)
         if not is_as_it_was(own):
             return Seen(None)
-        if not tensor.ndim or not tensor.shape[own.dim if tensor.ndim > own.dim else 0]:
+        if tensor.ndim and not tensor.shape[own.dim if tensor.ndim > own.dim else 0]:
             return Seen(Rows())
         if _fits(own, tensor):
             seen = self._of_own_shape(own, tensor, expected(), found)
         else:
             seen = self._of_another_shape(own, tensor, expected(), found, free)
         if seen.change is None and seen.rows is not None and seen.source is None:
-            return seen._replace(change=_recast(own, tensor))
+            return seen._replace(
+                change=recast(own.key, own.tensor, tensor, indexes=key in self._indexing)
+            )
         return seen
 
     def _of_own_shape(
@@ -173,15 +173,17 @@ class RowFinder:
             values = compare(block, tensor)
             if values != "other":
                 lost = values == "destroyed"
-                return Seen(rows, None, _changed("destroyed", own, tensor) if lost else None)
+                return Seen(rows, None, changed("destroyed", own.tensor, tensor) if lost else None)
         if found is not None and self._is_other(own, found, tensor):
             return Seen(as_rows(found.rows), found.of.key)
         numbers = self._values(own, tensor).find(tensor, expected)
         if by_history is not None and not by_history.foreign and (numbers < 0).all():
-            return Seen(by_history, None, _changed("values", own, tensor))
+            return Seen(by_history, None, changed("values", own.tensor, tensor))
         rows = as_rows(numbers)
         if not rows.foreign and compare(take(own.tensor, own.dim, rows), tensor) == "other":
-            return Seen(rows, None, _changed("destroyed", own, tensor))  # equal after the cast only
+            return Seen(
+                rows, None, changed("destroyed", own.tensor, tensor)
+            )  # equal after the cast only
         return Seen(rows)
 
     def alike(self, key: str, tensor: Any) -> list[list[int]] | None:
@@ -399,22 +401,6 @@ def _fits(own: Parent, tensor: Any, free: Collection[int] = ()) -> bool:
     """Whether all dimensions except that of the rows and the free ones are as in the batch."""
     given = tuple(tensor.shape)
     return len(given) == len(own.shape) and not others(given, own.shape, {own.dim, *free})
-
-
-def _changed(kind: Kind, own: Parent, tensor: Any) -> Change:
-    return Change(kind, dtype=(dtype_of(tensor), dtype_of(own.tensor)))
-
-
-def _recast(own: Parent, tensor: Any) -> Change | None:
-    """A cast that kept these values, but would lose others or is refused by the model."""
-    if kind_of(own.tensor) == "f" and kind_of(tensor) != "f":
-        return _changed("destroyed", own, tensor)
-    if own.key == "input_ids" and dtype_of(tensor) not in INDICES:
-        return _changed("dtype", own, tensor)
-    looked_up = own.key in MEDIA_KEYS or own.key == "labels"
-    if looked_up and dtype_of(own.tensor) in INDICES and dtype_of(tensor) not in INDICES:
-        return _changed("recast", own, tensor)
-    return None
 
 
 def _noted(tensor: Any) -> bytes:

@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from vlmdebug.core.change import Change, Kind
+from vlmdebug.core.keys import MEDIA_KEYS
 from vlmdebug.core.tensors import to_numpy
 
 Values = Literal["same", "rounded", "destroyed", "other"]
@@ -20,6 +22,10 @@ MOST_SAMPLED = 4096
 """Number of positions compared before, or instead of, all of them."""
 CLOSE = 2.0**-7
 """Largest error of rounding to 16 bits, relative to a tensor's largest value."""
+INDICES = ("int64", "int32")
+"""Index dtypes of `torch.nn.functional.embedding` (torch 2)."""
+MASKS = ("bool", "uint8")
+"""Dtypes of masks that `tensor[mask]` takes (torch 2)."""
 
 
 def compare(ours: Any, theirs: Any) -> Values:
@@ -116,3 +122,25 @@ def _unless_lost(ours: np.ndarray, theirs: np.ndarray) -> Values:
     mine, other = ours[finite].astype(np.float64), theirs[finite].astype(np.float64)
     most = np.abs(mine).max(initial=0.0)
     return "rounded" if np.abs(mine - other).max(initial=0.0) <= CLOSE * most else "destroyed"
+
+
+def changed(kind: Kind, before: Any, after: Any) -> Change:
+    """A change between a tensor of the batch and what was passed, with both dtypes."""
+    return Change(kind, dtype=(dtype_of(after), dtype_of(before)))
+
+
+def recast(key: str, before: Any, after: Any, *, indexes: bool) -> Change | None:
+    """A cast that kept these values, but would lose others or is refused by the model.
+
+    `indexes`: the model takes rows by this mask.
+    """
+    if indexes and dtype_of(after) not in MASKS:
+        return changed("dtype", before, after)
+    if kind_of(before) == "f" and kind_of(after) != "f":
+        return changed("destroyed", before, after)
+    if key == "input_ids" and dtype_of(after) not in INDICES:
+        return changed("dtype", before, after)
+    looked_up = key in MEDIA_KEYS or key == "labels"
+    if looked_up and dtype_of(before) in INDICES and dtype_of(after) not in INDICES:
+        return changed("recast", before, after)
+    return None
