@@ -333,6 +333,13 @@ def test_right_function_is_not_accused(name):
     assert found.ok, str(found)
 
 
+@pytest.mark.parametrize(
+    "name", ["tokens without padding in one row", "rows of tokens joined to one"]
+)
+def test_call_with_packed_tokens_is_listed_as_not_judged(name):
+    assert "its tokens are not rows of the batch" in str(review.source(RIGHT[name]).not_judged)
+
+
 COSTLY = {
     "endless loop": "while True:\n    model(ids[:1], pixel_values=pixels)",
     "recursion": "def again(x):\n    return [again(x), again(x)]\nagain(pixels)",

@@ -1,6 +1,7 @@
 """What the pixels of a whole batch show: values that no processor returns, and padding.
 
-All values are read, so no watched call asks for this.
+All values are read, so no watched call asks for this, and a batch that several slicers are tried on
+is read once.
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import replace
 from math import isfinite
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from vlmdebug.checking.batch_findings import OutsideSizes
 from vlmdebug.checking.compared import SIZES, is_padded_to_sizes, order_of_sides
@@ -19,6 +21,7 @@ from vlmdebug.checking.text_doubts import doubt
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import MEDIA_OF, PIXELS
 from vlmdebug.core.record import Compared
+from vlmdebug.core.tensors import version
 from vlmdebug.outcomes.reasons import Runs, outcome
 from vlmdebug.outcomes.whole_batch import runs_with_sizes
 
@@ -27,19 +30,46 @@ PADDED = MEDIA_OF["image"]
 
 def with_pixels(report: Report, batch: Batch) -> Report:
     """The report on a batch, with what its pixels show."""
-    doubts = [*map(doubt, _not_finite(batch))]
-    if doubts or not is_padded_to_sizes(batch):
-        return replace(report, ambiguities=(*report.ambiguities, *doubts))
-    wrong = _outside_sizes(batch)
-    unseen = _sides_unseen(batch) if not wrong else []
-    order = order_of_sides(SIZES)
-    known = Compared(order.what, None if unseen else f"padding of {PADDED}")
-    return replace(
+    shown = _shown(batch)
+    report = replace(
         report,
-        mismatches=(*report.mismatches, *(as_mismatch(one, batch) for one in wrong)),
-        ambiguities=(*report.ambiguities, *map(doubt, unseen)),
-        compared=tuple(known if one == order else one for one in report.compared),
+        mismatches=(*report.mismatches, *(as_mismatch(one, batch) for one in shown.outside)),
+        ambiguities=(*report.ambiguities, *map(doubt, (*shown.infinite, *shown.unseen))),
     )
+    if shown.infinite or not is_padded_to_sizes(batch):
+        return report
+    order = order_of_sides(SIZES)
+    known = Compared(order.what, None if shown.unseen else f"padding of {PADDED}")
+    return replace(
+        report, compared=tuple(known if one == order else one for one in report.compared)
+    )
+
+
+class _Shown(NamedTuple):
+    """What was found, and torch's counts of writes when it was."""
+
+    versions: tuple[int | None, ...]
+    infinite: list[NotFinite]
+    outside: list[OutsideSizes]
+    unseen: list[SidesUnseen]
+
+
+_SEEN: WeakKeyDictionary[Batch, _Shown] = WeakKeyDictionary()
+
+
+def _shown(batch: Batch) -> _Shown:
+    """What the pixels show; read again after a write that torch counts, and always from numpy."""
+    values = [batch.inputs[key] for key in (*PIXELS, SIZES) if key in batch.inputs]
+    versions = tuple(map(version, values))
+    found = _SEEN.get(batch)
+    if found is not None and found.versions == versions and None not in versions:
+        return found
+    infinite = _not_finite(batch)
+    read = not infinite and is_padded_to_sizes(batch)
+    outside = _outside_sizes(batch) if read else []
+    unseen = _sides_unseen(batch) if read and not outside else []
+    _SEEN[batch] = found = _Shown(versions, infinite, outside, unseen)
+    return found
 
 
 def _not_finite(batch: Batch) -> list[NotFinite]:

@@ -82,3 +82,11 @@ def _unreadable(layout: Any, dtype: Any) -> str | None:
     if str(dtype).removeprefix("torch.").startswith(("quint", "qint")):
         return "quantized"
     return "of complex numbers" if dtype.is_complex else None
+
+
+def version(tensor: Any) -> int | None:
+    """torch's count of writes into this memory; None if it keeps none."""
+    try:
+        return tensor._version
+    except (AttributeError, RuntimeError):  # numpy; tensors made in inference mode
+        return None

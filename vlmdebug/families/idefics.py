@@ -20,7 +20,7 @@ from vlmdebug.core.rules import KeyRules
 from vlmdebug.families.facts import BatchFacts, ProcessorMetadata
 from vlmdebug.families.mllama import Mllama
 from vlmdebug.families.rules import ONE, UNEQUAL, USUAL, with_mask
-from vlmdebug.families.synthesize import BatchSpec, numbered, text, with_text
+from vlmdebug.families.synthesize import BatchSpec, numbered, one_token_each, owned_images
 
 
 class Idefics(Mllama):
@@ -55,14 +55,10 @@ class Idefics(Mllama):
 
     def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], BatchFacts]:
         image = 3
-        inputs = with_text(
-            text([[image] for _ in spec.sizes], spec.images_per_sample),
-            placeholder=image,
-            types=False,
-        )
+        inputs = one_token_each(spec, image)
         if spec.sizes:
-            samples, images = len(spec.images_per_sample), max(spec.images_per_sample)
-            owned = np.arange(images) < np.array(spec.images_per_sample)[:, None]
+            owned = owned_images(spec)
+            samples, images = owned.shape
             pixels = numbered(samples, images, 3, 2, 2)
             inputs["pixel_values"] = pixels * owned[:, :, None, None, None].astype(np.float32)
             seq = inputs["input_ids"].shape[1]

@@ -23,7 +23,7 @@ from vlmdebug.core.rules import KeyRules
 from vlmdebug.families.base import Family
 from vlmdebug.families.facts import BatchFacts, CountResult, ProcessorMetadata
 from vlmdebug.families.rules import ONE, USUAL
-from vlmdebug.families.synthesize import BatchSpec, numbered, text, with_text
+from vlmdebug.families.synthesize import BatchSpec, numbered, one_token_each, owned_images
 
 KEYS = ("pixel_values", "aspect_ratio_ids", "aspect_ratio_mask", "cross_attention_mask")
 
@@ -69,15 +69,11 @@ class Mllama(Family):
 
     def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], BatchFacts]:
         image = 3
-        inputs = with_text(
-            text([[image] for _ in spec.sizes], spec.images_per_sample),
-            placeholder=image,
-            types=False,
-        )
+        inputs = one_token_each(spec, image)
         if spec.sizes:
-            samples, images = len(spec.images_per_sample), max(spec.images_per_sample)
+            owned = owned_images(spec)
+            samples, images = owned.shape
             inputs["pixel_values"] = numbered(samples, images, 1, 3, 2, 2)
-            owned = np.arange(images) < np.array(spec.images_per_sample)[:, None]
             inputs["aspect_ratio_ids"] = owned.astype(np.int64)
             inputs["aspect_ratio_mask"] = owned.astype(np.int64)[:, :, None]
             seq = inputs["input_ids"].shape[1]

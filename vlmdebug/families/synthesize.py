@@ -98,3 +98,15 @@ def numbered(rows: int, *shape: int) -> np.ndarray:
     column = np.arange(1, rows + 1, dtype=np.float32).reshape(rows, *[1] * len(shape))
     within = np.arange(prod(shape), dtype=np.float32).reshape(shape) / (2 * max(prod(shape), 1))
     return column + within
+
+
+def owned_images(spec: BatchSpec) -> np.ndarray:
+    """Which rows are images and which padding, `(sample, max_images)`, if rows are samples."""
+    most = max(spec.images_per_sample)
+    return np.arange(most) < np.array(spec.images_per_sample)[:, None]
+
+
+def one_token_each(spec: BatchSpec, image: int) -> dict[str, Any]:
+    """Texts in which each image is one placeholder token `image`."""
+    ids = text([[image] for _ in spec.sizes], spec.images_per_sample)
+    return with_text(ids, placeholder=image, types=False)

@@ -43,7 +43,8 @@ class Reading:
     Attributes:
         places: Code that took rows which were passed on, by node and key.
         cuts: The key that each piece of code took rows of, in any run.
-        bare: Calls that get texts and no media, where the function looks media up and passes none.
+        unread: Calls that were not judged, and why: their tokens are not rows of the batch, or they
+            get no media where the function looks media up and passes none.
         lost: Code with rows that could not be known, with key and reason.
         unbound: Names without a value, with the layouts and unknown conditions of each.
         refused: Layouts of which the code refuses some batches.
@@ -57,7 +58,7 @@ class Reading:
         self.cuts: dict[ast.AST, str] = {}
         self.lost: dict[ast.AST, tuple[str, str]] = {}
         self.unbound: dict[str, tuple[ast.AST, dict[str, tuple[str, ...]]]] = {}
-        self.bare: dict[ast.AST, str] = {}
+        self.unread: dict[ast.AST, str] = {}
         self.refused: set[str] = set()
         self.limit: str | None = None
         self.sides: dict[ast.AST, set[bool]] = {}
@@ -122,6 +123,7 @@ class Reading:
                 if before is None or len(run.doubts) < len(before):
                     layouts[layout] = run.doubts
             self._note_bare(run, trial)
+            self._note_unread(run, {verdict.node for verdict in own})
         return any(run.has_seen or run.ended for run in runs)
 
     def _note_bare(self, run: Run, trial: Trial) -> None:
@@ -134,7 +136,20 @@ class Reading:
                 continue
             for one in run.observed:
                 if _is_cut(one.items.get("input_ids")):
-                    self.bare.setdefault(one.node, keys[-1])
+                    why = f"{keys[-1]} is looked up, and no call gets it"
+                    self.unread.setdefault(one.node, why)
+
+    def _note_unread(self, run: Run, judged: set[ast.AST]) -> None:
+        """Calls with media of the batch on which there is no verdict."""
+        for one in run.observed:
+            media = [
+                value
+                for key, value in one.items.items()
+                if key in MEDIA_KEYS and isinstance(value, Tensor) and value.key is not None
+            ]
+            places = {one.node, *(value.cut for value in media if value.cut is not None)}
+            if media and places.isdisjoint(judged):
+                self.unread.setdefault(one.node, "its tokens are not rows of the batch")
 
     def _runs(self, trial: Trial) -> Iterator[Run]:
         sides: tuple[bool, ...] | None = ()

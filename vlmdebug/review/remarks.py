@@ -234,9 +234,9 @@ class Remarks:
             if key in MEDIA_KEYS and node not in judged and node not in found:
                 if not any(part is not node and part in judged for part in ast.walk(node)):
                     found[node] = "it is not passed on with input_ids"
-        for node, key in reading.bare.items():
-            if not any(isinstance(part, ast.AST) and part in found for part in ast.walk(node)):
-                found.setdefault(node, f"{key} is looked up, and no call gets it")
+        for node, why in reading.unread.items():
+            if node not in judged and not any(part in found for part in ast.walk(node)):
+                found.setdefault(node, why)
         inner = {part for node in found for part in ast.walk(node) if part is not node}
         for node, why in found.items():
             if node not in inner:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vlmdebug.core.rows import Rows
+from vlmdebug.core.tensors import version
 
 
 class Parent(NamedTuple):
@@ -70,14 +71,6 @@ def is_as_it_was(of: Parent) -> bool:
     if of.version != version(tensor) or tensor.shape != of.shape:
         return False
     return isinstance(tensor, np.ndarray) or tensor.data_ptr() == of.start
-
-
-def version(tensor: Any) -> int | None:
-    """torch's count of writes into this memory; None if it keeps none."""
-    try:
-        return tensor._version
-    except (AttributeError, RuntimeError):  # numpy; tensors made in inference mode
-        return None
 
 
 def view_rows(tensor: Any, of: Parent) -> tuple[range | np.ndarray, int] | None:

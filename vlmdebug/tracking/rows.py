@@ -17,8 +17,8 @@ import numpy as np
 from vlmdebug.core.change import Change
 from vlmdebug.core.layout import Layout
 from vlmdebug.core.rows import Rows
-from vlmdebug.core.tensors import to_numpy, unreadable
-from vlmdebug.tracking.memory import Parent, as_rows, is_as_it_was, parent, version, view_rows
+from vlmdebug.core.tensors import to_numpy, unreadable, version
+from vlmdebug.tracking.memory import Parent, as_rows, is_as_it_was, parent, view_rows
 from vlmdebug.tracking.shapes import common, others, reshaped, resized, take
 from vlmdebug.tracking.values import (
     changed,
@@ -153,9 +153,8 @@ class RowFinder:
         else:
             seen = self._of_another_shape(own, tensor, expected(), found, free)
         if seen.change is None and seen.rows is not None and seen.source is None:
-            return seen._replace(
-                change=recast(own.key, own.tensor, tensor, indexes=key in self._indexing)
-            )
+            indexes = key in self._indexing
+            return seen._replace(change=recast(key, own.tensor, tensor, indexes=indexes))
         return seen
 
     def _of_own_shape(
@@ -181,9 +180,8 @@ class RowFinder:
             return Seen(by_history, None, changed("values", own.tensor, tensor))
         rows = as_rows(numbers)
         if not rows.foreign and compare(take(own.tensor, own.dim, rows), tensor) == "other":
-            return Seen(
-                rows, None, changed("destroyed", own.tensor, tensor)
-            )  # equal after the cast only
+            # equal after the cast only
+            return Seen(rows, None, changed("destroyed", own.tensor, tensor))
         return Seen(rows)
 
     def alike(self, key: str, tensor: Any) -> list[list[int]] | None:

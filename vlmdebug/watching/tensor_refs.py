@@ -7,7 +7,8 @@ from weakref import ref
 
 import torch
 
-from vlmdebug.tracking.memory import place, version
+from vlmdebug.core.tensors import version
+from vlmdebug.tracking.memory import place
 
 
 class TensorRef(NamedTuple):
