@@ -7,6 +7,7 @@ import odd
 import pytest
 import torch
 from architectures import UNMARKED, architectures
+from doubts import features_unknown
 from odd import all_patches, all_tiles, flat, lengths, one_each, pixels, tiles
 
 import vlmdebug as vd
@@ -288,7 +289,8 @@ def test_chunks_of_a_probed_layout_hold_what_each_sample_has_alone(media, units)
         for key in units:
             rows = own.get(key, inputs[key][:0])
             assert alike(chunk.get(key, inputs[key][:0]), rows)
-    assert vd.check(lambda _, size: batch.chunks(size), batch, chunk_size=1).mismatches == ()
+    report = vd.check(lambda _, size: batch.chunks(size), batch, chunk_size=1)
+    assert features_unknown(report) or report.ok
 
 
 def test_lengths_that_the_processor_returns_count_the_rows():

@@ -326,7 +326,7 @@ def test_audio_clips_are_counted_and_cut(audio):
     assert batch.layout["input_features"] == vd.Axis("audio")
     for chunk_size in (1, 2, 3):
         for slicer in (by_plan(batch), exported_from(batch)):
-            assert vd.check(slicer, batch, chunk_size=chunk_size).mismatches == ()
+            assert vd.check(slicer, batch, chunk_size=chunk_size).ok
             assert vd.prove(slicer, batch, model, chunk_size=chunk_size).ok
 
 

@@ -87,9 +87,9 @@ class Review:
             return "No function was found here that cuts the media of a batch."
         return (
             f"Read {number(self.functions, 'function')} about media: "
-            f"{number(len(self.findings), 'finding')}; {number(self.agreeing, 'cut')} as the rows "
-            f"count; {len(self.not_judged)} not judged.\n"
-            "Chunks without media, order and the last chunk cannot be read: run the code with\n"
+            f"{number(len(self.findings), 'finding')}, {number(self.agreeing, 'place')} right, "
+            f"{len(self.not_judged)} not judged.\n"
+            "The order of samples, and samples in no chunk, are not read: run the code with\n"
             "`vlmdebug falsify FILE.py:NAME`."
         )
 
