@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 import vlmdebug as vd
-from vlmdebug.cli import _config, main
+from vlmdebug.cli import main
+from vlmdebug.cli.given import config_of
 from vlmdebug.core.mismatch import CODES
 
 
@@ -110,11 +111,11 @@ def test_config_in_the_folder_of_the_processor_is_read(tmp_path):
     model, processor = vd.tiny.build("llava_next")
     processor.save_pretrained(tmp_path)
 
-    assert _config(str(tmp_path)) is None
+    assert config_of(str(tmp_path)) is None
     model.config.save_pretrained(tmp_path)
-    assert _config(str(tmp_path)).model_type == "llava_next"
+    assert config_of(str(tmp_path)).model_type == "llava_next"
     (tmp_path / "config.json").write_text('{"model_type": "of_nobody"}')
-    assert _config(str(tmp_path)) is None
+    assert config_of(str(tmp_path)) is None
 
 
 NEIGHBOUR = "from neighbour import cut\n\n\ndef slicer(inputs, chunk_size):\n"

@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "tracking": {"core", "families"},
     "checking": {"core", "outcomes", "views"},
     "running": {"core", "families", "tracking", "checking", "slicers"},
+    "cli": {"core", "families", "running", "checking", "views", "review", "demo", "slicers"},
     "watching": {"core", "families", "tracking", "checking", "running"},
 }
 """Folders, and what each may import beside `BASE`."""

@@ -1,0 +1,55 @@
+"""The command line: each module of this folder is one command.
+
+A module adds its command to the parser with `add`. Exit codes: 0 no mismatch found, 1 mismatch
+found, 2 could not run or not determined.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from traceback import format_exc
+
+from vlmdebug.cli import check, demo, explain, export, falsify, families, review
+from vlmdebug.cli.show import FAILED, complain
+from vlmdebug.errors import VlmDebugError
+
+COMMANDS = (demo, check, falsify, export, review, explain, families)
+"""In the order in which `vlmdebug --help` lists them."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except VlmDebugError as error:
+        complain(error)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "vlmdebug":
+            raise
+        extra = "torch" if error.name in ("torch", "safetensors") else "tiny"
+        complain(
+            f"{error.name or error} is not installed, but this command needs it. "
+            f"Install it with: pip install 'vlmdebug[{extra}]'"
+        )
+    except OSError as error:
+        complain(f"{error.filename or ''}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        complain("interrupted; nothing was judged.")
+    except Exception:  # a bug of this package: not the exit status of a finding
+        complain(f"this is a bug of vlmdebug's own, please report it:\n{format_exc()}")
+    return FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vlmdebug",
+        description="See how a multimodal batch splits into chunks, and which row, image and "
+        "slice went wrong.",
+        epilog="Exit codes: 0 nothing found, 1 found something, 2 could not run or could not tell.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add(commands)
+    return parser

@@ -1,0 +1,62 @@
+"""`vlmdebug check`: a saved batch, and a slicer on it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from vlmdebug.cli.given import batch_options, read, slicer_of
+from vlmdebug.cli.show import FAILED, FOUND, OK, Commands, show, show_line
+
+
+def add(commands: Commands) -> None:
+    """Add `check`."""
+    check = commands.add_parser("check", help="check a saved batch, and a slicer on it")
+    batch_options(check)
+    check.add_argument(
+        "--slicer",
+        metavar="FILE.py:NAME",
+        help="your function (inputs, chunk_size), or (model, inputs, chunk_size), which is "
+        "recorded; this runs the file. Or the name of a slicer of the 5452 story. Without it, the "
+        "batch is checked alone",
+    )
+    check.add_argument(
+        "--story", action="store_true", help="also try the slicers of the 5452 story on the batch"
+    )
+    check.add_argument("--chunk-size", type=int, default=1, help="samples per chunk (default 1)")
+    check.add_argument("--html", type=Path, help="write the report as HTML here")
+    check.add_argument("--json", type=Path, help="write the report as JSON here")
+    check.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from vlmdebug.core.record import Verdict
+    from vlmdebug.running.check import check
+
+    batch = read(options)
+    if options.slicer:
+        with slicer_of(options.slicer, "--slicer") as slicer:
+            report = check(slicer, batch, chunk_size=options.chunk_size)
+    else:
+        report = check(batch)
+    show(report)
+    if options.story:
+        _try_story(batch, options.chunk_size)
+    for path, write in ((options.html, report.to_html), (options.json, report.to_json)):
+        if path is not None:
+            write(path)
+            show_line(f"wrote {path}")
+    return {Verdict.OK: OK, Verdict.MISMATCH: FOUND}.get(report.verdict, FAILED)
+
+
+def _try_story(batch: Any, chunk_size: int) -> None:
+    from vlmdebug.demo import verdict
+    from vlmdebug.running.check import check
+    from vlmdebug.slicers import STORY
+
+    batch.refuse_packed()
+    batch.refuse_ambiguity()
+    show_line("\nHow known slicers would cut this batch:\n")
+    for slicer in STORY:
+        show_line(verdict(slicer, check(slicer, batch, chunk_size=chunk_size)))

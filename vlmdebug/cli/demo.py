@@ -1,0 +1,23 @@
+"""`vlmdebug demo`: the story of one bug on tiny real models."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from vlmdebug.cli.show import FOUND, OK, Commands
+
+
+def add(commands: Commands) -> None:
+    """Add `demo`."""
+    demo = commands.add_parser("demo", help="the story of one bug on tiny real models")
+    demo.add_argument(
+        "--out", type=Path, default=Path("vlmdebug-demo"), help="folder for the files"
+    )
+    demo.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from vlmdebug.demo import run_demo
+
+    return OK if run_demo(options.out) else FOUND
