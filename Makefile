@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 BIN := .venv/bin
 # One process for each core, up to four of about 1 GB each: see tests/README.md.
 PYTEST := $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist worksteal
-TESTED := .venv/.with-tiny,plot,notebook,trl,test,docs .venv/.torchvision .venv/.chromium
+TESTED := .venv/.with-tiny,plot,notebook,trl,fleet,ray,test,docs .venv/.torchvision .venv/.chromium
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -26,36 +26,36 @@ test: $(TESTED) ## The tests, on every core
 test-all: $(TESTED) ## The tests and the long runs, many minutes
 	$(PYTEST) $(ARGS)
 
-fast: .venv/.with-tiny,plot,notebook,trl,test ## A contributor's loop: one model of each layout, under 2 minutes
+fast: .venv/.with-tiny,plot,notebook,trl,fleet,ray,test ## A contributor's loop: one model of each layout, under 2 minutes
 	VLMDEBUG_FEW=1 $(PYTEST) -m "not slow and not long" $(ARGS)
 
-test-families: .venv/.with-tiny,plot,notebook,trl,test .venv/.torchvision ## The tests of every layout family
+test-families: .venv/.with-tiny,plot,notebook,trl,fleet,ray,test .venv/.torchvision ## The tests of every layout family
 	$(PYTEST) tests/test_families.py tests/test_tiny.py tests/test_probe.py \
 		tests/test_coverage.py tests/test_streams.py tests/test_pictures.py tests/test_torchvision.py $(ARGS)
 
-test-trl: .venv/.with-tiny,plot,notebook,trl,test ## Test several TRL releases, minutes
+test-trl: .venv/.with-tiny,plot,notebook,trl,fleet,ray,test ## Test several TRL releases, minutes
 	$(BIN)/python tools/trl_releases.py $(ARGS)
 
-test-trainers: .venv/.with-tiny,plot,notebook,trl,test ## Test other trainers, many minutes
+test-trainers: .venv/.with-tiny,plot,notebook,trl,fleet,ray,test ## Test other trainers, many minutes
 	$(BIN)/python tools/trainers.py $(ARGS)
 
-test-versions: .venv/.with-tiny,plot,notebook,trl,test ## Test other releases of Python, torch, transformers; gigabytes
+test-versions: .venv/.with-tiny,plot,notebook,trl,fleet,ray,test ## Test other releases of Python, torch, transformers; gigabytes
 	$(BIN)/python tools/versions.py $(ARGS)
 
-fuzz: .venv/.with-tiny,plot,notebook,trl,test .venv/.torchvision ## Judge thousands of broken slicers and batches, many minutes
+fuzz: .venv/.with-tiny,plot,notebook,trl,fleet,ray,test .venv/.torchvision ## Judge thousands of broken slicers and batches, many minutes
 	$(BIN)/python tools/fuzz.py $(ARGS)
 
-coverage: .venv/.with-tiny,plot,notebook,trl,test .venv/.torchvision ## Run every architecture of transformers again
+coverage: .venv/.with-tiny,plot,notebook,trl,fleet,ray,test .venv/.torchvision ## Run every architecture of transformers again
 	$(BIN)/python tools/coverage.py
 
-notebooks: .venv/.with-tiny,plot,notebook,trl,test ## Run the notebooks again and store their output
+notebooks: .venv/.with-tiny,plot,notebook,trl,fleet,ray,test ## Run the notebooks again and store their output
 	$(BIN)/python tools/notebooks.py $(ARGS)
 
-docs: .venv/.with-tiny,plot,notebook,trl,test,docs ## Build the docs; a warning is an error
+docs: .venv/.with-tiny,plot,notebook,trl,fleet,ray,test,docs ## Build the docs; a warning is an error
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
 	@echo "wrote docs/_build/html/index.html"
 
-lint: .venv/.with-tiny,plot,notebook,trl,test,dev ## Format, lint and types
+lint: .venv/.with-tiny,plot,notebook,trl,fleet,ray,test,dev ## Format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright && $(BIN)/python tools/public_types.py
@@ -67,7 +67,7 @@ format: .venv/.with-dev ## Format and fix what ruff can: the hook of pre-commit
 lab: .venv/.with-tiny,plot,notebook ## Open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=notebooks $(ARGS)
 
-bench: .venv/.with-tiny,plot,notebook,trl,test ## Benchmarks
+bench: .venv/.with-tiny,plot,notebook,trl,fleet,ray,test ## Benchmarks
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## Remove what make made

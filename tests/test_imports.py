@@ -28,7 +28,11 @@ MAY_IMPORT = {
     "tracking": {"core", "families"},
     "checking": {"core", "outcomes", "views"},
     "running": {"core", "families", "tracking", "checking", "slicers"},
-    "cli": {"core", "families", "running", "checking", "views", "review", "demo", "slicers"},
+    "fleet": {"core", "views"},
+    "cli": {
+        *("core", "families", "checking", "views", "running", "review", "fleet"),
+        *("demo", "slicers"),
+    },
     "watching": {"core", "families", "tracking", "checking", "running"},
 }
 """Folders, and what each may import beside `BASE`."""

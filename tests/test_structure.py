@@ -25,6 +25,7 @@ LONG_FUNCTIONS = {
 }
 
 NAMES_A_KEY = {
+    "fleet/pictures.py": "width and height of an image in a row; one model has keys of these names",
     "slicers.py": "the slicers of TRL's history, and a right one, written by hand as in a trainer",
     "checking/compared.py": "sizes without padding are all that shows height from width",
     "checking/lacking.py": "Mllama's ids of aspect ratios are the only count of its images",

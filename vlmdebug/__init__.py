@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from vlmdebug.families.probe import Probe as Probe
     from vlmdebug.families.probe import probe as probe
     from vlmdebug.families.read import read_batch as read_batch
+    from vlmdebug.fleet.audit import audit as audit
+    from vlmdebug.fleet.audit_row import AuditedRow as AuditedRow
+    from vlmdebug.fleet.audit_row import audit_row as audit_row
     from vlmdebug.running.check import check as check
     from vlmdebug.running.check import plot_layout as plot_layout
     from vlmdebug.running.counterexample import Counterexample as Counterexample
@@ -53,6 +56,7 @@ __version__ = "0.2.0"
 _HOME = {
     "Ambiguity": "core.batch",
     "AmbiguousError": "errors",
+    "AuditedRow": "fleet.audit_row",
     "Axis": "core.layout",
     "BadInput": "errors",
     "Batch": "core.batch",
@@ -69,6 +73,8 @@ _HOME = {
     "Trace": "watching.watch",
     "VlmDebugError": "errors",
     "WatchCallback": "watching.callback",
+    "audit": "fleet.audit",
+    "audit_row": "fleet.audit_row",
     "check": "running.check",
     "explore": "exploring",
     "export": "running.export",

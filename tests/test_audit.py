@@ -1,0 +1,453 @@
+"""The audit of a data set: each row alone, whole files, both engines, questions and the page."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import tarfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from architectures import Built, architectures
+from PIL import Image
+
+import vlmdebug as vd
+from vlmdebug.cli import main
+from vlmdebug.fleet.faults import MEANING, Kind
+from vlmdebug.fleet.questions import QUESTIONS, ask
+
+TEMPLATE = (
+    "{% for m in messages %}[{{ m['role'] }}] {% for c in m['content'] %}"
+    "{% if c['type'] == 'image' %}<image>{% elif 'text' in c %}{{ c['text'] }}{% endif %}"
+    "{% endfor %}\n{% endfor %}"
+)
+SIZES = ((64, 48), (97, 311), (320, 80))
+
+
+def row(*images: Any, text: str = "What is it?", answer: str = "A cat.") -> dict[str, Any]:
+    """A sound row with typed parts."""
+    places = [{"type": "image"} for _ in images]
+    return {
+        "messages": [
+            {"role": "user", "content": [*places, {"type": "text", "text": text}]},
+            {"role": "assistant", "content": [{"type": "text", "text": answer}]},
+        ],
+        "images": list(images),
+    }
+
+
+def size(width: int, height: int) -> dict[str, int]:
+    return {"width": width, "height": height}
+
+
+@pytest.fixture(scope="module")
+def processor() -> Any:
+    made = vd.tiny.build("llava_next")[1]
+    made.chat_template = TEMPLATE
+    return made
+
+
+@pytest.fixture(scope="module")
+def saved(processor: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("processor")
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", architectures())
+def test_row_has_as_many_tokens_as_the_processor_makes(name: str, built: Built) -> None:
+    processor = built[name][1]
+    if getattr(processor, "image_token", None) is None:
+        with pytest.raises(vd.BadInput, match="has no placeholder token for images"):
+            vd.audit_row({"text": "a"}, processor)
+        return
+    images = [Image.new("RGB", one) for one in SIZES]
+    for given in (images[:1], images):
+        text = "".join(f"{processor.image_token} then " for _ in given) + "what is it?"
+        try:
+            made = processor(text=[text], images=[given])["input_ids"][0]
+        except (ValueError, IndexError, AttributeError):
+            continue  # a processor of one image for each text
+        audited = vd.audit_row({"prompt": text, "images": given}, processor)
+
+        assert audited.faults == ()
+        assert audited.tokens == len(made)
+        assert audited.sizes == tuple(one.size for one in given)
+
+
+def test_sound_row_has_no_fault_and_is_not_changed(processor: Any) -> None:
+    given = row(size(64, 48), size(97, 311))
+    before = json.dumps(given)
+
+    audited = vd.audit_row(given, processor, max_length=500)
+
+    assert audited.ok and audited.unknown == ()
+    assert audited.places == audited.images == 2
+    assert audited.tokens == audited.text_tokens + sum(one or 0 for one in audited.image_tokens)
+    assert json.dumps(given) == before
+
+
+def png(width: int = 64, height: int = 48) -> bytes:
+    stored = io.BytesIO()
+    Image.effect_noise((width, height), 80).convert("RGB").save(stored, "PNG")
+    return stored.getvalue()
+
+
+LONG = "the " * 400
+FAULTY: dict[str, tuple[Kind, Callable[[], Any]]] = {
+    "more-places": (
+        Kind.PLACEHOLDERS,
+        lambda: {**row(size(64, 48), size(64, 48)), "images": [size(64, 48)]},
+    ),
+    "more-images": (Kind.PLACEHOLDERS, lambda: {**row(size(9, 9)), "images": [size(64, 48)] * 2}),
+    "literal-in-typed-prose": (Kind.LITERAL, lambda: row(size(64, 48), text="The tag <image>.")),
+    "literal-without-image": (
+        Kind.LITERAL,
+        lambda: {"conversations": [{"from": "human", "value": "What does <image> do in HTML?"},
+                                   {"from": "gpt", "value": "Nothing."}]},
+    ),
+    "no-file": (Kind.MISSING, lambda: row("nowhere.png")),
+    "nothing": (Kind.MISSING, lambda: row({"bytes": None, "path": None})),
+    "not-an-image": (Kind.BROKEN, lambda: row({"bytes": b"GIF", "path": None})),
+    "base64": (Kind.BROKEN, lambda: row("data:image/png;base64,%%%")),
+    "a-number": (Kind.BROKEN, lambda: row(7)),
+    "no-pixels": (Kind.SIZE, lambda: row(size(0, 48))),
+    "cut": (Kind.CUT, lambda: row(size(320, 320), text="Look.", answer="No.")),
+    "lost": (
+        Kind.LOST,
+        lambda: {"messages": [
+            {"role": "user", "content": [{"type": "text", "text": LONG}, {"type": "image"}]},
+            {"role": "assistant", "content": "Yes."}], "images": [size(64, 48)]},
+    ),
+    "no-answer": (Kind.NO_TARGET, lambda: {"messages": row()["messages"][:1]}),
+    "blank-answer": (Kind.NO_TARGET, lambda: row(answer=" \n")),
+    "answer-after-the-cut": (Kind.NO_TARGET, lambda: row(text=LONG)),
+    "empty-completion": (Kind.NO_TARGET, lambda: {"prompt": "Why?", "completion": ""}),
+    "no-text": (Kind.EMPTY, lambda: row(size(64, 48), text="", answer="")),
+    "no-columns": (Kind.UNREADABLE, lambda: {"label": 3}),
+    "no-dict": (Kind.UNREADABLE, lambda: ["What?"]),
+    "messages-of-text": (Kind.UNREADABLE, lambda: {"messages": "What?"}),
+    "message-of-a-number": (Kind.UNREADABLE, lambda: {"messages": [7]}),
+    "content-of-a-number": (Kind.UNREADABLE, lambda: {"messages": [{"role": "a", "content": 7}]}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAULTY)
+def test_fault_of_a_row_is_named_by_its_kind(name: str, processor: Any) -> None:
+    kind, make = FAULTY[name]
+
+    audited = vd.audit_row(make(), processor, max_length=30 if name == "cut" else 160)
+
+    assert {fault.kind for fault in audited.faults} - {Kind.NO_TARGET} <= {kind}
+    assert kind in {fault.kind for fault in audited.faults}
+
+
+def test_every_kind_of_fault_is_tried_and_has_a_meaning() -> None:
+    assert {kind for kind, _ in FAULTY.values()} == set(Kind) == MEANING.keys()
+
+
+SOUND: dict[str, Callable[[], Any]] = {
+    "llava-format": lambda: {
+        "conversations": [{"from": "human", "value": "<image>\nWhat?"},
+                          {"from": "gpt", "value": "A."}],
+        "image": size(64, 48),
+    },
+    "places-left-to-the-trainer": lambda: {
+        "messages": [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "A."}],
+        "images": [size(64, 48)] * 2,
+    },
+    "prompt-alone": lambda: {"prompt": [{"role": "user", "content": "What?"}], "image": size(9, 9)},
+    "preference": lambda: {"prompt": "What?", "chosen": "A.", "rejected": "B.",
+                           "images": [size(64, 48)]},
+    "image-in-the-message": lambda: {
+        "messages": [
+            {"role": "user",
+             "content": [{"type": "image", "image": png()}, {"type": "text", "text": "?"}]},
+            {"role": "assistant", "content": "A."}]},
+    "foreign-marker-in-typed-prose": lambda: row(size(64, 48), text="The token <|image_pad|>."),
+    "text-only": lambda: row(),
+    "system-message": lambda: {
+        "messages": [{"role": "system", "content": "Be kind."}, *row()["messages"]]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_sound_row_of_every_form_has_no_fault(name: str, processor: Any) -> None:
+    audited = vd.audit_row(SOUND[name](), processor, max_length=500)
+
+    assert audited.faults == ()
+    assert audited.unknown == ()
+    assert audited.tokens is not None
+
+
+def test_image_of_another_machine_is_not_fetched_and_said_to_be_unknown(processor: Any) -> None:
+    audited = vd.audit_row(row("https://example.com/a.png"), processor, max_length=10)
+
+    assert audited.ok and audited.tokens is None
+    assert audited.unknown == (
+        "image 1 is remote and was not fetched",
+        "what max_length cuts, because the length is not known",
+    )
+
+
+def test_pixels_that_end_too_early_are_found_by_decoding(processor: Any) -> None:
+    given = row({"bytes": png()[:-2000], "path": None})
+
+    assert vd.audit_row(given, processor).ok
+    assert [one.kind for one in vd.audit_row(given, processor, decode=True).faults] == [Kind.BROKEN]
+
+
+def test_size_that_the_processor_refuses_is_a_fault(built: Built) -> None:
+    processor = built["emu3"][1]
+
+    audited = vd.audit_row({"prompt": "<image> what?", "image": size(4000, 10)}, processor)
+
+    assert [one.kind for one in audited.faults] == [Kind.SIZE]
+    assert "4000x10 pixels: absolute aspect ratio" in audited.faults[0].detail
+
+
+def test_cut_at_the_left_leaves_the_end(processor: Any) -> None:
+    given = row(size(320, 320))
+
+    right = vd.audit_row(given, processor, max_length=30)
+    left = vd.audit_row(given, processor, max_length=30, truncation_side="left")
+
+    assert {one.kind for one in right.faults} == {Kind.CUT, Kind.NO_TARGET}
+    assert {one.kind for one in left.faults} == {Kind.CUT}
+
+
+def test_rows_are_the_same_only_if_text_and_images_are(processor: Any) -> None:
+    one, same, other, elsewhere = (
+        vd.audit_row(given, processor).identity
+        for given in (row(png()), row(png(65)), row(png(65), text="Who?"), row(size(65, 48)))
+    )
+
+    assert len({one, same, other, elsewhere}) == 4
+    assert vd.audit_row(row(size(65, 48)), processor).identity == elsewhere
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"max_length": 0}, "max_length=0, but a length is at least 1"),
+        ({"truncation_side": "middle"}, "it is 'left' or 'right'"),
+    ],
+)
+def test_option_out_of_range_is_refused(options: Any, said: str, processor: Any) -> None:
+    with pytest.raises(vd.BadInput, match=said):
+        vd.audit_row(row(), processor, **options)
+
+
+def test_tokenizer_in_place_of_the_processor_is_refused(processor: Any) -> None:
+    with pytest.raises(vd.BadInput, match="a processor of images and text belongs"):
+        vd.audit_row(row(), processor.tokenizer)
+
+
+# Whole data sets: in this process, but for the engines
+
+
+audit = partial(vd.audit, workers=1)
+
+
+ROWS = [row(size(64, 48)), row("nowhere.png"), row(), row(size(64, 48), text="The tag <image>.")]
+EXPECTED = [[], ["missing"], [], ["literal"]]
+
+
+def write_lines(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
+    return path
+
+
+def write_parquet(folder: Path) -> Path:
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    rows = [
+        {**one, "images": [{"bytes": png(), "path": None} for _ in one["images"]]} for one in ROWS
+    ]
+    rows[1]["images"] = [{"bytes": None, "path": "nowhere.png"}]
+    parquet.write_table(pa.Table.from_pylist(rows), folder / "a.parquet", row_group_size=3)
+    return folder / "a.parquet"
+
+
+def write_arrow(folder: Path) -> Path:
+    from datasets import Dataset
+
+    rows = [
+        {"messages": one["messages"], "images": [str(x) for x in one["images"]]} for one in ROWS
+    ]
+    Image.new("RGB", (64, 48)).save(folder / "a.png")
+    for one in rows:
+        one["images"] = ["nowhere.png" if x == "nowhere.png" else "a.png" for x in one["images"]]
+    Dataset.from_list(rows).save_to_disk(folder / "saved")
+    return folder
+
+
+def write_gzip(folder: Path) -> Path:
+    lines = "".join(json.dumps(one) + "\n" for one in ROWS)
+    (folder / "a.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    return folder / "a.jsonl.gz"
+
+
+def write_tar(folder: Path) -> Path:
+    with tarfile.open(folder / "00.tar", "w") as archive:
+        for number, one in enumerate(ROWS):
+            said = {"messages": one["messages"]}
+            files = {"json": json.dumps(said).encode()}
+            if one["images"] and one["images"][0] != "nowhere.png":
+                files["png"] = png()
+            for extension, content in files.items():
+                info = tarfile.TarInfo(f"shard/{number:04d}.{extension}")
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    return folder
+
+
+@pytest.mark.parametrize("form", [write_parquet, write_arrow, write_gzip, write_tar])
+def test_every_form_of_a_data_set_is_read(form: Any, saved: Path, tmp_path: Path) -> None:
+    given = tmp_path / "data"
+    given.mkdir()
+
+    found = audit(form(given), saved, tmp_path / "out")
+
+    # an archive has no path in place of the image that is missing: the text has a place too many
+    gone = ["literal"] if form is write_tar else ["missing"]
+    assert [one[0] for one in found.ask("select faults from rows order by row").rows] == [
+        [],
+        gone,
+        [],
+        ["literal"],
+    ]
+
+
+def test_line_that_is_no_json_is_listed_and_passed_over(saved: Path, tmp_path: Path) -> None:
+    data = write_lines(tmp_path / "a.jsonl", ROWS[:1])
+    data.write_text(data.read_text() + '{"messages": [\n\n' + json.dumps(ROWS[2]))
+
+    found = audit(data, saved, tmp_path / "out")
+
+    assert (found.rows, found.faulty, found.kinds) == (3, 1, {Kind.UNREADABLE: 1})
+    assert found.worst[0][0] == 1 and "is no JSON" in found.worst[0][-1][0]
+
+
+@pytest.fixture
+def several(tmp_path: Path) -> Path:
+    """Three files, and an image beside them that one row names."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    Image.new("RGB", (50, 70), "teal").save(folder / "there.png")
+    write_lines(folder / "a.jsonl", ROWS * 5)
+    write_lines(folder / "b.jsonl", [row("there.png")] * 3)
+    write_lines(folder / "c.jsonl", [ROWS[1], ROWS[2]])
+    return folder
+
+
+def test_both_engines_write_the_same_bytes(saved: Path, several: Path, tmp_path: Path) -> None:
+    local = vd.audit(several, saved, tmp_path / "local", max_length=200, workers=2)
+    alone = vd.audit(several, saved, tmp_path / "alone", max_length=200, workers=1)
+    ray = vd.audit(several, saved, tmp_path / "ray", max_length=200, workers=2, engine="ray")
+
+    assert local.path.read_bytes() == alone.path.read_bytes() == ray.path.read_bytes()
+    assert (ray.rows, ray.faulty) == (25, 11)
+    assert ray.ask("select number from rows where file like '%c.jsonl' order by row").rows == [
+        (0,),
+        (1,),
+    ]
+
+
+def test_audit_goes_on_where_it_stopped(saved: Path, several: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    whole = audit(several, saved, out).path.read_bytes()
+    kept, ended = sorted((out / "parts").iterdir())[:2]
+    ended.unlink()
+    before = kept.stat().st_mtime_ns
+
+    assert audit(several, saved, out).path.read_bytes() == whole
+    assert kept.stat().st_mtime_ns == before
+
+
+def test_folder_of_another_audit_is_refused(saved: Path, several: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    audit(several, saved, out)
+
+    with pytest.raises(vd.BadInput, match="holds the audit of other data, or with other options"):
+        audit(several, saved, out, max_length=10)
+    os.utime(several / "a.jsonl", ns=(1, 1))
+    with pytest.raises(vd.BadInput, match="holds the audit of other data"):
+        audit(several, saved, out)
+    with pytest.raises(vd.BadInput, match="holds other files"):
+        vd.audit(several, saved, several)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"data": "nowhere.jsonl"}, "is not there"),
+        ({"processor": "nowhere"}, "is no folder on this machine"),
+        ({"engine": "spark"}, "is one of local, ray"),
+        ({"workers": 0}, "at least 1 is needed"),
+        ({"address": "auto"}, "is of a Ray cluster"),
+    ],
+)
+def test_wrong_argument_of_an_audit_is_refused(
+    wrong: dict[str, Any], said: str, saved: Path, several: Path, tmp_path: Path
+) -> None:
+    given = {"data": several, "processor": saved, "out": tmp_path / "out", **wrong}
+
+    with pytest.raises(vd.BadInput, match=said):
+        audit(**given)
+
+
+def test_folder_without_rows_is_refused(saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "readme.txt").write_text("no rows")
+
+    with pytest.raises(vd.BadInput, match="has no rows of a known format"):
+        vd.audit(tmp_path, saved, tmp_path / "out")
+
+
+def test_questions_are_answered_and_others_refused(
+    saved: Path, several: Path, tmp_path: Path
+) -> None:
+    found = audit(several, saved, tmp_path / "out")
+
+    for name in QUESTIONS:
+        assert found.ask(name).columns
+    assert found.ask("faults").rows == [("missing", 6, 1), ("literal", 5, 3)]
+    assert found.ask("duplicates").rows[0][1] == 6
+    with pytest.raises(vd.BadInput, match="DuckDB does not take the question"):
+        ask(found.path, "selec")
+
+
+def test_page_has_the_faults_and_a_picture_and_no_text_of_the_data_as_code(
+    saved: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    Image.new("RGB", (50, 70), "teal").save(data / "there.png")
+    write_lines(data / "<b>.jsonl", [row("there.png", text="<image>"), row("<script>.png")])
+
+    found = audit(data, saved, tmp_path / "out")
+    page = (tmp_path / "out" / "audit.html").read_text(encoding="utf-8")
+
+    assert "2 rows with a fault in 2 rows" in page
+    assert 'alt="image 1" width="50" height="70" src="data:image/jpeg;base64,' in page
+    assert "<script" not in page and "<b>" not in page
+    assert str(found).startswith("2 rows, 2 with a fault\n")
+
+
+def test_command_prints_the_summary_and_answers_questions(
+    saved: Path, several: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["audit", str(several), "--out", str(tmp_path / "out")]
+
+    assert main([*given, "--processor", str(saved), "--workers", "1"]) == 1
+    assert "25 rows, 11 with a fault" in capsys.readouterr().out
+    assert main([*given, "--ask", "images"]) == 0
+    assert capsys.readouterr().out.splitlines()[:2] == ["images  rows", "0       6"]
+    assert main(given) == 2
+    assert "--processor is missing" in capsys.readouterr().err

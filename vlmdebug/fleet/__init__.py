@@ -1,0 +1,1 @@
+"""Many rows and many ranks: what one process cannot see."""
