@@ -8,7 +8,8 @@ observed facts are recorded: rules that were tested in no release predict nothin
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 WhenNoMedia = Literal["omit", "either", "keep"]
@@ -143,6 +144,20 @@ class ModelRules:
     def predict(self) -> bool:
         """Whether anything is known about the forward pass."""
         return bool(self.seen)
+
+    def reduced(self, *, untested: bool, ignored: frozenset[str]) -> ModelRules:
+        """The rules with more ignored keys, and without releases if it is `untested`; made once."""
+        if not untested and ignored <= self.ignored:
+            return self
+        if (untested, ignored) not in self._reduced:
+            seen = () if untested else self.seen
+            made = replace(self, seen=seen, ignored=self.ignored | ignored)
+            self._reduced[untested, ignored] = made
+        return self._reduced[untested, ignored]
+
+    @cached_property
+    def _reduced(self) -> dict[tuple[bool, frozenset[str]], ModelRules]:
+        return {}
 
     def uses(self, key: str, *, positions: bool = False) -> bool:
         """Whether the model uses a key; `positions`: `position_ids` are passed."""

@@ -41,13 +41,17 @@ def side_by_side(table: np.ndarray, spans: Spans, fill: int) -> np.ndarray:
 
 def places_of(mask: np.ndarray) -> Places:
     """Where each unbroken run of a mask `(sample, seq)` begins and ends, by sample."""
-    samples, width = mask.shape
-    flat = np.zeros(samples * (width + 1) + 1, dtype=bool)  # a column of False before each row
-    flat[:-1].reshape(samples, width + 1)[:, 1:] = mask
+    samples, width = mask.shape[0], mask.shape[1] + 1
+    table = np.zeros((samples, width), dtype=bool)  # a column of False before each row
+    table[:, 1:] = mask
+    flat = table.ravel()
     edges = (flat[1:] != flat[:-1]).nonzero()[0].tolist()
+    if len(edges) % 2:
+        edges.append(flat.size - 1)  # a run ends with the last row
     found: list[list[tuple[int, int]]] = [[] for _ in range(samples)]
-    for begin, end in zip(edges[::2], edges[1::2], strict=True):
-        sample, place = divmod(begin, width + 1)
+    for begin, end in zip(*[iter(edges)] * 2, strict=True):
+        sample = begin // width
+        place = begin - sample * width
         found[sample].append((place, place + end - begin))
     return Places(map(tuple, found))
 

@@ -100,6 +100,8 @@ def _given(
     Raises:
         BadInput: The batch itself says otherwise.
     """
+    if not facts.others and not named:
+        return {}
     for unit, given in facts.others.items():
         own = counts.get(unit)
         if own is not None and tuple(own) != given:
@@ -204,9 +206,9 @@ def _modalities(
     return {"image": image, **{one.modality.name: one.modality for one in clips}}
 
 
-def _may_be_media(facts: BatchFacts, key: str, value: Any, probed: Probe | None) -> bool:
+def _may_be_media(facts: BatchFacts, key: str, value: list[Any], probed: Probe | None) -> bool:
     """Whether a list may have one entry per image, although it has as many as there are samples."""
-    if not isinstance(value, list) or key in TRAINERS_OWN:
+    if key in TRAINERS_OWN:
         return False
     if holds_tensors(value) or (probed is not None and key in probed.axes):
         return True
@@ -222,11 +224,12 @@ def _token_axes(facts: BatchFacts, probed: Probe | None, *, known: bool) -> dict
     axes: dict[str, Axis] = {}
     samples = facts.samples
     for key, value in facts.inputs.items():
-        shape = getattr(value, "shape", ())
-        if _may_be_media(facts, key, value, probed):
+        if isinstance(value, list):
+            if not _may_be_media(facts, key, value, probed):
+                axes[key] = PER_SAMPLE if len(value) == samples else WHOLE
             continue
-        per_sample = isinstance(value, list) and len(value) == samples
-        if per_sample or (tuple(shape[:1]) == (samples,) and _is_trainers(facts, key, known)):
+        shape = getattr(value, "shape", ())
+        if shape and shape[0] == samples and key not in KNOWN and _is_trainers(facts, key, known):
             axes[key] = PER_SAMPLE
         elif not shape or key in ROWLESS or _holds_objects(value):
             axes[key] = WHOLE

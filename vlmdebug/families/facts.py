@@ -165,7 +165,8 @@ class BatchFacts:
         return tuple(found)
 
     def rows(self, key: str) -> int:
-        return len(self.inputs[key])
+        value = self.inputs[key]
+        return len(value) if isinstance(value, list) else int(value.shape[0])
 
     def has(self, key: str) -> bool:
         return self.inputs.get(key) is not None

@@ -52,20 +52,24 @@ def promised(facts: BatchFacts, layout: Layout) -> dict[str, int]:
 
 def lacks(facts: BatchFacts, layout: Layout) -> tuple[str, ...]:
     """Needed keys that the processor names, or the model where no processor is at hand."""
-    metadata, places = facts.metadata, facts.inputs.get("position_ids")
+    metadata, rules = facts.metadata, layout.rules
     named = metadata.taken_keys if metadata.returned_keys is None else metadata.returned_keys
-    clips = not CLIP_KEYS.isdisjoint(layout.media)
-    if not layout.media or named is None or not (clips or any(facts.placeholders or (1,))):
+    if not layout.media or named is None:
         return ()
-    placed, rules = getattr(places, "ndim", 0) == 3, layout.rules
-    pixels = any(not clip_of(key) for key in layout.media)
-    described = rules.sometimes_returned & rules.raises_without if pixels else ()
+    described = rules.sometimes_returned & rules.raises_without
+    if described and all(clip_of(key) for key in layout.media):
+        described = frozenset[str]()  # no pixels to describe
+    keys = [key for key in (*NEEDED, *described) if key in named or key in rules.raises_without]
+    keys = [key for key in keys if not facts.has(key)]
+    clips = not CLIP_KEYS.isdisjoint(layout.media)
+    if not keys or not (clips or any(facts.placeholders or (1,))):
+        return ()  # as nearly always
+    placed = getattr(facts.inputs.get("position_ids"), "ndim", 0) == 3
     return tuple(
         key
-        for key in (*NEEDED, *described)
-        if (key in named or (key in rules.raises_without and _is_taken(metadata, key)))
+        for key in keys
+        if (key in named or _is_taken(metadata, key))
         and (metadata.taken_keys is None or key in metadata.taken_keys)
-        and not facts.has(key)
         and modality_of(key) in (None, *map(modality_of, layout.media))
         and rules.uses(key, positions=placed)
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import re
-from dataclasses import replace
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -59,6 +58,7 @@ def version() -> str | None:
     return found[1] if found else None
 
 
+@lru_cache(maxsize=1)
 def installed() -> str | None:
     """The installed release of transformers, such as `"5.23"`; None if not known."""
     return ".".join((version() or "").split(".")[:2]) or None
@@ -85,10 +85,9 @@ def as_released(rules: ModelRules, model_type: str | None, *, drawn: bool = Fals
     it needs no token types if nothing is known about the release either.
     """
     release = installed()
-    if release is not None and release not in rules.seen and rules.seen:
-        rules = replace(rules, seen=())
+    untested = release is not None and bool(rules.seen) and release not in rules.seen
     taken = {key: takes(model_type, key) if model_type else None for key in TYPE_IDS}
     ignored = {key for key, accepted in taken.items() if accepted is False}
     if drawn and taken[TYPES] is None:
         ignored.add(TYPES)
-    return replace(rules, ignored=rules.ignored | ignored) if ignored else rules
+    return rules.reduced(untested=untested, ignored=frozenset(ignored))

@@ -66,7 +66,7 @@ def masked_otherwise(facts: BatchFacts, *, causal: bool) -> tuple[tuple[int, ...
     if mask is None:
         return (), _attended(padding, padding, causal=causal, masked=False)
     shown = mask != 0
-    if not (shown == padding).any():  # as nearly always
+    if not np.count_nonzero(shown == padding):  # as nearly always
         none = (0,) * len(mask)
         return none, none
     unmasked = _attended(shown & padding, padding, causal=causal, masked=True)

@@ -141,7 +141,7 @@ class _Chunk:
         told = rows if source is None and rows is not None and not rows.foreign else None
         self.width = ids.shape[-1] if ids.ndim == 2 else None
         if told is not None:
-            self.samples, self._part = told, None
+            self.samples, self._part = told, self.batch.part(told)
             self.columns = columns if self.realigned is None else None
         self.placeholders = _placeholders(self.batch, ids, told, is_slice)
         length = ids.shape[0] if ids.ndim else 1
@@ -164,7 +164,7 @@ class _Chunk:
             return self._realigned(self.realigned, key, value)
         at = self.batch.token_dims.get(key)
         wide = shape[at] if at is not None and value.ndim > at else None
-        rows, source, change, _ = self.finder.see(
+        rows, source, change, is_slice = self.finder.see(
             key, value, partial(self._expected, key), self._free(axis, at)
         )
         turned = self.columns is not None and self.columns.is_moved
@@ -172,7 +172,7 @@ class _Chunk:
         if wide is not None and source is None and not as_wide:
             if change is None or change.kind == "values":
                 rows, change = self._in_columns(key, value, rows, turned=turned)
-        if key in TYPE_IDS and self._is_zeroed(key, value, rows):
+        if key in TYPE_IDS and not is_slice and self._is_zeroed(key, value, rows):
             rows, source, change = self._expected(key), None, Change("zeros", tuple(shape))
         dim = axis.dim if axis else 0
         inner = None
