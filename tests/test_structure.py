@@ -28,6 +28,7 @@ NAMES_A_KEY = {
     "fleet/pictures.py": "width and height of an image in a row; one model has keys of these names",
     "slicers.py": "the slicers of TRL's history, and a right one, written by hand as in a trainer",
     "checking/compared.py": "sizes without padding are all that shows height from width",
+    "checking/masks.py": "Idefics' mask and Mllama's ids describe padding that only they have",
     "checking/lacking.py": "Mllama's ids of aspect ratios are the only count of its images",
     "outcomes/clips.py": "videos of patches are the only ones that models compare with their text",
     "outcomes/forecast.py": "sizes with another dimension, and videos of patches, are looked at",

@@ -165,6 +165,37 @@ class OutsideSizes(KeyDifference):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MaskDiffers(KeyDifference):
+    """A mask that hides so many pixels of a sample's images, and shows so many of padding."""
+
+    code: ClassVar[str] = "VLM010"
+    hidden: int
+    shown: int
+    cause: Cause | None = Cause(Because.MASK)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TilesDiffer(KeyDifference):
+    """An aspect ratio of other tiles than an image has.
+
+    Attributes:
+        image: Its number in the sample.
+        ratio: The id of its aspect ratio.
+        sides: Tiles down and across of that ratio; None where no ratio has that id.
+        shown: Tiles that the mask shows.
+        held: Tiles up to the last that is not padding.
+    """
+
+    code: ClassVar[str] = "VLM010"
+    image: int
+    ratio: int
+    sides: tuple[int, int] | None
+    shown: int
+    held: int
+    cause: Cause | None = Cause(Because.TILES)
+
+
+@dataclass(frozen=True, kw_only=True)
 class LabelsLength(Difference):
     """Labels with more or fewer columns than `input_ids`."""
 

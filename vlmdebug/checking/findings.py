@@ -41,6 +41,8 @@ class Because(Enum):
     LABELS_PROMPT = auto()
     ONE_RUN = auto()
     SIZES = auto()
+    MASK = auto()
+    TILES = auto()
 
 
 class Cause(NamedTuple):

@@ -15,6 +15,8 @@ from weakref import WeakKeyDictionary
 from vlmdebug.checking.batch_findings import OutsideSizes
 from vlmdebug.checking.compared import SIZES, is_padded_to_sizes, order_of_sides
 from vlmdebug.checking.doubts import NotFinite, SidesUnseen
+from vlmdebug.checking.findings import Difference
+from vlmdebug.checking.masks import MASK, RATIOS, TILES, masks_differ, tiles_differ
 from vlmdebug.checking.report import Report
 from vlmdebug.checking.text import as_mismatch
 from vlmdebug.checking.text_doubts import doubt
@@ -26,6 +28,8 @@ from vlmdebug.outcomes.reasons import Runs, outcome
 from vlmdebug.outcomes.whole_batch import runs_with_sizes
 
 PADDED = MEDIA_OF["image"]
+READ = (*PIXELS, SIZES, MASK, RATIOS, TILES)
+"""Keys with values that are read."""
 
 
 def with_pixels(report: Report, batch: Batch) -> Report:
@@ -50,7 +54,7 @@ class _Shown(NamedTuple):
 
     versions: tuple[int | None, ...]
     infinite: list[NotFinite]
-    outside: list[OutsideSizes]
+    outside: list[Difference]
     unseen: list[SidesUnseen]
 
 
@@ -59,15 +63,17 @@ _SEEN: WeakKeyDictionary[Batch, _Shown] = WeakKeyDictionary()
 
 def _shown(batch: Batch) -> _Shown:
     """What the pixels show; read again after a write that torch counts, and always from numpy."""
-    values = [batch.inputs[key] for key in (*PIXELS, SIZES) if key in batch.inputs]
+    values = [batch.inputs[key] for key in READ if key in batch.inputs]
     versions = tuple(map(version, values))
     found = _SEEN.get(batch)
     if found is not None and found.versions == versions and None not in versions:
         return found
     infinite = _not_finite(batch)
     read = not infinite and is_padded_to_sizes(batch)
-    outside = _outside_sizes(batch) if read else []
+    outside: list[Difference] = [*_outside_sizes(batch)] if read else []
     unseen = _sides_unseen(batch) if read and not outside else []
+    if not infinite:
+        outside += [*masks_differ(batch), *tiles_differ(batch)]
     _SEEN[batch] = found = _Shown(versions, infinite, outside, unseen)
     return found
 

@@ -44,6 +44,8 @@ CAUSES: Mapping[Because, str] = {
     Because.LABELS_PROMPT: "prompt learned",
     Because.ONE_RUN: "images in one run",
     Because.SIZES: "sizes of other pixels",
+    Because.MASK: "mask of other pixels",
+    Because.TILES: "aspect ratio of other tiles",
 }
 """A likely cause, as `Mismatch.cause` has it."""
 

@@ -13,6 +13,7 @@ from vlmdebug.checking.batch_findings import (
     LabelsOnPrompt,
     Lacking,
     MarkedOtherwise,
+    MaskDiffers,
     NoFeatures,
     OneRun,
     OtherRows,
@@ -21,6 +22,7 @@ from vlmdebug.checking.batch_findings import (
     RunsDiffer,
     ShortColumns,
     Stray,
+    TilesDiffer,
     TotalsDiffer,
 )
 from vlmdebug.checking.causes import Fault, RunCause
@@ -228,6 +230,27 @@ def _outside_sizes(found: OutsideSizes, batch: Batch) -> Words:
     )
 
 
+def _mask_differs(found: MaskDiffers, batch: Batch) -> Words:
+    said = [f"hides {number(found.hidden, 'pixel')} of its images"] if found.hidden else []
+    said += [f"shows {number(found.shown, 'pixel')} of padding"] if found.shown else []
+    return Words(
+        f"{found.key} of sample {found.sample} {' and '.join(said)}.",
+        f"Pass {found.key} and pixel_values of one call of the processor, unchanged.",
+    )
+
+
+def _tiles_differ(found: TilesDiffer, batch: Batch) -> Words:
+    said = f"{found.key}[{found.sample}][{found.image}] is {found.ratio}"
+    if found.sides is None:
+        said += ", which is no aspect ratio of so many tiles"
+    else:
+        said += f", {found.sides[0]} x {found.sides[1]} tiles (height x width)"
+    return Words(
+        f"{said}, but aspect_ratio_mask shows {found.shown} and pixel_values holds {found.held}.",
+        "Pass all keys of images of one call of the processor.",
+    )
+
+
 # --- labels ----------------------------------------------------------------------------------
 
 
@@ -286,6 +309,8 @@ WORDS: Mapping[type[Difference], Callable[[Any, Batch], Words]] = {
     Lacking: _lacking,
     OtherRows: _other_rows,
     OutsideSizes: _outside_sizes,
+    MaskDiffers: _mask_differs,
+    TilesDiffer: _tiles_differ,
     LabelsLength: _labels_length,
     LabelsDiffer: _labels_differ,
     LabelsOnMedia: _labels_on_media,

@@ -100,7 +100,7 @@ _TABLE = (
     Key("image_position_ids", Kind.MEDIA, "image", of=_PIXELS),
     Key("image_sizes", Kind.MEDIA, "image", of=_PIXELS),
     Key("batch_num_images", Kind.MEDIA, "image", of=_PIXELS),
-    Key("aspect_ratio_ids", Kind.MEDIA, "image", of=_PIXELS),
+    Key("aspect_ratio_ids", Kind.MEDIA, "image", of=_PIXELS, holds="sides"),
     Key("aspect_ratio_mask", Kind.MEDIA, "image", of=_PIXELS, holds="mask"),
     Key("cross_attention_mask", Kind.MEDIA, "image", of=(*_TEXT, *_PIXELS), holds="mask"),
     Key("num_local_patches", Kind.MEDIA, "image", of=_PIXELS, counts="patch"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -142,8 +142,14 @@ class Finding:
         )
 
 
-def group(mismatches: Sequence[Mismatch], media: Collection[str] = ()) -> tuple[Finding, ...]:
-    """One finding per root cause, worst first; `media` names the keys of images and clips.
+def group(
+    mismatches: Sequence[Mismatch],
+    media: Collection[str] = (),
+    layout: Mapping[str, str] | None = None,
+) -> tuple[Finding, ...]:
+    """One finding per root cause, worst first.
+
+    `media` names the keys of images and clips, `layout` what a row of each key counts, in words.
 
     Silent wrong images come first, then what else is silent, then unknown, then loud. An
     exception of the slicer comes last: it hides whatever the later chunks would have shown.
@@ -151,7 +157,7 @@ def group(mismatches: Sequence[Mismatch], media: Collection[str] = ()) -> tuple[
     groups: dict[tuple[str, ...], list[Mismatch]] = {}
     for mismatch in mismatches:
         groups.setdefault(_root(mismatch), []).append(mismatch)
-    findings = [_finding(members) for members in groups.values()]
+    findings = [_finding(members, layout or {}) for members in groups.values()]
     return tuple(sorted(findings, key=lambda finding: _rank(finding, media)))
 
 
@@ -172,7 +178,7 @@ def _root(mismatch: Mismatch) -> tuple[str, ...]:
     return (mismatch.code,)
 
 
-def _finding(members: list[Mismatch]) -> Finding:
+def _finding(members: list[Mismatch], layout: Mapping[str, str]) -> Finding:
     worst = Finding("", "", tuple(members)).worst
     chunks = list(dict.fromkeys(m.chunk for m in members if m.chunk is not None))
     also = []
@@ -181,13 +187,20 @@ def _finding(members: list[Mismatch]) -> Finding:
         if member.key not in (None, worst.key):
             by_key.setdefault(str(member.key), member.loudness)
     for loudness in LOUDNESS if worst.code != "VLM004" else ():
-        others = [key for key, own in by_key.items() if own == loudness]
+        others = [_with_unit(k, worst, layout) for k, own in by_key.items() if own == loudness]
         said = "The same with" if loudness == worst.loudness else f"{loudness.capitalize()} with"
         also += [f"{said} {' and '.join(others)}."] if others else []
     if len(chunks) > 1:
         also.append(f"In chunks {listed(chunks)}.")
     message = "\n".join([worst.message, *([" ".join(also)] if also else [])])
     return Finding(worst.code, message, tuple(members))
+
+
+def _with_unit(key: str, shown: Mismatch, layout: Mapping[str, str]) -> str:
+    """A key with the same fault, and what its rows count, if it is cut by other rows."""
+    unit, by_rows = layout.get(key), shown.code in ("VLM001", "VLM002")
+    other = by_rows and unit is not None and unit != layout.get(shown.key or "")
+    return f"{key} ({unit})" if other else key
 
 
 def ranges(rows: Rows | None) -> list[list[int]] | None:

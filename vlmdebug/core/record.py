@@ -206,7 +206,7 @@ class Record:
     def findings(self) -> tuple[Finding, ...]:
         """The mismatches by root cause, worst first: silent wrong images before all others."""
         media = {key for key, kind in self.kinds.items() if kind == "media"}
-        return group(self.mismatches, media)
+        return group(self.mismatches, media, self.layout)
 
     @cached_property
     def offsets(self) -> Mapping[str, tuple[int, ...]]:

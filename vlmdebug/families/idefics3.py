@@ -121,7 +121,7 @@ class Idefics3(Family):
         if spec.sizes:
             pixels = numbered(len(tiles), max(tiles), 3, 2, 2)
             mask = np.ones((len(tiles), max(tiles), 2, 2), dtype=np.int64)
-            mask[..., 1] = 0  # each image is narrower than its frame
+            mask[..., 1] = pixels[..., 1] = 0  # each image is narrower than its frame
             for row, count in enumerate(tiles):
                 pixels[row, count:] = 0
                 mask[row, count:] = 0
@@ -190,7 +190,8 @@ def _are_videos(facts: BatchFacts) -> bool:
 def _real_rows(facts: BatchFacts) -> list[int]:
     """Tiles or frames of each row without padding: those that are not all zero.
 
-    One value of each decides nearly always; the mask of a padded frame of a video is 1.
+    One value of each decides nearly always; the mask of a padded frame of a video is 1. A mask of
+    its tiles, `(row, max_tiles)`, chooses them; one of their pixels does not.
     """
     pixels, mask = facts.inputs["pixel_values"], facts.inputs.get("pixel_attention_mask")
     real = to_numpy(pixels[:, :, 0, 0, 0]) != 0  # (row, max_tiles)
@@ -200,4 +201,5 @@ def _real_rows(facts: BatchFacts) -> list[int]:
         return masked.sum(axis=1).tolist()
     for row, tile in np.argwhere(masked & ~real).tolist():
         real[row, tile] = bool((pixels[row, tile] != 0).any())
-    return (masked & real).sum(axis=1).tolist()
+    chosen = masked & real if mask is not None and mask.ndim == 2 else real
+    return chosen.sum(axis=1).tolist()

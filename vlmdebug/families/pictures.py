@@ -25,6 +25,7 @@ from vlmdebug.core.keys import GRIDS
 from vlmdebug.core.rows import Rows
 from vlmdebug.core.scene import Scene
 from vlmdebug.core.tensors import to_numpy
+from vlmdebug.core.tiling import aspect_ratios
 from vlmdebug.errors import BadInput
 from vlmdebug.families.facts import BatchFacts, ProcessorMetadata
 from vlmdebug.families.packing import Packing
@@ -255,7 +256,7 @@ def _of_sample(batch: Batch, values: Any, image: int) -> np.ndarray | None:
             return _channels_last(block)
         return _seen(_channels_last(block), mask[sample][place])
     ratio = int(to_numpy(batch.inputs["aspect_ratio_ids"][sample][place]))
-    rows, columns = _canvases(len(block))[ratio - 1]
+    rows, columns = aspect_ratios(len(block))[ratio - 1]
     tiles = [_channels_last(tile) for tile in block[: rows * columns]]
     lines = [np.concatenate(tiles[row * columns : (row + 1) * columns], 1) for row in range(rows)]
     return np.concatenate(lines, axis=0)
@@ -265,16 +266,6 @@ def _seen(pixels: np.ndarray, mask: Any) -> np.ndarray:
     """Pixels without the rows and columns that are padding."""
     seen = to_numpy(mask).astype(bool)
     return pixels[seen.any(axis=1)][:, seen.any(axis=0)]
-
-
-def _canvases(most: int) -> list[tuple[int, int]]:
-    """Mllama's aspect ratios `(rows, columns)` in the order of their ids, which begin at 1.
-
-    As `image_processing_mllama.get_all_supported_aspect_ratios` in transformers 5.23, which calls
-    the first one width.
-    """
-    sides = range(1, most + 1)
-    return [(rows, columns) for rows in sides for columns in sides if rows * columns <= most]
 
 
 def _channels_last(block: np.ndarray) -> np.ndarray:

@@ -49,7 +49,8 @@ class Details:
     def of_chunk(self, chunk: int) -> str:
         """The findings of a chunk; where there are none, that it is right."""
         made = len(self.report.chunks)  # a slicer that raised made no chunk there
-        found = group([m for m in self.report.mismatches if m.chunk in (chunk, None, made)])
+        own = [m for m in self.report.mismatches if m.chunk in (chunk, None, made)]
+        found = group(own, layout=self.report.layout)
         parts = [] if found else [self._relief(chunk)]
         for finding in found[:MOST_FINDINGS]:
             text = escaped(finding.message).replace("\n", "<br>")
