@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from vlmdebug.checking.labels import are_comparable
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import KEYS, MEDIA_OF, SIDES, TRAINERS_OWN, TWO_TEXTS
@@ -54,6 +56,7 @@ def _against(batch: Batch, modality: Modality) -> str | None:
     return f"{of} {modality.feature_key}"
 
 
+@cache
 def order_of_sides(key: str) -> Compared:
     """Which number of a pair of sides is the height; only padding or M-RoPE could show it."""
     return Compared(f"order of height and width in {key}", beyond=True)

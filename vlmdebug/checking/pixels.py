@@ -35,11 +35,13 @@ READ = (*PIXELS, SIZES, MASK, RATIOS, TILES)
 def with_pixels(report: Report, batch: Batch) -> Report:
     """The report on a batch, with what its pixels show."""
     shown = _shown(batch)
-    report = replace(
-        report,
-        mismatches=(*report.mismatches, *(as_mismatch(one, batch) for one in shown.outside)),
-        ambiguities=(*report.ambiguities, *map(doubt, (*shown.infinite, *shown.unseen))),
-    )
+    doubts = [*shown.infinite, *shown.unseen]
+    if shown.outside or doubts:
+        report = replace(
+            report,
+            mismatches=(*report.mismatches, *(as_mismatch(one, batch) for one in shown.outside)),
+            ambiguities=(*report.ambiguities, *map(doubt, doubts)),
+        )
     if shown.infinite or not is_padded_to_sizes(batch):
         return report
     order = order_of_sides(SIZES)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import ItemsView, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from vlmdebug.core.rules import UNKNOWN, ModelRules
@@ -77,6 +78,10 @@ class Axis:
         return self.dim + (2 if self.columns else 1)
 
     def __str__(self) -> str:
+        return self._words
+
+    @cached_property
+    def _words(self) -> str:
         if self.unit == "ambiguous":
             return "no reading fits"
         if self.unit == "token":
