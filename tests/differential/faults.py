@@ -344,6 +344,22 @@ def labels(
     return made
 
 
+def half_masked(source: Sound, dice: Random) -> Inputs | None:
+    """A mask of pixels hides the right half of each image."""
+    mask, pixels = source.inputs.get("pixel_attention_mask"), source.inputs.get("pixel_values")
+    if mask is None or pixels is None or mask.shape != pixels.shape[:2] + pixels.shape[-2:]:
+        return None
+    shown = mask.clone()
+    shown[..., mask.shape[-1] // 2 :] = 0
+    return _with(source, {"pixel_attention_mask": shown})
+
+
+def another_ratio(source: Sound, dice: Random) -> Inputs | None:
+    """Images of several tiles have the aspect ratio of one tile."""
+    ids = source.inputs.get("aspect_ratio_ids")
+    return None if ids is None or ids.max() < 2 else _with(source, {"aspect_ratio_ids": ids.sign()})
+
+
 FAULTS = [
     Fault("nothing", lambda s, d: dict(s.inputs), harmless=True),
     Fault("options beside it", options, harmless=True),
@@ -351,6 +367,8 @@ FAULTS = [
     Fault("a completion appended", completed, harmless=True),
     Fault("labels", labels(lambda right, ids: right), harmless=True),
     Fault("copied", lambda s, d: {k: v.clone() for k, v in s.inputs.items()}, harmless=True),
+    Fault("half of each image masked", half_masked),
+    Fault("aspect ratio of one tile", another_ratio),
     Fault("image cut off at the end", truncated_image("right")),
     Fault("image cut off at the start", truncated_image("left")),
     Fault("every second placeholder lost", every_second),
