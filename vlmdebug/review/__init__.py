@@ -11,104 +11,21 @@ the reason: `falsify` runs it.
 
 from __future__ import annotations
 
-import ast
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
 
 from vlmdebug.core.given import public
-from vlmdebug.core.wording import number
 from vlmdebug.errors import BadInput
-from vlmdebug.review import formats
-from vlmdebug.review.entry import entries
-from vlmdebug.review.files import WORDS, changed_lines, files_of, from_here, ignored, text_of
-from vlmdebug.review.module import Module
-from vlmdebug.review.reading import Reading
-from vlmdebug.review.remarks import Remark, Remarks
-from vlmdebug.review.trials import trials
-from vlmdebug.safe import harmless, one_line
+from vlmdebug.review.diffs import changed_lines
+from vlmdebug.review.files import from_here
+from vlmdebug.review.many import reviews_of
+from vlmdebug.review.one_file import review_text
+from vlmdebug.review.remarks import Remark
+from vlmdebug.review.result import Review
+from vlmdebug.review.run import listed, read_requests
 
 Lines = Mapping[str, frozenset[int]]
-
-
-@dataclass(frozen=True)
-class Review:
-    """The result of a review.
-
-    Attributes:
-        remarks: Findings, and remarks that depend on a condition that could not be evaluated.
-        not_judged: `file:line: text` of cuts with bounds that could not be resolved.
-        agreeing: Number of cuts that count what their rows count in every layout that reaches them.
-        functions: Number of functions about media.
-        never_run: `file:line:` of branches with cuts that no batch of any known layout reaches.
-    """
-
-    remarks: tuple[Remark, ...] = ()
-    not_judged: tuple[str, ...] = ()
-    agreeing: int = 0
-    functions: int = 0
-    never_run: tuple[str, ...] = ()
-
-    @property
-    def findings(self) -> tuple[Remark, ...]:
-        """What is wrong in some layout, whatever the conditions that were not evaluated give."""
-        return tuple(remark for remark in self.remarks if remark.unsure is None)
-
-    @property
-    def ok(self) -> bool:
-        """Whether there are no findings. This is no proof: cuts in `not_judged` were not judged."""
-        return not self.findings
-
-    def __add__(self, other: Review) -> Review:
-        return Review(
-            self.remarks + other.remarks,
-            self.not_judged + other.not_judged,
-            self.agreeing + other.agreeing,
-            self.functions + other.functions,
-            self.never_run + other.never_run,
-        )
-
-    def __str__(self) -> str:
-        parts = [str(remark) for remark in self.findings]
-        unsure = [str(remark) for remark in self.remarks if remark.unsure is not None]
-        if unsure:
-            parts += ["No findings, because a condition could not be evaluated:", *unsure]
-        if self.not_judged:
-            parts.append("\n".join(["Not judged:", *self.not_judged]))
-        if self.never_run:
-            never = "Never runs, because no known layout has such a batch:"
-            parts.append("\n".join([never, *self.never_run]))
-        return harmless("\n\n".join([*parts, self._summary]))
-
-    @property
-    def _summary(self) -> str:
-        if not self.functions:
-            return "No function was found here that cuts the media of a batch."
-        return (
-            f"Read {number(self.functions, 'function')} about media: "
-            f"{number(len(self.findings), 'finding')}, {number(self.agreeing, 'place')} right, "
-            f"{len(self.not_judged)} not judged.\n"
-            "The order of samples, and samples in no chunk, are not read: run the code with\n"
-            "`vlmdebug falsify FILE.py:NAME`."
-        )
-
-    def to_json(self) -> str:
-        """The whole review as JSON."""
-        return json.dumps({"ok": self.ok, **asdict(self)}, indent=1)
-
-    def to_github(self) -> str:
-        """The findings as workflow commands, which GitHub shows as notes on the lines."""
-        return formats.to_github(self.findings)
-
-    def to_gitlab(self) -> str:
-        """The findings as a code quality report of GitLab."""
-        return formats.to_gitlab(self.findings)
-
-    def to_sarif(self) -> str:
-        """The findings as SARIF 2.1.0, with a notification for all that was not judged."""
-        unsure = [remark for remark in self.remarks if remark.unsure is not None]
-        return formats.to_sarif(self.findings, unsure, self.not_judged)
 
 
 @public
@@ -130,27 +47,7 @@ def source(
     Raises:
         BadInput: The source is not Python, or no family has that name.
     """
-    try:
-        tree = ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError) as error:
-        line = getattr(error, "lineno", None)
-        raise BadInput(
-            f"{name} is not Python source: {getattr(error, 'msg', error)}"
-            f"{f' (line {line})' if line else ''}. Nothing of it was reviewed."
-        ) from None
-    known = trials(None if families is None else tuple(families))
-    module, rows = Module(tree), text.splitlines()
-    total = Review()
-    for entry in entries(module):
-        own = range(entry.node.lineno, (entry.node.end_lineno or 0) + 1)
-        if (lines is not None and lines.isdisjoint(own)) or not entry.is_about():
-            continue
-        reading = Reading(entry, known)
-        found = Remarks(reading, name, rows)
-        meant = [one for one in found.remarks if not ignored(one.source, one.code)]
-        remarks = tuple(sorted(meant, key=lambda remark: remark.line))
-        total += Review(remarks, tuple(found.not_judged), found.agreeing, 1, tuple(found.never_run))
-    return total
+    return review_text(text, name, None if families is None else tuple(families), lines)
 
 
 @public
@@ -160,31 +57,29 @@ def paths(
     families: Sequence[str] | None = None,
     lines: Lines | None = None,
 ) -> Review:
-    """Review Python files, and those in folders.
+    """Review Python files and notebooks, and those in folders. No `pyproject.toml` is read.
 
     Args:
         names: Files and folders, or one of them.
         families: Layouts to judge by; all that are known by default.
-        lines: By file, the lines that changed; see `changed`.
+        lines: By file, the lines that changed; see `changed`. Only functions with one of these are
+            reviewed.
 
     Raises:
         BadInput: A file that was named cannot be read as Python. One in a folder is listed in
             `not_judged`.
-        OSError: A file cannot be read.
+        OSError: A file that was named cannot be read.
     """
-    total = Review()
-    for path, found in files_of([names] if isinstance(names, (str, Path)) else names):
-        own = None if lines is None else lines.get(from_here(path), frozenset[int]())
-        try:
-            text = text_of(path)
-            if found and not WORDS.search(text):
-                continue
-            total += source(text, path.as_posix(), families=families, lines=own)
-        except BadInput as error:
-            if not found:
-                raise
-            total += Review(not_judged=(one_line(error),))
-    return total
+    read = [*read_requests([names] if isinstance(names, (str, Path)) else names)]
+    requests = [
+        one if lines is None else replace(one, lines=lines.get(from_here(path), frozenset[int]()))
+        for path, one in read
+    ]
+    found = reviews_of(requests, None if families is None else tuple(families))
+    for one, review in zip(requests, found, strict=True):
+        if isinstance(review, BadInput) and not one.is_found:
+            raise review
+    return Review.joined(map(listed, found))
 
 
 @public

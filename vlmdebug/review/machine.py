@@ -22,7 +22,9 @@ DEPTH = 8
 
 
 class OutOfFuel(Exception):
-    """The run takes longer than `FUEL`."""
+    """The run takes longer than `FUEL`; `line` is that of the innermost statement."""
+
+    line: int | None = None
 
 
 class Inputs(dict[str, Any]):

@@ -14,13 +14,15 @@ from vlmdebug.core.keys import KEYS, MEDIA_KEYS, MEDIA_OF
 from vlmdebug.review.arrays import Failed, Tensor
 from vlmdebug.review.entry import Entry
 from vlmdebug.review.keys import nearest
-from vlmdebug.review.machine import Frame, OutOfFuel, Run
+from vlmdebug.review.machine import FUEL, Frame, OutOfFuel, Run
 from vlmdebug.review.statements import Machine
 from vlmdebug.review.trials import Trial, trials
 from vlmdebug.review.verdicts import Verdict, verdicts
 
 STEPS = 400_000
 """Expressions and statements that are interpreted for one function, in all of its runs."""
+SETUP = 100
+"""Steps that a run takes before its first statement, to make the batch."""
 WAYS = 24
 """Ways through a function that are read for one batch."""
 FEW = 3
@@ -48,11 +50,13 @@ class Reading:
         lost: Code with rows that could not be known, with key and reason.
         unbound: Names without a value, with the layouts and unknown conditions of each.
         refused: Layouts of which the code refuses some batches.
-        limit: Why reading ended early.
+        limit: Why reading ended early, and on which line.
         sides: The sides that each known condition had.
     """
 
-    def __init__(self, entry: Entry, layouts: Mapping[str, Sequence[Trial]]) -> None:
+    def __init__(
+        self, entry: Entry, layouts: Mapping[str, Sequence[Trial]], steps: int = STEPS
+    ) -> None:
         self.entry, self.layouts = entry, layouts
         self.places: dict[tuple[ast.AST, str], Place] = {}
         self.cuts: dict[ast.AST, str] = {}
@@ -62,7 +66,7 @@ class Reading:
         self.refused: set[str] = set()
         self.limit: str | None = None
         self.sides: dict[ast.AST, set[bool]] = {}
-        self._steps = STEPS
+        self._given = self._steps = steps
         read: dict[object, str] = {}
         for layout, own in layouts.items():
             first = read.setdefault(self._sight(own[0]), layout)
@@ -72,6 +76,11 @@ class Reading:
             for trial in own:
                 if not self._read(layout, trial):
                     break
+
+    @property
+    def taken(self) -> int:
+        """Steps that its runs took."""
+        return self._given - self._steps
 
     @property
     def judged(self) -> set[ast.AST]:
@@ -167,7 +176,8 @@ class Reading:
         names, stored, inputs = self.entry.names(trial)
         run = Run(inputs, sides)
         run.stored.update(stored)
-        run.fuel = given = min(run.fuel, self._steps)
+        self._steps -= SETUP
+        run.fuel = given = max(min(run.fuel, self._steps), 0)
         machine = Machine(self.entry.module, run)
         frame = Frame(dict(names), None, machine.may_lack(self.entry.node), self.entry.owner)
         try:
@@ -176,8 +186,12 @@ class Reading:
             _observe_results(run, frame, self.entry.node)
         except Failed as failed:
             run.ended = "raise" if str(failed) == "raised" else failed.name
-        except OutOfFuel:
-            self.limit = "it takes too many steps to read"
+        except OutOfFuel as out:
+            most = f"{self._given:,}" if given < FUEL else f"{FUEL:,} of one run"
+            self.limit = (
+                self.limit
+                or f"its steps, {most}, ran out on line {out.line or self.entry.node.lineno}"
+            )
         except RecursionError:
             self.limit = "its expressions are too deep to read"
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:

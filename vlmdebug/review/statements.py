@@ -10,7 +10,7 @@ from vlmdebug.review.arrays import Failed, Tensor, Unknown, plain
 from vlmdebug.review.evaluator import UNREADABLE, said
 from vlmdebug.review.functions import listed_of
 from vlmdebug.review.loops import Loops, parts_of
-from vlmdebug.review.machine import Frame, Opened, Reference, Routine
+from vlmdebug.review.machine import Frame, Opened, OutOfFuel, Reference, Routine
 from vlmdebug.review.names import bound_names
 
 MORE = (ast.Return, ast.Raise, ast.Break, ast.Continue, ast.Yield, ast.YieldFrom, ast.Delete)
@@ -24,12 +24,15 @@ class Machine(Loops):
     def execute(self, body: list[ast.stmt], frame: Frame) -> str | None:
         """Run statements; `return`, `break` or `continue` if one of these ends them."""
         for statement in body:
-            self.run.burn()
             method = getattr(self, f"_{type(statement).__name__}", None)
             try:
+                self.run.burn()
                 ends = None if method is None else method(statement, frame)
             except UNREADABLE:
                 ends = self._pass_over(statement, frame)
+            except OutOfFuel as out:
+                out.line = out.line or statement.lineno
+                raise
             if ends is not None:
                 return ends
         return None
