@@ -1,4 +1,4 @@
-"""`vlmdebug review`: its options, and what they ask for."""
+"""`vlmdebug review`: read slicing code without running it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlmdebug.cli.show import FOUND, OK, Commands, show, show_line, text_width
 from vlmdebug.errors import BadInput
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ exit codes: 0 no finding, 1 findings, 2 nothing was reviewed, and a message says
 """
 
 
-def add_review(commands: Any) -> argparse.ArgumentParser:
-    """Add the command and its options to those of `vlmdebug`."""
+def add(commands: Commands) -> None:
+    """Add `review`."""
     review = commands.add_parser(
         "review",
         help="read slicing code without running it: what is cut by what, in which layouts",
@@ -42,7 +43,23 @@ def add_review(commands: Any) -> argparse.ArgumentParser:
     _what(review.add_argument_group("what to review"))
     _settings(review.add_argument_group("what to report, instead of the project's settings"))
     _how(review.add_argument_group("how"))
-    return review
+    review.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    found = reviewed(options)
+    if options.write_baseline is not None:
+        from vlmdebug.core.wording import number
+        from vlmdebug.review.baseline import write_baseline
+
+        write_baseline(found, options.write_baseline)
+        show_line(f"wrote {options.write_baseline}: {number(len(found.findings), 'finding')}")
+        return OK
+    if options.format == "text":
+        show(found.to_text(text_width()))
+    else:
+        print(getattr(found, f"to_{options.format}")())
+    return OK if found.ok or options.exit_zero else FOUND
 
 
 def _what(group: Any) -> None:

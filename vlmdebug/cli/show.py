@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import shutil
 import sys
 from typing import TypeAlias
 
 from vlmdebug.safe import harmless, plain
 
 OK, FOUND, FAILED = 0, 1, 2
+WIDTH = 88
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """What each module of a command adds its parser to."""
@@ -40,3 +42,9 @@ def show(said: object) -> None:
 def is_rich() -> bool:
     """Whether the output is a terminal that `rich` can colour."""
     return sys.stdout.isatty() and importlib.util.find_spec("rich") is not None
+
+
+def text_width() -> int:
+    """Columns for text: those of a terminal, within what can be read; else as in a file."""
+    columns = shutil.get_terminal_size((WIDTH, 0)).columns if sys.stdout.isatty() else WIDTH
+    return min(max(columns, 60), 120)

@@ -7,6 +7,7 @@ functions that it touches are reviewed whole.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,8 +94,14 @@ def within(path: Path, places: Iterable[Path]) -> bool:
     return not own or any(whole.is_relative_to(place) for place in own)
 
 
-def _change(path: Path, after: bytes, before: bytes | None, note: str | None = None) -> Change:
+def _named(path: Path) -> str:
+    """The path from this folder, which may be below the repository's."""
     name = from_here(path)
+    return Path(os.path.relpath(name)).as_posix() if Path(name).is_absolute() else name
+
+
+def _change(path: Path, after: bytes, before: bytes | None, note: str | None = None) -> Change:
+    name = _named(path)
     old = None if before is None else Raw(name, before)
     return Change(path, Raw(name, after), old, note=note)
 
@@ -134,8 +141,8 @@ def _of_file(one: FileDiff, bases: Sequence[Path]) -> Change | None:
         return None
     path, data = here[0]
     lines = None if one.is_binary else one.lines
-    note = UNKNOWN.format(one_line(from_here(path)))
-    return Change(path, Raw(from_here(path), data), None, lines, note)
+    note = UNKNOWN.format(one_line(_named(path)))
+    return Change(path, Raw(_named(path), data), None, lines, note)
 
 
 def _lines(data: bytes) -> list[str]:

@@ -178,8 +178,8 @@ class Run:
     def observe(
         self, node: ast.AST, how: str, items: Mapping[str, Any], turn: int | None = None
     ) -> None:
-        """Record what is passed on. To judge it takes as long as `JUDGED` steps."""
-        self.burn(JUDGED)
+        """Record what is passed on. To judge it takes as long as `JUDGED` steps, or more."""
+        self.burn(JUDGED + len(self.choices.made))
         self.observed.append(Observed(node, how, dict(items), self.doubts, turn))
 
     def took(self, node: ast.AST, value: Any) -> None:

@@ -81,7 +81,8 @@ def reviews_of(
 def _made(
     requests: Sequence[Request], families: Families, jobs: int | None
 ) -> list[Review | BadInput]:
-    trials(families)  # refuses an unknown family, and is shared with processes that are forked
+    if requests or families:
+        trials(families)  # refuses an unknown family; processes that are forked share it
     review = partial(_review, families=families)
     if jobs is None:
         worth = sum(len(one.raw.data) for one in requests) // WORTH

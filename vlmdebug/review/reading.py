@@ -111,6 +111,7 @@ class Reading:
         """Interpret the function with one batch; whether it took rows."""
         runs = [*self._runs(trial)]
         found = [(run, [*verdicts(run, trial, self.entry)]) for run in runs]
+        ways = _Ways(found)
         for run, own in found:
             if run.ended == "raise" or run.ended in REFUSES:
                 self.refused.add(layout)
@@ -124,7 +125,7 @@ class Reading:
                 at = self.places.setdefault(
                     (verdict.node, verdict.key), Place(verdict.node, verdict.key)
                 )
-                doubts = _left(verdict, run, found)
+                doubts = ways.left(verdict, run)
                 at.found.setdefault(layout, []).append((verdict, doubts))
             for name, node in run.unbound.items():
                 _, layouts = self.unbound.setdefault(name, (node, {}))
@@ -228,33 +229,32 @@ def _observe(run: Run, node: ast.AST, how: str, value: Any, turn: int | None = N
         run.observe(node, how, items, turn)
 
 
-def _left(
-    verdict: Verdict, run: Run, found: Sequence[tuple[Run, Sequence[Verdict]]]
-) -> tuple[str, ...]:
-    """The unknown conditions without which the verdict may not hold.
+class _Ways:
+    """The verdicts of all runs with one batch, to see which unknown conditions matter to one."""
 
-    A condition does not matter if a run that took its other side has the same verdict.
-    """
-    left = []
+    def __init__(self, found: Sequence[tuple[Run, Sequence[Verdict]]]) -> None:
+        self._sides = {run: {one.node: one.side for one in run.choices.made} for run, _ in found}
+        self._by: dict[object, dict[Run, None]] = {}
+        for run, own in found:
+            for verdict in own:
+                self._by.setdefault(_identity(verdict), {})[run] = None
+
+    def left(self, verdict: Verdict, run: Run) -> tuple[str, ...]:
+        """The unknown conditions without which the verdict may not hold.
+
+        A condition does not matter if a run that took its other side has the same verdict.
+        """
+        same = [self._sides[other] for other in self._by[_identity(verdict)]]
+        return tuple(
+            said
+            for said, choice in zip(verdict.doubts, run.choices.made, strict=False)
+            if not any(sides.get(choice.node) is (not choice.side) for sides in same)
+        )
+
+
+def _identity(verdict: Verdict) -> object:
     code = verdict.difference.code if verdict.difference else None
-    for choice in run.choices.made:
-        if str(choice) not in verdict.doubts:
-            continue
-        others = (
-            own
-            for other, own in found
-            if any(c.node is choice.node and c.side is not choice.side for c in other.choices.made)
-        )
-        same = any(
-            one.node is verdict.node
-            and one.key == verdict.key
-            and (one.difference.code if one.difference else None) == code
-            for own in others
-            for one in own
-        )
-        if not same:
-            left.append(str(choice))
-    return tuple(left)
+    return verdict.node, verdict.key, code
 
 
 def supports(entry: Entry, trial: Trial) -> bool:

@@ -18,6 +18,7 @@ from vlmdebug.review.verdicts import Verdict
 from vlmdebug.safe import one_line
 
 WIDTH = 88
+INDENT = "    "
 SPANS = 4
 """Stretches of rows that a remark gives."""
 
@@ -57,11 +58,14 @@ class Remark:
     cell: int | None = None
 
     def __str__(self) -> str:
-        first, *rest = self.message.splitlines()
+        return self.to_text()
+
+    def to_text(self, width: int = WIDTH) -> str:
+        """The remark in lines of at most about `width` characters."""
         file = self.file if self.cell is None else f"{self.file}:cell {self.cell}"
         head = one_line(f"{file}:{self.line}:{self.column}: {self.code} {self.text}")
-        lines = [head, *_marked(self.source, self.column, self.end)]
-        return "\n".join([*lines, *(_wrapped(line) for line in (first, *rest))])
+        lines = [head, *_marked(self.source, self.column, self.end, width)]
+        return "\n".join([*lines, *(wrapped(line, width) for line in self.message.splitlines())])
 
 
 class Remarks:
@@ -360,19 +364,30 @@ def _remedy(difference: Difference) -> str:
     return "Cut by running totals of what the rows count; see `vlmdebug export`."
 
 
-def _marked(source: str, column: int, end: int) -> list[str]:
-    """The line of source with carets below the code."""
-    if not source.strip():
+def _marked(source: str, column: int, end: int, width: int) -> list[str]:
+    """The line of source, or the stretch of it around the code, with carets below the code."""
+    own = source.strip()
+    if not own:
         return []
-    own = source.rstrip()
-    left = len(own) - len(own.lstrip())
-    shown = one_line(own[left:], WIDTH - 4)
-    at = min(max(column - 1 - left, 0), WIDTH - 6)
-    size = max(1, min(end - column, WIDTH - 4 - at, len(own) - column + 1))
-    return [f"    {shown}", f"    {' ' * at}{'^' * size}"]
+    left = len(source) - len(source.lstrip())
+    room = width - len(INDENT)
+    at, stop = max(column - 1 - left, 0), min(end - 1 - left, len(own))
+    first = 0
+    if len(own) > room and stop > room - 1:
+        first = max(min(at - room // 4, len(own) - room), 0)
+    before, code, after = own[first:at], own[at:stop], own[stop : first + room]
+    if first:
+        before = f"…{before[1:]}"
+    shown = one_line(f"{before}{code}{after}")
+    carets = "^" * max(len(one_line(code)), 1)
+    if len(shown) > room:
+        shown = f"{shown[: room - 1]}…"
+    marks = f"{' ' * len(one_line(before))}{carets}"[:room]
+    return [f"{INDENT}{shown}", f"{INDENT}{marks}"]
 
 
-def _wrapped(line: str) -> str:
+def wrapped(line: str, width: int = WIDTH, indent: str = INDENT) -> str:
+    """A sentence in lines."""
     return textwrap.fill(
-        line, WIDTH, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False
+        line, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
     )

@@ -9,7 +9,7 @@ from itertools import chain
 
 from vlmdebug.core.wording import number
 from vlmdebug.review import formats
-from vlmdebug.review.remarks import Remark
+from vlmdebug.review.remarks import WIDTH, Remark, wrapped
 from vlmdebug.safe import harmless
 
 
@@ -70,8 +70,12 @@ class Review:
         )
 
     def __str__(self) -> str:
-        parts = [str(remark) for remark in self.findings]
-        unsure = [str(remark) for remark in self.remarks if remark.unsure is not None]
+        return self.to_text()
+
+    def to_text(self, width: int = WIDTH) -> str:
+        """The review in lines of at most about `width` characters."""
+        parts = [one.to_text(width) for one in self.findings]
+        unsure = [one.to_text(width) for one in self.remarks if one.unsure is not None]
         if unsure:
             parts += ["No findings, because a condition could not be evaluated:", *unsure]
         if self.not_judged:
@@ -79,16 +83,15 @@ class Review:
         if self.never_run:
             never = "Never runs, because no known layout has such a batch:"
             parts.append("\n".join([never, *self.never_run]))
-        if self.notes:
-            parts.append("\n".join(self.notes))
+        parts += [wrapped(note, width, "") for note in self.notes]
         return harmless("\n\n".join([*parts, self._summary]))
 
     @property
     def _summary(self) -> str:
         if not self.functions:
-            return "\n".join(
-                ["No function was found here that cuts the media of a batch.", *self._hidden]
-            )
+            none = "No function was found here that cuts the media of a batch"
+            unread = number(len(self.not_judged), "file") if self.not_judged else ""
+            return "\n".join([f"{none}{unread and f'; {unread} not read'}.", *self._hidden])
         return "\n".join(
             [
                 f"Read {number(self.functions, 'function')} about media: "
@@ -103,13 +106,13 @@ class Review:
     @property
     def _hidden(self) -> Iterator[str]:
         """What is not shown, and why."""
-        if self.older or self.older_notes:
-            yield (
-                f"Not shown, as older than the change: {number(self.older, 'finding')}, "
-                f"{number(self.older_notes, 'remark')} on code not judged. `--all` shows them."
-            )
+        older = [number(self.older, "finding")] if self.older else []
+        if self.older_notes:
+            older.append(f"{number(self.older_notes, 'place')} not judged")
+        if older:
+            yield f"Older than the change, and not shown without --all: {', '.join(older)}."
         if self.accepted:
-            yield f"Not shown, as in the baseline: {number(self.accepted, 'finding')}."
+            yield f"In the baseline, and not shown: {number(self.accepted, 'finding')}."
 
     def to_json(self) -> str:
         """The whole review as JSON."""
