@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +68,36 @@ class Module:
                 for name in node.names:
                     found[name.asname or name.name] = f"{node.module or ''}.{name.name}"
         return found
+
+    @cached_property
+    def parents(self) -> dict[ast.AST, ast.AST]:
+        """The node that each node of the file is a part of."""
+        every = ast.walk(self.tree)
+        return {part: node for node in every for part in ast.iter_child_nodes(node)}
+
+    def above(self, nodes: Iterable[ast.AST]) -> set[ast.AST]:
+        """Every node that one of these is a part of."""
+        found: set[ast.AST] = set()
+        for node in nodes:
+            up = self.parents.get(node)
+            while up is not None and up not in found:
+                found.add(up)
+                up = self.parents.get(up)
+        return found
+
+    def outermost(self, nodes: Collection[ast.AST]) -> Iterator[ast.AST]:
+        """These nodes, without those that are parts of others."""
+        is_within: dict[ast.AST, bool] = {}
+        for node in nodes:
+            way: list[ast.AST] = []
+            up = self.parents.get(node)
+            while up is not None and up not in is_within and up not in nodes:
+                way.append(up)
+                up = self.parents.get(up)
+            found = up is not None and (up in nodes or is_within[up])
+            is_within |= dict.fromkeys(way, found)
+            if not found:
+                yield node
 
     def value(self, name: str, machine: Evaluator) -> Any:
         """A name that no function has assigned."""

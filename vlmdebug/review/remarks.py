@@ -230,21 +230,21 @@ class Remarks:
 
     def _unjudged(self) -> Iterator[str]:
         reading, judged = self._reading, self._reading.judged
+        module = reading.entry.module
+        above = module.above(judged)
         found: dict[ast.AST, str] = {}
         for node, (key, why) in reading.lost.items():
             if key in MEDIA_KEYS and node not in judged:
                 found[node] = why
         for node, key in reading.cuts.items():
-            if key in MEDIA_KEYS and node not in judged and node not in found:
-                if not any(part is not node and part in judged for part in ast.walk(node)):
-                    found[node] = "it is not passed on with input_ids"
+            if key in MEDIA_KEYS and node not in judged and node not in above:
+                found.setdefault(node, "it is not passed on with input_ids")
+        above = module.above(found)
         for node, why in reading.unread.items():
-            if node not in judged and not any(part in found for part in ast.walk(node)):
+            if node not in judged and node not in above:
                 found.setdefault(node, why)
-        inner = {part for node in found for part in ast.walk(node) if part is not node}
-        for node, why in found.items():
-            if node not in inner:
-                yield one_line(f"{self._file}:{_line(node)}: {said(node)} ({why})")
+        for node in module.outermost(found):
+            yield one_line(f"{self._file}:{_line(node)}: {said(node)} ({found[node]})")
         if reading.limit is not None:
             node = reading.entry.node
             yield one_line(f"{self._file}:{node.lineno}: {node.name} ({reading.limit})")
