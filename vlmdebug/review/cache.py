@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import cache
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from vlmdebug.review.files import Raw
 from vlmdebug.review.remarks import Remark
 from vlmdebug.review.result import Review
 
+_FIELDS = [one.name for one in fields(Review)]
 FOLDER = ".vlmdebug_cache"
 PACKAGE = Path(__file__).parents[1]
 
@@ -95,7 +96,8 @@ def _digest(text: str) -> str:
 def _from_dict(data: dict[str, object]) -> Review:
     """The inverse of `asdict`."""
     remarks = data.pop("remarks")
-    assert isinstance(remarks, list)
+    if not isinstance(remarks, list) or data.keys() != {*_FIELDS} - {"remarks"}:
+        raise ValueError("no review")
     return Review(
         tuple(Remark(**_with_tuples(one)) for one in remarks),  # type: ignore[arg-type]
         **_with_tuples(data),  # type: ignore[arg-type]

@@ -25,6 +25,8 @@ from vlmdebug.review.result import Review
 
 Place = tuple[int | None, int]
 """Cell and line."""
+ROWS = frozenset({"VLM001", "VLM002"})
+"""Wrong rows: whether they are as many as the right ones depends on the layout alone."""
 _PLACE = re.compile(r":(?:cell (\d+):)?(\d+): ")
 
 
@@ -143,7 +145,7 @@ def _is_touched(one: Said, after: Outline, before: Outline) -> bool:
 def _said(review: Review, outline: Outline) -> Iterator[Said]:
     """In the order of `_only`."""
     for one in review.remarks:
-        what = one.code, one.text
+        what = ROWS if one.code in ROWS else one.code, one.text
         yield Said(what, one.function, frozenset(one.wrong), one.unsure is None)
     for lines, is_touchy in ((review.not_judged, True), (review.never_run, False)):
         for line in lines:

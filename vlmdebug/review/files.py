@@ -47,12 +47,13 @@ class Raw:
 
 def files_of(names: Iterable[str | Path]) -> Iterator[tuple[Path, bool]]:
     """Python files and notebooks, each once, and whether it was found in a folder."""
-    seen: set[Path] = set()
+    seen: set[str] = set()
     for path in map(Path, names):
         is_folder = path.is_dir()
         for file in _within(path) if is_folder else [path]:
-            if file not in seen:
-                seen.add(file)
+            place = os.path.abspath(file)
+            if place not in seen:
+                seen.add(place)
                 yield file, is_folder
 
 
