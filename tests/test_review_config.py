@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 import vlmdebug as vd
 from vlmdebug.cli import main
-from vlmdebug.review import cache, config, many
+from vlmdebug.cli import review as command
+from vlmdebug.review import cache, config, many, one_file
 from vlmdebug.review.config import Configuration, Pattern
 from vlmdebug.review.files import Raw
+from vlmdebug.review.machine import FUEL
+from vlmdebug.review.reading import STEPS
 
+PAGE = (Path(__file__).parents[1] / "docs" / "review.md").read_text(encoding="utf-8")
 WRONG = """\
 def cut(inputs, start, stop):
     rows = inputs["pixel_values"][start:stop]
@@ -134,7 +140,7 @@ BAD = {
     "no codes": ('per-file-ignores = {"a" = "VLM001"}', "per-file-ignores of a is 'VLM001'"),
     "bad code": ('per-file-ignores = {"a" = ["X"]}', "per-file-ignores of a has 'X'"),
     "no path": ("baseline = 3", "baseline is 3, but it takes the path of a file"),
-    "typo": ('exlude = ["a"]', "[tool.vlmdebug] exlude is no option; did you mean exclude?"),
+    "typo": ('exclud = ["a"]', "[tool.vlmdebug] exclud is no option; did you mean exclude?"),
     "unknown": ("jobs = 3", "jobs is no option; they are select, ignore"),
     "no toml": ("select = [", "is no TOML"),
     "no baseline": ('baseline = "gone.json"', "gone.json does not exist. Nothing was reviewed."),
@@ -365,3 +371,43 @@ def test_library_keeps_nothing_and_reads_no_settings(project):
 
     assert len(vd.review.paths("src").findings) == 3
     assert not Path(".vlmdebug_cache").exists()
+
+
+# --- the page ------------------------------------------------------------------------------
+
+
+def test_page_has_every_option_and_every_setting():
+    parser = argparse.ArgumentParser()
+    commands = parser.add_subparsers()
+    command.add(commands)
+    listed = commands.choices["review"].format_help()
+    options = {*re.findall(r"--[a-z-]+", listed)} - {"--help"}
+
+    assert {one for one in options if f"`{one}" not in PAGE and f"{one} " not in PAGE} == set()
+    assert {one for one in config._OPTIONS if f"| `{one}` |" not in PAGE} == set()
+
+
+def test_page_states_the_limits_that_hold():
+    for limit in (STEPS, FUEL, one_file.FILE_STEPS):
+        assert f"{limit:,}" in PAGE
+
+
+def test_settings_of_the_page_can_be_read(project, answer):
+    (table,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    (project / "pyproject.toml").write_text(table)
+    answer("src", "--write-baseline", "vlmdebug-baseline.json")
+
+    assert answer(".")[:2] == (0, [])
+
+
+def test_snippets_of_the_page_have_commands_that_are_understood():
+    parser = argparse.ArgumentParser()
+    commands = parser.add_subparsers()
+    command.add(commands)
+    used = [line.split("#")[0] for line in re.findall(r"vlmdebug (review .*)", PAGE)]
+    for line in used:
+        if "`" not in line:
+            words = line.split("<")[0].split(">")[0].replace("${{ github.base_ref }}", "main")
+            assert parser.parse_args(words.split()).run
+
+    assert len(used) > 8

@@ -23,8 +23,8 @@ UNAPPLIED = (
     "counted in those."
 )
 UNKNOWN = (
-    "{} is neither as the diff leaves it nor as it was before, so older findings are not told "
-    "apart there: what the diff touches was reviewed whole."
+    "{} is neither as the diff leaves it nor as it was before. The functions that the diff touches "
+    "were reviewed whole, and older findings in them are shown, too."
 )
 
 

@@ -20,7 +20,7 @@ WORDS = re.compile(
 IGNORE = re.compile(r"#\s*vlmdebug:\s*ignore(?:\[([\w\s,]+)\])?")
 SUFFIXES = (".py", ".ipynb")
 PASSED_OVER = frozenset({"__pycache__", "node_modules", "site-packages"})
-"""Folders that are not entered, beside hidden ones and virtual environments."""
+"""Folders that are not entered; nor are hidden ones and virtual environments."""
 
 
 @dataclass(frozen=True)
