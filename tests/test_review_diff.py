@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import io
 import os
 import shutil
@@ -9,6 +10,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vlmdebug import review
 from vlmdebug.cli import main
@@ -105,6 +108,15 @@ def test_uncommitted_changes_and_new_files_are_compared_with_a_revision(reposito
     assert answer("main")[1] == ["new.py:4"]
     (repository / ".gitignore").write_text("new.py\n")
     assert answer("HEAD")[:2] == (0, [])
+
+
+def test_links_are_not_followed(repository, answer):
+    Path("link.py").symlink_to("trainer.py")
+    assert answer("HEAD")[:2] == (0, [])
+
+    commit()
+    assert answer("HEAD~..HEAD")[:2] == (0, [])
+    assert answer("link.py")[1] == ["link.py:4"]
 
 
 def test_branch_is_compared_with_where_it_left(repository, answer):
@@ -303,6 +315,19 @@ def test_patch_in_a_mail_is_read(repository, answer):
     ]
 
 
+@pytest.mark.parametrize("words", [["format-patch", "--stdout", "HEAD~2"], ["log", "-p", "-2"]])
+def test_series_of_patches_is_read_as_one_change(repository, answer, words):
+    commit(trainer=OLD + NEW)
+    commit(trainer=f"import os\n\n\n{OLD}{NEW}\n\n{FINE}")
+    series = git(*words)
+
+    code, found, text = answer("--diff", "-", given=series)
+    assert (code, found) == (1, ["trainer.py:11"])
+    assert "not shown without --all: 1 finding" in text
+    git("checkout", "--quiet", "HEAD~2")
+    assert answer("--diff", "-", given=series)[1] == ["trainer.py:11"]
+
+
 def test_line_ends_of_a_mailed_diff_do_not_matter(repository, answer):
     commit(trainer=OLD + NEW)
     diff = git("diff", "HEAD~", "HEAD").replace("\n", "\r\n")
@@ -418,3 +443,25 @@ def test_changed_lines_of_hunks_that_look_like_headers():
     diff = f"{head}@@ -1,2 +1,2 @@\n--- a/no.py\n+++ b/no.py\n c\n@@ -9,0 +10 @@\n+d\n"
 
     assert review.changed(diff) == {"x.py": frozenset({1, 10})}
+
+
+LINES = st.lists(
+    st.sampled_from(["a", "b", "", "+c", "-d", "@@ -1 +1 @@", "\x0c", "é"]), max_size=12
+)
+
+
+@given(before=LINES, after=LINES, context=st.integers(0, 3), ends=st.booleans())
+def test_either_side_of_a_diff_gives_the_other(before, after, context, ends):
+    diff = "".join(
+        f"{line}\n"
+        for line in difflib.unified_diff(before, after, "a/x", "b/x", "", "", context, "")
+    )
+    if before == after:
+        assert files_in(diff) == []
+        return
+    (one,) = files_in(diff.replace("\n", "\r\n") if ends else diff)
+
+    assert [line.rstrip("\r") for line in one.before(after) or []] == before
+    assert [line.rstrip("\r") for line in one.after(before) or []] == after
+    if any(hunk.new for hunk in one.hunks):
+        assert one.before(["no such line"] * 20) is None

@@ -8,7 +8,7 @@ functions that it touches are reviewed whole.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,12 +71,10 @@ def of_diff(diff: str, places: Sequence[Path] = ()) -> list[Change]:
     bases = _bases()
     found: list[Change] = []
     missing: list[str] = []
-    for one in files:
-        if one.new is None or not one.new.endswith(SUFFIXES):
-            continue
-        change = _of_file(one, bases)
+    for name, parts in _by_name(files).items():
+        change = _of_file(name, parts, bases)
         if change is None:
-            missing.append(one.new)
+            missing.append(name)
         elif within(change.path, places):
             found.append(change)
     if missing and not (places and found):
@@ -114,35 +112,55 @@ def _bases() -> list[Path]:
     return above[: root + 1]
 
 
-def _of_file(one: FileDiff, bases: Sequence[Path]) -> Change | None:
+def _by_name(files: Iterable[FileDiff]) -> dict[str, list[FileDiff]]:
+    """The parts of the diff on each file that it leaves; a series of patches has several."""
+    found: dict[str, list[FileDiff]] = {}
+    for one in files:
+        if one.new is not None and one.new.endswith(SUFFIXES):
+            found.setdefault(one.new, []).append(one)
+    return found
+
+
+def _of_file(name: str, parts: Sequence[FileDiff], bases: Sequence[Path]) -> Change | None:
     """The change of a file, None if it is not here."""
-    here: list[tuple[Path, bytes]] = []
-    for base in bases:
-        path = base / (one.new or "")
-        if path.is_file():
-            here.append((path, path.read_bytes()))
+    here = [(path, path.read_bytes()) for base in bases if (path := base / name).is_file()]
+    is_new = any(one.old is None for one in parts)
     for path, data in here:
-        before = one.before(_lines(data))
-        if before is not None and one.old is not None:
-            return _change(path, data, _bytes(before))
-        if before is not None and not any(before):
-            return _change(path, data, None)
-    if one.old is None:
-        after = one.after([])
-        if after is not None and not here and not one.is_binary:
-            return _change(bases[-1] / (one.new or ""), _bytes(after), None, UNAPPLIED)
+        before = _through(parts, _lines(data), FileDiff.before)
+        if before is not None and (not is_new or not any(before)):
+            return _change(path, data, None if is_new else _bytes(before))
+    if is_new and not here and not any(one.is_binary for one in parts):
+        after = _through(parts, [], FileDiff.after)
+        if after is not None:
+            return _change(bases[-1] / name, _bytes(after), None, UNAPPLIED)
     for base in bases:
-        path = base / (one.old or "")
-        data = path.read_bytes() if one.old is not None and path.is_file() else None
-        after = None if data is None else one.after(_lines(data))
+        path = base / (parts[0].old or name)
+        data = path.read_bytes() if not is_new and path.is_file() else None
+        after = None if data is None else _through(parts, _lines(data), FileDiff.after)
         if data is not None and after is not None:
-            return _change(base / (one.new or ""), _bytes(after), data, UNAPPLIED)
+            return _change(base / name, _bytes(after), data, UNAPPLIED)
     if not here:
         return None
     path, data = here[0]
-    lines = None if one.is_binary else one.lines
+    lines = frozenset(line for one in parts for line in one.lines)
+    is_known = not any(one.is_binary for one in parts)
     note = UNKNOWN.format(one_line(_named(path)))
-    return Change(path, Raw(_named(path), data), None, lines, note)
+    return Change(path, Raw(_named(path), data), None, lines if is_known else None, note)
+
+
+def _through(
+    parts: Sequence[FileDiff],
+    lines: list[str],
+    side: Callable[[FileDiff, Sequence[str]], list[str] | None],
+) -> list[str] | None:
+    """The file on the other side of all parts, which are in order of time or against it."""
+    for order in (parts, parts[::-1]):
+        found: list[str] | None = lines
+        for one in order:
+            found = None if found is None else side(one, found)
+        if found is not None:
+            return found
+    return None
 
 
 def _lines(data: bytes) -> list[str]:

@@ -96,6 +96,6 @@ def ignored(line: str, code: str) -> bool:
 
 def from_here(path: Path) -> str:
     """The path as a person in this folder names it."""
-    whole = path.resolve()
+    whole = path.parent.resolve() / path.name  # a link has its own name
     here = Path.cwd()
     return (whole.relative_to(here) if whole.is_relative_to(here) else path).as_posix()

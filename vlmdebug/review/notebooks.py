@@ -56,7 +56,7 @@ class Notebook:
             self._starts.append(line)
             sources.append(read)
             line += read.count("\n") + 1
-        self.text = "\n".join(sources)
+        self.text: str = "\n".join(sources)
 
     def _readable(self, number: int, source: str) -> str:
         """The cell as Python, or as empty lines if it is none."""

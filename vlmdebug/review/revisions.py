@@ -136,7 +136,8 @@ def _untracked(root: Path) -> Iterator[Blob]:
     out = _git("-C", str(root), "ls-files", "-z", "--others", "--exclude-standard")
     for part in out.split(b"\0"):
         path = root / os.fsdecode(part)
-        data = _read(path) if path.name.endswith(SUFFIXES) else None
+        is_meant = path.name.endswith(SUFFIXES) and not path.is_symlink()
+        data = _read(path) if is_meant else None
         if data is not None:
             yield Blob(path, None, data)
 
