@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -231,6 +232,22 @@ def test_changed_file_that_is_no_python_is_listed(repository, answer):
     code, found, text = answer("HEAD~..HEAD")
     assert (code, found) == (1, ["pkg/fine.py:6"])
     assert "cut.py is not Python source" in text
+
+
+def test_cells_of_a_notebook_are_compared(repository, answer):
+    def write(*cells: str) -> None:
+        listed = [{"cell_type": "code", "source": cell.splitlines(True)} for cell in cells]
+        Path("nb.ipynb").write_text(json.dumps({"cells": listed}, indent=1))
+        commit()
+
+    write(OLD)
+    write("import os\n", f"%time 1\n{OLD}", NEW)
+    diff = git("diff", "HEAD~", "HEAD")
+
+    assert answer("HEAD~..HEAD")[:2] == (1, ["nb.ipynb:cell 3"])
+    assert answer("--diff", "-", given=diff)[1] == ["nb.ipynb:cell 3"]
+    Path("nb.ipynb").write_text(Path("nb.ipynb").read_text().replace("time 1", "time 2"))
+    assert answer("--diff", "-", given=diff)[1] == ["nb.ipynb:cell 2", "nb.ipynb:cell 3"]
 
 
 # --- from any folder -----------------------------------------------------------------------

@@ -142,3 +142,22 @@ def test_review_without_findings_is_valid_json(trainer, capsys, form):
     code, text = printed(capsys, trainer.name, "--format", form)
 
     assert code == 0 and json.loads(text) is not None
+
+
+@pytest.mark.parametrize("width", [60, 88, 120])
+@pytest.mark.parametrize("before", [0, 30, 100, 3000])
+@pytest.mark.parametrize("after", [0, 200])
+def test_carets_are_below_the_code_at_every_width(width, before, after):
+    long = f'_ = "{"a" * before}"; ' if before else ""
+    cut = "inputs['pixel_values'][start:stop]"
+    found = review.source(
+        f"def cut(inputs, start, stop):\n    {long}pixels = {cut}{' ' * after}# why\n"
+        "    return {'input_ids': inputs['input_ids'][start:stop], 'pixel_values': pixels}\n"
+    )
+    head, source, carets, *rest = found.findings[0].to_text(width).splitlines()
+    at = carets.index("^")
+
+    assert head == f"<source>:2:{14 + len(long)}: VLM001 {cut}"
+    assert source[at : at + len(cut)] == cut and carets.count("^") == len(cut)
+    assert all(len(line) <= width for line in (source, carets, *rest))
+    assert str(found.findings[0]) == found.findings[0].to_text(88)

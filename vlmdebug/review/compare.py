@@ -90,8 +90,11 @@ class Said:
 def requests_of(change: Change) -> tuple[Request, Request | None]:
     """What to review of a change: the file after it, and before it."""
     lines = change.lines
-    if lines is not None and lines & Outline(change.after).outside:
-        lines = None  # what is outside of functions may matter to each of them
+    if lines is not None and (
+        change.after.is_notebook  # its lines are those of JSON
+        or lines & Outline(change.after).outside  # which may matter to every function
+    ):
+        lines = None
     before = None if change.before is None else Request(change.before)
     return Request(change.after, lines), before
 
