@@ -134,6 +134,7 @@ def test_file_that_is_named_is_reviewed_unless_told_otherwise(project, answer):
 
 BAD = {
     "unknown code": ('select = ["VLM999"]', "select has 'VLM999', which is no mismatch code"),
+    "none": ("select = []", "select is empty, so nothing would be reported"),
     "no list": ('ignore = "VLM001"', "ignore is 'VLM001', but it takes a list of codes"),
     "numbers": ("exclude = [1]", "exclude is [1], but it takes a list of patterns"),
     "no table": ('per-file-ignores = ["a"]', "per-file-ignores is ['a'], but it takes a table"),
@@ -160,6 +161,14 @@ def test_table_that_is_no_table_exits_2(project, answer):
     (project / "pyproject.toml").write_text("[tool]\nvlmdebug = 1\n")
 
     assert answer("src")[0] == 2
+
+
+def test_review_of_no_file_says_so(project, answer):
+    Path("empty").mkdir()
+
+    for words in (["empty"], [".", "--exclude", "*"]):
+        code, _, text = answer(*words)
+        assert code == 0 and text.startswith("There is no Python file or notebook to review")
 
 
 @pytest.mark.parametrize("option", ["--select", "--ignore"])

@@ -188,6 +188,15 @@ def _codes(value: Any, _: Path, where: str) -> frozenset[str]:
     return frozenset(codes)
 
 
+def _selected(value: Any, root: Path, where: str) -> frozenset[str]:
+    codes = _codes(value, root, where)
+    if not codes:
+        raise BadInput(
+            f"{where} is empty, so nothing would be reported. Leave it out, or name codes."
+        )
+    return codes
+
+
 def _patterns(value: Any, root: Path, where: str) -> tuple[Pattern, ...]:
     texts = _texts(value, where, 'a list of patterns, such as ["generated/*"]')
     return tuple(Pattern(text, root) for text in texts)
@@ -220,7 +229,7 @@ def _shown(value: Any) -> str:
 
 
 _OPTIONS: dict[str, Callable[[Any, Path, str], Any]] = {
-    "select": _codes,
+    "select": _selected,
     "ignore": _codes,
     "exclude": _patterns,
     "per-file-ignores": _ignores,

@@ -17,6 +17,8 @@ from vlmdebug.review.many import Families, Request, reviews_of
 from vlmdebug.review.result import Review
 from vlmdebug.safe import one_line
 
+NO_FILE = "There is no Python file or notebook to review, or all of them are excluded."
+
 
 def read_requests(names: Iterable[str | Path]) -> Iterator[tuple[Path, Request]]:
     """Each file that is named, or in a folder that is.
@@ -69,6 +71,8 @@ class Reviewer:
             for path, one in read_requests(names)
             if not ((one.is_found or self.excludes_named) and self.settings_of(path).excludes(path))
         ]
+        if not read:
+            return Review(notes=(NO_FILE,))
         found = self._reviews([one for _, one in read])
         for (_, one), review in zip(read, found, strict=True):
             if isinstance(review, BadInput) and not one.is_found:
@@ -86,7 +90,7 @@ class Reviewer:
         """
         path = Path(name)
         if self.excludes_named and self.settings_of(path).excludes(path):
-            return Review()
+            return Review(notes=(NO_FILE,))
         (found,) = self._reviews([Request(Raw(name, data), is_found=False)])
         if isinstance(found, BadInput):
             raise found
@@ -99,6 +103,8 @@ class Reviewer:
             BadInput: Settings cannot be used.
         """
         own = [one for one in changes if not self.settings_of(one.path).excludes(one.path)]
+        if not own:
+            return Review(notes=(NO_FILE,))
         asked = [requests_of(one) for one in own]
         before = [one for _, one in asked if one is not None and not is_all]
         found = self._reviews([*(after for after, _ in asked), *before])
