@@ -62,13 +62,14 @@ def reviews_of(
     found: dict[int, Review | BadInput] = {}
     left: list[int] = []
     for place, one in enumerate(requests):
-        kept = cache.get(one.raw, families) if cache and one.lines is None else None
         if one.is_found and not one.raw.may_be_about:
             found[place] = Review()
-        elif kept is not None:
-            found[place] = kept
-        else:
+            continue
+        kept = cache.get(one.raw, families) if cache and one.lines is None else None
+        if kept is None:
             left.append(place)
+        else:
+            found[place] = kept
     made = _made([requests[place] for place in left], families, jobs)
     for place, review in zip(left, made, strict=True):
         found[place] = review
