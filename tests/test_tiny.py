@@ -43,8 +43,7 @@ MEDIA_KEYS = {
         [
             *("internvl", "aya_vision", "ovis2", "qianfan_ocr", "cohere2_vision", "llama4"),
             *("llava", "deepseek_vl", "gemma3", "vipllava", "paligemma", "janus", "shieldgemma2"),
-            *("gemma3n", "fast_vlm", "video_llava", "chameleon"),
-            "t5gemma2",
+            *("gemma3n", "fast_vlm", "video_llava", "chameleon", "t5gemma2", "perception_lm"),
         ],
         {"pixel_values"},
     ),
@@ -55,7 +54,7 @@ MEDIA_KEYS = {
     **dict.fromkeys(
         [
             *("llava_next", "llava_next_video", "mistral3", "mistral_large4", "lighton_ocr"),
-            *("emu3", "granite4_vision"),
+            *("emu3", "granite4_vision", "apertus1p5"),
         ],
         {"pixel_values", "image_sizes"},
     ),
@@ -66,7 +65,7 @@ MEDIA_KEYS = {
     ),
     "lfm2_vl": {"pixel_values", "pixel_attention_mask", "spatial_shapes"},
     **dict.fromkeys(
-        ["deepseek_ocr2"],
+        ["deepseek_ocr2", "step3p7"],
         {"pixel_values", "num_local_patches", "pixel_values_local"},
     ),
     "idefics": {"pixel_values", "image_attention_mask"},
@@ -81,7 +80,7 @@ MEDIA_KEYS = {
 CONSTANT = {
     *("llava", "deepseek_vl", "gemma3", "idefics2", "mllama", "vipllava", "paligemma", "janus"),
     *("deepseek_vl_hybrid", "shieldgemma2", "aria", "gemma3n", "fast_vlm"),
-    *("video_llava", "chameleon", "idefics", "t5gemma2"),
+    *("video_llava", "chameleon", "idefics", "t5gemma2", "perception_lm"),
 }
 TOKEN_TYPES = {
     *("gemma4", "gemma4_unified", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "glm4v"),

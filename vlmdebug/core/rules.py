@@ -14,9 +14,10 @@ from typing import Literal
 
 WhenNoMedia = Literal["omit", "either", "keep"]
 """What a chunk without media gets of a key: nothing, nothing or zero rows, or its padded rows."""
-Tolerated = Literal["one", "several", "none", "surplus", "any", "unbatched"]
+Tolerated = Literal["one", "several", "none", "surplus", "short", "any", "unbatched"]
 """One row (it is broadcast), several rows in place of one (other keys are broadcast), no rows,
-rows after the right ones; any rows, as it reads none; a row without its dimension."""
+rows after the right ones; fewer rows, of which it makes fewer features; any rows, as it reads none;
+a row without its dimension."""
 EachSample = Literal["always", "sometimes", "never"]
 
 
@@ -48,6 +49,8 @@ class KeyRules:
             return True
         if given > expected:
             return "surplus" in self.runs_with and expected > 0
+        if "short" in self.runs_with:
+            return True
         return ("none" if given == 0 else "one" if given == 1 else "") in self.runs_with
 
 

@@ -22,6 +22,7 @@ from vlmdebug.families.local_tiles import LocalTiles
 from vlmdebug.families.mistral3 import Mistral3
 from vlmdebug.families.mllama import Mllama
 from vlmdebug.families.one_image import OneImage, OnePage
+from vlmdebug.families.perception_lm import PerceptionLM
 from vlmdebug.families.qwen2_5_vl import NemotronHOmni, Qwen2_5VL
 from vlmdebug.families.synthesize import BatchSpec
 from vlmdebug.safe import one_line
@@ -43,6 +44,7 @@ FAMILIES: dict[str, Family] = {
         LlavaOnevision(),
         LocalTiles(),
         Mistral3(),
+        PerceptionLM(),
         Llava(),
     )
 }

@@ -8,6 +8,7 @@ compare them with the real models. If no rule applies, the answer is None; nothi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from math import ceil
 from typing import Any
@@ -42,8 +43,14 @@ def _pixels_by_config(model_type: str | None, config: Any) -> PixelRule | None:
         return _queries(vision.sam_config.patch_size)
     if model_type == "chameleon":
         patch = squares_of_vq(config)
+    if model_type == "perception_lm":
+        patch = _patch_by_name(vision)
     if not isinstance(patch, int):
         return None
+    if model_type == "perception_lm":  # modeling_perception_lm.PerceptionLMMultiModalProjector
+        return _pooled(patch, config.projector_pooling_ratio)
+    if model_type == "step3p7":  # modeling_step3p7.Step3p7VisionModel halves the sides twice
+        return lambda height, width: ceil(height // patch / 4) * ceil(width // patch / 4)
     shuffle = getattr(vision, "pixel_shuffle_ratio", None)
     if model_type == "llama4" and shuffle:  # modeling_llama4.pixel_shuffle
         return _shuffled(patch, round(1 / shuffle**2))
@@ -79,9 +86,24 @@ def _squares_and_mean(vision: Any) -> PixelRule:
 
 
 def squares_of_vq(config: Any) -> int | None:
-    """Side in pixels of the square that becomes one code of a VQ model (Chameleon, Emu3)."""
-    levels = getattr(getattr(config, "vq_config", None), "channel_multiplier", None)
+    """Side in pixels of the square that becomes one code of a VQ model.
+
+    Chameleon and Emu3 have a `vq_config`; the vision tower of Apertus 1.5 is such a model.
+    """
+    model = getattr(config, "vq_config", None) or getattr(config, "vision_config", None)
+    levels = getattr(model, "channel_multiplier", None)
     return 2 ** (len(levels) - 1) if levels else None
+
+
+def _patch_by_name(tower: Any) -> int | None:
+    """Side of a patch of a timm tower, of which its config gives only the name."""
+    found = re.search(r"_patch(\d{1,3})_", getattr(tower, "architecture", ""))
+    return int(found[1]) if found else None
+
+
+def _pooled(patch: int, side: int) -> PixelRule:
+    """One feature for every square of `side` patches."""
+    return lambda height, width: (height // patch // side) * (width // patch // side)
 
 
 def _shuffled(patch: int, merged: int) -> PixelRule:
@@ -94,13 +116,21 @@ def _pixels_by_processor(model_type: str | None, processor: Any) -> PixelRule | 
 
     `processing_aria.replace_image_token` has a table of sizes. In
     `processing_llama4.replace_image_token`, `downsample_ratio` patches are one feature. In
-    `processing_cohere2_vision.replace_image_token`, `patch_size` is a side in features.
+    `processing_cohere2_vision.replace_image_token`, `patch_size` is a side in features. Step 3.7's
+    processor (`processing_step3p7`, transformers 5.24) takes the side of a feature from its image
+    processor.
     """
     sizes = getattr(processor, "size_conversion", None)
     if isinstance(sizes, dict):
         return lambda height, width: sizes.get(height)
     patch = getattr(processor, "patch_size", None)
     merged = getattr(processor, "downsample_ratio", None)
+    if model_type == "perception_lm" and isinstance(patch, int):
+        return _pooled(patch, processor.pooling_ratio)
+    if model_type == "step3p7" and processor is not None:
+        images = processor.image_processor
+        stride = images.vision_patch_size * images.downsampler_stride
+        return lambda height, width: (height // stride) * (width // stride)
     if model_type == "deepseek_ocr2" and isinstance(patch, int) and isinstance(merged, int):
         side = patch * merged
         return lambda height, width: ceil(height / side) * ceil(width / side)
@@ -131,6 +161,9 @@ def features_of_video(model_type: str | None, processor: Any, config: Any) -> Vi
     """Features of a video with a row of shape `(frames, channels, height, width)`."""
     vision = getattr(config, "vision_config", None)
     patch = getattr(vision, "patch_size", None) or getattr(processor, "patch_size", None)
+    if model_type == "perception_lm":
+        frame = features_of_pixels(model_type, processor, config)
+        return frame and (lambda frames, height, width: frames * (frame(height, width) or 0))
     if model_type == "llava_onevision":  # modeling_llava_onevision.apply_pooling
         side = tower_side(processor, config)
         if side is None:

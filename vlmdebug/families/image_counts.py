@@ -132,14 +132,15 @@ def ambiguous_images(facts: BatchFacts, key: str, images: int) -> Ambiguity:
 def features_of_rows(facts: BatchFacts, key: str) -> tuple[tuple[int, ...] | None, bool]:
     """Features of each row of `key`, all of one size, and whether placeholders only suggest them.
 
+    Rows of five dimensions hold tiles or frames, `(row, tiles, channels, height, width)`.
     Where no rule is known, but all placeholder tokens divide evenly, rows can be counted by that;
     it is no evidence of the placeholders themselves.
     """
-    rows, (height, width) = facts.rows(key), facts.inputs[key].shape[-2:]
-    rule = facts.metadata.features_of_pixels
-    known = (rule(height, width) if rule is not None else None) or facts.metadata.features_per_tile
+    rows, shape, rule = facts.rows(key), facts.inputs[key].shape, facts.metadata.features_of_pixels
+    known = rule(*shape[-2:]) if rule is not None else None
+    known = known or facts.metadata.features_per_tile
     if known:
-        return (known,) * rows, False
+        return (known * (shape[1] if len(shape) == 5 else 1),) * rows, False
     tokens = sum(facts.placeholders or ())
     divides = rows and tokens and tokens % rows == 0
     return ((tokens // rows,) * rows if divides else None), True

@@ -1,10 +1,12 @@
-"""DeepSeek-OCR 2: one row per image, and the tiles of all images in a second tensor.
+"""DeepSeek-OCR 2 and Step 3.7: one row per image, and all tiles in a second tensor.
 
 `pixel_values` is `(image, 3, height, width)`, an overview of each image. `pixel_values_local` is
 `(patch, 3, height, width)`, the tiles of all images one after another, and
 `num_local_patches` `(image,)` counts them; small images have none, and a batch without tiles has no
-`pixel_values_local`. A view becomes 144 or 256 features by its size, and each image gets one more
-(`modeling_deepseek_ocr2.get_image_features`, transformers 5.23).
+`pixel_values_local`. In DeepSeek-OCR 2 a view becomes 144 or 256 features by its size, and each
+image gets one more (`modeling_deepseek_ocr2.get_image_features`, transformers 5.23). Step 3.7 adds
+none, and takes the tiles that `num_local_patches` says, so that it ignores surplus ones
+(`modeling_step3p7.get_image_features`, transformers 5.24).
 """
 
 from __future__ import annotations
@@ -17,22 +19,23 @@ import numpy as np
 
 from vlmdebug.core.layout import Axis
 from vlmdebug.core.rows import Counts
+from vlmdebug.core.rules import KeyRules
 from vlmdebug.core.tensors import to_numpy
 from vlmdebug.families.base import Family
 from vlmdebug.families.facts import BatchFacts, CountResult, ProcessorMetadata
 from vlmdebug.families.image_counts import read_images
-from vlmdebug.families.rules import DESCRIBES, USUAL
+from vlmdebug.families.rules import DESCRIBES, SURPLUS, USUAL
 from vlmdebug.families.synthesize import BatchSpec, numbered, text, with_text
 
-SEPARATOR = 1
-"""Features of each image in addition to those of its views."""
+SEPARATOR = {"deepseek_ocr2": 1}
+"""Features of each image in addition to those of its views, by model type."""
 
 
 class LocalTiles(Family):
     """One row per image, and one row per tile in a tensor of their own."""
 
     name = "deepseek_ocr2"
-    models = ("deepseek_ocr2",)
+    models = ("deepseek_ocr2", "step3p7")
     axes = {
         "pixel_values": Axis("image"),
         "num_local_patches": Axis("image"),
@@ -45,12 +48,26 @@ class LocalTiles(Family):
         "pixel_values_local": "patch, channels, patch_height, patch_width",
     }
     feature_key = "num_local_patches"
+    feature_rules = (
+        '((inputs["pixel_values"].shape[-1] / {n}) ** 2 + inputs["num_local_patches"] * '
+        '(inputs.get("pixel_values_local", inputs["pixel_values"]).shape[-1] / {n}) ** 2).tolist()',
+    )
     rules = replace(
         USUAL,
         raises_without=frozenset({"num_local_patches", "pixel_values_local"}),
         sometimes_returned=frozenset({"pixel_values_local"}),
         keys={"num_local_patches": DESCRIBES},
     )
+    variants = {
+        "step3p7": replace(
+            rules,
+            keys={
+                **rules.keys,
+                "pixel_values": SURPLUS,
+                "pixel_values_local": KeyRules("either", frozenset({"surplus", "short"})),
+            },
+        )
+    }
 
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
         return False  # Step 3.7 returns the same keys, and its model is another
@@ -81,11 +98,13 @@ class LocalTiles(Family):
             tile = rule(*facts.inputs["pixel_values_local"].shape[-2:])
         if overview is None or tile is None:
             return None
-        return tuple((*[tile] * count, overview + SEPARATOR) for count in tiles)
+        more = SEPARATOR.get(facts.metadata.model_type or "", 0)
+        return tuple((*[tile] * count, overview + more) for count in tiles)
 
     def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], BatchFacts]:
         image = 3
-        tokens = [[image] * (1 + tiles + SEPARATOR) for tiles in spec.sizes]
+        more = SEPARATOR[self.name]
+        tokens = [[image] * (1 + tiles + more) for tiles in spec.sizes]
         inputs = with_text(text(tokens, spec.images_per_sample), placeholder=image, types=False)
         if spec.sizes:
             inputs["pixel_values"] = numbered(len(spec.sizes), 3, 4, 4)

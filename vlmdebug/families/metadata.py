@@ -316,8 +316,10 @@ def _pixels_per_feature(processor: Any, config: Any, vision: Any) -> int | None:
     merge = _first(processor, "spatial_merge_size") or _first(config, "spatial_merge_size")
     if merge is None and getattr(vision, "model_type", None) == "pixtral":
         merge = 1  # a LLaVA model merges nothing: modeling_llava.get_image_features
-    if side is None:  # Emu3's squares
-        return _first(processor, "downsample_ratio") or squares_of_vq(config)
+    if side is None:  # squares of Emu3 and Apertus 1.5
+        images = getattr(processor, "image_processor", None)
+        said = _first(processor, "downsample_ratio") or _first(images, "spatial_factor")
+        return said or squares_of_vq(config)
     return side * merge if isinstance(side, int) and isinstance(merge, int) else None
 
 

@@ -24,6 +24,19 @@ IMAGES_AND_VIDEOS = {"pixel_values", "pixel_values_videos"}
 class Forward(Call):
     """The forward pass of one call."""
 
+    @cached_property
+    def features(self) -> int | None:
+        """Features the model would make of the image rows used; of too few tiles, fewer."""
+        made, pieces = super().features, self.batch.image.pieces or ()
+        anchor = self.keys.get(self.layout.feature_key or "")
+        for key, used in self.keys.items():
+            if made is None or anchor is None or "short" not in self.tolerated(key):
+                continue
+            due = self._expected_length(self.layout[key].unit, "image", anchor)
+            of_one = next((own[0] for own in pieces if len(own) > 1), 0)
+            made -= max(0, (due or 0) - used.length) * of_one
+        return made
+
     def runs(self, key: str = "") -> bool | None:
         """Whether the model runs with this call, in which `key` is wrong."""
         if not self.rules.predict:

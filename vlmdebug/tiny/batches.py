@@ -95,8 +95,11 @@ def _counts(family: str, recipe: Recipe, images_per_sample: Sequence[int] | None
 
 
 def _given(pictures: list[list[Any]], recipe: Recipe) -> list[Any]:
-    """The images as the processor takes them: a list per sample, or one image per sample."""
-    return [image for own in pictures for image in own] if recipe.one_image else pictures
+    """The images as the processor takes them: a list per sample, or one image or video each."""
+    if not recipe.one_image:
+        return pictures
+    flat = [image for own in pictures for image in own]
+    return [[image] * recipe.frames for image in flat] if recipe.frames else flat
 
 
 def _cast(made: BatchFeature) -> BatchFeature:

@@ -50,7 +50,7 @@ def recipe_from_config(
     model_type: str,
     *,
     processor: str,
-    images: tuple[str, str, Mapping[str, Any]],
+    images: tuple[str, str, Mapping[str, Any]] | None,
     image_attributes: Mapping[str, Any] | None = None,
     placeholder: str,
     tokens: Mapping[str, str] | None = None,
@@ -64,6 +64,7 @@ def recipe_from_config(
     cast: bool = False,
     one_image: bool = False,
     decoder: bool = False,
+    frames: int = 0,
     **special: Any,
 ) -> Recipe:
     """The recipe of a model that is built like similar ones.
@@ -71,7 +72,8 @@ def recipe_from_config(
     Args:
         model_type: As in its config; class and sub-configs are found by it.
         processor: Name of its processor class in transformers.
-        images: Module below `transformers.models`, class and options of its image processor.
+        images: Module below `transformers.models`, class and options of its image processor; None
+            if it has none.
         image_attributes: Attributes set on the image processor if its class has no such option.
         placeholder: As in `Recipe`.
         tokens: Special tokens that the tokenizer names, by attribute.
@@ -84,6 +86,7 @@ def recipe_from_config(
         cast: As in `Recipe`.
         one_image: As in `Recipe`.
         decoder: As in `Recipe`.
+        frames: As in `Recipe`.
         parts: Further arguments of the processor; a part of it as `images` names one.
         attributes: Attributes set on the processor if its constructor has no such argument.
         **special: Fields of the config; a mapping for each config inside it. A function computes
@@ -93,15 +96,13 @@ def recipe_from_config(
     def make_processor() -> Any:
         import transformers
 
-        image_processor = _made(images)
+        made_parts = {name: _made(part) for name, part in (parts or {}).items()}
+        if images is not None:
+            made_parts["image_processor"] = _made(images)
         for attribute, value in (image_attributes or {}).items():
-            setattr(image_processor, attribute, value)
-        made = image_only(
-            getattr(transformers, processor),
-            image_processor=image_processor,
-            tokenizer=train_tokenizer(tokens or {}, unnamed=unnamed),
-            **{name: _made(part) for name, part in (parts or {}).items()},
-        )
+            setattr(made_parts["image_processor"], attribute, value)
+        tokenizer = train_tokenizer(tokens or {}, unnamed=unnamed)
+        made = image_only(getattr(transformers, processor), tokenizer=tokenizer, **made_parts)
         for attribute, value in (attributes or {}).items():
             setattr(made, attribute, value)
         return made
@@ -126,7 +127,7 @@ def recipe_from_config(
         return AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
 
     return Recipe(
-        placeholder, make_processor, make_model, call or {}, text, cast, one_image, decoder
+        placeholder, make_processor, make_model, call or {}, text, cast, one_image, decoder, frames
     )
 
 

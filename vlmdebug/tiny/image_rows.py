@@ -37,6 +37,16 @@ _PIXTRAL = {
     "image_break_token": "[IMG_BREAK]",
     "image_end_token": "[IMG_END]",
 }
+_APERTUS = {
+    "image_token": "<|image|>",
+    "audio_token": "<|audio|>",
+    "boi_token": "<|img_start|>",
+    "eoi_token": "<|img_end|>",
+    "image_wrapper_token": "<|img_token_start|>",
+    "eol_token": "<|img_end_of_row|>",
+    "boa_token": "<|audio_start|>",
+    "eoa_token": "<|audio_end|>",
+}
 
 _VQ = {"base_channels": 32, "channel_multiplier": [1, 1, 1, 1], "num_res_blocks": 1}
 
@@ -290,6 +300,33 @@ RECIPES = {
         unnamed=["<|extra_200|>", *(f"<|visual token {code:06}|>" for code in range(8))],
         vocabulary_map=_vocabulary,
         vq_config={**_VQ, "codebook_size": 8, "num_attention_heads": 1, "embed_dim": 4},
+    ),
+    "apertus1p5": recipe_from_config(
+        "apertus1p5",
+        processor="Apertus1p5Processor",
+        images=(
+            "apertus1p5.image_processing_apertus1p5",
+            "Apertus1p5ImageProcessor",
+            {"size": {"min_pixels": 32 * 32, "max_pixels": 96 * 96}},
+        ),
+        placeholder="<|image|>",
+        tokens=_APERTUS,
+        # The ids of images and sounds follow the tokens of `_APERTUS`.
+        unnamed=[f"<|visual token {code}|>" for code in range(16)]
+        + [f"<|audio token {code}|>" for code in range(4)],
+        parts={"feature_extractor": None},
+        text_config={"hidden_act": "silu"},  # its own activation warns without a CUDA kernel
+        ids={"image_token_offset": "<|visual token 0|>", "audio_token_offset": "<|audio token 0|>"},
+        vision_config={
+            "base_channels": 32,
+            "channel_multiplier": [1, 1, 1, 1, 1],
+            "num_res_blocks": 1,
+            "attn_resolutions": [],
+            "latent_channels": 16,
+            "embed_dim": 16,
+            "codebook_size": 16,
+        },
+        audio_config={"num_filters": 2, "codebook_size": 4, "codebook_dim": 32},
     ),
     "granite4_vision": recipe_from_config(
         "granite4_vision",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from vlmdebug.tiny.from_config import recipe_from_config
 
 _SIDE = 48
+_VIEW = {"height": 56, "width": 56}
 
 RECIPES = {
     "deepseek_ocr2": recipe_from_config(
@@ -38,5 +39,20 @@ RECIPES = {
             },
             "encoder_config": {"layer_types": ["full_attention"] * 2, "num_key_value_heads": 2},
         },
+    ),
+    "step3p7": recipe_from_config(
+        "step3p7",
+        processor="Step3p7Processor",
+        images=(
+            "step3p7.image_processing_step3p7",
+            "Step3p7ImageProcessor",
+            {"size": _VIEW, "patch_size": 56},
+        ),
+        placeholder="<im_patch>",
+        unnamed=[
+            *("<im_patch>", "<im_start>", "<im_end>"),
+            *("<patch_start>", "<patch_end>", "<patch_newline>"),
+        ],
+        text_config={"mlp_layer_types": ["dense", "sparse"], "share_expert_dim": 16},
     ),
 }

@@ -151,4 +151,24 @@ RECIPES = {
         image_seq_length=_TOKENS_PER_PAGE,
         vision_config=_SAM,
     ),
+    "instructblipvideo": _one_image(
+        "instructblipvideo",
+        processor="InstructBlipVideoProcessor",
+        images=None,
+        placeholder="",
+        frames=4,  # its processor writes the tokens of 4 frames
+        parts={
+            "video_processor": (
+                "instructblipvideo.video_processing_instructblipvideo",
+                "InstructBlipVideoVideoProcessor",
+                {"size": _SQUARE},
+            ),
+            "num_query_tokens": _QUERIES,
+            "qformer_tokenizer": train_tokenizer,
+        },
+        ids={"video_token_index": "<video>"},
+        num_query_tokens=_QUERIES,
+        text_config=_OPT,
+        qformer_config={"encoder_hidden_size": 32},
+    ),
 }

@@ -80,12 +80,13 @@ _RECIPES = {
         "video_llava",
         "chameleon",
         "emu3",
+        "apertus1p5",
         "granite4_vision",
         "t5gemma2",
     ),
     "tile_rows": ("qianfan_ocr", "cohere2_vision", "llama4", "lfm2_vl", "aria"),
-    "timm_towers": ("gemma3n", "fast_vlm"),
-    "local_tiles": ("deepseek_ocr2",),
+    "timm_towers": ("gemma3n", "fast_vlm", "perception_lm"),
+    "local_tiles": ("deepseek_ocr2", "step3p7"),
     "one_image": (
         "blip",
         "blip-2",
@@ -96,6 +97,7 @@ _RECIPES = {
         "florence2",
         "got_ocr2",
         "pp_chart2table",
+        "instructblipvideo",
     ),
 }
 STORY_FAMILY, OTHER_FAMILY = "gemma4", "llava_next"
@@ -121,19 +123,20 @@ NEEDS: dict[str, tuple[str, ...]] = {
             "muse_glimmer",
             "muse_spark",
             "nemotron_h_omni",
-            # Not proven, but probed.
+            "apertus1p5",
             "step3p7",
+            "instructblipvideo",
+            # Not proven, but probed.
             "minicpm_ocr",
             "minicpmv4_6",
             "minicpmv4_7",
-            "apertus1p5",
             "molmo2",
             "phi4_multimodal",
             "unlimited_ocr",
         ],
         ("torchvision",),
     ),
-    **dict.fromkeys(["gemma3n", "fast_vlm"], ("timm", "torchvision")),
+    **dict.fromkeys(["gemma3n", "fast_vlm", "perception_lm"], ("timm", "torchvision")),
 }
 BROKEN: dict[str, dict[str, str]] = {
     "llama4": {
@@ -159,6 +162,8 @@ class Recipe:
             casts them to the dtype of its model; Llama 4's processor returns bfloat16.
         one_image: whether every sample has exactly one image.
         decoder: whether the model also needs `decoder_input_ids`, which repeat the text.
+        frames: frames of the video that shows a sample's image, for a model that takes one video
+            per sample; 0 for models of images.
     """
 
     placeholder: str
@@ -170,6 +175,7 @@ class Recipe:
     cast: bool = False
     one_image: bool = False
     decoder: bool = False
+    frames: int = 0
 
 
 def families() -> tuple[str, ...]:

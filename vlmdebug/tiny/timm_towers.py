@@ -69,4 +69,30 @@ RECIPES = {
         image_seq_length=4,
         vision_config={"architecture": "test_resnet", "hidden_size": 96},
     ),
+    "perception_lm": recipe_from_config(
+        "perception_lm",
+        processor="PerceptionLMProcessor",
+        # With tiles, its processor takes only images of as many tiles in one batch.
+        images=(
+            "perception_lm.image_processing_perception_lm",
+            "PerceptionLMImageProcessor",
+            {"vision_input_type": "vanilla", "tile_size": 64, "max_num_tiles": 4},
+        ),
+        placeholder="<image>",
+        tokens={"image_token": "<image>", "video_token": "<video>"},
+        parts={"patch_size": 16, "pooling_ratio": 2, "video_processor": None},
+        projector_pooling_ratio=2,
+        vision_config={
+            # A small tower of the released kind.
+            "architecture": "vit_pe_core_tiny_patch16_384",
+            "model_args": {
+                "depth": 2,
+                "embed_dim": 32,
+                "num_heads": 2,
+                "img_size": [64, 64],
+                "global_pool": "",
+                "use_post_transformer_norm": False,
+            },
+        },
+    ),
 }

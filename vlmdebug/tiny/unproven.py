@@ -81,43 +81,12 @@ RECIPES: dict[str, Recipe] = {
         text_config={"top_k_experts": 2},
         vision_config={"patch_size": 16},
     ),
-    "apertus1p5": recipe_from_config(
-        "apertus1p5",
-        processor="Apertus1p5Processor",
-        images=(
-            "apertus1p5.image_processing_apertus1p5",
-            "Apertus1p5ImageProcessor",
-            {"size": {"min_pixels": 32 * 32, "max_pixels": 96 * 96}},
-        ),
-        placeholder="<|image|>",
-        tokens={
-            "image_token": "<|image|>",
-            "audio_token": "<|audio|>",
-            "boi_token": "<|img_start|>",
-            "eoi_token": "<|img_end|>",
-            "image_wrapper_token": "<|img_token_start|>",
-            "eol_token": "<|img_end_of_row|>",
-            "boa_token": "<|audio_start|>",
-            "eoa_token": "<|audio_end|>",
-        },
-        parts={"feature_extractor": None},
-    ),
     "unlimited_ocr": recipe_from_config(
         "unlimited_ocr",
         processor="UnlimitedOcrProcessor",
         images=("unlimited_ocr.image_processing_unlimited_ocr", "UnlimitedOcrImageProcessor", {}),
         placeholder="<image>",
         tokens=_IMAGE,
-    ),
-    "step3p7": recipe_from_config(
-        "step3p7",
-        processor="Step3p7Processor",
-        images=("step3p7.image_processing_step3p7", "Step3p7ImageProcessor", {}),
-        placeholder="<im_patch>",
-        unnamed=[
-            *("<im_patch>", "<im_start>", "<im_end>"),
-            *("<patch_start>", "<patch_end>", "<patch_newline>"),
-        ],
     ),
     "minicpmv4_6": _minicpm(
         "minicpmv4_6",
