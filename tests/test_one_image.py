@@ -20,6 +20,7 @@ from vlmdebug.core.keys import pixels_of
 from vlmdebug.families import ONE_IMAGE, find_family
 from vlmdebug.tiny import registry
 
+OWN_LAYOUT = {"kosmos-2.5", "instructblipvideo"}
 TILES = {"got_ocr2", "pp_chart2table"}
 """Models with one row per tile, of which each image is one here."""
 
@@ -54,7 +55,7 @@ def shifted(batch, key):
 
 def test_each_has_the_layout_of_one_image_or_of_tiles(family):
     expected = "internvl" if family in TILES else ONE_IMAGE.name
-    expected = "kosmos-2.5" if family == "kosmos-2.5" else expected
+    expected = family if family in OWN_LAYOUT else expected
 
     assert batch_of(family).layout.family == expected
 

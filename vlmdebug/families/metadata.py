@@ -30,11 +30,14 @@ from vlmdebug.families.formulas import (
 )
 from vlmdebug.families.mistral3 import PIXTRAL_12B
 
-PLACEHOLDERS = {"ovis2": "<IMG_ATOM>", "llama4": "<|patch|>"}
+PLACEHOLDERS = {"ovis2": "<IMG_ATOM>", "llama4": "<|patch|>", "instructblipvideo": "<video>"}
 """Placeholder tokens that no attribute of the processor names, by model type."""
 
 ANYRES = ("llava_next", "llava_next_video", "llava_onevision", "granite4_vision")
 """Model types that compute placeholder tokens from image sizes as `anyres_tokens` does."""
+
+VIDEOS_AS_IMAGES = ("instructblipvideo",)
+"""Model types with a video in the place of each image, in `pixel_values`."""
 
 EDGES = {
     "aya_vision": ("<|START_OF_IMG|>", "<|END_OF_IMG|>"),
@@ -193,6 +196,8 @@ def _image_token_id(processor: Any, tokenizer: Any, config: Any) -> int | None:
     if said is None and isinstance(token, str) and tokenizer is not None:
         said = tokenizer.convert_tokens_to_ids(token)
     configured = _first(config, "image_token_id", "image_token_index")
+    if getattr(config, "model_type", None) in VIDEOS_AS_IMAGES:
+        configured = _first(config, "video_token_id")
     if configured is None:  # Chameleon and Emu3 look for it by its text
         configured = (_first(config, "vocabulary_map") or {}).get("<image>")
     if said is not None and configured is not None and said != configured:
@@ -229,6 +234,8 @@ def _attends_both_ways(config: Any) -> bool | None:
 def _stream_token_ids(processor: Any, config: Any) -> dict[str, int]:
     """Placeholder tokens of videos and audio clips."""
     found: dict[str, int] = {}
+    if getattr(config, "model_type", None) in VIDEOS_AS_IMAGES:
+        return found
     for unit in VIDEO_AND_AUDIO:
         said = _first(processor, f"{unit}_token_id")
         said = said if said is not None else _first(config, f"{unit}_token_id")

@@ -36,12 +36,18 @@ from vlmdebug.families.rules import (
 )
 from vlmdebug.families.synthesize import BatchSpec, numbered, text, with_text
 
-_SOMETIMES = ("image_embeds_position_mask", "qformer_input_ids", "qformer_attention_mask")
+_QFORMER = ("qformer_input_ids", "qformer_attention_mask")
+_SOMETIMES = ("image_embeds_position_mask", *_QFORMER)
 _PIXELS = frozenset({"pixel_values"})
 _USUAL = replace(USUAL, sometimes_returned=frozenset(_SOMETIMES), raises_without=_PIXELS)
 _ATTENDS = replace(_USUAL, checks_totals=False, no_placeholders=True)
 """The model attends to the images of a call, or puts them at a place of its own."""
 _BLIP2 = replace(with_mask(_USUAL, MULTIPLIED), ignores_surplus_features=True)
+_INSTRUCTED = replace(
+    _BLIP2,
+    raises_without=_PIXELS | {"qformer_input_ids"},
+    optional_if_all_ones=frozenset({"qformer_attention_mask"}),
+)
 
 
 class OneImage(Family):
@@ -70,11 +76,7 @@ class OneImage(Family):
     )
     variants = {
         "blip-2": _BLIP2,
-        "instructblip": replace(
-            _BLIP2,
-            raises_without=_PIXELS | {"qformer_input_ids"},
-            optional_if_all_ones=frozenset({"qformer_attention_mask"}),
-        ),
+        "instructblip": _INSTRUCTED,
         "git": with_mask(
             replace(_ATTENDS, raises_without=frozenset(), keys={"pixel_values": ONE}),
             INDEXED_UNEQUAL,
@@ -164,6 +166,35 @@ class OnePage(OneImage):
         inputs["flattened_patches"] = numbered(samples, 4, 8)
         inputs["width"] = inputs["height"] = np.full(samples, 2, dtype=np.int64)
         inputs["image_embeds_position_mask"] = np.zeros_like(inputs["input_ids"])
+        return inputs, replace(facts, metadata=ProcessorMetadata(model_type=self.name))
+
+
+class OneVideo(OneImage):
+    """InstructBLIP-Video: one video per sample, of as many frames each.
+
+    The Q-Former reads the text of a sample beside each of its frames
+    (`modeling_instructblipvideo.get_video_features`, transformers 5.24).
+    """
+
+    name = "instructblipvideo"
+    models = ("instructblipvideo",)
+    processors = ()
+    axes = {key: OneImage.axes[key] for key in ("pixel_values", *_QFORMER)}
+    media = dict.fromkeys(axes, "image")
+    shapes = {**OneImage.shapes, "pixel_values": "sample, frames, channels, height, width"}
+    rules = replace(_INSTRUCTED, sometimes_returned=frozenset())
+    variants = {}
+
+    def recognises(self, inputs: Mapping[str, Any]) -> bool:
+        pixels = inputs.get("pixel_values")
+        return inputs.get("qformer_input_ids") is not None and getattr(pixels, "ndim", 0) == 5
+
+    def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], BatchFacts]:
+        inputs, facts = super().synthesize(spec)
+        samples = len(spec.images_per_sample)
+        inputs["pixel_values"] = numbered(samples, 4, 3, 2, 2)
+        inputs["qformer_input_ids"] = inputs["input_ids"].copy()
+        inputs["qformer_attention_mask"] = inputs["attention_mask"].copy()
         return inputs, replace(facts, metadata=ProcessorMetadata(model_type=self.name))
 
 
