@@ -25,6 +25,8 @@ def rows_per_image(family, key, sizes, images_per_sample):
         return None
     if family in ("qwen2_5_vl", "nemotron_h_omni") and key == "pixel_values":
         return [4 * size for size in sizes]
+    if family == "inkling_mm_model":
+        return [2 * size for size in sizes]
     if family in ("internvl", "lfm2_vl") or key == "pixel_values_local":
         return list(sizes)
     return [1] * len(sizes)

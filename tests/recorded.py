@@ -427,7 +427,6 @@ _LIST = (
             "input_features_mask": "audio",
         },
         call=_NO_SAMPLING,
-        told=0.05,  # frames are counted through their videos
         batches=_ALL,
     ),
     Recorder(
@@ -625,7 +624,6 @@ _LIST = (
         {"i": _QWEN, "v": _QWEN_VIDEO},
         {**_GRIDS, "video_merge_sizes": "video", "video_compression_mask": "video feature"},
         still=True,
-        told=0.3,  # what the compression mask keeps is not known of other videos
         call=_NO_SAMPLING,
     ),
 )

@@ -69,6 +69,18 @@ def test_right_chunks_leave_the_logits_as_they_are(recorder, samples):
 
 
 @EACH
+def test_corrected_slicer_cuts_what_the_processor_returned(recorder, samples):
+    batch = read(recorder, samples)
+    if "window" in recorder.axes.values():
+        pytest.skip("nothing that the slicer is given counts windows")
+    for chunk_size in (1, 2):
+        chunks = vd.slicers.corrected(batch.for_slicer(), chunk_size)
+        for chunk, right in zip(chunks, batch.chunks(chunk_size), strict=True):
+            assert chunk.keys() == right.keys()
+            assert all(torch.equal(*map(torch.as_tensor, (chunk[k], right[k]))) for k in right)
+
+
+@EACH
 def test_exported_code_counts_clips_by_what_the_processor_returned(recorder, samples):
     batch = read(recorder, samples)
     code = vd.export(batch)

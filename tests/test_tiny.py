@@ -44,6 +44,7 @@ MEDIA_KEYS = {
             *("internvl", "aya_vision", "ovis2", "qianfan_ocr", "cohere2_vision", "llama4"),
             *("llava", "deepseek_vl", "gemma3", "vipllava", "paligemma", "janus", "shieldgemma2"),
             *("gemma3n", "fast_vlm", "video_llava", "chameleon", "t5gemma2", "perception_lm"),
+            "inkling_mm_model",
         ],
         {"pixel_values"},
     ),
@@ -51,6 +52,7 @@ MEDIA_KEYS = {
     "aria": {"pixel_values", "pixel_mask"},
     "gemma4": {"pixel_values", "image_position_ids"},
     "gemma4_unified": {"pixel_values", "image_position_ids"},
+    "diffusion_gemma": {"pixel_values", "image_position_ids"},
     **dict.fromkeys(
         [
             *("llava_next", "llava_next_video", "mistral3", "mistral_large4", "lighton_ocr"),
@@ -83,7 +85,7 @@ CONSTANT = {
     *("video_llava", "chameleon", "idefics", "t5gemma2", "perception_lm"),
 }
 TOKEN_TYPES = {
-    *("gemma4", "gemma4_unified", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "glm4v"),
+    *("gemma4", "gemma4_unified", "diffusion_gemma", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "glm4v"),
     *("qwen3_vl_moe", "qwen3_5_moe", "qwen4_exp", "cosmos3_omni", "cosmos3_edge"),
     *("cohere_compass", "ernie4_5_vl_moe", "glm4v_moe", "glm46v", "glmga", "glm_ocr"),
     *("glm5_next", "paddleocr_vl", "hy_v4_vl"),
@@ -94,11 +96,16 @@ TWO_SIZES = {
     "mistral_large4",
     "deepseek_ocr2",
 }  # the wide and the tall ask for as many
-OTHER_NAMES = {"idefics": "ForVisionText2Text", "nemotron_h_omni": "NemotronH_Omni_Reasoning_V3"}
-IGNORE_TYPES = {"glm5_next"}  # takes them, and computes the same without
+OTHER_NAMES = {
+    "idefics": "ForVisionText2Text",
+    "nemotron_h_omni": "NemotronH_Omni_Reasoning_V3",
+    "diffusion_gemma": "ForBlockDiffusion",
+}
+IGNORE_TYPES = {"glm5_next", "diffusion_gemma"}  # takes them, and computes the same without
 OTHER_KEYS = {
     "gemma3": {"token_type_ids"},
     "t5gemma2": {"token_type_ids", "decoder_input_ids"},
+    "diffusion_gemma": {"decoder_input_ids"},
     "shieldgemma2": {"token_type_ids"},
     "gemma3n": {"token_type_ids"},
     "paligemma": {"token_type_ids", "labels"},

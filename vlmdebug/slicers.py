@@ -108,6 +108,9 @@ def corrected(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
     offsets |= dict.fromkeys(AUDIO_KEYS, audios)
     tiles = inputs.get("num_tiles")  # an image has some, and so has a video of InternVL's
     pictures = images if tiles is None else [0, *accumulate(tiles)]
+    filmed = _is_filmed(media, inputs)
+    pictures = videos if filmed else pictures
+    offsets |= dict.fromkeys(IMAGE_KEYS, videos) if filmed else {}
     options = {key: value for key, value in inputs.items() if _is_option(value)}
     places = inputs.get("position_ids")
     for start in range(0, samples, chunk_size):
@@ -152,13 +155,26 @@ def _video_offsets(media: Inputs, videos: list[int]) -> dict[str, Any]:
     """As `_offsets`, for the keys of videos."""
     rows = dict.fromkeys((key for key in media if key in VIDEO_KEYS), videos)
     if "video_grid_thw" in media:
-        ends = [0, *accumulate(media["video_grid_thw"].prod(-1).tolist())]
+        patches = media["video_grid_thw"].prod(-1)  # (video,)
+        ends = [0, *accumulate(patches.tolist())]
         rows["pixel_values_videos"] = [ends[video] for video in videos]
+        if "video_compression_mask" in media:  # one row per feature, kept or not
+            made = (patches // media["video_merge_sizes"] ** 2).tolist()
+            ends = [0, *accumulate(made)]
+            rows["video_compression_mask"] = [ends[video] for video in videos]
     elif "num_frames_per_video" in media:
         ends = [0, *accumulate(media["num_frames_per_video"].tolist())]
         frames = [ends[video] for video in videos]
         rows |= {"pixel_values_videos": frames, "video_position_ids": frames}
     return rows
+
+
+def _is_filmed(media: Inputs, inputs: Inputs) -> bool:
+    """Whether the keys of images hold one row per video, padded over frames (SmolVLM)."""
+    videos, keys = inputs.get("num_videos"), {"pixel_values", "pixel_attention_mask"}
+    if not videos or media.keys() != keys or any(inputs.get("num_images") or ()):
+        return False
+    return len(media["pixel_values"]) == sum(videos)
 
 
 STORY: tuple[Callable[[Inputs, int], Iterator[Inputs]], ...] = (

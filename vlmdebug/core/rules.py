@@ -112,6 +112,8 @@ class ModelRules:
         token_types_mark: The tokens at which `token_type_ids` are 1, if known: those of images, or
             those of the completion after a prompt with bidirectional attention.
         ignored: Keys that the model accepts and ignores.
+        read_in_vain: Ignored keys that the model still reads, so that a wrong number of rows may
+            raise.
         only_used_for_position_ids: Keys used only to compute M-RoPE's `position_ids`; not needed if
             these are passed.
         optional_if_all_ones: Masks that default to all ones.
@@ -135,6 +137,7 @@ class ModelRules:
     causal: bool = True
     token_types_mark: Literal["images", "completion"] | None = None
     ignored: frozenset[str] = frozenset()
+    read_in_vain: frozenset[str] = frozenset()
     only_used_for_position_ids: frozenset[str] = frozenset()
     optional_if_all_ones: frozenset[str] = frozenset()
     raises_without: frozenset[str] = frozenset()

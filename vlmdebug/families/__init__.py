@@ -13,7 +13,7 @@ from vlmdebug.families.granite_docling import GraniteDocling
 from vlmdebug.families.idefics import Idefics
 from vlmdebug.families.idefics2 import Idefics2
 from vlmdebug.families.idefics3 import Idefics3
-from vlmdebug.families.internvl import InternVL
+from vlmdebug.families.internvl import InternVL, Patches
 from vlmdebug.families.lfm2_vl import Lfm2VL
 from vlmdebug.families.llava import Llava
 from vlmdebug.families.llava_next import LlavaNext
@@ -39,6 +39,7 @@ FAMILIES: dict[str, Family] = {
         Mllama(),
         Idefics(),
         InternVL(),
+        Patches(),
         Lfm2VL(),
         LlavaNext(),
         LlavaOnevision(),

@@ -25,7 +25,7 @@ from vlmdebug.core.tensors import to_numpy
 from vlmdebug.families.base import Family
 from vlmdebug.families.facts import BatchFacts, CountResult, ProcessorMetadata
 from vlmdebug.families.image_counts import infer_merge_size, read_images
-from vlmdebug.families.rules import DESCRIBES, INDEXED, ONE, TYPES, USUAL, with_mask
+from vlmdebug.families.rules import DECODER, DESCRIBES, INDEXED, ONE, TYPES, USUAL, with_mask
 from vlmdebug.families.synthesize import BatchSpec, numbered, text, with_text
 
 POOL = 2  # side of the pooling window of synthesized batches
@@ -35,7 +35,7 @@ class Gemma4(Family):
     """One row per image, described by patch positions."""
 
     name = "gemma4"
-    models = ("gemma4", "gemma4_unified")
+    models = ("gemma4", "gemma4_unified", "diffusion_gemma")
     axes = {"pixel_values": Axis("image"), "image_position_ids": Axis("image")}
     media = dict.fromkeys(axes, "image")
     shapes = {
@@ -55,6 +55,18 @@ class Gemma4(Family):
         ),
         INDEXED,
     )
+    variants = {
+        # An encoder of the prompt and a decoder, which denoises a canvas of tokens and attends to
+        # all of it. Without a canvas, it draws one; of the token types it makes a mask that it does
+        # not use (`modeling_diffusion_gemma.DiffusionGemmaEncoderModel`, 5.24).
+        "diffusion_gemma": replace(
+            rules,
+            causal=False,
+            ignored=TYPES,
+            read_in_vain=TYPES,
+            tokens={**rules.tokens, "decoder_input_ids": replace(DECODER, beside_one=False)},
+        ),
+    }
     videos = "frame"
     audio = "input_features_mask"
 

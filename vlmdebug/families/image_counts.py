@@ -129,10 +129,13 @@ def ambiguous_images(facts: BatchFacts, key: str, images: int) -> Ambiguity:
     )
 
 
-def features_of_rows(facts: BatchFacts, key: str) -> tuple[tuple[int, ...] | None, bool]:
+def features_of_rows(
+    facts: BatchFacts, key: str, views: int = 1
+) -> tuple[tuple[int, ...] | None, bool]:
     """Features of each row of `key`, all of one size, and whether placeholders only suggest them.
 
-    Rows of five dimensions hold tiles or frames, `(row, tiles, channels, height, width)`.
+    Each row holds so many `views`: the tiles of an image or the frames of a video.
+
     Where no rule is known, but all placeholder tokens divide evenly, rows can be counted by that;
     it is no evidence of the placeholders themselves.
     """
@@ -140,7 +143,7 @@ def features_of_rows(facts: BatchFacts, key: str) -> tuple[tuple[int, ...] | Non
     known = rule(*shape[-2:]) if rule is not None else None
     known = known or facts.metadata.features_per_tile
     if known:
-        return (known * (shape[1] if len(shape) == 5 else 1),) * rows, False
+        return (known * views,) * rows, False
     tokens = sum(facts.placeholders or ())
     divides = rows and tokens and tokens % rows == 0
     return ((tokens // rows,) * rows if divides else None), True

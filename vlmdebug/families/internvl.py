@@ -24,10 +24,10 @@ from vlmdebug.core.rows import Counts
 from vlmdebug.families.base import Family
 from vlmdebug.families.facts import BatchFacts, CountResult, ProcessorMetadata
 from vlmdebug.families.image_counts import check_total, features_of_rows
-from vlmdebug.families.rules import DESCRIBES, INDEXED, USUAL, with_mask
+from vlmdebug.families.rules import DESCRIBES, INDEXED, UNEQUAL, USUAL, with_mask
 from vlmdebug.families.synthesize import BatchSpec, numbered, text, with_text
 
-ONE_RUN_PER_IMAGE = (None, "internvl", "qianfan_ocr")
+ONE_RUN_PER_IMAGE = (None, "internvl", "qianfan_ocr", "inkling_mm_model")
 TOKENS = 2  # placeholder tokens per tile of synthesized batches
 
 
@@ -113,6 +113,34 @@ class InternVL(Family):
             model_type="internvl", image_token_id=image, features_per_tile=TOKENS
         )
         return inputs, BatchFacts(inputs, metadata, spec.images_per_sample)
+
+
+class Patches(InternVL):
+    """Inkling: one row per patch, which is one feature, counted nowhere in the batch.
+
+    `pixel_values` is `(tile, frames, height, width, channels)` over all images, each tile with its
+    own placeholder token; the processor drops `num_patches`
+    (`image_processing_inkling.InklingImageProcessor`, `modeling_inkling.get_image_features`,
+    transformers 5.24).
+    """
+
+    name = "inkling_mm_model"
+    models = ("inkling_mm_model",)
+    processors = ("inkling",)
+    axes = {"pixel_values": Axis("tile")}
+    media = {"pixel_values": "tile"}
+    shapes = {"pixel_values": "tile, frames, height, width, channels"}
+    also_takes = ()
+    rules = with_mask(USUAL, UNEQUAL)
+    variants = {}
+    overview_first = ()
+
+    def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], BatchFacts]:
+        inputs, facts = super().synthesize(spec)
+        if spec.sizes:
+            inputs["pixel_values"] = numbered(TOKENS * sum(spec.sizes), 2, 2, 2, 3)
+        known = replace(facts.metadata, model_type=self.name, features_per_tile=1)
+        return inputs, replace(facts, inputs=inputs, metadata=known)
 
 
 def _other_images(facts: BatchFacts) -> tuple[Contradiction, ...]:

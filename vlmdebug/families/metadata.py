@@ -36,6 +36,8 @@ PLACEHOLDERS = {"ovis2": "<IMG_ATOM>", "llama4": "<|patch|>", "instructblipvideo
 ANYRES = ("llava_next", "llava_next_video", "llava_onevision", "granite4_vision")
 """Model types that compute placeholder tokens from image sizes as `anyres_tokens` does."""
 
+ROWS_ARE_FEATURES = ("inkling", "inkling_mm_model")
+"""Model types with one feature for each row of `pixel_values`."""
 VIDEOS_AS_IMAGES = ("instructblipvideo",)
 """Model types with a video in the place of each image, in `pixel_values`."""
 
@@ -88,7 +90,9 @@ def read_metadata(
         pad_token_id=_pad_token_id(tokenizer, config),
         vocabulary=_vocabulary(tokenizer, config),
         global_image_id=_global_image_id(processor, tokenizer),
-        features_per_tile=_features_per_tile(processor, config, vision),
+        features_per_tile=1
+        if kind in ROWS_ARE_FEATURES
+        else _features_per_tile(processor, config, vision),
         merge_size=UNMERGED.get(kind or "") or _merge_size(images, config, vision),
         pooling_size=_first(images, "pooling_kernel_size") or _first(vision, "pooling_kernel_size"),
         downsample_factor=_first(images, "downsample_factor")

@@ -110,9 +110,13 @@ class OneImage(Family):
             return CountResult({}, ambiguities=(_other_rows(key, rows, samples),))
         features, inferred = None, False
         if key == "pixel_values":
-            features, inferred = features_of_rows(facts, key)
+            features, inferred = features_of_rows(facts, key, self._views(facts))
         counts = {"image": Counts([1] * samples, "one image per sample")}
         return CountResult(counts, features, inferred=inferred)
+
+    def _views(self, facts: BatchFacts) -> int:
+        """Images in a row."""
+        return 1
 
     def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], BatchFacts]:
         if set(spec.images_per_sample) != {1}:
@@ -188,6 +192,9 @@ class OneVideo(OneImage):
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
         pixels = inputs.get("pixel_values")
         return inputs.get("qformer_input_ids") is not None and getattr(pixels, "ndim", 0) == 5
+
+    def _views(self, facts: BatchFacts) -> int:
+        return int(facts.inputs["pixel_values"].shape[1])
 
     def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], BatchFacts]:
         inputs, facts = super().synthesize(spec)

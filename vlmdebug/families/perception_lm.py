@@ -39,7 +39,8 @@ class PerceptionLM(Family):
         return False  # other models return pixels with five dimensions, too
 
     def read(self, facts: BatchFacts) -> CountResult:
-        features, inferred = features_of_rows(facts, "pixel_values")
+        tiles = int(facts.inputs["pixel_values"].shape[1])
+        features, inferred = features_of_rows(facts, "pixel_values", tiles)
         return read_images(facts, "pixel_values", features, inferred=inferred)
 
     def synthesize(self, spec: BatchSpec) -> tuple[dict[str, Any], BatchFacts]:

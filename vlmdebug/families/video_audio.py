@@ -233,7 +233,8 @@ def _video(facts: BatchFacts, overrides: Mapping[str, Axis]) -> ClipReading:
     elif "num_frames_per_video" in units:
         rows = to_numpy(facts.inputs["num_frames_per_video"]).tolist()
         units[VIDEOS] = "frame"
-        features = _pooled(facts, rows)
+        pieces = _pooled(facts, rows)
+        features = None if pieces is None else tuple(map(sum, pieces))
     else:
         units[VIDEOS] = overrides[VIDEOS].unit if VIDEOS in overrides else "video"
         features = _by_shape(facts)
@@ -286,14 +287,14 @@ def _heard(facts: BatchFacts) -> tuple[int, ...] | None:
     return tuple(map(rule, to_numpy(mask).astype(bool).sum(axis=1).tolist()))
 
 
-def _pooled(facts: BatchFacts, frames: Sequence[int]) -> tuple[int, ...] | None:
-    """Gemma 4: real positions of each frame, pooled, and summed over each video."""
+def _pooled(facts: BatchFacts, frames: Sequence[int]) -> tuple[tuple[int, ...], ...] | None:
+    """Gemma 4: real positions of each frame of each video, pooled."""
     pool, positions = facts.metadata.pooling_size, facts.inputs.get("video_position_ids")
     if positions is None or not pool:
         return None
     per_frame = (to_numpy(positions[..., 0]) != -1).sum(axis=-1) // pool**2  # (frame,)
     ends = np.cumsum([0, *frames])
-    return tuple(int(per_frame[a:b].sum()) for a, b in pairwise(ends))
+    return tuple(tuple(per_frame[a:b].tolist()) for a, b in pairwise(ends))
 
 
 def _read(

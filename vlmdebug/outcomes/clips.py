@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
+from math import prod
 
 from vlmdebug.core.keys import MEDIA_OF
 from vlmdebug.core.layout import VIDEO_AND_AUDIO
@@ -13,6 +14,8 @@ from vlmdebug.outcomes.call import Call
 
 KEPT = "video_compression_mask"
 """VideoLLaMA 3's mask of the features that a video keeps, so that grids alone do not count them."""
+FRAMES = "num_frames_per_video"
+"""Gemma 4's frames of each video; all frames are rows of one tensor."""
 GRIDS = ("image_grid_thw", "video_grid_thw")
 
 
@@ -20,6 +23,10 @@ def takes_clips(call: Call, clips: Modality) -> bool | None:
     """Whether the model runs with this call, in which a key of these clips is wrong."""
     if not any(key in call.keys for key in clips.keys if key in MEDIA_OF.values()):
         return takes_no_pixels(call, clips)
+    if FRAMES in clips.keys:
+        return _takes_frames(call, clips)
+    if KEPT in clips.keys:
+        return _takes_kept(call, clips)
     return _takes_grids(call, clips) if "video_grid_thw" in clips.keys else _takes_rows(call, clips)
 
 
@@ -61,8 +68,6 @@ def _takes_grids(call: Call, clips: Modality) -> bool | None:
         return None
     expected = {key: call.expected(key).rows for key in clips.keys}
     asked = [made[row] for row in grids.rows or ()]
-    if any(_is_other(call, key) for key in ("video_grid_thw", KEPT) if KEPT in clips.keys):
-        return None
     if sum(asked) != step[0]:
         return False
     if pixels.length != len(expected["pixel_values_videos"]):
@@ -76,9 +81,54 @@ def _takes_grids(call: Call, clips: Modality) -> bool | None:
     return True if alike else None
 
 
-def _is_other(call: Call, key: str) -> bool:
-    """Whether the call lacks a key or has other rows of it."""
-    return key not in call.keys or call.keys[key].rows != call.expected(key).rows
+def _takes_frames(call: Call, clips: Modality) -> bool | None:
+    """Videos of frames; their positions determine tokens (`modeling_gemma4.get_video_features`).
+
+    A single row of pixels may be broadcast to several rows of positions (transformers 5.24).
+    """
+    given = [call.keys.get(key) for key in ("pixel_values_videos", "video_position_ids", FRAMES)]
+    used = [one for one in given if one is not None]
+    if len(used) < len(given):
+        return False
+    written = call.batch.placeholders_of(call.part, clips.name)
+    if written is None or clips.pieces is None or any(call.is_foreign(one) for one in used):
+        return None
+    pixels, places, videos = used
+    frames = [*chain.from_iterable(clips.pieces)]
+    if sum(len(clips.pieces[row]) for row in videos.rows or ()) != places.length:
+        return False
+    if not places.length or sum(frames[row] for row in places.rows or ()) != written:
+        return False
+    return True if pixels.length == places.length else None if pixels.length == 1 else False
+
+
+def _takes_kept(call: Call, clips: Modality) -> bool | None:
+    """Videos of patches with a mask of the features that are kept.
+
+    The mask has a row for each feature of the grids of a call, which the sizes of merged squares
+    divide (`modeling_video_llama_3.VideoLlama3Model`, transformers 5.24).
+    """
+    keys, inputs = call.keys, call.batch.inputs
+    grids, merges = keys.get("video_grid_thw"), keys.get("video_merge_sizes")
+    mask, pixels = keys.get(KEPT), keys["pixel_values_videos"]
+    written = call.batch.placeholders_of(call.part, clips.name)
+    if grids is None or merges is None:
+        return False
+    if written is None or any(call.is_foreign(keys[key]) for key in clips.keys if key in keys):
+        return None
+    if grids.length != merges.length:
+        return None if 1 in (grids.length, merges.length) else False
+    if not grids.length:
+        return False
+    patches = [prod(inputs["video_grid_thw"][row].tolist()) for row in grids.rows or ()]
+    sides = [int(inputs["video_merge_sizes"][row]) for row in merges.rows or ()]
+    if pixels.length != sum(patches):
+        return None if pixels.length == 1 else False
+    made = sum(count // side**2 for count, side in zip(patches, sides, strict=True))
+    if mask is not None and mask.length != made:
+        return False
+    kept = made if mask is None else sum(bool(inputs[KEPT][row]) for row in mask.rows or ())
+    return kept == written
 
 
 def _placed(call: Call, clips: Modality, rows: Iterable[int]) -> bool:

@@ -16,7 +16,7 @@ def takes_tokens(call: Call, key: str) -> bool | None:
     """
     rules, used, samples = call.rules, call.keys[key], len(call.part.samples)
     if not rules.uses(key, positions=call.layout.feature_key not in call.keys):
-        return True
+        return None if key in rules.read_in_vain and used.length != samples else True
     if call.is_odd(key, used):
         return None
     if key == "input_ids" and (call.out_of_balance or rules.checks_each_sample == "always"):

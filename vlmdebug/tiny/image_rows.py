@@ -363,4 +363,25 @@ RECIPES = {
         decoder=True,
         encoder={"mm_tokens_per_image": 4, "vision_config": _NO_HEAD},
     ),
+    "diffusion_gemma": recipe_from_config(
+        "diffusion_gemma",
+        processor="Gemma4Processor",
+        images=(
+            "gemma4.image_processing_pil_gemma4",
+            "Gemma4ImageProcessorPil",
+            {"max_soft_tokens": 70},
+        ),
+        placeholder="<|image|>",
+        tokens=_GEMMA4,
+        unnamed=["<|video|>"],
+        parts={"video_processor": None, "feature_extractor": None},
+        decoder=True,  # the canvas that it denoises
+        initializer_range=0.05,  # so that its attention is wide, and padding shows
+        text_config={
+            "top_k_experts": 2,
+            "use_bidirectional_attention": "vision",
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+        vision_config={"patch_size": 16},
+    ),
 }

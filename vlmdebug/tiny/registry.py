@@ -83,8 +83,9 @@ _RECIPES = {
         "apertus1p5",
         "granite4_vision",
         "t5gemma2",
+        "diffusion_gemma",
     ),
-    "tile_rows": ("qianfan_ocr", "cohere2_vision", "llama4", "lfm2_vl", "aria"),
+    "tile_rows": ("qianfan_ocr", "cohere2_vision", "llama4", "lfm2_vl", "aria", "inkling_mm_model"),
     "timm_towers": ("gemma3n", "fast_vlm", "perception_lm"),
     "local_tiles": ("deepseek_ocr2", "step3p7"),
     "one_image": (
@@ -114,6 +115,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
             "gemma4_unified",
             "inkling2",
             "inkling2_loop",
+            "inkling_mm_model",
             "kimi_k25",
             "lfm2_vl",
             "llama4",

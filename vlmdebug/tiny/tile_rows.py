@@ -137,4 +137,31 @@ RECIPES = {
         call={"max_image_size": 490},
         projector_patch_to_query_dict={1225: 128, 4900: 256},
     ),
+    "inkling_mm_model": recipe_from_config(
+        "inkling_mm_model",
+        processor="InklingProcessor",
+        images=(
+            "inkling.image_processing_inkling",
+            "InklingImageProcessor",
+            {"size": {"height": 4, "width": 4}, "rescale_image_frac": 0.1},
+        ),
+        placeholder="<|content_image|><|image|>",
+        tokens={"image_token": "<|image|>", "audio_token": "<|audio|>"},
+        unnamed=["<|content_image|>", "<|content_audio_input|>"],
+        parts={"feature_extractor": None},
+        ids={
+            "image_bos_token_id": "<|content_image|>",
+            "audio_bos_token_id": "<|content_audio_input|>",
+        },
+        text_config={
+            "swa_num_attention_heads": 2,
+            "swa_num_key_value_heads": 1,
+            "swa_head_dim": 16,
+            "d_rel": 4,
+            "logits_mup_width_multiplier": 1.0,
+        },
+        # With fewer layers than it has scales, its model needs scipy.
+        vision_config={"patch_size": 4, "num_hidden_layers": 4},
+        audio_config={"mel_vocab_size": 16},
+    ),
 }

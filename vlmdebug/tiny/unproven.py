@@ -13,14 +13,6 @@ from vlmdebug.tiny.registry import Recipe
 
 _SQUARE = {"height": 56, "width": 56}
 _IMAGE = {"image_token": "<image>"}
-_GEMMA4 = {
-    "image_token": "<|image|>",
-    "boi_token": "<|image>",
-    "eoi_token": "<image|>",
-    "audio_token": "<|audio|>",
-    "boa_token": "<|audio>",
-    "eoa_token": "<audio|>",
-}
 _MINICPM = {
     "image_token": "<unk_img>",
     "video_token": "<video>",
@@ -65,21 +57,6 @@ RECIPES: dict[str, Recipe] = {
             }
         },
         vision_config={"text_hidden_size": 32, "patch_size": 16},
-    ),
-    "diffusion_gemma": recipe_from_config(
-        "diffusion_gemma",
-        processor="Gemma4Processor",
-        images=(
-            "gemma4.image_processing_pil_gemma4",
-            "Gemma4ImageProcessorPil",
-            {"max_soft_tokens": 70},
-        ),
-        placeholder="<|image|>",
-        tokens=_GEMMA4,
-        unnamed=["<|video|>"],
-        parts={"video_processor": None, "feature_extractor": None},
-        text_config={"top_k_experts": 2},
-        vision_config={"patch_size": 16},
     ),
     "unlimited_ocr": recipe_from_config(
         "unlimited_ocr",
