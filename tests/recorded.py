@@ -41,7 +41,6 @@ class Recorder:
         nested: Whether the processor takes images as a list for each sample.
         still: Whether every other video shows one frame again and again.
         uncounted: Letters of media that are not counted, because a frame is read as an image.
-        told: How many wrong chunks must be called loud or silent for each that is called unknown.
         torchvision: Whether its processor needs torchvision.
         process: Calls the processor, where that takes more than its `__call__`.
     """
@@ -58,7 +57,6 @@ class Recorder:
     still: bool = False
     nested: bool = True
     uncounted: str = ""
-    told: float = 1.0
     torchvision: bool = True
     process: Callable[..., Any] | None = None
 
@@ -605,7 +603,6 @@ _LIST = (
         {"i": "<image>", "v": "<video>"},
         {"pixel_values_videos": "video"},
         frames=(3,),
-        told=-1.0,  # calls with the older key of images were not compared
     ),
     Recorder(
         "video_llama_3",

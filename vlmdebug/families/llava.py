@@ -144,7 +144,7 @@ class OlderVideoLlava(Llava):
     shapes = {OLDER: "image, channels, height, width"}
     feature_key = OLDER
     feature_rules = ()
-    rules = replace(USUAL, seen=())  # its calls were compared under the newer name only
+    rules = USUAL
 
     def for_keys(self, inputs: Mapping[str, Any]) -> Family:
         return self
