@@ -206,6 +206,24 @@ def test_glm_raises_on_a_call_with_images_and_videos():
 
 
 @pytest.mark.skipif(not VIDEOS_HERE, reason="needs torchvision")
+@pytest.mark.parametrize("name", ["glm4v", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("samples", [("i", "v", ""), ("iv", "v"), ("v", "v")], ids="|".join)
+def test_placeholder_of_a_video_that_is_lost_is_found_where_its_type_stays(name, samples):
+    recorder, (model, processor) = RECORDERS[name], built(name)
+    inputs = recorder.inputs(samples)
+    kept = {**inputs, "input_ids": inputs["input_ids"].clone()}
+    row, column = (inputs["mm_token_type_ids"] == 2).nonzero()[0].tolist()
+    kept["input_ids"][row, column] = 60  # a token of text
+    report = vd.check(vd.read_batch(kept, processor=processor, config=model.config))
+    found = [one for one in report.mismatches if one.code == "VLM010"]
+
+    with pytest.raises(ValueError, match="do not match"):
+        model(**kept)
+    assert {(one.samples, one.silent) for one in found} == {((row,), False)}
+    assert vd.check(vd.read_batch(inputs, processor=processor, config=model.config)).ok
+
+
+@pytest.mark.skipif(not VIDEOS_HERE, reason="needs torchvision")
 def test_smolvlm_drops_images_next_to_videos():
     """Its processor returns both in `pixel_values`, and keeps only the videos."""
     recorder = RECORDERS["smolvlm"]

@@ -375,12 +375,20 @@ def _counts(
 
 
 def _mask(facts: BatchFacts, unit: str, token: int | None) -> np.ndarray | None:
-    """Where the placeholder tokens of the clips are, `(sample, seq)`."""
+    """Where the placeholder tokens of the clips are, `(sample, seq)`.
+
+    A model finds them by their ids, so that a type without such a token is none. GLM-4V writes the
+    token of images for frames.
+    """
     types = facts.inputs.get("mm_token_type_ids")
     if types is not None:
         found = facts.by_sample("mm_token_type_ids") == TYPES[unit]
-        if found.any() or token is None:
+        if token is None:
             return found
+        ids = [one for one in (token, facts.metadata.image_token_id) if one is not None]
+        written = found & np.isin(facts.ids, ids)
+        if found.any():
+            return written if written.any() else found
     return None if token is None else facts.ids == token
 
 
