@@ -16,12 +16,16 @@ import torch
 from architectures import built
 
 from vlmdebug import tiny
+from vlmdebug.tiny.registry import ONE_IMAGE
 
 KEPT_WITHOUT_IMAGES = {"mllama", "idefics"}
 """Families whose text-only samples keep a padded row of media (`modeling_mllama`, 5.23)."""
 IMAGES = ((2, 0, 1), (1, 1), (1, 2, 1), (0, 1, 1, 2), (1, 1, 1))
+ONE_EACH = ((1, 1, 1), (1, 1), (1, 1, 1, 1))
 SIZES = (None, (160, 160))
 SIDES = ("right", "left")
+RIGHT_ONLY = {"kosmos-2", "kosmos-2.5"}
+"""Families with a processor that places the image for padding on the right."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +90,9 @@ class Sound:
 
 
 def run(model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
+    """Logits of the tokens of the text, which GIT makes after those of its image."""
     with torch.no_grad():
-        return model(**inputs).logits
+        return model(**inputs).logits[:, -inputs["input_ids"].shape[1] :]
 
 
 @cache
@@ -112,7 +117,12 @@ def _per_sample(family: str) -> dict[str, bool]:
     """Each media key, and whether it has one padded row per sample.
 
     In a batch of two samples and three images, with two in the first, no other unit has two rows.
+    With one image in each sample, all keys of images have a row for each.
     """
+    if family in ONE_IMAGE:
+        both = dict(tiny.batch(family, [1, 1], sizes=(96, 64)))
+        text = ("input_ids", "attention_mask", "decoder_input_ids")
+        return {key: len(value) == 2 for key, value in both.items() if key not in text}
     one, other = (dict(tiny.batch(family, [count], sizes=(96, 64))) for count in (2, 1))
     both = dict(tiny.batch(family, [2, 1], sizes=(96, 64)))
     tokens = tuple(both["input_ids"].shape)
@@ -154,6 +164,8 @@ def _alone(
 def pool(family: str, seeds: int = 1) -> Iterator[Sound]:
     """Batches of a family: equal images and unequal ones, padded on either side."""
     for seed in range(seeds):
-        for images in IMAGES:
+        for images in ONE_EACH if family in ONE_IMAGE else IMAGES:
             for number, size in enumerate(SIZES):
-                yield sound(family, images, size, SIDES[(number + len(images) + seed) % 2], seed)
+                side = SIDES[(number + len(images) + seed) % 2]
+                side = "right" if family in RIGHT_ONLY else side
+                yield sound(family, images, size, side, seed)

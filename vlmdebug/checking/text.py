@@ -79,6 +79,7 @@ REASONS: Mapping[Raises | Runs | Unknown, str] = {
     Runs.NO_PIXELS: "The model will not raise: without pixels it compares nothing.",
     Runs.NO_IMAGE: "The model will not raise: without pixels it compares nothing and sees no "
     "image.",
+    Runs.MORE_FEATURES: "The model ignores surplus features, so it will not raise.",
     Runs.TOTALS_AGREE: "The totals of the batch agree, so the model will not raise on the whole "
     "batch.",
     Runs.TOKEN_AS_TEXT: "The model will not raise: without {media} it compares nothing and embeds "

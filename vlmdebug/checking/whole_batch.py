@@ -330,9 +330,11 @@ def _runs_differ(
 ) -> RunsDiffer:
     differ = None if made is None else sides.placeholders[sample] != made
     silent = runs_with_runs(batch, sides, differ)
+    agree = sum(sides.placeholders) == sum(sides.features)
+    runs = Runs.TOTALS_AGREE if agree else Runs.MORE_FEATURES
     return RunsDiffer(
         samples=(sample,),
-        outcome=outcome(silent, Runs.TOTALS_AGREE, _raises_because(batch)),
+        outcome=outcome(silent, runs, _raises_because(batch)),
         cause=run_cause(faults),
         noun=sides.noun,
         unit=sides.unit,

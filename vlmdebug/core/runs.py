@@ -92,7 +92,9 @@ def sides_of(batch: Batch, modality: Modality) -> Sides | None:
     if features is None or places is None or unit is None:
         return None
     if unit == "sample":
-        return _of_tiles(batch, modality)
+        if "tile" in counts or set(counts.get("image", ())) != {1}:
+            return _of_tiles(batch, modality)
+        unit = "image"  # each sample is one
     owned = tuple(counts[unit]) if unit in counts else None
     tiles = batch.per_image.get("tile") if unit == "tile" and owned else None
     if tiles is None or "image" not in counts or counts["image"].total != len(tiles):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from vlmdebug.core.keys import CLIP_KEYS, KNOWN, TYPE_IDS, modality_of
+from vlmdebug.core.keys import CLIP_KEYS, IMAGE_KEYS, KNOWN, PIXELS, TYPE_IDS, modality_of
 from vlmdebug.core.layout import Layout
 from vlmdebug.core.tensors import by_sample
 from vlmdebug.families.by_shape import NAME as UNKNOWN_LAYOUT
@@ -54,6 +54,10 @@ def lacks(facts: BatchFacts, layout: Layout) -> tuple[str, ...]:
     """Needed keys that the processor names, or the model where no processor is at hand."""
     metadata, rules = facts.metadata, layout.rules
     named = metadata.taken_keys if metadata.returned_keys is None else metadata.returned_keys
+    if not layout.media and named is not None and facts.packed is None:
+        pixels = named & set(PIXELS) & set(IMAGE_KEYS)
+        alone = layout.rules.no_placeholders  # nothing in the text says that there is an image
+        return tuple(sorted(pixels if alone else pixels & layout.rules.raises_without))
     if not layout.media or named is None:
         return ()
     described = rules.sometimes_returned & rules.raises_without

@@ -75,14 +75,17 @@ class OneImage(Family):
         INDEXED,
     )
     variants = {
-        "blip-2": _BLIP2,
+        **dict.fromkeys(["blip-2", "blip_2"], _BLIP2),  # by its config, and by its processor
         "instructblip": _INSTRUCTED,
         "git": with_mask(
             replace(_ATTENDS, raises_without=frozenset(), keys={"pixel_values": ONE}),
             INDEXED_UNEQUAL,
         ),
-        "kosmos-2": with_mask(
-            replace(_ATTENDS, raises_without=_PIXELS | {"image_embeds_position_mask"}), UNEQUAL
+        **dict.fromkeys(
+            ["kosmos-2", "kosmos2"],
+            with_mask(
+                replace(_ATTENDS, raises_without=_PIXELS | {"image_embeds_position_mask"}), UNEQUAL
+            ),
         ),
         "florence2": replace(
             _USUAL,

@@ -63,28 +63,30 @@ def masked_otherwise(facts: BatchFacts, *, causal: bool) -> tuple[tuple[int, ...
     if pad is None or (mask is not None and mask.shape != facts.ids.shape):
         return (), ()
     padding = facts.ids == pad  # (sample, seq)
+    front = padding if facts.placeholder_mask is None else padding | facts.placeholder_mask
     if mask is None:
-        return (), _attended(padding, padding, causal=causal, masked=False)
+        return (), _attended(padding, padding, front, causal=causal, masked=False)
     shown = mask != 0
     if not np.count_nonzero(shown == padding):  # as nearly always
         none = (0,) * len(mask)
         return none, none
-    unmasked = _attended(shown & padding, padding, causal=causal, masked=True)
+    unmasked = _attended(shown & padding, padding, front, causal=causal, masked=True)
     return by_sample(~(shown | padding)), unmasked
 
 
 def _attended(
-    shown: np.ndarray, padding: np.ndarray, *, causal: bool, masked: bool
+    shown: np.ndarray, padding: np.ndarray, front: np.ndarray, *, causal: bool, masked: bool
 ) -> tuple[int, ...]:
     """Padding tokens of each sample that its text attends to, of those that no mask hides.
 
-    A causal model never looks at those behind the text. A mask that shows one token in front of the
+    A causal model never looks at those behind the text. `front`: what may stand before the text,
+    padding and the placeholder tokens of images, which BLIP-2 writes before it. A mask that shows one token in front of the
     text may be right: for some tokenizers it is the first token of a text too.
     """
     if not np.count_nonzero(shown):
         return (0,) * len(shown)
     if causal or masked:
-        shown = shown & np.logical_and.accumulate(padding, axis=1)
+        shown = shown & np.logical_and.accumulate(front, axis=1)
     shown = shown & ~padding.all(axis=1, keepdims=True)
     return by_sample(shown & (shown.sum(axis=1, keepdims=True) > 1) if masked else shown)
 

@@ -41,6 +41,7 @@ class Runs(Enum):
     NO_PIXELS = auto()
     NO_IMAGE = auto()
     TOTALS_AGREE = auto()
+    MORE_FEATURES = auto()  # than placeholder tokens; the last ones are ignored
     TOKEN_AS_TEXT = auto()
     SEES_NONE = auto()
     OTHER_IMAGES = auto()
