@@ -31,6 +31,7 @@ def faults(outcomes):
     return [str(one) for one in outcomes if one.fault and one.fault not in OPEN]
 
 
+NOT_COMPARED = {"kosmos-2", "kosmos-2.5"}
 FUZZED = [name for name in architectures() if name not in UNMARKED]
 
 
@@ -60,8 +61,11 @@ def test_oracle_and_package_cut_alike(family):
                 assert all(torch.equal(ours[key], chunk[key]) for key in ours)
 
 
-BY_BOTH = {("llava_onevision", "config"), ("llava_onevision", "model")}
-"""Whose features follow from processor and config together only."""
+BY_BOTH = {
+    *(("llava_onevision", "config"), ("llava_onevision", "model")),
+    ("pp_chart2table", "processor"),  # which does not say how many tokens a tile becomes
+}
+"""Whose features follow from processor and config together only, or from one of them."""
 
 
 def test_sound_batch_is_ok_by_whatever_is_known_of_it(family):
@@ -111,6 +115,8 @@ def test_oracle_and_package_cut_clips_alike(layout):
 
 
 def test_batches_are_judged_as_the_model_says(family):
+    if family in NOT_COMPARED:
+        pytest.skip("the report says that image_embeds_position_mask is not compared")
     dice, sounds = Random(f"batches of {family}"), list(pool(family))
     found = []
     while len(found) < BATCHES:

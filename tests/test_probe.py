@@ -11,7 +11,9 @@ from doubts import features_unknown
 from odd import all_patches, all_tiles, flat, lengths, one_each, pixels, tiles
 
 import vlmdebug as vd
+from vlmdebug.core.keys import PIXELS
 from vlmdebug.families import find_family
+from vlmdebug.tiny import registry
 from vlmdebug.tiny.registry import find_recipe
 from vlmdebug.tiny.unproven import RECIPES
 
@@ -475,9 +477,21 @@ def test_processor_that_cannot_be_probed_is_read_by_counts():
 # --- real processors --------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", architectures(registry.ONE_IMAGE))
+def test_probe_of_one_image_per_sample_refuses_or_gives_its_rows(name):
+    """A probe has samples with other numbers of images, which few of these processors take."""
+    recipe = find_recipe(name)
+    try:
+        axes = vd.probe(recipe.processor(), placeholder=recipe.placeholder).axes
+    except vd.BadInput as error:
+        assert "Pass placeholder=" in str(error)
+    else:
+        assert {axes[key].unit for key in axes if key in PIXELS} == {"image"}
+
+
 @pytest.mark.parametrize("name", architectures(["step3p7"]))
 def test_local_crops_are_counted_by_their_own_key(name):
-    recipe, sizes = RECIPES[name], (((900, 1800),), (), ((300, 300), (200, 1000)))
+    recipe, sizes = find_recipe(name), (((90, 180),), (), ((30, 30), (20, 100)))
     processor, image = recipe.processor(), recipe.placeholder
     inputs = processor(
         text=[f"a {image}", "text", f"b {image} {image}"],
@@ -486,7 +500,7 @@ def test_local_crops_are_counted_by_their_own_key(name):
         return_tensors="pt",
     )
     probed = vd.probe(processor, placeholder=image)
-    batch = vd.read_batch(inputs, processor=processor, num_images=[1, 0, 2], layout=probed)
+    batch = vd.read_batch(inputs, num_images=[1, 0, 2], layout=probed)
     each = inputs["num_local_patches"].tolist()
 
     assert not batch.ambiguities

@@ -197,7 +197,10 @@ WRONG = {
         chunk["pixel_values"] = inputs["pixel_values"][start:stop]
         """,
         "VLM001",
-        {"deepseek_ocr2", "gemma4", "llava", "llava_next", "llava_onevision", "mistral3"},
+        {
+            *("deepseek_ocr2", "gemma4", "llava", "llava_next", "llava_onevision", "mistral3"),
+            "perception_lm",
+        },
     ),
     "a key that never shipped": (
         """

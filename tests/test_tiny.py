@@ -85,7 +85,16 @@ CONSTANT = {
     *("video_llava", "chameleon", "idefics", "t5gemma2", "perception_lm"),
 }
 TOKEN_TYPES = {
-    *("gemma4", "gemma4_unified", "diffusion_gemma", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "glm4v"),
+    *(
+        "gemma4",
+        "gemma4_unified",
+        "diffusion_gemma",
+        "qwen2_vl",
+        "qwen2_5_vl",
+        "qwen3_vl",
+        "qwen3_5",
+        "glm4v",
+    ),
     *("qwen3_vl_moe", "qwen3_5_moe", "qwen4_exp", "cosmos3_omni", "cosmos3_edge"),
     *("cohere_compass", "ernie4_5_vl_moe", "glm4v_moe", "glm46v", "glmga", "glm_ocr"),
     *("glm5_next", "paddleocr_vl", "hy_v4_vl"),

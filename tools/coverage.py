@@ -29,12 +29,10 @@ from architectures import use_torchvision  # noqa: E402
 UNPROVEN = {
     "hunyuan_vl": "the model numbers the images of a whole call and puts the numbers into its "
     "positions, so that a chunk's logits differ however it is cut",
-    "diffusion_gemma": "it denoises a block, and its logits are not those of the input tokens",
-    "molmo2": "image_token_pooling holds indices into the whole batch, which cutting rows breaks",
-    "step3p7": "what its model does with fewer tiles than num_local_patches says is not recorded",
+    "molmo2": "image_token_pooling holds indices into the whole batch, so that chunks need other "
+    "values than the batch has",
     "unlimited_ocr": "its processor returns num_local_patches and patches_grid as lists with one "
-    "entry per image",
-    **dict.fromkeys(["apertus1p5"], "images become tokens of a VQ model; no tiny one yet"),
+    "entry per image, its model takes no tensors of them, and only rows of tensors are followed",
     **dict.fromkeys(
         ["minicpmv4_6", "minicpmv4_7", "minicpm_ocr"],
         "the slices of all images are concatenated along the last dimension of pixel_values",
@@ -48,13 +46,10 @@ NOT_COVERED = {
         "it writes text from an image alone, so that a batch has no input_ids",
     ),
     "udop": "its tokenizer also takes the words and boxes of a page",
-    "instructblipvideo": "it takes one video per sample and no images",
     "pi0": "it takes the cameras of a robot, as many for every sample",
     "evolla": "it takes proteins, not images",
-    "mistral4": "it takes no images",
-    "fuyu": "its processor returns the patches of all images without counts",
-    "perception_lm": "its processor cannot batch images of different numbers of tiles",
-    "inkling_mm_model": "its model needs scipy",
+    "mistral4": "it takes no images: its batch is one of text, which is read without a family",
+    "fuyu": "its processor returns the patches of all images without counts; no tiny model yet",
 }
 # What can be done with a model that is not proven: a call that the tests carry out.
 _TOKENS_ONLY = "read_batch({key: inputs[key] for key in ('input_ids', 'attention_mask')})"
@@ -70,13 +65,8 @@ def _per_sample(*keys: str) -> str:
 
 STILL_WORKS = "what you can still do"
 STILL = {
-    "apertus1p5": "read_batch(inputs, layout={'pixel_values': 'image', 'image_sizes': 'image'}, "
-    "num_images=num_images)",
     "llama4": "read_batch(inputs, layout={'pixel_values': 'tile'}, num_tiles=num_tiles)",
     "hunyuan_vl": "read_batch(inputs, layout='qwen2_5_vl', num_images=num_images)",
-    "diffusion_gemma": "read_batch(inputs, layout='gemma4', num_images=num_images)",
-    "step3p7": "read_batch(inputs, layout={'pixel_values': 'image', 'num_local_patches': 'image', "
-    "'pixel_values_local': 'tile'}, num_images=num_images, num_tiles=num_tiles)",
     "unlimited_ocr": "read_batch({key: inputs[key] for key in ('input_ids', 'attention_mask', "
     "'pixel_values')}, layout={'pixel_values': 'image'}, num_images=num_images)",
     **dict.fromkeys(["molmo2", "minicpmv4_6", "minicpmv4_7", "minicpm_ocr"], _TOKENS_ONLY),
@@ -84,13 +74,20 @@ STILL = {
     "pp_formulanet": _ANSWERS % "pixel_values",
     "vision-encoder-decoder": _ANSWERS % "pixel_values",
     "udop": _per_sample("pixel_values", "bbox"),
-    "instructblipvideo": _per_sample("pixel_values", "qformer_input_ids", "qformer_attention_mask"),
     "pi0": _per_sample("pixel_values", "state", "actions"),
     "evolla": _per_sample("protein_input_ids", "protein_attention_mask"),
     "mistral4": "read_batch(inputs)",
     "fuyu": "read_batch(inputs, layout={'pixel_values': 'tile'}, num_tiles=num_tiles)",
-    "perception_lm": "read_batch(inputs, layout={'pixel_values': 'image'}, num_images=num_images)",
-    "inkling_mm_model": "read_batch(inputs, layout={'pixel_values': 'tile'}, num_tiles=num_tiles)",
+}
+OTHER_TASKS = "other tasks"
+# Audio-text models that the recorded processors of the tests belong to, and those without one.
+SPEECH = ("qwen2_audio", "voxtral", "glmasr", "audioflamingo3")
+NOT_RUN = {
+    "granite_speech": (
+        "read_batch(inputs, layout={'input_features': 'audio', 'input_features_mask': 'audio'}, "
+        "num_audios=num_audios)",
+        "its feature extractor needs torchaudio",
+    )
 }
 BATCHES = ((2, 0, 1), (1, 2, 1, 0))
 ONE_IMAGE = ((1, 1, 1), (1, 1, 1, 1))
@@ -128,8 +125,69 @@ def probe(model_type: str) -> dict[str, str]:
     return {key: str(axis) for key, axis in axes.items()}
 
 
+def other_models() -> dict[str, Any]:
+    """Audio-text and retrieval models: what a row counts, the call that reads them, why not run."""
+    import recorded
+    import retrieval
+
+    import vlmdebug as vd
+
+    found: dict[str, Any] = {}
+
+    def add(name: str, task: str, call: str, batch: Any, model: Any) -> None:
+        def by_plan(_: Any, size: int) -> Any:
+            return batch.chunks(size)
+
+        sizes = range(1, len(batch) + 1)
+        proofs = [vd.prove(by_plan, batch, model, chunk_size=size) for size in sizes]
+        axes = {key: str(axis) for key, axis in batch.layout.items() if key in batch.layout.media}
+        axes |= {key: str(batch.layout[key]) for key in batch.inputs if "pixel" in key}
+        why = None if all(proof.ok for proof in proofs) else "chunks gave other outputs"
+        found[name] = [task, axes, call, why]
+
+    for name in SPEECH:
+        recorder, (model, processor) = recorded.RECORDERS[name], recorded.built(name)
+        for samples in recorder.batches:
+            inputs = recorder.inputs(samples)
+            batch = vd.read_batch(inputs, processor=processor, config=model.config)
+            call = "read_batch(inputs, processor=processor, config=config)"
+            add(name, "audio and text", call, batch, model)
+            if found[name][3] is not None:
+                break
+    for name, one in retrieval.RETRIEVERS.items():
+        model, processor = retrieval.built(name)
+        given = {"inputs": retrieval.inputs_of(name), "processor": processor}
+        known = {"read_batch": vd.read_batch, "num_images": [1, 1, 1]}
+        add(name, "retrieval", one.reading, eval(one.reading, {**given, **known}), model)
+    for name, (call, why) in NOT_RUN.items():
+        found[name] = ["audio and text", {}, call, why]
+    return dict(sorted(found.items()))
+
+
+def page_of_others() -> list[str]:
+    """The table of models with other tasks."""
+    from vlmdebug.families.coverage import read_coverage
+
+    lines = [
+        "",
+        "## Audio and retrieval",
+        "",
+        "These models are in other mappings of transformers, so they are not counted above.",
+        "*Proven* means the same; a retrieval model gives embeddings in place of logits, and CLIP",
+        "and SigLIP are run with as many texts as images.",
+        "",
+        "| architecture | task | what one row represents | the call that reads a batch | outcome |",
+        "|---|---|---|---|---|",
+    ]
+    for name, one in read_coverage().others.items():
+        said = "; ".join(f"`{key}` {axis}" for key, axis in one.axes.items()) or "not run"
+        outcome = "proven" if one.why is None else f"not proven: {one.why}"
+        lines.append(f"| `{name}` | {one.task} | {said} | `{one.call}` | {outcome} |")
+    return lines
+
+
 def page() -> str:
-    """The three lists as a page of the docs."""
+    """The lists as a page of the docs."""
     from vlmdebug.families.coverage import read_coverage
 
     found = read_coverage()
@@ -175,6 +233,7 @@ def page() -> str:
         f"| `{name}` | `{found.still[name]}` | {reason} |"
         for name, reason in found.not_covered.items()
     ]
+    lines += page_of_others()
     return "\n".join(lines) + "\n"
 
 
@@ -225,7 +284,8 @@ def main() -> None:
 
     release = transformers.__version__
     found: dict[str, Any] = {"transformers": release, "proven": {}, "probed": {}}
-    found |= {"not covered": {}, STILL_WORKS: {}, "keys": {}, "before": before(release)}
+    found |= {"not covered": {}, STILL_WORKS: {}, "keys": {}, OTHER_TASKS: other_models()}
+    found["before"] = before(release)
     new = [name for name in sorted(architectures) if not run(name, found)]
     left = [name for name in sorted(architectures) if name not in found["proven"]]
     found[STILL_WORKS] = {name: STILL[name] for name in left if name in STILL}

@@ -15,6 +15,9 @@ from vlmdebug.core.wording import number
 
 SIZES = "image_sizes"
 
+PLACE = "image_embeds_position_mask"
+"""Where Kosmos puts its image; no token of the text says it."""
+
 
 def compared(batch: Batch, run: SlicerRun | None) -> tuple[Compared, ...]:
     """Rows against the batch's own, and placeholder tokens of each modality against features."""
@@ -40,9 +43,8 @@ def compared(batch: Batch, run: SlicerRun | None) -> tuple[Compared, ...]:
     found += [Compared(key, beyond=True) for key in own if run is None]
     if "labels" in batch.layout:
         found.append(Compared("labels", "input_ids" if are_comparable(batch) else None))
-    found += [
-        Compared(key, None) for key in sorted(TWO_TEXTS) if key in batch.layout and run is None
-    ]
+    others = [*sorted(TWO_TEXTS), PLACE]
+    found += [Compared(key, None) for key in others if key in batch.layout and run is None]
     return tuple(found)
 
 

@@ -42,6 +42,8 @@ def _run(options: argparse.Namespace) -> int:
     for reason in dict.fromkeys(coverage.not_covered.values()):
         names = [name for name, why in coverage.not_covered.items() if why == reason]
         print(_wrapped(f"{', '.join(names)}: {reason}."))
+    print("\nAudio and retrieval, proven:")
+    print(_wrapped(", ".join(name for name, one in coverage.others.items() if one.why is None)))
     return OK
 
 

@@ -35,6 +35,23 @@ class Outcomes:
 
 
 @dataclass(frozen=True)
+class OtherModel:
+    """One model of audio or retrieval, which is in another mapping of transformers.
+
+    Attributes:
+        task: `audio and text` or `retrieval`.
+        axes: What a row of each media key counts; empty if it was not run.
+        call: The call of `read_batch` that reads its batches.
+        why: Why it is not proven; None if it is.
+    """
+
+    task: str
+    axes: Mapping[str, str]
+    call: str
+    why: str | None
+
+
+@dataclass(frozen=True)
 class Coverage:
     """What one run of `make coverage` found.
 
@@ -48,6 +65,7 @@ class Coverage:
         still: For each architecture that is not proven, the call of `read_batch` that works for its
             batches.
         keys: The keys of a batch with images, by architecture that was proven or probed.
+        others: Models of audio and of retrieval, by name.
         before: The release that was run before.
     """
 
@@ -57,6 +75,7 @@ class Coverage:
     not_covered: Mapping[str, str]
     still: Mapping[str, str]
     keys: Mapping[str, Sequence[str]]
+    others: Mapping[str, OtherModel]
     before: Outcomes
 
     def __str__(self) -> str:
@@ -136,5 +155,6 @@ def read_coverage() -> Coverage:
         found["not covered"],
         found["what you can still do"],
         found["keys"],
+        {name: OtherModel(*one) for name, one in found["other tasks"].items()},
         Outcomes(**found["before"]),
     )

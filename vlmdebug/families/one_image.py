@@ -179,7 +179,7 @@ class OnePage(OneImage):
 class OneVideo(OneImage):
     """InstructBLIP-Video: one video per sample, of as many frames each.
 
-    The Q-Former reads the text of a sample beside each of its frames
+    The Q-Former reads the text of a sample with each of its frames
     (`modeling_instructblipvideo.get_video_features`, transformers 5.24).
     """
 

@@ -80,8 +80,9 @@ def _attended(
     """Padding tokens of each sample that its text attends to, of those that no mask hides.
 
     A causal model never looks at those behind the text. `front`: what may stand before the text,
-    padding and the placeholder tokens of images, which BLIP-2 writes before it. A mask that shows one token in front of the
-    text may be right: for some tokenizers it is the first token of a text too.
+    padding and the placeholder tokens of images, which BLIP-2 writes before it. A mask that shows
+    one token in front of the text may be right: for some tokenizers it is the first token of a text
+    too.
     """
     if not np.count_nonzero(shown):
         return (0,) * len(shown)
