@@ -116,9 +116,9 @@ def _pixels_by_processor(model_type: str | None, processor: Any) -> PixelRule | 
 
     `processing_aria.replace_image_token` has a table of sizes. In
     `processing_llama4.replace_image_token`, `downsample_ratio` patches are one feature. In
-    `processing_cohere2_vision.replace_image_token`, `patch_size` is a side in features. Step 3.7's
-    processor (`processing_step3p7.Step3p7Processor`, transformers 5.24) takes the side of a feature from its image
-    processor.
+    `processing_cohere2_vision.replace_image_token`, `patch_size` is a side in features.
+    `processing_step3p7.Step3p7Processor` (transformers 5.24) takes the side of a feature from its
+    image processor.
     """
     sizes = getattr(processor, "size_conversion", None)
     if isinstance(sizes, dict):

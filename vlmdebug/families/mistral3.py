@@ -5,8 +5,9 @@ width of what is not padding. Every `patch_size * spatial_merge_size` square of 
 placeholder token; Pixtral's processor separates the rows by break and end tokens, Apertus 1.5's by
 another token, and LightOnOCR's does not; Emu3 adds one to each row, a line end. Read in
 `processing_pixtral.replace_image_token`, `processing_emu3.replace_image_token` and
-`modeling_mistral3.get_image_features` of transformers 5.23. A chunk without images must be given no `pixel_values`: zero rows raise "expected a non-empty
-list of Tensors". Surplus rows of pixels after those of `image_sizes` are ignored without an error.
+`modeling_mistral3.get_image_features` of transformers 5.23. A chunk without images must be given no
+`pixel_values`: zero rows raise "expected a non-empty list of Tensors". Surplus rows of pixels after
+those of `image_sizes` are ignored without an error.
 """
 
 from __future__ import annotations
