@@ -137,6 +137,30 @@ def test_models_of_audio_and_retrieval_are_those_that_the_tests_run():
     assert all(one.why or one.axes for one in COVERAGE.others.values())
 
 
+def real_batch(name):
+    """What the real processor of a probed model returns for texts with two, no and one image."""
+    recipe = RECIPES[name]
+    mark, drawn = recipe.placeholder, vd.tiny.images(IMAGES)
+    texts = [f"{mark} and {mark} differ.", "No picture.", f"{mark} is here."]
+    return dict(
+        recipe.processor()(
+            text=texts, images=drawn, padding=True, return_tensors="pt", **recipe.call
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in COVERAGE.probed if name in architectures(RECIPES)]
+)
+def test_what_a_user_can_still_do_works_with_what_the_processor_returns(name):
+    inputs = real_batch(name)
+    given = {"inputs": inputs, "num_images": IMAGES, "num_tiles": TILES}
+    batch = eval(COVERAGE.still[name], {"read_batch": vd.read_batch, **given})
+
+    assert not vd.check(lambda _, size: batch.chunks(size), batch).mismatches
+    assert [len(chunk["input_ids"]) for chunk in batch.chunks(2)] == [2, 1]
+
+
 def test_every_model_that_is_not_proven_has_a_call_that_works():
     assert COVERAGE.still.keys() == COVERAGE.probed.keys() | COVERAGE.not_covered.keys()
 
