@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from vlmdebug.core.keys import CLIP_KEYS, IMAGE_KEYS, KNOWN, PIXELS, TYPE_IDS, modality_of
 from vlmdebug.core.layout import Layout
-from vlmdebug.core.tensors import by_sample
+from vlmdebug.core.tensors import by_sample, to_numpy
 from vlmdebug.families.by_shape import NAME as UNKNOWN_LAYOUT
 from vlmdebug.families.facts import BatchFacts, ProcessorMetadata
 from vlmdebug.families.release import takes
@@ -14,6 +14,8 @@ from vlmdebug.families.video_audio import clip_of
 
 NEEDED = (*TYPE_IDS, "cross_attention_mask")
 """Keys other than media that change how a model processes the media."""
+TILES = "pixel_values_local"
+"""The tiles of images that have an overview in another key."""
 
 
 def strays(
@@ -65,6 +67,7 @@ def lacks(facts: BatchFacts, layout: Layout) -> tuple[str, ...]:
         described = frozenset[str]()  # no pixels to describe
     keys = [key for key in (*NEEDED, *described) if key in named or key in rules.raises_without]
     keys = [key for key in keys if not facts.has(key)]
+    keys = [key for key in keys if not (key == TILES and _has_no_tiles(facts))]
     clips = not CLIP_KEYS.isdisjoint(layout.media)
     if not keys or not (clips or any(facts.placeholders or (1,))):
         return ()  # as nearly always
@@ -77,6 +80,12 @@ def lacks(facts: BatchFacts, layout: Layout) -> tuple[str, ...]:
         and modality_of(key) in (None, *map(modality_of, layout.media))
         and rules.uses(key, positions=placed)
     )
+
+
+def _has_no_tiles(facts: BatchFacts) -> bool:
+    """Whether no image of the batch is large enough for tiles, which are then left out."""
+    counted = facts.inputs.get("num_local_patches")
+    return counted is not None and not to_numpy(counted).any()
 
 
 def _is_taken(metadata: ProcessorMetadata, key: str) -> bool:

@@ -40,8 +40,11 @@ MEASURES: dict[str, int | None] = {
     "image_merge_sizes": None,
     "video_merge_sizes": None,
     "batch_num_images": None,
+    "num_local_patches": None,
+    "num_frames_per_video": None,
 }
 """Keys that hold sizes or counts, with the numbers per row; None for a flat key."""
+MAY_BE_ZERO = ("batch_num_images", "num_local_patches")
 OF_EACH = {"image_merge_sizes": "image_grid_thw", "video_merge_sizes": "video_grid_thw"}
 """Keys with one number for each row of another key."""
 MOST_OF_A_SIDE, MOST_OF_A_ROW = 2**24, 2**40
@@ -188,7 +191,7 @@ def refuse_measures(tensors: Mapping[str, Any]) -> None:
                 f"{key} has shape {tuple(value.shape)}, but each row holds {width} numbers. "
                 "Nothing was read. Pass it as the processor returned it."
             )
-        given, least = to_numpy(value), 0 if key == "batch_num_images" else 1
+        given, least = to_numpy(value), 0 if key in MAY_BE_ZERO else 1
         if _are_small(given, least, width or 1):
             continue  # as nearly always
         rows = given.astype(float).reshape(len(value), width or 1)
