@@ -83,8 +83,8 @@ def unproven_batch(name):
     grid = {"pixel_values": rows(12, 6), "image_grid_thw": torch.tensor([[1, 2, 2]] * 3)}
     if name == "hunyuan_vl":
         return {**text, **grid}
-    if name in ("fuyu", "llama4"):
-        return {**text, "pixel_values": rows(5, 6) if name == "fuyu" else rows(5, 3, 4, 4)}
+    if name == "llama4":
+        return {**text, "pixel_values": rows(5, 3, 4, 4)}
     if name in ("pix2struct", "pp_formulanet", "vision-encoder-decoder"):
         key = "flattened_patches" if name == "pix2struct" else "pixel_values"
         return {"decoder_input_ids": ids, key: rows(3, 4, 6)}

@@ -59,7 +59,9 @@ def test_counts_that_cannot_be_are_refused_by_name(name, change, built):
     batch, model = read(name, built, MIXED)
     inputs = {**batch.inputs, "num_local_patches": change(batch.inputs["num_local_patches"])}
 
-    with pytest.raises(vd.BadInput, match=r"num_local_patches\[[01]\] is .* whole numbers, 0 or more"):
+    with pytest.raises(
+        vd.BadInput, match=r"num_local_patches\[[01]\] is .* whole numbers, 0 or more"
+    ):
         vd.read_batch(inputs, config=model.config)
 
 

@@ -12,7 +12,7 @@ from collections import Counter
 import pytest
 import torch
 from architectures import architectures, built
-from test_loudness import ROWS, judged, runs
+from test_loudness import ROWS, bounds, judged, runs
 
 import vlmdebug as vd
 from vlmdebug import slicers
@@ -20,7 +20,9 @@ from vlmdebug.core.keys import pixels_of
 from vlmdebug.families import ONE_IMAGE, find_family
 from vlmdebug.tiny import registry
 
-OWN_LAYOUT = {"kosmos-2.5", "instructblipvideo"}
+OWN_LAYOUT = {"kosmos-2.5", "instructblipvideo", "fuyu"}
+ALIKE = (160, 160)
+"""A size of all images, so that those of another sample have as many features."""
 TILES = {"got_ocr2", "pp_chart2table"}
 """Models with one row per tile, of which each image is one here."""
 
@@ -30,16 +32,22 @@ def family(request):
     return request.param
 
 
-def batch_of(family, samples=3, *, seed=0, side="right"):
+def batch_of(family, samples=3, *, seed=0, side="right", sizes=None):
     model, processor = built(family)
     images = [1] * samples
     given = {"num_images": images} if family in TILES else {}
-    inputs = vd.tiny.batch(family, images, seed=seed, padding_side=side)
+    inputs = vd.tiny.batch(family, images, sizes=sizes, seed=seed, padding_side=side)
     return vd.read_batch(inputs, processor=processor, config=model.config, **given)
 
 
 def by_plan(batch):
     return lambda _, chunk_size: batch.chunks(chunk_size)
+
+
+def rows_of(batch, key, first, last):
+    """The rows that samples `first:last` own: one each, or Fuyu's patches."""
+    start, stop = bounds(batch, key, first, last)
+    return batch.inputs[key][start:stop]
 
 
 def shifted(batch, key):
@@ -48,7 +56,7 @@ def shifted(batch, key):
     def slicer(inputs, chunk_size):
         for index, chunk in enumerate(batch.chunks(1)):
             other = (index + 1) % len(batch)
-            yield {**chunk, key: batch.inputs[key][other : other + 1]}
+            yield {**chunk, key: rows_of(batch, key, other, other + 1)}
 
     return slicer
 
@@ -73,7 +81,7 @@ def test_correct_chunks_leave_the_logits_as_they_are(family, side):
 
 
 def test_rows_of_another_sample_are_a_mismatch_and_change_the_logits(family):
-    batch, model = batch_of(family), built(family)[0]
+    batch, model = batch_of(family, sizes=ALIKE), built(family)[0]
     slicer = shifted(batch, pixels_of(batch.layout.media))
     report, proof = vd.check(slicer, batch), vd.prove(slicer, batch, model)
 
@@ -108,7 +116,8 @@ def test_each_mistake_is_as_loud_as_the_model_or_not_known(family):
             index, name = dice.randrange(len(chunks)), dice.choice([*ROWS])
             key = dice.choice([key for key in batch.layout if key != "input_ids"])
             first, last = index * size, min((index + 1) * size, len(batch))
-            call = {**chunks[index], key: ROWS[name](batch.inputs[key], first, last, dice)}
+            ends = bounds(batch, key, first, last)
+            call = {**chunks[index], key: ROWS[name](batch.inputs[key], *ends, dice)}
             does = runs(model, call)
             for m in judged(batch, chunks, index, call):
                 said[m.silent] += 1
@@ -120,7 +129,7 @@ def test_each_mistake_is_as_loud_as_the_model_or_not_known(family):
 
 
 def test_watch_accepts_right_calls_and_finds_a_wrong_one(family):
-    batch, (model, processor) = batch_of(family), built(family)
+    batch, (model, processor) = batch_of(family, sizes=ALIKE), built(family)
     with vd.watch(model, processor=processor, on_mismatch="record") as right, torch.no_grad():
         for chunk in batch.chunks(1):
             model(**chunk)
@@ -147,6 +156,26 @@ def test_weights_are_tiny_and_a_swapped_image_shows(family):
 
     assert sum(weight.numel() for weight in model.parameters()) < 1_500_000
     assert type(model).__module__.startswith("transformers.models.")
+
+
+@pytest.mark.parametrize("name", architectures(["fuyu"]))
+def test_fuyu_takes_texts_without_an_image_and_its_older_key(name):
+    """Its processor returns `image_patches` by default, which its model takes for the pixels."""
+    model, processor = built(name)
+    first, _, last = vd.tiny.images([1, 1, 1], ALIKE)
+    given = {"images": [first, [], last], "text": ["A cat.", "No.", "What?"], "padding": True}
+    inputs = dict(processor(**given, return_tensors="pt", return_legacy_image_output=False))
+    older = {"image_patches" if key == "pixel_values" else key: inputs[key] for key in inputs}
+    for made in (inputs, older):
+        batch = vd.read_batch(made, processor=processor, config=model.config)
+
+        assert batch.counts["image"] == (1, 0, 1)
+        assert vd.check(batch).ok
+        for size in (1, 2, 3):
+            assert vd.prove(by_plan(batch), batch, model, chunk_size=size).ok
+            assert not vd.check(slicers.by_sample, batch, chunk_size=size).ok or size == 3
+    with pytest.raises(vd.BadInput, match="at most one image per sample"):
+        vd.read_batch(inputs, processor=processor, num_images=[2, 0, 0])
 
 
 def test_num_images_other_than_one_is_refused():

@@ -49,7 +49,6 @@ NOT_COVERED = {
     "pi0": "it takes the cameras of a robot, as many for every sample",
     "evolla": "it takes proteins, not images",
     "mistral4": "it takes no images: its batch is one of text, which is read without a family",
-    "fuyu": "its processor returns the patches of all images without counts; no tiny model yet",
 }
 # What can be done with a model that is not proven: a call that the tests carry out.
 _TOKENS_ONLY = "read_batch({key: inputs[key] for key in ('input_ids', 'attention_mask')})"
@@ -77,7 +76,6 @@ STILL = {
     "pi0": _per_sample("pixel_values", "state", "actions"),
     "evolla": _per_sample("protein_input_ids", "protein_attention_mask"),
     "mistral4": "read_batch(inputs)",
-    "fuyu": "read_batch(inputs, layout={'pixel_values': 'tile'}, num_tiles=num_tiles)",
 }
 OTHER_TASKS = "other tasks"
 # Audio-text models that the recorded processors of the tests belong to, and those without one.

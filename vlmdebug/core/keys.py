@@ -89,6 +89,7 @@ _TABLE = (
     Key("pixel_values_images", Kind.MEDIA, "image"),
     Key("high_res_pixel_values", Kind.MEDIA, "image"),
     Key("flattened_patches", Kind.MEDIA, "image"),
+    Key("image_patches", Kind.MEDIA, "image"),
     Key("width", Kind.MEDIA, "image", of=("flattened_patches",)),
     Key("height", Kind.MEDIA, "image", of=("flattened_patches",)),
     Key("pixel_mask", Kind.MEDIA, "image", of=_PIXELS, holds="mask"),

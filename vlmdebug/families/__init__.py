@@ -8,6 +8,7 @@ from __future__ import annotations
 from vlmdebug.core.given import described
 from vlmdebug.errors import BadInput
 from vlmdebug.families.base import Family
+from vlmdebug.families.fuyu import Fuyu
 from vlmdebug.families.gemma4 import Gemma4
 from vlmdebug.families.granite_docling import GraniteDocling
 from vlmdebug.families.idefics import Idefics
@@ -52,7 +53,7 @@ FAMILIES: dict[str, Family] = {
 
 ONE_IMAGE: Family = OneImage()
 """A slice by sample is right for it, so `falsify` draws no batches of it unless asked."""
-EVERY: tuple[Family, ...] = (*FAMILIES.values(), ONE_IMAGE, OnePage(), OneVideo())
+EVERY: tuple[Family, ...] = (*FAMILIES.values(), ONE_IMAGE, OnePage(), OneVideo(), Fuyu())
 
 
 def find_family(name: str) -> Family | None:

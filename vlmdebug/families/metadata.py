@@ -36,7 +36,7 @@ PLACEHOLDERS = {"ovis2": "<IMG_ATOM>", "llama4": "<|patch|>", "instructblipvideo
 ANYRES = ("llava_next", "llava_next_video", "llava_onevision", "granite4_vision")
 """Model types that compute placeholder tokens from image sizes as `anyres_tokens` does."""
 
-ROWS_ARE_FEATURES = ("inkling", "inkling_mm_model")
+ROWS_ARE_FEATURES = ("inkling", "inkling_mm_model", "fuyu")
 """Model types with one feature for each row of `pixel_values`."""
 VIDEOS_AS_IMAGES = ("instructblipvideo",)
 """Model types with a video in the place of each image, in `pixel_values`."""
@@ -98,7 +98,8 @@ def read_metadata(
         downsample_factor=_first(images, "downsample_factor")
         or _first(config, "downsample_factor"),
         pixels_per_feature=_pixels_per_feature(processor, config, vision),
-        patch_pixels=_patch_pixels(images) or _patch_pixels(vision),
+        patch_pixels=_patch_pixels(images)
+        or _patch_pixels(config if kind == "fuyu" else vision),  # Fuyu has no vision tower
         splits_images=any(
             getattr(images, name, False)
             for name in ("do_image_splitting", "do_pan_and_scan", "split_image")
@@ -337,6 +338,7 @@ def _pixels_per_feature(processor: Any, config: Any, vision: Any) -> int | None:
 def _patch_pixels(holder: Any) -> frozenset[int]:
     """Values of one flat patch, of one frame or of a few; empty if they are not known."""
     side = _first(holder, "patch_size")
+    side = getattr(side, "height", side)  # a size of both sides
     frames = _first(holder, "temporal_patch_size") or 1
     channels = _first(holder, "in_channels", "in_chans", "num_channels") or 3
     if not all(isinstance(one, int) for one in (side, frames, channels)):

@@ -65,6 +65,7 @@ def recipe_from_config(
     one_image: bool = False,
     decoder: bool = False,
     frames: int = 0,
+    tokenizer: Callable[[], Any] | None = None,
     **special: Any,
 ) -> Recipe:
     """The recipe of a model that is built like similar ones.
@@ -87,6 +88,7 @@ def recipe_from_config(
         one_image: As in `Recipe`.
         decoder: As in `Recipe`.
         frames: As in `Recipe`.
+        tokenizer: Makes the tokenizer, if `tokens` and `unnamed` do not say enough.
         parts: Further arguments of the processor; a part of it as `images` names one.
         attributes: Attributes set on the processor if its constructor has no such argument.
         **special: Fields of the config; a mapping for each config inside it. A function computes
@@ -101,8 +103,10 @@ def recipe_from_config(
             made_parts["image_processor"] = _made(images)
         for attribute, value in (image_attributes or {}).items():
             setattr(made_parts["image_processor"], attribute, value)
-        tokenizer = train_tokenizer(tokens or {}, unnamed=unnamed)
-        made = image_only(getattr(transformers, processor), tokenizer=tokenizer, **made_parts)
+        made_parts["tokenizer"] = (
+            train_tokenizer(tokens or {}, unnamed=unnamed) if tokenizer is None else tokenizer()
+        )
+        made = image_only(getattr(transformers, processor), **made_parts)
         for attribute, value in (attributes or {}).items():
             setattr(made, attribute, value)
         return made

@@ -7,6 +7,7 @@ those of the decoder's tokens.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from vlmdebug.tiny.from_config import recipe_from_config
 from vlmdebug.tiny.tokenizer import train_tokenizer
@@ -31,6 +32,21 @@ _SAM = {
 }
 _TOKENS_PER_PAGE = 16  # 16 x 16 patches, halved twice
 _one_image = partial(recipe_from_config, one_image=True)
+
+
+def _fuyu_tokenizer() -> Any:
+    """A tokenizer that begins a text of images with a token of its own, which the processor cuts.
+
+    Its tokens for images are matched after that, as they are in the released tokenizer.
+    """
+    from tokenizers import AddedToken, Regex, normalizers
+
+    made = train_tokenizer({}, unnamed=["<s>", "<0x04>"])
+    backend = made.backend_tokenizer
+    backend.normalizer = normalizers.Replace(Regex(r"^(?=\|SPEAKER\|.)"), "_")
+    backend.add_tokens([AddedToken(one, normalized=True) for one in ("|SPEAKER|", "|NEWLINE|")])
+    return made
+
 
 RECIPES = {
     "blip": _one_image(
@@ -170,5 +186,23 @@ RECIPES = {
         num_query_tokens=_QUERIES,
         text_config=_OPT,
         qformer_config={"encoder_hidden_size": 32},
+    ),
+    "fuyu": _one_image(
+        "fuyu",
+        processor="FuyuProcessor",
+        images=(
+            "fuyu.image_processing_fuyu",
+            "FuyuImageProcessor",
+            {
+                "size": {"height": 112, "width": 112},
+                "patch_size": {"height": 28, "width": 28},
+            },
+        ),
+        placeholder="",
+        tokenizer=_fuyu_tokenizer,
+        call={"return_legacy_image_output": False},
+        ids={"image_token_id": "|SPEAKER|"},
+        patch_size=28,
+        text_config={"partial_rotary_factor": 0.5},
     ),
 }

@@ -99,6 +99,7 @@ _RECIPES = {
         "got_ocr2",
         "pp_chart2table",
         "instructblipvideo",
+        "fuyu",
     ),
 }
 STORY_FAMILY, OTHER_FAMILY = "gemma4", "llava_next"
@@ -128,6 +129,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
             "apertus1p5",
             "step3p7",
             "instructblipvideo",
+            "fuyu",
             # Not proven, but probed.
             "minicpm_ocr",
             "minicpmv4_6",
