@@ -107,8 +107,10 @@ def corrected(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
     offsets = _offsets(media, inputs, samples, images) | _video_offsets(media, videos)
     offsets |= dict.fromkeys(AUDIO_KEYS, audios)
     tiles = inputs.get("num_tiles")  # an image has some, and so has a video of InternVL's
-    apart = tiles is None or "num_local_patches" in media  # tiles in a tensor of their own
-    pictures = images if apart else [0, *accumulate(tiles)]
+    if tiles is None or "num_local_patches" in media:  # which counts tiles of another tensor
+        pictures = images
+    else:
+        pictures = [0, *accumulate(tiles)]
     filmed = _is_filmed(media, inputs)
     pictures = videos if filmed else pictures
     offsets |= dict.fromkeys(IMAGE_KEYS, videos) if filmed else {}
