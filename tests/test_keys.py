@@ -13,6 +13,7 @@ from vlmdebug.core import keys
 from vlmdebug.core.keys import KEYS, Kind
 from vlmdebug.core.layout import UNITS
 from vlmdebug.families import EVERY, FAMILIES, Family
+from vlmdebug.families.fuyu import OlderFuyu
 from vlmdebug.families.llava import OlderVideoLlava
 from vlmdebug.families.rules import TOKENS
 from vlmdebug.families.unreadable import MEASURES, OF_EACH
@@ -107,7 +108,7 @@ def test_families_name_listed_keys(family: Family) -> None:
 
 
 def test_media_are_those_of_some_family() -> None:
-    variants = {*OlderVideoLlava.axes, COMPRESSION}
+    variants = {*OlderVideoLlava.axes, *OlderFuyu.axes, COMPRESSION}
 
     found = {key for f in EVERY for key in (*f.axes, *clip_axes(f))}
     assert found | variants == keys.MEDIA_KEYS
