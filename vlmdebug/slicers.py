@@ -107,10 +107,8 @@ def corrected(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
     offsets = _offsets(media, inputs, samples, images) | _video_offsets(media, videos)
     offsets |= dict.fromkeys(AUDIO_KEYS, audios)
     tiles = inputs.get("num_tiles")  # an image has some, and so has a video of InternVL's
-    if tiles is None or "num_local_patches" in media:  # which counts tiles of another tensor
-        pictures = images
-    else:
-        pictures = [0, *accumulate(tiles)]
+    in_rows = tiles is not None and "num_local_patches" not in media
+    pictures = [0, *accumulate(tiles or ())] if in_rows else images
     filmed = _is_filmed(media, inputs)
     pictures = videos if filmed else pictures
     offsets |= dict.fromkeys(IMAGE_KEYS, videos) if filmed else {}
