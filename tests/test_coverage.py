@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ import vlmdebug as vd
 from vlmdebug.core.keys import TOKEN_KEYS
 from vlmdebug.families import FAMILIES, find_family
 from vlmdebug.families.coverage import Outcomes, changes, read_coverage, seen_here
+from vlmdebug.families.release import installed
 from vlmdebug.tiny import registry
 from vlmdebug.tiny.unproven import RECIPES
 
@@ -141,11 +143,10 @@ def real_batch(name):
     """What the real processor of a probed model returns for texts with two, no and one image."""
     recipe = RECIPES[name]
     mark, drawn = recipe.placeholder, vd.tiny.images(IMAGES)
+    processor: Any = recipe.processor()
     texts = [f"{mark} and {mark} differ.", "No picture.", f"{mark} is here."]
     return dict(
-        recipe.processor()(
-            text=texts, images=drawn, padding=True, return_tensors="pt", **recipe.call
-        )
+        processor(text=texts, images=drawn, padding=True, return_tensors="pt", **recipe.call)
     )
 
 
@@ -226,6 +227,8 @@ def test_file_keeps_the_release_before_and_the_page_says_what_changed():
 def test_families_names_the_installed_release(release, says, says_not, monkeypatch):
     for module in ("coverage", "release"):
         monkeypatch.setattr(f"vlmdebug.families.{module}.version", lambda: release)
+    monkeypatch.setattr("vlmdebug.families.release.installed", installed.__wrapped__)
+    monkeypatch.setattr("vlmdebug.families.coverage.installed", installed.__wrapped__)
     said = seen_here(COVERAGE, FAMILIES.values())
 
     assert says in said

@@ -96,10 +96,12 @@ def prove(model_type: str) -> str | None:
     import vlmdebug as vd
     from vlmdebug.tiny import registry
 
+    family = None
     model, processor = vd.tiny.build(model_type)
     for images in ONE_IMAGE if model_type in registry.ONE_IMAGE else BATCHES:
         inputs = vd.tiny.batch(model_type, images, processor=processor)
         batch = vd.read_batch(inputs, processor=processor, config=model.config, num_images=images)
+        family = batch.layout.family
 
         def by_plan(_: Any, chunk_size: int, batch: Any = batch) -> Any:
             return batch.chunks(chunk_size)
@@ -109,7 +111,7 @@ def prove(model_type: str) -> str | None:
             if not proof.ok:
                 print(f"{model_type}: {proof}", file=sys.stderr)
                 return None
-    return batch.layout.family
+    return family
 
 
 def probe(model_type: str) -> dict[str, str]:
