@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from vlmdebug.errors import MismatchError as MismatchError
     from vlmdebug.errors import VlmDebugError as VlmDebugError
     from vlmdebug.exploring import explore as explore
+    from vlmdebug.failing.post_mortem import PostMortem as PostMortem
+    from vlmdebug.failing.post_mortem import post_mortem as post_mortem
     from vlmdebug.families.probe import Probe as Probe
     from vlmdebug.families.probe import probe as probe
     from vlmdebug.families.read import read_batch as read_batch
@@ -66,6 +68,7 @@ _HOME = {
     "Layout": "core.layout",
     "Mismatch": "core.mismatch",
     "MismatchError": "errors",
+    "PostMortem": "failing.post_mortem",
     "Probe": "families.probe",
     "Proof": "running.prove",
     "Report": "checking.report",
@@ -82,6 +85,7 @@ _HOME = {
     "falsify_all": "running.falsify",
     "make_batch": "running.synthetic",
     "plot_layout": "running.check",
+    "post_mortem": "failing.post_mortem",
     "probe": "families.probe",
     "prove": "running.prove",
     "read_batch": "families.read",
@@ -93,6 +97,20 @@ _HOME = {
 _MODULES = ("review", "slicers", "tiny")
 
 __all__ = [*_HOME, *_MODULES, "__version__"]
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """`%load_ext vlmdebug`: the magics `%vlmdebug` and `%%vlmdebug`."""
+    from vlmdebug.magics import register
+
+    register(shell)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """`%unload_ext vlmdebug`: without the magics."""
+    from vlmdebug.magics import unregister
+
+    unregister(shell)
 
 
 def __getattr__(name: str) -> Any:

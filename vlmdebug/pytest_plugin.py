@@ -1,12 +1,43 @@
-"""Fixtures for a trainer's tests; pytest loads this module, so it imports nothing heavy."""
+"""Fixtures for a trainer's tests, and `--vlmdebug` for tests that fail.
+
+pytest loads this module, so it imports nothing heavy.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import cache
 from typing import Any
 
 import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--vlmdebug`."""
+    parser.getgroup("vlmdebug").addoption(
+        "--vlmdebug",
+        action="store_true",
+        help="add a section to failing tests: which sample and image the exception came from",
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add the section to the report of a test that failed."""
+    report = yield
+    if report.failed and call.excinfo is not None and item.config.getoption("--vlmdebug"):
+        from vlmdebug.failing.post_mortem import post_mortem
+
+        try:
+            found = post_mortem(call.excinfo.value)
+        except Exception as error:  # the test's own failure matters
+            report.sections.append(("vlmdebug", f"no sample was looked for: {error!r}"))
+        else:
+            if not found.ok or found.explained is not None:
+                report.sections.append(("vlmdebug", str(found)))
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -185,8 +185,8 @@ def watch(
             f'on_mismatch is {on_mismatch!r}, but it is "record", "warn" or "raise". '
             "Nothing was watched."
         )
-    metadata = read_metadata(processor, config, _within(model))
-    watcher = _Watcher(metadata, Arguments(model), on_mismatch, _log(log))
+    metadata = read_metadata(processor, config, with_config(model))
+    watcher = Watcher(metadata, Arguments(model), on_mismatch, log_of(log))
     handle = model.register_forward_pre_hook(_Hook(watcher), with_kwargs=True)
     try:
         yield watcher.trace
@@ -199,17 +199,28 @@ def watch(
         handle.remove()
 
 
-def _within(model: Any) -> Any:
+def with_config(model: Any) -> Any:
     """The model that has the config, inside wrappers such as DDP."""
     while getattr(model, "config", None) is None and hasattr(model, "module"):
         model = model.module
     return model
 
 
+def metadata_of(model: Any, processor: Any = None) -> ProcessorMetadata:
+    """What the model's config says, and the processor if it is of such a model."""
+    inner = with_config(model)
+    if processor is not None:
+        with suppress(BadInput):  # it is of another checkpoint
+            both = read_metadata(processor, None, inner)
+            if both.processor_type in (None, both.model_type):
+                return both
+    return read_metadata(None, None, inner)
+
+
 class _Hook:
     """The pre-hook on the model; a copied or saved model does not contain it."""
 
-    def __init__(self, watcher: _Watcher) -> None:
+    def __init__(self, watcher: Watcher) -> None:
         self._before: Any = watcher.before
         if "torch._dynamo" in sys.modules:  # torch.compile must not trace into the hook
             self._before = torch.compiler.disable(self._before)
@@ -222,7 +233,7 @@ class _Hook:
         return getattr, (nullcontext(), "__exit__")
 
 
-class _Watcher:
+class Watcher:
     """The calls and those that wait for their verdict; it keeps only plain data.
 
     Threads may call the model at the same time: calls are judged one after another.
@@ -233,7 +244,7 @@ class _Watcher:
         metadata: ProcessorMetadata,
         arguments: Arguments,
         on_mismatch: OnMismatch,
-        log: _Log | None,
+        log: Log | None,
     ) -> None:
         self.trace = Trace()
         self._arguments = arguments
@@ -247,7 +258,7 @@ class _Watcher:
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Runs before a call; an error in here never reaches the program."""
-        site = _site()
+        site = site_of_caller()
         with self._lock:
             calls = [*self._arrived(), *self._judged(site, args, kwargs)]
             untold = self._noted(calls)
@@ -300,21 +311,25 @@ class _Watcher:
             calls.append(self._waiting.popleft()[2]())
         return calls
 
-    def _noted(self, calls: list[Call]) -> list[_Notice]:
+    def _noted(self, calls: list[Call]) -> list[Notice]:
         """Log the calls in order; return what to report to the user."""
-        untold: list[_Notice] = []
+        untold: list[Notice] = []
         for call in calls:
-            insort(self.trace.calls, call, key=_number)  # a call that waited is late
+            self.keep(call)
             if self._log is not None:
                 untold += self._log.write(call)
             if not call.mismatches or call.report is None:
                 continue
             finding = call.report.findings[0]
             told = f"{finding.code} {finding.title}: {finding.message}"
-            untold.append(_Notice(f"call {call.number} at {call.site}: {told}", call.report))
+            untold.append(Notice(f"call {call.number} at {call.site}: {told}", call.report))
         return untold
 
-    def _tell(self, untold: list[_Notice]) -> None:
+    def keep(self, call: Call) -> None:
+        """Keep a call with its verdict; one that waited is late."""
+        insort(self.trace.calls, call, key=_number)
+
+    def _tell(self, untold: list[Notice]) -> None:
         """Warn about each, or raise the first mismatch after all other warnings."""
         mismatches = [one for one in untold if one.report is not None]
         for one in untold:
@@ -323,14 +338,14 @@ class _Watcher:
         if mismatches and self._on_mismatch == "raise":
             raise MismatchError(*mismatches[0])
 
-    def _warn(self, one: _Notice) -> None:
+    def _warn(self, one: Notice) -> None:
         if one.report is None:
             warnings.warn(one.text, RuntimeWarning, stacklevel=4)
         elif self._on_mismatch != "record":
             warnings.warn(one.text, MismatchWarning, stacklevel=4)
 
 
-class _Notice(NamedTuple):
+class Notice(NamedTuple):
     """A message to the user: a mismatch with its report, or that the log ended."""
 
     text: str
@@ -341,15 +356,15 @@ def _number(call: Call) -> int:
     return call.number
 
 
-def _log(log: str | Path | None) -> _Log | None:
+def log_of(log: str | Path | None) -> Log | None:
     """The log of this rank."""
     if log is None:
         return None
     path, rank = Path(log), os.environ.get("RANK")
-    return _Log(path if rank is None else path.with_name(f"{path.stem}.rank{rank}{path.suffix}"))
+    return Log(path if rank is None else path.with_name(f"{path.stem}.rank{rank}{path.suffix}"))
 
 
-class _Log:
+class Log:
     """One JSON line per call. If writing fails, the log ends, not the program."""
 
     def __init__(self, path: Path) -> None:
@@ -362,7 +377,7 @@ class _Log:
                 "Nothing was watched. Pass a file in an existing folder, or leave log out."
             ) from error
 
-    def write(self, call: Call) -> list[_Notice]:
+    def write(self, call: Call) -> list[Notice]:
         """Write a line; return a message if that failed."""
         if self._file is None:
             return []
@@ -373,7 +388,7 @@ class _Log:
             return self._ended(error)
         return []
 
-    def close(self) -> list[_Notice]:
+    def close(self) -> list[Notice]:
         if self._file is None:
             return []
         try:
@@ -382,13 +397,13 @@ class _Log:
             return self._ended(error)
         return []
 
-    def _ended(self, error: OSError) -> list[_Notice]:
+    def _ended(self, error: OSError) -> list[Notice]:
         file, self._file = self._file, None
         with suppress(OSError):  # closing writes the buffered part again, which fails again
             if file is not None:
                 file.close()
         text = f"The log {str(self._path)!r} ends here: {error.strerror}. "
-        return [_Notice(text + "The model is watched all the same; see trace.calls.")]
+        return [Notice(text + "The model is watched all the same; see trace.calls.")]
 
 
 PLUMBING = (
@@ -404,7 +419,7 @@ PLUMBING = (
 )
 
 
-def _site() -> str:
+def site_of_caller() -> str:
     """The nearest frame outside torch, this package and wrappers."""
     frame = sys._getframe(1)
     while frame is not None:

@@ -1,0 +1,1 @@
+"""From a program that failed, its exception or its text, to the sample and the image."""

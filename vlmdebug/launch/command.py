@@ -1,0 +1,95 @@
+"""`vlmdebug run`: the same program in the same interpreter, with one more folder on its path."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vlmdebug.errors import BadInput
+from vlmdebug.launch.settings import Settings
+from vlmdebug.safe import one_line
+
+PATH = Path(__file__).parent / "path"
+"""The folder that every Python process of the program finds first on its path."""
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The environment of this process, with what makes Python processes watch their models."""
+    others = os.environ.get("PYTHONPATH", "")
+    path = [str(PATH), *(one for one in others.split(os.pathsep) if one and one != str(PATH))]
+    return {**os.environ, **settings.to_environment(), "PYTHONPATH": os.pathsep.join(path)}
+
+
+def command(words: Sequence[str]) -> list[str]:
+    """The command line that runs the program: a file, `-m module`, or a command such as torchrun.
+
+    Raises:
+        BadInput: There is no such file or command.
+    """
+    program, *_ = words or [""]
+    python = [sys.executable, *subprocess._args_from_interpreter_flags()]  # type: ignore[attr-defined]
+    if program == "-m" and len(words) > 1:
+        return [*python, *words]
+    if Path(program).is_file() and (program.endswith(".py") or shutil.which(program) is None):
+        return [*python, *words]
+    if Path(program).is_dir() and (Path(program) / "__main__.py").is_file():
+        return [*python, *words]
+    found = shutil.which(program) if program else None
+    if found is None:
+        raise BadInput(
+            f"There is no file or command {one_line(program) or 'given'!r}. Nothing was run. Write "
+            "vlmdebug run train.py, vlmdebug run -m package.train, or vlmdebug run torchrun …"
+        )
+    return [found, *words[1:]]
+
+
+def run_program(words: Sequence[str], settings: Settings) -> int:
+    """Become the program; on Windows, wait for it and return its exit status."""
+    line = command(words)
+    settings = replace(settings, main=os.getpid(), seen=tempfile.mktemp(prefix="vlmdebug-"))
+    sys.stdout.flush()
+    if os.name == "posix":
+        os.execve(line[0], line, environment(settings))
+    return subprocess.run(line, env=environment(replace(settings, main=None))).returncode
+
+
+def add_run(commands: Any) -> None:
+    """Add the command to the parser of the command line."""
+    run = commands.add_parser(
+        "run",
+        help="run your program, and name the call, sample and image that is wrong",
+        usage="vlmdebug run [--raise] [--log PATH] [--sample-every N] FILE.py|-m MODULE|COMMAND …",
+        description="Run a Python program unchanged, and check every call of a transformers model "
+        "that gets images, videos or audio. COMMAND is a launcher, such as torchrun or accelerate "
+        "launch: each rank writes a report of its own.",
+    )
+    run.add_argument("--raise", dest="raising", action="store_true", help="stop at a mismatch")
+    run.add_argument(
+        "--log",
+        type=Path,
+        metavar="PATH",
+        help="a folder for report.html and calls.jsonl, or the file of the calls; without it, "
+        "vlmdebug-run/report.html is written if something is found",
+    )
+    run.add_argument("--sample-every", type=_positive, default=1, metavar="N", help="1 of N calls")
+    run.add_argument("program", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    run.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    settings = Settings(options.log, options.raising, options.sample_every)
+    return run_program(options.program, settings)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
