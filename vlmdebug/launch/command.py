@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from vlmdebug.errors import BadInput
@@ -44,8 +45,9 @@ def command(words: Sequence[str]) -> list[str]:
         return [*python, *words]
     found = shutil.which(program) if program else None
     if found is None:
+        what = f"no file or command {one_line(program)!r}" if program else "no program given"
         raise BadInput(
-            f"There is no file or command {one_line(program) or 'given'!r}. Nothing was run. Write "
+            f"There is {what}. Nothing was run. Write "
             "vlmdebug run train.py, vlmdebug run -m package.train, or vlmdebug run torchrun …"
         )
     return [found, *words[1:]]
@@ -54,7 +56,8 @@ def command(words: Sequence[str]) -> list[str]:
 def run_program(words: Sequence[str], settings: Settings) -> int:
     """Become the program; on Windows, wait for it and return its exit status."""
     line = command(words)
-    settings = replace(settings, main=os.getpid(), seen=tempfile.mktemp(prefix="vlmdebug-"))
+    seen = Path(tempfile.gettempdir()) / f"vlmdebug-{os.getpid()}-{token_hex(8)}"
+    settings = replace(settings, main=os.getpid(), seen=str(seen))
     sys.stdout.flush()
     if os.name == "posix":
         os.execve(line[0], line, environment(settings))
@@ -80,13 +83,24 @@ def add_run(commands: Any) -> None:
         "vlmdebug-run/report.html is written if something is found",
     )
     run.add_argument("--sample-every", type=_positive, default=1, metavar="N", help="1 of N calls")
+    run.add_argument(
+        "--path",
+        action="store_true",
+        help="print the folder for PYTHONPATH: with it and VLMDEBUG=1, or a path for the log, "
+        "Python watches without vlmdebug run",
+    )
+    run.add_argument("-m", dest="module", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     run.add_argument("program", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     run.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
+    if options.path:
+        print(PATH)
+        return 0
     settings = Settings(options.log, options.raising, options.sample_every)
-    return run_program(options.program, settings)
+    words = options.program if options.module is None else ["-m", *options.module]
+    return run_program(words, settings)
 
 
 def _positive(text: str) -> int:

@@ -408,12 +408,10 @@ class Log:
 
 PLUMBING = (
     "torch.",
-    "transformers.trainer",
+    "transformers.",
     "vlmdebug.",
     "accelerate.",
     "peft.",
-    "transformers.generation.",
-    "transformers.utils.",
     "contextlib",
     "functools",
 )
