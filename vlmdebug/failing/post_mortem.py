@@ -185,7 +185,7 @@ def _judged(call: FailedCall, frames: Sequence[Frame]) -> tuple[Report | None, s
     from vlmdebug.watching.watch import Watcher, metadata_of
 
     metadata = metadata_of(call.model, first_of("processor", frames))
-    watcher = Watcher(metadata, Arguments(call.model), "record", None)
+    watcher = Watcher(metadata, Arguments(call.model), "record", by_sample=True)
     watcher.before(call.args, dict(call.kwargs))
     watcher.finish(raising=False)
     judged = watcher.trace.calls[0]

@@ -100,6 +100,8 @@ TEXTS: dict[Kind, tuple[str, ...]] = {
         "Got {tokens} transcript(s) but {features} audio(s); they must match 1:1.",
         "Received {tokens} prompt(s) for {features} audio sample(s); counts must match.",
         "Received {tokens} {} for {features} audio sample(s); counts must match.",
+        "Received {features} images for {tokens} prompts.",
+        "Received {features} image samples for {tokens} prompts.",
         "Need the same amount of samples for both text and audio",
     ),
     Kind.NO_MEDIA: (
@@ -143,6 +145,8 @@ TEXTS: dict[Kind, tuple[str, ...]] = {
 """The texts of each kind. Those of `ROWS` to `INDEX` are of torch and Python, whose first cause in
 a model of images is this one."""
 
+LONGEST = 10_000
+"""Characters that are read."""
 LOOSE = (
     re.compile(r"tokens?\W{0,3}\s*(?P<tokens>\d+)\D{1,20}features?\W{0,3}\s*(?P<features>\d+)"),
     re.compile(r"(?P<tokens>\d+) of (?P<features>\d+) (?:image |video )?placeholder"),
@@ -165,7 +169,7 @@ def recognised(said: str) -> Recognised | None:
     >>> recognised("ValueError: Image features and image tokens do not match, tokens: 2, features: 4")
     Recognised(kind=<Kind.TOTALS: ...>, text='Image features ...', tokens=2, features=4)
     """
-    flat = " ".join(said.split())
+    flat = " ".join(said.split())[-LONGEST:]  # the text of a traceback is at its end
     for kind, text, pattern in _patterns():
         found = pattern.search(flat)
         if found is not None:

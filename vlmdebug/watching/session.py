@@ -262,7 +262,7 @@ class _Live(Watcher):
     def __init__(self, model: Any, session: Session) -> None:
         inner = with_config(model)
         on_mismatch = "raise" if session._raising else "record"
-        super().__init__(metadata_of(model), Arguments(model), on_mismatch, None)
+        super().__init__(metadata_of(model), Arguments(model), on_mismatch, by_sample=True)
         self._session, self._name = session, type(_unwrapped(inner)).__name__
 
     def keep(self, call: Call) -> None:

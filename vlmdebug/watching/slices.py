@@ -40,6 +40,8 @@ from vlmdebug.tracking.rows import RowFinder
 from vlmdebug.watching.fast_path import TOKENS, FastPath, Tensors
 from vlmdebug.watching.tensor_refs import TensorRef, root_of
 
+COUNTS_DIFFER = "VLM009"
+"""The code of a chunk whose placeholders are not as many as its features."""
 BATCHES = 4
 """Batches that are known at a time, as chosen and rejected answers that take turns."""
 
@@ -68,10 +70,14 @@ class Verdict(TypedDict, total=False):
 
 
 class CallChecker:
-    """Judges calls one by one, and reads a batch only once while its chunks come."""
+    """Judges calls one by one, and reads a batch only once while its chunks come.
 
-    def __init__(self, metadata: ProcessorMetadata) -> None:
-        self._metadata = metadata
+    `by_sample`: a call with all samples of a batch, and with other placeholders than features, is
+    judged sample by sample, which names the one that was cut.
+    """
+
+    def __init__(self, metadata: ProcessorMetadata, *, by_sample: bool = False) -> None:
+        self._metadata, self._by_sample = metadata, by_sample
         self._cuts: list[_KnownBatch] = []  # the latest first
 
     def __call__(self, tensors: Callable[[], Tensors], *, alone: bool = False) -> Verdict:
@@ -130,8 +136,22 @@ class CallChecker:
         report = cut.judge(tensors, whole)
         if report is None:
             return self._by_itself(tensors)
-        judged = self._unless_written(Judged.of(report), cut.written, tensors)
+        judged = self._per_sample(report, tensors)
+        judged = self._unless_written(judged, cut.written, tensors)
         return self._with_copies(judged, cut, tensors)
+
+    def _per_sample(self, report: Report, tensors: Tensors) -> Judged:
+        """What was found; of a whole batch with cut texts, sample by sample.
+
+        The batch itself knows the placeholders of a chunk only in all, and the call those of each
+        sample. Samples have the same numbers in both only where the chunk is the whole batch.
+        """
+        whole = report.chunks[0].samples == (*range(report.samples),)
+        if self._by_sample and whole and {one.code for one in report.mismatches} == {COUNTS_DIFFER}:
+            alone = self._by_itself(tensors)
+            if not alone.ok and any(one.samples for one in alone.report().mismatches):
+                return alone
+        return Judged.of(report)
 
     def _with_copies(self, judged: Judged, cut: _KnownBatch, tensors: Tensors) -> Judged:
         """What was found, and what a mask and types say that are no slices of the batch."""
@@ -177,7 +197,7 @@ class CallChecker:
             cut = _KnownBatch(tensors, parents, self._metadata)
             report = cut.judge(tensors, _of_batch(parents)) if cut.matches else None
             if report is not None and (every or report.mismatches):
-                return Judged.of(report)
+                return self._per_sample(report, tensors)
         if alone is not None:
             return alone
         assert unread is not None

@@ -244,14 +244,16 @@ class Watcher:
         metadata: ProcessorMetadata,
         arguments: Arguments,
         on_mismatch: OnMismatch,
-        log: Log | None,
+        log: Log | None = None,
+        *,
+        by_sample: bool = False,
     ) -> None:
         self.trace = Trace()
         self._arguments = arguments
         self._own = arguments.own - KNOWN - DERIVED  # no part of a batch
         self._on_mismatch = on_mismatch
         self._log = log
-        self._judge = CallChecker(metadata)
+        self._judge = CallChecker(metadata, by_sample=by_sample)
         self._waiting: deque[tuple[int, PendingTransfer, Callable[[], Call]]] = deque()
         self._numbers = count()
         self._lock = RLock()
