@@ -26,7 +26,7 @@ MEDIA_SIDE = re.compile(
 )
 DIFFER = re.compile(
     r"match|same|but (no|received|have|are missing|`mm|\{\})|passed|divisible|fewer|more|"
-    r"is missing|as much|no (image|audio|video)|each (sample|text|prompt)|detected|!=|1:1|truncat",
+    r"is missing|as much|no (image|audio|video)|each (sample|text|prompt)|detected|!=|1:1|truncate",
     re.IGNORECASE,
 )
 OTHER_CLASSES = {

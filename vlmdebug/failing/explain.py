@@ -74,7 +74,7 @@ class Explanation:
         text: The text of the table that was recognised.
         means: What it says.
         usually: The usual cause, by the ratio of the numbers in it.
-        code: The mismatch code whose page goes on.
+        code: The mismatch code with a page that goes on.
     """
 
     text: str

@@ -88,7 +88,7 @@ def _totals(token: str, name: str, written: Sequence[int], total: int) -> Counte
         named = ", ".join(map(str, odd[:8]))
         said += f" If each sample has one {noun}, the text of sample {named} is wrong."
         return Counted(said, tuple(odd))
-    return Counted(f"{said} Nest them per sample to see whose are wrong: [[first, second], [third]].")
+    return Counted(f"{said} Nest them per sample to see which sample is wrong: [[first, second], [third]].")
 
 
 def _number(count: int, noun: str) -> str:
@@ -223,7 +223,7 @@ def _ids(text_inputs: Any) -> list[list[int]] | None:
 def _unlike(frames: Sequence[Frame]) -> list[Counted]:
     """Samples with tensors of another shape than most, in the nearest list of samples.
 
-    Samples with names come before bare tensors, whose list says nothing about the key.
+    Samples with names come before bare tensors: a list of these says nothing about the key.
     """
     for rows in _rows(frames):
         if found := _shapes(rows):
@@ -249,7 +249,7 @@ def _shapes(samples: Sequence[Mapping[str, Any]]) -> list[Counted]:
 
 
 def _odd(key: str, shapes: Sequence[tuple[int, ...]]) -> list[Counted]:
-    """The samples whose shape is not the usual one."""
+    """The samples with another shape than the usual one."""
     (usual, _), *others = Counter(shapes).most_common()
     if not others:
         return []

@@ -142,8 +142,8 @@ TEXTS: dict[Kind, tuple[str, ...]] = {
         "list index out of range",
     ),
 }
-"""The texts of each kind. Those of `ROWS` to `INDEX` are of torch and Python, whose first cause in
-a model of images is this one."""
+"""The texts of each kind. Those of `ROWS` to `INDEX` are of torch and Python; in a model of
+images, this is their first cause."""
 
 LONGEST = 10_000
 """Characters that are read."""

@@ -36,7 +36,7 @@ class AfterImport:
         return spec
 
     def install(self) -> None:
-        """Ask this finder first; modules that are imported already are told of at once."""
+        """Ask this finder first; `then` is called at once for modules that are imported already."""
         sys.meta_path.insert(0, self)
         for name in self._names & sys.modules.keys():
             self._then(sys.modules[name])

@@ -39,7 +39,7 @@ CALLED = {
     "peft.peft_model": ("PeftModel", "__call__"),
     "torch._dynamo.eval_frame": ("OptimizedModule", "__call__"),
 }
-"""Modules, their class and its method whose calls are watched."""
+"""Modules, with the class and the method that are watched."""
 MOST_FOUND = 50
 """Findings that are kept; later ones are only counted."""
 MOST_REASONS = 20
@@ -89,7 +89,7 @@ class Session:
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew, as in a process that was forked from another."""
+        """Forget all calls, as in a process that was forked from another."""
         self._seen = self.judged = self.skipped = 0
         self.unread: Counter[str] = Counter()
         self.found: dict[tuple[Any, ...], Found] = {}
@@ -293,5 +293,5 @@ def file_of_rank(path: Path, *, main: bool) -> Path:
 
 
 def loaded() -> Mapping[str, Any]:
-    """Modules whose calls are watched that are imported already."""
+    """Watched modules that are imported already."""
     return {name: sys.modules[name] for name in CALLED if name in sys.modules}

@@ -41,7 +41,7 @@ from vlmdebug.watching.fast_path import TOKENS, FastPath, Tensors
 from vlmdebug.watching.tensor_refs import TensorRef, root_of
 
 COUNTS_DIFFER = "VLM009"
-"""The code of a chunk whose placeholders are not as many as its features."""
+"""The code of a chunk with another number of placeholders than of features."""
 BATCHES = 4
 """Batches that are known at a time, as chosen and rejected answers that take turns."""
 

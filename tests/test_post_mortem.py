@@ -1,0 +1,360 @@
+"""From an exception to the sample: the frames of the failed call, processor or collator."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import vlmdebug as vd
+
+SQUARE = Image.new("RGB", (64, 64))
+
+
+def caught(program: Callable[[], Any]) -> Exception:
+    try:
+        program()
+    except Exception as error:
+        return error
+    raise AssertionError("the program did not raise")
+
+
+def one_too_many(family: str, built: Any, sample: int = 1) -> tuple[Any, dict[str, Any]]:
+    """A model, and a batch with a placeholder too many in one sample."""
+    model, _ = built[family]
+    inputs = dict(vd.tiny.batch(family, [1, 1, 2], sizes=(160, 160), padding_side="right"))
+    config = model.config
+    token = getattr(config, "image_token_id", None) or config.image_token_index
+    ids = inputs["input_ids"].clone()
+    ids[sample, -1] = token
+    return model, {**inputs, "input_ids": ids}
+
+
+# --- a call of a model -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma4", "llava", "internvl", "idefics3"])
+def test_the_sample_of_a_failed_call_is_named(family: str, built: Any) -> None:
+    model, bad = one_too_many(family, built)
+    found = vd.post_mortem(caught(lambda: model(**bad)))
+
+    assert found.samples == (1,)
+    assert not found.ok
+    assert found.found == f"A call of {type(model).__name__}"
+    assert found.site.startswith("tests/test_post_mortem.py:")
+    assert "1 too many" in str(found)
+
+
+def test_a_call_by_place_and_a_call_of_generate_are_found(built: Any) -> None:
+    model, bad = one_too_many("llava", built)
+    by_place = caught(lambda: model(bad["input_ids"], bad["pixel_values"], bad["attention_mask"]))
+    generated = caught(lambda: model.generate(**bad, max_new_tokens=2))
+    unhooked = caught(lambda: model.forward(**bad))
+
+    for error in (by_place, generated, unhooked):
+        assert vd.post_mortem(error).samples == (1,)
+
+
+def test_a_chunk_is_compared_with_the_batch_that_it_was_cut_from(built: Any) -> None:
+    model, _ = built["llava"]
+    inputs = dict(vd.tiny.batch("llava", [2, 1, 1], padding_side="right"))
+    chunks = [{key: value[start : start + 1] for key, value in inputs.items()} for start in range(3)]
+    found = vd.post_mortem(caught(lambda: model(**chunks[0])))
+
+    assert "sample 0 was given pixel_values[0:1] (1 row: image 0 of sample 0) but owns" in str(found)
+
+
+def test_an_exception_with_another_cause_blames_no_sample(built: Any) -> None:
+    model, _ = built["llava"]
+    inputs = dict(vd.tiny.batch("llava", [1, 1]))
+
+    def loss() -> Any:
+        rows = [{"pixel_values": torch.zeros(1)}, {"pixel_values": torch.zeros(2)}]
+        return len(rows) / 0
+
+    found = vd.post_mortem(caught(lambda: model(**inputs, logits_to_keep="all")))
+
+    assert found.ok and found.samples == ()
+    assert "the exception has another cause" in str(found)
+    assert vd.post_mortem(caught(loss)).ok
+
+
+def test_the_last_exception_is_taken_without_an_argument(built: Any, monkeypatch: Any) -> None:
+    model, bad = one_too_many("llava", built)
+    error = caught(lambda: model(**bad))
+    monkeypatch.setattr(sys, "last_value", error, raising=False)
+    monkeypatch.delattr(sys, "last_exc", raising=False)
+
+    assert vd.post_mortem().samples == (1,)
+    assert vd.post_mortem(error.__traceback__).samples == (1,)
+    try:
+        raise RuntimeError("the step failed") from error
+    except RuntimeError as wrapped:
+        assert vd.post_mortem(wrapped).samples == (1,)
+        assert vd.post_mortem().error == "RuntimeError: the step failed"
+
+
+def test_what_is_no_exception_is_refused(monkeypatch: Any) -> None:
+    for name in ("last_exc", "last_value"):
+        monkeypatch.delattr(sys, name, raising=False)
+    with pytest.raises(vd.BadInput, match="There is no exception"):
+        vd.post_mortem()
+    with pytest.raises(vd.BadInput, match="was given 'ValueError', but it takes an exception"):
+        vd.post_mortem("ValueError")  # type: ignore[arg-type]
+
+
+def test_a_mismatch_that_was_raised_keeps_its_own_report(built: Any) -> None:
+    model, bad = one_too_many("llava", built)
+    error = caught(lambda: vd.check(bad, model=model).raise_for_mismatch())
+    found = vd.post_mortem(error)
+
+    assert found.samples == (1,)
+    assert found.report is error.report  # type: ignore[attr-defined]
+
+
+def test_the_batch_is_not_kept_by_the_answer(built: Any) -> None:
+    model, bad = one_too_many("llava", built)
+    pixels = bad["pixel_values"] = bad["pixel_values"].clone()
+    gone = weakref.ref(pixels)
+    found = vd.post_mortem(caught(lambda: model(**bad)))
+    del bad, pixels
+    gc.collect()
+
+    assert not found.ok
+    assert gone() is None
+
+
+def test_64_samples_are_answered_in_two_seconds(built: Any) -> None:
+    model, _ = built["qwen2_5_vl"]
+    inputs = dict(vd.tiny.batch("qwen2_5_vl", [1] * 64, sizes=(112, 112), padding_side="right"))
+    inputs["input_ids"][40, -1] = model.config.image_token_id
+    error = caught(lambda: model(**inputs))
+    begin = perf_counter()
+    found = vd.post_mortem(error)
+    took = perf_counter() - begin
+
+    assert found.samples == (40,)
+    assert took < 2
+
+
+# --- before a batch exists -------------------------------------------------------------------
+
+
+def processed(processor: Any, images: Any, texts: tuple[str, ...] = ("I", "II", "I")) -> Any:
+    """The processor's answer to texts in which each `I` is an image."""
+    marked = [text.replace("I", f"{processor.image_token} ") for text in texts]
+    return processor(text=marked, images=images, return_tensors="pt")
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma4", "llava", "internvl", "idefics3", "gemma3"])
+def test_texts_and_images_are_counted_where_no_batch_exists(family: str, built: Any) -> None:
+    _, processor = built[family]
+    nested = vd.post_mortem(caught(lambda: processed(processor, [[SQUARE]] * 3)))
+    flat = [SQUARE] * 3
+    level = vd.post_mortem(caught(lambda: processed(processor, flat)))
+
+    assert nested.samples == level.samples == (1,)
+    assert "sample 1: its text has 2 placeholders" in nested.said[0]
+    assert "was given 1 image: placeholder 1 has no image." in nested.said[0]
+    assert "The texts have 1, 2, 1 placeholders" in level.said[0]
+
+
+def test_images_that_no_text_names_are_found(built: Any) -> None:
+    _, processor = built["llava"]
+    images = [[SQUARE], [SQUARE], [SQUARE]]
+    found = vd.post_mortem(caught(lambda: processed(processor, images, ("I", "", "I"))))
+
+    assert found.samples == (1,)
+    assert "has 0 placeholders <image> but it was given 1 image: image 0 has no" in found.said[0]
+
+
+def test_rows_of_a_data_set_say_which_images_are_theirs(built: Any) -> None:
+    _, processor = built["llava"]
+
+    def collate(rows: list[dict[str, Any]]) -> Any:
+        flat = [image for row in rows for image in row["images"]]
+        return processor(text=[row["text"] for row in rows], images=flat)
+
+    rows = [
+        {"text": "<image>", "images": [SQUARE]},
+        {"text": "<image>", "images": [SQUARE, SQUARE]},
+        {"text": "", "images": []},
+    ]
+    found = vd.post_mortem(caught(lambda: collate(rows)))
+
+    assert found.samples == (1,)
+    assert "image 1 has no placeholder" in found.said[0]
+
+
+def test_a_sample_that_is_processed_alone_is_found_in_its_list(built: Any) -> None:
+    _, processor = built["llava"]
+
+    def collate(rows: list[dict[str, Any]]) -> Any:
+        return [processor(text=row["text"], images=row["images"]) for row in rows]
+
+    row = {"text": "<image>", "images": [SQUARE]}
+    rows = [row, row, {"text": "<image><image> look", "images": [SQUARE]}]
+
+    assert vd.post_mortem(caught(lambda: collate(rows))).samples == (2,)
+
+
+def test_truncation_in_the_processor_names_the_sample(built: Any) -> None:
+    _, processor = built["gemma3"]
+    texts = [f"{processor.image_token} a", f"{'word ' * 30} {processor.image_token}"]
+
+    def truncated() -> Any:
+        images = [[SQUARE], [SQUARE]]
+        return processor(text=texts, images=images, truncation=True, max_length=30, padding=True)
+
+    found = vd.post_mortem(caught(truncated))
+
+    assert found.samples == (1,)
+    assert "truncation cut" in found.said[0]
+
+
+@pytest.mark.parametrize("stack", [torch.utils.data.default_collate, np.stack, torch.stack])
+def test_samples_that_cannot_be_stacked_are_named(stack: Any) -> None:
+    def collate(features: list[dict[str, Any]]) -> Any:
+        if stack is torch.utils.data.default_collate:
+            return stack(features)
+        return stack([feature["pixel_values"] for feature in features])
+
+    shapes = ((4, 8), (4, 8), (6, 8))
+    rows = [{"pixel_values": torch.zeros(*shape)} for shape in shapes]
+    if stack is np.stack:
+        rows = [{key: value.numpy() for key, value in row.items()} for row in rows]
+    found = vd.post_mortem(caught(lambda: collate(rows)))
+
+    assert found.samples == (2,)
+    assert "pixel_values has another shape in sample 2: (6, 8), but (4, 8) in sample 0" in str(found)
+
+
+def test_a_batch_in_the_frames_is_checked(built: Any) -> None:
+    """The exception is in the loop, before the model is called."""
+    model, bad = one_too_many("llava", built)
+
+    def step(model: Any, batch: dict[str, Any]) -> Any:
+        return batch["num_images"]
+
+    found = vd.post_mortem(caught(lambda: step(model, bad)))
+
+    assert found.found == "A batch"
+    assert found.samples == (1,)
+
+
+def test_text_of_the_data_is_harmless(built: Any) -> None:
+    _, processor = built["llava"]
+    rows = [{"\x1b[31m\n::error::": torch.zeros(size)} for size in (1, 1, 2)]
+    found = vd.post_mortem(caught(lambda: torch.utils.data.default_collate(rows)))
+
+    assert "\x1b" not in found.summary()
+    assert "\n::error" not in found.summary()
+
+
+# --- pytest and notebooks ---------------------------------------------------------------------
+
+FAILING = """
+import torch
+import vlmdebug as vd
+
+
+def collate(features):
+    return torch.utils.data.default_collate(features)
+
+
+def test_collator():
+    collate([{"pixel_values": torch.zeros(n)} for n in (1, 1, 2)])
+
+
+def test_other():
+    assert 1 == 2
+"""
+
+
+def test_pytest_adds_a_section_to_a_failing_test(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(FAILING)
+    line = [sys.executable, "-P", "-m", "pytest", "-p", "no:cacheprovider", "-n0", "test_it.py"]
+    plugin = [] if has_plugin() else ["-p", "vlmdebug.pytest_plugin"]
+    said = [
+        subprocess.run([*line, *plugin, *more], cwd=tmp_path, capture_output=True, text=True).stdout
+        for more in ([], ["--vlmdebug"])
+    ]
+
+    assert "vlmdebug" not in said[0].partition("FAILURES")[2].replace("import vlmdebug", "")
+    assert said[1].count(" vlmdebug ---") == 1
+    assert "pixel_values has another shape in sample 2: (2,), but (1,) in sample 0" in said[1]
+
+
+def has_plugin() -> bool:
+    from importlib.metadata import entry_points
+
+    return any(one.name == "vlmdebug" for one in entry_points(group="pytest11"))
+
+
+@pytest.fixture
+def shell() -> Any:
+    pytest.importorskip("IPython")
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell = InteractiveShell()
+    shell.run_line_magic("load_ext", "vlmdebug")
+    return shell
+
+
+def test_a_failed_cell_is_explained(shell: Any, built: Any, capsys: Any) -> None:
+    model, bad = one_too_many("llava", built)
+    shell.push({"model": model, "bad": bad})
+    shell.run_cell("model(**bad)")
+    capsys.readouterr()
+    found = shell.run_cell("%vlmdebug").result
+    printed = capsys.readouterr().out
+
+    assert found.samples == (1,)
+    assert "A call of LlavaForConditionalGeneration" in printed
+    assert "VLM010" in printed
+
+
+def test_one_cell_is_watched(shell: Any, built: Any, capsys: Any) -> None:
+    from transformers import PreTrainedModel
+
+    model, bad = one_too_many("llava", built)
+    call = PreTrainedModel.__call__
+    inputs = dict(vd.tiny.batch("llava", [1, 1]))
+    shell.push({"model": model, "bad": bad, "inputs": inputs})
+    shell.run_cell("%%vlmdebug\nx = model(**inputs).logits.shape[0]")
+    right = capsys.readouterr().out
+    shell.run_cell("%%vlmdebug\nmodel(**bad)")
+    wrong = capsys.readouterr().out
+
+    assert shell.user_ns["x"] == 2
+    assert right == (
+        "vlmdebug: 1 call of LlavaForConditionalGeneration judged, nothing found.\n"
+    )
+    assert "1 call of LlavaForConditionalGeneration judged, 1 of them wrong." in wrong
+    assert "sample 1 has 17 placeholder tokens" in wrong
+    assert PreTrainedModel.__call__ is call
+
+
+def test_magics_say_what_is_missing(shell: Any, capsys: Any, monkeypatch: Any) -> None:
+    for name in ("last_exc", "last_value"):
+        monkeypatch.delattr(sys, name, raising=False)
+    shell.run_cell("%vlmdebug")
+    shell.run_cell("%vlmdebug now")
+    said = capsys.readouterr().err
+    shell.run_cell("%%vlmdebug\n1 + 1")
+    cell = capsys.readouterr().out
+    shell.run_line_magic("unload_ext", "vlmdebug")
+
+    assert "There is no exception" in said and "takes nothing behind it" in said
+    assert "no call of a transformers model" in cell
+    assert shell.find_magic("vlmdebug") is None
