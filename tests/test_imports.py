@@ -34,6 +34,8 @@ MAY_IMPORT = {
         *("demo", "slicers"),
     },
     "watching": {"core", "families", "tracking", "checking", "running"},
+    "failing": {"core", "families", "checking", "running", "watching", "exploring"},
+    "launch": {"watching", "failing"},
 }
 """Folders, and what each may import beside `BASE`."""
 LIGHT = ("core", "outcomes", "families", "checking", "review")

@@ -277,7 +277,10 @@ def the_first_grid_for_all_videos() -> Answer:
     model, _, inputs = batch_of("qwen2_5_vl", [1, 1], sizes=[(112, 112), (112, 224)])
     video, ids = model.config.video_token_id, inputs["input_ids"]
     text = {"input_ids": ids.masked_fill(ids == token_of(model), video)}
-    clips = {"pixel_values_videos": torch.randn(128, 1176), "video_grid_thw": torch.tensor([[1, 8, 8]])}
+    clips = {
+        "pixel_values_videos": torch.randn(128, 1176),
+        "video_grid_thw": torch.tensor([[1, 8, 8]]),
+    }
     types = (text["input_ids"] == video).int() * 2
     mask = inputs["attention_mask"]
     return after(lambda: model(**text, attention_mask=mask, mm_token_type_ids=types, **clips))

@@ -100,5 +100,3 @@ def _display_after() -> None:
     found = _after("")
     if found is not None:
         display(found)
-
-

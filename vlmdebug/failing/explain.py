@@ -10,8 +10,8 @@ from vlmdebug.failing.texts import PAGES, Kind, Recognised, recognised
 from vlmdebug.safe import one_line
 
 MEANS = {
-    Kind.TOTALS: "Each placeholder token in input_ids is replaced by one feature of an image, video "
-    "or audio clip. The model counts both over the whole call and raises if they differ; it does "
+    Kind.TOTALS: "Each placeholder token in input_ids is replaced by one feature of an image, "
+    "video or audio clip. The model counts both over the whole call and raises if they differ; it does "
     "not say in which sample.",
     Kind.IN_TEXT: "The processor replaces each placeholder in the text by the tokens of one image, "
     "video or audio clip. It counted both before it made a batch, and they differ.",
@@ -58,9 +58,9 @@ USUALLY = {
     "of another sample.",
 }
 ONWARD = (
-    "vlmdebug run train.py             runs your program unchanged; names the call, sample and image",
-    "vlmdebug.post_mortem()            after the exception, in a notebook, debugger or except block",
-    "vlmdebug check batch.pt           a batch saved by torch.save(dict(inputs), 'batch.pt')",
+    "vlmdebug run train.py      runs your program unchanged; names the call, sample and image",
+    "vlmdebug.post_mortem()     after the exception, in a notebook, debugger or except block",
+    "vlmdebug check batch.pt    a batch saved by torch.save(dict(inputs), 'batch.pt')",
 )
 WIDEST = 32
 """Features per token above which they are numbers, not vectors."""
@@ -83,7 +83,7 @@ class Explanation:
     code: str
 
     def __str__(self) -> str:
-        onward = [*ONWARD, f"vlmdebug explain {self.code}           the page of this mismatch"]
+        onward = [*ONWARD, f"vlmdebug explain {self.code}    the page of this mismatch"]
         lines = [self.text, "", f"Meaning: {self.means}", f"Usual cause: {self.usually}", ""]
         return "\n".join([*lines, "To find the sample and the image:", *(f"  {x}" for x in onward)])
 

@@ -102,9 +102,9 @@ class PostMortem:
 def post_mortem(error: BaseException | TracebackType | None = None) -> PostMortem:
     """Say which sample and image an exception came from.
 
-    The frames of the exception are searched for the call of the model that failed. Its arguments are
-    judged as by `watch`. Without a call, the texts and images of a processor that raised are counted,
-    the samples of a collator are compared, or the nearest batch is checked.
+    The frames of the exception are searched for the call of the model that failed. Its arguments
+    are judged as by `watch`. Without a call, the texts and images of a processor that raised are
+    counted, the samples of a collator are compared, or the nearest batch is checked.
 
     Args:
         error: An exception or a traceback. None: the exception that is being handled, or else the
@@ -123,7 +123,9 @@ def post_mortem(error: BaseException | TracebackType | None = None) -> PostMorte
     found = _looked_into(frames, one_line(said.strip(), 300))
     if isinstance(error, MismatchError) and isinstance(error.report, Report):
         report = error.report
-        return PostMortem(found.error, found.found, found.site, report=report, samples=_samples(report))
+        return PostMortem(
+            found.error, found.found, found.site, report=report, samples=_samples(report)
+        )
     explained = None
     with suppress(BadInput):  # most exceptions have another text
         explained = explanation(said)
@@ -196,8 +198,8 @@ def _judged(call: FailedCall, frames: Sequence[Frame]) -> tuple[Report | None, s
 
 def _pictured(report: Report, call: FailedCall, frames: Sequence[Frame]) -> Report:
     """With images, if the call is a whole batch; a chunk's images are those of another batch."""
-    from vlmdebug.running.check import illustrated
     from vlmdebug.families.read import read_as_it_is
+    from vlmdebug.running.check import illustrated
     from vlmdebug.watching.arguments import Arguments
 
     if report.samples != len(report.chunks[0].samples):

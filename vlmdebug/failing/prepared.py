@@ -88,7 +88,9 @@ def _totals(token: str, name: str, written: Sequence[int], total: int) -> Counte
         named = ", ".join(map(str, odd[:8]))
         said += f" If each sample has one {noun}, the text of sample {named} is wrong."
         return Counted(said, tuple(odd))
-    return Counted(f"{said} Nest them per sample to see which sample is wrong: [[first, second], [third]].")
+    return Counted(
+        f"{said} Nest them per sample to see which sample is wrong: [[first, second], [third]]."
+    )
 
 
 def _number(count: int, noun: str) -> str:
@@ -109,9 +111,7 @@ def _token(processor: Any, name: str) -> str | None:
     return token if isinstance(token, str) and token else None
 
 
-def _per_sample(
-    media: Any, name: str, samples: int, outer: Sequence[Frame]
-) -> list[int] | None:
+def _per_sample(media: Any, name: str, samples: int, outer: Sequence[Frame]) -> list[int] | None:
     """Media of each sample, if they are nested, or as the rows that were collated have them."""
     if media is None:
         return [0] * samples
@@ -150,7 +150,9 @@ def _flat(media: Any) -> list[Any]:
         return []
     if not isinstance(media, (list, tuple)):
         return [media]
-    return [one for own in media for one in (_flat(own) if isinstance(own, (list, tuple)) else [own])]
+    return [
+        one for own in media for one in (_flat(own) if isinstance(own, (list, tuple)) else [own])
+    ]
 
 
 def _rows(frames: Sequence[Frame]) -> Iterable[Sequence[Mapping[str, Any]]]:
@@ -198,8 +200,13 @@ def _truncated(inner: Sequence[Frame]) -> list[Counted]:
             token, number = _token(processor, name), getattr(processor, f"{name}_token_id", None)
             if token is None or not isinstance(number, int):
                 continue
-            pairs = [(t.count(token), sum(i == number for i in own)) for t, own in zip(texts, ids, strict=True)]
-            found += [_cut(sample, name, *pair) for sample, pair in enumerate(pairs) if pair[0] > pair[1]]
+            pairs = [
+                (t.count(token), sum(i == number for i in own))
+                for t, own in zip(texts, ids, strict=True)
+            ]
+            found += [
+                _cut(sample, name, *pair) for sample, pair in enumerate(pairs) if pair[0] > pair[1]
+            ]
         if found:
             return found
     return []
@@ -214,8 +221,8 @@ def _cut(sample: int, name: str, written: int, kept: int) -> Counted:
 
 
 def _ids(text_inputs: Any) -> list[list[int]] | None:
-    ids = text_inputs.get("input_ids") if hasattr(text_inputs, "get") else None
-    ids = ids.tolist() if hasattr(ids, "tolist") else ids
+    given: Any = text_inputs.get("input_ids") if hasattr(text_inputs, "get") else None
+    ids = given.tolist() if hasattr(given, "tolist") else given
     rows = isinstance(ids, list) and all(isinstance(row, list) for row in ids)
     return ids if rows else None
 

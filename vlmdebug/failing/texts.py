@@ -166,8 +166,8 @@ class Recognised(NamedTuple):
 def recognised(said: str) -> Recognised | None:
     """What kind of text it is; None if it is none of the table, wherever it stands in `said`.
 
-    >>> recognised("ValueError: Image features and image tokens do not match, tokens: 2, features: 4")
-    Recognised(kind=<Kind.TOTALS: ...>, text='Image features ...', tokens=2, features=4)
+    >>> recognised("TypeError: 'NoneType' object is not iterable").kind.name
+    'NO_SIZES'
     """
     flat = " ".join(said.split())[-LONGEST:]  # the text of a traceback is at its end
     for kind, text, pattern in _patterns():

@@ -20,7 +20,7 @@ MODULES = (
     "peft.peft_model",
     "torch._dynamo.eval_frame",
 )
-"""Modules with a class that is watched once they are imported; `watching.session.CALLED` says which."""
+"""Modules with a class that is watched once they are imported, as in `watching.session.CALLED`."""
 
 
 class Process:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from threading import local
@@ -42,7 +43,7 @@ class AfterImport:
             self._then(sys.modules[name])
 
 
-class _Loader:
+class _Loader(Loader):
     """The loader of one module; all but `exec_module` is the module's own."""
 
     def __init__(self, loader: Any, then: Callable[[ModuleType], None]) -> None:

@@ -1,0 +1,452 @@
+"""`vlmdebug run`: the program runs as without it, and every call of a model is judged."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import subprocess
+import sys
+import warnings
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from architectures import architectures
+
+import vlmdebug as vd
+from vlmdebug.cli import main
+from vlmdebug.launch import begin, command
+from vlmdebug.launch.imports import AfterImport
+from vlmdebug.launch.settings import Settings
+from vlmdebug.magics import watching
+from vlmdebug.watching.session import CALLED, Session
+from vlmdebug.watching.watch import Watcher
+
+NO_CALL = "vlmdebug: no call of a transformers model with images, videos or audio was seen.\n"
+
+
+def ran(
+    folder: Path, *words: str, watched: bool = True, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """A program with `vlmdebug run`, or with Python alone."""
+    line = [sys.executable, *(["-m", "vlmdebug", "run"] if watched else []), *words]
+    environment = {**os.environ, "PYTHONPATH": str(Path(vd.__file__).parents[1])}
+    environment |= options.pop("variables", {})
+    given = {"cwd": folder, "env": environment, "capture_output": True, "text": True}
+    return subprocess.run(line, **given, **options)
+
+
+# --- the program itself ------------------------------------------------------------------------
+
+PROGRAM = """
+import os, sys
+print(sys.argv, __name__, __file__, __spec__ and __spec__.name, sys.path[0], len(sys.path))
+print("torch" in sys.modules)
+print(sys.stdin.read(), sys.flags.utf8_mode, sys.meta_path and "vlmdebug.cli" in sys.modules)
+print("to stderr", file=sys.stderr)
+if "exit" in sys.argv:
+    sys.exit(7)
+if "say" in sys.argv:
+    sys.exit("said at the end")
+if "raise" in sys.argv:
+    try:
+        1 / 0
+    except ZeroDivisionError as error:
+        raise RuntimeError("the step failed") from error
+"""
+
+
+@pytest.mark.parametrize("how", ["", "exit", "say", "raise"])
+@pytest.mark.parametrize("program", [("train.py",), ("-m", "train")])
+def test_a_program_runs_as_without_it(tmp_path: Path, program: tuple[str, ...], how: str) -> None:
+    (tmp_path / "train.py").write_text(PROGRAM)
+    words = (*program, "--log", "x", *([how] if how else []))
+    alone = ran(tmp_path, *words, watched=False, input="typed")
+    watched = ran(tmp_path, *words, input="typed")
+
+    assert watched.stdout == alone.stdout
+    assert "['" in alone.stdout and "False" in alone.stdout
+    assert watched.stderr == alone.stderr + NO_CALL
+    assert watched.returncode == alone.returncode
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["train.py"]
+
+
+def test_the_sitecustomize_of_the_environment_still_runs(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("print('mine')")
+    (tmp_path / "train.py").write_text("import sitecustomize; print(sitecustomize.__file__)")
+    path = f"{tmp_path}{os.pathsep}{Path(vd.__file__).parents[1]}"
+    done = ran(tmp_path, "train.py", variables={"PYTHONPATH": path})
+
+    # The first is of the command itself, before it becomes the program.
+    assert done.stdout.split() == ["mine", "mine", str(tmp_path / "sitecustomize.py")]
+
+
+def test_children_that_call_no_model_say_nothing(tmp_path: Path) -> None:
+    child = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'print(5)'])"
+    (tmp_path / "train.py").write_text(child)
+    done = ran(tmp_path, "train.py")
+
+    assert (done.stdout, done.stderr) == ("5\n", NO_CALL)
+
+
+def test_what_cannot_be_run_is_named(capsys: Any) -> None:
+    assert main(["run", "trian.py"]) == 2
+    assert main(["run"]) == 2
+    with pytest.raises(SystemExit):
+        main(["run", "--sample-every", "0", "train.py"])
+    said = capsys.readouterr().err
+
+    assert "There is no file or command 'trian.py'. Nothing was run." in said
+    assert "There is no program given." in said
+    assert "'0' is no whole number of at least 1" in said
+
+
+def test_words_after_the_program_are_its_own(monkeypatch: Any) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(command, "run_program", lambda *given: seen.append(given) or 0)
+    main(["run", "--raise", "train.py", "--log", "x", "-m", "--raise"])
+    main(["run", "--log", "d", "-m", "pkg.train", "--log", "x"])
+
+    assert seen == [
+        (["train.py", "--log", "x", "-m", "--raise"], Settings(raising=True)),
+        (["-m", "pkg.train", "--log", "x"], Settings(log=Path("d"))),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("variables", "settings"),
+    [
+        ({}, None),
+        ({"VLMDEBUG": "0"}, None),
+        ({"VLMDEBUG": "1"}, Settings()),
+        ({"VLMDEBUG": "/d/c.jsonl", "VLMDEBUG_RAISE": "1"}, Settings(Path("/d/c.jsonl"), True)),
+        ({"VLMDEBUG": "1", "VLMDEBUG_SAMPLE_EVERY": "x"}, Settings()),
+        ({"VLMDEBUG": "1", "VLMDEBUG_SAMPLE_EVERY": "9"}, Settings(sample_every=9)),
+    ],
+)
+def test_settings_travel_in_the_environment(
+    variables: dict[str, str], settings: Settings | None
+) -> None:
+    assert Settings.from_environment(variables) == settings
+    if settings is not None:
+        assert Settings.from_environment(settings.to_environment()) == settings
+
+
+def test_each_form_of_log_names_its_files() -> None:
+    assert Settings().html == Path("vlmdebug-run/report.html")
+    assert Settings().calls is None
+    assert Settings(Path("d")).html == Path("d/report.html")
+    assert Settings(Path("d")).calls == Path("d/calls.jsonl")
+    assert Settings(Path("d/c.jsonl")).html == Path("d/c.html")
+    assert Settings(Path("d/c.jsonl")).calls == Path("d/c.jsonl")
+
+
+def test_a_module_is_seen_after_its_import_and_stays_its_own(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    (tmp_path / "module_to_see.py").write_text("VALUE = 5")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    seen: list[Any] = []
+    finder = AfterImport(["module_to_see"], lambda module: seen.append(module.VALUE))
+    finder.install()
+    try:
+        import module_to_see  # type: ignore[import-not-found]
+    finally:
+        sys.meta_path.remove(finder)
+        sys.modules.pop("module_to_see", None)
+
+    assert seen == [5]
+    assert type(module_to_see.__loader__) is type(json.__loader__)
+    assert module_to_see.__spec__.loader is module_to_see.__loader__
+
+
+def test_the_list_of_modules_is_the_same_in_both_places() -> None:
+    assert set(begin.MODULES) == CALLED.keys()
+
+
+# --- a program with a model ---------------------------------------------------------------------
+
+TRAIN = """
+import sys
+
+import torch
+import vlmdebug as vd
+
+model, processor = vd.tiny.build("llava")
+inputs = dict(vd.tiny.batch("llava", [1, 1, 1], padding_side="right"))
+
+
+def step(batch):
+    return model(**batch)
+
+
+for _ in range(4):
+    step(inputs)
+if "silent" in sys.argv:
+    step({key: value[1:2] if key != "pixel_values" else value[:1] for key, value in inputs.items()})
+if "loud" in sys.argv:
+    inputs["input_ids"][1, -1] = model.config.image_token_id
+    step(inputs)
+if "text" in sys.argv:
+    processor(text=["<image>", "<image><image>"], images=[[None], [None]])
+print("end")
+"""
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Path:
+    (tmp_path / "train.py").write_text(TRAIN)
+    return tmp_path
+
+
+def test_a_run_without_findings_prints_one_line(train: Path) -> None:
+    done = ran(train, "--sample-every", "2", "train.py")
+
+    assert (done.returncode, done.stdout) == (0, "end\n")
+    assert done.stderr == (
+        "vlmdebug: 2 calls of LlavaForConditionalGeneration judged and 2 skipped, nothing found.\n"
+    )
+    assert not (train / "vlmdebug-run").exists()
+
+
+def test_a_silent_mismatch_is_named_at_the_end(train: Path) -> None:
+    done = ran(train, "--log", "logs", "train.py", "silent")
+    calls = [json.loads(line) for line in (train / "logs" / "calls.jsonl").open()]
+
+    assert (done.returncode, done.stdout) == (0, "end\n")
+    assert "call 4 at " in done.stderr and "train.py:12, Llava" in done.stderr
+    assert "sample 1 was given pixel_values[0:1] (1 row: image 0 of sample 0) but" in done.stderr
+    assert done.stderr.rstrip().endswith("report.html")
+    assert "image 0 of sample 0" in (train / "logs" / "report.html").read_text()
+    assert [call["verdict"] for call in calls] == ["OK"] * 4 + ["MISMATCH"]
+
+
+def test_an_exception_is_as_without_it_and_a_report_follows(train: Path) -> None:
+    alone = ran(train, "train.py", "loud", watched=False)
+    watched = ran(train, "train.py", "loud")
+
+    assert watched.returncode == alone.returncode == 1
+    assert watched.stderr.startswith(alone.stderr)
+    report = watched.stderr.removeprefix(alone.stderr)
+    assert report.startswith("vlmdebug: 5 calls of LlavaForConditionalGeneration judged, 1 of them")
+    assert "sample 1 has 17 placeholder tokens but its images become 16 features" in report
+    assert (train / "vlmdebug-run" / "report.html").is_file()
+
+
+def test_an_exception_before_the_model_is_looked_into(train: Path) -> None:
+    done = ran(train, "train.py", "text")
+
+    assert "sample 1: its text has 2 placeholders <image> but it was given 1 image" in done.stderr
+
+
+def test_the_first_mismatch_can_be_raised(train: Path) -> None:
+    done = ran(train, "--raise", "train.py", "silent")
+
+    assert done.returncode == 1
+    assert "vlmdebug.errors.MismatchError: call 4 at " in done.stderr
+    assert "end" not in done.stdout
+
+
+RANKS = """
+import torch, os
+import torch.distributed as dist
+import vlmdebug as vd
+
+dist.init_process_group("gloo")
+model, _ = vd.tiny.build("llava")
+ddp = torch.nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
+inputs = dict(vd.tiny.batch("llava", [1, 1, 1]))
+ddp(**inputs)
+if dist.get_rank() == 1:
+    ddp.module(**{k: v[1:2] if k != "pixel_values" else v[:1] for k, v in inputs.items()})
+dist.barrier()
+"""
+
+
+@pytest.mark.slow
+def test_each_rank_of_a_launcher_writes_its_own_report(tmp_path: Path) -> None:
+    (tmp_path / "ranks.py").write_text(RANKS)
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    done = ran(tmp_path, "--log", "logs", *launcher, "ranks.py")
+    lines = [line for line in done.stderr.splitlines() if line.startswith("vlmdebug")]
+
+    assert done.returncode == 0, done.stderr
+    assert sorted(line.partition(" calls")[0].partition(" call ")[0] for line in lines) == [
+        "vlmdebug (rank 0): 1",
+        "vlmdebug (rank 1): 2",
+    ]
+    assert {path.name for path in (tmp_path / "logs").iterdir()} == {
+        "calls.rank0.jsonl",
+        "calls.rank1.jsonl",
+        "report.rank1.html",
+    }
+
+
+def test_the_variable_and_the_path_are_enough(train: Path, capsys: Any) -> None:
+    main(["run", "--path"])
+    folder = capsys.readouterr().out.strip()
+    path = f"{folder}{os.pathsep}{Path(vd.__file__).parents[1]}"
+    variables = {"VLMDEBUG": "1", "PYTHONPATH": path}
+    done = ran(train, "train.py", "silent", watched=False, variables=variables)
+
+    assert done.stdout == "end\n"
+    assert "vlmdebug: 5 calls of LlavaForConditionalGeneration judged, 1 of them" in done.stderr
+
+
+# --- which calls are judged ---------------------------------------------------------------------
+
+
+@contextmanager
+def session() -> Iterator[Session]:
+    """A session on the models of this process; nothing of it remains."""
+    with watching() as sessions, torch.no_grad():
+        yield sessions[0]
+
+
+def right_and_wrong(built: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    model, _ = built["llava"]
+    inputs = dict(vd.tiny.batch("llava", [1, 1, 2], padding_side="right"))
+    ids = inputs["input_ids"].clone()
+    ids[1, -1] = model.config.image_token_id
+    return model, inputs, {**inputs, "input_ids": ids}
+
+
+@pytest.mark.parametrize("family", architectures())
+def test_sound_calls_of_every_architecture_are_right_without_a_processor(
+    family: str, built: Any
+) -> None:
+    model, _ = built[family]
+    inputs = dict(vd.tiny.batch(family, [2, 1, 0, 1], sizes=(160, 160)))
+    with session() as seen, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model(**inputs)
+        model.generate(**inputs, max_new_tokens=2)
+
+    assert (seen.judged, dict(seen.unread), seen.found, seen.failed) == (2, {}, {}, None)
+
+
+def test_calls_inside_a_call_are_not_judged_again(built: Any) -> None:
+    model, inputs, bad = right_and_wrong(built)
+    with session() as seen:
+        model(**inputs)
+        model.forward(**inputs)  # as PEFT does: the inner model is the outermost call
+        model.model.vision_tower(inputs["pixel_values"])
+        model.get_image_features(pixel_values=inputs["pixel_values"])
+        with suppress(ValueError):
+            model(**bad)
+
+    assert seen.judged == 3
+    (found,) = seen.found.values()
+    assert found.call.report is not None and found.call.report.mismatches[0].samples == (1,)
+    assert found.call.site.startswith("tests/test_run.py:")
+
+
+def test_a_cache_and_its_next_token_are_no_finding(built: Any) -> None:
+    model, inputs, _ = right_and_wrong(built)
+    with session() as seen:
+        cache = model(**inputs, use_cache=True).past_key_values
+        model(input_ids=inputs["input_ids"][:, -1:], past_key_values=cache)
+        model.generate(**inputs, max_new_tokens=2, num_beams=2)
+
+    assert not seen.found and not seen.failed
+
+
+def test_wrappers_are_seen_through(built: Any) -> None:
+    model, inputs, bad = right_and_wrong(built)
+    peft = pytest.importorskip("peft")
+    wrapped = peft.get_peft_model(
+        vd.tiny.build("llava")[0], peft.LoraConfig(target_modules=["q_proj"])
+    )
+
+    class Mine(torch.nn.Module):
+        def forward(self, batch: dict[str, Any]) -> Any:
+            return model(**batch)
+
+    compiled = torch.compile(model, backend="eager")
+    for call in (wrapped, lambda **given: Mine()(given), compiled):
+        with session() as seen:
+            call(**inputs)
+            with suppress(Exception):  # a compiled model says it in other words
+                call(**bad)
+        assert (seen.judged, len(seen.found)) == (2, 1)
+        assert [*seen.models] == ["LlavaForConditionalGeneration"]
+
+
+def test_a_compiled_part_stays_one_graph(built: Any) -> None:
+    model, inputs, _ = right_and_wrong(built)
+    torch._dynamo.reset()
+    with session() as seen:
+        part = torch.compile(model.model.language_model, backend="eager", fullgraph=True)
+        part(inputs_embeds=model.get_input_embeddings()(inputs["input_ids"]), use_cache=False)
+
+    assert seen.judged == 0 and not seen.failed
+
+
+def test_several_models_are_told_apart(built: Any) -> None:
+    model, inputs, _ = right_and_wrong(built)
+    other, _ = built["gemma4"]
+    with session() as seen:
+        model(**inputs)
+        other(**vd.tiny.batch("gemma4", [1, 1]))
+        other.model.language_model(input_ids=inputs["input_ids"] % 50)
+
+    assert [*seen.models] == ["LlavaForConditionalGeneration", "Gemma4ForConditionalGeneration"]
+    assert seen.judged == 2
+
+
+def test_outputs_are_the_same_and_no_batch_is_kept(built: Any) -> None:
+    model, inputs, bad = right_and_wrong(built)
+    with torch.no_grad():
+        alone = model(**inputs).logits
+    with session() as seen:
+        watched = model(**inputs).logits
+        with suppress(ValueError):
+            model(**bad)
+        gone = [weakref.ref(value) for value in {**inputs, **bad}.values()]
+        del inputs, bad
+        gc.collect()
+        kept = [reference for reference in gone if reference() is not None]
+
+    assert torch.equal(alone, watched)
+    assert seen.found and not kept
+
+
+def test_findings_of_a_long_run_are_counted_and_not_kept(built: Any) -> None:
+    model, inputs, _ = right_and_wrong(built)
+    chunk = {k: v[1:2] if k != "pixel_values" else v[:1] for k, v in inputs.items()}
+    with session() as seen:
+        for _ in range(20):
+            model(**chunk)
+
+    assert [found.calls for found in seen.found.values()] == [20]
+
+
+def test_a_failure_of_our_own_is_one_line_and_not_the_programs(
+    built: Any, monkeypatch: Any
+) -> None:
+    model, inputs, _ = right_and_wrong(built)
+
+    def broken(*args: Any) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(Watcher, "before", broken)
+    with session() as seen:
+        model(**inputs)
+        model(**inputs)
+
+    assert seen.failed == "RuntimeError: broken"
+
+
+def test_a_forked_process_reports_no_call_of_its_parent(built: Any) -> None:
+    model, _, bad = right_and_wrong(built)
+    with session() as seen:
+        with suppress(ValueError):
+            model(**bad)
+        seen.forget()
+
+    assert (seen.judged, seen.found, seen.models) == (0, {}, {})
