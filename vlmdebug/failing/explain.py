@@ -11,8 +11,8 @@ from vlmdebug.safe import one_line
 
 MEANS = {
     Kind.TOTALS: "Each placeholder token in input_ids is replaced by one feature of an image, "
-    "video or audio clip. The model counts both over the whole call and raises if they differ; it does "
-    "not say in which sample.",
+    "video or audio clip. The model counts both over the whole call and raises if they differ; it "
+    "does not say in which sample.",
     Kind.IN_TEXT: "The processor replaces each placeholder in the text by the tokens of one image, "
     "video or audio clip. It counted both before it made a batch, and they differ.",
     Kind.NO_MEDIA: "The text names images, videos or audio clips, but the call has none.",

@@ -1,8 +1,8 @@
 """Every top-level call of every transformers model in a process, judged as by `watch`.
 
 A call is top-level if no other watched call is running in its thread: `generate` is one call, and
-so is the forward pass of a wrapper. A call is judged by itself, as `check(batch)` does. If its tensors
-are slices of a batch, its rows are also compared with the rows of that batch.
+so is the forward pass of a wrapper. A call is judged by itself, as `check(batch)` does. If its
+tensors are slices of a batch, its rows are also compared with the rows of that batch.
 """
 
 from __future__ import annotations
