@@ -38,7 +38,7 @@ def test_every_python_block_prints_the_text_block_after_it():
         assert next_language == "text"
         assert numbers_rounded(printed.getvalue()) == numbers_rounded(expected)
 
-    assert ran == 4
+    assert ran == 5
 
 
 def test_the_demo_prints_what_the_readme_quotes(tmp_path, capsys):
@@ -57,7 +57,35 @@ def test_the_demo_prints_what_the_readme_quotes(tmp_path, capsys):
     assert "def slice_inputs" in (tmp_path / "slice_inputs.py").read_text()
 
 
-@pytest.mark.parametrize("command", ["demo", "check", "falsify", "export", "families"])
+def quoted_after(command: str) -> str:
+    """The output that the README shows for a command."""
+    shown = blocks()
+    place = next(n for n, (language, text) in enumerate(shown) if text.startswith(command))
+    assert [language for language, _ in shown[place : place + 2]] == ["sh", "text"]
+    return shown[place + 1][1]
+
+
+def test_explain_prints_what_the_readme_quotes(capsys):
+    from vlmdebug.cli import main
+
+    text = re.search(r'vlmdebug explain "(.*?)"', README)
+    assert text is not None
+    main(["explain", text[1]])
+
+    assert capsys.readouterr().out == quoted_after("vlmdebug explain")
+
+
+def test_run_prints_what_the_readme_quotes(tmp_path):
+    from test_run import TRAIN, ran
+
+    folder = tmp_path / "my_trainer"
+    folder.mkdir()
+    (folder / "train.py").write_text(TRAIN)
+
+    assert ran(folder, "train.py", "silent").stderr == quoted_after("vlmdebug run train.py")
+
+
+@pytest.mark.parametrize("command", ["demo", "check", "falsify", "export", "run", "families"])
 def test_every_command_has_help(command, capsys):
     from vlmdebug.cli import main
 
