@@ -271,6 +271,20 @@ def test_text_of_the_data_is_harmless() -> None:
     assert "\n::error" not in found.summary()
 
 
+def test_objects_that_cannot_be_looked_at_do_not_raise() -> None:
+    class Lazy(dict[str, Any]):
+        def __iter__(self) -> Any:
+            raise RuntimeError("not yet")
+
+    def step(batch: Any) -> Any:
+        return batch["missing"]
+
+    found = vd.post_mortem(caught(lambda: step(Lazy(input_ids=torch.ones(1)))))
+
+    assert found.ok
+    assert "vlmdebug failed to look into the frames: RuntimeError: not yet" in str(found)
+
+
 # --- pytest and notebooks ---------------------------------------------------------------------
 
 FAILING = """

@@ -95,13 +95,13 @@ def test_children_that_call_no_model_say_nothing(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_run_is_named(capsys: Any) -> None:
-    assert main(["run", "trian.py"]) == 2
+    assert main(["run", "trains.py"]) == 2
     assert main(["run"]) == 2
     with pytest.raises(SystemExit):
         main(["run", "--sample-every", "0", "train.py"])
     said = capsys.readouterr().err
 
-    assert "There is no file or command 'trian.py'. Nothing was run." in said
+    assert "There is no file or command 'trains.py'. Nothing was run." in said
     assert "There is no program given." in said
     assert "'0' is no whole number of at least 1" in said
 

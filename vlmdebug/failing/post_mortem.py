@@ -120,7 +120,12 @@ def post_mortem(error: BaseException | TracebackType | None = None) -> PostMorte
     kind = isinstance(error, TracebackType)
     said = "A traceback without its exception" if kind else f"{type(error).__name__}: {error}"
     frames = frames_of(error)
-    found = _looked_into(frames, one_line(said.strip(), 300))
+    said_shortly = one_line(said.strip(), 300)
+    try:
+        found = _looked_into(frames, said_shortly)
+    except Exception as failed:  # an object of the program that cannot be looked at
+        why = f"vlmdebug failed to look into the frames: {type(failed).__name__}: {failed}"
+        found = PostMortem(said_shortly, "Nothing to compare", site_of(frames), (one_line(why),))
     if isinstance(error, MismatchError) and isinstance(error.report, Report):
         report = error.report
         return PostMortem(
