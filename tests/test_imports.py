@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "fleet": {"core", "views"},
     "cli": {
         *("core", "families", "checking", "views", "running", "review", "fleet"),
-        *("demo", "slicers"),
+        *("demo", "slicers", "failing", "launch"),
     },
     "watching": {"core", "families", "tracking", "checking", "running"},
     "failing": {"core", "families", "checking", "running", "watching", "exploring"},

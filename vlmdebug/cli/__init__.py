@@ -10,11 +10,11 @@ import argparse
 from collections.abc import Sequence
 from traceback import format_exc
 
-from vlmdebug.cli import audit, check, demo, explain, export, falsify, families, review
+from vlmdebug.cli import audit, check, demo, explain, export, falsify, families, review, run
 from vlmdebug.cli.show import FAILED, complain
 from vlmdebug.errors import VlmDebugError
 
-COMMANDS = (demo, check, falsify, export, review, audit, explain, families)
+COMMANDS = (demo, check, falsify, export, review, audit, run, explain, families)
 """In the order in which `vlmdebug --help` lists them."""
 
 

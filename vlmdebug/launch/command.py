@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import subprocess
@@ -12,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from secrets import token_hex
-from typing import Any
 
 from vlmdebug.errors import BadInput
 from vlmdebug.launch.settings import Settings
@@ -62,48 +60,3 @@ def run_program(words: Sequence[str], settings: Settings) -> int:
     if os.name == "posix":
         os.execve(line[0], line, environment(settings))
     return subprocess.run(line, env=environment(replace(settings, main=None))).returncode
-
-
-def add_run(commands: Any) -> None:
-    """Add the command to the parser of the command line."""
-    run = commands.add_parser(
-        "run",
-        help="run your program, and name the call, sample and image that is wrong",
-        usage="vlmdebug run [--raise] [--log PATH] [--sample-every N] FILE.py|-m MODULE|COMMAND …",
-        description="Run a Python program unchanged, and check every call of a transformers model "
-        "that gets images, videos or audio. COMMAND is a launcher, such as torchrun or accelerate "
-        "launch: each rank writes a report of its own.",
-    )
-    run.add_argument("--raise", dest="raising", action="store_true", help="stop at a mismatch")
-    run.add_argument(
-        "--log",
-        type=Path,
-        metavar="PATH",
-        help="a folder for report.html and calls.jsonl, or the file of the calls; without it, "
-        "vlmdebug-run/report.html is written if something is found",
-    )
-    run.add_argument("--sample-every", type=_positive, default=1, metavar="N", help="1 of N calls")
-    run.add_argument(
-        "--path",
-        action="store_true",
-        help="print the folder for PYTHONPATH: with it and VLMDEBUG=1, or a path for the log, "
-        "Python watches without vlmdebug run",
-    )
-    run.add_argument("-m", dest="module", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    run.add_argument("program", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    run.set_defaults(run=_run)
-
-
-def _run(options: argparse.Namespace) -> int:
-    if options.path:
-        print(PATH)
-        return 0
-    settings = Settings(options.log, options.raising, options.sample_every)
-    words = options.program if options.module is None else ["-m", *options.module]
-    return run_program(words, settings)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
-    return int(text)
