@@ -248,7 +248,7 @@ class Watcher:
         *,
         by_sample: bool = False,
     ) -> None:
-        self.trace = Trace()
+        self.trace: Trace = Trace()
         self._arguments = arguments
         self._own = arguments.own - KNOWN - DERIVED  # no part of a batch
         self._on_mismatch = on_mismatch
