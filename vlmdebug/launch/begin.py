@@ -28,7 +28,7 @@ class Process:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.is_main = settings.main == os.getpid()
+        self.is_main: bool = settings.main == os.getpid()
         self.session: Session | None = None
 
     def begin(self) -> None:

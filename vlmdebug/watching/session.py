@@ -80,7 +80,8 @@ class Session:
         html: Path | None = None,
         log: Path | None = None,
     ) -> None:
-        self.html, self._log_path = html, log
+        self.html: Path | None = html
+        self._log_path = log
         self._raising, self._every = raising, sample_every
         self._watchers: dict[tuple[type, int], tuple[Any, _Live | None]] = {}
         self._inside = local()
@@ -90,7 +91,9 @@ class Session:
 
     def forget(self) -> None:
         """Forget all calls, as in a process that was forked from another."""
-        self._seen = self.judged = self.skipped = 0
+        self._seen = 0
+        self.judged: int = 0
+        self.skipped: int = 0
         self.unread: Counter[str] = Counter()
         self.found: dict[tuple[Any, ...], Found] = {}
         self.models: dict[str, None] = {}

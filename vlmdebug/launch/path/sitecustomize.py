@@ -38,5 +38,5 @@ finally:
     sys.modules.setdefault("sitecustomize", _own)
     try:
         _begin()
-    except Exception as error:
-        print(f"vlmdebug: this process is not watched: {error!r}", file=sys.stderr)
+    except Exception:
+        print(f"vlmdebug: this process is not watched: {sys.exc_info()[1]!r}", file=sys.stderr)
