@@ -316,6 +316,10 @@ def right_and_wrong(built: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     return model, inputs, {**inputs, "input_ids": ids}
 
 
+OTHERWISE = {"diffusion_gemma"}
+"""Architectures with a `generate` that denoises a canvas: it takes no prompt longer than that."""
+
+
 @pytest.mark.parametrize("family", architectures())
 def test_sound_calls_of_every_architecture_are_right_without_a_processor(
     family: str, built: Any
@@ -325,9 +329,11 @@ def test_sound_calls_of_every_architecture_are_right_without_a_processor(
     with session() as seen, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model(**inputs)
-        model.generate(**inputs, max_new_tokens=2)
+        if family not in OTHERWISE:
+            model.generate(**inputs, max_new_tokens=2)
 
-    assert (seen.judged, dict(seen.unread), seen.found, seen.failed) == (2, {}, {}, None)
+    calls = 1 if family in OTHERWISE else 2
+    assert (seen.judged, dict(seen.unread), seen.found, seen.failed) == (calls, {}, {}, None)
 
 
 def test_calls_inside_a_call_are_not_judged_again(built: Any) -> None:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from vlmdebug.fleet.audit import audit as audit
     from vlmdebug.fleet.audit_row import AuditedRow as AuditedRow
     from vlmdebug.fleet.audit_row import audit_row as audit_row
+    from vlmdebug.fleet.merge import Merged as Merged
+    from vlmdebug.fleet.merge import merge as merge
     from vlmdebug.running.check import check as check
     from vlmdebug.running.check import plot_layout as plot_layout
     from vlmdebug.running.counterexample import Counterexample as Counterexample
@@ -50,6 +52,8 @@ if TYPE_CHECKING:
     from vlmdebug.running.synthetic import make_batch as make_batch
     from vlmdebug.running.trl import trl_slicer as trl_slicer
     from vlmdebug.watching.callback import WatchCallback as WatchCallback
+    from vlmdebug.watching.identity import Identity as Identity
+    from vlmdebug.watching.identity import identities as identities
     from vlmdebug.watching.watch import Trace as Trace
     from vlmdebug.watching.watch import watch as watch
 
@@ -65,7 +69,9 @@ _HOME = {
     "Code": "running.export",
     "Counterexample": "running.counterexample",
     "Counts": "core.rows",
+    "Identity": "watching.identity",
     "Layout": "core.layout",
+    "Merged": "fleet.merge",
     "Mismatch": "core.mismatch",
     "MismatchError": "errors",
     "PostMortem": "failing.post_mortem",
@@ -83,7 +89,9 @@ _HOME = {
     "export": "running.export",
     "falsify": "running.falsify",
     "falsify_all": "running.falsify",
+    "identities": "watching.identity",
     "make_batch": "running.synthetic",
+    "merge": "fleet.merge",
     "plot_layout": "running.check",
     "post_mortem": "failing.post_mortem",
     "probe": "families.probe",

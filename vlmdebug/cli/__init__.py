@@ -10,11 +10,22 @@ import argparse
 from collections.abc import Sequence
 from traceback import format_exc
 
-from vlmdebug.cli import audit, check, demo, explain, export, falsify, families, review, run
+from vlmdebug.cli import (
+    audit,
+    check,
+    demo,
+    explain,
+    export,
+    falsify,
+    families,
+    merge,
+    review,
+    run,
+)
 from vlmdebug.cli.show import FAILED, complain
 from vlmdebug.errors import VlmDebugError
 
-COMMANDS = (demo, check, falsify, export, review, audit, run, explain, families)
+COMMANDS = (run, check, falsify, export, review, audit, merge, explain, families, demo)
 """In the order in which `vlmdebug --help` lists them."""
 
 

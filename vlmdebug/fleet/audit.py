@@ -202,6 +202,7 @@ def _over_ray(job: _Job, left: _Left, workers: int, address: str | None) -> Iter
     if ours:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent unasked
         local: dict[str, Any] = {} if address else {"num_cpus": workers, "include_dashboard": False}
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
     try:
         DataContext.get_current().enable_progress_bars = False

@@ -147,6 +147,11 @@ class Auditor:
         read = dialogue_of(row, spelled)
         return AuditedRow((Fault(Kind.UNREADABLE, read),)) if isinstance(read, str) else read
 
+    def text(self, row: Mapping[str, Any]) -> str:
+        """The text of a row that can be read, as the processor gets it."""
+        read = self._dialogue(row)
+        return "" if isinstance(read, AuditedRow) else self._text(read)
+
     def _text(self, dialogue: Dialogue) -> str:
         """The text that the processor gets, with a placeholder for each media item."""
         if self.template is None:

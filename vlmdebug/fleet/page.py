@@ -13,8 +13,8 @@ from vlmdebug.fleet.audit_row import AuditSettings
 from vlmdebug.fleet.dialogue import dialogue_of
 from vlmdebug.fleet.faults import MEANING
 from vlmdebug.fleet.pictures import opened
-from vlmdebug.fleet.questions import Answer
 from vlmdebug.fleet.sources import Block, rows_of
+from vlmdebug.fleet.sql import Answer
 from vlmdebug.fleet.summary import Summary
 from vlmdebug.safe import escaped, one_line
 from vlmdebug.views.html import PAGE

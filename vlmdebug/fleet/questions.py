@@ -8,10 +8,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from vlmdebug.errors import BadInput
-from vlmdebug.safe import one_line
+from vlmdebug.fleet import sql
+from vlmdebug.fleet.sql import Answer
 
 QUESTIONS = {
     "faults": """
@@ -21,7 +20,9 @@ QUESTIONS = {
     """,
     "worst": """
         select row, file, number, block, inside, details from rows
-        where len(faults) > 0 order by len(list_distinct(faults)) desc, row limit 20
+        where len(faults) > 0
+        qualify row_number() over (partition by list_sort(list_distinct(faults)) order by row) <= 3
+        order by len(list_distinct(faults)) desc, row limit 30
     """,
     "files": """
         select file, count(*) as rows, count(*) filter (len(faults) > 0) as faulty,
@@ -53,46 +54,10 @@ QUESTIONS = {
 """Name and query; the rows of a data set are numbered from 0 in the order they are read."""
 
 
-class Answer:
-    """Columns and rows of an answer; prints as a table."""
-
-    def __init__(self, columns: list[str], rows: list[tuple[Any, ...]]) -> None:
-        self.columns = columns
-        self.rows = rows
-
-    def __str__(self) -> str:
-        cells = [self.columns, *([one_line(cell, 60) for cell in row] for row in self.rows)]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in cells
-        )
-
-
 def ask(path: Path, question: str) -> Answer:
     """The answer to a question by its name, or to a query on the table `rows`.
 
     Raises:
-        BadInput: DuckDB is not installed, or does not understand the query.
+        BadInput: There is no such file, DuckDB is not installed, or it does not take the query.
     """
-    try:
-        import duckdb
-    except ImportError as error:
-        raise BadInput(
-            "Questions need DuckDB, which is not installed. Nothing was asked. "
-            "Install it with: pip install 'vlmdebug[fleet]'"
-        ) from error
-    query = QUESTIONS.get(question, question)
-    with duckdb.connect() as connection:
-        try:
-            connection.read_parquet(str(path)).create_view("rows")
-            result = connection.execute(query)
-            columns = [str(column[0]) for column in result.description or []]
-            return Answer(columns, result.fetchall())
-        except duckdb.Error as error:
-            said = one_line(str(error).partition("\n")[0], 200)
-            names = ", ".join(QUESTIONS)
-            raise BadInput(
-                f"DuckDB does not take the question {one_line(question, 80)!r}: {said}. Ask one of "
-                f"{names}, or a query on the table rows."
-            ) from error
+    return sql.ask({"rows": path}, question, QUESTIONS)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from vlmdebug.fleet.faults import MEANING, Kind
-from vlmdebug.fleet.questions import Answer, ask
+from vlmdebug.fleet.questions import ask
+from vlmdebug.fleet.sql import Answer
 from vlmdebug.safe import one_line
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ class WatchCallback(TrainerCallback):
     notify its callbacks: then call `close()`, or train again, which starts a new trace.
 
     Args:
-        processor, config, on_mismatch, log: As in `vlmdebug.watch`.
+        processor, config, on_mismatch, log, coordinates: As in `vlmdebug.watch`.
 
     Attributes:
         trace: All calls of the last training run, also if it failed.
@@ -37,6 +38,7 @@ class WatchCallback(TrainerCallback):
         config: Any = None,
         on_mismatch: OnMismatch = "warn",
         log: str | Path | None = None,
+        coordinates: Mapping[str, int] | None = None,
     ) -> None:
         self.trace: Trace = Trace()
         self._options = {
@@ -44,6 +46,7 @@ class WatchCallback(TrainerCallback):
             "config": config,
             "on_mismatch": on_mismatch,
             "log": log,
+            "coordinates": coordinates,
         }
         self._watching = ExitStack()
 

@@ -24,6 +24,7 @@ from vlmdebug.core.keys import MEDIA_KEYS
 from vlmdebug.errors import MismatchError
 from vlmdebug.families import find_family
 from vlmdebug.watching.arguments import Arguments
+from vlmdebug.watching.origin import Origin
 from vlmdebug.watching.watch import (
     Call,
     Log,
@@ -265,7 +266,10 @@ class _Live(Watcher):
     def __init__(self, model: Any, session: Session) -> None:
         inner = with_config(model)
         on_mismatch = "raise" if session._raising else "record"
-        super().__init__(metadata_of(model), Arguments(model), on_mismatch, by_sample=True)
+        metadata = metadata_of(model)
+        origin = None if session._log_path is None else Origin(metadata)
+        given = (metadata, Arguments(model), on_mismatch)
+        super().__init__(*given, by_sample=True, origin=origin)
         self._session, self._name = session, type(_unwrapped(inner)).__name__
 
     def keep(self, call: Call) -> None:

@@ -112,7 +112,7 @@ class CallChecker:
 
         `cached`: behind a cache, where the mask has columns of earlier tokens.
         """
-        inputs: dict[str, Any] = _of_batch(tensors)
+        inputs: dict[str, Any] = of_batch(tensors)
         batch = assemble(BatchFacts(inputs, self._metadata), None)
         if cached:
             batch = replace(batch, columns={})
@@ -129,7 +129,7 @@ class CallChecker:
             if whole is not None:
                 break
         else:
-            cut, whole = self._read(tensors, parents), _of_batch(parents)
+            cut, whole = self._read(tensors, parents), of_batch(parents)
             right = cut.right(tensors)
             if right is not None:
                 return self._with_copies(Judged(True, right), cut, tensors)
@@ -195,7 +195,7 @@ class CallChecker:
         every = _has_all(tensors, parents, self._metadata)
         if every or alone is None or (not alone.ok and alone.report().mismatches):
             cut = _KnownBatch(tensors, parents, self._metadata)
-            report = cut.judge(tensors, _of_batch(parents)) if cut.matches else None
+            report = cut.judge(tensors, of_batch(parents)) if cut.matches else None
             if report is not None and (every or report.mismatches):
                 return self._per_sample(report, tensors)
         if alone is not None:
@@ -279,7 +279,7 @@ class _KnownBatch:
     ) -> None:
         self.written = written
         self.matches = False
-        self._inputs: dict[str, Any] = _of_batch(parents)
+        self._inputs: dict[str, Any] = of_batch(parents)
         self._marks = {key: TensorRef.of(tensors[key], parents[key]) for key in self._inputs}
         self._ids = parents["input_ids"].clone()
         self.batch: Batch | None = None
@@ -325,7 +325,7 @@ class _KnownBatch:
         ids, known = tensors["input_ids"], parents["input_ids"]
         if not self._marks["input_ids"].is_of(root_of(ids)):
             return None
-        given = _of_batch(parents)
+        given = of_batch(parents)
         if self._marks.keys() != given.keys() and ids.shape[1:] != known.shape[1:]:
             return None
         if not given.keys() <= self._marks.keys():
@@ -368,7 +368,7 @@ class _KnownBatch:
             self._forget()
 
 
-def _of_batch(tensors: Tensors) -> dict[str, torch.Tensor]:
+def of_batch(tensors: Tensors) -> dict[str, torch.Tensor]:
     """Media, and tokens with a row per sample; a mask of more dimensions is none of them."""
     samples = len(tensors["input_ids"])
     return {

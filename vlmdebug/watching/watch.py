@@ -11,8 +11,6 @@ small ones are copied without waiting, and the verdict comes with a later call o
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 import warnings
 from bisect import insort
@@ -24,7 +22,7 @@ from functools import cache, cached_property, partial
 from itertools import count
 from pathlib import Path
 from threading import RLock
-from typing import Any, Literal, NamedTuple, TextIO
+from typing import Any, Literal
 
 import torch
 
@@ -37,8 +35,12 @@ from vlmdebug.errors import BadInput, MismatchError, VlmDebugError
 from vlmdebug.families.facts import ProcessorMetadata
 from vlmdebug.families.metadata import read_metadata
 from vlmdebug.watching.arguments import Arguments, is_dense, refuse_unreadable
+from vlmdebug.watching.fast_path import Tensors
+from vlmdebug.watching.log import Log, Notice, log_of
+from vlmdebug.watching.origin import Origin
 from vlmdebug.watching.pending import PendingTransfer, all_on_cpu
 from vlmdebug.watching.slices import CallChecker, Judged, why
+from vlmdebug.watching.slices import Verdict as JudgedCall
 
 OnMismatch = Literal["record", "warn", "raise"]
 
@@ -66,6 +68,7 @@ class Call:
         shapes: Shape of each tensor of the call.
         judged: The result; None if the call could not be read.
         unread: Why it could not be read.
+        origin: Rank, step and samples, where a log is written; see `docs/ranks.md`.
         report: The result as a report with this call as its only chunk; built on first access.
     """
 
@@ -74,6 +77,7 @@ class Call:
     shapes: Mapping[str, tuple[int, ...]]
     judged: Judged | None = field(default=None, repr=False)
     unread: str | None = None
+    origin: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @cached_property
     def report(self) -> Report | None:
@@ -96,6 +100,7 @@ class Call:
             "verdict": Verdict.OK if self.ok else self.report.verdict if self.report else "UNREAD",
             "unread": self.unread,
             "mismatches": [mismatch.to_dict() for mismatch in self.mismatches],
+            **self.origin,
         }
 
 
@@ -156,6 +161,7 @@ def watch(
     config: Any = None,
     on_mismatch: OnMismatch = "warn",
     log: str | Path | None = None,
+    coordinates: Mapping[str, int] | None = None,
 ) -> Iterator[Trace]:
     """Judge every call of `model` inside the `with` block.
 
@@ -166,14 +172,16 @@ def watch(
         on_mismatch: `"warn"`, `"raise"` a `MismatchError` before the model does something
             opaque, or only `"record"`.
         log: Write one JSON line per call here, flushed at once; with several ranks, one file
-            each (`.rank0` before the ending).
+            each (`.rank0` before the ending). `vlmdebug merge` reads them together.
+        coordinates: The place of this rank in the dimensions `dp`, `tp`, `cp` and `pp`, for the
+            log. By default each rank is a data-parallel one.
 
     Yields:
         The trace, filled as calls come; it stays readable after an exception.
 
     Raises:
-        BadInput: `model` is no module, `on_mismatch` is none of the three, or `log` cannot be
-            written.
+        BadInput: `model` is no module, `on_mismatch` is none of the three, `coordinates` has
+            another name, or `log` cannot be written.
     """
     if not isinstance(model, torch.nn.Module):
         raise BadInput(
@@ -186,7 +194,8 @@ def watch(
             "Nothing was watched."
         )
     metadata = read_metadata(processor, config, with_config(model))
-    watcher = Watcher(metadata, Arguments(model), on_mismatch, log_of(log))
+    origin = Origin(metadata, coordinates) if log is not None else None
+    watcher = Watcher(metadata, Arguments(model), on_mismatch, log_of(log), origin=origin)
     handle = model.register_forward_pre_hook(_Hook(watcher), with_kwargs=True)
     try:
         yield watcher.trace
@@ -247,8 +256,10 @@ class Watcher:
         log: Log | None = None,
         *,
         by_sample: bool = False,
+        origin: Origin | None = None,
     ) -> None:
         self.trace: Trace = Trace()
+        self._origin = origin
         self._arguments = arguments
         self._own = arguments.own - KNOWN - DERIVED  # no part of a batch
         self._on_mismatch = on_mismatch
@@ -269,6 +280,7 @@ class Watcher:
     def _judged(self, site: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Call]:
         """The call; empty while it waits for a device."""
         number = next(self._numbers)
+        origin = {} if self._origin is None else self._origin.now()
         shapes: dict[str, tuple[int, ...]] = {}
         try:
             inputs = self._arguments.named(args, kwargs)
@@ -276,13 +288,13 @@ class Watcher:
             shapes.update({key: tuple(tensor.shape) for key, tensor in tensors.items()})
             refuse_unreadable(inputs, tensors)
         except Exception as error:
-            return [Call(number, site, shapes, unread=why(error))]
-        call = partial(Call, number, site, shapes)
+            return [Call(number, site, shapes, unread=why(error), origin=origin)]
+        call = partial(Call, number, site, shapes, origin=origin)
         if inputs.get("mm_encoder_outputs") is not None:
             return [call(unread=ENCODED)]
         # A cache holds earlier tokens, so a call need not be complete.
         cached = any(inputs.get(key) is not None for key in CACHES)
-        judge = partial(self._judge, alone=cached)
+        judge = self._judged_and_identified(origin, cached)
         own = self._own
         if cached and not any(key in tensors for key in PIXELS):
             own = own | MEDIA_KEYS  # transformers 4 leaves image_grid_thw in each decoding step
@@ -293,12 +305,29 @@ class Watcher:
         self._waiting.append((number, away, lambda: call(**judge(away.tensors))))
         return []
 
+    def _judged_and_identified(
+        self, origin: dict[str, Any], cached: bool
+    ) -> Callable[[Callable[[], Tensors]], JudgedCall]:
+        """Judges a call, and adds the samples of a call without a cache to its origin."""
+        judge = partial(self._judge, alone=cached)
+        if self._origin is None or cached:
+            return judge
+        samples = self._origin.samples
+
+        def both(tensors: Callable[[], Tensors]) -> JudgedCall:
+            origin.update(samples(tensors))
+            return judge(tensors)
+
+        return both
+
     def finish(self, *, raising: bool) -> None:
         """Judge the waiting calls; `raising`: a mismatch may be raised (no other exception is)."""
         with self._lock:
             untold = self._noted(self._arrived(wait=True))
             if self._log is not None:
                 untold += self._log.close()
+            if self._origin is not None:
+                self._origin.close()
         if raising:
             self._tell(untold)
             return
@@ -347,65 +376,8 @@ class Watcher:
             warnings.warn(one.text, MismatchWarning, stacklevel=4)
 
 
-class Notice(NamedTuple):
-    """A message to the user: a mismatch with its report, or that the log ended."""
-
-    text: str
-    report: Report | None = None
-
-
 def _number(call: Call) -> int:
     return call.number
-
-
-def log_of(log: str | Path | None) -> Log | None:
-    """The log of this rank."""
-    if log is None:
-        return None
-    path, rank = Path(log), os.environ.get("RANK")
-    return Log(path if rank is None else path.with_name(f"{path.stem}.rank{rank}{path.suffix}"))
-
-
-class Log:
-    """One JSON line per call. If writing fails, the log ends, not the program."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        try:
-            self._file: TextIO | None = path.open("w", encoding="utf-8")
-        except OSError as error:
-            raise BadInput(
-                f"log is {str(path)!r}, which cannot be written: {error.strerror}. "
-                "Nothing was watched. Pass a file in an existing folder, or leave log out."
-            ) from error
-
-    def write(self, call: Call) -> list[Notice]:
-        """Write a line; return a message if that failed."""
-        if self._file is None:
-            return []
-        try:
-            self._file.write(json.dumps(call.to_dict()) + "\n")
-            self._file.flush()
-        except OSError as error:
-            return self._ended(error)
-        return []
-
-    def close(self) -> list[Notice]:
-        if self._file is None:
-            return []
-        try:
-            self._file.close()
-        except OSError as error:
-            return self._ended(error)
-        return []
-
-    def _ended(self, error: OSError) -> list[Notice]:
-        file, self._file = self._file, None
-        with suppress(OSError):  # closing writes the buffered part again, which fails again
-            if file is not None:
-                file.close()
-        text = f"The log {str(self._path)!r} ends here: {error.strerror}. "
-        return [Notice(text + "The model is watched all the same; see trace.calls.")]
 
 
 PLUMBING = (

@@ -1,0 +1,363 @@
+"""What is wrong between ranks: planted in written traces, and made by real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from architectures import Built
+
+import vlmdebug as vd
+from vlmdebug.cli import main
+from vlmdebug.fleet.merge import FAULTS
+
+Lines = dict[int, list[dict[str, Any]]]
+RANKS, STEPS, MICRO = 4, 6, 2
+
+
+def traces() -> Lines:
+    """The lines of each rank: two samples in each call, the first with an image."""
+    numbers = iter(range(1, 10_000))
+    return {
+        rank: [
+            {
+                "call": step * MICRO + micro,
+                "site": "my/train.py:9",
+                "verdict": "OK",
+                "rank": rank,
+                "coordinates": None,
+                "step": step,
+                "micro": micro,
+                "time": (step * MICRO + micro) * 1_000_000,
+                "identities": [f"{next(numbers):016x}", f"{next(numbers):016x}"],
+                "media": [1, 0],
+            }
+            for step in range(STEPS)
+            for micro in range(MICRO)
+        ]
+        for rank in range(RANKS)
+    }
+
+
+def write(folder: Path, lines: Lines) -> Path:
+    folder.mkdir(exist_ok=True)
+    for rank, own in lines.items():
+        text = "".join(json.dumps(line) + "\n" for line in own)
+        (folder / f"run.rank{rank}.jsonl").write_text(text, encoding="utf-8")
+    return folder
+
+
+def at(lines: Lines, rank: int, step: int, micro: int = 0) -> dict[str, Any]:
+    return lines[rank][step * MICRO + micro]
+
+
+def same_sample(lines: Lines) -> None:
+    at(lines, 2, 3)["identities"][1] = at(lines, 0, 3, 1)["identities"][0]
+
+
+def no_image(lines: Lines) -> None:
+    at(lines, 1, 4, 1)["media"] = [0, 0]
+
+
+def short_call(lines: Lines) -> None:
+    at(lines, 3, 5)["identities"] = at(lines, 3, 5)["identities"][:1]
+
+
+def no_call(lines: Lines) -> None:
+    lines[0] = [line for line in lines[0] if line["step"] != 2]
+
+
+def wrong_call(lines: Lines) -> None:
+    at(lines, 1, 1)["verdict"] = "MISMATCH"
+
+
+def other_peer(lines: Lines) -> None:
+    pair_up(lines)
+    at(lines, 3, 2)["identities"].reverse()
+
+
+def pair_up(lines: Lines) -> None:
+    """Ranks 0 and 1, and 2 and 3, are tensor-parallel peers: they have the same samples."""
+    for rank, own in lines.items():
+        for line, first in zip(own, lines[rank - rank % 2], strict=True):
+            line["coordinates"] = {"dp": rank // 2, "tp": rank % 2}
+            line["identities"] = list(first["identities"])
+
+
+def every_worker_reads_all(lines: Lines) -> None:
+    for step in (1, 3, 5):
+        at(lines, 2, step)["identities"] = at(lines, 2, step - 1)["identities"]
+
+
+PLANTED: dict[str, tuple[Callable[[Lines], None], str, tuple[Any, ...]]] = {
+    "sample on two ranks": (same_sample, "twice", (3, f"{15:016x}", [0, 2])),
+    "rank without images": (no_image, "without_media", (4, 1, [1], 3)),
+    "short call": (short_call, "uneven", (5, 3, 4, [3])),
+    "no call": (no_call, "absent", (2, [0])),
+    "wrong call": (wrong_call, "wrong", (1, 0, 1, 2, "my/train.py:9")),
+    "peers with other samples": (other_peer, "peers", (2, 0, 1, [2, 3])),
+    "every worker reads all": (every_worker_reads_all, "repeated", (2, f"{49:016x}", [0, 1])),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_planted_fault_is_found_and_nothing_else(name: str, tmp_path: Path) -> None:
+    plant, kind, expected = PLANTED[name]
+    lines = traces()
+    plant(lines)
+
+    merged = vd.merge(write(tmp_path / "traces", lines))
+
+    allowed = {kind, "uneven"} if kind == "absent" else {kind}
+    assert kind in merged.faults and merged.faults.keys() <= allowed
+    assert merged.ask(kind).rows[0] == expected
+    assert str(merged).splitlines()[0] == f"4 ranks, 6 steps, {sum(map(len, lines.values()))} calls"
+
+
+def test_each_kind_but_one_that_needs_more_is_planted() -> None:
+    assert {kind for _, kind, _ in PLANTED.values()} == FAULTS.keys() - {"unseen"}
+
+
+@pytest.mark.parametrize(
+    "change", [lambda lines: None, pair_up], ids=["data parallel", "with peers"]
+)
+def test_right_ranks_have_no_fault(change: Callable[[Lines], None], tmp_path: Path) -> None:
+    lines = traces()
+    change(lines)
+
+    merged = vd.merge(write(tmp_path / "traces", lines))
+
+    assert merged.ok
+    assert "no fault between ranks was found" in str(merged)
+    assert "samples that no rank saw" in str(merged)
+
+
+def test_second_epoch_is_no_repetition(tmp_path: Path) -> None:
+    lines = traces()
+    for own in lines.values():
+        own += [{**line, "step": line["step"] + STEPS, "call": line["call"] + 12} for line in own]
+
+    assert vd.merge(write(tmp_path / "traces", lines)).ok
+
+
+def test_expected_sample_that_no_rank_saw_is_named(tmp_path: Path) -> None:
+    lines = traces()
+    seen = [one for own in lines.values() for line in own for one in line["identities"]]
+    expected = tmp_path / "expected.txt"
+    expected.write_text("\n".join([*seen, "00000000000fffff", ""]))
+
+    merged = vd.merge(write(tmp_path / "traces", lines), expected=expected)
+
+    assert merged.ask("unseen").rows == [("00000000000fffff",)]
+    assert merged.not_compared == ()
+    expected.write_text("no identity\n")
+    with pytest.raises(vd.BadInput, match="could not be merged"):
+        vd.merge(tmp_path / "traces", expected=expected)
+
+
+def test_calls_that_could_not_be_read_are_counted_and_not_called_right(tmp_path: Path) -> None:
+    lines = traces()
+    at(lines, 0, 0).update(identities=None, media=None)
+    at(lines, 1, 0).update(media=[None, 1])
+
+    merged = vd.merge(write(tmp_path / "traces", lines))
+
+    assert merged.not_compared[:2] == (
+        "the samples of 1 call, which could not be read",
+        "the media of 1 call, which do not show which sample owns them",
+    )
+
+
+def test_line_that_is_being_written_is_left_out(tmp_path: Path) -> None:
+    folder = write(tmp_path / "traces", traces())
+    trace = folder / "run.rank1.jsonl"
+    trace.write_text(trace.read_text()[:-40])
+
+    merged = vd.merge(folder)
+
+    assert merged.calls == RANKS * STEPS * MICRO - 1
+    assert set(merged.faults) == {"uneven"}
+
+
+def test_newer_trace_is_read_again(tmp_path: Path) -> None:
+    lines = traces()
+    folder = write(tmp_path / "traces", lines)
+    assert vd.merge(folder).ok
+    no_image(lines)
+    write(folder, lines)
+
+    assert "without_media" in vd.merge(folder).faults
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda folder: None, "is no folder"),
+        (lambda folder: folder.mkdir(), "has no file that ends in .jsonl"),
+        (lambda folder: write(folder, {0: [{"call": 1}]}), "names a rank"),
+    ],
+)
+def test_folder_without_traces_is_refused(make: Any, said: str, tmp_path: Path) -> None:
+    make(tmp_path / "traces")
+
+    with pytest.raises(vd.BadInput, match=said):
+        vd.merge(tmp_path / "traces")
+
+
+@pytest.fixture
+def hung(tmp_path: Path) -> Iterator[Path]:
+    lines = traces()
+    no_image(lines)
+    for own in lines.values():
+        for line in own:
+            line["site"] = "<b>\n::error::x.py:1"
+    yield write(tmp_path / "traces", lines)
+
+
+def test_page_marks_the_rank_and_step(hung: Path, tmp_path: Path) -> None:
+    page = tmp_path / "ranks.html"
+
+    assert main(["merge", str(hung), "--html", str(page)]) == 1
+
+    text = page.read_text(encoding="utf-8")
+    assert '<td class="wrong">4 samples, 1 media<br><strong>✗ without_media</strong></td>' in text
+    assert "<b>" not in text and text.count('class="wrong"') == 1
+
+
+def test_timeline_has_the_calls_of_one_step(hung: Path, tmp_path: Path) -> None:
+    file = tmp_path / "step.json"
+
+    assert main(["merge", str(hung), "--step", "4", "--timeline", str(file)]) == 1
+
+    events = json.loads(file.read_text())["traceEvents"]
+    assert [(one["tid"], one["ts"], one["dur"]) for one in events[:2]] == [
+        (0, 8_000.0, 1_000.0),
+        (0, 9_000.0, 1.0),
+    ]
+    assert len(events) == RANKS * MICRO
+    assert [one["args"]["media"] for one in events if one["tid"] == 1] == [[1, 0], [0, 0]]
+
+
+def test_question_is_answered_and_options_that_belong_together_are_asked_for(
+    hung: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["merge", str(hung), "--ask", "without_media"]) == 0
+    assert capsys.readouterr().out.splitlines()[1] == "4     1      [1]            3"
+    assert main(["merge", str(hung), "--step", "1"]) == 2
+    assert "--step and --timeline belong together" in capsys.readouterr().err
+
+
+# Two real processes
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Traces of two processes, for each way of `ranks.py`."""
+    folder = tmp_path_factory.mktemp("ranks")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    own = Path(__file__).with_name("ranks.py")
+    started = [
+        subprocess.Popen(
+            [sys.executable, str(own), str(folder)],
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    errors = [process.communicate(timeout=600)[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0], "\n".join(errors)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("way", "faults"),
+    [
+        ("sharded", set()),
+        ("dispatched", set()),
+        ("everything", {"twice"}),
+        ("one_without_images", {"without_media"}),
+        ("workers", {"repeated"}),
+    ],
+)
+def test_ranks_that_train_are_right_or_wrong_together(
+    way: str, faults: set[str], trained: Path
+) -> None:
+    merged = vd.merge(trained / way)
+
+    assert merged.faults.keys() == faults, str(merged)
+    assert merged.not_compared == (
+        "samples that no rank saw: pass the identities that were expected",
+    )
+    assert merged.ask("select distinct verdict from calls").rows == [("OK",)]
+    assert merged.ranks == (1 if way == "workers" else 2)
+
+
+def test_step_that_would_hang_is_named(trained: Path) -> None:
+    merged = vd.merge(trained / "one_without_images")
+
+    assert merged.ask("without_media").rows == [(1, 0, [1], 1)]
+    assert [line["step"] for line in lines_of(trained / "sharded" / "run.rank1.jsonl")] == [0, 1]
+
+
+def test_samples_are_the_same_in_every_process(trained: Path) -> None:
+    one, other = (
+        vd.merge(trained / way).ask(
+            "select distinct unnest(samples) as one from calls order by one"
+        )
+        for way in ("sharded", "everything")
+    )
+
+    assert one.rows == other.rows and len(one.rows) == 8
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_coordinates_of_a_rank_are_those_it_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, processor = vd.tiny.build("gemma4")
+    inputs = vd.tiny.batch("gemma4", [1, 0])
+    monkeypatch.setenv("RANK", "3")
+    for name, options in (("given", {"coordinates": {"dp": 1, "tp": 1}}), ("environment", {})):
+        monkeypatch.setenv("VLMDEBUG_COORDINATES", "dp=1,tp=1")
+        with vd.watch(model, processor=processor, log=tmp_path / f"{name}.jsonl", **options):
+            model(**inputs)
+        (line,) = lines_of(tmp_path / f"{name}.rank3.jsonl")
+        assert (line["rank"], line["coordinates"]) == (3, {"dp": 1, "tp": 1})
+        assert line["media"] == [1, 0]
+    batch = vd.read_batch(inputs, processor=processor)
+    assert line["identities"] == [one.digits for one in vd.identities(batch)]
+    wrong = tmp_path / "wrong.jsonl"
+    with pytest.raises(vd.BadInput, match="its names are dp, tp, cp, pp"):
+        vd.watch(model, log=wrong, coordinates={"ep": 1}).__enter__()
+    monkeypatch.setenv("VLMDEBUG_COORDINATES", "dp:1")
+    with pytest.raises(vd.BadInput, match="it names coordinates, such as dp=1,tp=0"):
+        vd.watch(model, log=wrong).__enter__()
+
+
+def test_identity_of_a_sample_is_of_its_tokens_and_pixels(built: Built) -> None:
+    processor = built["qwen3_vl"][1]
+    inputs = dict(vd.tiny.batch("qwen3_vl", [2, 0, 1]))
+    whole = vd.identities(vd.read_batch(inputs, processor=processor))
+    batch = vd.read_batch(inputs, processor=processor)
+    alone = [
+        vd.identities(vd.read_batch(chunk, processor=processor))[0] for chunk in batch.chunks(1)
+    ]
+
+    assert alone == whole and [one.media for one in whole] == [2, 0, 1]
+    changed = {**inputs, "pixel_values": inputs["pixel_values"].flip(1)}
+    moved = vd.identities(vd.read_batch(changed, processor=processor))
+    assert [one == other for one, other in zip(moved, whole, strict=True)] == [False, True, False]

@@ -1,0 +1,185 @@
+"""What is wrong between ranks, although each rank is right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vlmdebug.core.given import public
+from vlmdebug.fleet import sql
+from vlmdebug.fleet.sql import Answer
+from vlmdebug.fleet.traces import expected_of, table_of
+from vlmdebug.safe import one_line
+
+_HELD = (
+    "(select step, micro, rank, dp, unnest(samples) as sample from calls where samples is not null)"
+)
+FAULTS = {
+    "twice": (
+        "A sample is on several data-parallel ranks in one step.",
+        f"""
+        select step, printf('%016x', sample) as sample, list_sort(list(distinct rank)) as ranks
+        from {_HELD} group by step, sample
+        having count(*) > 1 and min(dp) <> max(dp) order by step, sample
+        """,
+    ),
+    "peers": (
+        "Peers of one data-parallel rank (tensor, context or pipeline) have different samples.",
+        """
+        select step, micro, dp, list_sort(list(rank)) as ranks
+        from (select step, micro, dp, rank, list(samples order by call) as samples from calls
+              where samples is not null group by step, micro, dp, rank)
+        group by step, micro, dp having count(distinct samples) > 1 order by step, micro, dp
+        """,
+    ),
+    "without_media": (
+        "Some ranks have media and others none, in one step: a vision tower that synchronises "
+        "hangs there.",
+        """
+        select step, micro, list_sort(list(rank) filter (items = 0)) as ranks_without,
+            count(*) filter (items > 0) as ranks_with
+        from (select step, micro, rank, sum(list_sum(media)) as items from calls
+              where media is not null and list_count(media) = len(media)
+              group by step, micro, rank)
+        group by step, micro having min(items) = 0 and max(items) > 0 order by step, micro
+        """,
+    ),
+    "uneven": (
+        "Ranks have different numbers of samples in one step.",
+        """
+        select step, min(samples) as fewest, max(samples) as most,
+            list_sort(list(rank) filter (samples < usual)) as ranks_with_fewer
+        from (select *, max(samples) over (partition by step) as usual
+              from (select step, rank, coalesce(sum(len(samples)), 0) as samples
+                    from calls group by step, rank))
+        group by step having min(samples) <> max(samples) order by step
+        """,
+    ),
+    "absent": (
+        "A rank makes no call in a step in which others do.",
+        """
+        select step, list_sort(list(rank)) as ranks
+        from ((select step, rank from (select distinct step from calls),
+                                      (select distinct rank from calls))
+              except (select step, rank from calls))
+        group by step order by step
+        """,
+    ),
+    "unseen": (
+        "A sample that was expected is on no rank.",
+        """
+        select printf('%016x', sample) as sample
+        from (select sample from expected except select unnest(samples) from calls)
+        order by sample
+        """,
+    ),
+    "repeated": (
+        "A rank gets a sample again before it has seen half of its samples, as from workers that "
+        "all read the whole data.",
+        f"""
+        with held as (select rank, step, sample, row_number() over
+                        (partition by rank order by step, micro) as place from {_HELD}),
+            again as (select rank, sample, list(place order by place) as places,
+                        list(step order by place) as steps
+                      from held group by rank, sample having count(*) > 1),
+            different as (select rank, count(distinct sample) as samples from held group by rank)
+        select rank, printf('%016x', sample) as sample, steps
+        from again join different using (rank)
+        where places[2] - places[1] < samples / 2 order by rank, steps, sample
+        """,
+    ),
+    "wrong": (
+        "A call is wrong in itself; its line says how.",
+        "select step, micro, rank, call, site from calls where verdict = 'MISMATCH' "
+        "order by step, micro, rank, call",
+    ),
+}
+"""Name of each kind of fault: what it means, and the query that finds it in the table `calls`."""
+
+
+QUERIES = {name: query for name, (_, query) in FAULTS.items()}
+SHOWN = 5
+"""Lines of an answer that a summary shows."""
+_WHOLE = """
+    select count(distinct rank), count(*), count(distinct step), count(*) filter (samples is null),
+        count(*) filter (list_count(media) < len(media))
+    from calls
+"""
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The traces of all ranks as one table.
+
+    Attributes:
+        tables: Its Parquet files, by the names that they have in queries: `calls`, and `expected`
+            if that was given.
+        ranks: Ranks that wrote a trace.
+        calls: Calls of all ranks.
+        steps: Training steps.
+        faults: How often each kind of fault was found, and the first lines of the answer.
+        not_compared: What could not be compared, and why.
+    """
+
+    tables: dict[str, Path]
+    ranks: int
+    calls: int
+    steps: int
+    faults: dict[str, tuple[int, Answer]]
+    not_compared: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        return not self.faults
+
+    def ask(self, question: str) -> Answer:
+        """The answer to the name of a kind of fault, or to a query on the table `calls`."""
+        return sql.ask(self.tables, question, QUERIES)
+
+    def __str__(self) -> str:
+        lines = [f"{self.ranks} ranks, {self.steps:,} steps, {self.calls:,} calls"]
+        for name, (times, answer) in self.faults.items():
+            lines += ["", f"{name}: {times:,} times. {FAULTS[name][0]}"]
+            lines += [f"  {line}" for line in str(answer).splitlines()]
+        lines += [f"not compared: {one_line(text, 200)}" for text in self.not_compared]
+        return "\n".join(lines if self.faults else [*lines, "no fault between ranks was found"])
+
+
+@public
+def merge(traces: str | Path, *, expected: str | Path | None = None) -> Merged:
+    """Say what is wrong between ranks, although the calls of each rank are right.
+
+    `calls.parquet` is written in the folder of the traces; `docs/ranks.md` lists its columns.
+
+    Args:
+        traces: The folder with the traces of all ranks, as `watch(model, log=...)` writes them.
+        expected: A file with the identities of all samples that the ranks should have seen, one
+            in each line, as `vlmdebug.identities` gives them.
+
+    Raises:
+        BadInput: A path is not there, the folder has no trace, `expected` holds something else,
+            or DuckDB is not installed.
+    """
+    tables = {"calls": table_of(Path(traces))}
+    if expected is not None:
+        tables["expected"] = expected_of(Path(expected), Path(traces))
+    ((ranks, calls, steps, unread, unknown),) = sql.ask(tables, _WHOLE, QUERIES).rows
+    faults = {}
+    for name in FAULTS:
+        if name == "unseen" and expected is None:
+            continue
+        answer = sql.ask(tables, name, QUERIES)
+        if answer.rows:
+            faults[name] = (len(answer.rows), Answer(answer.columns, answer.rows[:SHOWN]))
+    left = []
+    if unread:
+        left.append(f"the samples of {_calls(unread)}, which could not be read")
+    if unknown:
+        left.append(f"the media of {_calls(unknown)}, which do not show which sample owns them")
+    if expected is None:
+        left.append("samples that no rank saw: pass the identities that were expected")
+    return Merged(tables, ranks, calls, steps, faults, tuple(left))
+
+
+def _calls(number: int) -> str:
+    return f"{number:,} call{'' if number == 1 else 's'}"

@@ -1,0 +1,122 @@
+"""The traces of many ranks as one table, in Parquet.
+
+`vlmdebug.watch(model, log=...)` writes a line of JSON for each call, in a file for each rank.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from vlmdebug.errors import BadInput
+from vlmdebug.fleet.sql import duckdb, text
+from vlmdebug.safe import one_line
+
+COLUMNS = {
+    "rank": "INTEGER",
+    "coordinates": "MAP(VARCHAR, INTEGER)",
+    "step": "BIGINT",
+    "micro": "INTEGER",
+    "call": "BIGINT",
+    "time": "BIGINT",
+    "site": "VARCHAR",
+    "verdict": "VARCHAR",
+    "unread": "VARCHAR",
+    "identities": "VARCHAR[]",
+    "media": "INTEGER[]",
+}
+"""What is read of a line, with DuckDB's types."""
+READ = """
+    select
+        rank,
+        coalesce(coordinates['dp'], rank) as dp,
+        coalesce(coordinates['tp'], 0) as tp,
+        coalesce(coordinates['cp'], 0) as cp,
+        coalesce(coordinates['pp'], 0) as pp,
+        coalesce(step, 0) as step,
+        coalesce(micro, 0) as micro,
+        call, "time", site, verdict, unread,
+        [('0x' || one)::ubigint for one in identities] as samples,
+        media
+    from read_json($files, columns = {columns}, format = 'newline_delimited', ignore_errors = true)
+    where rank is not null
+    order by step, micro, rank, call
+"""
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The traces in a folder.
+
+    Raises:
+        BadInput: There is no such folder, or no trace in it.
+    """
+    if not folder.is_dir():
+        raise BadInput(
+            f"{folder} is no folder. Nothing was read. Pass the folder with the traces of all "
+            "ranks, which watch(model, log='folder/trace.jsonl') writes."
+        )
+    files = sorted(folder.glob("*.jsonl"))
+    if not files:
+        raise BadInput(
+            f"{folder} has no file that ends in .jsonl. Nothing was read. Watch each rank with "
+            "watch(model, log='folder/trace.jsonl') and pass that folder."
+        )
+    return files
+
+
+def table_of(folder: Path) -> Path:
+    """`calls.parquet` in the folder, written again if a trace is newer. A line cut off is left out.
+
+    Raises:
+        BadInput: The folder has no traces, or none of their lines names a rank.
+    """
+    files = files_of(folder)
+    table = folder / "calls.parquet"
+    newest = max(file.stat().st_mtime_ns for file in files)
+    if table.exists() and table.stat().st_mtime_ns > newest:
+        return table
+    columns = "{" + ", ".join(f"'{name}': '{kind}'" for name, kind in COLUMNS.items()) + "}"
+    listed = "[" + ", ".join(map(text, files)) + "]"
+    rows = _copy(READ.replace("{columns}", columns).replace("$files", listed), table)
+    if not rows:
+        table.unlink()
+        raise BadInput(
+            f"No line of the traces in {folder} names a rank. Nothing was merged. Write them with "
+            "this release of vlmdebug."
+        )
+    return table
+
+
+def expected_of(file: Path, folder: Path) -> Path:
+    """`expected.parquet` in the folder: the identities in a text file, one in each line.
+
+    Raises:
+        BadInput: There is no such file, or a line is no identity.
+    """
+    if not file.is_file():
+        raise BadInput(
+            f"{file} is no file. Nothing was merged. Write the identities of the samples that were "
+            "expected, one in each line, as vlmdebug.identities gives them."
+        )
+    table = folder / "expected.parquet"
+    read = f"read_csv({text(file)}, header = false, columns = {{'line': 'VARCHAR'}}, delim = '\n')"
+    _copy(
+        f"select ('0x' || trim(line))::ubigint as sample from {read} where trim(line) <> ''", table
+    )
+    return table
+
+
+def _copy(query: str, table: Path) -> int:
+    """Write the rows of a query, all or none, and count them."""
+    module = duckdb()
+    unfinished = table.with_suffix(f".{os.getpid()}.unfinished")
+    with module.connect() as connection:
+        try:
+            to = f"{text(unfinished)} (format parquet, compression zstd)"
+            (rows,) = connection.execute(f"copy ({query}) to {to}").fetchone()
+        except module.Error as error:
+            unfinished.unlink(missing_ok=True)
+            said = one_line(str(error).splitlines()[0], 200)
+            raise BadInput(f"{table.parent} could not be merged: {said}") from error
+    os.replace(unfinished, table)
+    return rows
