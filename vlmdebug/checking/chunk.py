@@ -25,6 +25,7 @@ from vlmdebug.checking.findings import (
     WrongRows,
 )
 from vlmdebug.checking.observed import ObservedChunk
+from vlmdebug.checking.packed import CutInRow, seam_differences, seam_doubts
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import BOOKKEEPING, EXTRAS, pixels_of
 from vlmdebug.core.observed import Made, MadeBy, ObservedCall, ObservedKey, SlicerRun
@@ -72,10 +73,20 @@ class ChunkChecker:
         if chunk.used.left_out and not self.found and not chunk.run.partial:
             left_out = tuple(chunk.used.left_out.items())
             self.doubts["input_ids"] = LeftOut(chunk.index, left_out)
+        self._seams()
         if not chunk.samples and "input_ids" in self.keys:
             self.found.append(EmptyChunk(chunk=chunk.index))
         images = images_of(self.batch, chunk.part)
         return ChunkReport(chunk.samples, images, chunk.placeholders, features, keys)
+
+    def _seams(self) -> None:
+        """What packed rows say of their samples: whole, and apart."""
+        chunk = self.chunk
+        for sample, (have, own) in chunk.used.cut.items():
+            self.found.append(CutInRow(chunk=chunk.index, samples=(sample,), have=have, own=own))
+        self.found += seam_differences(chunk.used.seams, chunk.samples, chunk.index)
+        for one in seam_doubts(chunk.used.seams, len(chunk.samples)):
+            self.doubts.setdefault(f"seams: {one.why.name}", one)
 
     def _embedded(self) -> ChunkReport:
         """Embeddings hold no token ids, so the samples of the other keys are not known."""

@@ -116,7 +116,8 @@ def _order(batch: Batch, run: SlicerRun, reports: Sequence[ChunkReport]) -> list
                 expand_size=run.expand_size,
             )
         ]
-    misplaced = None if run.any_order else _first_out_of_order(visited)
+    packed = any(chunk.spans is not None for chunk in run.chunks)
+    misplaced = None if run.any_order or packed else _first_out_of_order(visited)
     if misplaced is not None:
         moved = visited[misplaced]
         return [Reordered(samples=tuple(visited), position=misplaced, moved=moved)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from vlmdebug.checking import text_batch, text_chunks
+from vlmdebug.checking import text_batch, text_chunks, text_packed
 from vlmdebug.checking.batch_findings import Stray
 from vlmdebug.checking.findings import Because, Cause, Difference
 from vlmdebug.core.batch import Batch
@@ -21,6 +21,7 @@ from vlmdebug.outcomes.reasons import Raises, Runs, Unknown
 WORDS: Mapping[type[Difference], Callable[[Any, Batch], Words]] = {
     **text_chunks.WORDS,
     **text_batch.WORDS,
+    **text_packed.WORDS,
 }
 """Words for each kind of difference."""
 
@@ -93,11 +94,17 @@ REASONS: Mapping[Raises | Runs | Unknown, str] = {
     Runs.PER_CALL: "No single call shows that, so the model will not raise.",
     Runs.OTHER_ORDER: "The model will not raise, but outputs put together again belong to other "
     "samples.",
+    Runs.MIXES: "The model will not raise: tokens attend to those of another sample.",
+    Runs.OTHER_PLACES: "The model will not raise: it takes the tokens for others in place or time.",
+    Runs.SEES_PADDING: "The model will not raise: the sample attends to these tokens.",
+    Runs.ACROSS: "The model will not raise, and learns to go on with another sample.",
     Unknown.DEPENDS: "Depending on the model it raises or computes something else.",
     Unknown.NOT_IN_BATCH: "The batch does not determine whether the model raises.",
     Unknown.BY_MARKS: "A model that tells images by {key} raises or computes something else.",
     Unknown.RUN_PER_IMAGE: "Depending on the model it raises or computes something else. "
     "It takes each run of image tokens for one image.",
+    Unknown.ATTENTION: "Flash-attention mixes samples or raises; other kinds of attention do not "
+    "look at it.",
     Unknown.SIGNATURE: "The model ignores it or raises, depending on its signature.",
 }
 """What the model will do, for each reason."""

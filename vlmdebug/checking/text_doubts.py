@@ -86,26 +86,13 @@ SEAMS: Mapping[Seams, tuple[str, str]] = {
         "with an attention_mask, models ignore where position_ids start again",
         "Leave attention_mask out of a packed batch.",
     ),
-    Seams.NO_POSITIONS: (
-        "no position_ids start again at each of them",
-        "Pass position_ids that begin at 0 in each sample.",
+    Seams.FLASH: (
+        "only flash-attention reads cu_seq_lens_q and _k, and no position_ids start again",
+        "Pass position_ids that start again, too, or test with the attention of your training run.",
     ),
-    Seams.ORDER: (
-        "position_ids do not go 0, 1, 2 … in each of them",
-        "Compute position_ids of each sample alone, and concatenate them.",
-    ),
-    Seams.PLANES: (
-        "position_ids have another number of planes than the model needs to separate them",
-        "Models with M-RoPE need (4, row, seq): the places of text, then time, height and width. "
-        "Other models need (row, seq).",
-    ),
-    Seams.MROPE: (
-        "position_ids are not M-RoPE's places of each sample alone",
-        "Call get_rope_index of the model for each sample, and concatenate the results.",
-    ),
-    Seams.LABELS: (
-        "the first token of one is a label, which is learned from the last token before it",
-        "Set the first label of each sample to -100.",
+    Seams.UNLIKE: (
+        "position_ids start at numbers that differ, which flash-attention does not take for starts",
+        "Start at 0 in each sample.",
     ),
     Seams.OPEN: ("M-RoPE's places of this model are not recomputed", ALONE),
 }

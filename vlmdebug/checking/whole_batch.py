@@ -30,7 +30,6 @@ from vlmdebug.checking.doubts import (
     Hidden,
     LostMask,
     MoreColumns,
-    NotApart,
     NotRecomputed,
     Unmasked,
     WholePixels,
@@ -38,6 +37,7 @@ from vlmdebug.checking.doubts import (
 from vlmdebug.checking.findings import Difference, MadeOtherwise, run_cause
 from vlmdebug.checking.labels import labels_differences
 from vlmdebug.checking.lacking import lacking
+from vlmdebug.checking.packed import seam_differences, seam_doubts
 from vlmdebug.checking.report import Report
 from vlmdebug.checking.text import as_mismatch
 from vlmdebug.checking.text_doubts import doubt
@@ -45,7 +45,7 @@ from vlmdebug.core.alignment import Step, align_runs, fits
 from vlmdebug.core.batch import Batch, Contradiction
 from vlmdebug.core.keys import PIXELS
 from vlmdebug.core.modality import Modality
-from vlmdebug.core.observed import Made, Seams, SlicerRun
+from vlmdebug.core.observed import Made, Seam, SlicerRun
 from vlmdebug.core.part import Part
 from vlmdebug.core.presence import expected_rows
 from vlmdebug.core.record import ChunkReport, KeyReport, KeyState
@@ -55,17 +55,19 @@ from vlmdebug.outcomes.reasons import DEPENDS, Outcome, Raises, Runs, Unknown, o
 from vlmdebug.outcomes.whole_batch import runs_side_by_side, runs_unchecked, runs_with_runs
 
 
-def check_alone(batch: Batch, *, one_chunk: bool = False, seams: Seams | None = None) -> Report:
+def check_alone(
+    batch: Batch, *, one_chunk: bool = False, seams: Sequence[Seam] = ()
+) -> Report:
     """The batch without a slicer: expected rows, placeholders and features.
 
-    A line per sample, or one for all of them. `seams`: why packed samples may not be apart.
+    A line per sample, or one for all of them. `seams`: what may mix packed samples.
     """
     report = planned_report(batch, one_chunk=one_chunk)
-    apart = [] if seams is None else [NotApart(len(batch), seams)]
+    found = [*batch_differences(batch), *seam_differences(seams, tuple(range(len(batch))))]
     return replace(
         report,
-        mismatches=tuple(as_mismatch(one, batch) for one in batch_differences(batch)),
-        ambiguities=(*doubts_alone(batch), *map(doubt, apart)),
+        mismatches=tuple(as_mismatch(one, batch) for one in found),
+        ambiguities=(*doubts_alone(batch), *map(doubt, seam_doubts(seams, len(batch)))),
     )
 
 

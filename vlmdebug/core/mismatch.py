@@ -23,6 +23,8 @@ CODES = {
     "VLM011": "rows that are not in the batch",
     "VLM012": "could not be checked",
     "VLM013": "labels beside other tokens",
+    "VLM014": "positions of other tokens",
+    "VLM015": "samples of a packed row are mixed",
 }
 UNCHECKED = "VLM012"
 """What stands in front of each ambiguity of a report: no mismatch, and no OK."""

@@ -8,6 +8,7 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 from vlmdebug.core.change import Change
+from vlmdebug.core.part import Spans
 from vlmdebug.core.rows import Rows
 
 
@@ -77,16 +78,44 @@ class MadeBy(Enum):
 
 
 class Seams(Enum):
-    """Why the samples of packed rows may not be apart for the model."""
+    """Why the samples of packed rows are not apart for the model, or may not be."""
 
     MODEL = auto()
     MASK = auto()
+    OPEN = auto()
+    FLASH = auto()  # apart in flash-attention alone
+    UNLIKE = auto()  # positions start at numbers that differ, which flash-attention does not see
     NO_POSITIONS = auto()
     ORDER = auto()
     PLANES = auto()
     MROPE = auto()
-    OPEN = auto()
+    PADDING = auto()
+    ENDS = auto()
+    LONGEST = auto()
     LABELS = auto()
+
+
+class Seam(NamedTuple):
+    """One place of packed rows where samples are not apart, or are not known to be.
+
+    Attributes:
+        why: What is wrong, or not known.
+        key: The key that is about.
+        sample: The sample that begins there, or whose tokens have other positions; None where all
+            of the call are concerned.
+        row: Of the call.
+        column: Of the call.
+        given: What the key has there.
+        due: What belongs there.
+    """
+
+    why: Seams
+    key: str = "position_ids"
+    sample: int | None = None
+    row: int = 0
+    column: int = 0
+    given: tuple[int, ...] = ()
+    due: tuple[int, ...] = ()
 
 
 class MadeReason(NamedTuple):
@@ -127,6 +156,9 @@ class ObservedCall:
         needs_mask: Whether its columns of `input_ids` need the batch's `attention_mask`; None where
             they are the batch's own, or cannot be identified.
         left_out: Real tokens of each sample that its columns of `input_ids` do not hold.
+        spans: The tokens of each of its samples, if some row holds several; None otherwise.
+        seams: Where samples of one row are not apart, or are not known to be.
+        cut: How many tokens a sample of a packed row has there, and how many it owns, if not all.
     """
 
     keys: Mapping[str, ObservedKey]
@@ -134,6 +166,9 @@ class ObservedCall:
     made: Mapping[str, Made] = field(default_factory=dict)
     needs_mask: bool | None = None
     left_out: Mapping[int, int] = field(default_factory=dict)
+    spans: Spans | None = None
+    seams: tuple[Seam, ...] = ()
+    cut: Mapping[int, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def embedded(self) -> bool:

@@ -157,7 +157,7 @@ def _laid_out(
     changed = any(key in own and own[key] != axis for key, axis in overrides.items())
     if changed or facts.metadata.other_model is not None:
         rules = replace(rules, seen=())  # no model that was seen
-    if facts.packed is not None and facts.metadata.model_type in SEPARATES:
+    if facts.metadata.model_type in SEPARATES:
         rules = replace(rules, separates_packed=True)
     present = {key: axes[key] for key in facts.inputs if key in axes}
     feature_key = found.feature_key if found.feature_key in own else None

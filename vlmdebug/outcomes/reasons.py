@@ -50,6 +50,10 @@ class Runs(Enum):
     LEARNS_PROMPT = auto()
     PER_CALL = auto()  # no single call shows the fault
     OTHER_ORDER = auto()
+    MIXES = auto()  # tokens of a packed row attend to other samples
+    OTHER_PLACES = auto()
+    SEES_PADDING = auto()
+    ACROSS = auto()  # learns the first token of a sample from another one
 
 
 class Unknown(Enum):
@@ -60,6 +64,7 @@ class Unknown(Enum):
     BY_MARKS = auto()  # models that identify images by token types differ from others
     SIGNATURE = auto()
     RUN_PER_IMAGE = auto()
+    ATTENTION = auto()  # kinds of attention differ
 
 
 class Outcome(NamedTuple):

@@ -14,7 +14,7 @@ import numpy as np
 
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.change import Change
-from vlmdebug.core.keys import BOOKKEEPING, TYPE_IDS
+from vlmdebug.core.keys import BOOKKEEPING, PACKED, TYPE_IDS
 from vlmdebug.core.layout import Axis
 from vlmdebug.core.observed import Made, ObservedCall, ObservedKey
 from vlmdebug.core.part import Part
@@ -24,8 +24,13 @@ from vlmdebug.core.tensors import unreadable
 from vlmdebug.errors import AmbiguousError
 from vlmdebug.tracking.columns import Columns, Realigned
 from vlmdebug.tracking.identity import identified
+from vlmdebug.tracking.joined import Joined
 from vlmdebug.tracking.made import made_keys
+from vlmdebug.tracking.packed import seams_of
 from vlmdebug.tracking.rows import RowFinder
+
+OF_SEAMS = frozenset({*PACKED, "position_ids", "attention_mask"})
+"""Keys that keep the samples of packed rows apart, which are judged together."""
 
 
 def used_chunk(
@@ -41,6 +46,7 @@ def used_chunk(
         chunk.made,
         chunk.needs_mask,
         chunk.columns.left_out() if chunk.columns is not None else {},
+        **chunk.joints,
     )
 
 
@@ -65,6 +71,7 @@ class _Chunk:
         width: Columns of its `input_ids`.
         columns: Checks whether other keys have the columns of its `input_ids`.
         realigned: The same, if padding was moved row by row.
+        joined: The samples of its rows, if some hold several.
     """
 
     def __init__(
@@ -76,6 +83,7 @@ class _Chunk:
         self.width: int | None = None
         self.columns: Columns | None = None
         self.realigned: Realigned | None = None
+        self.joined: Joined | None = None
         self.placeholders: dict[str, int] = {}
 
     def used(self, key: str) -> ObservedKey | None:
@@ -96,14 +104,31 @@ class _Chunk:
     def made(self) -> dict[str, Made]:
         """Keys of this call that the batch does not have and that are computed from others."""
         told = self.samples if isinstance(self.samples, Rows) else None
-        return made_keys(self.batch, self.given, told)
+        if self.joined is None:
+            return made_keys(self.batch, self.given, told)
+        apart = self.joined.by_sample(self.given, tuple(self.given["input_ids"].shape))
+        apart = {key: value for key, value in apart.items() if key in self.given}
+        return made_keys(self.batch, {k: v for k, v in apart.items() if k not in OF_SEAMS}, told)
 
     @property
     def needs_mask(self) -> bool | None:
         """Whether the columns of its `input_ids` need a mask that was left out."""
+        if self.joined is not None:
+            return False  # it keeps apart no samples, and the padding is gone
         if self.columns is None or self.given.get("attention_mask") is not None:
             return None
         return self.columns.need_mask()
+
+    @property
+    def joints(self) -> dict[str, Any]:
+        """What its packed rows hold, and whether their samples are apart."""
+        joined = self.joined
+        if joined is None:
+            return {}
+        own = self.batch.inputs.get("position_ids")
+        places = None if own is None else joined.own(own)
+        seams = seams_of(self.batch, self.given, joined.spans, joined.samples, places)
+        return {"spans": joined.spans, "seams": seams, "cut": joined.lost}
 
     def _tensor(self, key: str, value: Any) -> ObservedKey:
         if type(value) is np.ndarray or type(value).__module__ == "torch":
@@ -121,6 +146,14 @@ class _Chunk:
         return self._ids(value) if key == "input_ids" else self._used(key, value)
 
     def _ids(self, ids: Any) -> ObservedKey:
+        if ids.shape[-1:] != self.batch.inputs["input_ids"].shape[-1:] or not (
+            self.finder.is_slice("input_ids", ids)
+        ):
+            self.joined = Joined.of(self.batch, self.finder, self.given)
+        if self.joined is not None:
+            self.samples, self._part = self.joined.rows, None
+            self.placeholders = _placeholders(self.batch, ids, None, is_slice=False)
+            return ObservedKey(self.joined.rows, len(self.joined.samples), dims=ids.ndim)
         by_text = _Once(partial(self._by_text, ids))
         rows, source, change, is_slice = self.finder.see("input_ids", ids, by_text, free=(1,))
         columns = None
@@ -160,6 +193,8 @@ class _Chunk:
 
     def _used(self, key: str, value: Any) -> ObservedKey:
         axis, shape = self.batch.layout.get(key), value.shape
+        if self.joined is not None and key in self.batch.token_dims:
+            return self._joined(self.joined, key, value)
         if self.realigned is not None and key in self.batch.token_dims:
             return self._realigned(self.realigned, key, value)
         at = self.batch.token_dims.get(key)
@@ -226,6 +261,21 @@ class _Chunk:
         if matches:
             return likely, None
         return likely, Change("longer" if matches is None else "columns", tuple(value.shape))
+
+    def _joined(self, joined: Joined, key: str, value: Any) -> ObservedKey:
+        """A key along the tokens of packed rows: the values of each sample, in its own tokens."""
+        shape, ids = tuple(value.shape), tuple(self.given["input_ids"].shape)
+        change = None
+        if shape[-2:] != ids or len(shape) > len(ids) + 1:
+            if key == "attention_mask":
+                return ObservedKey(None, shape[0] if shape else 1, dims=len(shape))
+            change = Change("columns", shape)
+        elif key not in OF_SEAMS:
+            change = None if joined.matches(self.batch, key, value) else Change("columns", shape)
+        wide = shape[-1] if shape else None
+        return ObservedKey(
+            joined.rows, len(joined.samples), change=change, columns=wide, dims=len(shape)
+        )
 
     def _realigned(self, realigned: Realigned, key: str, value: Any) -> ObservedKey:
         """A token key with moved padding: its rows are identified by its real tokens, if at all."""

@@ -1,68 +1,233 @@
-"""Whether a model keeps the samples of packed rows apart, as far as the batch itself shows it.
+"""Whether a model keeps the samples of packed rows apart, as far as the call itself shows it.
 
 With its default attention (sdpa), transformers starts a sample where `position_ids` do not go on by
-one, and only if no `attention_mask` is passed (`find_packed_sequence_indices` and
-`masking_utils._preprocess_mask_arguments`, 5.23). M-RoPE models read that from the first of four
-planes. Other arguments (`cu_seq_lens_q`) act in flash-attention alone.
+one, and only if no `attention_mask` is passed (`masking_utils.find_packed_sequence_indices` and
+`masking_utils._preprocess_mask_arguments`, 5.24). M-RoPE models read that from the first of four
+planes. `cu_seq_lens_q` and its kin act in flash-attention alone
+(`modeling_flash_attention_utils._flash_attention_forward`, 5.24). Rotary embeddings look at
+differences only, so a constant that is added to all positions of a sample changes nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from vlmdebug.core.batch import Batch
-from vlmdebug.core.observed import Seams
+from vlmdebug.core.keys import PACKED
+from vlmdebug.core.observed import Seam, Seams
+from vlmdebug.core.part import Spans
 from vlmdebug.core.tensors import side_by_side, to_numpy
 from vlmdebug.tracking.made import IGNORED, positions_of
 
 PLANES = 4
 """Planes of `position_ids` from which M-RoPE models read where samples begin: text comes first."""
+FLASH = frozenset(key for key in PACKED if key.endswith(("_q", "_k")))
+"""Arguments that flash-attention reads where all of them are passed."""
+INDEX = "seq_idx"
 
 
-def open_seams(batch: Batch) -> Seams | None:
-    """Why the samples of packed rows may not be apart; None if they are, or if none are packed."""
+def open_seams(batch: Batch) -> tuple[Seam, ...]:
+    """What may mix the samples of a packed batch; empty if they are apart, or none are packed."""
     if batch.packed is None:
+        return ()
+    return seams_of(batch, batch.inputs, batch.packed, range(len(batch)))
+
+
+def seams_of(
+    batch: Batch,
+    given: Mapping[str, Any],
+    spans: Spans,
+    samples: Sequence[int],
+    own: np.ndarray | None = None,
+) -> tuple[Seam, ...]:
+    """What may mix the samples of the packed rows of a call.
+
+    Args:
+        batch: The batch that owns the samples.
+        given: The call.
+        spans: The tokens of each of its samples.
+        samples: Their numbers in the batch.
+        own: Their `position_ids` in the batch, `(…, sample, seq)`, if it has some.
+    """
+    call = _Call(batch, given, spans, samples, own)
+    return (*call.ends(), *call.labels(), *call.apart())
+
+
+class _Call:
+    """One call with packed rows."""
+
+    def __init__(
+        self,
+        batch: Batch,
+        given: Mapping[str, Any],
+        spans: Spans,
+        samples: Sequence[int],
+        own: np.ndarray | None,
+    ) -> None:
+        self.batch, self.spans, self.samples, self.own = batch, spans, samples, own
+        self.given = {key: value for key, value in given.items() if value is not None}
+        self.shape: tuple[int, ...] = tuple(given["input_ids"].shape)
+        self.wrong_ends = False
+
+    # --- ends of samples -------------------------------------------------------------------
+
+    def ends(self) -> Iterator[Seam]:
+        """Keys that give other ends than the samples have."""
+        for key in PACKED:
+            found = self._ends_of(key) if key in self.given else None
+            if found is not None:
+                self.wrong_ends = True
+                yield found
+
+    def _ends_of(self, key: str) -> Seam | None:
+        values = to_numpy(self.given[key])
+        if key == INDEX:
+            return self._index(key, values)
+        if key.startswith("max_"):
+            longest = max(self.spans.lengths)
+            short = values.size == 1 and int(values.reshape(())) < longest
+            return Seam(Seams.LONGEST, key, given=(int(values.max()),), due=(longest,)) if (
+                short
+            ) else None
+        return self._cumulative(key, values)
+
+    def _cumulative(self, key: str, values: np.ndarray) -> Seam | None:
+        """Ends over all tokens: an end at each sample's begin, and none inside of it."""
+        given, wide = {int(one) for one in values.reshape(-1)}, self.shape[1]
+        due = [row * wide + start for row, start, _ in self.spans]
+        for sample, (row, start, stop), begin in zip(self.samples, self.spans, due, strict=True):
+            end = row * wide + stop
+            inside = sorted(one for one in given if begin < one < end)
+            if begin not in given or inside or max(given) < end:
+                near = min(given, key=lambda one, at=begin: abs(one - at))
+                wrong = inside[0] if inside and begin in given else near
+                wrong = max(given) if begin in given and not inside else wrong
+                right = begin if begin not in given else end
+                return Seam(Seams.ENDS, key, sample, row, start, (wrong,), (right,))
         return None
-    if not (batch.rules.predict and batch.rules.separates_packed):
-        return Seams.MODEL
-    if "attention_mask" in batch.inputs:
-        return Seams.MASK
-    if "position_ids" not in batch.inputs:
-        return Seams.NO_POSITIONS
-    positions = to_numpy(batch.inputs["position_ids"])
-    planes = positions if positions.ndim == 3 else positions[None]  # (plane, row, seq)
-    mrope = batch.rules.checks_each_sample != "never"
-    if len(planes) != (PLANES if mrope else 1):
-        return Seams.PLANES
-    for row, start, stop in batch.packed:
-        if not np.array_equal(planes[0, row, start:stop], np.arange(stop - start)):
-            return Seams.ORDER
-    return (_of_mrope(batch, planes) if mrope else None) or _of_labels(batch)
 
-
-def _of_labels(batch: Batch) -> Seams | None:
-    """Whether no sample is learned from the last token of the one before it in its row."""
-    labels, spans = batch.inputs.get("labels"), batch.spans
-    if labels is None or tuple(labels.shape) != tuple(batch.inputs["input_ids"].shape):
+    def _index(self, key: str, values: np.ndarray) -> Seam | None:
+        """A number per token: the same in a sample, another one in the next."""
+        if tuple(values.shape) != self.shape:
+            return Seam(Seams.ENDS, key, given=tuple(values.shape), due=self.shape)
+        last: tuple[int, int] | None = None
+        for sample, (row, start, stop) in zip(self.samples, self.spans, strict=True):
+            own = values[row, start:stop]
+            if (own != own[0]).any() or last == (row, int(own[0])):
+                return Seam(Seams.ENDS, key, sample, row, start, (int(own[0]),))
+            last = row, int(own[0])
         return None
-    learned = any(
-        before.row == own.row and int(labels[own.row][own.start]) != IGNORED
-        for before, own in pairwise(spans)
-    )
-    return Seams.LABELS if learned else None
 
+    # --- labels ----------------------------------------------------------------------------
 
-def _of_mrope(batch: Batch, planes: np.ndarray) -> Seams | None:
-    """Whether the positions of each sample are those that it has alone."""
-    assert batch.packed is not None
-    spans = batch.packed
-    given: dict[str, Any] = {
-        "input_ids": side_by_side(to_numpy(batch.inputs["input_ids"]), spans, -1),
-        "attention_mask": side_by_side(np.ones_like(planes[0]), spans, 0),
-    }
-    apart = np.stack([side_by_side(plane, spans, 0) for plane in planes])  # (plane, sample, seq)
-    right = positions_of(batch, given, apart, range(len(batch))).right
-    return None if right else Seams.OPEN if right is None else Seams.MROPE
+    def labels(self) -> Iterator[Seam]:
+        """Samples whose first token is learned from the last one of the sample before them."""
+        labels = self.given.get("labels")
+        if labels is None or tuple(labels.shape) != self.shape:
+            return
+        pairs = zip(self.samples[1:], pairwise(self.spans), strict=True)
+        for sample, (before, (row, start, _)) in pairs:
+            first = int(labels[row][start])
+            if before.row == row and first != IGNORED:
+                yield Seam(Seams.LABELS, "labels", sample, row, start, (first,), (IGNORED,))
+                return
+
+    # --- positions -------------------------------------------------------------------------
+
+    def apart(self) -> Iterator[Seam]:
+        """Why attention does not keep the samples apart, or why positions are others."""
+        if not (self.batch.rules.predict and self.batch.rules.separates_packed):
+            yield Seam(Seams.MODEL)
+        elif "attention_mask" in self.given:
+            yield Seam(Seams.MASK, "attention_mask")
+        else:
+            found = self._positions()
+            if found is not None:
+                yield found
+
+    @cached_property
+    def _is_flash(self) -> bool:
+        """Whether flash-attention is told where samples begin, by arguments of its own."""
+        return self.given.keys() >= FLASH and not self.wrong_ends
+
+    @cached_property
+    def _is_mrope(self) -> bool:
+        return self.batch.rules.checks_each_sample != "never"
+
+    def _positions(self) -> Seam | None:
+        given = self.given.get("position_ids")
+        if given is None:
+            return Seam(Seams.FLASH if self._is_flash else Seams.NO_POSITIONS)
+        positions = to_numpy(given)
+        planes = positions[None] if positions.ndim == 2 else positions  # (plane, row, seq)
+        if planes.ndim != 3 or planes.shape[1:] != self.shape:
+            return Seam(Seams.PLANES, given=tuple(positions.shape), due=self._due_shape)
+        wanted = PLANES if self._is_mrope else 1
+        if len(planes) == wanted:
+            seam = self._starts(planes[0]) or (self._values(planes) if self._is_mrope else None)
+            return seam
+        if self._is_flash and len(planes) == PLANES - 1 and self._is_mrope:
+            return self._values(planes) or Seam(Seams.FLASH)
+        return Seam(Seams.PLANES, given=tuple(positions.shape), due=self._due_shape)
+
+    @property
+    def _due_shape(self) -> tuple[int, ...]:
+        return (PLANES, *self.shape) if self._is_mrope else self.shape
+
+    def _starts(self, plane: np.ndarray) -> Seam | None:
+        """Whether positions go on by one in each sample, and not from the token before it."""
+        steps = np.diff(plane, axis=1, prepend=plane[:, :1] - 1) == 1  # (row, seq)
+        firsts, before = set[int](), {}
+        for sample, span in zip(self.samples, self.spans, strict=True):
+            row, start, stop = span
+            inside = np.flatnonzero(~steps[row, start + 1 : stop])
+            if len(inside):
+                at = start + 1 + int(inside[0])
+                return self._order(sample, row, at, plane, start)
+            if start and steps[row, start]:
+                if self._is_flash:
+                    return Seam(Seams.FLASH)
+                if before.get(row) != start:
+                    return Seam(Seams.PADDING, "input_ids", sample, row, start)
+                return self._order(sample, row, start, plane, start)
+            firsts.add(int(plane[row, start]))
+            before[row] = stop
+        return Seam(Seams.UNLIKE) if len(firsts) > 1 and not self._is_flash else None
+
+    def _order(self, sample: int, row: int, at: int, plane: np.ndarray, start: int) -> Seam:
+        given = int(plane[row, at])
+        return Seam(Seams.ORDER, "position_ids", sample, row, at, (given,), (at - start,))
+
+    def _values(self, planes: np.ndarray) -> Seam | None:
+        """Whether M-RoPE's positions of each sample are those that it has alone."""
+        apart = np.stack([side_by_side(plane, self.spans, 0) for plane in planes[-3:]])
+        if self.own is not None and self.own.ndim == 3:
+            return self._unlike(apart, self.own[-3:])
+        call: dict[str, Any] = {
+            "input_ids": side_by_side(to_numpy(self.given["input_ids"]), self.spans, -1),
+            "attention_mask": side_by_side(np.ones(self.shape, dtype=np.int64), self.spans, 0),
+        }
+        for key, value in self.given.items():
+            call.setdefault(key, value)
+        right = positions_of(self.batch, call, apart, self.samples).right
+        return None if right else Seam(Seams.OPEN if right is None else Seams.MROPE)
+
+    def _unlike(self, apart: np.ndarray, own: np.ndarray) -> Seam | None:
+        """The first token with other positions than in the batch, but for a constant per sample."""
+        for at, (sample, (row, start, stop)) in enumerate(
+            zip(self.samples, self.spans, strict=True)
+        ):
+            off = (apart[:, at] - own[:, at])[:, : stop - start]  # (plane, token)
+            wrong = np.flatnonzero((off != off[0, 0]).any(axis=0))
+            if len(wrong):
+                first = int(wrong[0])
+                given, due = apart[:, at, first].tolist(), (own[:, at, first] + off[0, 0]).tolist()
+                return Seam(
+                    Seams.MROPE, "position_ids", sample, row, start + first, (*given,), (*due,)
+                )
+        return None

@@ -73,6 +73,7 @@ class RowFinder:
         self._copies: list[Parent] = []
         self._by_value: dict[tuple[str, str], _Values] = {}
         self.came: Counter[int] = Counter()  # how often each sample came, where texts are equal
+        self.texts: Any = None  # of `vlmdebug.tracking.joined`, once a call may be packed
         self._at_first = {
             key: _noted(own.tensor)
             for key, own in self._own.items()

@@ -1,0 +1,91 @@
+"""Differences at the seams of packed rows: positions, ends, labels and lost tokens of samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from vlmdebug.checking.doubts import NotApart
+from vlmdebug.checking.findings import Difference, KeyDifference
+from vlmdebug.core.observed import Seam, Seams
+from vlmdebug.outcomes.reasons import Outcome, Runs, Unknown
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtSeam(KeyDifference):
+    """A difference at a seam of packed rows."""
+
+    seam: Seam
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherPositions(AtSeam):
+    """Tokens of packed rows with other positions than their sample gives them."""
+
+    code: ClassVar[str] = "VLM014"
+    outcome: Outcome = Outcome(Runs.MIXES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixed(AtSeam):
+    """A sample that sees tokens before its own, or does not see all of its own."""
+
+    code: ClassVar[str] = "VLM015"
+    outcome: Outcome = Outcome(Unknown.ATTENTION)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelsAcross(AtSeam):
+    """A first token that is learned from the last token of another sample."""
+
+    code: ClassVar[str] = "VLM013"
+    outcome: Outcome = Outcome(Runs.ACROSS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CutInRow(Difference):
+    """A sample of a packed row that lacks some of its tokens."""
+
+    code: ClassVar[str] = "VLM006"
+    key: str = "input_ids"
+    have: int
+    own: int
+    outcome: Outcome = Outcome(Runs.OTHER_TOKENS)
+
+
+KINDS: Mapping[Seams, type[AtSeam]] = {
+    Seams.NO_POSITIONS: OtherPositions,
+    Seams.ORDER: OtherPositions,
+    Seams.PLANES: OtherPositions,
+    Seams.MROPE: OtherPositions,
+    Seams.PADDING: Mixed,
+    Seams.ENDS: Mixed,
+    Seams.LONGEST: Mixed,
+    Seams.LABELS: LabelsAcross,
+}
+"""What is a difference; all other seams are doubts."""
+OUTCOMES: Mapping[Seams, Outcome] = {
+    Seams.MROPE: Outcome(Runs.OTHER_PLACES),
+    Seams.PADDING: Outcome(Runs.SEES_PADDING),
+}
+
+
+def seam_differences(
+    seams: Iterable[Seam], samples: tuple[int, ...], chunk: int | None = None
+) -> list[AtSeam]:
+    """The differences among `seams` of a call that holds these samples."""
+    found = list[AtSeam]()
+    for one in seams:
+        kind = KINDS.get(one.why)
+        if kind is None:
+            continue
+        told: dict[str, Any] = {"outcome": OUTCOMES[one.why]} if one.why in OUTCOMES else {}
+        own = samples if one.sample is None else (one.sample,)
+        found.append(kind(key=one.key, chunk=chunk, samples=own, seam=one, **told))
+    return found
+
+
+def seam_doubts(seams: Iterable[Seam], samples: int) -> list[NotApart]:
+    """What is not known of the seams of a call with so many samples."""
+    return [NotApart(samples, one.why) for one in seams if one.why not in KINDS]

@@ -1,0 +1,244 @@
+"""Rows of a call that hold several samples: which tokens are whose.
+
+A packer joins samples in one row and removes their padding. The tokens themselves say which samples
+a row holds; what the packer says of its seams (`position_ids`, `cu_seqlens`) is judged later, and
+only tells apart what tokens leave open.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vlmdebug.core.batch import Batch
+from vlmdebug.core.part import Span, Spans
+from vlmdebug.core.rows import Rows
+from vlmdebug.core.tensors import side_by_side, to_numpy
+from vlmdebug.tracking.identity import identified
+from vlmdebug.tracking.rows import RowFinder
+
+SHORTEST = 3
+"""Tokens that must follow each other to count as a part of a sample."""
+MOST_STRANGE = 64
+"""Tokens of no sample in a row after which it is not taken for a packed one."""
+PADDING_MASK, IDS = "attention_mask", "input_ids"
+IGNORED = -100  # the label of what is not learned
+
+
+class Piece(NamedTuple):
+    """Tokens of a call, `span`, that are tokens of a sample from its `first` one on.
+
+    `alike`: all samples with these tokens in this place.
+    """
+
+    span: Span
+    alike: tuple[int, ...]
+    first: int = 0
+
+
+@dataclass(frozen=True)
+class Joined:
+    """The samples of the packed rows of one call, in the order of their tokens.
+
+    Attributes:
+        samples: The samples; one comes several times if its tokens do.
+        spans: The tokens of each of them in the call.
+        firsts: The first of its own tokens that each of them has there.
+        texts: The tokens of the batch.
+    """
+
+    samples: tuple[int, ...]
+    spans: Spans
+    firsts: tuple[int, ...]
+    texts: Texts
+
+    @classmethod
+    def of(cls, batch: Batch, finder: RowFinder, given: Mapping[str, Any]) -> Joined | None:
+        """None if no row of `input_ids` holds tokens of several samples."""
+        ids = given.get(IDS)
+        if len(getattr(ids, "shape", ())) != 2 or 0 in ids.shape:
+            return None
+        texts = finder.texts = finder.texts or Texts.of(batch)
+        if texts is None or ids.shape[1] < texts.least:
+            return None
+        table = to_numpy(ids)
+        shown, edges = texts.not_padding(table, given), _edges(given, table.shape)
+        pieces = list[Piece]()
+        several = False
+        for row, (tokens, real) in enumerate(zip(table, shown, strict=True)):
+            own = texts.pieces(row, tokens, real, edges)
+            if own is None:
+                return None
+            begun = [one for one in own if not one.first or not one.span.start]
+            several |= len(begun) > 1
+            pieces += own
+        if not several:
+            return None
+        media = {key: given.get(key) for key in batch.layout.media}
+        found = identified([one.alike for one in pieces], (), batch, finder, media)
+        assert found is not None
+        spans = Spans(one.span for one in pieces)
+        return cls(tuple(found), spans, tuple(one.first for one in pieces), texts)
+
+    @property
+    def rows(self) -> Rows:
+        """The samples as rows of the batch."""
+        return Rows.of(self.samples)
+
+    @cached_property
+    def lost(self) -> dict[int, tuple[int, int]]:
+        """How many tokens each sample of which some are missing has here, and how many it owns."""
+        lengths = zip(self.samples, self.spans.lengths, strict=True)
+        owned = ((sample, have, self.texts.length(sample)) for sample, have in lengths)
+        return {sample: (have, own) for sample, have, own in owned if have != own}
+
+    def apart(self, table: np.ndarray, fill: int = 0) -> np.ndarray:
+        """A key along the tokens of the call, with a row per sample: `(…, sample, seq)`."""
+        if table.ndim == 2:
+            return side_by_side(table, self.spans, fill)
+        return np.stack([self.apart(plane, fill) for plane in table])
+
+    def own(self, values: Any) -> np.ndarray:
+        """A key along the tokens of the batch as `apart` gives that of the call."""
+        table, wide = to_numpy(values), max(self.spans.lengths)
+        found = np.zeros((*table.shape[:-2], len(self.samples), wide), dtype=table.dtype)
+        parts = zip(self.samples, self.firsts, self.spans.lengths, strict=True)
+        for at, (sample, first, size) in enumerate(parts):
+            columns = self.texts.columns(sample)[first : first + size]
+            found[..., at, :size] = table[..., sample, columns]
+        return found
+
+    def matches(self, batch: Batch, key: str, value: Any) -> bool:
+        """Whether the tokens of each sample have their own values of a key in the batch.
+
+        The first label of a sample is ignored where another one stands before it.
+        """
+        ours, theirs = self.own(batch.inputs[key]), self.apart(to_numpy(value))
+        if ours.shape[:-2] != theirs.shape[:-2]:
+            return False
+        if key == "labels":
+            ours[:, 0] = np.where(theirs[:, 0] == IGNORED, IGNORED, ours[:, 0])
+        return np.array_equal(ours, theirs)
+
+    def by_sample(self, given: Mapping[str, Any], shape: tuple[int, ...]) -> dict[str, Any]:
+        """The call with a row per sample, padded on the right: keys of `shape` along the tokens."""
+        found = dict(given)
+        for key, value in given.items():
+            own = tuple(getattr(value, "shape", ()))
+            if own[-2:] == shape and len(own) in (2, 3) and own[:-2] != (1,):
+                found[key] = self.apart(to_numpy(value))
+        real = [np.ones((1, size), dtype=np.int64) for size in self.spans.lengths]
+        wide = max(self.spans.lengths)
+        found[PADDING_MASK] = np.concatenate(
+            [np.pad(one, ((0, 0), (0, wide - one.shape[1]))) for one in real]
+        )
+        return found
+
+
+class Texts:
+    """The tokens of each sample of a padded batch, without padding."""
+
+    def __init__(self, ids: np.ndarray, shown: np.ndarray) -> None:
+        self._columns = [np.flatnonzero(one) for one in shown]
+        self._texts = [row[columns] for row, columns in zip(ids, self._columns, strict=True)]
+        self._padding = np.unique(ids[~shown])
+        self._by_first: dict[int, list[int]] = defaultdict(list)
+        for sample, text in enumerate(self._texts):
+            if len(text):
+                self._by_first[int(text[0])].append(sample)
+        for alike in self._by_first.values():
+            alike.sort(key=lambda sample: -len(self._texts[sample]))
+        lengths = sorted(len(text) for text in self._texts if len(text))
+        self.least: int = sum(lengths[:2]) if len(lengths) > 1 else 2 * sum(lengths)
+
+    @classmethod
+    def of(cls, batch: Batch) -> Texts | None:
+        """None where the batch does not say what padding is."""
+        ids, mask = batch.inputs[IDS], batch.inputs.get(PADDING_MASK)
+        if mask is not None and tuple(mask.shape) != tuple(ids.shape):
+            return None
+        table = to_numpy(ids)
+        shown = np.ones(table.shape, dtype=bool) if mask is None else to_numpy(mask) != 0
+        return cls(table, shown) if shown.any() else None
+
+    def length(self, sample: int) -> int:
+        """Tokens of a sample."""
+        return len(self._texts[sample])
+
+    def columns(self, sample: int) -> np.ndarray:
+        """Its columns in the batch."""
+        return self._columns[sample]
+
+    def not_padding(self, table: np.ndarray, given: Mapping[str, Any]) -> np.ndarray:
+        """Tokens of a call that its own mask shows, `(row, seq)`."""
+        mask = given.get(PADDING_MASK)
+        if mask is None or tuple(getattr(mask, "shape", ())) != table.shape:
+            return np.ones(table.shape, dtype=bool)
+        return to_numpy(mask) != 0
+
+    def pieces(
+        self, row: int, tokens: np.ndarray, shown: np.ndarray, edges: Collection[tuple[int, int]]
+    ) -> list[Piece] | None:
+        """The samples in one row; None if too many of its tokens are of no sample."""
+        found, at, strange = list[Piece](), 0, 0
+        while at < len(tokens):
+            if not shown[at]:
+                at += 1
+                continue
+            piece = self._whole(row, tokens, at, edges) or self._part(row, tokens, at)
+            if piece is not None:
+                found.append(piece)
+                at = piece.span.stop
+                continue
+            strange += tokens[at] not in self._padding
+            if strange > min(MOST_STRANGE, len(tokens) // 5):
+                return None
+            at += 1
+        return found
+
+    def _whole(
+        self, row: int, tokens: np.ndarray, at: int, edges: Collection[tuple[int, int]]
+    ) -> Piece | None:
+        """A sample that begins there: one that ends at an edge before others, then the longest."""
+        fits = list[int]()
+        for sample in self._by_first.get(int(tokens[at]), ()):
+            text = self._texts[sample]
+            if np.array_equal(tokens[at : at + len(text)], text):
+                fits.append(sample)
+        if not fits:
+            return None
+        ends = {sample: at + len(self._texts[sample]) for sample in fits}
+        best = next((one for one in fits if (row, ends[one]) in edges), fits[0])
+        alike = tuple(sorted(one for one in fits if ends[one] == ends[best]))
+        return Piece(Span(row, at, ends[best]), alike)
+
+    def _part(self, row: int, tokens: np.ndarray, at: int) -> Piece | None:
+        """The longest part of a sample that begins there; None if it is shorter than half of it."""
+        best: tuple[int, int, int] | None = None
+        for sample, text in enumerate(self._texts):
+            for first in np.flatnonzero(text == tokens[at]).tolist():
+                size = min(len(text) - first, len(tokens) - at)
+                off = np.flatnonzero(text[first : first + size] != tokens[at : at + size])
+                size = int(off[0]) if len(off) else size
+                if best is None or size > best[0]:
+                    best = size, sample, first
+        if best is None or best[0] < SHORTEST or 2 * best[0] < len(self._texts[best[1]]):
+            return None
+        size, sample, first = best
+        return Piece(Span(row, at, at + size), (sample,), first)
+
+
+def _edges(given: Mapping[str, Any], shape: tuple[int, ...]) -> set[tuple[int, int]]:
+    """Row and column of the ends of samples as the call's `position_ids` have them."""
+    positions = given.get("position_ids")
+    own = tuple(getattr(positions, "shape", ()))
+    if own[-2:] != shape:
+        return set()
+    table = to_numpy(positions)
+    first = table if table.ndim == 2 else table[0]
+    return {(int(row), int(at) + 1) for row, at in np.argwhere(np.diff(first, axis=1) != 1)}
