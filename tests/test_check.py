@@ -176,7 +176,7 @@ def test_types_are_not_missed_beside_the_places_they_are_for(family, kind, right
     if not right:
         assert [(m.key, m.code) for m in report.mismatches[:2]] == [
             ("mm_token_type_ids", "VLM003"),
-            ("position_ids", "VLM011"),
+            ("position_ids", "VLM014"),
         ]
         assert proof.error is None
 

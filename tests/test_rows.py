@@ -405,9 +405,9 @@ def test_cut_placeholder_columns_are_seen():
 
 def test_mrope_position_ids_are_cut_on_their_own_dimension():
     real = dict(vd.tiny.batch("qwen2_5_vl", [1, 1, 1]))
-    samples, seq = real["input_ids"].shape
-    real["position_ids"] = torch.arange(3 * samples * seq).view(3, samples, seq)
-    batch = vd.read_batch(real, processor=vd.tiny.build("qwen2_5_vl")[1])
+    model, processor = vd.tiny.build("qwen2_5_vl")
+    real["position_ids"] = model.model.get_rope_index(**real)[0]
+    batch = vd.read_batch(real, processor=processor)
 
     def cut_on_dim_0(inputs, chunk_size):
         for start, chunk in enumerate(batch.chunks(1)):
@@ -565,7 +565,8 @@ def test_expanded_tensors_have_one_row_and_it_is_everyones(chunk_size):
     mrope = read({**qwen.inputs, "position_ids": positions}, "qwen2_5_vl", [1, 1, 1])
     for batch in (expanded, mrope):
         report = vd.check(lambda _, size, b=batch: b.chunks(size), batch, chunk_size=chunk_size)
-        assert features_unknown(report) or report.ok
+        unknown = "M-RoPE's places" in "".join(report.ambiguities)  # nor are they without its id
+        assert features_unknown(report) or report.ok or (batch is mrope and unknown)
 
 
 def test_view_that_begins_inside_a_row_is_no_row(batch):

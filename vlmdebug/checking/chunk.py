@@ -11,24 +11,21 @@ from vlmdebug.checking.chunk_tokens import token_differences
 from vlmdebug.checking.cut_causes import WITHOUT_ZEROS, Causes
 from vlmdebug.checking.doubts import Doubt, Embedded, LeftOut, MayDiffer, NotRecomputed, Unmatched
 from vlmdebug.checking.findings import (
-    Because,
-    Cause,
     Difference,
     Dropped,
     EmptyChunk,
     ForeignRows,
-    LabelsMade,
-    MadeOtherwise,
     MustBeAbsent,
     OtherLength,
     UnknownKey,
     WrongRows,
+    made_otherwise,
 )
 from vlmdebug.checking.observed import ObservedChunk
 from vlmdebug.checking.packed import CutInRow, seam_differences, seam_doubts
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import BOOKKEEPING, EXTRAS, pixels_of
-from vlmdebug.core.observed import Made, MadeBy, ObservedCall, ObservedKey, SlicerRun
+from vlmdebug.core.observed import Made, ObservedCall, ObservedKey, SlicerRun
 from vlmdebug.core.part import Part
 from vlmdebug.core.presence import ExpectedRows, can_do_without
 from vlmdebug.core.record import ChunkReport, KeyReport, KeyState
@@ -125,7 +122,10 @@ class ChunkChecker:
         )
         if right and used.source is None:
             return KeyReport(self._right_rows(key, used), expected.rows, used.rows)
-        return self._wrong_rows(key, expected.rows, used, used.rows)
+        without, own = expected.without_empty, expected.rows
+        if without is not None and used.length == len(without) and self._all_without_empty:
+            own = without
+        return self._wrong_rows(key, own, used, used.rows)
 
     @cached_property
     def _all_without_empty(self) -> bool:
@@ -230,9 +230,7 @@ class ChunkChecker:
         if made.right is None:
             self.doubts[key] = NotRecomputed(key, self.chunk.index, made.why)
             return KeyReport(KeyState.CANNOT_TELL, None, None)
-        cause = Cause(Because.MAKES, key)
-        kind = LabelsMade if made.why.rule is MadeBy.LABELS else MadeOtherwise
-        self.found.append(kind(key=key, cause=cause, why=made.why, **self.chunk.place))
+        self.found.append(made_otherwise(key, made.why, **self.chunk.place))
         return KeyReport(KeyState.WRONG_ROWS, None, None)
 
 

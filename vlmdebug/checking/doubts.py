@@ -113,6 +113,12 @@ class NotApart(NamedTuple):
     why: Seams
 
 
+class PlacesUnknown(NamedTuple):
+    """`position_ids` of the batch that no rule recomputes."""
+
+    why: MadeReason
+
+
 class Written(NamedTuple):
     """Media that were written to between two chunks of a watched program."""
 
@@ -134,6 +140,7 @@ Doubt = (
     | SidesUnseen
     | LostMask
     | NotApart
+    | PlacesUnknown
     | Written
 )
 """What was not compared."""

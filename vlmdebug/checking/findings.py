@@ -14,7 +14,7 @@ from typing import ClassVar, NamedTuple
 from vlmdebug.checking.causes import Fault, RunCause
 from vlmdebug.core.change import Change
 from vlmdebug.core.layout import Axis
-from vlmdebug.core.observed import MadeReason
+from vlmdebug.core.observed import MadeBy, MadeReason
 from vlmdebug.core.rows import Rows
 from vlmdebug.outcomes.reasons import DEPENDS, LOUD, Outcome, Runs, Unknown
 
@@ -210,6 +210,31 @@ class LabelsMade(MadeOtherwise):
     code: ClassVar[str] = "VLM013"
     key: str = "labels"
     outcome: Outcome = Outcome(Runs.OTHER_LABELS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PositionsMade(MadeOtherwise):
+    """Positions that the slicer made, which the tokens do not have."""
+
+    code: ClassVar[str] = "VLM014"
+    outcome: Outcome = Outcome(Runs.OTHER_PLACES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PositionsDiffer(KeyDifference):
+    """Positions of the batch that its tokens do not have."""
+
+    code: ClassVar[str] = "VLM014"
+    key: str = "position_ids"
+    why: MadeReason
+    outcome: Outcome = Outcome(Runs.OTHER_PLACES)
+
+
+def made_otherwise(key: str, why: MadeReason, chunk: int, samples: tuple[int, ...]) -> MadeOtherwise:
+    """The difference of a key that the slicer made, by what the key is."""
+    kind = PositionsMade if key == "position_ids" else MadeOtherwise
+    kind = LabelsMade if why.rule is MadeBy.LABELS else kind
+    return kind(key=key, cause=Cause(Because.MAKES, key), why=why, chunk=chunk, samples=samples)
 
 
 # --- tokens and samples of chunks ------------------------------------------------------------

@@ -18,6 +18,8 @@ from vlmdebug.checking.findings import (
     OtherColumns,
     OtherLength,
     PaddingCut,
+    PositionsDiffer,
+    PositionsMade,
     Reordered,
     Repeated,
     SlicerRaised,
@@ -213,6 +215,13 @@ def _made_otherwise(found: MadeOtherwise, batch: Batch) -> Words:
     return Words(f"{_were_given(found.samples)} {key} that the slicer made, but {why}.", todo)
 
 
+def _positions_differ(found: PositionsDiffer, batch: Batch) -> Words:
+    return Words(
+        f"sample {found.sample} has position_ids that its tokens do not have: {made(found.why)}.",
+        "Compute position_ids from the final input_ids as the model does, or leave them out.",
+    )
+
+
 # --- names of keys ---------------------------------------------------------------------------
 
 
@@ -331,6 +340,8 @@ WORDS: Mapping[type[Difference], Callable[[Any, Batch], Words]] = {
     Changed: _changed,
     MadeOtherwise: _made_otherwise,
     LabelsMade: _made_otherwise,
+    PositionsMade: _made_otherwise,
+    PositionsDiffer: _positions_differ,
     UnknownKey: _unknown_key,
     StaleLookup: _stale_lookup,
     TokenFeatureMismatch: _token_feature_mismatch,

@@ -16,6 +16,7 @@ from vlmdebug.checking.doubts import (
     NotApart,
     NotFinite,
     NotRecomputed,
+    PlacesUnknown,
     SidesUnseen,
     Unmasked,
     Unmatched,
@@ -48,9 +49,12 @@ MADE: Mapping[MadeBy, str] = {
     MadeBy.SHAPE: "its shape {} is not that of input_ids",
     MadeBy.SHAPES: "input_ids has shape {}, and this {}",
     MadeBy.MARKS: "it does not mark the placeholder tokens of input_ids by modality",
-    MadeBy.ORDER: "the tokens' places go 0, 1, 2 …",
-    MadeBy.MROPE: "images take M-RoPE's places in height and width, which follow from "
-    "image_grid_thw, and text goes on behind the largest",
+    MadeBy.ORDER: "the tokens' places go 0, 1, 2 …: column {0[1]} of row {0[0]} has {1[0]}, and "
+    "{2[0]} follows from the tokens before it",
+    MadeBy.MROPE: "M-RoPE's places in time, height and width follow from the grids: column {0[1]} "
+    "of row {0[0]} has {1}, and belongs at {2}",
+    MadeBy.TURNED: "height and width are swapped: column {0[1]} of row {0[0]} has {1} in time, "
+    "height and width, and belongs at {2}",
     MadeBy.NO_MEDIA: "the batch has no such media",
     MadeBy.COMPLETION: "the completion must have type 1: tokens of type 0 are the prompt, which "
     "sees all of itself",
@@ -111,6 +115,11 @@ def doubt(one: Doubt) -> str:
                 f"{key} was made by the slicer (first in chunk {chunk}) and was not checked: "
                 f"{made(why)}. Ask the model, vlmdebug.prove, or put {key} into the batch that is "
                 "cut."
+            )
+        case PlacesUnknown(why):
+            return (
+                f"position_ids of the batch were not checked: {made(why)}. Compare them with those "
+                "that the model computes, or leave them out, so that it does."
             )
         case Embedded(chunk):
             return (

@@ -31,10 +31,11 @@ from vlmdebug.checking.doubts import (
     LostMask,
     MoreColumns,
     NotRecomputed,
+    PlacesUnknown,
     Unmasked,
     WholePixels,
 )
-from vlmdebug.checking.findings import Difference, MadeOtherwise, run_cause
+from vlmdebug.checking.findings import Difference, PositionsDiffer, made_otherwise, run_cause
 from vlmdebug.checking.labels import labels_differences
 from vlmdebug.checking.lacking import lacking
 from vlmdebug.checking.packed import seam_differences, seam_doubts
@@ -44,11 +45,12 @@ from vlmdebug.checking.text_doubts import doubt
 from vlmdebug.core.alignment import Step, align_runs, fits
 from vlmdebug.core.batch import Batch, Contradiction
 from vlmdebug.core.keys import PIXELS
+from vlmdebug.core.mismatch import Mismatch
 from vlmdebug.core.modality import Modality
 from vlmdebug.core.observed import Made, Seam, SlicerRun
 from vlmdebug.core.part import Part
 from vlmdebug.core.presence import expected_rows
-from vlmdebug.core.record import ChunkReport, KeyReport, KeyState
+from vlmdebug.core.record import ChunkReport, Compared, KeyReport, KeyState
 from vlmdebug.core.runs import Sides, sides_of
 from vlmdebug.errors import AmbiguousError
 from vlmdebug.outcomes.reasons import DEPENDS, Outcome, Raises, Runs, Unknown, outcome
@@ -77,13 +79,32 @@ def with_made(report: Report, batch: Batch, made: Mapping[str, Made]) -> Report:
     wrong, unsure = list[Difference](), list[Doubt]()
     for key, one in made.items():
         if one.right is False and one.why is not None:
-            wrong.append(MadeOtherwise(key=key, chunk=0, samples=samples, why=one.why))
+            wrong.append(made_otherwise(key, one.why, 0, samples))
         elif one.why is not None:
             unsure.append(NotRecomputed(key, 0, one.why))
     return replace(
         report,
         mismatches=(*report.mismatches, *(as_mismatch(one, batch) for one in wrong)),
         ambiguities=(*report.ambiguities, *map(doubt, unsure)),
+    )
+
+
+def with_positions(report: Report, batch: Batch, own: Made | None) -> Report:
+    """The report with what is known of the `position_ids` of the batch itself, if it has some."""
+    if own is None:
+        return report
+    found, unsure = list[Mismatch](), list[str]()
+    if own.right is False and own.why is not None:
+        sample = own.why.shapes[0][0]
+        found.append(as_mismatch(PositionsDiffer(samples=(sample,), why=own.why), batch))
+    elif own.why is not None:
+        unsure.append(doubt(PlacesUnknown(own.why)))
+    against = None if own.right is None else "places of the tokens of input_ids"
+    return replace(
+        report,
+        mismatches=(*report.mismatches, *found),
+        ambiguities=(*report.ambiguities, *unsure),
+        compared=(*report.compared, Compared("position_ids", against)),
     )
 
 

@@ -34,6 +34,11 @@ class Ambiguity:
 
 
 @dataclass(frozen=True)
+class Undecided(Ambiguity):
+    """A row that may be one sample or several."""
+
+
+@dataclass(frozen=True)
 class Contradiction(Ambiguity):
     """A contradiction inside a batch, independent of any cut.
 

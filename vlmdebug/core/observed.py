@@ -66,6 +66,7 @@ class MadeBy(Enum):
     MARKS = auto()
     ORDER = auto()
     MROPE = auto()
+    TURNED = auto()
     NO_MEDIA = auto()
     COMPLETION = auto()
     PADDING_UNKNOWN = auto()
@@ -119,7 +120,11 @@ class Seam(NamedTuple):
 
 
 class MadeReason(NamedTuple):
-    """Why a key that was made is wrong or was not checked, with the shapes that show it."""
+    """Why a key that was made is wrong or was not checked, with the shapes that show it.
+
+    Of positions, `shapes` are row and column of the first wrong token, what it has there, and what
+    belongs there.
+    """
 
     rule: MadeBy
     shapes: tuple[tuple[int, ...], ...] = ()

@@ -88,6 +88,23 @@ class TokenRows:
 
 
 @dataclass(frozen=True)
+class MRope:
+    """How positions in time, height and width follow from grids (M-RoPE).
+
+    Attributes:
+        videos: Each frame is laid out as an image (`frames`); or all are one block, one step of
+            time apart (`whole`), or as many steps as `second_per_grid_ts` says (`seconds`); None if
+            that is not known.
+        newline: Whether a token ends each row of an image.
+        per_second: Steps of time in a second; None if that is not known.
+    """
+
+    videos: Literal["frames", "whole", "seconds"] | None = None
+    newline: bool = False
+    per_second: float | None = None
+
+
+@dataclass(frozen=True)
 class ModelRules:
     """Which keys a model needs, and what its forward pass checks.
 
@@ -120,6 +137,7 @@ class ModelRules:
         raises_without: Keys without which the model raises if it has pixels. It runs without any
             other key, but its output changes.
         sometimes_returned: Media keys that only some processors of the layout return.
+        mrope: How M-RoPE's positions follow from grids; None where none do, or that is not known.
         separates_packed: Whether `position_ids` that start again keep samples in one row apart.
         keys: Rules of single media keys; `KeyRules()` for any other key.
         tokens: What the model does with wrong rows of each token key.
@@ -142,6 +160,7 @@ class ModelRules:
     optional_if_all_ones: frozenset[str] = frozenset()
     raises_without: frozenset[str] = frozenset()
     sometimes_returned: frozenset[str] = frozenset()
+    mrope: MRope | None = None
     separates_packed: bool = False
     keys: Mapping[str, KeyRules] = field(default_factory=dict)
     tokens: Mapping[str, TokenRows] = field(default_factory=dict)

@@ -157,6 +157,9 @@ def _laid_out(
     changed = any(key in own and own[key] != axis for key, axis in overrides.items())
     if changed or facts.metadata.other_model is not None:
         rules = replace(rules, seen=())  # no model that was seen
+    if rules.mrope is not None and facts.metadata.steps_per_second is not None:
+        steps = float(facts.metadata.steps_per_second)
+        rules = replace(rules, mrope=replace(rules.mrope, per_second=steps))
     if facts.metadata.model_type in SEPARATES:
         rules = replace(rules, separates_packed=True)
     present = {key: axes[key] for key in facts.inputs if key in axes}

@@ -42,6 +42,7 @@ class ProcessorMetadata:
     merge_size: int | None = None
     pooling_size: int | None = None
     downsample_factor: int | None = None
+    steps_per_second: float | None = None
     pixels_per_feature: int | None = None
     patch_pixels: frozenset[int] = frozenset()
     splits_images: bool = False

@@ -97,6 +97,7 @@ def read_metadata(
         pooling_size=_first(images, "pooling_kernel_size") or _first(vision, "pooling_kernel_size"),
         downsample_factor=_first(images, "downsample_factor")
         or _first(config, "downsample_factor"),
+        steps_per_second=_first(vision, "tokens_per_second"),
         pixels_per_feature=_pixels_per_feature(processor, config, vision),
         patch_pixels=_patch_pixels(images)
         or _patch_pixels(config if kind == "fuyu" else vision),  # Fuyu has no vision tower

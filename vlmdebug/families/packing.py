@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from vlmdebug.core.batch import Ambiguity, Contradiction
+from vlmdebug.core.batch import Ambiguity, Contradiction, Undecided
 from vlmdebug.core.keys import PACKED
 from vlmdebug.core.part import Span, Spans
 from vlmdebug.core.tensors import to_numpy
@@ -246,7 +246,7 @@ def _undecided(tensors: Mapping[str, Any]) -> Iterator[Ambiguity]:
 
 def _open(why: str) -> Ambiguity:
     said = f"{why}, so rows may hold several samples; each row was read as one sample. {ASK}"
-    return Ambiguity((), None, said)
+    return Undecided((), None, said)
 
 
 def _unreadable(key: str, rows: int, width: int) -> Contradiction:

@@ -112,14 +112,13 @@ class Qwen2_5VL(Family):
     )
     rules = known.QWEN2_5
     variants = {
-        **dict.fromkeys(["qwen2_vl", "cosmos3_edge", "ernie4_5_vl_moe"], known.QWEN2),
-        **dict.fromkeys(
-            [
-                *("qwen3_vl", "qwen3_vl_moe", "cosmos3_omni", "cohere_compass", "paddleocr_vl"),
-                "hy_v4_vl",
-            ],
-            known.QWEN3,
-        ),
+        "qwen2_vl": known.QWEN2,
+        "cosmos3_edge": known.QWEN2_FRAMES,
+        "ernie4_5_vl_moe": known.QWEN2_IMAGES,
+        **dict.fromkeys(["qwen3_vl", "qwen3_vl_moe"], known.QWEN3),
+        **dict.fromkeys(["cosmos3_omni", "cohere_compass"], known.QWEN3),
+        "paddleocr_vl": known.QWEN3_IMAGES,
+        "hy_v4_vl": known.HY4,
         **dict.fromkeys(["glm4v", "glm4v_moe", "glm46v", "glmga"], known.GLM),
         "glm_ocr": known.GLM_OCR,
         **dict.fromkeys(["qwen3_5", "qwen3_5_moe"], known.QWEN3_5),

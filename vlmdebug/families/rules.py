@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import astuple, replace
 
-from vlmdebug.core.rules import KeyRules, ModelRules, TokenRows
+from vlmdebug.core.rules import KeyRules, ModelRules, MRope, TokenRows
 
 SEEN = ("5.23", "5.24")
 """Releases of transformers in which the rules were tested against the tiny models."""
@@ -80,18 +80,28 @@ QWEN2_5 = ModelRules(
     sometimes_returned=frozenset({"image_merge_sizes"}),
     keys={"image_grid_thw": DESCRIBES, "image_merge_sizes": DESCRIBES},
     tokens={**TOKENS, "attention_mask": PLACED},
+    mrope=MRope("seconds"),
 )
 """`modeling_qwen2_5_vl.get_rope_index` (transformers 5.23), and that of the other variants, assigns
 the grids to runs of image tokens."""
-QWEN2 = replace(QWEN2_5, raises_without=TYPES | {"image_grid_thw"})
+QWEN2 = replace(
+    QWEN2_5, raises_without=TYPES | {"image_grid_thw"}, mrope=MRope("whole")
+)
 """`modeling_qwen2_vl.compute_3d_position_ids` (transformers 5.23) raises without
 `mm_token_type_ids`."""
 _BROADCAST = {**QWEN2.keys, "pixel_values": ONE}
-QWEN3 = replace(QWEN2, keys=_BROADCAST)
+QWEN2_IMAGES = replace(QWEN2, mrope=MRope())
+QWEN2_FRAMES = replace(QWEN2, mrope=MRope("frames"))
+QWEN3 = replace(QWEN2_FRAMES, keys=_BROADCAST)
+"""`modeling_qwen3_vl.get_rope_index` (transformers 5.24) takes each frame of a video for an image of
+its own."""
+QWEN3_IMAGES = replace(QWEN3, mrope=MRope())
+HY4 = replace(QWEN3, mrope=MRope(newline=True))
+"""`modeling_hy_v4_vl.get_vision_position_ids` (transformers 5.24) adds a column to each row."""
 QWEN3_5 = with_mask(QWEN3, PLACED_MULTIPLIED)
-GLM = replace(QWEN3, one_placeholder=True)
+GLM = replace(QWEN3_IMAGES, one_placeholder=True)
 """`get_placeholder_mask` of GLM-4V and its variants looks for image tokens in place of videos."""
-GLM_OCR = replace(QWEN2, one_placeholder=True)
+GLM_OCR = replace(QWEN2_IMAGES, one_placeholder=True)
 QWEN4 = with_mask(QWEN3, INDEXED_UNEQUAL)
 
 GRID = replace(
@@ -100,6 +110,7 @@ GRID = replace(
     ignored=TYPES,
     only_used_for_position_ids=frozenset(),
     tokens=TOKENS,
+    mrope=None,
 )
 """Grids without M-RoPE: only the totals of a call are compared."""
 GRID_INDEXED = with_mask(GRID, INDEXED)
@@ -110,7 +121,9 @@ GRID_BROADCAST = replace(GRID, keys=_BROADCAST)
 GRID_BROADCAST_INDEXED = with_mask(GRID_BROADCAST, INDEXED)
 
 OMNI = with_mask(
-    replace(GRID, checks_each_sample="sometimes", causal=False, audio_surplus=True),
+    replace(
+        GRID, checks_each_sample="sometimes", causal=False, audio_surplus=True, mrope=MRope()
+    ),
     replace(INDEXED, same=None, more=None, beside_one=None),
 )
 """Positions are computed with the mask, or differently without it, and images are found in the text

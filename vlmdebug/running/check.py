@@ -15,7 +15,7 @@ import numpy as np
 from vlmdebug.checking.compare import compare
 from vlmdebug.checking.pixels import with_pixels
 from vlmdebug.checking.report import Report
-from vlmdebug.checking.whole_batch import check_alone
+from vlmdebug.checking.whole_batch import check_alone, with_positions
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.given import public
 from vlmdebug.core.observed import ObservedCall, SlicerRun
@@ -26,6 +26,7 @@ from vlmdebug.families.pictures import in_order, scene_of
 from vlmdebug.families.read import read_as_it_is
 from vlmdebug.safe import one_line
 from vlmdebug.tracking.observe import used_chunk
+from vlmdebug.tracking.made import own_positions
 from vlmdebug.tracking.packed import open_seams
 from vlmdebug.tracking.rows import RowFinder
 
@@ -100,7 +101,7 @@ def check(
         if slicer is None
         else compare(batch, run(slicer, batch, chunk_size))
     )
-    report = with_pixels(report, batch)
+    report = with_positions(with_pixels(report, batch), batch, own_positions(batch))
     if pictures is None:
         pictures = _is_small(batch) and bool(report.mismatches)
     return report if pictures is False else illustrated(report, batch, originals)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vlmdebug.core.batch import Batch
+from vlmdebug.core.keys import PACKED
 from vlmdebug.core.part import Span, Spans
 from vlmdebug.core.rows import Rows
 from vlmdebug.core.tensors import side_by_side, to_numpy
@@ -59,25 +60,31 @@ class Joined:
 
     @classmethod
     def of(cls, batch: Batch, finder: RowFinder, given: Mapping[str, Any]) -> Joined | None:
-        """None if no row of `input_ids` holds tokens of several samples."""
+        """None if no row of `input_ids` holds tokens of several samples.
+
+        Where the call says that it is packed, rows of one sample without padding are packed, too.
+        """
         ids = given.get(IDS)
         if len(getattr(ids, "shape", ())) != 2 or 0 in ids.shape:
             return None
         texts = finder.texts = finder.texts or Texts.of(batch)
-        if texts is None or ids.shape[1] < texts.least:
+        if texts is None:
             return None
         table = to_numpy(ids)
+        if not _is_told(given) and table.shape[1] < texts.least:
+            return None
         shown, edges = texts.not_padding(table, given), _edges(given, table.shape)
         pieces = list[Piece]()
-        several = False
+        several, told = False, _is_told(given)
         for row, (tokens, real) in enumerate(zip(table, shown, strict=True)):
             own = texts.pieces(row, tokens, real, edges)
             if own is None:
                 return None
             begun = [one for one in own if not one.first or not one.span.start]
             several |= len(begun) > 1
+            told &= [one.span for one in own if not one.first] == [Span(row, 0, len(tokens))]
             pieces += own
-        if not several:
+        if not (several or (told and PADDING_MASK not in given)):
             return None
         media = {key: given.get(key) for key in batch.layout.media}
         found = identified([one.alike for one in pieces], (), batch, finder, media)
@@ -231,6 +238,11 @@ class Texts:
             return None
         size, sample, first = best
         return Piece(Span(row, at, at + size), (sample,), first)
+
+
+def _is_told(given: Mapping[str, Any]) -> bool:
+    """Whether the call has arguments of packed rows."""
+    return any(given.get(key) is not None for key in (*PACKED, "position_ids"))
 
 
 def _edges(given: Mapping[str, Any], shape: tuple[int, ...]) -> set[tuple[int, int]]:

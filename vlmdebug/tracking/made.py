@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
-from math import isqrt
 from typing import Any
 
 import numpy as np
 
-from vlmdebug.core.batch import Batch
+from vlmdebug.core.batch import Batch, Undecided
 from vlmdebug.core.keys import (
     CACHES,
     CLIP_KEYS,
@@ -25,10 +24,10 @@ from vlmdebug.core.keys import (
 )
 from vlmdebug.core.observed import Made, MadeBy
 from vlmdebug.core.presence import has_two_texts
-from vlmdebug.core.rows import rows_of
 from vlmdebug.core.tensors import to_numpy
 from vlmdebug.families import FAMILIES
 from vlmdebug.families.video_audio import TYPES
+from vlmdebug.tracking.places import mrope
 
 IGNORED = -100  # the label of what is not learned
 
@@ -61,6 +60,19 @@ def positions_of(
 ) -> Made:
     """What is known of `position_ids` of such tokens, `(sample, seq)` or `(plane, sample, seq)`."""
     return _Call(batch, given, samples).places(positions)
+
+
+def own_positions(batch: Batch) -> Made | None:
+    """What is known of the `position_ids` of a padded batch itself; None if it has none.
+
+    Also None where rows may hold several samples, as `read_batch` says then.
+    """
+    values = batch.inputs.get("position_ids")
+    undecided = any(isinstance(one, Undecided) for one in batch.ambiguities)
+    if values is None or undecided or batch.packed is not None:
+        return None
+    call = _Call(batch, batch.inputs, range(len(batch)))
+    return call.judged("position_ids", values)
 
 
 def _is_made(batch: Batch, key: str) -> bool:
@@ -213,27 +225,31 @@ class _Call:
         assert self.ids is not None
         if self.batch.layout.family not in (*FAMILIES, "text"):
             return Made.unchecked(MadeBy.NO_MODEL)
-        planes = self._planes(values)
+        planes = self.planes_of(values)
         if planes is None:
             return Made.unchecked(MadeBy.SHAPE, values.shape)
         if self._has_holes:
             return Made.unchecked(MadeBy.HOLES)
         if self.batch.rules.checks_each_sample == "never" or not self._has_media:
             order = np.arange(self.ids.shape[1])
-            right = _alike(planes, np.broadcast_to(order, planes.shape), self.shown)
-            return Made(True) if right else Made.wrong(MadeBy.ORDER)
+            off = unlike(planes, np.broadcast_to(order, planes.shape), self.shown)
+            return Made(True) if off is None else Made.wrong(MadeBy.ORDER, *off)
         expected = self._mrope()
         if expected is None:
             return Made.unchecked(MadeBy.OPEN_MROPE)
         if len(planes) == 4:  # the text's own places come first
             order = np.broadcast_to(np.arange(self.ids.shape[1]), planes[:1].shape)
-            if not _alike(planes[:1], order, self.shown):
+            if unlike(planes[:1], order, self.shown) is not None:
                 return Made.unchecked(MadeBy.FIRST_PLANE)
             planes = planes[1:]
-        right = _alike(np.broadcast_to(planes, expected.shape), expected, self.shown)
-        return Made(True) if right else Made.wrong(MadeBy.MROPE)
+        planes = np.broadcast_to(planes, expected.shape)
+        off = unlike(planes, expected, self.shown)
+        if off is None:
+            return Made(True)
+        turned = unlike(planes[[0, 2, 1]], expected, self.shown) is None
+        return Made.wrong(MadeBy.TURNED if turned else MadeBy.MROPE, *off)
 
-    def _planes(self, values: np.ndarray) -> np.ndarray | None:
+    def planes_of(self, values: np.ndarray) -> np.ndarray | None:
         """`(plane, sample, seq)`: one plane, or the three or four of M-RoPE."""
         assert self.ids is not None
         planes = values[None] if values.ndim == 2 else values
@@ -259,58 +275,10 @@ class _Call:
         return types is None or bool(types.any())
 
     def _mrope(self) -> np.ndarray | None:
-        """M-RoPE's places in time, height and width, `(3, sample, seq)`; 0 for padding.
-
-        As `modeling_qwen2_vl.get_rope_index` and that of its variants (transformers 5.23), for
-        images of one frame: a text token is one behind all before it; an image is laid out from
-        there, row by row.
-        """
-        grids, types = self._grids, self.types
-        if grids is None or types is None or (types > 1).any() or self.ids is None:
+        """M-RoPE's positions of each sample, `(3, sample, seq)`; None where no rule is proven."""
+        if self.types is None or self.samples is None:
             return None
-        places = np.zeros((3, *self.ids.shape), dtype=np.int64)
-        left = iter(grids)
-        for row, real in enumerate(self.shown):
-            columns, begin, at = np.flatnonzero(real), 0, 0
-            while at < len(columns):
-                column = columns[at]
-                if not types[row, column]:
-                    places[:, row, column] = begin
-                    at, begin = at + 1, begin + 1
-                    continue
-                height, width = next(left, (0, 0))
-                own = columns[at : at + height * width]
-                if not len(own) or len(own) < height * width or (types[row, own] != 1).any():
-                    return None
-                down, across = np.divmod(np.arange(len(own)), width)
-                places[:, row, own] = begin + np.stack([np.zeros_like(down), down, across])
-                at, begin = at + len(own), begin + max(height, width)
-        return places if next(left, None) is None else None
-
-    @property
-    def _grids(self) -> list[tuple[int, int]] | None:
-        """Features down and across of each image of the samples; None where no rule is proven."""
-        batch, samples = self.batch, self.samples
-        patches, features = batch.per_image.get("patch"), batch.per_image.get("feature")
-        known = (
-            batch.rules.only_used_for_position_ids
-            and "image_grid_thw" in batch.inputs
-            and "image" in batch.counts
-        )
-        if not known or samples is None or not patches or not features:
-            return None
-        merge = isqrt(patches[0] // features[0]) if features[0] else 0
-        if not merge or any(p != f * merge**2 for p, f in zip(patches, features, strict=True)):
-            return None
-        grid = _array(batch.inputs["image_grid_thw"])  # (image, 3)
-        if grid is not None:
-            grid = grid[list(rows_of(batch.counts["image"].offsets, samples))]
-        else:  # the batch's own tensors are not kept while a program is watched
-            grid = _array(self.given.get("image_grid_thw"))
-        own = [] if grid is None else grid.tolist()
-        if any(frames != 1 for frames, _, _ in own):
-            return None
-        return [(height // merge, width // merge) for _, height, width in own]
+        return mrope(self.batch, self.types, self.shown, self.samples, self.given)
 
     def _media(self, key: str, value: Any) -> Made:
         """A key of media that models of the family take, though the batch has none."""
@@ -324,14 +292,24 @@ class _Call:
         return Made.unchecked(MadeBy.NO_MEDIA_TO_COMPARE)
 
 
-def _alike(planes: np.ndarray, expected: np.ndarray, real: np.ndarray) -> bool:
-    """Whether real tokens have these places, but for one constant per row."""
+def unlike(
+    planes: np.ndarray, expected: np.ndarray, real: np.ndarray
+) -> tuple[tuple[int, int], tuple[int, ...], tuple[int, ...]] | None:
+    """The first real token with other positions than expected, but for a constant per row.
+
+    Its row and column, its positions, and those that follow from the first token; None if there is
+    none.
+    """
     off = planes.astype(np.int64) - expected  # (plane, sample, seq)
     for row, shown in enumerate(real):
-        own = off[:, row, shown]
-        if own.size and (own != own[0, 0]).any():
-            return False
-    return True
+        columns = np.flatnonzero(shown)
+        own = off[:, row, columns]
+        wrong = np.flatnonzero((own != own[:1, :1]).any(axis=0)) if own.size else ()
+        if len(wrong):
+            at = int(columns[wrong[0]])
+            due = expected[:, row, at] + own[0, 0]
+            return (row, at), (*planes[:, row, at].tolist(),), (*due.tolist(),)
+    return None
 
 
 def _array(value: Any) -> np.ndarray | None:

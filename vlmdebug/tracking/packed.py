@@ -22,7 +22,7 @@ from vlmdebug.core.keys import PACKED
 from vlmdebug.core.observed import Seam, Seams
 from vlmdebug.core.part import Spans
 from vlmdebug.core.tensors import side_by_side, to_numpy
-from vlmdebug.tracking.made import IGNORED, positions_of
+from vlmdebug.tracking.made import IGNORED, positions_of, unlike
 
 PLANES = 4
 """Planes of `position_ids` from which M-RoPE models read where samples begin: text comes first."""
@@ -141,7 +141,9 @@ class _Call:
 
     def apart(self) -> Iterator[Seam]:
         """Why attention does not keep the samples apart, or why positions are others."""
-        if not (self.batch.rules.predict and self.batch.rules.separates_packed):
+        if len({span.row for span in self.spans}) == len(self.spans):
+            yield from self._each_alone()
+        elif not (self.batch.rules.predict and self.batch.rules.separates_packed):
             yield Seam(Seams.MODEL)
         elif "attention_mask" in self.given:
             yield Seam(Seams.MASK, "attention_mask")
@@ -149,6 +151,18 @@ class _Call:
             found = self._positions()
             if found is not None:
                 yield found
+
+    def _each_alone(self) -> Iterator[Seam]:
+        """Whether each row, which holds one sample, has the positions of its tokens."""
+        given = self.given.get("position_ids")
+        if given is None or tuple(given.shape[-2:]) != self.shape or given.ndim > PLANES - 1:
+            return
+        positions = to_numpy(given)
+        planes = positions[None] if positions.ndim == 2 else positions
+        apart = np.stack([side_by_side(plane, self.spans, 0) for plane in planes])
+        found = self._compared(apart[0] if positions.ndim == 2 else apart)
+        if found is not None:
+            yield found
 
     @cached_property
     def _is_flash(self) -> bool:
@@ -207,27 +221,28 @@ class _Call:
         """Whether M-RoPE's positions of each sample are those that it has alone."""
         apart = np.stack([side_by_side(plane, self.spans, 0) for plane in planes[-3:]])
         if self.own is not None and self.own.ndim == 3:
-            return self._unlike(apart, self.own[-3:])
+            real = side_by_side(np.ones(self.shape, dtype=np.int64), self.spans, 0) != 0
+            off = unlike(apart, self.own[-3:], real)
+            return None if off is None else self._at(*off)
+        return self._compared(apart)
+
+    def _compared(self, apart: np.ndarray) -> Seam | None:
+        """Positions of each sample beside those that it has alone."""
         call: dict[str, Any] = {
             "input_ids": side_by_side(to_numpy(self.given["input_ids"]), self.spans, -1),
             "attention_mask": side_by_side(np.ones(self.shape, dtype=np.int64), self.spans, 0),
         }
         for key, value in self.given.items():
             call.setdefault(key, value)
-        right = positions_of(self.batch, call, apart, self.samples).right
-        return None if right else Seam(Seams.OPEN if right is None else Seams.MROPE)
+        made = positions_of(self.batch, call, apart, self.samples)
+        if made.right:
+            return None
+        if made.right is None or made.why is None:
+            return Seam(Seams.OPEN)
+        return self._at(*made.why.shapes)
 
-    def _unlike(self, apart: np.ndarray, own: np.ndarray) -> Seam | None:
-        """The first token with other positions than in the batch, but for a constant per sample."""
-        for at, (sample, (row, start, stop)) in enumerate(
-            zip(self.samples, self.spans, strict=True)
-        ):
-            off = (apart[:, at] - own[:, at])[:, : stop - start]  # (plane, token)
-            wrong = np.flatnonzero((off != off[0, 0]).any(axis=0))
-            if len(wrong):
-                first = int(wrong[0])
-                given, due = apart[:, at, first].tolist(), (own[:, at, first] + off[0, 0]).tolist()
-                return Seam(
-                    Seams.MROPE, "position_ids", sample, row, start + first, (*given,), (*due,)
-                )
-        return None
+    def _at(self, place: Sequence[int], given: Sequence[int], due: Sequence[int]) -> Seam:
+        """A token with other positions than it has alone; `place`: which sample, and its token."""
+        row, start, _ = self.spans[place[0]]
+        sample, column = self.samples[place[0]], start + place[1]
+        return Seam(Seams.MROPE, "position_ids", sample, row, column, (*given,), (*due,))

@@ -1,0 +1,354 @@
+"""Packers on trial: code that joins samples in one row, judged beside the tiny real model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from architectures import REFUSES_TEXT, architectures
+from packers import OF_MROPE, ORDER, WRONG, Lab, flash_arguments
+
+import vlmdebug as vd
+from vlmdebug.families.packing import SEPARATES
+
+FAMILIES = [one for one in architectures() if one in SEPARATES and one not in REFUSES_TEXT]
+OTHERS = [one for one in architectures() if one not in SEPARATES and one not in REFUSES_TEXT]
+OWN_MASKS = {"hy_v4_vl"}
+"""Models that choose tokens by a mask of two dimensions, so that no other stands for flash-attention."""
+SAME = 1e-4
+"""Far above rounding, which is 1e-6 here, and far below any other difference, which is 1e-2."""
+
+
+@pytest.fixture(scope="module")
+def labs(built):
+    """`labs["llava"]`: a batch of that family and its packers, built once."""
+    return Labs(built)
+
+
+class Labs(dict):
+    def __init__(self, built):
+        super().__init__()
+        self._built = built
+
+    def __missing__(self, family):
+        inputs = vd.tiny.batch(family, images_per_sample=[2, 0, 1], seed=0)
+        self[family] = Lab(*self._built[family], inputs)
+        return self[family]
+
+
+def codes(report):
+    return {finding.code for finding in report.findings}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_right_packers_pass_in_any_order_and_the_model_agrees(family, labs):
+    lab = labs[family]
+    for order in (ORDER, (0, 1, 2)):
+        report = vd.check(lab.packer(order=order), lab.batch, chunk_size=3)
+
+        assert report.ok, str(report)
+        call = lab.packed(order=order)
+        assert lab.off(lab.run(call), order) < SAME
+        if family not in OWN_MASKS:
+            assert lab.off(lab.flash(call), order) < SAME
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_wrong_packer_falls_with_its_code_and_the_model_agrees(family, labs):
+    lab = labs[family]
+    for wrong, code in WRONG.items():
+        if wrong in OF_MROPE and not lab.mrope:
+            continue
+        report = vd.check(lab.packer(wrong), lab.batch, chunk_size=3)
+
+        assert code in codes(report), (wrong, str(report))
+        assert differs(lab, wrong), wrong
+
+
+def differs(lab, wrong):
+    """Whether the model, or the loss, tells a wrong packer's call from a right one."""
+    call = lab.packed(wrong)
+    if wrong == "labels across a seam":
+        logits = lab.run(call)
+        return abs(loss(logits, call) - loss(logits, lab.packed())) > SAME
+    if wrong == "ends of the padded row":
+        if call.keys() >= {"cu_seq_lens_q"} and lab.model.config.model_type in OWN_MASKS:
+            return True
+        return lab.off(lab.flash(call)) > SAME
+    if wrong == "a sample twice":
+        return len(lab.run(call)) > sum(map(len, lab.alone))
+    begins = [0, *torch.tensor([len(lab.alone[s]) for s in ORDER]).cumsum(0).tolist()]
+    if wrong == "padding left in":
+        begins = [begins[0], begins[1] + 3, begins[2] + 3]
+    try:
+        return lab.off(lab.run(call), at=begins) > SAME
+    except (IndexError, RuntimeError, ValueError):
+        return True
+
+
+def loss(logits, call):
+    labels = call["labels"][0, 1:]
+    return float(torch.nn.functional.cross_entropy(logits[:-1], labels, ignore_index=-100))
+
+
+@pytest.mark.parametrize("family", OTHERS)
+def test_a_family_in_which_nothing_is_known_to_keep_samples_apart_is_never_ok(family, labs):
+    lab = labs[family]
+    report = vd.check(lab.packer(), lab.batch, chunk_size=3)
+
+    assert not report.ok
+    if not report.mismatches:
+        assert any("keeps samples apart" in text for text in report.ambiguities)
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
+def test_positions_that_start_elsewhere_or_padding_behind_a_sample_change_nothing(family, labs):
+    lab = labs[family]
+
+    def later(inputs, chunk_size):
+        call = lab.packed()
+        yield {**call, "position_ids": call["position_ids"] + 7}
+
+    def padded(inputs, chunk_size):
+        call = lab.packed()
+        wide = call["input_ids"].shape[1]
+        for key, value in call.items():
+            if getattr(value, "ndim", 0) in (2, 3) and value.shape[-1] == wide:
+                fill = {"labels": -100, "input_ids": 0}.get(key, 0)
+                call[key] = torch.nn.functional.pad(value, (0, 2), value=fill)
+        yield call
+
+    for slicer in (later, padded):
+        (call,) = slicer({}, 3)
+        assert lab.off(lab.run(call)) < SAME
+        assert vd.check(slicer, lab.batch, chunk_size=3).ok
+
+
+def test_several_rows_may_be_packed(labs):
+    lab = labs["llava"]
+
+    def rows(inputs, chunk_size):
+        yield lab.packed(order=[2, 0])
+        yield lab.packed(order=[1])
+
+    assert vd.check(rows, lab.batch, chunk_size=2).ok
+
+
+def test_ends_for_flash_attention_alone_are_not_ok_without_positions(labs):
+    lab = labs["llava"]
+
+    def packer(inputs, chunk_size):
+        call = lab.packed()
+        del call["position_ids"]
+        yield call
+
+    report = vd.check(packer, lab.batch, chunk_size=3)
+
+    assert report.verdict == "AMBIGUOUS"
+    assert "only flash-attention reads cu_seq_lens_q" in str(report.ambiguities)
+
+
+@pytest.mark.parametrize(
+    ("changed", "code", "said"),
+    [
+        ({"max_length_q": 3}, "VLM015", "max_length_q is 3, but the longest sample has"),
+        ({"cu_seq_lens_q": slice(0, -1)}, "VLM015", "cu_seq_lens_q has an end at token"),
+        ({"seq_idx": 0}, "VLM015", "does not tell it from its neighbors"),
+    ],
+)
+def test_ends_that_are_not_those_of_the_samples_are_named(changed, code, said, labs):
+    lab = labs["llava"]
+
+    def packer(inputs, chunk_size):
+        call = lab.packed()
+        ((key, value),) = changed.items()
+        if key == "seq_idx":
+            value = torch.zeros_like(call["input_ids"])
+        elif isinstance(value, slice):
+            value = call[key][value]
+        yield {**call, key: value}
+
+    (finding,) = vd.check(packer, lab.batch, chunk_size=3).findings
+
+    assert finding.code == code
+    assert said in finding.message
+
+
+def test_a_number_per_token_keeps_samples_apart_if_neighbors_differ(labs):
+    lab = labs["llava"]
+    lengths = [len(lab.alone[sample]) for sample in ORDER]
+
+    def packer(inputs, chunk_size):
+        index = torch.repeat_interleave(torch.arange(3), torch.tensor(lengths))[None]
+        yield {**lab.packed(), "seq_idx": index}
+
+    assert vd.check(packer, lab.batch, chunk_size=3).ok
+
+
+def test_a_mask_in_front_of_packed_rows_is_not_ok(labs):
+    lab = labs["llava"]
+
+    def packer(inputs, chunk_size):
+        call = lab.packed()
+        yield {**call, "attention_mask": torch.ones_like(call["input_ids"])}
+
+    report = vd.check(packer, lab.batch, chunk_size=3)
+
+    assert report.verdict == "AMBIGUOUS"
+    assert "with an attention_mask, models ignore" in str(report.ambiguities)
+
+
+def test_a_sample_that_is_cut_in_its_row_is_named(labs):
+    lab = labs["llava"]
+
+    def packer(inputs, chunk_size):
+        call = lab.packed()
+        keep = call["input_ids"].shape[1] - 2
+        along = {k: v for k, v in call.items() if getattr(v, "shape", None) == (1, keep + 2)}
+        lengths = [len(lab.alone[sample]) for sample in ORDER]
+        lengths[-1] -= 2
+        yield call | {k: v[:, :keep] for k, v in along.items()} | flash_arguments(lengths)
+
+    (finding,) = vd.check(packer, lab.batch, chunk_size=3).findings
+
+    assert finding.code == "VLM006"
+    assert finding.worst.samples == (ORDER[-1],)
+
+
+def test_other_keys_along_the_tokens_follow_them(labs):
+    lab = labs["qwen2_5_vl"]
+
+    def packer(inputs, chunk_size):
+        call = lab.packed()
+        types = call["mm_token_type_ids"].clone()
+        types[0, -1] = 1
+        yield {**call, "mm_token_type_ids": types}
+
+    (finding,) = vd.check(packer, lab.batch, chunk_size=3).findings
+
+    assert (finding.code, finding.worst.key) == ("VLM011", "mm_token_type_ids")
+
+
+def test_samples_of_the_same_text_are_told_apart_by_their_images():
+    batch = vd.make_batch("llava", [1, 1, 1])
+    ids = batch.inputs["input_ids"][:1].expand(3, -1).clone()
+    alike = vd.read_batch(
+        {**batch.inputs, "input_ids": ids}, layout="llava", num_images=[1, 1, 1]
+    )
+    places = torch.arange(ids.shape[1]).repeat(3)[None]
+
+    def packed(order):
+        def packer(inputs, chunk_size):
+            rows = [inputs["pixel_values"][sample : sample + 1] for sample in order]
+            yield {
+                "input_ids": ids.reshape(1, -1).clone(),
+                "position_ids": places,
+                "pixel_values": torch.cat(rows),
+            }
+
+        return packer
+
+    def found(order):
+        return vd.check(packed(order), alike, chunk_size=3)
+
+    assert found([2, 0, 1]).mismatches == ()
+    assert found([2, 0, 1]).chunks[0].samples == (2, 0, 1)
+    assert codes(found([2, 0, 0])) == {"VLM006"}
+
+
+# --- positions of a batch ----------------------------------------------------------------------
+
+
+def mrope_batch(labs, side="right"):
+    """A padded Qwen2.5-VL batch of images that are not square, with the model's own positions."""
+    lab = labs["qwen2_5_vl"]
+    inputs = dict(
+        vd.tiny.batch("qwen2_5_vl", [2, 0, 1], sizes=[(56, 112), (112, 56), (84, 140)], seed=0)
+    )
+    if side == "left":
+        padding = (inputs["attention_mask"] == 0).sum(1)
+        for key in ("input_ids", "attention_mask", "mm_token_type_ids"):
+            rows = zip(inputs[key], padding.tolist(), strict=True)
+            inputs[key] = torch.stack([row.roll(by) for row, by in rows])
+    inputs["position_ids"] = lab.model.model.get_rope_index(**inputs)[0]
+    return lab, inputs
+
+
+def on_positions(labs, change, side="right"):
+    lab, inputs = mrope_batch(labs, side)
+    inputs["position_ids"] = change(inputs["position_ids"], inputs)
+    return vd.check(inputs, processor=lab.processor, config=lab.model.config)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda p, _: p, id="the model's own"),
+        pytest.param(lambda p, _: p + 5, id="behind a prefix"),
+        pytest.param(
+            lambda p, i: torch.cat([i["attention_mask"].cumsum(1)[None] - 1, p]), id="text plane"
+        ),
+    ],
+)
+def test_positions_that_follow_from_the_grids_pass(change, side, labs):
+    report = on_positions(labs, change, side)
+
+    assert report.ok, str(report)
+    assert "position_ids against places of the tokens" in str(report).replace("\n    ", " ")
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        pytest.param(lambda p, _: p[[0, 2, 1]], "height and width are swapped", id="(y, x)"),
+        pytest.param(
+            lambda p, i: (i["attention_mask"].cumsum(1) - 1).expand(3, -1, -1),
+            "M-RoPE's places in time, height and width",
+            id="text positions",
+        ),
+        pytest.param(
+            lambda p, i: p[:, [2, 1, 0]], "sample 0 has position_ids", id="rows in another order"
+        ),
+        pytest.param(
+            lambda p, i: p.clone().index_fill_(2, torch.tensor([12]), 3), "column", id="one token"
+        ),
+    ],
+)
+def test_positions_of_other_tokens_are_named(change, said, side, labs):
+    report = on_positions(labs, change, side)
+
+    assert "VLM014" in codes(report) or report.verdict == "AMBIGUOUS"
+    if report.mismatches:
+        assert said in " ".join(finding.message for finding in report.findings)
+
+
+def test_positions_of_a_slicer_have_a_code_of_their_own(labs):
+    lab, inputs = mrope_batch(labs)
+    batch = vd.read_batch(
+        {key: one for key, one in inputs.items() if key != "position_ids"},
+        processor=lab.processor,
+        config=lab.model.config,
+    )
+
+    def making(positions):
+        return lambda _, size: (
+            {**chunk, "position_ids": positions[:, at : at + 1]}
+            for at, chunk in enumerate(batch.chunks(1))
+        )
+
+    assert vd.check(making(inputs["position_ids"]), batch).ok
+    swapped = vd.check(making(inputs["position_ids"][[0, 2, 1]]), batch)
+    assert codes(swapped) == {"VLM014"}
+    assert swapped.findings[0].silent
+
+
+def test_positions_that_cannot_be_recomputed_are_said_to_be_unchecked():
+    inputs = {**vd.make_batch("qwen2_5_vl", [1, 1], position_ids=True).inputs}
+    report = vd.check(inputs, num_images=[1, 1])
+
+    assert report.verdict == "AMBIGUOUS"
+    assert any("position_ids of the batch were not checked" in one for one in report.ambiguities)
+    assert "Not compared: position_ids" in str(report).replace("\n", " ").replace("    ", "") or (
+        "position_ids" in str(report)
+    )

@@ -1,0 +1,171 @@
+"""M-RoPE's positions in time, height and width, as they follow from the grids of images and videos.
+
+A text token is one behind all before it. An image or video begins there and is laid out frame by
+frame and row by row; text goes on one behind its larger side. As `modeling_qwen2_vl.get_rope_index`
+and that of its variants (transformers 5.24); what differs between models is in `MRope`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import repeat
+from math import isqrt
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vlmdebug.core.batch import Batch
+from vlmdebug.core.rows import rows_of
+from vlmdebug.core.rules import MRope
+from vlmdebug.core.tensors import to_numpy
+from vlmdebug.errors import AmbiguousError
+from vlmdebug.families.video_audio import TYPES
+
+GRIDS = {"image": "image_grid_thw", "video": "video_grid_thw"}
+CODES = {"image": 1, "video": TYPES["video"]}
+TEXT = 0
+MOST_MERGED = 8
+"""Largest side of a square of patches that become one feature."""
+
+
+class Block(NamedTuple):
+    """The features of an image or video: frames, rows, columns, and the time between two frames."""
+
+    frames: int
+    height: int
+    width: int
+    step: float = 1.0
+
+    @property
+    def size(self) -> int:
+        return self.frames * self.height * self.width
+
+    @property
+    def places(self) -> np.ndarray:
+        """Time, height and width of each feature from its begin on, `(3, feature)`."""
+        time, rest = np.divmod(np.arange(self.size), self.height * self.width)
+        down, across = np.divmod(rest, self.width)
+        return np.stack([(time * self.step).astype(np.int64), down, across])
+
+
+def mrope(
+    batch: Batch,
+    types: np.ndarray,
+    shown: np.ndarray,
+    samples: Sequence[int],
+    given: Mapping[str, Any],
+) -> np.ndarray | None:
+    """Positions of the tokens of these samples, `(3, sample, seq)`; None where no rule is proven.
+
+    Args:
+        batch: The batch that owns the samples.
+        types: 0 for text, 1 for image, 2 for video, `(sample, seq)`.
+        shown: Tokens that are no padding, `(sample, seq)`; all others get 0.
+        samples: Their numbers in the batch.
+        given: The call, where the batch's own tensors are not kept.
+    """
+    rule = batch.rules.mrope
+    if rule is None or not set(np.unique(types[shown]).tolist()) <= {TEXT, *CODES.values()}:
+        return None
+    left: dict[int, Iterator[Block]] = {}
+    for name, code in CODES.items():
+        if (types[shown] == code).any():
+            blocks = _blocks(batch, rule, name, samples, given)
+            if blocks is None:
+                return None
+            left[code] = iter(blocks)
+    places = np.zeros((3, *types.shape), dtype=np.int64)
+    for row, real in enumerate(shown):
+        columns = np.flatnonzero(real)
+        own = _of_row(types[row, columns], left)
+        if own is None:
+            return None
+        places[:, row, columns] = own
+    return places if all(next(blocks, None) is None for blocks in left.values()) else None
+
+
+def _of_row(types: np.ndarray, left: Mapping[int, Iterator[Block]]) -> np.ndarray | None:
+    """Positions of the tokens of one sample, `(3, token)`; None where its runs are of other sizes."""
+    places, begin, at = np.zeros((3, len(types)), dtype=np.int64), 0, 0
+    while at < len(types):
+        code = int(types[at])
+        if code == TEXT:
+            places[:, at] = begin
+            at, begin = at + 1, begin + 1
+            continue
+        block = next(left[code], None)
+        if block is None or not block.size or (types[at : at + block.size] != code).any():
+            return None
+        if at + block.size > len(types):
+            return None
+        places[:, at : at + block.size] = begin + block.places
+        at, begin = at + block.size, begin + max(block.height, block.width)
+    return places
+
+
+def _blocks(
+    batch: Batch, rule: MRope, name: str, samples: Sequence[int], given: Mapping[str, Any]
+) -> list[Block] | None:
+    """The images or videos of the samples, in order."""
+    key, modality = GRIDS[name], batch.modalities.get(name)
+    if key not in batch.inputs or name not in batch.counts or modality is None:
+        return None
+    features = batch.per_image.get("feature") if name == "image" else modality.features
+    try:
+        rows = list(rows_of(batch.counts[name].offsets, samples))
+    except (AmbiguousError, KeyError):
+        return None
+    grids = _grids(batch.inputs[key], rows, given.get(key))
+    if grids is None or features is None or len(grids) != len(rows):
+        return None
+    merge = _merge(grids, [features[row] for row in rows], rule.newline)
+    if merge is None:
+        return None
+    blocks = [
+        Block(frames, height // merge, width // merge + rule.newline)
+        for frames, height, width in grids
+    ]
+    if name == "image":
+        return blocks if all(block.frames == 1 for block in blocks) else None
+    return _of_videos(batch, rule, blocks, rows, given)
+
+
+def _of_videos(
+    batch: Batch, rule: MRope, blocks: list[Block], rows: Sequence[int], given: Mapping[str, Any]
+) -> list[Block] | None:
+    """Videos as the model lays them out."""
+    if rule.videos == "frames":
+        return [one._replace(frames=1) for block in blocks for one in repeat(block, block.frames)]
+    if rule.videos == "seconds":
+        seconds = batch.inputs.get("second_per_grid_ts", given.get("second_per_grid_ts"))
+        steps = [1.0] * len(rows) if seconds is None else to_numpy(seconds).tolist()
+        if rule.per_second is None or (seconds is not None and len(steps) <= max(rows)):
+            return None
+        every = [steps[row] if seconds is not None else 1.0 for row in rows]
+        return [
+            block._replace(step=one * rule.per_second)
+            for block, one in zip(blocks, every, strict=True)
+        ]
+    return blocks if rule.videos == "whole" else None
+
+
+def _grids(own: Any, rows: Sequence[int], given: Any) -> list[list[int]] | None:
+    """Grids of these rows; the call's own where the batch's tensors are not kept."""
+    if own is not None:
+        return to_numpy(own)[rows].tolist()
+    return None if given is None else to_numpy(given).tolist()
+
+
+def _merge(
+    grids: Sequence[Sequence[int]], features: Sequence[int], newline: bool
+) -> int | None:
+    """Side of the square of patches that become one feature; None if no square fits all grids."""
+    for side in range(1, MOST_MERGED + 1):
+        fits = all(
+            height % side == width % side == 0
+            and frames * (height // side) * (width // side + newline) == count
+            for (frames, height, width), count in zip(grids, features, strict=True)
+        )
+        if fits:
+            return side
+    return None
