@@ -22,7 +22,7 @@ def add(commands: Commands) -> None:
         "code",
         nargs="*",
         metavar="CODE|TEXT",
-        help="VLM001 to VLM013, or the error of a model or processor; without it, all codes",
+        help="VLM001 to VLM015, or the error of a model or processor; without it, all codes",
     )
     explain.set_defaults(run=_run)
 

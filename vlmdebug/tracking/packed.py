@@ -98,18 +98,22 @@ class _Call:
 
     def _cumulative(self, key: str, values: np.ndarray) -> Seam | None:
         """Ends over all tokens: an end at each sample's begin, and none inside of it."""
-        given, wide = {int(one) for one in values.reshape(-1)}, self.shape[1]
-        due = [row * wide + start for row, start, _ in self.spans]
-        for sample, (row, start, stop), begin in zip(self.samples, self.spans, due, strict=True):
-            end = row * wide + stop
-            inside = sorted(one for one in given if begin < one < end)
-            if begin not in given or inside or max(given) < end:
-                near = min(given, key=lambda one, at=begin: abs(one - at))
-                wrong = inside[0] if inside and begin in given else near
-                wrong = max(given) if begin in given and not inside else wrong
-                right = begin if begin not in given else end
-                return Seam(Seams.ENDS, key, sample, row, start, (wrong,), (right,))
-        return None
+        given, wide = sorted({int(one) for one in values.reshape(-1)}), self.shape[1]
+        for sample, (row, start, stop) in zip(self.samples, self.spans, strict=True):
+            begin, end = row * wide + start, row * wide + stop
+            inside = next((one for one in given if begin < one < end), None)
+            if begin not in given:
+                wrong, due = min(given, key=lambda one, at=begin: abs(one - at)), begin
+            elif inside is not None or given[-1] < end:
+                wrong, due = given[-1] if inside is None else inside, end
+            else:
+                continue
+            return Seam(Seams.ENDS, key, sample, row, start, (wrong,), (due,))
+        row, start, stop = self.spans[-1]
+        if given[-1] <= self.shape[0] * wide:
+            return None
+        due = row * wide + stop
+        return Seam(Seams.ENDS, key, self.samples[-1], row, start, (given[-1],), (due,))
 
     def _index(self, key: str, values: np.ndarray) -> Seam | None:
         """A number per token: the same in a sample, another one in the next."""
