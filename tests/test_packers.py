@@ -352,3 +352,48 @@ def test_positions_that_cannot_be_recomputed_are_said_to_be_unchecked():
     assert "Not compared: position_ids" in str(report).replace("\n", " ").replace("    ", "") or (
         "position_ids" in str(report)
     )
+
+
+# --- prove -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "idefics3", "internvl"])
+def test_prove_compares_packed_rows_with_each_sample_up_to_rounding(family, labs):
+    lab = labs[family]
+    right = vd.prove(lab.packer(), lab.batch, lab.model, chunk_size=3)
+    wrong = vd.prove(lab.packer("positions run on"), lab.batch, lab.model, chunk_size=3)
+    images = vd.prove(lab.packer("images in batch order"), lab.batch, lab.model, chunk_size=3)
+
+    assert right.ok, str(right)
+    assert None not in right.per_sample
+    assert 0 < right.max_abs_diff <= right.tolerance < SAME
+    assert wrong.silent_samples == (0, 1)  # the first sample of the row sees nothing before it
+    assert not images.ok
+
+
+def test_tolerance_of_prove_follows_from_the_model_and_its_dtype(labs):
+    lab = labs["llava"]
+    model, _ = vd.tiny.build("llava")
+    with torch.no_grad():
+        for weight in model.model.language_model.parameters():
+            weight *= 3  # rounding grows with it
+    other = vd.prove(lab.packer(), lab.batch, model, chunk_size=3)
+    plain = vd.prove(lab.packer(), lab.batch, lab.model, chunk_size=3)
+    again = vd.prove(lab.packer(), lab.batch, lab.model, chunk_size=3)
+
+    assert plain.tolerance == again.tolerance != other.tolerance
+    assert not any(module._forward_hooks for module in lab.model.modules())
+
+
+def test_a_cache_that_the_packer_asks_for_is_not_ok(labs):
+    lab = labs["llava"]
+
+    def packer(inputs, chunk_size):
+        yield {**lab.packed(), "use_cache": True}
+
+    report = vd.check(packer, lab.batch, chunk_size=3)
+    proof = vd.prove(packer, lab.batch, lab.model, chunk_size=3)
+
+    assert report.verdict == "AMBIGUOUS"
+    assert "with a cache" in report.ambiguities[0]
+    assert proof.silent_samples == (0, 1)

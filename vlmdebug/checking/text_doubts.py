@@ -90,6 +90,11 @@ SEAMS: Mapping[Seams, tuple[str, str]] = {
         "with an attention_mask, models ignore where position_ids start again",
         "Leave attention_mask out of a packed batch.",
     ),
+    Seams.CACHE: (
+        "with a cache, models other than those with flash-attention ignore where position_ids "
+        "start again",
+        "Pass use_cache=False.",
+    ),
     Seams.FLASH: (
         "only flash-attention reads cu_seq_lens_q and _k, and no position_ids start again",
         "Pass position_ids that start again, too, or test with the attention of your training run.",

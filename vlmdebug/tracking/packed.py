@@ -151,6 +151,8 @@ class _Call:
             yield Seam(Seams.MODEL)
         elif "attention_mask" in self.given:
             yield Seam(Seams.MASK, "attention_mask")
+        elif self.given.get("use_cache") is True:
+            yield Seam(Seams.CACHE, "use_cache")
         else:
             found = self._positions()
             if found is not None:
