@@ -9,6 +9,7 @@ from packers import OF_MROPE, ORDER, WRONG, Lab, flash_arguments
 
 import vlmdebug as vd
 from vlmdebug.families.packing import SEPARATES
+from vlmdebug.testing import assert_slices
 
 FAMILIES = [one for one in architectures() if one in SEPARATES and one not in REFUSES_TEXT]
 OTHERS = [one for one in architectures() if one not in SEPARATES and one not in REFUSES_TEXT]
@@ -231,9 +232,7 @@ def test_other_keys_along_the_tokens_follow_them(labs):
 def test_samples_of_the_same_text_are_told_apart_by_their_images():
     batch = vd.make_batch("llava", [1, 1, 1])
     ids = batch.inputs["input_ids"][:1].expand(3, -1).clone()
-    alike = vd.read_batch(
-        {**batch.inputs, "input_ids": ids}, layout="llava", num_images=[1, 1, 1]
-    )
+    alike = vd.read_batch({**batch.inputs, "input_ids": ids}, layout="llava", num_images=[1, 1, 1])
     places = torch.arange(ids.shape[1]).repeat(3)[None]
 
     def packed(order):
@@ -378,11 +377,12 @@ def test_tolerance_of_prove_follows_from_the_model_and_its_dtype(labs):
         for weight in model.model.language_model.parameters():
             weight *= 3  # rounding grows with it
     other = vd.prove(lab.packer(), lab.batch, model, chunk_size=3)
+    hooks = [len(module._forward_hooks) for module in lab.model.modules()]
     plain = vd.prove(lab.packer(), lab.batch, lab.model, chunk_size=3)
     again = vd.prove(lab.packer(), lab.batch, lab.model, chunk_size=3)
 
     assert plain.tolerance == again.tolerance != other.tolerance
-    assert not any(module._forward_hooks for module in lab.model.modules())
+    assert [len(module._forward_hooks) for module in lab.model.modules()] == hooks
 
 
 def test_a_cache_that_the_packer_asks_for_is_not_ok(labs):
@@ -397,3 +397,107 @@ def test_a_cache_that_the_packer_asks_for_is_not_ok(labs):
     assert report.verdict == "AMBIGUOUS"
     assert "with a cache" in report.ambiguities[0]
     assert proof.silent_samples == (0, 1)
+
+
+# --- watch, falsify, export --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "internvl"])
+def test_watch_sees_the_samples_of_packed_calls(family, labs):
+    lab = labs[family]
+
+    def watched(wrong):
+        call = {k: v for k, v in lab.packed(wrong).items() if torch.is_tensor(v)}
+        options = {"processor": lab.processor, "on_mismatch": "record"}
+        with vd.watch(lab.model, **options) as trace, torch.no_grad():
+            lab.model(**{k: v for k, v in call.items() if "cu_" not in k}, use_cache=False)
+        return trace.report()
+
+    report = watched("")
+    assert report.ok, str(report)
+    assert len(report.chunks[0].samples) == 3
+    assert codes(watched("labels across a seam")) == {"VLM013"}
+    if lab.mrope:
+        moved = lab.packed()
+        moved["position_ids"][2:] = moved["position_ids"][2:].flip(0)
+        report = vd.check(
+            {k: v for k, v in moved.items() if "length" not in k},
+            processor=lab.processor,
+            config=lab.model.config,
+        )
+        assert codes(report) == {"VLM014"}
+        assert codes(watched("no text plane")) == {"VLM014"}
+
+
+SYNTHETIC = [
+    name for name in ("llava", "qwen2_5_vl", "internvl", "idefics3", "idefics2", "llava_next")
+]
+
+
+@pytest.mark.parametrize(
+    "family", [*SYNTHETIC, "granite_docling", "llava_onevision", "deepseek_ocr2"]
+)
+def test_exported_packer_survives(family):
+    code = vd.export(vd.make_batch(family, [1, 0, 2]), packed=True)
+
+    assert code.verify(max_examples=40) == 40
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "idefics3", "qwen2_5_omni_thinker"])
+def test_exported_packer_gives_the_logits_of_each_sample(family, labs):
+    lab = labs[family]
+    code = vd.export(lab.batch, packed=True)
+
+    assert vd.check(code.function, lab.batch, chunk_size=2).ok
+    assert vd.prove(code.function, lab.batch, lab.model, chunk_size=2).ok
+
+
+@pytest.mark.parametrize("family", ["gemma4", "mllama"])
+def test_no_packer_is_written_where_nothing_keeps_samples_apart(family):
+    with pytest.raises(vd.BadInput, match="Nothing is known to keep samples of a packed row apart"):
+        vd.export(vd.make_batch(family, [1, 0]), packed=True)
+
+
+def own_packer(inputs, chunk_size, *, first_label=-100):
+    """A packer for layouts with a row per image, as trainers write it."""
+    real = inputs["attention_mask"].bool()
+    images = [0, *torch.tensor(inputs["num_images"]).cumsum(0).tolist()]
+    tokens = [key for key, value in inputs.items() if getattr(value, "shape", 0) == real.shape]
+    media = [key for key in ("pixel_values", "image_position_ids") if key in inputs]
+    for begin in range(0, len(real), chunk_size):
+        rows = range(begin, min(begin + chunk_size, len(real)))
+        row = {
+            key: torch.cat([inputs[key][sample][real[sample]] for sample in rows])[None]
+            for key in tokens
+            if key != "attention_mask"
+        }
+        lengths = [int(real[sample].sum()) for sample in rows]
+        ends = torch.tensor([0, *lengths]).cumsum(0)
+        if "labels" in row and first_label is not None:
+            row["labels"][0, ends[:-1]] = first_label
+        row["position_ids"] = torch.cat([torch.arange(size) for size in lengths])[None]
+        first, last = images[begin], images[rows[-1] + 1]
+        yield row | {key: inputs[key][first:last] for key in media if first < last}
+
+
+def test_falsify_and_assert_slices_take_packers():
+    def across(inputs, chunk_size):
+        return own_packer(inputs, chunk_size, first_label=None)
+
+    def on(inputs, chunk_size):
+        for row in own_packer(inputs, chunk_size):
+            yield {**row, "position_ids": torch.arange(row["input_ids"].shape[1])[None]}
+
+    tried = {}
+    options = {"max_examples": 60, "clips": False}
+    assert vd.falsify(own_packer, families=["llava", "gemma4"], tried=tried, **options) is None
+    assert (tried["llava"], tried["gemma4"]) == (60, 0)  # nothing keeps those of Gemma 4 apart
+    assert_slices(own_packer, families=["llava"], max_examples=60, clips=False)
+    found = vd.falsify(across, families=["llava"], max_examples=200)
+    assert {one.code for one in found.report.findings} == {"VLM013"}
+    assert found.case.spec.labels
+    found = vd.falsify(on, families=["llava"], max_examples=200)
+    assert {one.code for one in found.report.findings} == {"VLM014"}
+    assert len(found.case.spec.images_per_sample) == 2
+    with pytest.raises(vd.MismatchError, match="VLM014"):
+        assert_slices(on, families=["llava"], max_examples=60)

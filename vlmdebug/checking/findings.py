@@ -230,7 +230,9 @@ class PositionsDiffer(KeyDifference):
     outcome: Outcome = Outcome(Runs.OTHER_PLACES)
 
 
-def made_otherwise(key: str, why: MadeReason, chunk: int, samples: tuple[int, ...]) -> MadeOtherwise:
+def made_otherwise(
+    key: str, why: MadeReason, chunk: int, samples: tuple[int, ...]
+) -> MadeOtherwise:
     """The difference of a key that the slicer made, by what the key is."""
     kind = PositionsMade if key == "position_ids" else MadeOtherwise
     kind = LabelsMade if why.rule is MadeBy.LABELS else kind

@@ -57,9 +57,7 @@ from vlmdebug.outcomes.reasons import DEPENDS, Outcome, Raises, Runs, Unknown, o
 from vlmdebug.outcomes.whole_batch import runs_side_by_side, runs_unchecked, runs_with_runs
 
 
-def check_alone(
-    batch: Batch, *, one_chunk: bool = False, seams: Sequence[Seam] = ()
-) -> Report:
+def check_alone(batch: Batch, *, one_chunk: bool = False, seams: Sequence[Seam] = ()) -> Report:
     """The batch without a slicer: expected rows, placeholders and features.
 
     A line per sample, or one for all of them. `seams`: what may mix packed samples.

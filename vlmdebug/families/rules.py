@@ -84,9 +84,7 @@ QWEN2_5 = ModelRules(
 )
 """`modeling_qwen2_5_vl.get_rope_index` (transformers 5.23), and that of the other variants, assigns
 the grids to runs of image tokens."""
-QWEN2 = replace(
-    QWEN2_5, raises_without=TYPES | {"image_grid_thw"}, mrope=MRope("whole")
-)
+QWEN2 = replace(QWEN2_5, raises_without=TYPES | {"image_grid_thw"}, mrope=MRope("whole"))
 """`modeling_qwen2_vl.compute_3d_position_ids` (transformers 5.23) raises without
 `mm_token_type_ids`."""
 _BROADCAST = {**QWEN2.keys, "pixel_values": ONE}
@@ -121,9 +119,7 @@ GRID_BROADCAST = replace(GRID, keys=_BROADCAST)
 GRID_BROADCAST_INDEXED = with_mask(GRID_BROADCAST, INDEXED)
 
 OMNI = with_mask(
-    replace(
-        GRID, checks_each_sample="sometimes", causal=False, audio_surplus=True, mrope=MRope()
-    ),
+    replace(GRID, checks_each_sample="sometimes", causal=False, audio_surplus=True, mrope=MRope()),
     replace(INDEXED, same=None, more=None, beside_one=None),
 )
 """Positions are computed with the mask, or differently without it, and images are found in the text

@@ -19,7 +19,15 @@ from vlmdebug.core.keys import LENGTHS, TOKEN_KEYS
 from vlmdebug.core.layout import Axis, Layout, plural
 from vlmdebug.core.literals import literal
 from vlmdebug.errors import BadInput, MismatchError
-from vlmdebug.running.slicer_source import NAMES, OFFSETS, counted_units, groups_of, source_of
+from vlmdebug.families.packing import SEPARATES
+from vlmdebug.running.slicer_source import (
+    NAMES,
+    OFFSETS,
+    Packs,
+    counted_units,
+    groups_of,
+    source_of,
+)
 from vlmdebug.safe import one_line
 
 
@@ -30,17 +38,24 @@ class Code:
     Attributes:
         family: The layout family it is for.
         source: The source.
+        packed: Whether it also defines `pack_inputs(inputs, chunk_size)`, which joins samples.
     """
 
     family: str
     source: str
+    packed: bool = False
 
     @cached_property
     def function(self) -> Callable[[Mapping[str, Any], int], Iterable[dict[str, Any]]]:
-        """`slice_inputs` itself, compiled from the source."""
+        """`slice_inputs` itself, or `pack_inputs`, compiled from the source."""
         namespace: dict[str, Any] = {}
         exec(compile(self.source, "slice_inputs.py", "exec"), namespace)
-        return namespace["slice_inputs"]
+        return namespace["pack_inputs" if self.packed else "slice_inputs"]
+
+    @property
+    def slices(self) -> Code:
+        """The same without its packer."""
+        return replace(self, packed=False)
 
     def save(self, path: str | Path) -> Path:
         """Write the source to `path` and return it."""
@@ -75,8 +90,8 @@ class Code:
             return Tried(0, ("other batches than its own",))
         cases = survived(self.function, family.name, max_examples=max_examples, seed=seed)
         batch = with_every_key(family)
-        if not _cuts_alike(self, batch, NAMES):
-            report = check(self.function, batch, pictures=False)
+        if not _cuts_alike(self.slices, batch, NAMES):
+            report = check(self.slices.function, batch, pictures=False)
             lost = {*batch.layout} - {key for chunk in report.chunks for key in chunk.keys}
             raise MismatchError(
                 f"The code does not cut a batch with every key of {family.name} as "
@@ -91,7 +106,9 @@ class Code:
 
 
 @public
-def export(batch: Batch | Layout | Mapping[str, Any] | str, **reading: Any) -> Code:
+def export(
+    batch: Batch | Layout | Mapping[str, Any] | str, *, packed: bool = False, **reading: Any
+) -> Code:
     """Corrected slicing code for the layout of `batch`.
 
     The code is run on `batch` before it is returned: it cuts it as `Batch.chunks` does. Where
@@ -100,6 +117,9 @@ def export(batch: Batch | Layout | Mapping[str, Any] | str, **reading: Any) -> C
 
     Args:
         batch: A `Batch`, what a processor returned, a `Layout`, or the name of a family.
+        packed: Whether the code joins `chunk_size` samples in each row, without padding, with
+            `position_ids` that start again and the arguments of flash-attention. Only for models
+            that were seen to keep such samples apart.
         **reading: Arguments of `read_batch`, where the batch is not read yet.
 
     Raises:
@@ -112,24 +132,48 @@ def export(batch: Batch | Layout | Mapping[str, Any] | str, **reading: Any) -> C
     from vlmdebug.families.read import read_batch
 
     if isinstance(batch, str | Layout):
-        layout = _complete(batch if isinstance(batch, Layout) else family_named(batch).layout())
-        return Code(layout.family, source_of(layout))
+        own = batch if isinstance(batch, Layout) else family_named(batch).layout()
+        layout, packs = _complete(own), _packs(own, None) if packed else None
+        return Code(layout.family, source_of(layout, packs=packs), packed)
     read = batch if isinstance(batch, Batch) else read_batch(batch, **reading)
     read.refuse_packed()
     read.refuse_ambiguity()
     known, found = _complete(read.layout), countings(read)
+    packs = _packs(read.layout, read.image.token_id) if packed else None
     units = counted_units(groups_of(known))
     present = {unit for group in groups_of(read.layout) for unit in (group.unit, *group.units)}
-    code = Code(known.family, source_of(known, found, present))
-    if not _cuts_alike(code, read, [unit for unit in units if unit not in found]):
+    code = Code(known.family, source_of(known, found, present, packs), packed)
+    if not _cuts_alike(code.slices, read, [unit for unit in units if unit not in found]):
         # the text counts otherwise where it is cut
-        code = Code(known.family, source_of(known, present=present))
-        if not _cuts_alike(code, read, units):
+        code = Code(known.family, source_of(known, present=present, packs=packs), packed)
+        if not _cuts_alike(code.slices, read, units):
             raise BadInput(
                 f"The code written for layout {read.layout.family} does not cut this batch as "
                 "Batch.chunks does, so it was not handed out. Cut it with batch.chunks."
             )
     return code
+
+
+def _packs(layout: Layout, image_token: int | None) -> Packs:
+    """How the code joins samples.
+
+    Raises:
+        BadInput: Nothing is known to keep them apart, or positions do not follow from the batch.
+    """
+    rules = layout.rules
+    if not (rules.separates_packed or layout.family in SEPARATES):
+        raise BadInput(
+            f"Nothing is known to keep samples of a packed row apart in layout {layout.family}, so "
+            "no packer was written. Pass model= or config= of a model that separates them by "
+            "position_ids, or export slices."
+        )
+    if rules.checks_each_sample != "never" and (rules.mrope is None or rules.mrope.newline):
+        raise BadInput(
+            f"M-RoPE's positions of this model of layout {layout.family} are not written as code, "
+            "so no packer was written. Export slices, and join them with get_rope_index of the "
+            "model."
+        )
+    return Packs(rules.checks_each_sample != "never", image_token)
 
 
 # --- which keys ----------------------------------------------------------------------------

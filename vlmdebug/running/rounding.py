@@ -42,7 +42,9 @@ def rounding(
     """
     logits = answer(inputs)
     limits = torch.finfo(logits.dtype)
-    size = float(logits.masked_fill(logits <= limits.min, 0.0).abs().max()) if logits.numel() else 0.0
+    size = (
+        float(logits.masked_fill(logits <= limits.min, 0.0).abs().max()) if logits.numel() else 0.0
+    )
     least = limits.eps * max(1.0, size)  # one rounding of the logits themselves
     most = min(1000 * limits.eps, MOST) * max(1.0, size)
     try:

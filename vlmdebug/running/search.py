@@ -24,7 +24,8 @@ from vlmdebug.core.observed import SlicerRun
 from vlmdebug.core.signature import Slicer, as_slicer
 from vlmdebug.core.wording import number
 from vlmdebug.errors import AmbiguousError, BadInput
-from vlmdebug.families import Family
+from vlmdebug.families import Family, family_named
+from vlmdebug.families.packing import SEPARATES
 from vlmdebug.families.release import TYPES, takes
 from vlmdebug.families.video_audio import clip_of
 from vlmdebug.running.cases import Case, draw, families_of, simplest
@@ -97,6 +98,7 @@ class Search:
         self._refused: dict[Case, Counterexample] = {}
         self._spared: dict[str, dict[str, None]] = {}
         self._passed: dict[str, set[str]] = {}
+        self._packs = False
 
     def first(self) -> Counterexample | None:
         """The smallest batch that is cut wrongly, or None.
@@ -204,7 +206,12 @@ class Search:
         return self._refused[min(cases, key=_size)] if cases else None
 
     def _judged(self, case: Case) -> frozenset[Kind]:
+        if self._packs and case.spec.clips and not case.spec.position_ids:
+            if family_named(case.spec.family).mrope:  # they follow from a config that is not drawn
+                return self._as(case, _without(case, **NO_CLIPS))
         trial = self._run(case)
+        if self._packs and not trial.blamed and case.spec.family not in SEPARATES:
+            return frozenset()  # nothing is known to keep its samples apart
         if trial.blamed or trial.report.ambiguities:
             plainer = self._without_its_own(case)
             if plainer != case:  # other people's keys are not tested
@@ -241,6 +248,7 @@ class Search:
             names.update(key for key in given.keys() if given[key] is not None)  # noqa: SIM118
 
         ran = run(self._slicer, batch, case.chunk_size, note)
+        self._packs |= any(chunk.spans is not None for chunk in ran.chunks)
         if self._refuses_whole(case, ran):
             ran = replace(ran, refuses_whole=True)
         report, handed_on = compare(batch, ran, alone=False), frozenset(names)  # drawn sound

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from vlmdebug.core import pasted
 from vlmdebug.core.keys import BOOKKEEPING, LENGTHS, MEDIA_OF
@@ -77,6 +77,18 @@ class Group:
         return min(keys, key=lambda key: key in self.optional, default=None)
 
 
+class Packs(NamedTuple):
+    """How exported code joins samples.
+
+    Attributes:
+        mrope: Whether the model needs M-RoPE's positions.
+        image_token: Id of the placeholder token of images, where it is known.
+    """
+
+    mrope: bool
+    image_token: int | None = None
+
+
 def groups_of(layout: Layout) -> list[Group]:
     """The media keys of a layout, by the count that a chunk needs."""
     units: dict[str, dict[str, Axis]] = {}
@@ -107,6 +119,7 @@ def source_of(
     layout: Layout,
     found: Mapping[str, Counting] | None = None,
     present: Container[str] = frozenset(NAMES),
+    packs: Packs | None = None,
 ) -> str:
     """The source of the whole module.
 
@@ -114,13 +127,15 @@ def source_of(
         layout: All keys that the code knows.
         found: How units are counted where the counts are not given.
         present: Units that the batch has which the code is written from.
+        packs: How it joins samples in rows; None where it does not.
     """
     groups, countings = groups_of(layout), dict(found or {})
     parts = ["\n".join(_function(layout, groups, countings, present))]
     counted = [unit for unit in counted_units(groups) if unit in countings]
     parts += [countings[unit].source.rstrip("\n") for unit in counted]
     parts += _helpers("\n".join(parts))
-    head = "\n".join(_head(layout, groups, "\n".join(parts)))
+    parts += [] if packs is None else _packing(packs)
+    head = "\n".join(_head(layout, groups, "\n".join(parts), packs))
     return "\n\n\n".join([head, *parts, ""]).rstrip("\n") + "\n"
 
 
@@ -153,22 +168,45 @@ def _pasted() -> Mapping[str, str]:
     }
 
 
-def _head(layout: Layout, groups: Sequence[Group], source: str) -> Iterator[str]:
+def _packing(packs: Packs) -> list[str]:
+    """Source of the functions that join samples."""
+    from vlmdebug.running import pasted_packer as own
+
+    positions = [own._positions_in_grids, own._mrope] if packs.mrope else [own._positions]
+    used = [own.pack_inputs, own._unpadded, *positions, own._is_along_tokens, own._joined]
+    sources = [inspect.getsource(function).rstrip("\n") for function in used]
+    return [source.replace("_positions_in_grids(", "_positions(") for source in sources]
+
+
+def _head(
+    layout: Layout, groups: Sequence[Group], source: str, packs: Packs | None
+) -> Iterator[str]:
     media = {key: axis for group in groups for key, axis in group.axes.items()}
     plain = [key for key in layout if _is_plain(layout, key) and key not in media]
     moved = [key for key, axis in layout.items() if axis.unit == "sample" and axis.dim]
     whole = [key for key, axis in layout.items() if axis.unit == "batch"]
     imported = [name for name in ("accumulate", "pairwise") if f"{name}(" in source]
     family = in_docstring(layout.family)
-    yield f'"""Cut batches of the layout {family} into chunks of whole samples.'
+    does = "Join samples of batches" if packs else "Cut batches"
+    into = "in rows without padding" if packs else "into chunks of whole samples"
+    yield f'"""{does} of the layout {family} {into}.'
     if media:
         yield from ["", "What a row counts:", ""]
         yield from (f"    {in_docstring(f'{key}: {axis}')}" for key, axis in media.items())
-    yield from ["", "Written by vlmdebug; it depends on nothing, not on vlmdebug either."]
+    needs = "torch" if packs else "nothing"
+    yield from ["", f"Written by vlmdebug; it depends on {needs}, not on vlmdebug either."]
     yield from ['"""', "", "from __future__ import annotations", ""]
+    if packs:
+        yield "from collections.abc import Iterator"
     if imported:
         yield f"from itertools import {', '.join(imported)}"
+    if "isqrt(" in source:
+        yield "from math import isqrt"
     yield from ["from typing import Any", ""]
+    if packs:
+        yield from ["import torch", ""]
+        if packs.mrope:
+            yield f"IMAGE_TOKEN = {packs.image_token!r}"
     yield "# One row per sample; those that a batch has."
     yield from _tuple("SAMPLE_KEYS", plain)
     yield "# Samples on another dimension: M-RoPE's position_ids are (3, sample, seq)."

@@ -91,9 +91,11 @@ class _Call:
         if key.startswith("max_"):
             longest = max(self.spans.lengths)
             short = values.size == 1 and int(values.reshape(())) < longest
-            return Seam(Seams.LONGEST, key, given=(int(values.max()),), due=(longest,)) if (
-                short
-            ) else None
+            return (
+                Seam(Seams.LONGEST, key, given=(int(values.max()),), due=(longest,))
+                if (short)
+                else None
+            )
         return self._cumulative(key, values)
 
     def _cumulative(self, key: str, values: np.ndarray) -> Seam | None:
@@ -226,14 +228,16 @@ class _Call:
     def _values(self, planes: np.ndarray) -> Seam | None:
         """Whether M-RoPE's positions of each sample are those that it has alone."""
         apart = np.stack([side_by_side(plane, self.spans, 0) for plane in planes[-3:]])
-        if self.own is not None and self.own.ndim == 3:
-            real = side_by_side(np.ones(self.shape, dtype=np.int64), self.spans, 0) != 0
-            off = unlike(apart, self.own[-3:], real)
-            return None if off is None else self._at(*off)
         return self._compared(apart)
 
     def _compared(self, apart: np.ndarray) -> Seam | None:
-        """Positions of each sample beside those that it has alone."""
+        """Positions of each sample beside those of the batch, or those that it has alone."""
+        if self.own is not None:
+            own = self.own[-(PLANES - 1) :] if self.own.ndim == 3 else self.own[None]
+            ours = apart[-len(own) :] if apart.ndim == 3 else apart[None]
+            real = side_by_side(np.ones(self.shape, dtype=np.int64), self.spans, 0) != 0
+            off = unlike(np.broadcast_to(ours, own.shape), own, real)
+            return None if off is None else self._at(*off)
         call: dict[str, Any] = {
             "input_ids": side_by_side(to_numpy(self.given["input_ids"]), self.spans, -1),
             "attention_mask": side_by_side(np.ones(self.shape, dtype=np.int64), self.spans, 0),

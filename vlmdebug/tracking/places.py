@@ -156,9 +156,7 @@ def _grids(own: Any, rows: Sequence[int], given: Any) -> list[list[int]] | None:
     return None if given is None else to_numpy(given).tolist()
 
 
-def _merge(
-    grids: Sequence[Sequence[int]], features: Sequence[int], newline: bool
-) -> int | None:
+def _merge(grids: Sequence[Sequence[int]], features: Sequence[int], newline: bool) -> int | None:
     """Side of the square of patches that become one feature; None if no square fits all grids."""
     for side in range(1, MOST_MERGED + 1):
         fits = all(

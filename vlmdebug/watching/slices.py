@@ -27,21 +27,25 @@ from vlmdebug.checking.whole_batch import (
     with_made,
 )
 from vlmdebug.core.batch import Batch
-from vlmdebug.core.keys import ALONG_TOKENS, MEDIA_KEYS
+from vlmdebug.core.keys import ALONG_TOKENS, MEDIA_KEYS, PACKED
 from vlmdebug.core.observed import Made, MadeBy, MadeReason, SlicerRun
 from vlmdebug.errors import VlmDebugError
 from vlmdebug.families.assemble import assemble
 from vlmdebug.families.facts import BatchFacts, ProcessorMetadata
+from vlmdebug.families.packing import read_packing
 from vlmdebug.families.video_audio import clip_of
 from vlmdebug.running.check import used_chunk
 from vlmdebug.tracking.copied import copied
 from vlmdebug.tracking.made import made_keys
+from vlmdebug.tracking.packed import open_seams
 from vlmdebug.tracking.rows import RowFinder
 from vlmdebug.watching.fast_path import TOKENS, FastPath, Tensors
 from vlmdebug.watching.tensor_refs import TensorRef, root_of
 
 COUNTS_DIFFER = "VLM009"
 """The code of a chunk with another number of placeholders than of features."""
+SEAMS = frozenset({*PACKED, "position_ids"})
+"""Arguments that say where samples of packed rows begin."""
 BATCHES = 4
 """Batches that are known at a time, as chosen and rejected answers that take turns."""
 
@@ -95,6 +99,9 @@ class CallChecker:
             return {"unread": why(error)}
 
     def _judged(self, tensors: Tensors) -> Judged:
+        packed = self._packed(tensors) if SEAMS & tensors.keys() else None
+        if packed is not None:
+            return packed
         for cut in self._cuts:
             right = cut.right(tensors)
             if right is not None:
@@ -106,6 +113,16 @@ class CallChecker:
         if "input_ids" not in slices or MEDIA_KEYS & tensors.keys() - slices:
             return self._by_both(tensors, parents)
         return self._by_batch(tensors, parents)
+
+    def _packed(self, tensors: Tensors) -> Judged | None:
+        """A call with rows of several samples, by itself; None if no row holds several."""
+        inputs: dict[str, Any] = _of_batch(tensors)
+        inputs |= {key: tensors[key] for key in SEAMS & tensors.keys()}
+        packing = read_packing(inputs, None, self._metadata.pad_token_id, single=True)
+        if packing.spans is None and not packing.ambiguities:
+            return None
+        batch = assemble(BatchFacts(inputs, self._metadata, packing=packing), None)
+        return Judged.of(check_alone(batch, one_chunk=True, seams=open_seams(batch)))
 
     def _by_itself(self, tensors: Tensors, *, cached: bool = False) -> Judged:
         """Only by the call's own tensors.
