@@ -91,8 +91,8 @@ _BROADCAST = {**QWEN2.keys, "pixel_values": ONE}
 QWEN2_IMAGES = replace(QWEN2, mrope=MRope())
 QWEN2_FRAMES = replace(QWEN2, mrope=MRope("frames"))
 QWEN3 = replace(QWEN2_FRAMES, keys=_BROADCAST)
-"""`modeling_qwen3_vl.get_rope_index` (transformers 5.24) takes each frame of a video for an image of
-its own."""
+"""`modeling_qwen3_vl.get_rope_index` (transformers 5.24) takes each frame of a video for an
+image."""
 QWEN3_IMAGES = replace(QWEN3, mrope=MRope())
 HY4 = replace(QWEN3, mrope=MRope(newline=True))
 """`modeling_hy_v4_vl.get_vision_position_ids` (transformers 5.24) adds a column to each row."""

@@ -25,8 +25,8 @@ from vlmdebug.errors import BadInput, NotJudged
 from vlmdebug.families.pictures import in_order, scene_of
 from vlmdebug.families.read import read_as_it_is
 from vlmdebug.safe import one_line
-from vlmdebug.tracking.observe import used_chunk
 from vlmdebug.tracking.made import own_positions
+from vlmdebug.tracking.observe import used_chunk
 from vlmdebug.tracking.packed import open_seams
 from vlmdebug.tracking.rows import RowFinder
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import accumulate
 from math import isqrt
-
 from typing import Any
 
 import torch

@@ -1,7 +1,8 @@
 """`prove`: run the real model to see what a slicer's chunks change.
 
-The whole batch goes through the model, then each chunk or packed row; the logits of every sample's
-real tokens should be the same, but for rounding (`vlmdebug.running.rounding`). Every verdict of `check` must agree with this comparison.
+The whole batch goes through the model, then each chunk or packed row. The logits of every sample's
+real tokens should be the same, but for rounding (`vlmdebug.running.rounding`). Every verdict of
+`check` must agree with this comparison.
 """
 
 from __future__ import annotations
@@ -277,7 +278,7 @@ def _logits(model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
     """
     given = {key: inputs[key] for key in inputs if key not in FEWER}
     config = getattr(model, "config", None)
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    text = getattr(config, "get_text_config", lambda: config)()
     if getattr(text, "use_cache", None):
         given.setdefault("use_cache", False)
     return model(**given).logits.detach()

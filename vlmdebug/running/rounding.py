@@ -26,7 +26,7 @@ most in float32, and wrong pixels by 10,000 times it at least.
 """
 MOST = 0.01
 """Part of the largest logit that is never put down to rounding, nor are 1000 units in its last
-place. Noise in 16 bits may send tokens to other experts, which moves logits as much as wrong pixels.
+place. Noise in 16 bits may send tokens to other experts, which moves logits as wrong pixels do.
 """
 
 
@@ -97,6 +97,7 @@ def _noise(model: Any, seed: int) -> Iterator[None]:
 def _error(module: Any, dtype: torch.dtype) -> float:
     """The relative error of one output: it is rounded, and summed up in float32 before."""
     weight = getattr(module, "weight", None)
-    sums = isinstance(weight, torch.Tensor) and weight.ndim > 1
-    inputs = weight[0].numel() if sums and not isinstance(module, torch.nn.Embedding) else 1
+    sums = isinstance(weight, torch.Tensor) and weight.ndim > 1 and len(weight) > 0
+    looked_up = isinstance(module, torch.nn.Embedding)
+    inputs = weight.numel() // len(weight) if sums and not looked_up else 1
     return (torch.finfo(dtype).eps + torch.finfo(torch.float32).eps * sqrt(inputs)) / 2

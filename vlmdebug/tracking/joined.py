@@ -65,7 +65,7 @@ class Joined:
         Where the call says that it is packed, rows of one sample without padding are packed, too.
         """
         ids = given.get(IDS)
-        if len(getattr(ids, "shape", ())) != 2 or 0 in ids.shape:
+        if ids is None or len(getattr(ids, "shape", ())) != 2 or 0 in ids.shape:
             return None
         texts = finder.texts = finder.texts or Texts.of(batch)
         if texts is None:

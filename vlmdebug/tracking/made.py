@@ -304,7 +304,9 @@ def unlike(
     for row, shown in enumerate(real):
         columns = np.flatnonzero(shown)
         own = off[:, row, columns]
-        wrong = np.flatnonzero((own != own[:1, :1]).any(axis=0)) if own.size else ()
+        if not own.size:
+            continue
+        wrong = np.flatnonzero((own != own[:1, :1]).any(axis=0))
         if len(wrong):
             at = int(columns[wrong[0]])
             due = expected[:, row, at] + own[0, 0]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import repeat
-from math import isqrt
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -85,7 +84,7 @@ def mrope(
 
 
 def _of_row(types: np.ndarray, left: Mapping[int, Iterator[Block]]) -> np.ndarray | None:
-    """Positions of the tokens of one sample, `(3, token)`; None where its runs are of other sizes."""
+    """Positions of the tokens of one sample, `(3, token)`; None if runs have other sizes."""
     places, begin, at = np.zeros((3, len(types)), dtype=np.int64), 0, 0
     while at < len(types):
         code = int(types[at])
