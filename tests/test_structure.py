@@ -26,6 +26,7 @@ LONG_FUNCTIONS = {
 
 NAMES_A_KEY = {
     "fleet/pictures.py": "width and height of an image in a row; one model has keys of these names",
+    "running/pasted_packer.py": "M-RoPE's positions of an exported packer follow from its grid",
     "slicers.py": "the slicers of TRL's history, and a right one, written by hand as in a trainer",
     "checking/compared.py": "sizes without padding are all that shows height from width",
     "checking/masks.py": "Idefics' mask and Mllama's ids describe padding that only they have",
@@ -37,7 +38,8 @@ NAMES_A_KEY = {
     "running/search.py": "falsify tries frames with their seconds and without",
     "running/synthetic.py": "falsify makes the seconds of frames, and the types of tokens",
     "tracking/copied.py": "these types are recomputed, so their values are read",
-    "tracking/made.py": "the rule of each key that follows from others, and M-RoPE's from its grid",
+    "tracking/made.py": "the rule of each key that follows from others",
+    "tracking/places.py": "M-RoPE's positions follow from grids, and the seconds of videos",
 }
 """Modules outside the families that name a key of some families, and for which fact."""
 

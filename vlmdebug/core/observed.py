@@ -103,7 +103,7 @@ class Seam(NamedTuple):
     Attributes:
         why: What is wrong, or not known.
         key: The key that is about.
-        sample: The sample that begins there, or whose tokens have other positions; None where all
+        sample: The sample that begins there, or has other positions there; None where all
             of the call are concerned.
         row: Of the call.
         column: Of the call.

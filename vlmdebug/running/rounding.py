@@ -49,7 +49,7 @@ def rounding(
     most = min(1000 * limits.eps, MOST) * max(1.0, size)
     try:
         moved = max(largest(logits, _perturbed(model, answer, inputs, run)) for run in range(RUNS))
-    except Exception:  # a model whose modules take no hooks
+    except Exception:  # its modules take no hooks
         return most
     return min(max(least, SAFETY * moved), most)
 

@@ -1,8 +1,8 @@
-"""Rows of a call that hold several samples: which tokens are whose.
+"""Rows of a call that hold several samples: which tokens are of which sample.
 
 A packer joins samples in one row and removes their padding. The tokens themselves say which samples
 a row holds; what the packer says of its seams (`position_ids`, `cu_seqlens`) is judged later, and
-only tells apart what tokens leave open.
+only decides what tokens leave open.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from vlmdebug.tracking.rows import RowFinder
 
 SHORTEST = 3
 """Tokens that must follow each other to count as a part of a sample."""
+HEAD = 32
+"""Tokens by which samples are looked up; all of them are compared then."""
 MOST_STRANGE = 64
 """Tokens of no sample in a row after which it is not taken for a packed one."""
 PADDING_MASK, IDS = "attention_mask", "input_ids"
@@ -76,6 +78,7 @@ class Joined:
         shown, edges = texts.not_padding(table, given), _edges(given, table.shape)
         pieces = list[Piece]()
         several, told = False, _is_told(given)
+        table = table.astype(texts.dtype, copy=False)
         for row, (tokens, real) in enumerate(zip(table, shown, strict=True)):
             own = texts.pieces(row, tokens, real, edges)
             if own is None:
@@ -153,15 +156,21 @@ class Texts:
     def __init__(self, ids: np.ndarray, shown: np.ndarray) -> None:
         self._columns = [np.flatnonzero(one) for one in shown]
         self._texts = [row[columns] for row, columns in zip(ids, self._columns, strict=True)]
-        self._padding = np.unique(ids[~shown])
-        self._by_first: dict[int, list[int]] = defaultdict(list)
-        for sample, text in enumerate(self._texts):
-            if len(text):
-                self._by_first[int(text[0])].append(sample)
-        for alike in self._by_first.values():
-            alike.sort(key=lambda sample: -len(self._texts[sample]))
+        firsts = [text[0] for text in self._texts if len(text)]
+        self._padding = np.setdiff1d(ids[~shown], firsts)
         lengths = sorted(len(text) for text in self._texts if len(text))
         self.least: int = sum(lengths[:2]) if len(lengths) > 1 else 2 * sum(lengths)
+        self._shortest = lengths[0]
+        self.dtype: Any = ids.dtype
+        self._head = min(lengths[0], HEAD)
+        self._by_head: dict[bytes, list[int]] = defaultdict(list)
+        for sample, text in enumerate(self._texts):
+            if len(text):
+                self._by_head[text[: self._head].tobytes()].append(sample)
+        for alike in self._by_head.values():
+            alike.sort(key=lambda sample: -len(self._texts[sample]))
+        self._all = np.concatenate(self._texts)
+        self._ends = np.cumsum([len(text) for text in self._texts])
 
     @classmethod
     def of(cls, batch: Batch) -> Texts | None:
@@ -192,28 +201,32 @@ class Texts:
         self, row: int, tokens: np.ndarray, shown: np.ndarray, edges: Collection[tuple[int, int]]
     ) -> list[Piece] | None:
         """The samples in one row; None if too many of its tokens are of no sample."""
-        found, at, strange = list[Piece](), 0, 0
-        while at < len(tokens):
-            if not shown[at]:
-                at += 1
-                continue
-            piece = self._whole(row, tokens, at, edges) or self._part(row, tokens, at)
+        found, at, strange, tried = list[Piece](), 0, 0, -1
+        real = np.flatnonzero(shown & ~np.isin(tokens, self._padding))
+        while True:
+            after = int(np.searchsorted(real, at))
+            if after == len(real):
+                return found
+            at = int(real[after])
+            piece = self._whole(row, tokens, at, edges)
+            room = 2 * (len(real) - after) >= self._shortest
+            if piece is None and room and tried < len(found):  # only behind a sample
+                piece, tried = self._part(row, tokens, at), len(found)
             if piece is not None:
                 found.append(piece)
                 at = piece.span.stop
                 continue
-            strange += tokens[at] not in self._padding
+            strange += 1
             if strange > min(MOST_STRANGE, len(tokens) // 5):
                 return None
             at += 1
-        return found
 
     def _whole(
         self, row: int, tokens: np.ndarray, at: int, edges: Collection[tuple[int, int]]
     ) -> Piece | None:
         """A sample that begins there: one that ends at an edge before others, then the longest."""
         fits = list[int]()
-        for sample in self._by_first.get(int(tokens[at]), ()):
+        for sample in self._by_head.get(tokens[at : at + self._head].tobytes(), ()):
             text = self._texts[sample]
             if np.array_equal(tokens[at : at + len(text)], text):
                 fits.append(sample)
@@ -226,14 +239,20 @@ class Texts:
 
     def _part(self, row: int, tokens: np.ndarray, at: int) -> Piece | None:
         """The longest part of a sample that begins there; None if it is shorter than half of it."""
+        begins, head = np.ones(len(self._all), dtype=bool), tokens[at : at + SHORTEST]
+        for ahead, token in enumerate(head):
+            begins[: len(begins) - ahead] &= self._all[ahead:] == token
+            begins[len(begins) - ahead :] &= ahead == 0
         best: tuple[int, int, int] | None = None
-        for sample, text in enumerate(self._texts):
-            for first in np.flatnonzero(text == tokens[at]).tolist():
-                size = min(len(text) - first, len(tokens) - at)
-                off = np.flatnonzero(text[first : first + size] != tokens[at : at + size])
-                size = int(off[0]) if len(off) else size
-                if best is None or size > best[0]:
-                    best = size, sample, first
+        for place in np.flatnonzero(begins)[:MOST_STRANGE].tolist():
+            sample = int(np.searchsorted(self._ends, place, side="right"))
+            text = self._texts[sample]
+            first = place - int(self._ends[sample]) + len(text)
+            size = min(len(text) - first, len(tokens) - at)
+            off = np.flatnonzero(text[first : first + size] != tokens[at : at + size])
+            size = int(off[0]) if len(off) else size
+            if best is None or size > best[0]:
+                best = size, sample, first
         if best is None or best[0] < SHORTEST or 2 * best[0] < len(self._texts[best[1]]):
             return None
         size, sample, first = best

@@ -3,7 +3,7 @@
 With its default attention (sdpa), transformers starts a sample where `position_ids` do not go on by
 one, and only if no `attention_mask` is passed (`masking_utils.find_packed_sequence_indices` and
 `masking_utils._preprocess_mask_arguments`, 5.24). M-RoPE models read that from the first of four
-planes. `cu_seq_lens_q` and its kin act in flash-attention alone
+planes. `cu_seq_lens_q` and the other lengths act in flash-attention alone
 (`modeling_flash_attention_utils._flash_attention_forward`, 5.24). Rotary embeddings look at
 differences only, so a constant that is added to all positions of a sample changes nothing.
 """
@@ -132,7 +132,7 @@ class _Call:
     # --- labels ----------------------------------------------------------------------------
 
     def labels(self) -> Iterator[Seam]:
-        """Samples whose first token is learned from the last one of the sample before them."""
+        """The first sample that is learned from the last token of the sample before it."""
         labels = self.given.get("labels")
         if labels is None or tuple(labels.shape) != self.shape:
             return
@@ -174,7 +174,7 @@ class _Call:
 
     @cached_property
     def _is_flash(self) -> bool:
-        """Whether flash-attention is told where samples begin, by arguments of its own."""
+        """Whether flash-attention gets the ends of samples, by arguments of its own."""
         return self.given.keys() >= FLASH and not self.wrong_ends
 
     @cached_property
@@ -231,7 +231,7 @@ class _Call:
         return self._compared(apart)
 
     def _compared(self, apart: np.ndarray) -> Seam | None:
-        """Positions of each sample beside those of the batch, or those that it has alone."""
+        """Positions of each sample against those of the batch, or those that it has alone."""
         if self.own is not None:
             own = self.own[-(PLANES - 1) :] if self.own.ndim == 3 else self.own[None]
             ours = apart[-len(own) :] if apart.ndim == 3 else apart[None]
