@@ -10,18 +10,19 @@ from pathlib import Path
 import pytest
 
 import vlmdebug as vd
-from vlmdebug.checking import batch_findings, findings, text, text_doubts
+from vlmdebug.checking import batch_findings, findings, packed, text, text_doubts
 from vlmdebug.checking.findings import Because, Difference
 from vlmdebug.checking.report import Report
 from vlmdebug.core.mismatch import CODES
-from vlmdebug.core.observed import MadeBy
+from vlmdebug.core.observed import MadeBy, Seams
 from vlmdebug.core.record import KeyState, Verdict
 from vlmdebug.outcomes.reasons import Outcome, Raises, Runs, Unknown, outcome
 
 torch = pytest.importorskip("torch")
 
 PACKAGE = Path(vd.__file__).parent
-WORDS = ("text", "text_batch", "text_chunks", "text_doubts", "compared", "report", "causes")
+TEXT = ("text", "text_batch", "text_chunks", "text_doubts", "text_packed")
+WORDS = (*TEXT, "compared", "report", "causes")
 """Modules that word what the others find."""
 WORDLESS = [
     *sorted(path for path in (PACKAGE / "checking").glob("*.py") if path.stem not in WORDS),
@@ -33,7 +34,7 @@ MOST_WORDS = 3
 
 
 def kinds() -> list[type[Difference]]:
-    found = [*vars(findings).values(), *vars(batch_findings).values()]
+    found = [*vars(findings).values(), *vars(batch_findings).values(), *vars(packed).values()]
     classes = {one for one in found if isinstance(one, type) and issubclass(one, Difference)}
     return [one for one in classes if hasattr(one, "code")]
 
@@ -58,6 +59,7 @@ def test_every_kind_of_difference_has_a_code_and_words():
         pytest.param([*Raises, *Runs, *Unknown], text.REASONS, id="reasons"),
         pytest.param([*Because], text.CAUSES, id="causes"),
         pytest.param([*MadeBy], text_doubts.MADE, id="keys that were made"),
+        pytest.param([*Seams], {**text_doubts.SEAMS, **packed.KINDS}, id="seams"),
     ],
 )
 def test_every_member_has_words(members, words):

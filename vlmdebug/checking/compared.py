@@ -64,6 +64,11 @@ def order_of_sides(key: str) -> Compared:
     return Compared(f"order of height and width in {key}", beyond=True)
 
 
+def positions(*, known: bool) -> Compared:
+    """`position_ids` of the batch; `known`: whether those of its tokens could be recomputed."""
+    return Compared("position_ids", "places of the tokens of input_ids" if known else None)
+
+
 def is_padded_to_sizes(batch: Batch) -> bool:
     """Whether images are padded on the right and below, and their sizes are those without padding.
 

@@ -23,7 +23,7 @@ from vlmdebug.checking.batch_findings import (
 )
 from vlmdebug.checking.causes import Fault, RunCause, faults_of, is_another_order
 from vlmdebug.checking.chunk import images_of
-from vlmdebug.checking.compared import compared, counts_unknown
+from vlmdebug.checking.compared import compared, counts_unknown, positions
 from vlmdebug.checking.doubts import (
     Doubt,
     FeaturesUnknown,
@@ -50,7 +50,7 @@ from vlmdebug.core.modality import Modality
 from vlmdebug.core.observed import Made, Seam, SlicerRun
 from vlmdebug.core.part import Part
 from vlmdebug.core.presence import expected_rows
-from vlmdebug.core.record import ChunkReport, Compared, KeyReport, KeyState
+from vlmdebug.core.record import ChunkReport, KeyReport, KeyState
 from vlmdebug.core.runs import Sides, sides_of
 from vlmdebug.errors import AmbiguousError
 from vlmdebug.outcomes.reasons import DEPENDS, Outcome, Raises, Runs, Unknown, outcome
@@ -97,12 +97,11 @@ def with_positions(report: Report, batch: Batch, own: Made | None) -> Report:
         found.append(as_mismatch(PositionsDiffer(samples=(sample,), why=own.why), batch))
     elif own.why is not None:
         unsure.append(doubt(PlacesUnknown(own.why)))
-    against = None if own.right is None else "places of the tokens of input_ids"
     return replace(
         report,
         mismatches=(*report.mismatches, *found),
         ambiguities=(*report.ambiguities, *unsure),
-        compared=(*report.compared, Compared("position_ids", against)),
+        compared=(*report.compared, positions(known=own.right is not None)),
     )
 
 

@@ -29,7 +29,7 @@ def pack_inputs(inputs: dict, chunk_size: int) -> Iterator[dict]:
     """Yield rows of `chunk_size` samples each, joined without padding.
 
     `position_ids` start again with each sample. Attention keeps samples apart by them as long as
-    there is no attention_mask and no cache; flash-attention also reads cu_seq_lens_q and the other lengths.
+    there is no attention_mask and no cache; flash-attention also reads the cu_seq_lens.
     """
     parts = [_unpadded(part) for part in slice_inputs(inputs, 1)]
     for start in range(0, len(parts), chunk_size):

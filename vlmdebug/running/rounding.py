@@ -96,8 +96,7 @@ def _noise(model: Any, seed: int) -> Iterator[None]:
 
 def _error(module: Any, dtype: torch.dtype) -> float:
     """The relative error of one output: it is rounded, and summed up in float32 before."""
-    weight = getattr(module, "weight", None)
-    sums = isinstance(weight, torch.Tensor) and weight.ndim > 1 and len(weight) > 0
-    looked_up = isinstance(module, torch.nn.Embedding)
-    inputs = weight.numel() // len(weight) if sums and not looked_up else 1
+    weight, inputs = getattr(module, "weight", None), 1
+    if isinstance(weight, torch.Tensor) and not isinstance(module, torch.nn.Embedding):
+        inputs = max(1, weight[:1].numel()) if weight.ndim > 1 else 1
     return (torch.finfo(dtype).eps + torch.finfo(torch.float32).eps * sqrt(inputs)) / 2
