@@ -32,7 +32,8 @@ class Labs(dict):
 
     def __missing__(self, family):
         inputs = vd.tiny.batch(family, images_per_sample=[2, 0, 1], seed=0)
-        self[family] = Lab(*self._built[family], inputs)
+        model, processor = self._built[family]
+        self[family] = Lab(model, processor, inputs)
         return self[family]
 
 

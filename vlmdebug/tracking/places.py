@@ -135,16 +135,18 @@ def _of_videos(
     """Videos as the model lays them out."""
     if rule.videos == "frames":
         return [one._replace(frames=1) for block in blocks for one in repeat(block, block.frames)]
-    if rule.videos == "seconds":
+    if rule.videos == "seconds" and any(block.frames > 1 for block in blocks):
         seconds = batch.inputs.get("second_per_grid_ts", given.get("second_per_grid_ts"))
-        steps = [1.0] * len(rows) if seconds is None else to_numpy(seconds).tolist()
-        if rule.per_second is None or (seconds is not None and len(steps) <= max(rows)):
+        steps = [] if seconds is None else to_numpy(seconds).tolist()
+        if rule.per_second is None or (steps and len(steps) <= max(rows)):
             return None
-        every = [steps[row] if seconds is not None else 1.0 for row in rows]
+        every = [steps[row] if steps else 1.0 for row in rows]
         return [
             block._replace(step=one * rule.per_second)
             for block, one in zip(blocks, every, strict=True)
         ]
+    if rule.videos == "seconds":
+        return blocks  # no video has a second frame
     return blocks if rule.videos == "whole" else None
 
 
