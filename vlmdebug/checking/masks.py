@@ -30,8 +30,8 @@ def masks_differ(batch: Batch) -> Iterator[MaskDiffers]:
     pixels, mask = batch.inputs.get(PIXELS), batch.inputs.get(MASK)
     if pixels is None or mask is None or batch.layout[PIXELS].unit != "sample":
         return
-    if tuple(mask.shape) != (*pixels.shape[:2], *pixels.shape[-2:]):
-        return
+    if tuple(mask.shape) != (*pixels.shape[:2], *pixels.shape[-2:]) or len(pixels) != len(batch):
+        return  # packed samples without images have no row
     for sample in range(len(batch)):
         hidden = shown = 0
         plain = True

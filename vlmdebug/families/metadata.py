@@ -72,8 +72,7 @@ def read_metadata(
             name or a dict.
     """
     _refuse_names(processor=processor, config=config, model=model)
-    if config is None and model is not None:
-        config = getattr(model, "config", None)
+    config = getattr(model, "config", None) if config is None else config
     tokenizer = getattr(processor, "tokenizer", None)
     images = getattr(processor, "image_processor", None)
     vision = getattr(config, "vision_config", None)
