@@ -186,6 +186,28 @@ def test_a_number_per_token_keeps_samples_apart_if_neighbors_differ(labs):
     assert vd.check(packer, lab.batch, chunk_size=3).ok
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("position_ids", "0 1 2"),
+        ("position_ids", [[0, 1, 2]]),
+        ("cu_seq_lens_q", torch.zeros(1, 4)),
+        ("position_ids", torch.zeros(2, 2).to_sparse()),
+        ("position_ids", torch.empty(1, 3, device="meta")),
+        ("cu_seq_lens_q", torch.tensor([0.0, float("nan")])),
+        ("cu_seq_lens_q", torch.zeros(0)),
+        ("max_length_q", "20"),
+        ("labels", "none"),
+    ],
+)
+def test_arguments_of_packed_rows_that_cannot_be_read_are_not_ok(key, value, labs):
+    lab = labs["llava"]
+    report = vd.check(lambda i, n: [{**lab.packed(), key: value}], lab.batch, chunk_size=3)
+
+    assert report.verdict == "AMBIGUOUS"
+    assert any("is no tensor of numbers" in one for one in report.ambiguities)
+
+
 def test_a_mask_in_front_of_packed_rows_is_not_ok(labs):
     lab = labs["llava"]
 

@@ -90,6 +90,10 @@ SEAMS: Mapping[Seams, tuple[str, str]] = {
         "with an attention_mask, models ignore where position_ids start again",
         "Leave attention_mask out of a packed batch.",
     ),
+    Seams.UNREAD: (
+        "an argument that says where they begin is no tensor of numbers",
+        "Pass position_ids, labels and the ends of samples as tensors of whole numbers.",
+    ),
     Seams.CACHE: (
         "with a cache, models other than those with flash-attention ignore where position_ids "
         "start again",

@@ -84,6 +84,7 @@ class Seams(Enum):
     MODEL = auto()
     MASK = auto()
     CACHE = auto()
+    UNREAD = auto()
     OPEN = auto()
     FLASH = auto()  # apart in flash-attention alone
     UNLIKE = auto()  # positions start at numbers that differ, which flash-attention does not see

@@ -21,6 +21,7 @@ from vlmdebug.core.part import Span, Spans
 from vlmdebug.core.rows import Rows
 from vlmdebug.core.tensors import side_by_side, to_numpy
 from vlmdebug.tracking.identity import identified
+from vlmdebug.tracking.made import numbers_of
 from vlmdebug.tracking.rows import RowFinder
 
 SHORTEST = 3
@@ -139,9 +140,11 @@ class Joined:
         """The call with a row per sample, padded on the right: keys of `shape` along the tokens."""
         found = dict(given)
         for key, value in given.items():
-            own = tuple(getattr(value, "shape", ()))
+            own, numbers = tuple(getattr(value, "shape", ())), None
             if own[-2:] == shape and len(own) in (2, 3) and own[:-2] != (1,):
-                found[key] = self.apart(to_numpy(value))
+                numbers = numbers_of(value)
+            if numbers is not None:
+                found[key] = self.apart(numbers)
         real = [np.ones((1, size), dtype=np.int64) for size in self.spans.lengths]
         wide = max(self.spans.lengths)
         found[PADDING_MASK] = np.concatenate(
@@ -266,10 +269,8 @@ def _is_told(given: Mapping[str, Any]) -> bool:
 
 def _edges(given: Mapping[str, Any], shape: tuple[int, ...]) -> set[tuple[int, int]]:
     """Row and column of the ends of samples as the call's `position_ids` have them."""
-    positions = given.get("position_ids")
-    own = tuple(getattr(positions, "shape", ()))
-    if own[-2:] != shape:
+    table = numbers_of(given.get("position_ids"))
+    if table is None or table.shape[-2:] != shape or table.ndim > 3:
         return set()
-    table = to_numpy(positions)
     first = table if table.ndim == 2 else table[0]
     return {(int(row), int(at) + 1) for row, at in np.argwhere(np.diff(first, axis=1) != 1)}

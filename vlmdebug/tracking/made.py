@@ -103,20 +103,20 @@ class _Call:
             return Made.unchecked(MadeBy.NO_RULE)
         if self.ids is None:
             return Made.unchecked(MadeBy.NO_TOKENS)
-        values = _array(value)
+        values = numbers_of(value)
         return Made.unchecked(MadeBy.NO_NUMBERS) if values is None else rule(self, values)
 
     @cached_property
     def ids(self) -> np.ndarray | None:
-        ids = _array(self.given.get("input_ids"))
+        ids = numbers_of(self.given.get("input_ids"))
         return ids if ids is not None and ids.ndim == 2 and ids.size else None  # (sample, seq)
 
     @cached_property
     def shown(self) -> np.ndarray:
         """Tokens that are no padding, `(sample, seq)`; all of them where no mask says."""
         assert self.ids is not None
-        mask = _array(self.given.get("attention_mask"))
-        whole = _array(self.batch.inputs.get("attention_mask"))
+        mask = numbers_of(self.given.get("attention_mask"))
+        whole = numbers_of(self.batch.inputs.get("attention_mask"))
         if mask is None and self.samples is not None and whole is not None and whole.ndim == 2:
             mask = whole[list(self.samples)]
         fits = mask is not None and mask.shape == self.ids.shape
@@ -177,9 +177,11 @@ class _Call:
         False only where the batch's own tokens come first (transformers 5.23,
         `modeling_paligemma._update_model_kwargs_for_generation`).
         """
-        ours, mask = (_array(self.batch.inputs.get(key)) for key in ("input_ids", "attention_mask"))
-        types, ids = _array(self.given[PROMPT_TYPES]), self.ids
-        masked = _array(self.given.get("attention_mask"))
+        ours, mask = (
+            numbers_of(self.batch.inputs.get(key)) for key in ("input_ids", "attention_mask")
+        )
+        types, ids = numbers_of(self.given[PROMPT_TYPES]), self.ids
+        masked = numbers_of(self.given.get("attention_mask"))
         if ids is None or types is None or ours is None or self.samples is None:
             return True
         if masked is not None and masked.shape != ids.shape:
@@ -286,7 +288,7 @@ class _Call:
             return Made.wrong(MadeBy.NO_MEDIA)
         if self.given.get(MEDIA_OF[modality_of(key) or "image"]) is None:
             return Made(True)  # it describes nothing
-        values = _array(value) if key in self.batch.rules.optional_if_all_ones else None
+        values = numbers_of(value) if key in self.batch.rules.optional_if_all_ones else None
         if values is not None and (values == 1).all():
             return Made(True)  # as the model assumes without it
         return Made.unchecked(MadeBy.NO_MEDIA_TO_COMPARE)
@@ -314,7 +316,7 @@ def unlike(
     return None
 
 
-def _array(value: Any) -> np.ndarray | None:
+def numbers_of(value: Any) -> np.ndarray | None:
     """Its values without a copy; None if it is not an array of numbers."""
     if not hasattr(value, "shape") and not isinstance(value, (list, tuple)):
         return None

@@ -28,6 +28,7 @@ from vlmdebug.tracking.joined import Joined
 from vlmdebug.tracking.made import made_keys
 from vlmdebug.tracking.packed import seams_of
 from vlmdebug.tracking.rows import RowFinder
+from vlmdebug.tracking.values import recast
 
 OF_SEAMS = frozenset({*PACKED, "position_ids", "attention_mask"})
 """Keys that keep the samples of packed rows apart, which are judged together."""
@@ -153,7 +154,10 @@ class _Chunk:
         if self.joined is not None:
             self.samples, self._part = self.joined.rows, None
             self.placeholders = _placeholders(self.batch, ids, None, is_slice=False)
-            return ObservedKey(self.joined.rows, len(self.joined.samples), dims=ids.ndim)
+            own = self.batch.inputs["input_ids"]
+            change = recast("input_ids", own, ids, indexes=False)
+            samples = self.joined.rows
+            return ObservedKey(samples, len(samples), change=change, dims=ids.ndim)
         by_text = _Once(partial(self._by_text, ids))
         rows, source, change, is_slice = self.finder.see("input_ids", ids, by_text, free=(1,))
         columns = None

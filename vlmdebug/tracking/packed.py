@@ -22,13 +22,15 @@ from vlmdebug.core.keys import PACKED
 from vlmdebug.core.observed import Seam, Seams
 from vlmdebug.core.part import Spans
 from vlmdebug.core.tensors import side_by_side, to_numpy
-from vlmdebug.tracking.made import IGNORED, positions_of, unlike
+from vlmdebug.tracking.made import IGNORED, numbers_of, positions_of, unlike
 
 PLANES = 4
 """Planes of `position_ids` from which M-RoPE models read where samples begin: text comes first."""
 FLASH = frozenset(key for key in PACKED if key.endswith(("_q", "_k")))
 """Arguments that flash-attention reads where all of them are passed."""
 INDEX = "seq_idx"
+READ = (*PACKED, "position_ids", "labels")
+"""Keys that say where samples begin, or what is learned there."""
 
 
 def open_seams(batch: Batch) -> tuple[Seam, ...]:
@@ -55,7 +57,8 @@ def seams_of(
         own: Their `position_ids` in the batch, `(…, sample, seq)`, if it has some.
     """
     call = _Call(batch, given, spans, samples, own)
-    return (*call.ends(), *call.labels(), *call.apart())
+    unread = [Seam(Seams.UNREAD, key) for key in call.unread]
+    return (*unread, *call.ends(), *call.labels(), *call.apart())
 
 
 class _Call:
@@ -73,19 +76,33 @@ class _Call:
         self.given = {key: value for key, value in given.items() if value is not None}
         self.shape: tuple[int, ...] = tuple(given["input_ids"].shape)
         self.wrong_ends = False
+        asked = {key: self.given[key] for key in READ if key in self.given}
+        read = {
+            key: np.asarray(one) if isinstance(one, int) else numbers_of(one)
+            for key, one in asked.items()
+            if isinstance(one, int) or hasattr(one, "shape")  # models take no lists
+        }
+        self.numbers: dict[str, np.ndarray] = {
+            key: one
+            for key, one in read.items()
+            if one is not None and one.size and np.isfinite(one).all()
+        }
+        for key in [key for key in self.numbers if key.startswith("cu_")]:
+            if self.numbers[key].ndim != 1:
+                del self.numbers[key]
+        self.unread: list[str] = [key for key in asked if key not in self.numbers]
 
     # --- ends of samples -------------------------------------------------------------------
 
     def ends(self) -> Iterator[Seam]:
         """Keys that give other ends than the samples have."""
         for key in PACKED:
-            found = self._ends_of(key) if key in self.given else None
+            found = self._ends_of(key, self.numbers[key]) if key in self.numbers else None
             if found is not None:
                 self.wrong_ends = True
                 yield found
 
-    def _ends_of(self, key: str) -> Seam | None:
-        values = to_numpy(self.given[key])
+    def _ends_of(self, key: str, values: np.ndarray) -> Seam | None:
         if key == INDEX:
             return self._index(key, values)
         if key.startswith("max_"):
@@ -133,7 +150,7 @@ class _Call:
 
     def labels(self) -> Iterator[Seam]:
         """The first sample that is learned from the last token of the sample before it."""
-        labels = self.given.get("labels")
+        labels = self.numbers.get("labels")
         if labels is None or tuple(labels.shape) != self.shape:
             return
         pairs = zip(self.samples[1:], pairwise(self.spans), strict=True)
@@ -162,10 +179,9 @@ class _Call:
 
     def _each_alone(self) -> Iterator[Seam]:
         """Whether each row, which holds one sample, has the positions of its tokens."""
-        given = self.given.get("position_ids")
-        if given is None or tuple(given.shape[-2:]) != self.shape or given.ndim > PLANES - 1:
+        positions = self.numbers.get("position_ids")
+        if positions is None or positions.shape[-2:] != self.shape or positions.ndim > PLANES - 1:
             return
-        positions = to_numpy(given)
         planes = positions[None] if positions.ndim == 2 else positions
         apart = np.stack([side_by_side(plane, self.spans, 0) for plane in planes])
         found = self._compared(apart[0] if positions.ndim == 2 else apart)
@@ -182,10 +198,11 @@ class _Call:
         return self.batch.rules.checks_each_sample != "never"
 
     def _positions(self) -> Seam | None:
-        given = self.given.get("position_ids")
-        if given is None:
+        if "position_ids" not in self.given:
             return Seam(Seams.FLASH if self._is_flash else Seams.NO_POSITIONS)
-        positions = to_numpy(given)
+        positions = self.numbers.get("position_ids")
+        if positions is None:
+            return None  # it is unread
         planes = positions[None] if positions.ndim == 2 else positions  # (plane, row, seq)
         if planes.ndim != 3 or planes.shape[1:] != self.shape:
             return Seam(Seams.PLANES, given=tuple(positions.shape), due=self._due_shape)
