@@ -31,11 +31,12 @@ MAY_IMPORT = {
     "fleet": {"core", "views"},
     "cli": {
         *("core", "families", "checking", "views", "running", "review", "fleet"),
-        *("demo", "slicers", "failing", "launch"),
+        *("demo", "slicers", "failing", "launch", "trainers"),
     },
     "watching": {"core", "families", "tracking", "checking", "running"},
     "failing": {"core", "families", "checking", "running", "watching", "exploring"},
     "launch": {"watching", "failing"},
+    "trainers": {"core", "families", "running", "slicers"},
 }
 """Folders, and what each may import beside `BASE`."""
 LIGHT = ("core", "outcomes", "families", "checking", "review")

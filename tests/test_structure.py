@@ -21,7 +21,7 @@ LONGEST_MODULE, LONGEST_CLASS, LONGEST_FUNCTION = 450, 249, 40
 
 LONG_FUNCTIONS = {
     "running/check.py:run": "one loop over a slicer, with what each way to fail means",
-    "running/trl_trainer.py:_parts": "one dictionary of what TRL's trainers read",
+    "trainers/trl_trainer.py:_parts": "one dictionary of what TRL's trainers read",
 }
 
 NAMES_A_KEY = {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vlmdebug.running.trl import SLICERS
+from vlmdebug.trainers.trl import SLICERS
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "what_we_found_elsewhere.md").read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ import torch
 import vlmdebug as vd
 from vlmdebug.running.record import record
 from vlmdebug.running.stand_in import RecordingModel
-from vlmdebug.running.trl_trainer import trainer_of
+from vlmdebug.trainers.trl_trainer import trainer_of
 
 trl = pytest.importorskip("trl")
 

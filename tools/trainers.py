@@ -15,15 +15,22 @@ import subprocess
 import sys
 import tempfile
 from functools import cache
-from pathlib import Path
 from typing import Any
-
-from trials import BESIDE, TRIALS
 
 import vlmdebug as vd
 from vlmdebug.families import FAMILIES
+from vlmdebug.trainers.registry import TRAINERS, adapter_of
 
 Found = dict[str, Any]
+BESIDE = {"tensordict": ("tensordict", "pyvers", "cloudpickle", "orjson")}
+"""What a package needs that runs in a test, beside what is installed here."""
+TRIALS = [name for name in TRAINERS if name != "trl"]  # it has a tool of its own
+
+
+def requirement_of(trainer: str) -> str:
+    """The newest release in which the adapter was tried: `verl==0.9.1`."""
+    adapter = adapter_of(trainer)
+    return f"{adapter.distribution}=={adapter.releases[-1]}"
 
 
 @cache
@@ -75,13 +82,14 @@ def said(finding: Any) -> Found:
     return {"code": finding.code, "loudness": finding.loudness, "message": message}
 
 
-def run(requirement: str, *options: str) -> dict[str, Found]:
+def run(trainer: str, *options: str) -> dict[str, Found]:
     """The findings of one trainer, by function, from a separate process."""
+    beside = [one for need in adapter_of(trainer).needs for one in BESIDE[need]]
     with tempfile.TemporaryDirectory() as folder:
         install = ["pip", "install", "-q", "--no-deps", "--target", folder]
-        command = [sys.executable, "-m", *install, requirement, *BESIDE.get(requirement, ())]
+        command = [sys.executable, "-m", *install, requirement_of(trainer), *beside]
         subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
-        command = [sys.executable, "-W", "ignore", __file__, "--in", folder, requirement, *options]
+        command = [sys.executable, "-W", "ignore", __file__, "--in", folder, trainer, *options]
         ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(ran.stdout.strip().splitlines()[-1])
 
@@ -129,18 +137,23 @@ def main(arguments: list[str]) -> None:
     """Print the table or, in the process of one trainer, its findings."""
     long = "--long" in arguments
     if "--in" in arguments:
-        folder, requirement = arguments[1:3]
-        slicers = {name: adapt(Path(folder)) for name, adapt in TRIALS[requirement].items()}
-        print(json.dumps({name: trial(one, long=long) for name, one in slicers.items()}))
+        folder, trainer = arguments[1:3]
+        sys.path.insert(0, folder)
+        found = {
+            path.functions: trial(vd.trainer_slicer(trainer, name), long=long)
+            for name, path in adapter_of(trainer).paths.items()
+        }
+        print(json.dumps(found))
         return
     names = [argument for argument in arguments if argument != "--long"]
     heads = ["every sample has an image", "with text-only samples, also", "cases"]
     heads = ["layout", "smallest batch", "finding", "tiny real model"] if long else heads
     print(f"| trainer | function | {' | '.join(heads)} |\n|{'---|' * (len(heads) + 2)}")
-    for requirement in TRIALS:
-        if not names or requirement.partition("==")[0] in names:
+    for trainer in TRIALS:
+        requirement = requirement_of(trainer)
+        if not names or trainer in names:
             try:
-                results = run(requirement, *(["--long"] if long else []))
+                results = run(trainer, *(["--long"] if long else []))
             except subprocess.CalledProcessError as error:
                 print(f"{requirement} could not be tried: {error}", file=sys.stderr)
                 continue

@@ -50,7 +50,8 @@ if TYPE_CHECKING:
     from vlmdebug.running.prove import prove as prove
     from vlmdebug.running.record import record as record
     from vlmdebug.running.synthetic import make_batch as make_batch
-    from vlmdebug.running.trl import trl_slicer as trl_slicer
+    from vlmdebug.trainers.registry import trainer_slicer as trainer_slicer
+    from vlmdebug.trainers.trl import trl_slicer as trl_slicer
     from vlmdebug.watching.callback import WatchCallback as WatchCallback
     from vlmdebug.watching.identity import Identity as Identity
     from vlmdebug.watching.identity import identities as identities
@@ -98,7 +99,8 @@ _HOME = {
     "prove": "running.prove",
     "read_batch": "families.read",
     "record": "running.record",
-    "trl_slicer": "running.trl",
+    "trainer_slicer": "trainers.registry",
+    "trl_slicer": "trainers.trl",
     "unreached": "running.dead_code",
     "watch": "watching.watch",
 }

@@ -217,6 +217,6 @@ class LiveSession:
 
 
 def _trl(loop: str) -> Slicer:
-    from vlmdebug.running.trl import trl_slicer
+    from vlmdebug.trainers.trl import trl_slicer
 
     return trl_slicer(loop)

@@ -89,9 +89,10 @@ def config_of(folder: str | None) -> Any:
 
 @contextmanager
 def slicer_of(name: str, what: str) -> Iterator[Any]:
-    """A slicer of the story by name, or a function of a file, which is executed.
+    """A slicer of the story by name, a trainer's own code, or a function of a file, which is run.
 
-    A function with a model as its first argument is recorded, as by `vlmdebug.record`.
+    `trainer:verl` and `trainer:verl:dynamic` are `vlmdebug.trainer_slicer("verl", "dynamic")`. A
+    function with a model as its first argument is recorded, as by `vlmdebug.record`.
     """
     from vlmdebug.core.signature import takes_model
     from vlmdebug.running.record import record
@@ -102,10 +103,16 @@ def slicer_of(name: str, what: str) -> Iterator[Any]:
     if name in known:
         yield known[name]
         return
+    if name.startswith("trainer:"):
+        from vlmdebug.trainers.registry import trainer_slicer
+
+        trainer, _, path = name.removeprefix("trainer:").partition(":")
+        yield trainer_slicer(trainer, path or None)
+        return
     if name.isidentifier():
         raise BadInput(
-            f"{what} {name} is neither FILE.py:NAME nor one of {', '.join(known)}. "
-            "Nothing was tried. Pass a file and a function in it, such as trial.py:slicer."
+            f"{what} {name} is neither FILE.py:NAME nor one of {', '.join(known)}, nor a trainer "
+            "such as trainer:verl. Nothing was tried. Pass a file and a function in it, such as trial.py:slicer."
         )
     with function_of(name, what) as function:
         yield record(function) if takes_model(function) else function

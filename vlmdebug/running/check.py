@@ -37,7 +37,9 @@ SMALL = 8
 """Largest samples and images of a batch for which images are drawn by default."""
 MOST_IMAGES = 4
 """Images drawn on each side of a finding."""
-OURS = {Path(__file__).parents[1] / name for name in ("running", "tracking", "watching")}
+OURS = {
+    Path(__file__).parents[1] / name for name in ("running", "tracking", "trainers", "watching")
+}
 """Folders of the code that runs and follows a slicer."""
 MOST_CHUNKS = 10
 """Chunks per sample after which a slicer is not waited for any longer."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from types import SimpleNamespace
 from typing import Any
 
 from vlmdebug.running.stand_in import Lacks
+from vlmdebug.trainers.source import Part
 
 
 class _Done(BaseException):
@@ -41,13 +41,6 @@ class Prepared(dict[str, Any]):
         raise Lacks(_lacks("a trainer", key, "the batch"))
 
 
-class _Part(SimpleNamespace):
-    """A part of the trainer, such as its `args`."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise Lacks(_lacks("a trainer", name, "a part of itself"))
-
-
 def trainer_of(cls: type, model: Any, **more: Any) -> Any:
     """An instance of `cls`, never initialised, with the attributes that its methods read."""
 
@@ -70,16 +63,18 @@ def _lacks(who: str, what: str, where: str) -> str:
 def _parts(model: Any) -> dict[str, Any]:
     """The attributes that the methods under test read, in any release of TRL."""
     return {
-        "accelerator": _Part(
+        "accelerator": Part(
+            "self.accelerator",
             autocast=nullcontext,
             unwrap_model=lambda wrapped, *_, **__: wrapped,
             device=model.device,
             is_main_process=False,
             num_processes=1,
             parallelism_config=None,
-            state=_Part(deepspeed_plugin=None),
+            state=Part("self.accelerator.state", deepspeed_plugin=None),
         ),
-        "args": _Part(
+        "args": Part(
+            "self.args",
             report_to=[],
             use_liger_kernel=False,
             loss_type="nll",
@@ -88,7 +83,7 @@ def _parts(model: Any) -> dict[str, Any]:
             cache_implementation=None,
             ds3_gather_for_generation=False,
         ),
-        "state": _Part(global_step=0),
+        "state": Part("self.state", global_step=0),
         "model": model,
         "model_kwarg_keys": set(),
         "temperature": 1.0,
@@ -100,7 +95,7 @@ def _parts(model: Any) -> dict[str, Any]:
         "label_smoother": None,
         "model_accepts_loss_kwargs": False,
         # Online DPO: prompts are not searched for image tokens and not truncated.
-        "_tokenizer": _Part(pad_token_id=0, eos_token_id=0),
+        "_tokenizer": Part("self._tokenizer", pad_token_id=0, eos_token_id=0),
         "eos_token_ids": [0],
         "eos_token_id": 0,
         "pad_token_id": 0,

@@ -12,7 +12,6 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 import torch
@@ -22,7 +21,9 @@ from vlmdebug.core.keys import BOOKKEEPING, CLIP_KEYS
 from vlmdebug.core.literals import literal
 from vlmdebug.errors import BadInput, VlmDebugError
 from vlmdebug.running.record import record
-from vlmdebug.running.trl_trainer import Prepared, stop_after_one_call, trainer_of
+from vlmdebug.trainers.adapter import Adapter, Path
+from vlmdebug.trainers.source import cannot_import
+from vlmdebug.trainers.trl_trainer import Prepared, stop_after_one_call, trainer_of
 
 LOOPS = {"grpo": ("grpo_trainer", "GRPOTrainer"), "rloo": ("rloo_trainer", "RLOOTrainer")}
 """Trainers that compute log-probs in chunks: module and class."""
@@ -73,13 +74,24 @@ def trl_slicer(name: str) -> Callable[[dict[str, Any], int], Iterator[dict[str, 
     """
     if not isinstance(name, str):
         raise BadInput(f"name is {described(name)}, but it is one of {', '.join(SLICERS)}.")
+    if name not in SLICERS:
+        raise BadInput(f"{name!r} is no slicer of TRL. Known are {', '.join(SLICERS)}.")
     try:
         import trl
     except ImportError as error:
+        if error.name != "trl":
+            raise cannot_import("trl", "a package", error) from error
         raise VlmDebugError(
             "trl is not installed, so its code cannot be run. "
             "Install it: pip install 'vlmdebug[trl]'"
         ) from error
+    slicer = _slicer(name)
+    slicer.__name__ = f"trl {trl.__version__} {name}"
+    slicer._vlmdebug_call = f"vd.trl_slicer({literal(name)})"
+    return slicer
+
+
+def _slicer(name: str) -> Any:
     if name in LOOPS:
         slicer = record(_loop(*LOOPS[name]))
         slicer.expand_size = 1  # type: ignore[attr-defined]  # its loop comes by each sample once
@@ -87,12 +99,8 @@ def trl_slicer(name: str) -> Callable[[dict[str, Any], int], Iterator[dict[str, 
         slicer = _buffer(BUFFERS[name])
     elif name in LOSSES:
         slicer = record(_loss(*LOSSES[name]))
-    elif name == "online-dpo":
-        slicer = record(_online_dpo())
     else:
-        raise BadInput(f"{name!r} is no slicer of TRL. Known are {', '.join(SLICERS)}.")
-    slicer.__name__ = f"trl {trl.__version__} {name}"
-    slicer._vlmdebug_call = f"vd.trl_slicer({literal(name)})"  # type: ignore[attr-defined]
+        slicer = record(_online_dpo())
     return slicer
 
 
@@ -100,8 +108,11 @@ def _module(name: str) -> Any:
     """A trainer's module; some are experimental in some releases."""
     places = (f"trl.trainer.{name}", f"trl.experimental.{name.removesuffix('_trainer')}.{name}")
     for place in places:
-        with suppress(ModuleNotFoundError):
+        try:
             return importlib.import_module(place)
+        except ImportError as error:
+            if not f"{place}.".startswith(f"{error.name}."):
+                raise cannot_import(place, "a module", error) from error
     raise BadInput(f"This TRL has no {name}: neither {' nor '.join(places)}.")
 
 
@@ -216,3 +227,27 @@ def _buffer(module: str) -> Callable[[dict[str, Any], int], Iterator[dict[str, A
 
     slicer.any_order = True  # type: ignore[attr-defined]
     return slicer
+
+
+def _paths() -> dict[str, Path]:
+    """The slicers of this module, as paths of an adapter."""
+    functions = {
+        **dict.fromkeys(LOOPS, "_get_per_token_logps_and_entropies"),
+        **dict.fromkeys(BUFFERS, "split_tensor_dict, unsplit_pixel_values_by_grid"),
+        **dict.fromkeys(LOSSES, "compute_loss"),
+        "online-dpo": "training_step",
+    }
+
+    def path(name: str) -> Path:
+        return Path(functions[name], lambda _: trl_slicer(name))
+
+    return {name: path(name) for name in SLICERS}
+
+
+ADAPTER = Adapter(
+    "trl",
+    "trl",
+    ("0.29.0", "1.0.0", "1.4.0", "1.6.0", "1.8.0", "1.9.0", "1.12.0", "1.16.0"),
+    paths=_paths(),
+)
+"""The same slicers for `trainer_slicer`. Their modules are imported, not taken from their files."""

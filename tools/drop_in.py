@@ -1,0 +1,160 @@
+"""Run the tests of `docs/drop_in` in the environment of each trainer: `make test-drop-in`.
+
+An environment in `build/drop-in` has the trainer's release, the releases of what its metadata
+requires that runs in the test (transformers among them), and for the rest the packages installed
+here, torch first. Nothing else of the trainer's requirements is needed. The output is a Markdown
+table. Each test that is expected to fail is run again as an ordinary test: it must fail with the
+code that its reason names. Names select trainers; `--all` tries every release of each adapter, and
+`--any` runs a release that is written as `verl==0.9.0`, tried before or not.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import time
+import venv
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from vlmdebug.trainers.adapter import Adapter
+from vlmdebug.trainers.registry import TRAINERS, adapter_of
+
+ROOT = Path(__file__).parent.parent
+TESTS = ROOT / "docs" / "drop_in"
+BUILD = ROOT / "build" / "drop-in"
+PINNED = ("transformers", "tensordict")
+"""Requirements of a trainer that matter to its test: what is known of models, and its batches."""
+BESIDE = {"tensordict": ("pyvers", "cloudpickle", "orjson")}
+
+
+@dataclass
+class Result:
+    """What came of the tests of one release."""
+
+    passed: list[str] = field(default_factory=list)
+    expected: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def environment(adapter: Adapter, release: str) -> Path:
+    """The Python of an environment with this release; it is built once."""
+    folder = BUILD / f"{adapter.distribution}-{release}"
+    site = folder / Path(sysconfig.get_path("purelib")).relative_to(sys.prefix)
+    done = folder / "built"
+    if not done.is_file():
+        venv.create(folder, clear=True)
+        (site / "shared.pth").write_text(f"{sysconfig.get_path('purelib')}\n", encoding="utf-8")
+        install(site, f"{adapter.distribution}=={release}")
+        install(site, *pinned(site, adapter))
+        done.touch()
+    return folder / "bin" / "python"
+
+
+def install(site: Path, *requirements: str) -> None:
+    """Install without dependencies."""
+    if requirements:
+        pip = [sys.executable, *"-m pip install -q --no-deps --upgrade --target".split()]
+        subprocess.run([*pip, site, *requirements], check=True, stderr=subprocess.DEVNULL)
+
+
+def pinned(site: Path, adapter: Adapter) -> list[str]:
+    """What its metadata requires that is not installed here in a release that it accepts."""
+    (own,) = metadata.distributions(name=adapter.distribution, path=[str(site)])
+    required = [Requirement(line) for line in own.requires or ()]
+    wanted = [
+        one
+        for one in required
+        if one.name in PINNED and (one.marker is None or one.marker.evaluate({"extra": ""}))
+    ]
+    lacking = [one for one in wanted if not accepted(one)]
+    return [
+        text
+        for one in lacking
+        for text in (f"{one.name}{one.specifier}", *BESIDE.get(one.name, ()))
+    ]
+
+
+def accepted(requirement: Requirement) -> bool:
+    """Whether the release installed here will do."""
+    try:
+        return requirement.specifier.contains(metadata.version(requirement.name))
+    except metadata.PackageNotFoundError:
+        return False
+
+
+def run(python: Path, file: Path, *options: str) -> tuple[ET.Element, float]:
+    """The results of a test file, and its seconds from the start of Python to its end."""
+    report = python.parent / "results.xml"
+    command = [python, *"-m pytest -q -p no:cacheprovider -c".split(), os.devnull]
+    command += [f"--rootdir={TESTS}", f"--junitxml={report}", *options, file]
+    start = time.perf_counter()
+    subprocess.run(
+        command,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+    )
+    return ET.parse(report).getroot(), time.perf_counter() - start
+
+
+def tried(adapter: Adapter, release: str, file: Path) -> Result:
+    """Passed, failed as expected and for the reason that is given, and failed otherwise."""
+    python = environment(adapter, release)
+    report, seconds = run(python, file)
+    result = Result(seconds=seconds)
+    for case in report.iter("testcase"):
+        name, child = str(case.get("name")), next(iter(case), None)
+        if child is None:
+            result.passed.append(name)
+        elif child.get("type") == "pytest.xfail":
+            result.expected[name] = str(child.get("message"))
+        else:
+            result.failed[name] = str(child.get("message") or child.text)
+    if result.expected:
+        said = {str(case.get("name")): case for case in run(python, file, "--runxfail")[0].iter("testcase")}
+        for name, reason in list(result.expected.items()):
+            code, text = reason.partition(":")[0], "".join(said[name].itertext())
+            if not re.search(rf"MismatchError.*\b{code}\b", text, re.DOTALL):
+                result.failed[name] = f"expected {code}, but: {text[-300:]}"
+                del result.expected[name]
+    return result
+
+
+def row(name: str, release: str, result: Result) -> str:
+    """A line of the table."""
+    reasons = "; ".join(dict.fromkeys(result.expected.values())) or "–"
+    line = f"| {name} | {release} | {len(result.passed)} | {len(result.expected)}: {reasons} "
+    return f"{line}| {len(result.failed)} | {result.seconds:.1f} s |"
+
+
+def main(arguments: list[str]) -> int:
+    """Print a line per release; 1 if a test failed that should not have."""
+    chosen = [one.partition("==") for one in arguments if not one.startswith("--")]
+    releases = {name: release for name, _, release in chosen}
+    print("| trainer | release | passed | failed as expected | failed | time |\n|---|---|---|---|---|---|")
+    wrong = 0
+    for name in TRAINERS:
+        if releases and name not in releases:
+            continue
+        adapter = adapter_of(name)
+        some = adapter.releases if "--all" in arguments else adapter.releases[-1:]
+        for release in [releases.get(name)] if releases.get(name) else some:
+            result = tried(adapter, release, TESTS / f"test_{name.replace('-', '_')}.py")
+            print(row(name, release, result), flush=True)
+            for test, reason in result.failed.items():
+                print(f"{name} {release}: {test}: {reason}", file=sys.stderr)
+            wrong += len(result.failed)
+    return bool(wrong)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
