@@ -1,7 +1,7 @@
 # Every target sets up what it needs: Python 3.11 or newer and make are enough.
 # ARGS goes to the tool: make test ARGS="-k layout -x".
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all fast test-families test-trl test-trainers test-versions fuzz coverage notebooks \
+.PHONY: help demo test test-all fast test-families test-trl test-trainers test-drop-in test-versions fuzz coverage notebooks \
 	docs lint format lab bench clean
 
 export HF_HUB_OFFLINE := 1
@@ -38,6 +38,9 @@ test-trl: .venv/.with-tiny,plot,notebook,trl,fleet,ray,test ## Test several TRL 
 
 test-trainers: .venv/.with-tiny,plot,notebook,trl,fleet,ray,test ## Test other trainers, many minutes
 	$(BIN)/python tools/trainers.py $(ARGS)
+
+test-drop-in: .venv/.with-tiny,plot,notebook,trl,fleet,ray,test ## Run docs/drop_in in each trainer's environment, minutes
+	$(BIN)/python tools/drop_in.py $(ARGS)
 
 test-versions: .venv/.with-tiny,plot,notebook,trl,fleet,ray,test ## Test other releases of Python, torch, transformers; gigabytes
 	$(BIN)/python tools/versions.py $(ARGS)

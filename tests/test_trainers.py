@@ -1,61 +1,40 @@
-"""The trials of other trainers: code is taken out unchanged, and the page has a row for each."""
+"""The tools that test other trainers, and the pages and files that hold what they found."""
 
 from __future__ import annotations
 
+import ast
 import sys
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
 
+from vlmdebug.core.mismatch import CODES
+from vlmdebug.trainers.registry import TRAINERS, adapter_of
 from vlmdebug.trainers.trl import SLICERS
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "what_we_found_elsewhere.md").read_text(encoding="utf-8")
 TRL = (ROOT / "docs" / "what_we_found_in_trl.md").read_text(encoding="utf-8")
-SOURCE = """
-SIZE = 2
-
-def unused(): return not_there
-
-class Trainer(NotImported):
-    @decorator
-    def cut(self, rows: NotImported) -> NotImported:
-        return rows[:SIZE] + self.more + helper(rows)
-"""
 
 
 @pytest.fixture(scope="module")
 def tools():
     sys.path.insert(0, str(ROOT / "tools"))
     try:
+        import drop_in
         import trainers
-        import trials
 
-        yield trainers, trials
+        yield trainers, drop_in
     finally:
         sys.path.remove(str(ROOT / "tools"))
 
 
-def test_method_is_taken_out_without_what_its_file_imports(tools, tmp_path):
-    file = tmp_path / "trainer.py"
-    file.write_text(SOURCE)
-    its = tools[1].take(file, "Trainer.cut", "SIZE", helper=lambda rows: rows[-1:])
-
-    assert its.cut(tools[1].Some(more=[0]), [1, 2, 3]) == [1, 2, 0, 3]
-
-
-def test_name_that_is_not_in_the_file_is_an_error(tools, tmp_path):
-    file = tmp_path / "trainer.py"
-    file.write_text(SOURCE)
-
-    with pytest.raises(KeyError, match="gone"):
-        tools[1].take(file, "Trainer.gone")
-
-
 def test_page_has_a_row_for_every_function_on_trial(tools):
-    for requirement, functions in tools[1].TRIALS.items():
-        for function in functions:
-            assert f"| {requirement.replace('==', ' ')} | `{function}` |" in PAGE
+    for trainer in tools[0].TRIALS:
+        requirement = tools[0].requirement_of(trainer)
+        for maker in adapter_of(trainer).slicers.values():
+            assert f"| {requirement.replace('==', ' ')} | `{maker.functions}` |" in PAGE
 
 
 def test_row_tells_what_samples_without_images_add(tools):
@@ -86,3 +65,51 @@ def test_page_on_trl_has_every_slicer_in_the_rows_of_its_newest_release(tools):
 
     assert sorted(named) == sorted(SLICERS)
     assert sorted(named) == sorted(trl_releases.LOOPS + trl_releases.LOSSES)
+
+
+def test_adapter_was_tried_in_the_releases_that_the_tool_tries(tools):
+    import trl_releases
+
+    assert adapter_of("trl").releases == trl_releases.RELEASES
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_every_trainer_has_a_drop_in_test_that_can_fail(trainer):
+    file = ROOT / "docs" / "drop_in" / f"test_{trainer.replace('-', '_')}.py"
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    tests = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    reasons = [
+        word.value.value
+        for node in tests
+        for mark in node.decorator_list
+        if isinstance(mark, ast.Call)
+        for word in mark.keywords
+        if word.arg == "reason" and isinstance(word.value, ast.Constant)
+    ]
+
+    assert tests
+    assert all("assert_slices" in ast.unparse(node) for node in tests)
+    assert f'trainer_slicer("{trainer}"' in file.read_text(encoding="utf-8")
+    assert all(reason.partition(":")[0] in CODES for reason in reasons)
+
+
+RESULTS = """<testsuites><testsuite>
+<testcase name="holds"/>
+<testcase name="known"><skipped type="pytest.xfail" message="VLM005: why"/></testcase>
+<testcase name="new"><failure message="MismatchError: VLM001"/></testcase>
+</testsuite></testsuites>"""
+
+
+@pytest.mark.parametrize(
+    ("said", "counts"),
+    [("MismatchError: gemma4 VLM005", (1, 1, 1)), ("NotJudged: VLM005", (1, 0, 2))],
+    ids=["for the reason given", "for another reason"],
+)
+def test_expected_failure_counts_only_with_its_code(tools, monkeypatch, tmp_path, said, counts):
+    again = f'<t><testcase name="known"><failure>{said}</failure></testcase></t>'
+    runs = iter([(ET.fromstring(RESULTS), 1.5), (ET.fromstring(again), 1.5)])
+    monkeypatch.setattr(tools[1], "environment", lambda *_: tmp_path)
+    monkeypatch.setattr(tools[1], "run", lambda *_: next(runs))
+    result = tools[1].tried(None, "1.0", tmp_path)
+
+    assert (len(result.passed), len(result.expected), len(result.failed)) == counts

@@ -140,8 +140,8 @@ def main(arguments: list[str]) -> None:
         folder, trainer = arguments[1:3]
         sys.path.insert(0, folder)
         found = {
-            path.functions: trial(vd.trainer_slicer(trainer, name), long=long)
-            for name, path in adapter_of(trainer).paths.items()
+            maker.functions: trial(vd.trainer_slicer(trainer, name), long=long)
+            for name, maker in adapter_of(trainer).slicers.items()
         }
         print(json.dumps(found))
         return

@@ -15,7 +15,7 @@ def test_rows_of_samples_are_sent_with_their_sample():
     assert_slices(slicer, families=PER_SAMPLE, max_examples=50, text_only=False, clips=False)
 
 
-@pytest.mark.xfail(raises=vd.MismatchError, strict=True, reason="VLM001: every tensor cut by sample")
+@pytest.mark.xfail(raises=vd.MismatchError, strict=True, reason="VLM001: all is cut by sample")
 @pytest.mark.parametrize("layout", PER_IMAGE)
 def test_rows_of_images_are_sent_with_their_sample(layout):
     slicer = vd.trainer_slicer("accelerate")

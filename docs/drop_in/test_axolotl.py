@@ -22,7 +22,7 @@ def test_chunks_of_images_follow_their_samples(layout):
     assert_slices(slicer, families=[layout], text_only=False, **OPTIONS)
 
 
-@pytest.mark.xfail(raises=vd.MismatchError, strict=True, reason="VLM008: a short last chunk raises")
+@pytest.mark.xfail(raises=vd.MismatchError, strict=True, reason="VLM008: short last chunks raise")
 def test_chunks_of_patches_follow_their_samples():
     slicer = vd.trainer_slicer("axolotl")
 

@@ -5,11 +5,11 @@ import pytest
 import vlmdebug as vd
 from vlmdebug.testing import assert_slices
 
-LAYOUTS = ["qwen2_5_vl", "gemma4", "internvl", "idefics3"]  # `vlmdebug families` lists all
-OPTIONS = {"max_examples": 25, "clips": False, "position_ids": False}
+LAYOUTS = ["qwen2_5_vl", "gemma4", "internvl"]  # `vlmdebug families` lists all
+OPTIONS = {"max_examples": 10, "clips": False, "position_ids": False}
 
 
-@pytest.mark.parametrize("path", ["grpo", "rloo", "sft", "dpo"])
+@pytest.mark.parametrize("path", ["grpo", "sft"])
 def test_chunks_follow_their_samples(path):
     slicer = vd.trainer_slicer("trl", path)
 

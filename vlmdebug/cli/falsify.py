@@ -19,7 +19,7 @@ def add(commands: Commands) -> None:
         metavar="FILE.py:NAME",
         help="your function (inputs, chunk_size), or (model, inputs, chunk_size), which is "
         "recorded; the file is run. Or trainer:verl, an installed trainer's own code; "
-        "trainer:verl:dynamic, another path of it; or a slicer of the 5452 story",
+        "trainer:verl:dynamic, another of its loops; or a slicer of the 5452 story",
     )
     _search_options(falsify)
     falsify.add_argument("--all", action="store_true", help="every kind of mismatch in each family")

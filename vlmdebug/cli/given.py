@@ -106,13 +106,14 @@ def slicer_of(name: str, what: str) -> Iterator[Any]:
     if name.startswith("trainer:"):
         from vlmdebug.trainers.registry import trainer_slicer
 
-        trainer, _, path = name.removeprefix("trainer:").partition(":")
-        yield trainer_slicer(trainer, path or None)
+        trainer, _, of_it = name.removeprefix("trainer:").partition(":")
+        yield trainer_slicer(trainer, of_it or None)
         return
     if name.isidentifier():
         raise BadInput(
             f"{what} {name} is neither FILE.py:NAME nor one of {', '.join(known)}, nor a trainer "
-            "such as trainer:verl. Nothing was tried. Pass a file and a function in it, such as trial.py:slicer."
+            "such as trainer:verl. Nothing was tried. "
+            "Pass a file and a function in it, such as trial.py:slicer."
         )
     with function_of(name, what) as function:
         yield record(function) if takes_model(function) else function

@@ -11,7 +11,7 @@ from vlmdebug.trainers.source import Library
 ADAPTER = Adapter("accelerate", "accelerate", ("1.0.1", "1.10.1", "1.13.0", "1.15.0"))
 
 
-@ADAPTER.path("dispatch", "slice_tensors")
+@ADAPTER.slicer("dispatch", "slice_tensors")
 def dispatch(library: Library) -> Slicer:
     """The parts of a batch, in the order of the processes."""
     cut = library.module("accelerate.utils.operations").slice_tensors

@@ -20,16 +20,16 @@ TEXT = ("input_ids", "attention_mask")
 
 
 @dataclass(frozen=True)
-class Path:
+class Maker:
     """One way of a trainer to cut, join or pass on a batch.
 
     Attributes:
         functions: The functions of the library that run, for tables and messages.
-        slicer: Makes the slicer from the installed files.
+        make: Makes the slicer from the installed files.
     """
 
     functions: str
-    slicer: Callable[[Library], Slicer]
+    make: Callable[[Library], Slicer]
 
 
 @dataclass
@@ -39,22 +39,22 @@ class Adapter:
     Attributes:
         package: The name that is imported, and the folder of the files.
         distribution: The name that is installed.
-        releases: Those in which each path was tried on real files: `make test-drop-in ARGS=--all`.
+        releases: Those in which each slicer ran on real files: `make test-drop-in ARGS=--all`.
         needs: Other packages whose code runs in the test, beside torch.
-        paths: By name; the first is the default.
+        slicers: By name; the first is the default.
     """
 
     package: str
     distribution: str
     releases: tuple[str, ...]
     needs: tuple[str, ...] = ()
-    paths: dict[str, Path] = field(default_factory=dict[str, Path])
+    slicers: dict[str, Maker] = field(default_factory=dict[str, Maker])
 
-    def path(self, name: str, functions: str) -> Callable[[Callable[[Library], Slicer]], Any]:
+    def slicer(self, name: str, functions: str) -> Callable[[Callable[[Library], Slicer]], Any]:
         """Register the decorated maker of a slicer under a name."""
 
         def register(make: Callable[[Library], Slicer]) -> Callable[[Library], Slicer]:
-            self.paths[name] = Path(functions, make)
+            self.slicers[name] = Maker(functions, make)
             return make
 
         return register

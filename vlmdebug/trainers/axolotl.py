@@ -63,7 +63,7 @@ def _rollout(trainer: Any, inputs: Inputs) -> Inputs:
     return held | deferred | {"_pending_policy_logps": True}
 
 
-@ADAPTER.path("grpo", "_get_per_token_logps_and_entropies")
+@ADAPTER.slicer("grpo", "_get_per_token_logps_and_entropies")
 def grpo(library: Library) -> Slicer:
     """The loop over chunks that calls the model."""
     trainer = _trainer(library)
@@ -81,7 +81,7 @@ class _Scored(Exception):
     """The log-probabilities exist; rewards come next."""
 
 
-@ADAPTER.path("streaming-groups", "_compute_streaming_group_scores")
+@ADAPTER.slicer("streaming-groups", "_compute_streaming_group_scores")
 def streaming_groups(library: Library) -> Slicer:
     """Groups of chunk_size samples, until their log-probabilities exist and rewards are needed."""
 
@@ -108,7 +108,7 @@ def streaming_groups(library: Library) -> Slicer:
     return record(loop)
 
 
-@ADAPTER.path("streaming", "_score_streaming")
+@ADAPTER.slicer("streaming", "_score_streaming")
 def streaming(library: Library) -> Slicer:
     """The micro-batches that it makes of a scored batch, in a new random order."""
     trainer = _trainer(library, _compute_streaming_group_scores=lambda **_: None)

@@ -18,7 +18,7 @@ def _log_probs(logits: Any, labels: Any) -> tuple[Any, Any]:
     return logits[:, 0, 0], labels[:, 0] + 1
 
 
-@ADAPTER.path("kto", "KTO forward")
+@ADAPTER.slicer("kto", "KTO forward")
 def kto(library: Library) -> Slicer:
     """Each call gets a correct batch; what it passes on is judged."""
     module = library.module("llamafactory.train.kto.trainer").replace(get_batch_logps=_log_probs)

@@ -13,7 +13,7 @@ from vlmdebug.trainers.source import Library
 ADAPTER = Adapter("openrlhf", "openrlhf", ("0.11.0", "0.11.1", "0.11.2"))
 
 
-@ADAPTER.path("actor", "make_experience_batch, Actor.forward")
+@ADAPTER.slicer("actor", "make_experience_batch, Actor.forward")
 def actor(library: Library) -> Slicer:
     """The micro-batches of the policy update."""
     experience = library.module("openrlhf.trainer.ppo_utils.experience")

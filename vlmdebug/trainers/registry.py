@@ -54,7 +54,7 @@ def adapter_of(trainer: str) -> Adapter:
 
 @public
 def trainer_slicer(
-    trainer: str, path: str | None = None, *, any_release: bool = False
+    trainer: str, name: str | None = None, *, any_release: bool = False
 ) -> Callable[[dict[str, Any], int], Iterator[dict[str, Any]]]:
     """The unmodified slicing code of an installed trainer.
 
@@ -66,29 +66,29 @@ def trainer_slicer(
     Args:
         trainer: `"accelerate"`, `"axolotl"`, `"llamafactory"`, `"ms-swift"`, `"openrlhf"`,
             `"trl"`, `"unsloth"` or `"verl"`.
-        path: Which of its ways to cut or pass on a batch, `"dynamic"` for verl; the default is the
-            first in the table of docs/trainers.md.
+        name: Which of its ways to cut or pass on a batch, such as `"dynamic"` for verl; by default
+            the first in the table of docs/trainers.md.
         any_release: Also run in a release in which the adapter was not tried. If the code then
             raises on a batch of one sample, it is taken that the adapter does not fit.
 
     Raises:
-        BadInput: There is no such trainer or path, or the adapter was not tried in this release.
+        BadInput: There is no such trainer or slicer, or the adapter was not tried in this release.
         VlmDebugError: The trainer is not installed.
         NotJudged: The release lacks a function, or the code imports a package that is missing.
     """
     adapter = adapter_of(trainer)
-    name = next(iter(adapter.paths)) if path is None else path
-    if not isinstance(name, str) or name not in adapter.paths:
+    name = next(iter(adapter.slicers)) if name is None else name
+    if not isinstance(name, str) or name not in adapter.slicers:
         raise BadInput(
-            f"path is {described(path)}, but {trainer} has {', '.join(adapter.paths)}. "
-            "Nothing was run."
+            f"name is {described(name)}, but the slicers of {trainer} are "
+            f"{', '.join(adapter.slicers)}. Nothing was run."
         )
     release = _installed(trainer, adapter)
     tried = release in adapter.releases
     if not tried and not any_release:
         raise BadInput(_not_tried(trainer, adapter, release))
     library = Library(adapter.package, f"{adapter.distribution} {release}", _folder(adapter))
-    slicer: Any = adapter.paths[name].slicer(library)
+    slicer: Any = adapter.slicers[name].make(library)
     if not tried:
         _refuse_misfit(slicer, library.release)
     slicer.__name__ = f"{library.release} {name}"

@@ -12,6 +12,7 @@ import __future__
 
 import ast
 import builtins
+import copy
 import importlib
 import importlib.util
 from collections.abc import Iterator, Mapping
@@ -115,11 +116,13 @@ class Module:
     def __init__(self, library: Library, name: str, file: Path) -> None:
         self._library, self._name, self._file = library, name, file
         self._taken: dict[str, Any] = {}
+        self._making: set[str] = set()
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        if name not in self._globals and name not in self._bound:
+        bound = name in self._bound and name not in self._making
+        if name not in self._globals and not bound:
             if self._library.has(f"{self._name}.{name}"):
                 return self._library.module(f"{self._name}.{name}")
             raise self._has_no(name)
@@ -201,13 +204,16 @@ class Module:
                 f"{self._name} of {self._library.release} uses {one_line(name)}, which it does not "
                 f"import by name but with `import *`; that is not followed. {INSTEAD}"
             )
+        self._making.add(name)  # `from . import name` in a package means its module, not this name
         for node in self._bound[name]:
             self._run(_only(node, name), self._globals)
+        self._making.discard(name)
         return dict.__getitem__(self._globals, name)
 
     def _run(self, node: ast.stmt, scope: dict[str, Any]) -> None:
         """Execute one statement; what it reads at once is made first."""
         if isinstance(node, Function):
+            node = copy.copy(node)
             node.decorator_list = []
         own = set(_binds(node))
         for name in _read_at_once(node):
@@ -243,8 +249,8 @@ class Module:
             return self._library.module(name if fromlist else top)
         try:
             found = builtins.__import__(name, {"__name__": __name__}, None, fromlist or (), 0)
-            for wanted in fromlist or ():
-                wanted == "*" or getattr(found, wanted, None)
+            for wanted in fromlist or ():  # some libraries import a name when it is read
+                getattr(found, wanted, None)
             return found
         except Exception as error:
             where = f"{self._name} of {self._library.release}"
@@ -275,6 +281,8 @@ class Instance:
         if node is not None:
             method = module.method(f"{owner}.{name}")
             words = {word.id for word in node.decorator_list if isinstance(word, ast.Name)}
+            if words & {"property", "cached_property"}:
+                return method(self)
             value = method if "staticmethod" in words else partial(method, self)
             self.__dict__[name] = value
             return value

@@ -31,7 +31,7 @@ def _answers(samples: int) -> Any:
     return Part("A GRPO batch of ms-swift", **given, **absent, logits_to_keep=1)
 
 
-@ADAPTER.path("grpo", "get_chunked_inputs")
+@ADAPTER.slicer("grpo", "get_chunked_inputs")
 def grpo(library: Library) -> Slicer:
     """The chunks of a loss with a varying number of rollouts (`dynamic_num_samples`)."""
     module = library.module("swift.rlhf_trainers.grpo_trainer").replace(

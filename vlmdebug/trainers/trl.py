@@ -21,7 +21,7 @@ from vlmdebug.core.keys import BOOKKEEPING, CLIP_KEYS
 from vlmdebug.core.literals import literal
 from vlmdebug.errors import BadInput, VlmDebugError
 from vlmdebug.running.record import record
-from vlmdebug.trainers.adapter import Adapter, Path
+from vlmdebug.trainers.adapter import Adapter, Maker
 from vlmdebug.trainers.source import cannot_import
 from vlmdebug.trainers.trl_trainer import Prepared, stop_after_one_call, trainer_of
 
@@ -229,8 +229,8 @@ def _buffer(module: str) -> Callable[[dict[str, Any], int], Iterator[dict[str, A
     return slicer
 
 
-def _paths() -> dict[str, Path]:
-    """The slicers of this module, as paths of an adapter."""
+def _makers() -> dict[str, Maker]:
+    """The slicers of this module, for the adapter."""
     functions = {
         **dict.fromkeys(LOOPS, "_get_per_token_logps_and_entropies"),
         **dict.fromkeys(BUFFERS, "split_tensor_dict, unsplit_pixel_values_by_grid"),
@@ -238,16 +238,16 @@ def _paths() -> dict[str, Path]:
         "online-dpo": "training_step",
     }
 
-    def path(name: str) -> Path:
-        return Path(functions[name], lambda _: trl_slicer(name))
+    def maker(name: str) -> Maker:
+        return Maker(functions[name], lambda _: trl_slicer(name))
 
-    return {name: path(name) for name in SLICERS}
+    return {name: maker(name) for name in SLICERS}
 
 
 ADAPTER = Adapter(
     "trl",
     "trl",
     ("0.29.0", "1.0.0", "1.4.0", "1.6.0", "1.8.0", "1.9.0", "1.12.0", "1.16.0"),
-    paths=_paths(),
+    slicers=_makers(),
 )
 """The same slicers for `trainer_slicer`. Their modules are imported, not taken from their files."""

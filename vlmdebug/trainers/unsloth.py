@@ -11,7 +11,7 @@ from vlmdebug.trainers.source import Library
 ADAPTER = Adapter("unsloth_zoo", "unsloth_zoo", ("2026.10.1", "2026.10.9"))
 
 
-@ADAPTER.path("grpo", "grpo_vision_chunks")
+@ADAPTER.slicer("grpo", "grpo_vision_chunks")
 def grpo(library: Library) -> Slicer:
     """The chunks of the log-prob loop."""
     module = library.module("unsloth_zoo.rl_replacements")

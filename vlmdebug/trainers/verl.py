@@ -34,7 +34,7 @@ def _held_and_joined(
     return held, joined
 
 
-@ADAPTER.path("fixed", "DataProto.split, extract_multi_modal_inputs")
+@ADAPTER.slicer("fixed", "DataProto.split, extract_multi_modal_inputs")
 def fixed(library: Library) -> Slicer:
     """Micro-batches of chunk_size samples."""
     held, joined = _held_and_joined(library)
@@ -45,7 +45,7 @@ def fixed(library: Library) -> Slicer:
     return slicer
 
 
-@ADAPTER.path("dynamic", "prepare_dynamic_batch, extract_multi_modal_inputs")
+@ADAPTER.slicer("dynamic", "prepare_dynamic_batch, extract_multi_modal_inputs")
 def dynamic(library: Library) -> Slicer:
     """Micro-batches of about equal token numbers, in their own order."""
     held, joined = _held_and_joined(library)
