@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import sys
 import xml.etree.ElementTree as ET
+from itertools import chain, repeat
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,24 @@ def test_expected_failure_counts_only_with_its_code(tools, monkeypatch, tmp_path
     result = tools[1].tried(None, "1.0", tmp_path)
 
     assert (len(result.passed), len(result.expected), len(result.failed)) == counts
+
+
+def test_page_lists_every_slicer_and_release():
+    rows = [
+        f"| {f'`{trainer}`' if first else ''} | `{name}` | `{maker.functions}` "
+        f"| {', '.join(adapter_of(trainer).releases) if first else ''} |"
+        for trainer in TRAINERS
+        for first, (name, maker) in zip(
+            chain([True], repeat(False)), adapter_of(trainer).slicers.items(), strict=False
+        )
+    ]
+    page = (ROOT / "docs" / "trainers.md").read_text(encoding="utf-8")
+
+    assert [line for line in page.splitlines() if line.startswith("|")][2:] == rows
+
+
+def test_example_of_the_page_is_the_file_to_copy():
+    page = (ROOT / "docs" / "trainers.md").read_text(encoding="utf-8")
+    file = (ROOT / "docs" / "drop_in" / "test_verl.py").read_text(encoding="utf-8")
+
+    assert page.partition("```py\n")[2].partition("```")[0] in file

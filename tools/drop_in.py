@@ -30,9 +30,8 @@ from vlmdebug.trainers.registry import TRAINERS, adapter_of
 ROOT = Path(__file__).parent.parent
 TESTS = ROOT / "docs" / "drop_in"
 BUILD = ROOT / "build" / "drop-in"
-PINNED = ("transformers", "tensordict")
-"""Requirements of a trainer that matter to its test: what is known of models, and its batches."""
-BESIDE = {"tensordict": ("pyvers", "cloudpickle", "orjson")}
+KNOWN_BY = ("transformers",)
+"""Requirements of a trainer that decide what is known of its models."""
 
 
 @dataclass
@@ -70,20 +69,17 @@ def install(site: Path, *requirements: str) -> None:
 
 
 def pinned(site: Path, adapter: Adapter) -> list[str]:
-    """What its metadata requires that is not installed here in a release that it accepts."""
+    """What runs in the test and is not installed here in a release that the trainer accepts."""
     (own,) = metadata.distributions(name=adapter.distribution, path=[str(site)])
     required = [Requirement(line) for line in own.requires or ()]
-    wanted = [
-        one
+    specified = {
+        one.name: one
         for one in required
-        if one.name in PINNED and (one.marker is None or one.marker.evaluate({"extra": ""}))
-    ]
-    lacking = [one for one in wanted if not accepted(one)]
-    return [
-        text
-        for one in lacking
-        for text in (f"{one.name}{one.specifier}", *BESIDE.get(one.name, ()))
-    ]
+        if one.marker is None or one.marker.evaluate({"extra": ""})
+    }
+    wanted = [specified[name] for name in KNOWN_BY if name in specified]
+    wanted += [specified.get(name, Requirement(name)) for name in adapter.needs]
+    return [f"{one.name}{one.specifier}" for one in wanted if not accepted(one)]
 
 
 def accepted(requirement: Requirement) -> bool:

@@ -22,8 +22,6 @@ from vlmdebug.families import FAMILIES
 from vlmdebug.trainers.registry import TRAINERS, adapter_of
 
 Found = dict[str, Any]
-BESIDE = {"tensordict": ("tensordict", "pyvers", "cloudpickle", "orjson")}
-"""What a package needs that runs in a test, beside what is installed here."""
 TRIALS = [name for name in TRAINERS if name != "trl"]  # it has a tool of its own
 
 
@@ -84,10 +82,10 @@ def said(finding: Any) -> Found:
 
 def run(trainer: str, *options: str) -> dict[str, Found]:
     """The findings of one trainer, by function, from a separate process."""
-    beside = [one for need in adapter_of(trainer).needs for one in BESIDE[need]]
     with tempfile.TemporaryDirectory() as folder:
         install = ["pip", "install", "-q", "--no-deps", "--target", folder]
-        command = [sys.executable, "-m", *install, requirement_of(trainer), *beside]
+        command = [sys.executable, "-m", *install, requirement_of(trainer)]
+        command += adapter_of(trainer).needs
         subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
         command = [sys.executable, "-W", "ignore", __file__, "--in", folder, trainer, *options]
         ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)

@@ -9,9 +9,9 @@ LAYOUTS = ["qwen2_5_vl", "gemma4", "internvl"]  # `vlmdebug families` lists all
 OPTIONS = {"max_examples": 10, "clips": False, "position_ids": False}
 
 
-@pytest.mark.parametrize("path", ["grpo", "sft"])
-def test_chunks_follow_their_samples(path):
-    slicer = vd.trainer_slicer("trl", path)
+@pytest.mark.parametrize("name", ["grpo", "sft"])
+def test_chunks_follow_their_samples(name):
+    slicer = vd.trainer_slicer("trl", name)
 
     assert_slices(slicer, families=LAYOUTS, text_only=False, **OPTIONS)
 

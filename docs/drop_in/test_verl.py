@@ -8,8 +8,8 @@ from vlmdebug.testing import assert_slices
 LAYOUTS = ["qwen2_5_vl", "gemma4", "internvl", "llava_next"]  # `vlmdebug families` lists all
 
 
-@pytest.mark.parametrize("path", ["fixed", "dynamic"])
-def test_micro_batches_follow_their_samples(path):
-    slicer = vd.trainer_slicer("verl", path)
+@pytest.mark.parametrize("name", ["fixed", "dynamic"])
+def test_micro_batches_follow_their_samples(name):
+    slicer = vd.trainer_slicer("verl", name)
 
     assert_slices(slicer, families=LAYOUTS, max_examples=50, clips=False, position_ids=False)

@@ -8,7 +8,11 @@ from vlmdebug.core.signature import Slicer
 from vlmdebug.trainers.adapter import Adapter, Inputs, without_counts
 from vlmdebug.trainers.source import Library
 
-ADAPTER = Adapter("accelerate", "accelerate", ("1.0.1", "1.10.1", "1.13.0", "1.15.0"))
+ADAPTER = Adapter(
+    "accelerate",
+    "accelerate",
+    ("1.0.1", "1.10.1", "1.11.0", "1.12.0", "1.13.0", "1.14.0", "1.15.0"),
+)
 
 
 @ADAPTER.slicer("dispatch", "slice_tensors")

@@ -20,9 +20,10 @@ from vlmdebug.trainers.adapter import (
 )
 from vlmdebug.trainers.source import Library, Part
 
-ADAPTER = Adapter("axolotl", "axolotl", ("0.17.0", "0.18.0", "0.19.0"))
+ADAPTER = Adapter("axolotl", "axolotl", ("0.16.1", "0.17.0", "0.18.0", "0.19.0"))
 
-HALVES = ("prompt_ids", "completion_ids", "prompt_mask", "completion_mask")
+HALVES = tuple(f"{half}_{kind}" for kind in ("ids", "mask") for half in ("prompt", "completion"))
+"""The batch is kept as prompts and completions: ids of both, then masks of both."""
 DEFERRED = ("inputs", "prompts", "completions", "completion_ids_list")
 
 
@@ -49,7 +50,7 @@ def _trainer(library: Library, **more: Any) -> Any:
 
 
 def _media(trainer: Any, inputs: Inputs) -> Inputs:
-    """The keys that its GRPO batch holds beside the tokens: those that its loop takes."""
+    """The keys that its GRPO batch holds next to the tokens: those that its loop takes."""
     takes = inspect.signature(trainer._get_per_token_logps_and_entropies).parameters
     return {key: inputs[key] for key in takes if key in inputs and key not in TEXT}
 

@@ -10,7 +10,7 @@ from vlmdebug.slicers import corrected
 from vlmdebug.trainers.adapter import Adapter, Inputs
 from vlmdebug.trainers.source import Library
 
-ADAPTER = Adapter("llamafactory", "llamafactory", ("0.9.4", "0.9.5"))
+ADAPTER = Adapter("llamafactory", "llamafactory", ("0.9.3", "0.9.4", "0.9.5"))
 
 
 def _log_probs(logits: Any, labels: Any) -> tuple[Any, Any]:

@@ -10,7 +10,7 @@ from vlmdebug.running.record import record
 from vlmdebug.trainers.adapter import TEXT, Adapter, Inputs, first_logits, per_sample
 from vlmdebug.trainers.source import Library
 
-ADAPTER = Adapter("openrlhf", "openrlhf", ("0.11.0", "0.11.1", "0.11.2"))
+ADAPTER = Adapter("openrlhf", "openrlhf", ("0.10.4", "0.11.0", "0.11.1", "0.11.2"))
 
 
 @ADAPTER.slicer("actor", "make_experience_batch, Actor.forward")

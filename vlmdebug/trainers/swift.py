@@ -23,7 +23,7 @@ def _collate(samples: list[Inputs], **_: Any) -> Inputs:
 
 
 def _answers(samples: int) -> Any:
-    """What a GRPO batch holds beside the inputs of the model."""
+    """What a GRPO batch holds next to the inputs of the model."""
     rows = torch.ones(samples)
     given = dict.fromkeys(("completion_mask", "truncated_mask", "seq_lengths"), rows)
     optional = ("old_per_token_logps", "ref_per_token_logps", "rollout_per_token_logps")

@@ -8,7 +8,21 @@ from vlmdebug.core.signature import Slicer
 from vlmdebug.trainers.adapter import TEXT, Adapter, Inputs
 from vlmdebug.trainers.source import Library
 
-ADAPTER = Adapter("unsloth_zoo", "unsloth_zoo", ("2026.10.1", "2026.10.9"))
+ADAPTER = Adapter(
+    "unsloth_zoo",
+    "unsloth_zoo",
+    (
+        "2026.10.1",
+        "2026.10.2",
+        "2026.10.3",
+        "2026.10.4",
+        "2026.10.5",
+        "2026.10.6",
+        "2026.10.7",
+        "2026.10.8",
+        "2026.10.9",
+    ),
+)
 
 
 @ADAPTER.slicer("grpo", "grpo_vision_chunks")

@@ -11,7 +11,12 @@ from vlmdebug.core.signature import Slicer
 from vlmdebug.trainers.adapter import TEXT, Adapter, Inputs, per_sample
 from vlmdebug.trainers.source import Library
 
-ADAPTER = Adapter("verl", "verl", ("0.7.1", "0.8.0", "0.9.0", "0.9.1"), needs=("tensordict",))
+ADAPTER = Adapter(
+    "verl",
+    "verl",
+    ("0.7.0", "0.7.1", "0.8.0", "0.9.0", "0.9.1"),
+    needs=("tensordict", "pyvers", "cloudpickle", "orjson"),
+)
 
 
 def _held_and_joined(
