@@ -81,6 +81,7 @@ class Trainer(NotImported):
     def parent(self):
         return super().parent()
 """,
+    "broken.py": "def f(:\n",
     "stars.py": "from os.path import *\ndef folder(path): return dirname(path)\n",
 }
 
@@ -145,6 +146,7 @@ def test_code_that_fails_before_any_batch_is_no_finding(library):
         (lambda it: it.module("my_trainer.trainer").method("Gone.cut"), "no Gone.cut"),
         (lambda it: it.module("my_trainer.trainer").method("Trainer.parent"), "its base class"),
         (lambda it: it.module("my_trainer.trainer").replace(gone=1), "has no gone"),
+        (lambda it: it.module("my_trainer.broken").f, "could not be read: my_trainer.broken, Synt"),
         (lambda it: it.module("my_trainer.stars").folder("a/b"), "with `import \\*`"),
         (lambda it: it.module("my_trainer.trainer").instance("Trainer").gone, "reads self.gone"),
         (lambda _: Part("self.args").gone, "reads gone of self.args"),

@@ -40,7 +40,7 @@ class Adapter:
         package: The name that is imported, and the folder of the files.
         distribution: The name that is installed.
         releases: Those in which each slicer ran on real files: `make test-drop-in ARGS=--all`.
-        needs: Other packages than torch and numpy whose code runs in the test.
+        needs: Other packages than torch and numpy that a test runs.
         slicers: By name; the first is the default.
     """
 

@@ -120,7 +120,10 @@ def _not_tried(trainer: str, adapter: Adapter, release: str) -> str:
 
 def _folder(adapter: Adapter) -> Path:
     """Where the files of the package are; finding them imports nothing."""
-    spec = importlib.util.find_spec(adapter.package)
+    try:
+        spec = importlib.util.find_spec(adapter.package)
+    except ValueError:  # something without a spec was put into sys.modules
+        spec = None
     places = list(spec.submodule_search_locations or ()) if spec else []
     if not places:
         raise VlmDebugError(

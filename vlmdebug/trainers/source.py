@@ -111,7 +111,7 @@ class Library:
 
 
 class Module:
-    """A module whose names are made when they are read."""
+    """A module; each of its names is made when it is read."""
 
     def __init__(self, library: Library, name: str, file: Path) -> None:
         self._library, self._name, self._file = library, name, file
@@ -191,8 +191,15 @@ class Module:
     def _bound(self) -> dict[str, list[ast.stmt]]:
         """Names of the module, each with the statements at its top level that bind it."""
         bound: dict[str, list[ast.stmt]] = {}
-        text = self._file.read_text(encoding="utf-8")
-        for node in ast.parse(text, str(self._file)).body:
+        try:
+            body = ast.parse(self._file.read_bytes(), str(self._file)).body
+        except (OSError, SyntaxError, ValueError) as error:
+            raise NotJudged(
+                f"{self._library.release} could not be read: {self._name}, "
+                f"{type(error).__name__}: {one_line(error, 200)}. Nothing was judged. Install it "
+                "again, and run this with a Python that it supports."
+            ) from error
+        for node in body:
             for name in dict.fromkeys(_binds(node)):
                 bound.setdefault(name, []).append(node)
         return bound
