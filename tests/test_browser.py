@@ -120,18 +120,18 @@ def test_dragging_the_slider_moves_python_and_the_picture(first, notebook):
 def test_wrong_image_stands_beside_the_right_one(first):
     first.locator(".vlmdebug-chunks button").nth(1).click()
     captions = first.locator(".vlmdebug-details figcaption")
-    captions.filter(has_text="image 0 of sample 1").wait_for()  # the details follow the click
+    captions.filter(has_text="image B1").wait_for()  # the details follow the click
     pictures = first.locator(".vlmdebug-details table img")
     loaded = pictures.evaluate_all("all => all.map(one => one.naturalWidth)")
 
-    assert captions.all_inner_texts() == ["image 0 of sample 1", "image 1 of sample 0"]
+    assert captions.all_inner_texts() == ["image B1", "image A2"]
     assert all(loaded)
 
 
 def test_pointer_lights_up_the_same_image_in_every_lane(first, notebook):
     bounds = first.locator("svg[role=application]").bounding_box()
     notebook.mouse.move(bounds["x"] + bounds["width"] * 0.6, bounds["y"] + 46 + 23)
-    first.get_by_text("images: image 0 of sample 1, rows 2:3").wait_for()
+    first.get_by_text("images: image B1, rows 2:3").wait_for()
     lit = first.locator("svg g").nth(2).locator("path").first.get_attribute("d")
 
     assert lit.count("z") == 4  # its sample, itself, its pixels, their positions
@@ -143,9 +143,9 @@ def test_pointer_lights_up_the_same_image_in_every_lane(first, notebook):
 def test_span_of_tokens_is_the_image_it_stands_for(first, notebook):
     bounds = first.locator("svg[role=application]").bounding_box()
     notebook.mouse.move(bounds["x"] + bounds["width"] * 0.19, bounds["y"] + 23)
-    first.get_by_text("samples: image 1 of sample 0, its placeholder tokens").wait_for()
+    first.get_by_text("samples: image A2, its placeholder tokens").wait_for()
     notebook.mouse.click(bounds["x"] + bounds["width"] * 0.19, bounds["y"] + 23)
-    first.locator(".vlmdebug-details > p strong", has_text="image 1 of sample 0").wait_for()
+    first.locator(".vlmdebug-details > p strong", has_text="image A2").wait_for()
 
     assert "{'lane': 'images', 'index': 1}" in read_back(notebook)
 
@@ -156,9 +156,9 @@ def test_keyboard_walks_through_rows_and_chunks(first, notebook):
     assert said(first).startswith("samples: sample 0, rows 0:1")
     notebook.keyboard.press("ArrowRight")
     notebook.keyboard.press("ArrowDown")
-    assert said(first).startswith("images: image 0 of sample 1")
+    assert said(first).startswith("images: image B1")
     notebook.keyboard.press("ArrowDown")
-    assert said(first).startswith("pixel_values: image 0 of sample 1, rows 2:3")
+    assert said(first).startswith("pixel_values: image B1, rows 2:3")
     notebook.keyboard.press("Enter")
     first.get_by_text("pixel_values[2:3]").first.wait_for()
 
@@ -258,7 +258,7 @@ def legible(shown):
     cut = names.evaluate_all("all => all.map(one => one.scrollWidth > one.clientWidth)")
     return (
         "✗ MISMATCH" in text
-        and "image 1 of sample 0" in text
+        and "image A2" in text
         and shown.locator("table").count() >= 3
         and len(loaded) >= 6
         and all(loaded)

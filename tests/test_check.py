@@ -116,8 +116,8 @@ def test_wrong_rows_of_the_same_number_are_silent(batch):
 
     assert [(m.code, m.chunk, m.silent) for m in report.mismatches] == [("VLM002", 0, True)]
     assert report.mismatches[0].message == (
-        "sample 0 was given pixel_values[3:4] (1 row: image 0 of sample 3) "
-        "but owns pixel_values[0:1] (1 row: image 0 of sample 0).\n"
+        "sample 0 was given pixel_values[3:4] (1 row: image D1 of sample 3) "
+        "but owns pixel_values[0:1] (1 row: image A1 of sample 0).\n"
         "Both are the same length, so the model will not raise: it sees the wrong pixels.\n"
         "Cut pixel_values per image; vlmdebug.export(batch) writes that code."
     )
@@ -636,7 +636,7 @@ def test_truncation_names_sample_image_and_how_many_tokens_were_cut(family):
 
     assert columns.stop < width
     assert [(m.code, m.samples, m.silent) for m in report.mismatches] == [("VLM010", (1,), False)]
-    assert f"3 were cut from image 1 ({each - 3} of {each} left)" in report.mismatches[0].message
+    assert f"3 were cut from image B2 ({each - 3} of {each} left)" in report.mismatches[0].message
 
 
 def test_truncation_from_the_left_names_the_first_image():
@@ -647,7 +647,7 @@ def test_truncation_from_the_left_names_the_first_image():
     report = vd.check(vd.read_batch(cut(inputs, columns), processor=processor, num_images=[2, 1]))
 
     assert [m.samples for m in report.mismatches] == [(0,)]
-    assert "5 were cut from image 0 (59 of 64 left)" in report.mismatches[0].message
+    assert "5 were cut from image A1 (59 of 64 left)" in report.mismatches[0].message
 
 
 def test_sampled_placeholder_is_named_as_the_likely_cause():

@@ -51,7 +51,7 @@ def test_known_slicers_are_tried_on_a_batch_where_the_story_is_asked_for(saved, 
     printed = capsys.readouterr().out
 
     assert code == 0
-    assert re.search(r"sample 1 was given \w+\[1:2\] \(1 row: image 1 of sample 0\)", printed)
+    assert re.search(r"sample 1 was given \w+\[1:2\] \(1 row: image A2 of sample 0\)", printed)
     assert "corrected: " in printed
 
 

@@ -28,7 +28,7 @@ def test_wrong_prediction_is_told_whose_rows_these_are(batch):
     answer = predict(batch, "pixel_values", slice(1, 2), chunk=2)
 
     assert not answer.right
-    assert str(answer).startswith("→ Rows 1:2 of pixel_values are image 1 of sample 0. pixel_val")
+    assert str(answer).startswith("→ Rows 1:2 of pixel_values are image A2 of sample 0. pixel_val")
 
 
 @pytest.mark.parametrize(

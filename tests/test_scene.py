@@ -70,12 +70,12 @@ def test_rows_are_those_of_images(key, rows, images):
 
 def test_images_are_named_and_parts_of_them_counted():
     assert [SCENE.name(image) for image in range(3)] == [
-        "image 0 of sample 0",
-        "image 1 of sample 0",
-        "image 0 of sample 2",
+        "image A1",
+        "image A2",
+        "image C1",
     ]
-    assert SCENE.share("pixel_values", 2, Rows([(10, 11)])) == "1 of 8 rows of image 0 of sample 2"
-    assert SCENE.share("pixel_values", 0, Rows([(0, 6)])) == "image 0 of sample 0"
+    assert SCENE.share("pixel_values", 2, Rows([(10, 11)])) == "1 of 8 rows of image C1"
+    assert SCENE.share("pixel_values", 0, Rows([(0, 6)])) == "image A1"
 
 
 def test_scene_survives_json(report):
@@ -103,13 +103,13 @@ def test_picture_that_is_none_is_left_out(report, uri):
 def test_wrong_image_stands_beside_the_right_one(report, batch):
     page = report.to_html()
     right, wrong = (f'src="{html.escape(thumbnail(batch, image))}"' for image in (2, 1))
-    pair = page[page.index("sample 1 should see") : page.index("</tbody>")]
+    pair = page[page.index("Sample B should see") : page.index("</tbody>")]
 
     assert right in pair
     assert wrong in pair
     assert pair.index(right) < pair.index(wrong)
-    assert 'alt="image 0 of sample 1"' in pair
-    assert 'alt="image 1 of sample 0"' in pair
+    assert 'alt="image B1"' in pair
+    assert 'alt="image A2"' in pair
     assert thumbnail(batch, 3) not in page
 
 
@@ -132,7 +132,8 @@ def test_picture_hatches_what_was_handed_and_fills_what_is_owned(report):
 
     marked = Marks(missing=Rows([(2, 3)]), foreign=Rows([(1, 2)]))
     assert cut["pixel_values"] == picture.Cut(Rows([(2, 3)]), marked)
-    assert words == ["missing"] * 3
+    images = ["A1", "A2", "B1", "C1"]
+    assert words == ["A", "B", "C", *images * 3, *["missing"] * 3]
     assert cut["images"].expected == Rows([(2, 3)])
     assert cut["images"].marks.foreign == Rows([(1, 2)])
     assert "url(#h)" in looks

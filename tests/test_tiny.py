@@ -441,10 +441,12 @@ def test_images_come_in_one_list_per_sample():
     ]
 
 
-def test_images_are_numbered_over_the_whole_batch():
+def test_images_carry_the_names_that_reports_give_them():
     drawn = tiny.images([1, 2], (40, 40), seed=4)
+    named = tiny.draw(2, (40, 40), seed=4, name="B2")
 
-    assert drawn[1][1].tobytes() == tiny.draw(2, (40, 40), seed=4).tobytes()
+    assert drawn[1][1].tobytes() == named.tobytes()
+    assert named.tobytes() != tiny.draw(2, (40, 40), seed=4).tobytes()
 
 
 @pytest.mark.parametrize("size", [(160, 160), (16, 16)], ids=str)

@@ -111,7 +111,7 @@ def test_wrong_images_are_found_where_the_model_says_nothing(built):
         True,
     )
     assert silent.report.mismatches[0].samples == (1,)
-    assert "sample 1 was given pixel_values[1:2] (1 row: image 1 of sample 0)" in (
+    assert "sample 1 was given pixel_values[1:2] (1 row: image A2 of sample 0)" in (
         silent.report.mismatches[0].message
     )
     assert silent.site.startswith("tests/test_watch.py:")

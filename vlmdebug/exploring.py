@@ -97,7 +97,7 @@ def explore(
 class SavedSession:
     """A report without its batch: its stored verdicts, and no new ones."""
 
-    slicers: tuple[str, ...] = ()
+    slicers: Mapping[str, str] = {}
     samples: int
     ambiguous = False
 
@@ -135,22 +135,24 @@ class LiveSession:
         pictures: Sequence[Any] | None = None,
     ) -> None:
         self._given, self._reading = given, dict(reading)
+        self.slicers: dict[str, str] = {}
+        """Names of the slicers, and what each of them is."""
         self._tried: dict[str, Callable[[], Slicer]] = {}
         if slicer is not None:
             name = str(getattr(slicer, "__name__", type(slicer).__name__))
-            self._tried[name] = lambda: slicer
-        self._tried[AS_EXPECTED] = lambda: self._as_expected
+            self._try(name, lambda: slicer, _about(slicer) or "Your slicer.")
+        self._try(AS_EXPECTED, lambda: self._as_expected, "The rows that each chunk owns.")
         for known in STORY:
-            self._tried.setdefault(known.__name__, lambda known=known: known)
+            self._try(known.__name__, lambda known=known: known, _about(known))
         if importlib.util.find_spec("trl") is not None:
             for name, loop in TRL.items():
-                self._tried[name] = lambda loop=loop: _trl(loop)
+                self._try(name, lambda loop=loop: _trl(loop), f"The {loop} loop of the TRL here.")
         self.batch: Batch = read_as_it_is(given, **self._reading)
         self._originals = None if pictures is None else in_order(pictures, self.batch)
 
-    @property
-    def slicers(self) -> tuple[str, ...]:
-        return tuple(self._tried)
+    def _try(self, name: str, made: Callable[[], Slicer], about: str) -> None:
+        self._tried.setdefault(name, made)
+        self.slicers.setdefault(name, about)
 
     @property
     def samples(self) -> int:
@@ -214,6 +216,11 @@ class LiveSession:
     @cached_property
     def _thumbnails(self) -> dict[tuple[int, Rows | None], str | None]:
         return {}
+
+
+def _about(slicer: Slicer) -> str:
+    """The first line of a slicer's docstring."""
+    return str(getattr(slicer, "__doc__", None) or "").strip().partition("\n")[0]
 
 
 def _trl(loop: str) -> Slicer:

@@ -30,7 +30,7 @@ from vlmdebug.checking.findings import Difference
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import PROMPT_TYPES
 from vlmdebug.core.layout import plural
-from vlmdebug.core.wording import Words, listed, number
+from vlmdebug.core.wording import Words, image_name, listed, number
 
 MOST_SAMPLES = 8
 REMEDIES: Mapping[RunCause, str] = {
@@ -103,11 +103,13 @@ def _difference(found: RunsDiffer, features: int) -> str:
 
 
 def _left(found: RunsDiffer, fault: Fault) -> str:
-    """`image 1 (30 of 64 left)`; the image is numbered within its sample where that is known."""
+    """`image B2 (30 of 64 left)`; it is named by its sample where its place there is known."""
     first = fault.images.start
     names = f"{found.unit} {first} of the batch"
     if found.before is not None:
-        names = f"{found.unit} {first - found.before}"
+        place = first - found.before
+        named = image_name(found.sample, place) if found.unit == "image" else place
+        names = f"{found.unit} {named}"
     if len(fault.images) > 1:
         names += f" and {len(fault.images) - 1} more"
     return f"{names} ({fault.have} of {fault.want} left)"

@@ -53,7 +53,7 @@ def _own(samples: Sequence[int]) -> str:
 
 
 def _rows(batch: Batch, key: str, rows: Rows | None) -> str:
-    """`pixel_values[0:1] (1 row: image 0 of sample 0)`."""
+    """`pixel_values[0:1] (1 row: image A1 of sample 0)`."""
     if rows is None:
         return "rows that could not be identified"
     if not rows.ranges:

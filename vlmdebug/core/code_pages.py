@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from vlmdebug.core.given import public
@@ -26,3 +27,13 @@ def page(code: str) -> Path:
         )
     places = [folder / f"{code.upper()}.md" for folder in FOLDERS]
     return next((path for path in places if path.is_file()), places[0])
+
+
+def meaning(code: str) -> str:
+    """The first paragraph of a code's page, without its markup; the title where there is none."""
+    try:
+        _, *paragraphs = page(code).read_text(encoding="utf-8").split("\n\n")
+    except OSError:
+        paragraphs = []
+    first = " ".join(paragraphs[0].split()) if paragraphs else f"{CODES[code]}."
+    return re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", first).replace("**What.** ", "").replace("`", "")

@@ -6,16 +6,17 @@ from bisect import bisect_left, bisect_right
 
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.rows import Rows
+from vlmdebug.core.wording import image_name
 
 
 def owners_of(batch: Batch, key: str, rows: Rows, *, most: int = 2) -> str:
-    """`image 1 of sample 0`: at most `most` owners are named, the others counted."""
+    """`image A2 of sample 0`: at most `most` owners are named, the others counted."""
     found: dict[tuple[int, int], None] = {}
     for start, stop in rows.ranges:
         if start >= 0:
             found.update(dict.fromkeys(_owners(batch, batch.layout[key].unit, start, stop)))
     names = [
-        f"sample {sample}" if image < 0 else f"image {image} of sample {sample}"
+        f"sample {sample}" if image < 0 else f"image {image_name(sample, image)} of sample {sample}"
         for sample, image in list(found)[:most]
     ]
     return ", ".join(names) + (f" and {len(found) - most} more" if len(found) > most else "")

@@ -14,6 +14,7 @@ from itertools import accumulate
 from typing import Any
 
 from vlmdebug.core.rows import Rows
+from vlmdebug.core.wording import image_name
 
 THUMBNAIL = re.compile(r"data:image/jpeg;base64,[A-Za-z0-9+/=]{1,100000}")
 
@@ -42,13 +43,13 @@ class Scene:
     parts: Mapping[str, str] = field(default_factory=dict)
 
     def name(self, image: int) -> str:
-        """`image 0 of sample 2`."""
+        """`image C1`: the first image of sample 2."""
         ends = list(accumulate(self.images))
         sample = bisect_right(ends, image)
-        return f"image {image - (ends[sample] - self.images[sample])} of sample {sample}"
+        return f"image {image_name(sample, image - (ends[sample] - self.images[sample]))}"
 
     def share(self, key: str, image: int, rows: Rows | None) -> str:
-        """`image 0 of sample 2`, or `1 of 40 rows of image 0 of sample 2`."""
+        """`image C1`, or `1 of 40 rows of image C1`."""
         bounds = self.bounds(key)
         if bounds is None or rows is None:
             return self.name(image)

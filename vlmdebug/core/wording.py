@@ -38,6 +38,25 @@ def listed(numbers: Sequence[int], most: int = 6) -> str:
     return f"{shown} … {len(numbers)} in all" if len(numbers) > most else shown
 
 
+def letter(sample: int) -> str:
+    """Name of a sample in pictures: A to Z, then AA.
+
+    >>> letter(0), letter(25), letter(26), letter(701)
+    ('A', 'Z', 'AA', 'ZZ')
+    """
+    before, last = divmod(sample, 26)
+    return (letter(before - 1) if before else "") + chr(ord("A") + last)
+
+
+def image_name(sample: int, image: int) -> str:
+    """Name of an image by its place in its sample, from 0.
+
+    >>> image_name(0, 0), image_name(1, 2)
+    ('A1', 'B3')
+    """
+    return f"{letter(sample)}{image + 1}"
+
+
 def name_samples(samples: Sequence[int]) -> str:
     """`sample 1`, `samples 0:2`, `samples 2, 0`."""
     if len(samples) == 1:

@@ -37,6 +37,8 @@ SMALL = 8
 """Largest samples and images of a batch for which images are drawn by default."""
 MOST_IMAGES = 4
 """Images drawn on each side of a finding."""
+FEW = 1
+"""Images drawn on each side of the worst finding, where the batch is not small."""
 OURS = {
     Path(__file__).parents[1] / name for name in ("running", "tracking", "trainers", "watching")
 }
@@ -80,8 +82,9 @@ def check(
         *args: `slicer, batch` or `batch`. A batch is a `Batch` or what a processor returned.
         chunk_size: Samples per chunk; the last chunk may hold fewer.
         pictures: Whether the report shows the images that its findings are about, restored from
-            the pixel values. None: if the batch is small and on the CPU. Or the PIL images
-            that the processor was given, flat or per sample, to be shown instead.
+            the pixel values. None: if the batch is on the CPU; of a batch that is not small, the
+            first images of the worst finding. Or the PIL images that the processor was given,
+            flat or per sample, to be shown instead.
         **reading: `processor=`, `num_images=` and the other arguments of `read_batch`, where the
             batch is not read yet.
 
@@ -105,7 +108,9 @@ def check(
     )
     report = with_positions(with_pixels(report, batch), batch, own_positions(batch))
     if pictures is None:
-        pictures = _is_small(batch) and bool(report.mismatches)
+        if not report.mismatches or not _is_here(batch):
+            return report
+        return illustrated(report, batch, most=None if _is_small(batch) else FEW)
     return report if pictures is False else illustrated(report, batch, originals)
 
 
@@ -125,33 +130,46 @@ def plot_layout(batch: Any, ax: Axes | None = None, **reading: Any) -> Axes:
     return check(batch, pictures=True, **reading).plot_layout(ax)
 
 
-def illustrated(report: Report, batch: Batch, originals: Sequence[Any] | None = None) -> Report:
-    """The report with a scene: the batch's images where its findings need them."""
+def illustrated(
+    report: Report,
+    batch: Batch,
+    originals: Sequence[Any] | None = None,
+    *,
+    most: int | None = None,
+) -> Report:
+    """The report with a scene: the batch's images where its findings need them.
+
+    With `most`, only so many on each side, of the worst finding.
+    """
     scene = scene_of(batch)
     if scene is None:
         return report
     wanted: list[int] = []
     parts: dict[str, tuple[int, Rows]] = {}
-    for worst in (finding.worst for finding in report.findings):
+    shown = report.findings if most is None else report.findings[:1]
+    most = MOST_IMAGES if most is None else most
+    for worst in (finding.worst for finding in shown):
         for rows in (worst.expected, worst.actual) if worst.key is not None else ():
-            wanted += scene.images_in(worst.key or "", rows)[:MOST_IMAGES]
+            wanted += scene.images_in(worst.key or "", rows)[:most]
         key, given = worst.key or "", worst.actual
         if key != "pixel_values" or given is None:
             continue
-        for image in scene.images_in(key, given)[:MOST_IMAGES]:
+        for image in scene.images_in(key, given)[:most]:
             if scene.share(key, image, given) != scene.name(image):
                 parts[scene.part(key, image, given)] = image, given
     return replace(report, scene=scene_of(batch, wanted, originals, parts) if wanted else scene)
 
 
 def _is_small(batch: Batch) -> bool:
-    """Whether drawing its images costs next to nothing."""
+    """Whether drawing all images of its findings costs next to nothing."""
+    return len(batch) <= SMALL and batch.counts["image"].total <= SMALL
+
+
+def _is_here(batch: Batch) -> bool:
+    """Whether its images are counted, and on the CPU."""
     pixels = [batch.inputs[key] for key in batch.image.keys]
-    return (
-        len(batch) <= SMALL
-        and "image" in batch.counts
-        and batch.counts["image"].total <= SMALL
-        and all(str(getattr(value, "device", "cpu")) == "cpu" for value in pixels)
+    return "image" in batch.counts and all(
+        str(getattr(value, "device", "cpu")) == "cpu" for value in pixels
     )
 
 

@@ -1,7 +1,7 @@
-"""Images a person can tell apart at a glance: a number, a colour and a shape.
+"""Images a person can tell apart at a glance: a name, a colour and a shape.
 
-A wrong slice gives a sample an image of another one. With these pictures the reader sees which: the
-number is the image's place in the batch, counted from 0, as rows are.
+A wrong slice gives a sample an image of another one. With these pictures the reader sees which: B1
+is the first image of the second sample, in every view of a report too.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from vlmdebug.core.wording import image_name
 from vlmdebug.errors import BadInput
 
 if TYPE_CHECKING:
@@ -27,8 +28,11 @@ DEFAULT_SIZES: tuple[Size, ...] = ((200, 100), (100, 300), (160, 160))
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 
 
-def draw(number: int, size: Size = (160, 160), seed: int = 0) -> Image:
-    """Draw image `number`; `size` is `(width, height)` in pixels, as in Pillow."""
+def draw(number: int, size: Size = (160, 160), seed: int = 0, *, name: str | None = None) -> Image:
+    """Draw image `number` with its name, by default the number.
+
+    `size` is `(width, height)` in pixels, as in Pillow.
+    """
     from PIL import Image, ImageDraw, ImageFont
 
     width, height = _checked_size(size)
@@ -46,9 +50,9 @@ def draw(number: int, size: Size = (160, 160), seed: int = 0) -> Image:
     colour = _COLOURS[(number + seed) % len(_COLOURS)]
     shape = _SHAPES[(number + seed) % len(_SHAPES)]
     pen.polygon(_placed(shape, centre, radius), fill=colour)
-    digits = str(number)
-    font = ImageFont.load_default(size=max(1.0, radius * min(1.0, 2.2 / len(digits))))
-    pen.text(centre, digits, font=font, anchor="mm", fill="white", stroke_width=2, stroke_fill=0)
+    written = str(number) if name is None else name
+    font = ImageFont.load_default(size=max(1.0, radius * min(1.0, 2.2 / len(written))))
+    pen.text(centre, written, font=font, anchor="mm", fill="white", stroke_width=2, stroke_fill=0)
     return picture
 
 
@@ -67,7 +71,9 @@ def images(
     """
     counts = checked_counts(images_per_sample)
     size_of = _sizes_per_image(sizes, sum(counts))
-    drawn = iter([draw(number, size, seed) for number, size in enumerate(size_of)])
+    names = [image_name(sample, i) for sample, count in enumerate(counts) for i in range(count)]
+    named = enumerate(zip(size_of, names, strict=True))
+    drawn = iter([draw(number, size, seed, name=name) for number, (size, name) in named])
     return [list(itertools.islice(drawn, count)) for count in counts]
 
 

@@ -26,6 +26,10 @@ function path(d, attributes) {
   return element;
 }
 
+// As `letter` in Python: A to Z, then AA.
+const letter = (sample) =>
+  (sample >= 26 ? letter(Math.floor(sample / 26) - 1) : "") + String.fromCharCode(65 + (sample % 26));
+
 const top_of = (lane) => lane * PITCH + (PITCH - BAR) / 2;
 
 function box(x, width, lane) {
@@ -45,6 +49,9 @@ function render({ model, el }) {
   // Controls
   const verdict = make("span", { class: "vlmdebug-verdict" });
   const subject = make("span");
+  const sentence = make("p", { class: "vlmdebug-sentence", "aria-live": "polite" });
+  const about = make("p", { class: "vlmdebug-about" });
+  const counted = make("span");
   const size = make("input", { type: "range", min: 1, "aria-label": "chunk size" });
   const sized = make("output");
   const slicer = make("select", { "aria-label": "slicer" });
@@ -93,9 +100,11 @@ function render({ model, el }) {
     make("div", { class: "vlmdebug-bar" },
       make("label", {}, "chunk size", size, sized), make("label", {}, "slicer", slicer),
       make("span", { class: "vlmdebug-steps" }, previous, play, following), wrong, undo),
+    about,
     message,
-    chunks,
-    make("div", { class: "vlmdebug-lanes" }, labels, svg),
+    make("div", { class: "vlmdebug-bar" }, counted, chunks),
+    sentence,
+    make("div", { class: "vlmdebug-lanes" }, labels, make("div", { class: "vlmdebug-picture" }, svg)),
     legend, said, details, code,
   );
   el.replaceChildren(root);
@@ -145,6 +154,8 @@ function render({ model, el }) {
     subject.textContent = text;
     wrong.disabled = words.every((one) => one === "ok");
     chunks.setAttribute("aria-label", `${noun}s`);
+    const bad = words.filter((one) => one !== "ok").length;
+    counted.textContent = words.length > 1 ? `${noun}s${bad ? ` (${bad} of ${words.length} not ok)` : ""}` : noun;
     chunks.replaceChildren(...words.map((one, index) => make("button", {
       type: "button", "data-wrong": one === "ok" ? false : "", title: `${noun} ${index}: ${one}`,
       "aria-label": `${noun} ${index}: ${one}`, onclick: () => set({ chunk: index }),
@@ -159,6 +170,7 @@ function render({ model, el }) {
     }
     cut.innerHTML = overlay; // numbers, and words that are escaped in Python
     legend.textContent = get("_cut").legend ?? "";
+    sentence.textContent = get("_cut").sentence ?? "";
     for (const button of [previous, play, following]) button.disabled = chunks.children.length < 2;
     svg.setAttribute("aria-label", `${text}. Arrow keys walk through the rows, Enter selects.`);
     if (!cursor) said.textContent = text;
@@ -167,12 +179,13 @@ function render({ model, el }) {
   // Everything that belongs to what is under the cursor, in every lane.
   function showLit() {
     const { lanes = [] } = get("_batch");
-    if (!cursor) {
+    if (!cursor) said.textContent = get("_cut").said ?? "";
+    const shown = cursor ?? selected();
+    if (!shown) {
       litPaths.replaceChildren();
-      said.textContent = get("_cut").said ?? "";
       return;
     }
-    const [at, which, run = -1] = cursor;
+    const [at, which, run = -1] = shown;
     const [first, end, sample, own] = lanes[at].boxes[which];
     const [start, stop, image] = run < 0 ? [first, end, own] : lanes[at].runs[run];
     const partners = lanes.map((lane, index) => lane.boxes
@@ -183,10 +196,18 @@ function render({ model, el }) {
       path(partners, { fill: "currentColor", "fill-opacity": 0.12, stroke: "currentColor", "stroke-width": 2 }),
       path(box((start * WIDTH) / lanes[at].total, ((stop - start) * WIDTH) / lanes[at].total, at),
         { fill: "none", stroke: "currentColor", "stroke-width": 3.5 }));
+    if (!cursor) return;
     const before = lanes.find((lane) => lane.name === "images")?.boxes.findIndex((one) => one[2] === sample) ?? 0;
-    const whose = image >= 0 ? `image ${image - before} of sample ${sample}` : `sample ${sample}`;
+    const whose = image >= 0 ? `image ${letter(sample)}${image - before + 1}` : `sample ${letter(sample)}`;
     const rows = run < 0 ? `rows ${start}:${stop}` : "its placeholder tokens";
     said.textContent = `${lanes[at].label}: ${whose}, ${rows}`;
+  }
+
+  // What was clicked stays marked when the pointer has left.
+  function selected() {
+    const { lane, index } = get("selection");
+    const found = (get("_batch").lanes ?? []).findIndex((one) => one.name === lane);
+    return found >= 0 && get("_batch").lanes[found].boxes[index] ? [found, index] : null;
   }
 
   function showSimple() {
@@ -197,6 +218,8 @@ function render({ model, el }) {
       slicer.replaceChildren(...names.map((name) => make("option", { value: name }, name)));
     }
     slicer.value = get("slicer");
+    about.textContent = (get("_about") ?? {})[get("slicer")] ?? "";
+    about.hidden = !about.textContent;
     size.disabled = slicer.disabled = !names.length;
     message.textContent = get("message");
     message.hidden = !get("message");
@@ -307,7 +330,7 @@ function render({ model, el }) {
 
   const listeners = {
     _batch: showBatch, _judged: showJudged, _cut: showCut, _details: showDetails, code: showCode,
-    chunk_size: showSimple, slicer: showSimple, message: showSimple, slicers: showSimple,
+    chunk_size: showSimple, slicer: showSimple, message: showSimple, slicers: showSimple, selection: showLit,
   };
   for (const [name, listener] of Object.entries(listeners)) model.on(`change:${name}`, listener);
   showSimple();

@@ -7,6 +7,7 @@ be read in the next cell, and setting one of the first four moves the view.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,10 +27,10 @@ UNDONE = ("num_images", "layout", "chunk_size", "slicer", "chunk")
 
 
 class Session(Protocol):
-    """What the widget asks for reports and thumbnails."""
+    """What the widget asks for reports and thumbnails; `slicers` are names and what they are."""
 
     @property
-    def slicers(self) -> tuple[str, ...]: ...
+    def slicers(self) -> Mapping[str, str]: ...
     @property
     def samples(self) -> int: ...
     @property
@@ -69,6 +70,7 @@ class Explorer(anywidget.AnyWidget):
     slicers = traitlets.List(traitlets.Unicode()).tag(sync=True)
     code = traitlets.Unicode().tag(sync=True)
     message = traitlets.Unicode().tag(sync=True)
+    _about = traitlets.Dict().tag(sync=True)
     _batch = traitlets.Dict().tag(sync=True)
     _judged = traitlets.Dict().tag(sync=True)
     _cut = traitlets.Dict().tag(sync=True)
@@ -83,6 +85,7 @@ class Explorer(anywidget.AnyWidget):
         names = list(session.slicers)
         super().__init__(
             slicers=names,
+            _about={name: one_line(said, 200) for name, said in session.slicers.items()},
             slicer=names[0] if names else "",
             chunk_size=min(max(chunk_size, 1), session.samples),
         )
@@ -224,6 +227,7 @@ class Explorer(anywidget.AnyWidget):
         self._cut = {
             "chunk": self.chunk,
             "svg": picture.overlay(report, self.chunk, self._lanes),
+            "sentence": one_line(self._shown(report).sentence(self.chunk), 600),
             "said": one_line(said, 400),
             "legend": picture.legend(report, self.chunk) if self._lanes else "",
         }
@@ -233,8 +237,11 @@ class Explorer(anywidget.AnyWidget):
         """What is selected, then what is wrong in the chunk; HTML, escaped."""
         if self.report is None:
             return ""
-        details = Details(self.report, self._session.thumbnail)
+        details = self._shown(self.report)
         return details.of_selection(self._lanes, self.selection) + details.of_chunk(self.chunk)
+
+    def _shown(self, report: Record) -> Details:
+        return Details(report, self._session.thumbnail)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         """The widget; where widgets do not live, the report that was on screen."""

@@ -1,5 +1,8 @@
 """A report as HTML: real tables, no script, nothing that a notebook's sanitiser would take away.
 
+What happened comes first, in a sentence; then the images, the slices that fix it, the picture of
+the batch and the table; what was counted and compared comes last.
+
 Every status is a word and a glyph before it is a colour; text takes the theme's own colour, so
 light and dark both read. All that comes from the report is escaped.
 """
@@ -9,13 +12,14 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Iterable
 
-from vlmdebug.core.mismatch import UNCHECKED, Finding, Mismatch
+from vlmdebug.core.code_pages import meaning
+from vlmdebug.core.mismatch import CODES, UNCHECKED, Finding, Mismatch
 from vlmdebug.core.record import Record, Verdict
 from vlmdebug.core.rows import Rows
 from vlmdebug.core.scene import Scene
-from vlmdebug.core.wording import listed
 from vlmdebug.safe import escaped, one_line
 from vlmdebug.views import picture, rows
+from vlmdebug.views.sentences import named, opening_sentence, sentence, slices
 from vlmdebug.views.strips import BLUE, VERMILION, rows_in, strip
 
 MOST_CHUNKS = 24
@@ -25,15 +29,20 @@ MOST_PARAGRAPHS = 16
 
 GREY = "rgba(128,128,128,.35)"
 NBSP = "\N{NO-BREAK SPACE}"
-ROWS = ' style="text-align:left;white-space:nowrap;padding:.3em .5em"'
-PAD = ' style="padding:.3em .5em"'
-LEFT = ' style="text-align:left;padding:.3em .5em"'
+SAID = ' style="text-align:left;white-space:nowrap;padding:.3em 0 .3em .4em"'
+CODE = (
+    "margin:.5em 0;padding:.4em .7em;border:0;border-radius:4px;white-space:pre-wrap;"
+    "background:rgba(128,128,128,.12);color:inherit;font-size:.95em;line-height:1.5"
+)
+PAD = ' style="padding:.3em .4em"'
+LEFT = ' style="text-align:left;padding:.3em .4em"'
 PAGE = (
     ":root{color-scheme:light dark;background:Canvas;color:CanvasText}"
     "body{margin:2rem auto;max-width:68rem;padding:0 1.25rem;"
     "font:15px/1.5 system-ui,-apple-system,'Segoe UI',sans-serif}"
-    "h1{font-size:1.25rem;font-weight:600;margin:0 0 1rem}"
-    "th,td{padding:.3em .5em}"
+    "h1{font-size:1.35rem;line-height:1.35;font-weight:600;margin:0 0 .6rem}"
+    "h2{font-size:1rem;font-weight:600;margin:2em 0 .3em}"
+    "dl{margin:0;font-size:.9em}dt{font-weight:600}dd{margin:0 0 .4em}a{color:inherit}"
 )
 
 
@@ -45,32 +54,59 @@ def to_page(report: Record) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
         f"<title>{title}</title>\n<style>{PAGE}</style>\n"
-        f"</head>\n<body>\n<main>\n<h1>vlmdebug check</h1>\n{to_html(report)}\n"
-        "</main>\n</body>\n</html>\n"
+        f"</head>\n<body>\n<main>\n<h1>{_opening(report)}</h1>\n{_body(report, linked=True)}\n"
+        f"{_codes(report)}</main>\n</body>\n</html>\n"
     )
 
 
 def to_html(report: Record) -> str:
     """A fragment for a notebook."""
+    style = "margin:0 0 .4em;font-size:1.25em;line-height:1.35;font-weight:600"
+    return f'<p style="{style}">{_opening(report)}</p>\n{_body(report)}'
+
+
+def _opening(report: Record) -> str:
+    return escaped(one_line(opening_sentence(report), 600))
+
+
+def _body(report: Record, *, linked: bool = False) -> str:
+    findings = report.findings
     parts = [
         '<div style="line-height:1.5;max-width:68rem">',
         _head(report),
-        *(_finding(report, finding) for finding in report.findings[:MOST_PARAGRAPHS]),
-        _left(len(report.findings), "findings"),
+        *(_finding(report, one, linked, one is findings[0]) for one in findings[:MOST_PARAGRAPHS]),
+        _left(len(findings), "findings"),
         *(_ambiguity(text) for text in report.ambiguities[:MOST_PARAGRAPHS]),
         _left(len(report.ambiguities), "ambiguities"),
         _picture(report),
         _table(report),
+        _counts(report),
         "</div>",
     ]
     return "\n".join(part for part in parts if part)
 
 
+def _codes(report: Record) -> str:
+    """What each code of the page means; the findings link here."""
+    codes = dict.fromkeys(f.code for f in report.findings if f.code in CODES)
+    items = "".join(
+        f'<dt id="{code}">{code}</dt><dd>{escaped(meaning(code))} '
+        f"More: <code>vlmdebug explain {code}</code></dd>"
+        for code in codes
+    )
+    return f"<h2>Codes</h2>\n<dl>{items}</dl>\n" if items else ""
+
+
 def _head(report: Record) -> str:
-    items = "".join(f"<li>{escaped(one_line(line))}</li>" for line in rows.count_lines(report))
-    counts = f'<ul style="margin:0 0 1em;padding-left:1.4em">{items}</ul>' if items else ""
     said = escaped(one_line(rows.subject(report)))
-    return f'<p style="margin:0 0 .5em">{_badge(report.verdict)}&ensp;{said}</p>{counts}'
+    return f'<p style="margin:0 0 1em">{_badge(report.verdict)}&ensp;{said}</p>'
+
+
+def _counts(report: Record) -> str:
+    """What was counted, and what was compared with what."""
+    items = "".join(f"<li>{escaped(one_line(line))}</li>" for line in rows.count_lines(report))
+    style = "margin:1em 0 0;padding-left:1.4em;font-size:.9em;opacity:.85"
+    return f'<ul style="{style}">{items}</ul>' if items else ""
 
 
 def _badge(verdict: Verdict) -> str:
@@ -84,10 +120,27 @@ def _badge(verdict: Verdict) -> str:
     )
 
 
-def _finding(report: Record, finding: Finding) -> str:
-    head = f"<strong>{escaped(finding.code)} {escaped(rows.title(finding))}</strong>"
-    said = f"✗ {head} · {escaped(finding.loudness)}<br>{_broken(finding.message)}"
-    return _note(VERMILION, said + _pair(report, finding.worst) + _details(finding))
+def _finding(report: Record, finding: Finding, linked: bool, told: bool) -> str:
+    """A root cause: its sentence unless it is `told`, images, slices, and the message."""
+    code = escaped(finding.code)
+    if linked and finding.code in CODES:
+        code = f'<a href="#{code}">{code}</a>'
+    said = "" if told else f"<strong>{_sentence(report, finding)}</strong>"
+    kind = f"✗ <strong>{code}</strong> {escaped(rows.title(finding))} · {escaped(finding.loudness)}"
+    words = f'<div style="margin:.3em 0 0">{kind}<br>{_broken(finding.message)}</div>'
+    parts = said, _pair(report, finding.worst), _slices(report, finding), words, _details(finding)
+    return _note(VERMILION, "".join(parts))
+
+
+def _sentence(report: Record, finding: Finding) -> str:
+    return escaped(one_line(sentence(report, finding.worst), 600))
+
+
+def _slices(report: Record, finding: Finding) -> str:
+    """What was passed and what belongs there, as a diff."""
+    lines = slices(report, finding)
+    said = "\n".join(escaped(one_line(f"{sign} {text}", 200)) for sign, text in lines)
+    return f'<pre style="{CODE}"><code>{said}</code></pre>' if said else ""
 
 
 def _pair(report: Record, mismatch: Mismatch) -> str:
@@ -100,9 +153,7 @@ def _pair(report: Record, mismatch: Mismatch) -> str:
     sides = [scene.images_in(key, rows) for rows in (mismatch.expected, mismatch.actual)]
     if not any(image in scene.thumbnails for side in sides for image in side):
         return ""
-    samples = f"samples {listed(mismatch.samples)}"
-    who = f"sample {mismatch.samples[0]}" if len(mismatch.samples) == 1 else samples
-    heads = (f"{who} should see", "was passed")
+    heads = (f"{named(mismatch.samples)} should see", "was passed")
     head = "".join(f'<th scope="col"{LEFT}>{text}</th>' for text in heads)
     rows_of = (mismatch.expected, mismatch.actual)
     cells = "".join(
@@ -145,7 +196,7 @@ def _picture(report: Record) -> str:
     data = b64encode(picture.svg(report, worst).encode("ascii")).decode("ascii")
     labels = "".join(
         f'<div style="height:{picture.PITCH}px;padding-top:{picture.PITCH // 2 - 18}px;'
-        "box-sizing:border-box;white-space:nowrap;line-height:18px;overflow:hidden;"
+        "box-sizing:border-box;white-space:nowrap;line-height:18px;overflow:hidden;font-size:.9em;"
         'text-overflow:ellipsis;max-width:10rem">'
         f"{escaped(one_line(lane.name, 40))}<br>{escaped(one_line(lane.counts, 60))}</div>"
         for lane in drawn
@@ -155,8 +206,8 @@ def _picture(report: Record) -> str:
     return (
         '<table style="table-layout:auto;border-collapse:collapse;width:100%;margin:0 0 1em">\n'
         f'<caption style="text-align:left;padding:.3em 0">{noun.capitalize()} {worst}. '
-        f"{picture.legend(report, worst).capitalize()}</caption>\n"
-        f'<tbody><tr><th scope="row" style="text-align:left;font-weight:400;padding:0 .9em 0 0;'
+        f"{escaped(picture.legend(report, worst), 400)}</caption>\n"
+        f'<tbody><tr><th scope="row" style="text-align:left;font-weight:400;padding:0 .6em 0 0;'
         f'width:1%;vertical-align:top">{labels}</th><td style="padding:0">'
         f'<img alt="{said}" src="data:image/svg+xml;base64,{data}" '
         f'style="width:100%;min-width:6rem;height:{picture.height(drawn)}px"></td></tr></tbody>'
@@ -247,8 +298,9 @@ def _heads(report: Record, groups: list[tuple[str, ...]]) -> str:
     first, *heads = rows.fact_heads(report)
     facts = "".join(f'<th scope="col"{PAD}>{head}</th>' for head in heads)
     keys = "".join(
-        f'<th scope="col"{LEFT}>{"<br>".join(escaped(one_line(key, 80)) for key in group[:8])}</th>'
+        f'<th scope="col" colspan="2"{LEFT}>{"<br>".join(names)}</th>'
         for group in groups[: rows.MOST_KEYS]
+        if (names := [escaped(one_line(key, 80)) for key in group[:8]])
     )
     return f'<th scope="col"{PAD}>{first}</th><th scope="col"{LEFT}>verdict</th>{keys}{facts}'
 
@@ -259,8 +311,8 @@ def _row(report: Record, line: rows.Line, keys: list[str], totals: dict[str, int
     for key in keys:
         found = rows.state(line.chunk, key)
         picture = strip(found, key, totals[key]) if key in totals else ""
-        said = _unbroken(escaped(one_line(rows.cell(found), 80)))
-        cells += f"<td{ROWS}>{picture}{NBSP if picture else ''}{said}</td>"
+        said = escaped(one_line(rows.cell(found), 80))
+        cells += f"<td{SAID}>{said}</td><td{LEFT}>{picture}</td>"
     cells += "".join(f"<td{PAD}>{escaped(fact, 80)}</td>" for fact in facts)
     return (
         f'<tr style="border-top:1px solid {GREY}"><th scope="row"{PAD}>{escaped(number)}</th>'
@@ -273,20 +325,15 @@ def _verdict(line: rows.Line) -> str:
     if line.ok:
         return f"<td{LEFT}>✓ ok</td>"
     glyph, colour = ("✗", VERMILION) if line.verdict is Verdict.MISMATCH else ("?", GREY)
-    words = _unbroken(f"{glyph} {line.short}")
-    look = f"text-align:left;padding:.3em .5em;border-left:5px solid {colour}"
+    words = f"{glyph} {line.short}".replace(" ", NBSP)
+    look = f"text-align:left;padding:.3em .4em;border-left:5px solid {colour}"
     return f'<td style="{look}">{words}</td>'
 
 
-def _unbroken(text: str) -> str:
-    """Text that stays on one line, at fewer bytes per cell than a style."""
-    return text.replace(" ", NBSP)
-
-
-def _after(report: Record, left: int, hidden: int) -> str:
+def _after(report: Record, left: list[rows.Line], hidden: int) -> str:
     bare = report.scene is None and report.mismatches and report.chunk_size is not None
     said = [
-        rows.omitted_note(report, left) if left else "",
+        rows.omitted_note(report, left),
         "No pictures: check(..., pictures=True) adds them." if bare else "",
         f"… {hidden} more keys in report.chunks" if hidden > 0 else "",
         rows.right(report),

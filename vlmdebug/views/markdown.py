@@ -9,6 +9,7 @@ from vlmdebug.core.mismatch import UNCHECKED, Finding
 from vlmdebug.core.record import Record, Verdict
 from vlmdebug.safe import one_line, plain
 from vlmdebug.views import rows
+from vlmdebug.views.sentences import opening_sentence, slices
 
 MOST_CHUNKS = 64
 MOST_ITEMS = 32
@@ -20,18 +21,20 @@ def to_markdown(report: Record) -> str:
         report.verdict, f"? {report.verdict}"
     )
     lines = [f"**vlmdebug check: {verdict}** · {_safe(rows.subject(report))}", ""]
-    items = [_safe(line) for line in rows.count_lines(report)]
-    items += [_finding(finding) for finding in report.findings[:MOST_ITEMS]]
+    lines += [_safe(opening_sentence(report)), ""]
+    items = [_finding(report, finding) for finding in report.findings[:MOST_ITEMS]]
     items += [
         f"**{UNCHECKED} ? AMBIGUOUS** {_broken(text)}" for text in report.ambiguities[:MOST_ITEMS]
     ]
     lines += [f"- {item}" for item in items]
-    return "\n".join([*lines, *_table(report)]) + "\n"
+    counts = [f"- {_safe(line)}" for line in rows.count_lines(report)]
+    return "\n".join([*lines, *_table(report), *([""] if counts else []), *counts]) + "\n"
 
 
-def _finding(finding: Finding) -> str:
+def _finding(report: Record, finding: Finding) -> str:
     head = f"**{_safe(finding.code)} {rows.title(finding)}** ({finding.loudness})"
-    return f"{head}<br>{_broken(finding.message)}"
+    lines = [_safe(f"{sign} {one_line(text)}") for sign, text in slices(report, finding)]
+    return "<br>".join([head, _broken(finding.message), *lines])
 
 
 def _table(report: Record) -> list[str]:
@@ -45,7 +48,7 @@ def _table(report: Record) -> list[str]:
     for line in chunks:
         cells = [rows.cell(rows.state(line.chunk, group[0])) for group in groups]
         lines.append(_row([line.words, *rows.facts(report, line), *cells]))
-    after = [rows.omitted_note(report, left) if left else "", _safe(rows.right(report))]
+    after = [_safe(rows.omitted_note(report, left)), _safe(rows.right(report))]
     return lines + [part for text in after if text for part in ("", text)]
 
 

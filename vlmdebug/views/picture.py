@@ -16,6 +16,7 @@ from vlmdebug.core.layout import plural
 from vlmdebug.core.record import Record, Verdict
 from vlmdebug.core.rows import Rows
 from vlmdebug.core.scene import Scene
+from vlmdebug.core.wording import image_name, letter
 from vlmdebug.safe import escaped
 from vlmdebug.views import rows as lines
 from vlmdebug.views.marks import LEGEND, Marks, marks, share, without
@@ -26,6 +27,7 @@ WIDTH, PITCH, BAR = 1000, 46, 22
 MOST_LANES = 8
 MOST_BOXES = 2000
 MOST_MARKS = 200
+MOST_NAMES = 64
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,8 @@ def svg(report: Record, chunk: int | None) -> str:
     drawn = lanes(report)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="100%" height="{height(drawn)}">'
-        f"{outlines(drawn)}{overlay(report, chunk, drawn) if chunk is not None else ''}</svg>"
+        f"{HIDDEN}{outlines(drawn)}{overlay(report, chunk, drawn) if chunk is not None else ''}"
+        "</svg>"
     )
 
 
@@ -221,6 +224,8 @@ def _top(index: int) -> int:
     return index * PITCH + (PITCH - BAR) // 2
 
 
+WORDS, NAMES = "#A34700", "#595959"
+"""Backgrounds of white words: of what is wrong, and of names."""
 LOOKS = {
     "passed": f'fill="{BLUE}" fill-opacity=".5" stroke="{BLUE}"',
     "missing": f'fill="none" stroke="{VERMILION}" stroke-width="2" stroke-dasharray="6 4"',
@@ -228,10 +233,15 @@ LOOKS = {
     "altered": f'fill="{BLUE}" fill-opacity=".5" stroke="{VERMILION}" stroke-width="2.5"',
     "unknown": 'fill="none" stroke="#888" stroke-width="2" stroke-dasharray="2 4"',
 }
-ROOM = 120
-"""Least width of a mark, of `WIDTH`, that the word `missing` is written into."""
 LETTER = 6.2
 """Width of a letter in pixels."""
+NARROW, MIDDLE, WIDE = 160, 320, 640
+"""Widths of the picture in pixels, from which on words are shown that need as much room."""
+HIDDEN = (
+    f"<style>@media(max-width:{MIDDLE - 1}px){{.vlmdebug-m{{display:none}}}}"
+    f"@media(max-width:{WIDE - 1}px){{.vlmdebug-w{{display:none}}}}</style>"
+)
+"""Hides words that have no room where the picture is narrow; the explorer has its own rules."""
 
 
 def overlay(report: Record, chunk: int, drawn: Sequence[Lane]) -> str:
@@ -242,33 +252,47 @@ def overlay(report: Record, chunk: int, drawn: Sequence[Lane]) -> str:
         if lane.name in cut and below.name in cut:
             spans = _spans(cut[lane.name].expected, lane)
             bands += _bands(spans, _spans(cut[below.name].expected, below), index)
-    pieces = [
-        _marked(cut[lane.name].marks, lane, _top(index), report.chunks[chunk].samples)
-        for index, lane in enumerate(drawn)
-        if lane.name in cut
-    ]
+    samples, boxes, words = report.chunks[chunk].samples, list[str](), list[str]()
+    for index, lane in enumerate(drawn):
+        if lane.name in cut:
+            boxes += _boxes(cut[lane.name].marks, lane, _top(index), samples)
+            words += _words(cut[lane.name].marks, lane, _top(index), samples)
     band = _path("".join(bands), f'fill="{BLUE}" fill-opacity=".16"')
-    return (_stretched(band, drawn) if band else "") + "".join(pieces)
+    parts = _stretched(band, drawn) if band else "", *boxes, names(report, drawn), *words
+    return "".join(parts)
 
 
-def _marked(marked: Marks, lane: Lane, top: int, samples: Sequence[int]) -> str:
-    """The marks of one lane, and their words where there is room."""
-    parts, words = [], []
+def names(report: Record, drawn: Sequence[Lane]) -> str:
+    """A, B and A1 at the left of boxes that have room for it."""
+    scene, parts = report.scene, list[str]()
+    for index, lane in enumerate(drawn):
+        for box in lane.boxes[:MOST_NAMES]:
+            x, end = (place * WIDTH / lane.total for place in (box.start, box.stop))
+            name = letter(box.sample)
+            if box.image >= 0 and scene is not None:
+                name = scene.name(box.image).removeprefix("image ")
+            parts.append(_fitted(name, x, _top(index), -0.15, (end - x) / 2, NAMES))
+    return "".join(parts)
+
+
+def _boxes(marked: Marks, lane: Lane, top: int, samples: Sequence[int]) -> Iterable[str]:
+    """The marks of one lane; a small one where none of its rows is marked, but a note is."""
     for name, rows in marked.items():
         for x, width in _spans(rows, lane)[:MOST_MARKS]:
             place = f'x="{x / 10:.4g}%" y="{top}" width="{width / 10:.4g}%" height="{BAR}"'
-            parts.append(f"<rect {place} {LOOKS[name]}/>")
-            if name == "missing" and width >= ROOM:
-                words.append(_chip("missing", x + width / 2, top, 0.5))
+            yield f"<rect {place} {LOOKS[name]}/>"
+    if marked.note and not marked.items():
+        place = f'x="{_begin(lane, samples) / 10:.4g}%" y="{top - 4}" width="6"'
+        yield f'<rect {place} height="{BAR + 8}" {LOOKS["foreign"]}/>'
+
+
+def _words(marked: Marks, lane: Lane, top: int, samples: Sequence[int]) -> Iterable[str]:
+    """`missing` where there is room, and the note."""
+    for x, width in _spans(marked.missing, lane)[:MOST_MARKS]:
+        yield _fitted("missing", x + width / 2, top, 0.5, width)
     if marked.note:
         x = _begin(lane, samples)
-        if not marked.items():
-            cross = (
-                f'x="{x / 10:.4g}%" y="{top - 4}" width="6" height="{BAR + 8}" {LOOKS["foreign"]}'
-            )
-            parts.append(f"<rect {cross}/>")
-        words.append(_chip(marked.note, x, top, x / WIDTH))
-    return "".join(parts + words)
+        yield _chip(marked.note, x, top, x / WIDTH)
 
 
 def _begin(lane: Lane, samples: Sequence[int]) -> float:
@@ -278,12 +302,22 @@ def _begin(lane: Lane, samples: Sequence[int]) -> float:
     return start * WIDTH / lane.total
 
 
-def _chip(text: str, x: float, top: int, share: float) -> str:
+def _fitted(text: str, x: float, top: int, share: float, room: float, fill: str = WORDS) -> str:
+    """The chip where `room`, of `WIDTH`, is enough for it; hidden where the picture is narrow."""
+    needed = (len(text) * LETTER + 16) * WIDTH / max(room, 1)
+    for width, look in ((NARROW, ""), (MIDDLE, "vlmdebug-m"), (WIDE, "vlmdebug-w")):
+        if needed <= width:
+            chip = _chip(text, x, top, share, fill)
+            return f'<g class="{look}">{chip}</g>' if look else chip
+    return ""
+
+
+def _chip(text: str, x: float, top: int, share: float, fill: str = WORDS) -> str:
     """Words on a background that works in light and dark themes; `share` of them is left of x."""
     wide = round(len(text) * LETTER + 10)
     left, middle = -share * wide, (0.5 - share) * wide
     return (
-        f'<rect x="{x / 10:.4g}%" y="{top + 3}" width="{wide}" height="16" rx="3" fill="#A34700" '
+        f'<rect x="{x / 10:.4g}%" y="{top + 3}" width="{wide}" height="16" rx="3" fill="{fill}" '
         f'transform="translate({left:g})"/><text x="{x / 10:.4g}%" y="{top + 15}" fill="#fff" '
         f'font-family="system-ui,sans-serif" font-size="11" text-anchor="middle" '
         f'textLength="{wide - 10}" lengthAdjust="spacingAndGlyphs" '
@@ -345,5 +379,10 @@ def legend(report: Record, chunk: int) -> str:
         "unknown": "dotted",
     }
     said = [f"{looks[name]}: {LEGEND[name]}" for name in LEGEND if name in names]
-    bars = report.scene is not None and any(report.scene.places)
-    return "; ".join([*said, *(["grey bars: placeholder tokens"] if bars else [])])
+    scene = report.scene
+    bars = ["grey bars: placeholder tokens"] if scene is not None and any(scene.places) else []
+    named = next((s for s, count in enumerate(scene.images) if count), None) if scene else None
+    if named is not None:
+        bars.append(f"{image_name(named, 0)}: first image of sample {named}")
+    every = "; ".join([*said, *bars])
+    return every[:1].upper() + every[1:]

@@ -241,7 +241,7 @@ def _label(report: Record, line: rows.Line) -> str:
     return f"chunk {line.index}: {line.words}"
 
 
-def _title(report: Record, left: int) -> str:
+def _title(report: Record, left: list[rows.Line]) -> str:
     title = _literal(rows.headline(report))
     return f"{title}\nworst first; {rows.omitted_note(report, left)}" if left else title
 

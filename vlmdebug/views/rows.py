@@ -14,6 +14,8 @@ from vlmdebug.views.marks import LEFT_OUT, marks
 MOST_KEYS = 8
 FEW = 12
 """Chunks that are all listed, right ones too."""
+EXAMPLES = 2
+"""Right chunks that are listed of many."""
 MOST_NUMBERS = 16
 
 
@@ -128,24 +130,34 @@ def _line(index: int, chunk: ChunkReport, silents: set[bool | None] | None) -> L
     return Line(index, chunk, Verdict.AMBIGUOUS if unsure else Verdict.MISMATCH)
 
 
-def visible_chunks(report: Record, most: int) -> tuple[list[Line], int]:
-    """At most `most` chunks, and how many are left out.
+def visible_chunks(report: Record, most: int) -> tuple[list[Line], list[Line]]:
+    """At most `most` chunks, and those that are left out.
 
-    All of them in order where they are few; else the worst ones, worst first, and right ones only
-    where there are fewer wrong ones than `FEW`.
+    All of them in order where they are few; else the worst ones, worst first, and `EXAMPLES` that
+    are right.
     """
     lines = chunk_verdicts(report)
     if len(lines) <= min(most, FEW):
-        return lines, 0
+        return lines, []
     ranked = sorted(lines, key=lambda line: line.rank)
     wrong = sum(not line.ok for line in lines)
-    shown = ranked[: min(most, max(wrong, FEW))]
-    return shown, len(lines) - len(shown)
+    shown = min(most, wrong + EXAMPLES)
+    return ranked[:shown], ranked[shown:]
 
 
-def omitted_note(report: Record, left: int) -> str:
-    """`… 52 more chunks, all checked`."""
-    return f"… {left} more {plural_of(report, left)}, all checked"
+def omitted_note(report: Record, left: Sequence[Line]) -> str:
+    """`… 52 more chunks, all ok: 0:11, 13:54`; empty where none is left out."""
+    right = Rows.of([line.index for line in left if line.ok])
+    wrong = len(left) - len(right)
+    said = []
+    if wrong:
+        are = "is" if wrong == 1 else "are"
+        said.append(f"… {wrong} more {plural_of(report, wrong)} that {are} not ok")
+    if right:
+        more = plural_of(report, len(right))
+        runs = f"{Rows(right.ranges[:4])}{' …' if len(right.ranges) > 4 else ''}"
+        said.append(f"… {len(right)} more {more}, all ok: {runs}")
+    return "; ".join(said)
 
 
 def plural_of(report: Record, count: int) -> str:

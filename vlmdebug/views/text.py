@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from vlmdebug.core.code_pages import page
-from vlmdebug.core.mismatch import CODES, UNCHECKED
+from vlmdebug.core.mismatch import CODES, UNCHECKED, Finding
 from vlmdebug.core.record import Record
 from vlmdebug.safe import harmless, one_line, plain
 from vlmdebug.views import rows
+from vlmdebug.views.sentences import opening_sentence, slices
 
 WIDTH = 80
 MOST_CHUNKS = 12
@@ -22,8 +23,8 @@ MOST_CELL = 36
 
 
 def to_text(report: Record) -> str:
-    """The verdict, how the counts are known, a paragraph per root cause, a table of chunks."""
-    parts = (_head, _findings, _ambiguities, _table)
+    """The verdict, what happened, a paragraph per root cause, a table of chunks, the counts."""
+    parts = (_head, _sentence, _findings, _ambiguities, _rows)
     blocks = [_guarded(part, report) for part in parts]
     return harmless("\n\n".join(block for block in blocks if block))
 
@@ -38,10 +39,26 @@ def _guarded(part: Callable[[Record], str], report: Record) -> str:
 
 
 def _head(report: Record) -> str:
-    lines = wrapped(f"vlmdebug check: {one_line(rows.headline(report))}", then="  ")
-    for line in rows.count_lines(report):
-        lines += wrapped(one_line(line), "  ", "    ")
-    return "\n".join(lines)
+    return "\n".join(wrapped(f"vlmdebug check: {one_line(rows.headline(report))}", then="  "))
+
+
+def _sentence(report: Record) -> str:
+    """The sentence of the worst finding, unless its message begins with the same one."""
+    said = opening_sentence(report)
+    if not report.findings or report.findings[0].message[1:].startswith(said[1:]):
+        return ""
+    return "\n".join(wrapped(one_line(said)))
+
+
+def _rows(report: Record) -> str:
+    """The table, then the counts."""
+    return "\n".join(filter(None, [_guarded(_table, report), _guarded(_counts, report)]))
+
+
+def _counts(report: Record) -> str:
+    """How many of each unit the samples have, and what was compared with what."""
+    lines = [wrapped(one_line(line), then="  ") for line in rows.count_lines(report)]
+    return "\n".join(part for line in lines for part in line)
 
 
 def _findings(report: Record) -> str:
@@ -50,11 +67,18 @@ def _findings(report: Record) -> str:
             [
                 *wrapped(f"{finding.code} {rows.title(finding)}: {finding.loudness}", then="  "),
                 *wrapped(finding.message, "  ", "    "),
+                *_slices(report, finding),
             ]
         )
         for finding in report.findings[:MOST_PARAGRAPHS]
     ]
     return "\n\n".join([*blocks, *_more(len(report.findings), "findings")])
+
+
+def _slices(report: Record, finding: Finding) -> list[str]:
+    """The slices of the worst chunk, as a diff."""
+    lines = [f"{sign} {one_line(text)}" for sign, text in slices(report, finding)]
+    return [part for line in lines for part in wrapped(line, "    ", "      ")]
 
 
 def _ambiguities(report: Record) -> str:
@@ -83,7 +107,7 @@ def _table(report: Record) -> str:
         grid, fixed = [row[1:] for row in grid], fixed - 1
     said = fitted(grid, fixed)
     if left:
-        said.append(rows.omitted_note(report, left))
+        said += wrapped(rows.omitted_note(report, left), then="  ")
     for group in groups:
         if others := ", ".join(group[1:]):
             known = any(rows.is_known(rows.state(chunk, group[0])) for chunk in report.chunks)
