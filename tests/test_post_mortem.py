@@ -73,7 +73,7 @@ def test_a_chunk_is_compared_with_the_batch_that_it_was_cut_from(built: Any) -> 
     ]
     found = vd.post_mortem(caught(lambda: model(**chunks[0])))
 
-    assert "sample 0 was given pixel_values[0:1] (1 row: image 0 of sample 0) but owns" in str(
+    assert "sample 0 was given pixel_values[0:1] (1 row: image A1 of sample 0) but owns" in str(
         found
     )
 

@@ -220,9 +220,9 @@ def test_a_silent_mismatch_is_named_at_the_end(train: Path) -> None:
 
     assert (done.returncode, done.stdout) == (0, "end\n")
     assert "call 4 at " in done.stderr and "train.py:12, Llava" in done.stderr
-    assert "sample 1 was given pixel_values[0:1] (1 row: image 0 of sample 0) but" in done.stderr
+    assert "sample 1 was given pixel_values[0:1] (1 row: image A1 of sample 0) but" in done.stderr
     assert done.stderr.rstrip().endswith("report.html")
-    assert "image 0 of sample 0" in (train / "logs" / "report.html").read_text()
+    assert "image A1 of sample 0" in (train / "logs" / "report.html").read_text()
     assert [call["verdict"] for call in calls] == ["OK"] * 4 + ["MISMATCH"]
 
 

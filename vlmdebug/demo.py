@@ -24,6 +24,7 @@ from vlmdebug.running.prove import Proof, prove
 from vlmdebug.slicers import STORY
 from vlmdebug.tiny.registry import OTHER_FAMILY, STORY_FAMILY
 
+WIDTH = 80
 SIZE = (160, 160)  # all images alike: that is what makes a wrong one silent
 
 
@@ -97,7 +98,7 @@ def verdict(slicer: Slicer, report: Report, proof: Proof | None = None) -> str:
     """A few lines: the slicer, what is wrong with it, and what the model says."""
     name = getattr(slicer, "__name__", "slicer")
     about = (getattr(slicer, "__doc__", None) or "").strip().partition("\n")[0]
-    lines = [f"{name}: {about}" if about else name]
+    lines = textwrap.wrap(f"{name}: {about}" if about else name, WIDTH, subsequent_indent="  ")
     if report.ok:
         lines.append(
             f"  OK        every row is its own sample's, {number(len(report.chunks), 'chunk')}"
@@ -116,7 +117,7 @@ def _indented(text: str) -> list[str]:
         line
         for paragraph in text.splitlines()
         for line in textwrap.wrap(
-            paragraph, 92, initial_indent=" " * 12, subsequent_indent=" " * 14
+            paragraph, WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 6
         )
     ]
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlmdebug.core.record import KeyReport, KeyState, Record
 from vlmdebug.core.rows import Rows
+from vlmdebug.core.wording import image_name, letter
 from vlmdebug.errors import BadInput, VlmDebugError
 from vlmdebug.safe import one_line
 from vlmdebug.views import rows
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_CHUNKS = 64
+SLIVER = 0.03
+"""Part of all rows below which wrong rows are named, since they are hardly seen."""
 MARKS: dict[str, dict[str, Any]] = {
     "passed": {"facecolor": BLUE, "edgecolor": BLUE, "linewidth": 1},
     "missing": {"facecolor": "none", "edgecolor": VERMILION, "linewidth": 1.5, "linestyle": "--"},
@@ -46,7 +49,7 @@ def plot(report: Record, ax: Axes | None = None) -> Axes:
     if ax is None:
         ax = _new_axes(1.7 + max(0.34 * min(len(lines), 12), 0.17 * len(lines)))
     for y, line in enumerate(lines):
-        _draw(ax, y, line, key)
+        _draw(ax, y, line, key, rows_in(report, key))
     ax.set_yticks(range(len(lines)), [_label(report, line) for line in lines])
     ax.set_ylim(max(len(lines), 1) - 0.4, -0.6)
     ax.set_xlim(0, max(rows_in(report, key), 1) * 1.01)
@@ -139,9 +142,11 @@ def _draw_cut(ax: Axes, y: int, lane: Lane, cut: Cut) -> None:
 
 
 def _named(box: Box, lane: Lane) -> str:
-    """`0` for a sample, `0.1` for the second image of it."""
-    first = min((one.image for one in lane.boxes if one.sample == box.sample), default=0)
-    return str(box.sample) if box.image < 0 else f"{box.sample}.{box.image - first}"
+    """`A` for a sample, `A2` for the second image of it."""
+    if box.image < 0:
+        return letter(box.sample)
+    first = min(one.image for one in lane.boxes if one.sample == box.sample)
+    return image_name(box.sample, box.image - first)
 
 
 def plot_map(report: Record, ax: Axes | None = None) -> Axes:
@@ -212,11 +217,13 @@ def _key(report: Record) -> str:
     return next(wrong, None) or next(iter([*media, *known]), "input_ids")
 
 
-def _draw(ax: Axes, y: int, line: rows.Line, key: str) -> None:
+def _draw(ax: Axes, y: int, line: rows.Line, key: str, total: int) -> None:
     marked = marks(rows.state(line.chunk, key))
     for name, found in marked.items():
         if spans := _spans(found):
             ax.broken_barh(spans, (y - 0.3, 0.6), **MARKS[name])
+            if name == "foreign" and sum(count for _, count in spans) < SLIVER * total:
+                _point_at(ax, y, spans[0][0] + spans[0][1], str(Rows(found.ranges[:2])))
     if marked.note:
         ax.annotate(
             _literal(marked.note),
@@ -227,6 +234,19 @@ def _draw(ax: Axes, y: int, line: rows.Line, key: str) -> None:
             fontsize="small",
             color=_ink(ax),
         )
+
+
+def _point_at(ax: Axes, y: int, x: float, text: str) -> None:
+    """Name rows that are too narrow to be seen."""
+    ax.annotate(
+        text,
+        (x, y),
+        xytext=(4, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize="small",
+        color=VERMILION,
+    )
 
 
 def _spans(found: Rows | None) -> list[tuple[float, float]]:
