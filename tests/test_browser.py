@@ -140,6 +140,26 @@ def test_pointer_lights_up_the_same_image_in_every_lane(first, notebook):
     assert "{'lane': 'pixel_values', 'index': 2}" in read_back(notebook)
 
 
+def test_what_was_clicked_stays_marked(first, notebook):
+    bounds = first.locator("svg[role=application]").bounding_box()
+    notebook.mouse.click(bounds["x"] + bounds["width"] * 0.6, bounds["y"] + 2 * 46 + 23)
+    first.get_by_text("pixel_values[2:3]").wait_for()
+    notebook.mouse.move(0, 0)
+
+    lit = first.locator("svg g").nth(2).locator("path")
+    assert lit.count() == 2
+    assert said(first).startswith("Chunk 0 holds sample 0")
+
+
+def test_chunk_buttons_and_slicers_say_what_they_are(first):
+    assert "chunks (4 of 4 not ok)" in first.inner_text()
+    assert (
+        first.locator(".vlmdebug-about").inner_text().startswith("Cut every tensor at the sample")
+    )
+    first.locator("select").select_option("before_5452")
+    first.get_by_text("The loop of TRL 1.0.0.").wait_for()
+
+
 def test_span_of_tokens_is_the_image_it_stands_for(first, notebook):
     bounds = first.locator("svg[role=application]").bounding_box()
     notebook.mouse.move(bounds["x"] + bounds["width"] * 0.19, bounds["y"] + 23)

@@ -272,6 +272,28 @@ def test_explorer_opens_on_the_first_silent_mismatch(explorer):
     assert explorer._judged["chunks"][explorer.chunk].startswith("MISMATCH")
 
 
+def test_chunk_says_first_what_its_sample_sees(explorer):
+    assert explorer._cut["sentence"].startswith("Sample B sees image A2 instead of B1")
+    explorer.slicer = "corrected"
+    explorer.chunk = 3
+
+    assert explorer._cut["sentence"].startswith("Every row of chunk 3 belongs to sample D.")
+
+
+def test_every_slicer_is_explained(explorer):
+    assert list(explorer._about) == list(explorer.slicers)
+    assert all(explorer._about.values())
+    assert explorer._about["before_5452"] == "The loop of TRL 1.0.0."
+
+
+def test_relief_shows_every_image_with_its_sample(explorer):
+    explorer.slicer = "corrected"
+    names = re.findall(r"<strong>(Sample \w)</strong>|<figcaption>image (\w+)<", explorer._details)
+
+    said = [sample or image for sample, image in names]
+    assert said == ["Sample A", "A1", "A2", "Sample B", "B1", "Sample C", "C1"]
+
+
 def test_right_chunk_shows_its_own_images_as_the_proof(explorer, inputs, processor):
     batch = vd.read_batch(inputs, processor=processor)
     explorer.slicer = "corrected"

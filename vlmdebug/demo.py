@@ -81,7 +81,7 @@ def _batch(act: Act) -> tuple[Batch, Any]:
 def _play(act: Act) -> bool:
     batch, model = _batch(act)
     images = ", ".join(map(str, act.images_per_sample))
-    print(f"{act.title}: images per sample {images}; chunk size 1")
+    print(f"{act.title}\n  images per sample {images}; chunk size 1")
     for key, axis in batch.layout.items():
         if key in batch.layout.media:
             print(f"  {key} {tuple(batch.inputs[key].shape)}: {axis}")

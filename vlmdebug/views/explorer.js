@@ -32,8 +32,8 @@ const letter = (sample) =>
 
 const top_of = (lane) => lane * PITCH + (PITCH - BAR) / 2;
 
-function box(x, width, lane) {
-  return `M${x} ${top_of(lane)}h${width}v${BAR}h${-width}z`;
+function box(x, width, lane, around = 0) {
+  return `M${x} ${top_of(lane) - around}h${width}v${BAR + 2 * around}h${-width}z`;
 }
 
 function render({ model, el }) {
@@ -192,10 +192,11 @@ function render({ model, el }) {
       .filter((one) => (image >= 0 && one[3] >= 0 ? one[3] === image : one[2] === sample))
       .map(([from, to]) => box((from * WIDTH) / lane.total, ((to - from) * WIDTH) / lane.total, index))
       .join("")).join("");
+    const [x, wide] = [(start * WIDTH) / lanes[at].total, ((stop - start) * WIDTH) / lanes[at].total];
     litPaths.replaceChildren(
-      path(partners, { fill: "currentColor", "fill-opacity": 0.12, stroke: "currentColor", "stroke-width": 2 }),
-      path(box((start * WIDTH) / lanes[at].total, ((stop - start) * WIDTH) / lanes[at].total, at),
-        { fill: "none", stroke: "currentColor", "stroke-width": 3.5 }));
+      // Of what is only selected the marks stay visible: a frame around it, no line through them.
+      path(partners, { fill: "currentColor", "fill-opacity": 0.12, stroke: cursor ? "currentColor" : "none", "stroke-width": 2 }),
+      path(box(x, wide, at, cursor ? 0 : 4), { fill: "none", stroke: "currentColor", "stroke-width": cursor ? 3.5 : 2.5 }));
     if (!cursor) return;
     const before = lanes.find((lane) => lane.name === "images")?.boxes.findIndex((one) => one[2] === sample) ?? 0;
     const whose = image >= 0 ? `image ${letter(sample)}${image - before + 1}` : `sample ${letter(sample)}`;
