@@ -132,7 +132,7 @@ def test_pointer_lights_up_the_same_image_in_every_lane(first, notebook):
     bounds = first.locator("svg[role=application]").bounding_box()
     notebook.mouse.move(bounds["x"] + bounds["width"] * 0.6, bounds["y"] + 46 + 23)
     first.get_by_text("images: image B1, rows 2:3").wait_for()
-    lit = first.locator("svg g").nth(2).locator("path").first.get_attribute("d")
+    lit = first.locator("svg[role=application] > g").nth(2).locator("path").first.get_attribute("d")
 
     assert lit.count("z") == 4  # its sample, itself, its pixels, their positions
     notebook.mouse.click(bounds["x"] + bounds["width"] * 0.6, bounds["y"] + 2 * 46 + 23)
@@ -146,7 +146,7 @@ def test_what_was_clicked_stays_marked(first, notebook):
     first.get_by_text("pixel_values[2:3]").wait_for()
     notebook.mouse.move(0, 0)
 
-    lit = first.locator("svg g").nth(2).locator("path")
+    lit = first.locator("svg[role=application] > g").nth(2).locator("path")
     assert lit.count() == 2
     assert said(first).startswith("Chunk 0 holds sample 0")
 
@@ -173,7 +173,7 @@ def test_span_of_tokens_is_the_image_it_stands_for(first, notebook):
 def test_keyboard_walks_through_rows_and_chunks(first, notebook):
     first.locator("svg[role=application]").focus()
     notebook.keyboard.press("ArrowRight")
-    assert said(first).startswith("samples: sample 0, rows 0:1")
+    assert said(first).startswith("samples: sample A, rows 0:1")
     notebook.keyboard.press("ArrowRight")
     notebook.keyboard.press("ArrowDown")
     assert said(first).startswith("images: image B1")

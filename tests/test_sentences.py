@@ -152,3 +152,11 @@ def test_added_slices_are_the_rows_that_the_chunk_owns():
 )
 def test_samples_are_named_by_letters(samples, said):
     assert named(samples) == said
+
+
+@pytest.mark.parametrize("code", ["VLM001", "VLM002", "VLM005"])
+def test_rows_that_could_not_be_identified_are_not_called_missing(code):
+    report = vd.check(slicers.by_sample, vd.make_batch("gemma4", [2, 1]))
+    unknown = replace(report.findings[0].worst, code=code, actual=None)
+
+    assert sentence(report, unknown)[1:] == unknown.message.partition("\n")[0][1:]

@@ -61,9 +61,10 @@ def _seen(report: Record, mismatch: Mismatch) -> str:
     """`sees image A2 instead of B1`; empty where the rows are not those of images."""
     scene, key = scene_of(report), mismatch.key
     expected, actual = mismatch.expected or Rows(), mismatch.actual
-    foreign = actual is not None and actual.foreign
-    if scene is None or key is None or foreign or not mismatch.samples:
+    if scene is None or key is None or not mismatch.samples:
         return ""
+    if actual.foreign if actual is not None else mismatch.code != "VLM003":
+        return ""  # rows of nobody, or rows that could not be identified
     absent = mismatch.code == "VLM005"
     if (mismatch.expected is None and not absent) or not _of_images(report, scene, key):
         return ""
@@ -78,6 +79,8 @@ def _seen(report: Record, mismatch: Mismatch) -> str:
         has = "has no image, but" if one else "have no images, but"
         empty = f"{'gets' if one else 'get'} {key} with {number(len(actual or ()), 'row')}"
         return f"{has} {f'{sees} {_images(scene, given)}' if given else empty}"
+    if not given and actual:
+        return ""
     if not given:
         return f"{'gets' if one else 'get'} no {key} of {_images(scene, right)}"
     return _instead(scene, mismatch, right, given, sees)
