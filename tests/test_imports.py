@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "review": {"core", "families", "tracking", "checking"},
     "tracking": {"core", "families"},
     "checking": {"core", "outcomes", "views"},
-    "running": {"core", "families", "tracking", "checking", "slicers"},
+    "running": {"core", "outcomes", "families", "tracking", "checking", "slicers", "tiny"},
     "fleet": {"core", "views"},
     "cli": {
         *("core", "families", "checking", "views", "running", "review", "fleet"),

@@ -40,7 +40,10 @@ if TYPE_CHECKING:
     from vlmdebug.fleet.merge import merge as merge
     from vlmdebug.running.check import check as check
     from vlmdebug.running.check import plot_layout as plot_layout
+    from vlmdebug.running.collator import Collator as Collator
+    from vlmdebug.running.collator import collator as collator
     from vlmdebug.running.counterexample import Counterexample as Counterexample
+    from vlmdebug.running.dataset_rows import make_rows as make_rows
     from vlmdebug.running.dead_code import unreached as unreached
     from vlmdebug.running.export import Code as Code
     from vlmdebug.running.export import export as export
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
     from vlmdebug.running.prove import Proof as Proof
     from vlmdebug.running.prove import prove as prove
     from vlmdebug.running.record import record as record
+    from vlmdebug.running.row_search import RowsCounterexample as RowsCounterexample
     from vlmdebug.running.synthetic import make_batch as make_batch
     from vlmdebug.trainers.registry import trainer_slicer as trainer_slicer
     from vlmdebug.trainers.trl import trl_slicer as trl_slicer
@@ -68,6 +72,7 @@ _HOME = {
     "BadInput": "errors",
     "Batch": "core.batch",
     "Code": "running.export",
+    "Collator": "running.collator",
     "Counterexample": "running.counterexample",
     "Counts": "core.rows",
     "Identity": "watching.identity",
@@ -80,18 +85,21 @@ _HOME = {
     "Proof": "running.prove",
     "Report": "checking.report",
     "Rows": "core.rows",
+    "RowsCounterexample": "running.row_search",
     "Trace": "watching.watch",
     "VlmDebugError": "errors",
     "WatchCallback": "watching.callback",
     "audit": "fleet.audit",
     "audit_row": "fleet.audit_row",
     "check": "running.check",
+    "collator": "running.collator",
     "explore": "exploring",
     "export": "running.export",
     "falsify": "running.falsify",
     "falsify_all": "running.falsify",
     "identities": "watching.identity",
     "make_batch": "running.synthetic",
+    "make_rows": "running.dataset_rows",
     "merge": "fleet.merge",
     "plot_layout": "running.check",
     "post_mortem": "failing.post_mortem",

@@ -13,6 +13,7 @@ from difflib import get_close_matches
 
 from vlmdebug.checking.chunk import ChunkChecker
 from vlmdebug.checking.cut_causes import Causes
+from vlmdebug.checking.doubts import Doubt
 from vlmdebug.checking.findings import (
     Because,
     Cause,
@@ -36,23 +37,32 @@ MOST_OF_ERROR = 500
 
 def compare(batch: Batch, run: SlicerRun, *, alone: bool = True) -> Report:
     """Check every chunk of `run`, then the whole of it, then the batch `alone`."""
-    reports: list[ChunkReport] = []
-    found: list[Difference] = []
     alone = alone and not run.partial
     unsettled = {text: text for text in (doubts_alone if alone else unsettled_of)(batch)}
+    reports, found, doubts = chunk_differences(batch, run)
+    unsettled |= {key: doubt(one) for key, one in doubts.items() if key not in unsettled}
+    found = _with_stale_lookups(batch, run, found)
+    found += _raised(run)
+    found += _order(batch, run, reports)
+    found += batch_differences(batch) if alone else []
+    return report_of(batch, reports, found, list(unsettled.values()), run)
+
+
+def chunk_differences(
+    batch: Batch, run: SlicerRun
+) -> tuple[list[ChunkReport], list[Difference], dict[str, Doubt]]:
+    """Every chunk of `run` on its own: the verdicts, what differs, and what was not compared."""
+    reports: list[ChunkReport] = []
+    found: list[Difference] = []
+    doubts: dict[str, Doubt] = {}
     causes = Causes(batch, run)
     for index, chunk in enumerate(run.chunks):
         checker = ChunkChecker(batch, run, index, chunk, causes)
         reports.append(checker.report())
         found += checker.found
         for key, one in checker.doubts.items():
-            if key not in unsettled:
-                unsettled[key] = doubt(one)
-    found = _with_stale_lookups(batch, run, found)
-    found += _raised(run)
-    found += _order(batch, run, reports)
-    found += batch_differences(batch) if alone else []
-    return report_of(batch, reports, found, list(unsettled.values()), run)
+            doubts.setdefault(key, one)
+    return reports, found, doubts
 
 
 def _with_stale_lookups(

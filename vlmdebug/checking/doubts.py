@@ -125,6 +125,23 @@ class Written(NamedTuple):
     key: str
 
 
+class NotAlone(NamedTuple):
+    """A row that the collator does not take alone; `error`: what came instead."""
+
+    row: int
+    error: str
+
+
+class NotNextTo(NamedTuple):
+    """A key of media that could not be matched to the rows alone."""
+
+    key: str
+
+
+class NotTheSame(NamedTuple):
+    """A collator that gives other values for the same row."""
+
+
 Doubt = (
     Unmatched
     | MayDiffer
@@ -142,5 +159,8 @@ Doubt = (
     | NotApart
     | PlacesUnknown
     | Written
+    | NotAlone
+    | NotNextTo
+    | NotTheSame
 )
 """What was not compared."""

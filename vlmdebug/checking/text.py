@@ -7,9 +7,10 @@ first sentence alone must suffice in a log. Names are as in the user's code.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from vlmdebug.checking import text_batch, text_chunks, text_packed
+from vlmdebug.checking import text_batch, text_chunks, text_collate, text_packed
 from vlmdebug.checking.batch_findings import Stray
 from vlmdebug.checking.findings import Because, Cause, Difference
 from vlmdebug.core.batch import Batch
@@ -22,6 +23,7 @@ WORDS: Mapping[type[Difference], Callable[[Any, Batch], Words]] = {
     **text_chunks.WORDS,
     **text_batch.WORDS,
     **text_packed.WORDS,
+    **text_collate.WORDS,
 }
 """Words for each kind of difference."""
 
@@ -125,11 +127,18 @@ def as_mismatch(found: Difference, batch: Batch) -> Mismatch:
     )
 
 
-def message(found: Difference, batch: Batch) -> str:
+def as_collated(found: Difference, batch: Batch) -> Mismatch:
+    """The same of a difference that a collator made: it has no chunks, and other remedies."""
+    made = as_mismatch(found, batch)
+    todo = text_collate.todo_of(found) if type(found) in text_chunks.WORDS else None
+    return replace(made, message=message(found, batch, todo), chunk=None)
+
+
+def message(found: Difference, batch: Batch, todo: str | None = None) -> str:
     """What was given and belongs there, what the model will do, and what to do."""
     words = WORDS[type(found)](found, batch)
     then = consequence(found, batch) if words.then is None else words.then
-    return "\n".join(line for line in (words.said, then, words.todo) if line)
+    return "\n".join(line for line in (words.said, then, todo or words.todo) if line)
 
 
 def consequence(found: Difference, batch: Batch) -> str:

@@ -13,9 +13,12 @@ from vlmdebug.checking.doubts import (
     LostMask,
     MayDiffer,
     MoreColumns,
+    NotAlone,
     NotApart,
     NotFinite,
+    NotNextTo,
     NotRecomputed,
+    NotTheSame,
     PlacesUnknown,
     SidesUnseen,
     Unmasked,
@@ -146,8 +149,30 @@ def doubt(one: Doubt) -> str:
                 f"{key} fits their padding with height and width swapped, too. Pass pixel values "
                 "of real images."
             )
+        case NotAlone() | NotNextTo() | NotTheSame():
+            return _of_collator(one)
         case _:
             return _of_batch(one)
+
+
+def _of_collator(one: NotAlone | NotNextTo | NotTheSame) -> str:
+    match one:
+        case NotAlone(row, error):
+            return (
+                f"Row {row} alone gave no batch ({error}), so the rows together were not compared "
+                "with each of them alone. Let the collator take a single row, or leave that row out."
+            )
+        case NotNextTo(key):
+            return (
+                f"{key} of the batch could not be matched to what the rows have alone: its shape "
+                "is another. It was not compared. Look at both: collate([row]) and collate(rows)."
+            )
+        case NotTheSame():
+            return (
+                "The collator gives other values for the same row each time, so rows together were "
+                "not compared with each of them alone. Switch off what is random in it, such as "
+                "augmentation."
+            )
 
 
 def _unmatched(one: Unmatched) -> str:

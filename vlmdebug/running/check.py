@@ -24,6 +24,9 @@ from vlmdebug.core.signature import Slicer, as_slicer
 from vlmdebug.errors import BadInput, NotJudged
 from vlmdebug.families.pictures import in_order, scene_of
 from vlmdebug.families.read import read_as_it_is
+from vlmdebug.running.collated import refuse_no_rows
+from vlmdebug.running.collator import Collator
+from vlmdebug.running.together import alone, collate_report
 from vlmdebug.safe import one_line
 from vlmdebug.tracking.made import own_positions
 from vlmdebug.tracking.observe import used_chunk
@@ -58,6 +61,8 @@ def check(
     **reading: Any,
 ) -> Report: ...
 @overload
+def check(collator: Collator, rows: Sequence[Any], /) -> Report: ...
+@overload
 def check(
     batch: Any, /, *, pictures: bool | Sequence[Any] | None = None, **reading: Any
 ) -> Report: ...
@@ -78,6 +83,10 @@ def check(
 
     `check(batch)` only checks whether placeholder tokens and features match, per sample.
 
+    `check(vd.collator(collate, processor), rows)` collates the rows together and each of them
+    alone, and compares both: tokens, labels and media may differ by padding only. It also checks
+    the batch itself.
+
     Args:
         *args: `slicer, batch` or `batch`. A batch is a `Batch` or what a processor returned.
         chunk_size: Samples per chunk; the last chunk may hold fewer.
@@ -96,6 +105,8 @@ def check(
     Raises:
         BadInput: The arguments are no slicer and batch, or the slicer yields no mappings.
     """
+    if args and isinstance(args[0], Collator):
+        return _collated(args, pictures, reading)
     slicer, batch = _arguments(args, reading)
     chunk_bounds(len(batch), chunk_size)
     originals = None
@@ -112,6 +123,25 @@ def check(
             return report
         return illustrated(report, batch, most=None if _is_small(batch) else FEW)
     return report if pictures is False else illustrated(report, batch, originals)
+
+
+def _collated(args: tuple[Any, ...], pictures: Any, reading: dict[str, Any]) -> Report:
+    """The report on a collator and rows."""
+    trial: Collator = args[0]
+    if len(args) != 2:
+        raise BadInput(
+            f"check was given the collator {trial.name} without rows. Nothing was collated. "
+            "Pass rows of its dataset, check(collator, [dataset[0], dataset[1]]), or let falsify "
+            "draw some: falsify(collator)."
+        )
+    if reading or pictures not in (None, False):
+        name = next(iter(reading), "pictures")
+        raise BadInput(
+            f"{name}= was given with a collator. Nothing was collated. "
+            "Pass processor=, config= and model= to vd.collator(…), and no pictures."
+        )
+    rows = refuse_no_rows(args[1])
+    return collate_report(trial, rows, [alone(trial, row) for row in rows])
 
 
 @public

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from keyword import iskeyword
+from typing import Any
 
 from vlmdebug.checking.report import Report
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.literals import literal
-from vlmdebug.errors import BadInput
+from vlmdebug.errors import AmbiguousError, BadInput, MismatchError
 from vlmdebug.families import BatchSpec
 from vlmdebug.families.synthesize import ASKED_FOR
 from vlmdebug.running.cases import Case
@@ -54,11 +55,13 @@ class Counterexample:
         case: The batch's specification and the chunk size.
         report: The report of `check`.
         call: How a test creates the slicer from what it imports: `"vd.record({})"`.
+        slicer: The slicer.
     """
 
     case: Case
     report: Report
     call: str = "{}"
+    slicer: Any = field(default=None, compare=False)
 
     @property
     def family(self) -> str:
@@ -81,54 +84,118 @@ class Counterexample:
         return self.report.error
 
     def to_pytest(self, slicer: str = "my_module:slicer") -> str:
-        """Source of a regression test.
+        """Source of a regression test, which was run and fails as this does.
 
         Args:
             slicer: What the test imports, `module:name`: the slicer or, if it was made by `record`,
-                the function that calls the model.
+                the function that calls the model. A config that `record` was given is imported
+                from the same module, as `config`.
 
         Raises:
-            BadInput: `slicer` has no module or no name.
+            BadInput: `slicer` has no module or no name, or the test does not fail: the slicer
+                behaves in another way each time.
         """
-        imported, name = _imported(slicer) if "{}" in self.call else (VLMDEBUG, "slicer")
+        module, _, name = slicer.partition(":")
+        named = {name: slicer} if "{}" in self.call else {}
+        own = imported_as(name) if named else "slicer"
+        under_test = self.slicer.__wrapped__ if "record(" in self.call else self.slicer
+        objects: dict[str, Any] = {own: under_test}
+        if "config" in self.call:
+            named["config"] = f"{module}:config"
+            objects["config"] = getattr(self.slicer, "_vlmdebug_config", None)
         spec = self.case.spec
         size = f" chunk size {self.chunk_size}" if self.chunk_size != 1 else ""
         case = f"{spec!r}{size}".replace(" per sample", "")
-        test = re.sub(r"\W+", "_", f"test_{name}_cuts_{case}").strip("_")
-        return (
-            f"{imported}\n\n\n"
-            f"def {test}() -> None:\n"
-            f"    batch = vd.make_batch({literal(spec.family)}, {_arguments(spec)})\n"
-            + ("    config = ...  # what `record` was given\n" if "config" in self.call else "")
-            + "\n"
-            f"    vd.check({self.call.format(name)}, batch, chunk_size={self.chunk_size})"
+        title = re.sub(r"\W+", "_", f"test_{own}_cuts_{case}").strip("_")
+        test = (
+            f"def {title}() -> None:\n"
+            f"    batch = vd.make_batch({literal(spec.family)}, {_arguments(spec)})\n\n"
+            f"    vd.check({self.call.format(own)}, batch, chunk_size={self.chunk_size})"
             ".raise_for_mismatch()\n"
         )
+        return with_imports(named, test, objects if self.slicer is not None else None)
 
     def __repr__(self) -> str:
         return repr(self.case)
 
 
-def _imported(slicer: str) -> tuple[str, str]:
-    """The imports of a test, and the slicer's name in it."""
-    module, colon, name = slicer.partition(":")
+def with_imports(named: Mapping[str, str], test: str, objects: Mapping[str, Any] | None) -> str:
+    """The source of a test behind its imports, after it was run with these objects and failed.
+
+    Args:
+        named: The name of each import, and `module:name`.
+        test: The function, which uses `vd` and the imported names.
+        objects: What the names are; None if that is not known, and the test was not run.
+
+    Raises:
+        BadInput: An import has no module or no name, or the test passes.
+    """
+    plain, others = [VLMDEBUG], list[str]()
+    by_module: dict[str, list[str]] = {}
+    for own, where in named.items():
+        module, name = _place(where)
+        words = [*module.split("."), name]
+        if all(map(_is_word, words)):
+            alias = imported_as(name) if own == name else own
+            by_module.setdefault(module, []).append(name if alias == name else f"{name} as {alias}")
+        else:
+            own = imported_as(own)
+            found = f"attrgetter({literal(name)})(import_module({literal(module)}))"
+            others.append(f"{own} = {found}")
+    plain += [f"from {module} import {', '.join(sorted(own))}" for module, own in by_module.items()]
+    if others:
+        head = ["from importlib import import_module", "from operator import attrgetter", ""]
+        lines = [*head, *plain, "", *others]
+    else:
+        lines = plain
+    if objects is not None:
+        _refuse_passing(test, objects)
+    return "\n".join(lines) + f"\n\n\n{test}"
+
+
+def _refuse_passing(test: str, objects: Mapping[str, Any]) -> None:
+    """Run a test, which must fail as its finding says.
+
+    Raises:
+        BadInput: It passes, or raises something else.
+    """
+    import vlmdebug
+
+    world: dict[str, Any] = {"vd": vlmdebug, **objects}
+    before = set(world)
+    exec(compile(test, "<regression test>", "exec"), world)
+    own = next(value for name, value in world.items() if name not in before and callable(value))
+    why = "it passed"
+    try:
+        own()
+    except (MismatchError, AmbiguousError):
+        return
+    except Exception as error:
+        why = f"it raised {type(error).__name__}: {one_line(error, 200)}"
+    raise BadInput(
+        f"The regression test was run before it was written, and {why}. The code under test gives "
+        "another result each time. No test was written. Make it deterministic, or check it by hand."
+    )
+
+
+def _place(where: str) -> tuple[str, str]:
+    module, colon, name = where.partition(":")
     if not (colon and module and name):
         raise BadInput(
-            f"slicer is {one_line(repr(slicer))}, but a test imports it by module and name. "
-            'No test was written. Give "module:name", such as "my_trainer.batches:cut".'
+            f"{one_line(repr(where))} is what a test should import, but that is a module and a "
+            'name. No test was written. Give "module:name", such as "my_trainer.batches:cut".'
         )
-    words = [*module.split("."), name]
-    if all(word.isidentifier() and not iskeyword(word) for word in words) and slicer.isascii():
-        ours = name in ("vd", "batch") or name.startswith(("test", "Test"))  # or pytest runs it
-        lines = [VLMDEBUG, f"from {module} import {name}"]
-        return "\n".join(lines) + (" as slicer" if ours else ""), "slicer" if ours else name
-    lines = [
-        "from importlib import import_module",
-        "from operator import attrgetter\n",
-        f"{VLMDEBUG}\n",
-        f"slicer = attrgetter({literal(name)})(import_module({literal(module)}))",
-    ]
-    return "\n".join(lines), "slicer"
+    return module, name
+
+
+def _is_word(word: str) -> bool:
+    return word.isidentifier() and word.isascii() and not iskeyword(word)
+
+
+def imported_as(name: str) -> str:
+    """The name in a test: another where pytest or the test itself would take it."""
+    ours = name in ("vd", "batch", "rows", "config") or name.startswith(("test", "Test"))
+    return "slicer" if ours or not _is_word(name) else name
 
 
 def _arguments(spec: BatchSpec) -> str:

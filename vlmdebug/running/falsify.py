@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Collection, MutableMapping, Sequence
+from typing import Any, overload
 
 from vlmdebug.core.given import public
 from vlmdebug.core.signature import Slicer
 from vlmdebug.errors import MismatchError
 from vlmdebug.families import family_named
+from vlmdebug.running.collator import Collator
 from vlmdebug.running.counterexample import Counterexample, Tried
+from vlmdebug.running.row_search import RowsCounterexample, RowSearch
 from vlmdebug.running.search import Search
 from vlmdebug.running.settings import DEFAULTS, FalsifySettings, documented
 
 
+@overload
+def falsify(slicer: Slicer, /, **options: Any) -> Counterexample | None: ...
+@overload
+def falsify(slicer: Collator, /, **options: Any) -> RowsCounterexample | None: ...
 @documented
 @public
 def falsify(
-    slicer: Slicer,
+    slicer: Slicer | Collator,
     *,
     families: Sequence[str] | None = DEFAULTS.families,
     max_examples: int = DEFAULTS.max_examples,
@@ -27,7 +34,7 @@ def falsify(
     position_ids: bool = DEFAULTS.position_ids,
     padding_side: str | None = DEFAULTS.padding_side,
     tried: MutableMapping[str, int] | None = None,
-) -> Counterexample | None:
+) -> Counterexample | RowsCounterexample | None:
     """The smallest batch that `slicer` cuts wrongly; None if no such batch was found.
 
     Batches have up to 5 samples of up to 3 images; one in ten has up to 8 samples of up to 4. Chunk
@@ -38,8 +45,11 @@ def falsify(
     them. A batch that it refuses even as a single chunk is reported last, because no cut is the
     cause.
 
+    For a collator, `vd.collator(collate, processor)`, it draws rows of a dataset: up to 4 with 0 to
+    3 images, of several sizes, and short to very long texts. `max_examples` counts sets of rows.
+
     Args:
-        slicer: As for `check`.
+        slicer: As for `check`, or a `Collator`.
         options: As `FalsifySettings` describes them.
         tried: Filled with the number of cases judged per family, the evidence behind a `None`. Each
             is a `Tried`; its `left_out` names keys that the slicer never passed, such as those of
@@ -56,13 +66,19 @@ def falsify(
     settings = FalsifySettings(
         families, max_examples, seconds, seed, text_only, clips, position_ids, padding_side
     )
+    if isinstance(slicer, Collator):
+        return RowSearch(slicer, settings, tried).first()
     return Search(slicer, settings, tried).first()
 
 
+@overload
+def falsify_all(slicer: Slicer, /, **options: Any) -> tuple[Counterexample, ...]: ...
+@overload
+def falsify_all(slicer: Collator, /, **options: Any) -> tuple[RowsCounterexample, ...]: ...
 @documented
 @public
 def falsify_all(
-    slicer: Slicer,
+    slicer: Slicer | Collator,
     *,
     families: Sequence[str] | None = DEFAULTS.families,
     max_examples: int = DEFAULTS.max_examples,
@@ -73,7 +89,7 @@ def falsify_all(
     position_ids: bool = DEFAULTS.position_ids,
     padding_side: str | None = DEFAULTS.padding_side,
     tried: MutableMapping[str, int] | None = None,
-) -> tuple[Counterexample, ...]:
+) -> tuple[Counterexample, ...] | tuple[RowsCounterexample, ...]:
     """As `falsify`, but one result for every family and kind of mismatch; no case is repeated.
 
     Args:
@@ -88,6 +104,8 @@ def falsify_all(
     settings = FalsifySettings(
         families, max_examples, seconds, seed, text_only, clips, position_ids, padding_side
     )
+    if isinstance(slicer, Collator):
+        return RowSearch(slicer, settings, tried).all()
     return Search(slicer, settings, tried).all()
 
 

@@ -59,4 +59,5 @@ def record(
     update_wrapper(slicer, function)
     recorded = "vd.record({})" if config is None else "vd.record({}, config=config)"
     slicer._vlmdebug_call = recorded  # type: ignore[attr-defined]  # for the test of a finding
+    slicer._vlmdebug_config = config  # type: ignore[attr-defined]
     return slicer

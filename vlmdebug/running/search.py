@@ -221,16 +221,19 @@ class Search:
             if found:
                 return found  # it is also wrong without the clips that it leaves out
         if trial.refuses_whole:
-            self._refused[case] = Counterexample(case, trial.report)
+            self._refused[case] = self._counterexample(case, trial.report)
             return frozenset()
         if not trial.blamed and trial.report.ambiguities:
             self._untold[case] = trial.report.ambiguities
             return frozenset()
         self._tried[case.spec.family] += 1
         if trial.blamed:
-            call = getattr(self._slicer, "_vlmdebug_call", "{}")
-            self._failed[case] = Counterexample(case, trial.report, call)
+            self._failed[case] = self._counterexample(case, trial.report)
         return kinds_of(trial.blamed)
+
+    def _counterexample(self, case: Case, report: Report) -> Counterexample:
+        call = getattr(self._slicer, "_vlmdebug_call", "{}")
+        return Counterexample(case, report, call, self._slicer)
 
     def _as(self, case: Case, plainer: Case) -> frozenset[Kind]:
         """How it fails with less in the batch; this is then the result of the case."""

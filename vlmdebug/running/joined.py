@@ -1,0 +1,181 @@
+"""The media that rows give when each is collated alone, joined as one batch has them.
+
+Rows of tensors are concatenated along their own axis. Other dimensions are padded to those of the
+batch that the collator made, with the value that it padded with.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from vlmdebug.checking.collate_tokens import Unit, shown
+from vlmdebug.core.batch import Batch
+from vlmdebug.core.keys import KEYS, TOKEN_KEYS
+
+PADDING = (0, -1)
+"""What processors pad media with."""
+TEXT = "input_ids"
+
+
+def media_of(unit: Unit) -> dict[str, Any]:
+    """The rows of each media key that one sample of a row owns; none if only dummies are there.
+
+    Some collators add an image to a batch of texts, with placeholder tokens that `attention_mask`
+    hides, so that every process of a distributed run calls the vision tower.
+    """
+    batch, sample = unit
+    if is_dummy(unit):
+        return {}
+    found = {}
+    for key in batch.layout.media:
+        axis = batch.layout[key]
+        counts = batch.counts.get(axis.unit)
+        value = batch.inputs[key]
+        if axis.unit == "batch" or isinstance(value, list):
+            continue
+        if len(batch) == 1:
+            found[key] = value
+        elif counts is not None:
+            start, stop = counts.offsets[sample], counts.offsets[sample + 1]
+            if start < stop:
+                found[key] = value.narrow(axis.dim, start, stop - start)
+    return found
+
+
+def is_dummy(unit: Unit) -> bool:
+    """Whether all placeholder tokens of a sample are hidden by `attention_mask`, and some are."""
+    batch, sample = unit
+    tokens = [*batch.token_ids.values()]
+    row, start, stop = batch.spans[sample]
+    ids = batch.inputs[TEXT][row]
+    every = sum(int((ids[start:stop] == token).sum()) for token in tokens)
+    seen = ids[torch.from_numpy(shown(batch, sample))]
+    return every > 0 and not any(bool((seen == token).any()) for token in tokens)
+
+
+def joined(whole: Mapping[str, Any], units: Sequence[Unit]) -> dict[str, Any]:
+    """The batch that the collator made, with the media that each sample has alone."""
+    made = {key: value for key, value in whole.items() if key in TOKEN_KEYS}
+    media = [media_of(unit) for unit in units]
+    for key in dict.fromkeys(key for own in media for key in own):
+        made[key] = _joined(key, units, [own.get(key) for own in media], whole)
+    return made
+
+
+def _joined(
+    key: str, units: Sequence[Unit], values: Sequence[Any], whole: Mapping[str, Any]
+) -> Any:
+    """One key of all samples; a sample without it has a row of padding, or no row."""
+    first, batch = next(
+        (value, unit.batch) for unit, value in zip(units, values, strict=True) if value is not None
+    )
+    axis, like = batch.layout[key], whole.get(key)
+    if not isinstance(like, torch.Tensor) or like.ndim != first.ndim:
+        like = None
+    if like is not None and _is_along_tokens(key, batch, first):
+        return _along_tokens(units, values, like, whole)
+    own = [value for value in values if value is not None]
+    shape = [max(value.shape[d] for value in own) for d in range(first.ndim)]
+    if like is not None:
+        shape = [*like.shape]
+    fill, start, rows = _fill(own, like, axis.dim), 0, list[Any]()
+    beyond = like if KEYS[key].holds == "mask" else None  # models have masks of padding, too
+    for value in values if axis.unit == "sample" else own:
+        shape[axis.dim] = 1 if value is None else value.shape[axis.dim]
+        blank = first.new_full(shape, fill)
+        if beyond is not None and start + shape[axis.dim] <= beyond.shape[axis.dim]:
+            blank = beyond.narrow(axis.dim, start, shape[axis.dim]).clone()
+        rows.append(blank if value is None else _fitted(value, blank))
+        start += shape[axis.dim]
+    return torch.cat(rows, axis.dim)
+
+
+def _fitted(value: Any, blank: Any) -> Any:
+    """The rows in the shape of `blank`, which has the padding; what is cut off must be padding."""
+    sizes = zip(value.shape, blank.shape, strict=True)
+    kept = tuple(slice(0, min(have, size)) for have, size in sizes)
+    if _is_padding(value, kept):
+        blank[kept] = value[kept].to(blank.dtype)
+    return blank
+
+
+def _is_padding(value: Any, kept: tuple[slice, ...]) -> bool:
+    """Whether nothing but padding is outside of a part."""
+    outside = torch.ones(value.shape, dtype=torch.bool)
+    outside[kept] = False
+    cut = value[outside]
+    return not len(cut) or any(bool((cut == pad).all()) for pad in PADDING)
+
+
+def _fill(values: Sequence[Any], like: Any, dim: int) -> float:
+    """The value that the collator padded with: the one that most padded rows end with."""
+    if like is None:
+        return 0
+    ends, start = Counter[float](), 0
+    for value in values:
+        stop = min(start + value.shape[dim], like.shape[dim])
+        rows = like.narrow(dim, start, stop - start) if start < stop else like[:0]
+        start = stop
+        wider = any(rows.shape[d] > value.shape[d] for d in range(value.ndim) if d != dim)
+        if rows.numel() and wider:
+            ends[float(rows.flatten()[-1])] += 1
+    return ends.most_common(1)[0][0] if ends else 0
+
+
+def _is_along_tokens(key: str, batch: Batch, value: Any) -> bool:
+    """Whether dim 1 of a media key is along the tokens, as of a mask from texts to images."""
+    seq = batch.inputs[TEXT].shape[-1]
+    return TEXT in KEYS[key].of and value.ndim >= 2 and value.shape[1] == seq
+
+
+def _along_tokens(
+    units: Sequence[Unit], values: Sequence[Any], like: Any, whole: Mapping[str, Any]
+) -> Any:
+    """The key as the collator made it; other values for samples that do not have those alone."""
+    made, mask = like.clone(), whole.get("attention_mask")
+    if len(like) != len(units) or like.shape[1] != whole[TEXT].shape[-1]:
+        return made[:0]
+    for row, (unit, value) in enumerate(zip(units, values, strict=True)):
+        given = like[row] if mask is None else like[row][mask[row] != 0]
+        due = None if value is None else value[0][torch.from_numpy(shown(*unit))]
+        if due is not None and not _begins_as(given, due):
+            made[row] = (like[row] == 0).to(like.dtype)
+    return made
+
+
+def _begins_as(given: Any, due: Any) -> bool:
+    """Whether both have the same tokens, with the same values up to padding."""
+    if given.shape[0] != due.shape[0]:
+        return False
+    sizes = [min(a, b) for a, b in zip(given.shape[1:], due.shape[1:], strict=True)]
+    part = (slice(None), *(slice(0, size) for size in sizes))
+    return torch.equal(given[part], due[part])
+
+
+def pieces(whole: Mapping[str, Any], batch: Batch) -> list[dict[str, Any]]:
+    """The batch that the collator made, cut into samples by what each owns alone.
+
+    Rows that are left over go to the last sample.
+    """
+    samples = len(batch)
+    found = [dict[str, Any]() for _ in range(samples)]
+    for key, value in whole.items():
+        axis = batch.layout.get(key)
+        if axis is None or axis.unit == "batch" or not isinstance(value, torch.Tensor):
+            continue
+        counts = batch.counts.get(axis.unit)
+        if counts is None or value.ndim <= axis.dim:
+            continue
+        have = value.shape[axis.dim]
+        for sample in range(samples):
+            start, stop = counts.offsets[sample], counts.offsets[sample + 1]
+            stop = have if sample == samples - 1 else min(stop, have)
+            start = min(start, stop)
+            needed = batch.layout.given_with(key)
+            if start < stop or needed is None or batch.counts[needed][sample]:
+                found[sample][key] = value.narrow(axis.dim, start, stop - start)
+    return found

@@ -1,0 +1,347 @@
+"""A collator on rows: each row alone is the oracle for all rows together.
+
+The batch of all rows is judged as it is, like any batch. Its tokens are compared with those of each
+row alone. Its media are compared with the rows alone, joined, by the judge of slicers: the batch is
+one chunk that holds every sample.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vlmdebug.checking.collate_findings import (
+    CollatorRaised,
+    LostKey,
+    NoBatch,
+    Renamed,
+    SurplusTogether,
+)
+from vlmdebug.checking.collate_tokens import (
+    Unit,
+    counted,
+    in_order_of,
+    reordered,
+    token_differences,
+    units_of,
+)
+from vlmdebug.checking.compare import chunk_differences
+from vlmdebug.checking.doubts import Doubt, NotAlone, NotNextTo, NotTheSame, Unmatched
+from vlmdebug.checking.findings import Because, Cause, Difference
+from vlmdebug.checking.pixels import with_pixels
+from vlmdebug.checking.report import Report
+from vlmdebug.checking.text import as_collated, named
+from vlmdebug.checking.text_doubts import doubt
+from vlmdebug.checking.whole_batch import check_alone
+from vlmdebug.core.batch import Batch
+from vlmdebug.core.keys import BOOKKEEPING, MEDIA_KEYS, TOKEN_KEYS
+from vlmdebug.core.mismatch import Mismatch
+from vlmdebug.core.observed import SlicerRun
+from vlmdebug.core.record import Compared
+from vlmdebug.core.wording import number
+from vlmdebug.errors import BadInput, NotJudged
+from vlmdebug.families.read import read_as_it_is
+from vlmdebug.outcomes.reasons import Outcome
+from vlmdebug.running.collated import Tensors, tensors_of
+from vlmdebug.running.collator import Collator
+from vlmdebug.running.joined import is_dummy, joined, media_of, pieces
+from vlmdebug.safe import one_line
+from vlmdebug.tracking.observe import used_chunk
+from vlmdebug.tracking.packed import open_seams
+from vlmdebug.tracking.rows import RowFinder
+
+MOST_OF_ERROR = 500
+OF_OTHERS = frozenset(
+    named(Cause(because))
+    for because in (Because.LABELS_OTHER, Because.LABELS_SHIFTED, Because.LABELS_LENGTH)
+)
+Said = tuple[Difference, Batch]
+"""A difference, and the batch that its rows are of."""
+
+
+@dataclass(frozen=True)
+class Alone:
+    """What one row gives alone: a batch, or the error of the collator or of the reading."""
+
+    batch: Batch | None
+    error: Exception | None = None
+
+
+def alone(trial: Collator, row: Any) -> Alone:
+    """One row, collated alone."""
+    try:
+        output = trial([row])
+    except Exception as error:  # the collator's own
+        return Alone(None, error)
+    try:
+        tensors = tensors_of(output, 1, trial.dims)
+        return Alone(_read_one(trial, tensors))
+    except BadInput as error:
+        return Alone(None, error)
+
+
+def collate_report(trial: Collator, rows: Sequence[Any], singles: Sequence[Alone]) -> Report:
+    """The report on the batch of all rows, next to each of them alone.
+
+    Raises:
+        NotJudged: The collator gives no mapping.
+    """
+    try:
+        output = trial(rows)
+    except Exception as error:  # the collator's own
+        raised = [one.error for one in singles if isinstance(one.error, type(error))]
+        return _bare(len(rows), _raised(error, alone=bool(raised)), error=error)
+    tensors = tensors_of(output, len(rows), trial.dims)
+    batches = [one.batch for one in singles if one.batch is not None]
+    known = batches if len(batches) == len(rows) else None
+    try:
+        whole = _read(trial, tensors.inputs, known)
+    except NotJudged:
+        raise
+    except BadInput as error:
+        found = [*tensors.found, *_lost(trial, tensors.inputs, len(rows))]
+        if not batches and not found:
+            raise
+        return _bare(len(rows), *(found or [NoBatch(said=str(error))]))
+    report = with_pixels(check_alone(whole, seams=open_seams(whole)), whole)
+    found: list[Said] = [(one, whole) for one in tensors.found]
+    doubts = list[Doubt]()
+    if any(whole.image.placeholders or ()):
+        found += [(one, whole) for one in _lost(trial, tensors.inputs, len(rows))]
+    if known is None:
+        doubts += [
+            NotAlone(place, f"{type(one.error).__name__}: {one_line(one.error, 300)}")
+            for place, one in enumerate(singles)
+            if one.error is not None
+        ]
+    else:
+        more, unsure = _next_to(trial, whole, known)
+        found, doubts = [*found, *more], [*doubts, *unsure]
+    if found and known is not None and _is_random(trial, rows, singles):
+        found, doubts = [], [NotTheSame()]
+    return _with(report, whole, found, doubts, compared=known is not None)
+
+
+def _lost(trial: Collator, inputs: Mapping[str, Any], samples: int) -> list[Difference]:
+    """Keys of media that the processor returns for an image, and the batch has not.
+
+    The batch may have one under another name.
+    """
+    lost = [key for key in trial.dims if key in MEDIA_KEYS and key not in inputs]
+    strange = [key for key in inputs if key not in trial.dims and key not in TOKEN_KEYS]
+    found, every = list[Difference](), tuple(range(samples))
+    for key in lost:
+        near = get_close_matches(key, strange, 1, cutoff=0.6)
+        if near and isinstance(inputs[near[0]], torch.Tensor):
+            found.append(Renamed(key=near[0], samples=every, meant=key))
+        else:
+            found.append(LostKey(key=key, samples=every))
+    return found
+
+
+def _next_to(
+    trial: Collator, whole: Batch, batches: Sequence[Batch]
+) -> tuple[list[Said], list[Doubt]]:
+    """What the batch has that its rows alone have not, and what could not be compared."""
+    units = units_of(batches, whole)
+    miscounted = counted(whole, units)
+    if miscounted:
+        return [(one, whole) for one in miscounted], []
+    found = list[Difference]()
+    order = in_order_of(whole, units)
+    if order is not None and order != [*range(len(units))]:
+        units = [units[place] for place in order]
+        if not getattr(trial.collate, "any_order", False):
+            found += reordered(order)
+    found += token_differences(whole, units)
+    more, doubts = _media_next_to(trial, whole, units)
+    return [*((one, whole) for one in found), *more], doubts
+
+
+def _media_next_to(
+    trial: Collator, whole: Batch, units: Sequence[Unit]
+) -> tuple[list[Said], list[Doubt]]:
+    """The media of the batch as one chunk of the batch that the rows alone give."""
+    due = {key for unit in units for key in media_of(unit)}
+    given = [key for key in whole.layout.media if key in whole.inputs]
+    if not due:
+        dummies = any(is_dummy(unit) for unit in units)
+        every = tuple(range(len(units)))
+        surplus = [] if dummies else given
+        return [(SurplusTogether(key=key, samples=every), whole) for key in surplus], []
+    made = joined(whole.inputs, units)
+    batch = read_as_it_is(
+        made, processor=trial.processor, **trial.reading, **_numbers_of(units, dummies=False)
+    )
+    keys = {key: value for key, value in whole.inputs.items() if key in batch.layout}
+    finder = RowFinder(batch.inputs, batch.layout, by_value=True)
+    samples = range(len(batch))
+    together = used_chunk(batch, finder, keys, samples)
+    _, found, doubts = chunk_differences(batch, SlicerRun([together], len(batch)))
+    media = [one for one in found if one.key in due]
+    outcomes = {one.key: one.outcome for one in media}
+    unsure = [
+        NotNextTo(key) if isinstance(one, Unmatched) else one
+        for key, one in doubts.items()
+        if key in due
+    ]
+    if not media:
+        return [], unsure
+    parts = pieces(keys, batch)
+    calls = [used_chunk(batch, finder, one, range(s, s + 1)) for s, one in enumerate(parts)]
+    _, each, _ = chunk_differences(batch, SlicerRun(calls, 1))
+    by_sample = [one for one in each if one.key in outcomes and one.samples]
+    silent = {key for key in outcomes if key not in {one.key for one in by_sample}}
+    told = [_as_whole(one, outcomes[one.key]) for one in by_sample]
+    told += [one for one in media if one.key in silent]
+    return [(one, batch) for one in told], unsure
+
+
+def _as_whole(one: Difference, outcome: Outcome) -> Difference:
+    return replace(one, outcome=outcome, cause=None)
+
+
+def _numbers_of(units: Sequence[Unit], *, dummies: bool) -> dict[str, list[int]]:
+    """`num_images=` and the like, as each row gives them alone."""
+    found: dict[str, list[int]] = {}
+    for name, what in BOOKKEEPING.items():
+        counts = list[int]()
+        for batch, sample in units:
+            own = batch.counts.get(what)
+            no_media = not any(batch.of_key[key].name == _modality(what) for key in batch.of_key)
+            if own is None and not no_media:
+                break
+            hidden = not dummies and is_dummy(Unit(batch, sample))
+            counts.append(0 if own is None or hidden else own[sample])
+        if len(counts) == len(units) and any(counts):
+            found[name] = counts
+    return found
+
+
+def _modality(unit: str) -> str:
+    return "image" if unit == "tile" else unit
+
+
+def _read(trial: Collator, inputs: dict[str, Any], batches: Sequence[Batch] | None) -> Batch:
+    """The batch of all rows, with the counts that the rows give alone."""
+    counts: dict[str, list[int]] = {}
+    if batches is not None:
+        units = [Unit(one, sample) for one in batches for sample in range(len(one))]
+        if len(units) == len(inputs.get("input_ids", ())):
+            text_only = all(is_dummy(unit) or not media_of(unit) for unit in units)
+            counts = {} if text_only else _numbers_of(units, dummies=False)
+    with suppress(BadInput):
+        first = read_as_it_is(inputs, processor=trial.processor, **trial.reading, **counts)
+        if batches is None or len(first) != len(batches) or not any(map(len, counts.values())):
+            return first
+        order = in_order_of(first, units_of(batches, first))
+        if order is None or order == [*range(len(order))]:
+            return first
+        counts = {name: [own[place] for place in order] for name, own in counts.items()}
+    return read_as_it_is(inputs, processor=trial.processor, **trial.reading, **counts)
+
+
+def _read_one(trial: Collator, tensors: Tensors) -> Batch:
+    """The batch of one row: all media are its sample's, if it has one sample."""
+    read = read_as_it_is(tensors.inputs, processor=trial.processor, **trial.reading)
+    if len(read) != 1 or not read.ambiguities:
+        return read
+    given = {
+        name: [len(read.inputs[key])]
+        for name, unit in BOOKKEEPING.items()
+        for key, axis in read.layout.items()
+        if axis.unit == unit and not axis.dim and unit not in read.counts
+    }
+    if not given:
+        return read
+    return read_as_it_is(tensors.inputs, processor=trial.processor, **trial.reading, **given)
+
+
+def _is_random(trial: Collator, rows: Sequence[Any], singles: Sequence[Alone]) -> bool:
+    """Whether a row alone gives other values a second time, with other random numbers."""
+    for row, one in zip(rows, singles, strict=True):
+        if one.batch is None:
+            continue
+        with suppress(Exception):
+            again = tensors_of(trial.again([row]), 1, trial.dims).inputs
+            for key, value in one.batch.inputs.items():
+                other = again.get(key)
+                if isinstance(value, torch.Tensor) and isinstance(other, torch.Tensor):
+                    if value.shape != other.shape or not torch.equal(value, other):
+                        return True
+    return False
+
+
+def _with(
+    report: Report,
+    batch: Batch,
+    found: Sequence[Said],
+    doubts: Sequence[Doubt],
+    *,
+    compared: bool,
+) -> Report:
+    """The report on the batch, with what its rows alone show."""
+    said = tuple(as_collated(one, of) for one, of in found)
+    told = {sample for one, _ in found for sample in one.samples}
+    kept = tuple(one for one in report.mismatches if not _is_told(one, told, said))
+    what = f"{number(len(batch.layout), 'key')} of {number(len(batch), 'sample')}"
+    against = "each row collated alone" if compared else None
+    return replace(
+        report,
+        mismatches=(*said, *kept),
+        ambiguities=(*report.ambiguities, *map(doubt, doubts)),
+        compared=(Compared(what, against), *report.compared),
+    )
+
+
+def _is_told(one: Mismatch, samples: set[int], named: Sequence[Mismatch]) -> bool:
+    """Whether a mismatch of the batch itself follows from those next to the rows alone."""
+    if not named:
+        return False
+    if one.key == "labels":
+        told = {s for other in named if other.key == "labels" for s in other.samples}
+        return one.cause in OF_OTHERS and not told.isdisjoint(one.samples)
+    lost = {other.key for other in named if other.code in ("VLM003", "VLM004")}
+    if one.code == "VLM003":
+        return one.key in lost
+    return one.code == "VLM010" and (not one.samples or not samples.isdisjoint(one.samples))
+
+
+def _raised(error: Exception, *, alone: bool) -> CollatorRaised:
+    said = one_line(error, MOST_OF_ERROR)
+    return CollatorRaised(error=type(error).__name__, said=said, place=_place(error), alone=alone)
+
+
+def _place(error: Exception) -> str | None:
+    """`folder/file.py:12`: the last line of the collator, outside torch and this package."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]
+    ours = Path(__file__).parent
+    own = [
+        frame
+        for frame in frames
+        if Path(frame.filename).parent != ours and "torch" not in Path(frame.filename).parts
+    ]
+    if not own:
+        return None
+    return f"{'/'.join(Path(own[-1].filename).parts[-2:])}:{own[-1].lineno}"
+
+
+def _bare(samples: int, *found: Difference, error: Exception | None = None) -> Report:
+    """The report where no batch could be read."""
+    return Report(
+        family="unknown",
+        layout={},
+        counts={"sample": (1,) * samples},
+        evidence={"sample": "rows"},
+        chunk_size=None,
+        chunks=(),
+        mismatches=tuple(as_collated(one, None) for one in found),  # pyright: ignore[reportArgumentType]
+        error=error,
+    )
