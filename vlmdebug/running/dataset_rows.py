@@ -15,6 +15,7 @@ from vlmdebug.core.keys import TOKEN_KEYS
 from vlmdebug.core.wording import listed
 from vlmdebug.errors import BadInput
 from vlmdebug.families.probe import image_text
+from vlmdebug.safe import one_line
 from vlmdebug.tiny.drawing import checked_counts, draw
 
 SIZES = ((64, 64), (112, 56), (56, 112), (168, 168))
@@ -109,7 +110,7 @@ def row_of(kind: str | Callable[..., Any], place: int, spec: RowSpec, processor:
     words = [_WORDS[(place + at) % len(_WORDS)] for at in range(WORDS[spec.words])]
     text, answer = f"Row {place}: {' '.join(words)}?", f"It is number {place}."
     if callable(kind):
-        return kind(images=images, text=text, answer=answer)
+        return _own_row(kind, images, text, answer)
     if kind in CONVERSATIONS:
         return CONVERSATIONS[kind](images, text, answer)
     if kind not in KINDS:
@@ -129,6 +130,17 @@ def row_of(kind: str | Callable[..., Any], place: int, spec: RowSpec, processor:
     if kind == "text":
         return {"text": f"{marked} {answer}", "images": images}
     return {"prompt": marked, "completion": f" {answer}", "images": images}
+
+
+def _own_row(make: Callable[..., Any], images: list[Any], text: str, answer: str) -> Any:
+    try:
+        return make(images=images, text=text, answer=answer)
+    except Exception as error:  # the user's own
+        raise BadInput(
+            f"The function that makes rows raised {type(error).__name__} for {len(images)} images: "
+            f"{one_line(error, 300)}. No row was made. It is called as rows(images=[…], text='…', "
+            "answer='…'), with images of PIL."
+        ) from error
 
 
 def _processed(processor: Any, text: str, images: Sequence[Any]) -> dict[str, Any]:

@@ -82,9 +82,10 @@ def _joined(
     shape = [max(value.shape[d] for value in own) for d in range(first.ndim)]
     if like is not None:
         shape = [*like.shape]
-    fill, start, rows = _fill(own, like, axis.dim), 0, list[Any]()
+    every = values if axis.unit == "sample" else own
+    fill, start, rows = _fill(every, like, axis.dim), 0, list[Any]()
     beyond = like if KEYS[key].holds == "mask" else None  # models have masks of padding, too
-    for value in values if axis.unit == "sample" else own:
+    for value in every:
         shape[axis.dim] = 1 if value is None else value.shape[axis.dim]
         blank = first.new_full(shape, fill)
         if beyond is not None and start + shape[axis.dim] <= beyond.shape[axis.dim]:
@@ -117,11 +118,13 @@ def _fill(values: Sequence[Any], like: Any, dim: int) -> float:
         return 0
     ends, start = Counter[float](), 0
     for value in values:
-        stop = min(start + value.shape[dim], like.shape[dim])
+        stop = min(start + (1 if value is None else value.shape[dim]), like.shape[dim])
         rows = like.narrow(dim, start, stop - start) if start < stop else like[:0]
         start = stop
-        wider = any(rows.shape[d] > value.shape[d] for d in range(value.ndim) if d != dim)
-        if rows.numel() and wider:
+        padded = value is None or any(
+            rows.shape[d] > value.shape[d] for d in range(value.ndim) if d != dim
+        )
+        if rows.numel() and padded:
             ends[float(rows.flatten()[-1])] += 1
     return ends.most_common(1)[0][0] if ends else 0
 

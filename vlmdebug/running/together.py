@@ -110,6 +110,7 @@ def collate_report(trial: Collator, rows: Sequence[Any], singles: Sequence[Alone
         if not batches and not found:
             raise
         return _bare(len(rows), *(found or [NoBatch(said=str(error))]))
+    whole = _without_dummies(whole)
     report = with_pixels(check_alone(whole, seams=open_seams(whole)), whole)
     found: list[Said] = [(one, whole) for one in tensors.found]
     doubts = list[Doubt]()
@@ -127,6 +128,17 @@ def collate_report(trial: Collator, rows: Sequence[Any], singles: Sequence[Alone
     if found and known is not None and _is_random(trial, rows, singles):
         found, doubts = [], [NotTheSame()]
     return _with(report, whole, found, doubts, compared=known is not None)
+
+
+def _without_dummies(whole: Batch) -> Batch:
+    """The batch, in which the hidden tokens of an image that stands for none leave no doubt."""
+    if not any(whole.hidden):
+        return whole
+    hidden = tuple(
+        0 if count and is_dummy(Unit(whole, sample)) else count
+        for sample, count in enumerate(whole.hidden)
+    )
+    return replace(whole, hidden=hidden)
 
 
 def _lost(trial: Collator, inputs: Mapping[str, Any], samples: int) -> list[Difference]:
