@@ -31,6 +31,8 @@ FAMILIES = ("gemma4", "qwen2_5_vl", "llava", "llava_next", "internvl", "idefics3
 LLAMA_FACTORY, MS_SWIFT = "llamafactory==0.9.5", "ms-swift==4.6.0"
 TEMPLATES = {"qwen2_5_vl": "qwen2_vl", "llava": "llava", "llava_next": "llava_next"}
 """Families, and the template of LLaMA-Factory for each."""
+SWIFT = ("qwen2_5_vl", "llava", "internvl", "idefics3")
+"""Families with a template in ms-swift that joins images as the base template does."""
 AROUND = {"qwen2_5_vl": ("<|vision_start|>", "<|vision_end|>")}
 """What the chat template of a checkpoint puts around an image."""
 MEDIA = ("image_token_id", "video_token_id")
@@ -121,6 +123,8 @@ def llama_factory(family: str, processor: Any, model: Any) -> Iterator[Trial]:
 
 def swift(family: str, processor: Any, model: Any) -> Iterator[Trial]:
     """The collator of ms-swift's base template, on rows as its encoding leaves them."""
+    if family not in SWIFT:
+        return
     folder = next(Path(path) for path in sys.path if (Path(path) / "swift").is_dir())
     names = ("_data_collator", "_data_collator_mm_data", "_pad_3d_position_ids", "_pad_sequence")
     names += ("concat_tensor", "_handle_megatron_cp")
@@ -142,7 +146,8 @@ def swift(family: str, processor: Any, model: Any) -> Iterator[Trial]:
     def rows(images: list[Any], text: str, answer: str) -> dict[str, Any]:
         marked = f"{' '.join([image_text(processor) or ''] * len(images))} {text} {answer}"
         made = processor(text=[marked], images=[images] if images else None, return_tensors="pt")
-        row = {key: value for key, value in made.items() if key != "attention_mask"}
+        left_out = ("attention_mask", "pixel_attention_mask")  # as Idefics3Template._encode does
+        row = {key: value for key, value in made.items() if key not in left_out}
         for key in ("input_ids", "mm_token_type_ids", "token_type_ids"):
             if key in row:
                 row[key] = row[key][0].tolist()

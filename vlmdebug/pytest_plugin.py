@@ -5,6 +5,7 @@ pytest loads this module, so it imports nothing heavy.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator
 from functools import cache
 from typing import Any
@@ -13,12 +14,25 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--vlmdebug`."""
-    parser.getgroup("vlmdebug").addoption(
+    """Add `--vlmdebug`, and `--vlmdebug-profile`, as Hypothesis has `--hypothesis-profile`."""
+    group = parser.getgroup("vlmdebug")
+    group.addoption(
         "--vlmdebug",
         action="store_true",
         help="add a section to failing tests: which sample and image the exception came from",
     )
+    group.addoption(
+        "--vlmdebug-profile",
+        choices=("fast", "default", "nightly"),
+        help="how many batches assert_slices tries: fast takes at most 2 seconds",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Pass the profile on, to the processes of pytest-xdist too."""
+    profile = config.getoption("--vlmdebug-profile")
+    if profile is not None:
+        os.environ["VLMDEBUG_PROFILE"] = profile
 
 
 @pytest.hookimpl(wrapper=True)

@@ -8,6 +8,7 @@ def test_batches_are_cut_along_their_own_axes():
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -16,13 +17,16 @@ from vlmdebug.core.batch import Batch
 from vlmdebug.core.given import public
 from vlmdebug.core.layout import VIDEO_AND_AUDIO, plural
 from vlmdebug.core.signature import Slicer
-from vlmdebug.errors import MismatchError
+from vlmdebug.errors import BadInput, MismatchError
 from vlmdebug.families.video_audio import clip_of
 from vlmdebug.running.cases import cases, families_of
-from vlmdebug.running.counterexample import Tried
+from vlmdebug.running.counterexample import Counterexample, Tried
 from vlmdebug.running.search import Search
 from vlmdebug.running.settings import DEFAULTS, FalsifySettings, documented
 from vlmdebug.running.synthetic import make
+
+PROFILE = "VLMDEBUG_PROFILE"
+"""The environment variable that names a profile."""
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
 def assert_slices(
     slicer: Slicer,
     *,
+    profile: str | None = None,
     families: Sequence[str] | None = DEFAULTS.families,
     max_examples: int = DEFAULTS.max_examples,
     seconds: float | None = DEFAULTS.seconds,
@@ -46,7 +51,11 @@ def assert_slices(
 
     Args:
         slicer: A function of `(inputs, chunk_size)` that gives the model inputs of each chunk; make
-            one of code that calls a model with `vlmdebug.record`.
+            one of code that calls a model with `vlmdebug.record`. A loop of `(model, inputs,
+            chunk_size)` is recorded.
+        profile: `"fast"` takes at most 2 seconds for all layouts, `"nightly"` tries 5,000 cases of
+            each. By default pytest's option `--vlmdebug-profile`, or the environment variable
+            `VLMDEBUG_PROFILE`, says which. `max_examples` and `seconds` are stronger.
         options: As `FalsifySettings` describes them.
 
     It warns if videos or audio were tried and `slicer` passed none: they were not checked.
@@ -62,15 +71,36 @@ def assert_slices(
     settings = FalsifySettings(
         families, max_examples, seconds, seed, text_only, clips, position_ids, padding_side
     )
+    settings = settings.in_profile(profile or os.environ.get(PROFILE) or None)
     found = Search(slicer, settings, tried).first()
     if found is None:
         _warn_of_what_was_left_out(tried)
+        _warn_of_layouts_not_tried(settings, tried)
         return
     details = "\n".join(f"{f.code} {f.title}: {f.message}" for f in found.report.findings)
+    raise MismatchError(
+        f"{found!r}\n{details}\n\n{_test_of(found, slicer)}", found.report
+    ) from found.error
+
+
+def _test_of(found: Counterexample, slicer: Slicer) -> str:
+    """The regression test, or why there is none."""
     name = getattr(slicer, "__name__", "slicer")
-    name = name if name.isidentifier() else "slicer"
-    test = found.to_pytest(f"my_module:{name}")
-    raise MismatchError(f"{found!r}\n{details}\n\n{test}", found.report) from found.error
+    try:
+        return found.to_pytest(f"my_module:{name if name.isidentifier() else 'slicer'}")
+    except BadInput as error:
+        return f"({error})"
+
+
+def _warn_of_layouts_not_tried(settings: FalsifySettings, tried: Mapping[str, int]) -> None:
+    """Warn about layouts that the time was too short for."""
+    left = [one.name for one in families_of(settings) if not tried.get(one.name)]
+    if left and settings.max_examples:
+        warnings.warn(
+            f"The time of {settings.seconds} seconds ended before {', '.join(left)} could be "
+            "tried. Pass more seconds, or name the families that you support.",
+            stacklevel=4,
+        )
 
 
 def _warn_of_what_was_left_out(tried: Mapping[str, int]) -> None:
@@ -89,7 +119,7 @@ def _warn_of_what_was_left_out(tried: Mapping[str, int]) -> None:
         f"No chunk was passed any of the {kinds} of the batches that were tried ({families}), so "
         f"how they are cut was not checked. If your trainer takes no {kinds}, pass "
         f"clips={others or False!r}; if it does, pass their keys on.",
-        stacklevel=3,
+        stacklevel=4,
     )
 
 

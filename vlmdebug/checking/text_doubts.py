@@ -160,7 +160,7 @@ def _of_collator(one: NotAlone | NotNextTo | NotTheSame) -> str:
         case NotAlone(row, error):
             return (
                 f"Row {row} alone gave no batch ({error}), so the rows together were not compared "
-                "with each of them alone. Let the collator take a single row, or leave that row out."
+                "with each of them alone. Let the collator take one row, or leave that row out."
             )
         case NotNextTo(key):
             return (

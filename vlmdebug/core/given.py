@@ -45,6 +45,8 @@ ELSEWHERE = {"model": "model=", "config": "config=", "processor": "processor="}
 PARTS = ("tokenizer", "image processor", "video processor", "feature extractor")
 """Parts of a processor; the processor has all of them."""
 STARRED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+PROFILES = ("fast", "default", "nightly")
+"""How much a test of slicing code tries."""
 SIDES = ("right", "left")
 """Where shorter samples are padded."""
 ALSO = ("chunk_size", "pictures")
@@ -150,6 +152,10 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: value is None or _one_of(SIDES, value),
         '"right", "left" or None',
     ),
+    "profile": (
+        lambda value: value is None or _one_of(PROFILES, value),
+        '"fast", "default", "nightly" or None',
+    ),
     "placeholder": (_none_or(_is(str)), "a text, or left out"),
     **dict.fromkeys(("on_mismatch", "key", "code"), (_is(str), "a text")),
     "texts": (_none_or(_texts), "a list of texts, one per sample"),
@@ -187,6 +193,7 @@ def public(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        __tracebackhide__ = True  # pytest shows the call and the message, not these lines
         for name, value in (*zip(places, args, strict=False), *kwargs.items()):
             if name in CHECKS:
                 refuse_other_value(name, value, f"{function.__name__} did nothing.")

@@ -7,6 +7,7 @@ author. A function without a signature (a built-in) is accepted.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import update_wrapper
 from typing import Any
@@ -17,6 +18,8 @@ from vlmdebug.safe import one_line
 Slicer = Callable[[Any, int], Iterable[Mapping[str, Any]]]
 """A function of `(inputs, chunk_size)` that gives the model inputs of each chunk."""
 SLICER = "a slicer takes (inputs, chunk_size) and gives the model inputs of each chunk"
+MODEL_NAMES = r"model|policy|actor|network|^net$"
+"""What the first parameter of a loop that calls a model is called."""
 LOOP = "record takes the code that calls a model: a function of (model, inputs, chunk_size)"
 
 
@@ -87,6 +90,12 @@ def takes_model(function: Callable[..., Any]) -> bool:
     if names is None or names[:1] in (["inputs"], ["batch"]):
         return False
     return _binds(function, 3) and not _binds(function, 2)
+
+
+def names_model(function: Callable[..., Any]) -> bool:
+    """Whether it takes a model, a batch and a size, and calls the first of them a model."""
+    names = _names(function) or [""]
+    return takes_model(function) and re.search(MODEL_NAMES, names[0].lower()) is not None
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature | None:

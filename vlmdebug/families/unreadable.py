@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vlmdebug.core.given import described
+from vlmdebug.core.given import described, kind_of
 from vlmdebug.core.keys import ROWLESS, TOKEN_KEYS
 from vlmdebug.core.literals import literal
 from vlmdebug.core.tensors import to_numpy
@@ -59,7 +59,7 @@ def items_of(inputs: Any) -> dict[str, Any]:
     if isinstance(inputs, type) or not hasattr(inputs, "keys"):
         raise BadInput(
             f"{_name(inputs)} was given, but a batch is a mapping of names to tensors. "
-            "Pass what the processor returned (a BatchFeature or dict)."
+            f"Pass what the processor returned (a BatchFeature or dict).{_way(inputs)}"
         )
     try:
         items = {key: inputs[key] for key in inputs.keys()}  # noqa: SIM118
@@ -78,7 +78,18 @@ def items_of(inputs: Any) -> dict[str, Any]:
 
 
 def _name(inputs: Any) -> str:
-    return "The class" if isinstance(inputs, type) else f"A {described(inputs).removeprefix('a ')}"
+    if isinstance(inputs, type):
+        return "The class"
+    name, clause, kind = described(inputs).removeprefix("a ").partition(", which")
+    return f"A {name}{clause}{kind}{',' if clause else ''}"
+
+
+def _way(inputs: Any) -> str:
+    """What takes a data loader, or a list of samples."""
+    kind = None if isinstance(inputs, type) else kind_of(inputs)
+    if kind in ("data loader", "data set"):
+        return f" check(…) takes a {kind}: it looks at the first batches or rows."
+    return " check(…) takes a list of samples." if isinstance(inputs, (list, tuple)) else ""
 
 
 def refuse_unreadable(key: str, value: Any) -> None:

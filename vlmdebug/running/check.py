@@ -20,13 +20,14 @@ from vlmdebug.core.batch import Batch
 from vlmdebug.core.given import public
 from vlmdebug.core.observed import ObservedCall, SlicerRun
 from vlmdebug.core.rows import Rows, chunk_bounds
-from vlmdebug.core.signature import Slicer, as_slicer
+from vlmdebug.core.signature import Slicer
 from vlmdebug.errors import BadInput, NotJudged
 from vlmdebug.families.pictures import in_order, scene_of
 from vlmdebug.families.read import read_as_it_is
-from vlmdebug.running.collated import refuse_no_rows
+from vlmdebug.running.check_rows import as_collator, collated, report_on
 from vlmdebug.running.collator import Collator
-from vlmdebug.running.together import alone, collate_report
+from vlmdebug.running.handed import handed, one_report
+from vlmdebug.running.record import bound
 from vlmdebug.safe import one_line
 from vlmdebug.tracking.made import own_positions
 from vlmdebug.tracking.observe import used_chunk
@@ -89,6 +90,9 @@ def check(
 
     Args:
         *args: `slicer, batch` or `batch`. A batch is a `Batch` or what a processor returned.
+            Alone, it may also be a path of a saved batch, a list or data set of processed samples,
+            a DataLoader, or a trainer; of the last two, the collator and the first two batches are
+            checked. A function with rows of a data set is a collator.
         chunk_size: Samples per chunk; the last chunk may hold fewer.
         pictures: Whether the report shows the images that its findings are about, restored from
             the pixel values. None: if the batch is on the CPU; of a batch that is not small, the
@@ -105,8 +109,14 @@ def check(
     Raises:
         BadInput: The arguments are no slicer and batch, or the slicer yields no mappings.
     """
+    args, reading = as_collator(args, reading)
     if args and isinstance(args[0], Collator):
-        return _collated(args, pictures, reading)
+        return collated(args, pictures, reading)
+    if len(args) == 1 and not isinstance(args[0], Batch):
+        found = handed(args[0], reading)
+        if len(found) > 1 or found[0].trial is not None:
+            return one_report([(one, report_on(one, reading)) for one in found])
+        args = (found[0].batch,)
     slicer, batch = _arguments(args, reading)
     chunk_bounds(len(batch), chunk_size)
     originals = None
@@ -123,25 +133,6 @@ def check(
             return report
         return illustrated(report, batch, most=None if _is_small(batch) else FEW)
     return report if pictures is False else illustrated(report, batch, originals)
-
-
-def _collated(args: tuple[Any, ...], pictures: Any, reading: dict[str, Any]) -> Report:
-    """The report on a collator and rows."""
-    trial: Collator = args[0]
-    if len(args) != 2:
-        raise BadInput(
-            f"check was given the collator {trial.name} without rows. Nothing was collated. "
-            "Pass rows of its dataset, check(collator, [dataset[0], dataset[1]]), or let falsify "
-            "draw some: falsify(collator)."
-        )
-    if reading or pictures not in (None, False):
-        name = next(iter(reading), "pictures")
-        raise BadInput(
-            f"{name}= was given with a collator. Nothing was collated. "
-            "Pass processor=, config= and model= to vd.collator(…), and no pictures."
-        )
-    rows = refuse_no_rows(args[1])
-    return collate_report(trial, rows, [alone(trial, row) for row in rows])
 
 
 @public
@@ -215,7 +206,7 @@ def _arguments(args: tuple[Any, ...], reading: dict[str, Any]) -> tuple[Slicer |
             f"The slicer is a {type(slicer).__name__}, but a slicer is a function of (inputs, "
             "chunk_size) that gives the model inputs of each chunk. Call check(slicer, batch)."
         )
-    slicer = None if slicer is None else as_slicer(slicer)
+    slicer = None if slicer is None else bound(slicer)
     return slicer, read_as_it_is(args[-1], **reading)
 
 

@@ -41,7 +41,7 @@ def dims_of(processor: Any) -> dict[str, int]:
     image = draw(0, (112, 112))
     for images in ([[image]], [image]):
         with suppress(Exception):  # some take a list per sample, others a flat one
-            made = processor(text=[f"{token} a cat"], images=images, return_tensors="pt")
+            made: Any = processor(text=[f"{token} a cat"], images=images, return_tensors="pt")
             return {key: value.ndim for key, value in made.items() if hasattr(value, "ndim")}
     return {}
 

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from vlmdebug.core.batch import Batch
 from vlmdebug.core.given import described, public
 from vlmdebug.errors import BadInput
+from vlmdebug.families.read import read_as_it_is
 from vlmdebug.running.collated import dims_of
 from vlmdebug.safe import one_line
 
@@ -48,6 +50,11 @@ class Collator:
         """Dimensions of the keys that the processor returns for an image, if that is known."""
         return dims_of(self.processor)
 
+    def read(self, inputs: Mapping[str, Any], counts: Mapping[str, Any] | None = None) -> Batch:
+        """A batch of it, with `num_images=` and the like."""
+        given: dict[str, Any] = {**self.reading, **(counts or {})}
+        return read_as_it_is(inputs, processor=self.processor, **given)
+
     def __call__(self, rows: Sequence[Any]) -> Any:
         """The batch of these rows; they stay as they are, and so do random numbers elsewhere."""
         return self.again(rows, seed=0)
@@ -77,8 +84,8 @@ def collator(
             can be compared.
         rows: The kind of rows that `falsify` draws: `"messages"`, `"embedded"`,
             `"prompt_completion"`, `"prompt"`, `"text"` or `"processed"`, as `make_rows` describes
-            them, or a function `rows(images=…, text=…, answer=…)` that makes one row. By default the first kind
-            that the collator takes.
+            them, or a function `rows(images=…, text=…, answer=…)` that makes one row. By default
+            the first kind that the collator takes.
         config: The model's config, as for `read_batch`.
         model: The model, as for `read_batch`.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -18,7 +20,9 @@ def load_batch(path: str | Path) -> dict[str, Any]:
 
     Args:
         path: A `.safetensors` file, or a file written by `torch.save(dict(inputs), path)` (`.pt`,
-            `.pth`, `.bin`), which is loaded with `weights_only=True`.
+            `.pth`, `.bin`), which is loaded with `weights_only=True`. Also `.npz` of
+            `numpy.savez(path, **inputs)`, which is loaded without pickles, and `.json` and
+            `.parquet` with a list or column of numbers per key.
 
     Raises:
         BadInput: There is no such file, or it holds no batch.
@@ -70,6 +74,40 @@ def _safetensors(path: Path) -> Any:
     return load_file(path)
 
 
+def _npz(path: Path) -> Any:
+    import numpy as np
+
+    with np.load(path, allow_pickle=False) as file:
+        return {key: file[key] for key in file.files}
+
+
+def _json(path: Path) -> Any:
+    return _arrays(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _parquet(path: Path) -> Any:
+    """The columns of a table, which has a row per sample."""
+    import pyarrow.parquet as parquet  # pyright: ignore[reportMissingImports]
+
+    return _arrays(parquet.read_table(path).to_pydict())
+
+
+def _arrays(batch: Any) -> Any:
+    """Lists of numbers as arrays; others, and rows of several lengths, as they are."""
+    import numpy as np
+
+    if not isinstance(batch, dict):
+        return batch
+    made: dict[Any, Any] = {}
+    for key, value in batch.items():
+        made[key] = value
+        if isinstance(value, list):
+            with suppress(ValueError):
+                array = np.asarray(value)
+                made[key] = array if array.dtype.kind in "biuf" else value
+    return made
+
+
 def _first_line(error: Exception) -> str:
     if isinstance(
         error, UnpicklingError
@@ -83,4 +121,7 @@ _READERS: dict[str, Callable[[Path], Any]] = {
     ".pt": _torch,
     ".pth": _torch,
     ".bin": _torch,
+    ".npz": _npz,
+    ".json": _json,
+    ".parquet": _parquet,
 }

@@ -13,8 +13,10 @@ from typing import Any
 import torch
 
 from vlmdebug.checking.collate_tokens import Unit, shown
+from vlmdebug.checking.labels import IGNORED
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import KEYS, TOKEN_KEYS
+from vlmdebug.families.read import read_as_it_is
 
 PADDING = (0, -1)
 """What processors pad media with."""
@@ -182,3 +184,54 @@ def pieces(whole: Mapping[str, Any], batch: Batch) -> list[dict[str, Any]]:
             if start < stop or needed is None or batch.counts[needed][sample]:
                 found[sample][key] = value.narrow(axis.dim, start, stop - start)
     return found
+
+
+def samples_joined(
+    samples: Sequence[Mapping[str, Any]], reading: Mapping[str, Any]
+) -> dict[str, Any]:
+    """One batch of samples that were processed one by one, padded on the right.
+
+    Args:
+        samples: Tensors by name; those along the tokens with or without a dimension of rows.
+        reading: `processor=` and the like, as for `read_batch`.
+    """
+    batches = [read_as_it_is(_with_rows(sample), **_single(reading)) for sample in samples]
+    pad = getattr(getattr(reading.get("processor"), "tokenizer", None), "pad_token_id", None)
+    wide = max(batch.inputs[TEXT].shape[-1] for batch in batches)
+    keys = dict.fromkeys(key for batch in batches for key in batch.inputs if key in TOKEN_KEYS)
+    whole: dict[str, Any] = {}
+    for key in (*keys, *([] if "attention_mask" in keys else ["attention_mask"])):
+        fill = {TEXT: pad or 0, "labels": IGNORED}.get(key, 0)
+        rows = [_padded(_own(batch, key), wide, fill) for batch in batches]
+        whole[key] = torch.cat(rows, 1 if rows[0].ndim == 3 else 0)
+    units = [Unit(batch, sample) for batch in batches for sample in range(len(batch))]
+    return joined(whole, units)
+
+
+def _with_rows(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """The sample as a batch of one row, where its tokens have no dimension of rows."""
+    made = {key: torch.as_tensor(v) if hasattr(v, "dtype") else v for key, v in sample.items()}
+    if getattr(made.get(TEXT), "ndim", 2) != 1:
+        return made
+    return {
+        key: value[None] if key in TOKEN_KEYS and getattr(value, "ndim", 0) == 1 else value
+        for key, value in made.items()
+    }
+
+
+def _single(reading: Mapping[str, Any]) -> dict[str, Any]:
+    """What reads one sample: no counts of all of them."""
+    return {key: reading[key] for key in ("processor", "config", "model") if key in reading}
+
+
+def _own(batch: Batch, key: str) -> Any:
+    """A key of one sample: ones for a mask, zeros for types that it does not have."""
+    if key in batch.inputs:
+        return batch.inputs[key]
+    like = torch.ones_like if key == "attention_mask" else torch.zeros_like
+    return like(batch.inputs[TEXT])
+
+
+def _padded(value: Any, wide: int, fill: int) -> Any:
+    shape = (*value.shape[:-1], wide - value.shape[-1])
+    return torch.cat([value, value.new_full(shape, fill)], -1)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from vlmdebug.core.given import public
-from vlmdebug.core.signature import refuse_no_loop
+from vlmdebug.core.signature import Slicer, as_slicer, names_model, refuse_no_loop
 from vlmdebug.errors import BadInput, NotJudged
 from vlmdebug.running.stand_in import RecordingModel
 
@@ -61,3 +61,12 @@ def record(
     slicer._vlmdebug_call = recorded  # type: ignore[attr-defined]  # for the test of a finding
     slicer._vlmdebug_config = config  # type: ignore[attr-defined]
     return slicer
+
+
+def bound(function: Callable[..., Any]) -> Slicer:
+    """The function as a slicer; recorded if its first parameter is a model.
+
+    Raises:
+        BadInput: It can be called neither way; the message gives its parameters and a remedy.
+    """
+    return as_slicer(record(function) if names_model(function) else function)

@@ -21,7 +21,7 @@ from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import CLIP_KEYS
 from vlmdebug.core.mismatch import Mismatch
 from vlmdebug.core.observed import SlicerRun
-from vlmdebug.core.signature import Slicer, as_slicer
+from vlmdebug.core.signature import Slicer
 from vlmdebug.core.wording import number
 from vlmdebug.errors import AmbiguousError, BadInput
 from vlmdebug.families import Family, family_named
@@ -30,6 +30,7 @@ from vlmdebug.families.release import TYPES, takes
 from vlmdebug.families.video_audio import clip_of
 from vlmdebug.running.cases import Case, draw, families_of, simplest
 from vlmdebug.running.counterexample import Counterexample, Tried
+from vlmdebug.running.record import bound
 from vlmdebug.running.settings import FalsifySettings
 from vlmdebug.running.shrink import smaller
 from vlmdebug.running.synthetic import make
@@ -88,7 +89,7 @@ class Search:
                 "(inputs, chunk_size) that gives the model inputs of each chunk. Nothing was "
                 'tried. Pass the function itself; TRL\'s is vd.trl_slicer("grpo").'
             )
-        self._slicer, self._settings, self._spares = as_slicer(slicer), settings, spares
+        self._slicer, self._settings, self._spares = bound(slicer), settings, spares
         self._families = families_of(settings)
         self._end = None if settings.seconds is None else monotonic() + settings.seconds
         self._tried = {} if tried is None else tried

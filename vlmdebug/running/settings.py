@@ -11,7 +11,7 @@ import inspect
 import re
 import textwrap
 from collections.abc import Collection, Sequence
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vlmdebug.core.given import SIDES, refuse_other_value
@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 WIDTH = 98
+PROFILES: dict[str, tuple[int, float | None]] = {
+    "fast": (32, 2.0),
+    "default": (200, None),
+    "nightly": (5000, None),
+}
+"""Cases per family and seconds of each profile."""
 
 
 def option(default: Any, meaning: str, flag: str, **argument: Any) -> Any:
@@ -107,6 +113,18 @@ class FalsifySettings:
     def __post_init__(self) -> None:
         for one in fields(self):
             refuse_other_value(one.name, getattr(self, one.name), "Nothing was tried.")
+
+    def in_profile(self, name: str | None) -> FalsifySettings:
+        """These settings, with the number of cases and the time of a profile where none was given.
+
+        Raises:
+            BadInput: There is no such profile.
+        """
+        refuse_other_value("profile", name, "Nothing was tried.")
+        cases, seconds = PROFILES[name or "default"]
+        if self.max_examples != FalsifySettings.max_examples:
+            cases = self.max_examples
+        return replace(self, max_examples=cases, seconds=self.seconds or seconds)
 
     def clips_of(self, family: Family) -> list[str]:
         """Kinds of clips that are tried on a family."""

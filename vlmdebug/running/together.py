@@ -47,7 +47,6 @@ from vlmdebug.core.observed import SlicerRun
 from vlmdebug.core.record import Compared
 from vlmdebug.core.wording import number
 from vlmdebug.errors import BadInput, NotJudged
-from vlmdebug.families.read import read_as_it_is
 from vlmdebug.outcomes.reasons import Outcome
 from vlmdebug.running.collated import Tensors, tensors_of
 from vlmdebug.running.collator import Collator
@@ -106,10 +105,10 @@ def collate_report(trial: Collator, rows: Sequence[Any], singles: Sequence[Alone
     except NotJudged:
         raise
     except BadInput as error:
-        found = [*tensors.found, *_lost(trial, tensors.inputs, len(rows))]
-        if not batches and not found:
+        wrong = [*tensors.found, *_lost(trial, tensors.inputs, len(rows))]
+        if not batches and not wrong:
             raise
-        return _bare(len(rows), *(found or [NoBatch(said=str(error))]))
+        return _bare(len(rows), *(wrong or [NoBatch(said=str(error))]))
     whole = _without_dummies(whole)
     report = with_pixels(check_alone(whole, seams=open_seams(whole)), whole)
     found: list[Said] = [(one, whole) for one in tensors.found]
@@ -189,9 +188,7 @@ def _media_next_to(
         surplus = [] if dummies else given
         return [(SurplusTogether(key=key, samples=every), whole) for key in surplus], []
     made = joined(whole.inputs, units)
-    batch = read_as_it_is(
-        made, processor=trial.processor, **trial.reading, **_numbers_of(units, dummies=False)
-    )
+    batch = trial.read(made, _numbers_of(units))
     keys = {key: value for key, value in whole.inputs.items() if key in batch.layout}
     finder = RowFinder(batch.inputs, batch.layout, by_value=True)
     samples = range(len(batch))
@@ -199,7 +196,7 @@ def _media_next_to(
     _, found, doubts = chunk_differences(batch, SlicerRun([together], len(batch)))
     media = [one for one in found if one.key in due]
     outcomes = {one.key: one.outcome for one in media}
-    unsure = [
+    unsure: list[Doubt] = [
         NotNextTo(key) if isinstance(one, Unmatched) else one
         for key, one in doubts.items()
         if key in due
@@ -220,7 +217,7 @@ def _as_whole(one: Difference, outcome: Outcome) -> Difference:
     return replace(one, outcome=outcome, cause=None)
 
 
-def _numbers_of(units: Sequence[Unit], *, dummies: bool) -> dict[str, list[int]]:
+def _numbers_of(units: Sequence[Unit]) -> dict[str, list[int]]:
     """`num_images=` and the like, as each row gives them alone."""
     found: dict[str, list[int]] = {}
     for name, what in BOOKKEEPING.items():
@@ -230,7 +227,7 @@ def _numbers_of(units: Sequence[Unit], *, dummies: bool) -> dict[str, list[int]]
             no_media = not any(batch.of_key[key].name == _modality(what) for key in batch.of_key)
             if own is None and not no_media:
                 break
-            hidden = not dummies and is_dummy(Unit(batch, sample))
+            hidden = is_dummy(Unit(batch, sample))
             counts.append(0 if own is None or hidden else own[sample])
         if len(counts) == len(units) and any(counts):
             found[name] = counts
@@ -248,21 +245,21 @@ def _read(trial: Collator, inputs: dict[str, Any], batches: Sequence[Batch] | No
         units = [Unit(one, sample) for one in batches for sample in range(len(one))]
         if len(units) == len(inputs.get("input_ids", ())):
             text_only = all(is_dummy(unit) or not media_of(unit) for unit in units)
-            counts = {} if text_only else _numbers_of(units, dummies=False)
+            counts = {} if text_only else _numbers_of(units)
     with suppress(BadInput):
-        first = read_as_it_is(inputs, processor=trial.processor, **trial.reading, **counts)
+        first = trial.read(inputs, counts)
         if batches is None or len(first) != len(batches) or not any(map(len, counts.values())):
             return first
         order = in_order_of(first, units_of(batches, first))
         if order is None or order == [*range(len(order))]:
             return first
         counts = {name: [own[place] for place in order] for name, own in counts.items()}
-    return read_as_it_is(inputs, processor=trial.processor, **trial.reading, **counts)
+    return trial.read(inputs, counts)
 
 
 def _read_one(trial: Collator, tensors: Tensors) -> Batch:
     """The batch of one row: all media are its sample's, if it has one sample."""
-    read = read_as_it_is(tensors.inputs, processor=trial.processor, **trial.reading)
+    read = trial.read(tensors.inputs)
     if len(read) != 1 or not read.ambiguities:
         return read
     given = {
@@ -273,7 +270,7 @@ def _read_one(trial: Collator, tensors: Tensors) -> Batch:
     }
     if not given:
         return read
-    return read_as_it_is(tensors.inputs, processor=trial.processor, **trial.reading, **given)
+    return trial.read(tensors.inputs, given)
 
 
 def _is_random(trial: Collator, rows: Sequence[Any], singles: Sequence[Alone]) -> bool:

@@ -1,0 +1,512 @@
+"""Collators on trial: each row collated alone is the oracle for all rows together."""
+
+from __future__ import annotations
+
+import copy
+import random
+from typing import Any
+
+import pytest
+import torch
+from architectures import architectures
+from collators import Collators
+
+import vlmdebug as vd
+
+WRONG = {
+    "media_in_another_order": "VLM002",
+    "images_of_the_first_row": "VLM002",
+    "no_media_if_one_row_has_none": "VLM003",
+    "truncated_to_the_shortest": "VLM011",
+    "truncated_inside_an_image": "VLM010",
+    "labels_padded_on_the_left": "VLM013",
+    "labels_learned_on_padding": "VLM013",
+    "types_padded_on_the_left": "VLM011",
+    "media_left_as_a_list": "VLM011",
+    "none_where_there_are_no_images": "VLM011",
+    "stacked": "VLM011",
+    "sizes_of_the_first_image": "VLM002",
+    "a_key_lost": "VLM003",
+    "pixels_under_another_name": "VLM004",
+    "sorted_by_length": "VLM007",
+    "only_texts_sorted": "VLM007",
+    "first_row_twice": "VLM006",
+    "joined_without_padding": "VLM008",
+    "cast_to_whole_numbers": "VLM011",
+}
+FAMILIES = ("qwen2_5_vl", "llava", pytest.param("gemma4", marks=pytest.mark.slow))
+HAVE_NO_SUCH_KEY = {
+    ("types_padded_on_the_left", "llava"),
+    ("sizes_of_the_first_image", "llava"),
+    ("sizes_of_the_first_image", "gemma4"),
+    ("a_key_lost", "llava"),
+}
+
+
+def rows_of(processor, images, **more):
+    return vd.make_rows("text", images, processor=processor, **more)
+
+
+def checked(processor, name, images, **more):
+    trial = vd.collator(getattr(Collators(processor), name), processor)
+    return vd.check(trial, rows_of(processor, images, **more))
+
+
+# --- right ones ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("family", architectures())
+def test_right_collator_survives(built, family, side):
+    from vlmdebug.tiny.registry import find_recipe
+
+    processor, token = built[family][1], find_recipe(family).placeholder
+
+    def rows(images, text, answer):
+        return {"text": " ".join([token] * len(images) + [text, answer]), "images": images}
+
+    def right(rows):
+        return Collators(processor).right(rows, padding_side=side, **find_recipe(family).call)
+
+    trial = vd.collator(right, processor, rows=rows)
+    tried: dict[str, int] = {}
+    text_only = family not in ("paligemma", "idefics")
+
+    assert vd.falsify(trial, max_examples=15, text_only=text_only, tried=tried) is None
+    assert sum(tried.values()) == 15
+
+
+@pytest.mark.parametrize("images", [[1], [0], [2, 0, 1], [0, 2], [1, 2, 1], [3, 3]])
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "llava_next", "idefics3", "mllama", "internvl"])
+def test_right_batch_is_ok_and_says_what_was_compared(built, family, images):
+    processor = built[family][1]
+    sizes = [place % 4 for place in range(sum(images))]
+    report = checked(
+        processor, "right", images, sizes=sizes, words=[i % 2 for i in range(len(images))]
+    )
+
+    assert report.verdict == "OK", str(report)
+    assert report.compared[0].against == "each row collated alone"
+
+
+# --- wrong ones ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_collator_falls_by_its_own_code(built, family, name):
+    processor = built[family][1]
+    trial = vd.collator(getattr(Collators(processor), name), processor, rows="text")
+    found = vd.falsify_all(trial, max_examples=40)
+    codes = {finding.code for one in found for finding in one.report.findings}
+
+    if (name, family) in HAVE_NO_SUCH_KEY:
+        assert found == ()
+    else:
+        assert WRONG[name] in codes
+
+
+def test_image_of_another_sample_is_named_with_its_row(built):
+    report = checked(built["llava"][1], "images_of_the_first_row", [1, 1])
+
+    assert report.findings[0].loudness == "silent"
+    assert report.findings[0].message == (
+        "sample 1 was given pixel_values[0:1] (1 row: image 0 of sample 0) but owns "
+        "pixel_values[1:2] (1 row: image 0 of sample 1).\n"
+        "Both are the same length, so the model will not raise: it sees the wrong pixels.\n"
+        "Join pixel_values in the order of the samples, with all rows that each has collated "
+        "alone. Only padding may be added."
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "said"),
+    [
+        (
+            "labels_padded_on_the_left",
+            [1, 1],
+            "sample 0 has other labels than collated alone at 21 of 25 tokens: they stand 103 "
+            "columns to the right of them.",
+        ),
+        (
+            "labels_learned_on_padding",
+            [1, 1],
+            "sample 0 has 103 labels where attention_mask marks padding.",
+        ),
+        (
+            "truncated_to_the_shortest",
+            [0, 0],
+            "sample 1 has 20 tokens, but 123 collated alone: its text was cut.",
+        ),
+        (
+            "media_left_as_a_list",
+            [1, 1],
+            "The batch has pixel_values as a list of 32 tensors, but a model takes a tensor.",
+        ),
+        (
+            "none_where_there_are_no_images",
+            [0, 0],
+            "The batch has pixel_values as a list of None, but a model takes a tensor.",
+        ),
+        (
+            "stacked",
+            [1, 1],
+            "The batch has pixel_values with shape (2, 16, 1176), but it has shape (32, 1176): a "
+            "dimension was added.",
+        ),
+        (
+            "a_key_lost",
+            [1, 0],
+            "The batch lacks image_grid_thw, which its processor returns for each image.",
+        ),
+        (
+            "pixels_under_another_name",
+            [1, 0],
+            "The batch has pixel_values_images, which its processor does not return, and lacks "
+            "pixel_values, which it returns.",
+        ),
+        (
+            "sorted_by_length",
+            [0, 0],
+            "The batch holds its rows in another order: sample 0 is row 1.",
+        ),
+        (
+            "first_row_twice",
+            [0, 0],
+            "The batch has 3 samples, but its rows give 2 samples collated alone.",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) and " " not in value else "",
+)
+def test_first_sentence_says_what_is_wrong(built, name, images, said):
+    report = checked(built["qwen2_5_vl"][1], name, images, words=[0, 1])
+
+    assert said in [finding.message.partition("\n")[0] for finding in report.findings]
+
+
+def test_exception_of_the_collator_has_its_line_and_says_that_no_row_raises_alone(built):
+    report = checked(built["qwen2_5_vl"][1], "joined_without_padding", [0, 0], words=[0, 1])
+
+    assert report.findings[0].code == "VLM008"
+    assert "collators.py:" in report.findings[0].message
+    assert "for these rows together, and for none alone" in report.findings[0].message
+    assert isinstance(report.error, RuntimeError)
+
+
+# --- the model is the judge ----------------------------------------------------------------
+
+
+def logits(model, collate, rows):
+    made = collate(rows)
+    with torch.no_grad():
+        found = model(**made).logits
+    return [one[mask != 0] for one, mask in zip(found, made["attention_mask"], strict=True)]
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "llava", "gemma4"])
+@pytest.mark.parametrize(
+    ("name", "images"),
+    [
+        ("right", [1, 0, 2]),
+        ("media_in_another_order", [1, 1]),
+        ("images_of_the_first_row", [1, 1]),
+        ("no_media_if_one_row_has_none", [1, 0]),
+    ],
+)
+def test_silent_finding_changes_the_logits_and_a_right_batch_does_not(built, family, name, images):
+    model, processor = built[family]
+    rows = rows_of(processor, images)
+    collate = getattr(Collators(processor), name)
+    report = vd.check(vd.collator(collate, processor), rows)
+    together = logits(model, collate, rows)
+    alone = [one for row in rows for one in logits(model, collate, [row])]
+    differ = max(float((a - b).abs().max()) for a, b in zip(together, alone, strict=True))
+
+    assert (differ < 1e-3) == report.ok
+    assert report.ok or report.findings[0].loudness == "silent"
+
+
+# --- collators of libraries ----------------------------------------------------------------
+
+
+def with_template(family):
+    processor = vd.tiny.build(family)[1]
+    image = {"qwen2_5_vl": "<|vision_start|><|image_pad|><|vision_end|>"}.get(family, "<image>")
+    processor.chat_template = processor.tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['role'] }}: {% for c in m['content'] %}"
+        f"{{% if c['type'] == 'image' %}}{image}{{% else %}}{{{{ c['text'] }}}}{{% endif %}}"
+        "{% endfor %}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    return processor
+
+
+def trls(processor, **options):
+    from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
+
+    return DataCollatorForVisionLanguageModeling(processor, **options)
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "llava"])
+def test_collator_of_trl_learns_placeholders_from_conversations_and_nothing_else(family):
+    trial = vd.collator(trls(with_template(family)))
+    found = vd.falsify_all(trial, max_examples=25)
+    codes = {finding.code for one in found for finding in one.report.findings}
+
+    assert codes == {"VLM013"}
+    assert "placeholder tokens among its labels" in found[0].report.findings[0].message
+    assert found[0].kind == "messages"
+
+
+def test_collator_of_trl_is_right_on_prompts_and_cuts_images_at_max_length():
+    options: dict[str, Any] = {"completion_only_loss": True}
+    processor = with_template("llava")
+    right = vd.collator(trls(processor, **options), rows="prompt_completion")
+    short = vd.collator(trls(processor, **options, max_length=16), rows="prompt_completion")
+    found = vd.falsify(short, max_examples=40)
+
+    assert vd.falsify(right, max_examples=25) is None
+    assert found is not None
+    assert found.report.findings[0].code == "VLM010"
+    assert "Truncation (max_length) likely cut the text" in found.report.findings[0].message
+
+
+def test_collator_that_pads_tokens_alone_drops_the_images_behind_a_text(built):
+    from transformers import DataCollatorWithPadding
+
+    processor = built["llava"][1]
+    trial = vd.collator(DataCollatorWithPadding(processor.tokenizer), processor, rows="processed")
+    found = {repr(one): one.report.findings[0] for one in vd.falsify_all(trial, max_examples=25)}
+
+    assert found["processed rows: images per row [0, 1]"].code == "VLM003"
+    assert found["processed rows: images per row [0, 1]"].loudness == "silent"
+    assert "KeyError" in found["processed rows: images per row [1, 0]"].message
+
+
+def test_pairs_may_come_all_chosen_before_all_rejected(built):
+    one = Collators(built["llava"][1])
+
+    def pairs(rows):
+        return one.right([*rows, *({**row, "text": f"{row['text']} No."} for row in rows)])
+
+    def turned(rows):
+        made = pairs(rows)
+        made["pixel_values"] = made["pixel_values"].roll(1, 0)
+        return made
+
+    rows = rows_of(one.processor, [1, 1])
+
+    assert vd.check(vd.collator(pairs, one.processor), rows).verdict == "OK"
+    assert vd.check(vd.collator(turned, one.processor), rows).verdict == "MISMATCH"
+
+
+def test_dummy_image_of_a_text_only_batch_is_not_a_sample_s_own(built):
+    model, processor = built["llava"]
+    one = Collators(processor)
+    token = model.config.image_token_id
+
+    def dummies(rows):
+        made = one.right(rows)
+        if any(row["images"] for row in rows):
+            return made
+        shown = one.right(rows_of(processor, [1]))
+        extra = torch.full((len(rows), 16), token)
+        made["input_ids"] = torch.cat([made["input_ids"], extra], 1)
+        made["attention_mask"] = torch.cat([made["attention_mask"], torch.zeros_like(extra)], 1)
+        made["pixel_values"] = shown["pixel_values"].repeat(len(rows), 1, 1, 1)
+        return made
+
+    trial = vd.collator(dummies, processor)
+
+    assert vd.check(trial, rows_of(processor, [0, 1, 0])).verdict == "OK"
+    assert vd.check(trial, rows_of(processor, [0, 0])).verdict == "OK"
+
+
+# --- what is no verdict --------------------------------------------------------------------
+
+
+def test_random_collator_is_ambiguous_and_leaves_random_numbers_alone(built):
+    one = Collators(built["llava"][1])
+
+    def noisy(rows):
+        made = one.right(rows)
+        made["pixel_values"] = made["pixel_values"] + torch.rand_like(made["pixel_values"])
+        random.random()
+        return made
+
+    random.seed(3)
+    torch.manual_seed(3)
+    report = vd.check(vd.collator(noisy, one.processor), rows_of(one.processor, [1, 1]))
+    after = random.random(), torch.rand(1)
+    random.seed(3)
+    torch.manual_seed(3)
+
+    assert report.verdict == "AMBIGUOUS"
+    assert "other values for the same row each time" in report.ambiguities[0]
+    assert after == (random.random(), torch.rand(1))
+
+
+def test_order_that_is_meant_is_no_finding(built):
+    one = Collators(built["llava"][1])
+
+    def meant(rows):
+        return one.sorted_by_length(rows)
+
+    meant.any_order = True
+    rows = rows_of(one.processor, [1, 2], words=[0, 1])
+
+    assert vd.check(vd.collator(meant, one.processor), rows).verdict == "OK"
+
+
+def test_row_that_is_refused_alone_is_not_compared(built):
+    one = Collators(built["llava"][1])
+
+    def two_at_least(rows):
+        if len(rows) < 2:
+            raise ValueError("too few")
+        return one.right(rows)
+
+    report = vd.check(vd.collator(two_at_least, one.processor), rows_of(one.processor, [1, 1]))
+
+    assert report.verdict == "AMBIGUOUS"
+    assert "Row 0 alone gave no batch (ValueError: too few)" in report.ambiguities[0]
+
+
+def test_refusal_of_every_row_is_reported_last_as_the_collators_own(built):
+    one = Collators(built["llava"][1])
+
+    def no_text(rows):
+        if not all(row["images"] for row in rows):
+            raise ValueError("a row has no image")
+        return one.right(rows)
+
+    trial = vd.collator(no_text, one.processor, rows="text")
+    found = vd.falsify(trial, max_examples=15)
+
+    assert repr(found) == "text rows: images per row [0]"
+    assert "for one row alone: a row has no image" in found.report.findings[0].message
+    assert vd.falsify(trial, max_examples=15, text_only=False) is None
+
+
+def test_rows_stay_as_they_are(built):
+    one = Collators(built["llava"][1])
+
+    def hungry(rows):
+        made = one.right(rows)
+        for row in rows:
+            row["images"].clear()
+            row.pop("text")
+        return made
+
+    rows = rows_of(one.processor, [1, 1])
+    report = vd.check(vd.collator(hungry, one.processor), rows)
+
+    assert report.verdict == "OK"
+    assert [len(row["images"]) for row in rows] == [1, 1]
+
+
+# --- the counterexample --------------------------------------------------------------------
+
+
+def test_smallest_rows_are_printed_as_code_that_fails_alike(built, tmp_path, monkeypatch):
+    one = Collators(built["llava"][1])
+    found = vd.falsify(vd.collator(one.media_in_another_order, one.processor, rows="text"))
+    source = found.to_pytest("my_rows:collate", "my_rows:processor")
+    (tmp_path / "my_rows.py").write_text(
+        "import vlmdebug as vd\nfrom collators import Collators\n"
+        "processor = vd.tiny.build('llava')[1]\n"
+        "collate = Collators(processor).media_in_another_order\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    world: dict[str, Any] = {}
+    exec(source, world)
+    test = world["test_collate_keeps_rows_apart"]
+
+    assert repr(found) == "text rows: images per row [1, 1]"
+    assert source.startswith("import vlmdebug as vd\nfrom my_rows import collate, processor\n")
+    with pytest.raises(vd.MismatchError, match="image 0 of sample 1"):
+        test()
+
+
+def test_test_that_would_not_fail_is_not_written(built):
+    one = Collators(built["llava"][1])
+    calls = []
+
+    def at_first(rows):
+        calls.append(rows)
+        return (one.media_in_another_order if len(calls) < 40 else one.right)(rows)
+
+    found = vd.falsify(vd.collator(at_first, one.processor, rows="text"))
+    calls.extend([None] * 40)
+
+    with pytest.raises(vd.BadInput, match="was run before it was written, and it passed"):
+        found.to_pytest("m:collate", "m:processor")
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda p: vd.collator("text"), "collator was given 'text', but a collator is a function"),
+        (lambda p: vd.collator(len, rows=3), "rows is 3, but it is the name of a kind of rows"),
+        (lambda p: vd.check(vd.collator(len, p)), "check was given the collator len without rows"),
+        (lambda p: vd.check(vd.collator(len, p), []), "There are no rows"),
+        (lambda p: vd.check(vd.collator(len, p), "rows"), "rows is 'rows', but a collator takes"),
+        (
+            lambda p: vd.check(vd.collator(len, p), [{}], num_images=[1]),
+            "num_images= was given with a collator",
+        ),
+        (
+            lambda p: vd.falsify(vd.collator(len, p), families=["llava"]),
+            "families= was given for a collator",
+        ),
+        (
+            lambda p: vd.falsify(vd.collator(sorted, p)),
+            "sorted takes none of the kinds of rows that are drawn",
+        ),
+        (
+            lambda p: vd.falsify(vd.collator(len, p, rows="msgs")),
+            "rows is 'msgs', but the kinds of rows are messages, embedded",
+        ),
+        (lambda p: vd.make_rows("text", [1]), "Rows of the kind text have the processor's image"),
+        (lambda p: vd.make_rows("messages", [1], sizes=[9]), "sizes is [9], but it has one number"),
+        (
+            lambda p: vd.make_rows(lambda images: 1, [1]),
+            "The function that makes rows raised TypeError for 1 images",
+        ),
+    ],
+)
+def test_wrong_argument_is_named(built, call, said):
+    with pytest.raises(vd.BadInput) as caught:
+        call(built["llava"][1])
+
+    assert str(caught.value).startswith(said)
+
+
+def test_result_that_is_no_batch_is_named(built):
+    processor = built["llava"][1]
+    with pytest.raises(vd.BadInput, match="The collator returned a list, but a batch is a mapping"):
+        vd.check(vd.collator(copy.copy, processor), rows_of(processor, [1]))
+
+
+def test_kinds_of_rows_are_what_trainers_use(built):
+    processor = built["qwen2_5_vl"][1]
+    made = {
+        kind: vd.make_rows(kind, [1], processor=processor)[0]
+        for kind in ("messages", "embedded", "prompt_completion", "prompt", "text", "processed")
+    }
+
+    assert {kind: sorted(row) for kind, row in made.items()} == {
+        "messages": ["images", "messages"],
+        "embedded": ["messages"],
+        "prompt_completion": ["completion", "images", "prompt"],
+        "prompt": ["completion", "images", "prompt"],
+        "text": ["images", "text"],
+        "processed": [
+            "attention_mask",
+            "image_grid_thw",
+            "input_ids",
+            "mm_token_type_ids",
+            "pixel_values",
+        ],
+    }
+    assert made["processed"]["input_ids"].ndim == 1
+    assert made["embedded"]["messages"][0]["content"][0]["image"].size == (64, 64)
