@@ -1,4 +1,4 @@
-"""Collators on trial: each row collated alone is the oracle for all rows together."""
+"""Collators under test: each row collated alone is the oracle for all rows together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever people hand over to `check`: the right answer, or the call that works."""
+"""Whatever people pass to `check`: the right answer, or the call that works."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Put the data collators of trainers on trial: `make test-trainers ARGS=collators`.
+"""Test the data collators of trainers: `make test-trainers ARGS=collators`.
 
 TRL's and transformers' are those that are installed. LLaMA-Factory and ms-swift are installed
 without their dependencies into a temporary folder; modules that they import and that no batch needs
@@ -38,7 +38,7 @@ AROUND = {"qwen2_5_vl": ("<|vision_start|>", "<|vision_end|>")}
 MEDIA = ("image_token_id", "video_token_id")
 
 Trial = tuple[str, str, Any]
-"""A family, the collator's name, and the collator on trial."""
+"""A family, the collator's name, and the collator under test."""
 
 
 def with_template(family: str) -> tuple[Any, Any]:

@@ -83,7 +83,7 @@ def reordered(order: Sequence[int]) -> list[Difference]:
 
 
 def token_differences(whole: Batch, units: Sequence[Unit]) -> list[Difference]:
-    """What each key along the tokens has beside that of each unit alone."""
+    """What each key along the tokens has, compared with each unit alone."""
     found = list[Difference]()
     columns: dict[int, np.ndarray] = {}
     for sample, unit in enumerate(units):

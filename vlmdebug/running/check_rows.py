@@ -1,4 +1,4 @@
-"""`check` of a collator with rows, and of each of several things that were handed over."""
+"""`check` of a collator with rows, and of each of several batches."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def _listed(value: Sequence[Any]) -> str:
 
 
 def _as_tensor(key: str, value: Sequence[Any], dims: int | None) -> torch.Tensor | None:
-    """The tensor that a list stands for; None if its parts do not fit together."""
+    """The tensor that a list represents; None if its parts do not fit together."""
     parts = [one for one in value if one is not None]
     if not parts:
         return None

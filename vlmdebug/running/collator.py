@@ -1,4 +1,4 @@
-"""`collator`: a data collator with its processor and its kind of rows, as it is put on trial."""
+"""`collator`: a data collator with its processor and its kind of rows, as it is tested."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MakeRow = Callable[..., Any]
 
 @dataclass(frozen=True, eq=False)
 class Collator:
-    """A collator on trial: `vd.check(collator, rows)`, `vd.falsify(collator)`.
+    """A collator under test: `vd.check(collator, rows)`, `vd.falsify(collator)`.
 
     Attributes:
         collate: The function of a list of rows.
@@ -74,7 +74,7 @@ def collator(
     config: Any = None,
     model: Any = None,
 ) -> Collator:
-    """A data collator, to be put on trial by `check` or `falsify`.
+    """A data collator, to be tested by `check` or `falsify`.
 
     Args:
         collate: Takes a list of rows of a dataset and returns a batch: a function, or an object

@@ -1,4 +1,4 @@
-"""What people hand over to `check` where it takes a batch: loaders, trainers, rows, files, lists.
+"""What people pass to `check` where it takes a batch: loaders, trainers, rows, files, lists.
 
 Each is turned into batches or into a collator with rows. What cannot be is refused with the call
 that works.
@@ -202,11 +202,11 @@ def _of_rows(rows: list[Any], reading: Mapping[str, Any], *, of: str) -> dict[st
 def _raw(row: Mapping[str, Any], of: str) -> str:
     """What to do with rows that no processor has seen."""
     names = ", ".join(one_line(name, 40) for name in islice(row.keys(), 6))
-    whose = "A row of a data set" if of == "row" else f"A {of} of rows"
+    what = "A row of a data set" if of == "row" else f"A {of} of rows"
     if any(name in row for name in ("role", "content")):
-        whose = "A conversation"
+        what = "A conversation"
     return (
-        f"{whose} with {names} was given, but that is what a collator takes: it has no input_ids "
+        f"{what} with {names} was given, but that is what a collator takes: it has no input_ids "
         "yet. Nothing was checked. Pass the collator with it: check(vd.collator(collate, "
         "processor), rows)."
     )

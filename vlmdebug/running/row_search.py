@@ -280,7 +280,7 @@ def _refuse_slicers(settings: FalsifySettings) -> None:
     for name in ("families", "padding_side", "position_ids"):
         if getattr(settings, name) != getattr(defaults, name):
             raise BadInput(
-                f"{name}= was given for a collator, whose own processor decides that. "
+                f"{name}= was given for a collator, but its own processor decides that. "
                 f"Nothing was tried. Leave {name} out; rows are chosen by vd.collator(…, rows=…)."
             )
 

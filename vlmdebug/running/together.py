@@ -130,7 +130,7 @@ def collate_report(trial: Collator, rows: Sequence[Any], singles: Sequence[Alone
 
 
 def _without_dummies(whole: Batch) -> Batch:
-    """The batch, in which the hidden tokens of an image that stands for none leave no doubt."""
+    """The batch, in which the hidden tokens of a dummy image leave no doubt."""
     if not any(whole.hidden):
         return whole
     hidden = tuple(
@@ -208,9 +208,9 @@ def _media_next_to(
     _, each, _ = chunk_differences(batch, SlicerRun(calls, 1))
     by_sample = [one for one in each if one.key in outcomes and one.samples]
     silent = {key for key in outcomes if key not in {one.key for one in by_sample}}
-    told = [_as_whole(one, outcomes[one.key]) for one in by_sample]
-    told += [one for one in media if one.key in silent]
-    return [(one, batch) for one in told], unsure
+    shown = [_as_whole(one, outcomes[one.key]) for one in by_sample]
+    shown += [one for one in media if one.key in silent]
+    return [(one, batch) for one in shown], unsure
 
 
 def _as_whole(one: Difference, outcome: Outcome) -> Difference:
@@ -298,8 +298,8 @@ def _with(
 ) -> Report:
     """The report on the batch, with what its rows alone show."""
     said = tuple(as_collated(one, of) for one, of in found)
-    told = {sample for one, _ in found for sample in one.samples}
-    kept = tuple(one for one in report.mismatches if not _is_told(one, told, said))
+    samples = {sample for one, _ in found for sample in one.samples}
+    kept = tuple(one for one in report.mismatches if not _is_said(one, samples, said))
     what = f"{number(len(batch.layout), 'key')} of {number(len(batch), 'sample')}"
     against = "each row collated alone" if compared else None
     return replace(
@@ -310,13 +310,13 @@ def _with(
     )
 
 
-def _is_told(one: Mismatch, samples: set[int], named: Sequence[Mismatch]) -> bool:
+def _is_said(one: Mismatch, samples: set[int], named: Sequence[Mismatch]) -> bool:
     """Whether a mismatch of the batch itself follows from those next to the rows alone."""
     if not named:
         return False
     if one.key == "labels":
-        told = {s for other in named if other.key == "labels" for s in other.samples}
-        return one.cause in OF_OTHERS and not told.isdisjoint(one.samples)
+        labelled = {s for other in named if other.key == "labels" for s in other.samples}
+        return one.cause in OF_OTHERS and not labelled.isdisjoint(one.samples)
     lost = {other.key for other in named if other.code in ("VLM003", "VLM004")}
     if one.code == "VLM003":
         return one.key in lost
