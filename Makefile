@@ -37,7 +37,7 @@ test-trl: .venv/.with-tiny,plot,notebook,trl,fleet,ray,test ## Test several TRL 
 	$(BIN)/python tools/trl_releases.py $(ARGS)
 
 test-trainers: .venv/.with-tiny,plot,notebook,trl,fleet,ray,test ## Test other trainers, many minutes
-	$(BIN)/python tools/trainers.py $(ARGS)
+	$(BIN)/python tools/$(if $(filter collators,$(ARGS)),collators.py $(filter-out collators,$(ARGS)),trainers.py $(ARGS))
 
 test-drop-in: .venv/.with-tiny,plot,notebook,trl,fleet,ray,test ## Run docs/drop_in in each trainer's environment, minutes
 	$(BIN)/python tools/drop_in.py $(ARGS)

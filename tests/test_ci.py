@@ -36,9 +36,15 @@ def workflow() -> str:
     return re.findall(r"```yaml\n(name: .*?)```", PAGE, re.DOTALL)[0]
 
 
-def run(*command: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+def run(*command: str, cwd: Path, given: str = "", **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command, cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, check=False
+        command,
+        cwd=cwd,
+        env={**os.environ, **env},
+        input=given,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -97,14 +103,20 @@ def test_action_is_valid_and_a_wrong_one_is_seen(tmp_path):
     assert run(*command, *schema, str(bad), cwd=tmp_path).returncode == 1
 
 
-def test_action_uses_options_and_names_that_exist():
+@pytest.mark.parametrize(("source", "status"), [(WRONG, 1), (RIGHT, 0)], ids=["wrong", "right"])
+def test_action_reviews_a_diff_with_options_that_exist(tmp_path, source, status):
     action = workflow()
     steps = yaml.safe_load(action)["jobs"]["slicing"]["steps"]
     command = next(one["run"] for one in steps if "vlmdebug review" in one.get("run", ""))
     words = command.partition("| ")[2].split()
-    done = run(sys.executable, "-m", *words, cwd=ROOT, PYTHONPATH=str(ROOT))
+    (tmp_path / "trainer.py").write_text(source)
+    lines = [f"+{line}" for line in source.splitlines()]
+    head = ["--- /dev/null", "+++ b/trainer.py", f"@@ -0,0 +1,{len(lines)} @@"]
+    diff = "\n".join([*head, *lines, ""])
+    done = run(sys.executable, "-m", *words, cwd=tmp_path, given=diff, PYTHONPATH=str(ROOT))
 
-    assert done.returncode == 0, done.stderr  # of an empty diff
+    assert done.returncode == status, done.stdout + done.stderr
+    assert done.stdout.startswith("::") == bool(status)
     assert set(re.findall(r"'(nightly|fast)'", action)) <= PROFILES.keys()
     assert "secrets" not in action
     assert yaml.safe_load(action)["permissions"] == {"contents": "read"}

@@ -68,6 +68,25 @@ def joined(whole: Mapping[str, Any], units: Sequence[Unit]) -> dict[str, Any]:
     return made
 
 
+def unpacked(whole: Batch) -> dict[str, Any]:
+    """The batch with a row per sample, where rows of `input_ids` hold several."""
+    if whole.packed is None:
+        return dict(whole.inputs)
+    shape = whole.inputs[TEXT].shape
+    made = {key: value for key, value in whole.inputs.items() if key in whole.layout.media}
+    columns = [shown(whole, sample) for sample in range(len(whole))]
+    wide = max(map(len, columns))
+    for key in [key for key in whole.inputs if key in TOKEN_KEYS]:
+        value = whole.inputs[key]
+        if value.shape == shape:
+            rows = [value[whole.spans[s][0], torch.from_numpy(c)] for s, c in enumerate(columns)]
+            made[key] = torch.stack([_padded(row, wide, 0) for row in rows])
+    made.pop("position_ids", None)  # judged with the tokens
+    ones = [torch.ones(len(own), dtype=torch.long) for own in columns]
+    made["attention_mask"] = torch.stack([_padded(own, wide, 0) for own in ones])
+    return made
+
+
 def _joined(
     key: str, units: Sequence[Unit], values: Sequence[Any], whole: Mapping[str, Any]
 ) -> Any:

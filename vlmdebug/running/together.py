@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -44,13 +44,13 @@ from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import BOOKKEEPING, MEDIA_KEYS, TOKEN_KEYS
 from vlmdebug.core.mismatch import Mismatch
 from vlmdebug.core.observed import SlicerRun
-from vlmdebug.core.record import Compared
+from vlmdebug.core.record import ChunkReport, Compared
 from vlmdebug.core.wording import number
 from vlmdebug.errors import BadInput, NotJudged
 from vlmdebug.outcomes.reasons import Outcome
 from vlmdebug.running.collated import Tensors, tensors_of
 from vlmdebug.running.collator import Collator
-from vlmdebug.running.joined import is_dummy, joined, media_of, pieces
+from vlmdebug.running.joined import is_dummy, joined, media_of, pieces, unpacked
 from vlmdebug.safe import one_line
 from vlmdebug.tracking.observe import used_chunk
 from vlmdebug.tracking.packed import open_seams
@@ -63,6 +63,20 @@ OF_OTHERS = frozenset(
 )
 Said = tuple[Difference, Batch]
 """A difference, and the batch that its rows are of."""
+
+
+class NextTo(NamedTuple):
+    """What the batch has that its rows alone have not.
+
+    Attributes:
+        found: What differs.
+        doubts: What could not be compared.
+        chunks: The verdict on each sample, where rows of media differ.
+    """
+
+    found: list[Said]
+    doubts: list[Doubt]
+    chunks: tuple[ChunkReport, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -122,8 +136,9 @@ def collate_report(trial: Collator, rows: Sequence[Any], singles: Sequence[Alone
             if one.error is not None
         ]
     else:
-        more, unsure = _next_to(trial, whole, known)
-        found, doubts = [*found, *more], [*doubts, *unsure]
+        compared = _next_to(trial, whole, known)
+        found, doubts = [*found, *compared.found], [*doubts, *compared.doubts]
+        report = replace(report, chunks=compared.chunks or report.chunks)
     if found and known is not None and _is_random(trial, rows, singles):
         found, doubts = [], [NotTheSame()]
     return _with(report, whole, found, doubts, compared=known is not None)
@@ -157,14 +172,12 @@ def _lost(trial: Collator, inputs: Mapping[str, Any], samples: int) -> list[Diff
     return found
 
 
-def _next_to(
-    trial: Collator, whole: Batch, batches: Sequence[Batch]
-) -> tuple[list[Said], list[Doubt]]:
-    """What the batch has that its rows alone have not, and what could not be compared."""
+def _next_to(trial: Collator, whole: Batch, batches: Sequence[Batch]) -> NextTo:
+    """The batch of all rows next to each of them alone."""
     units = units_of(batches, whole)
     miscounted = counted(whole, units)
     if miscounted:
-        return [(one, whole) for one in miscounted], []
+        return NextTo([(one, whole) for one in miscounted], [])
     found = list[Difference]()
     order = in_order_of(whole, units)
     if order is not None and order != [*range(len(units))]:
@@ -172,13 +185,11 @@ def _next_to(
         if not getattr(trial.collate, "any_order", False):
             found += reordered(order)
     found += token_differences(whole, units)
-    more, doubts = _media_next_to(trial, whole, units)
-    return [*((one, whole) for one in found), *more], doubts
+    media = _media_next_to(trial, whole, units)
+    return media._replace(found=[*((one, whole) for one in found), *media.found])
 
 
-def _media_next_to(
-    trial: Collator, whole: Batch, units: Sequence[Unit]
-) -> tuple[list[Said], list[Doubt]]:
+def _media_next_to(trial: Collator, whole: Batch, units: Sequence[Unit]) -> NextTo:
     """The media of the batch as one chunk of the batch that the rows alone give."""
     due = {key for unit in units for key in media_of(unit)}
     given = [key for key in whole.layout.media if key in whole.inputs]
@@ -186,10 +197,11 @@ def _media_next_to(
         dummies = any(is_dummy(unit) for unit in units)
         every = tuple(range(len(units)))
         surplus = [] if dummies else given
-        return [(SurplusTogether(key=key, samples=every), whole) for key in surplus], []
-    made = joined(whole.inputs, units)
+        return NextTo([(SurplusTogether(key=key, samples=every), whole) for key in surplus], [])
+    inputs = unpacked(whole)
+    made = joined(inputs, units)
     batch = trial.read(made, _numbers_of(units))
-    keys = {key: value for key, value in whole.inputs.items() if key in batch.layout}
+    keys = {key: value for key, value in inputs.items() if key in batch.layout}
     finder = RowFinder(batch.inputs, batch.layout, by_value=True)
     samples = range(len(batch))
     together = used_chunk(batch, finder, keys, samples)
@@ -202,15 +214,15 @@ def _media_next_to(
         if key in due
     ]
     if not media:
-        return [], unsure
+        return NextTo([], unsure)
     parts = pieces(keys, batch)
     calls = [used_chunk(batch, finder, one, range(s, s + 1)) for s, one in enumerate(parts)]
-    _, each, _ = chunk_differences(batch, SlicerRun(calls, 1))
+    reports, each, _ = chunk_differences(batch, SlicerRun(calls, 1))
     by_sample = [one for one in each if one.key in outcomes and one.samples]
     silent = {key for key in outcomes if key not in {one.key for one in by_sample}}
     shown = [_as_whole(one, outcomes[one.key]) for one in by_sample]
     shown += [one for one in media if one.key in silent]
-    return [(one, batch) for one in shown], unsure
+    return NextTo([(one, batch) for one in shown], unsure, tuple(reports))
 
 
 def _as_whole(one: Difference, outcome: Outcome) -> Difference:
