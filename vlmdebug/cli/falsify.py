@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from vlmdebug.cli.given import not_checked, slicer_of
 from vlmdebug.cli.show import FOUND, OK, Commands, show, show_line
@@ -18,8 +19,9 @@ def add(commands: Commands) -> None:
         "slicer",
         metavar="FILE.py:NAME",
         help="your function (inputs, chunk_size), or (model, inputs, chunk_size), which is "
-        "recorded; the file is run. Or trainer:verl, an installed trainer's own code; "
-        "trainer:verl:dynamic, another of its loops; or a slicer of the 5452 story",
+        "recorded; the file is run. Or a vd.collator(…) in it. Or trainer:verl, an installed "
+        "trainer's own code; trainer:verl:dynamic, another of its loops; or a slicer of the 5452 "
+        "story",
     )
     _search_options(falsify)
     falsify.add_argument("--all", action="store_true", help="every kind of mismatch in each family")
@@ -42,12 +44,15 @@ def _search_options(command: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from vlmdebug.running.collator import Collator
+    from vlmdebug.running.row_search import RowSearch
     from vlmdebug.running.search import Search
 
     tried: dict[str, int] = {}
     settings = FalsifySettings(**{one.name: getattr(arguments, one.name) for one in options()})
     with slicer_of(arguments.slicer, "SLICER") as slicer:
-        search = Search(slicer, settings, tried)
+        kind = RowSearch if isinstance(slicer, Collator) else Search
+        search = kind(slicer, settings, tried)
         found = search.all() if arguments.all else [one for one in [search.first()] if one]
     for example in found:
         show_line(example)
@@ -55,7 +60,7 @@ def _run(arguments: argparse.Namespace) -> int:
             show(f"  {finding.code} {finding.title} ({finding.loudness})")
             show_line("\n".join(f"    {line}" for line in plain(finding.message).splitlines()))
         if arguments.pytest:
-            show_line(f"\n{example.to_pytest(_import_name(arguments.slicer))}")
+            show_line(f"\n{_test_of(example, _import_name(arguments.slicer))}")
     if not found:
         show_line("no counterexample, which is evidence and no proof; cases tried:")
     for family, count in tried.items():
@@ -64,6 +69,14 @@ def _run(arguments: argparse.Namespace) -> int:
             number = f"{int(count)} case{'' if count == 1 else 's'}"
             show_line(f"  {family}: {number}{left_out}")
     return FOUND if found else OK
+
+
+def _test_of(example: Any, name: str) -> str:
+    """A regression test; of a collator, with the names that its file should have."""
+    if not hasattr(example, "trial"):
+        return example.to_pytest(name)
+    module = name.partition(":")[0]
+    return example.to_pytest(f"{module}:collate", f"{module}:processor", f"{module}:make_row")
 
 
 def _import_name(slicer: str) -> str:
