@@ -291,7 +291,7 @@ def test_function_of_three_others_is_bound_before_and_not_run():
         (lambda p: vd.tiny.build("llava")[0], "check(inputs, model=model)"),
         (lambda p: None, "A DataLoader, a trainer, a list of samples, a saved batch"),
         (lambda p: "batch.pt", "torch.save(dict(inputs), path)"),
-        (lambda p: "batch.csv", ".npz, .json, .parquet"),
+        (lambda p: __file__, ".npz, .json, .parquet"),
         (lambda p: {}, "Pass what the processor returned"),
         (lambda p: [], "The list is empty"),
         (lambda p: [3], "Pass what the processor returned for each sample"),

@@ -51,8 +51,11 @@ def _run(arguments: argparse.Namespace) -> int:
     tried: dict[str, int] = {}
     settings = FalsifySettings(**{one.name: getattr(arguments, one.name) for one in options()})
     with slicer_of(arguments.slicer, "SLICER") as slicer:
-        kind = RowSearch if isinstance(slicer, Collator) else Search
-        search = kind(slicer, settings, tried)
+        search: Search | RowSearch
+        if isinstance(slicer, Collator):
+            search = RowSearch(slicer, settings, tried)
+        else:
+            search = Search(slicer, settings, tried)
         found = search.all() if arguments.all else [one for one in [search.first()] if one]
     for example in found:
         show_line(example)

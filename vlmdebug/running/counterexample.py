@@ -159,12 +159,9 @@ def _refuse_passing(test: str, objects: Mapping[str, Any]) -> None:
     Raises:
         BadInput: It passes, or raises something else.
     """
-    import vlmdebug
-
-    world: dict[str, Any] = {"vd": vlmdebug, **objects}
-    before = set(world)
-    exec(compile(test, "<regression test>", "exec"), world)
-    own = next(value for name, value in world.items() if name not in before and callable(value))
+    world: dict[str, Any] = {**objects}
+    exec(compile(f"{VLMDEBUG}\n{test}", "<regression test>", "exec"), world)
+    own = next(value for name, value in world.items() if name.startswith("test_"))
     why = "it passed"
     try:
         own()

@@ -15,7 +15,7 @@ import torch
 from vlmdebug.checking.collate_tokens import Unit, shown
 from vlmdebug.checking.labels import IGNORED
 from vlmdebug.core.batch import Batch
-from vlmdebug.core.keys import KEYS, TOKEN_KEYS
+from vlmdebug.core.keys import BOOKKEEPING, KEYS, TOKEN_KEYS
 from vlmdebug.families.read import read_as_it_is
 
 PADDING = (0, -1)
@@ -66,6 +66,39 @@ def joined(whole: Mapping[str, Any], units: Sequence[Unit]) -> dict[str, Any]:
     for key in dict.fromkeys(key for own in media for key in own):
         made[key] = _joined(key, units, [own.get(key) for own in media], whole)
     return made
+
+
+def numbers_of(units: Sequence[Unit]) -> dict[str, list[int]]:
+    """`num_images=` and the like, as each row gives them alone."""
+    found: dict[str, list[int]] = {}
+    for name, what in BOOKKEEPING.items():
+        counts = list[int]()
+        for batch, sample in units:
+            own = batch.counts.get(what)
+            no_media = not any(batch.of_key[key].name == _modality(what) for key in batch.of_key)
+            if own is None and not no_media:
+                break
+            hidden = is_dummy(Unit(batch, sample))
+            counts.append(0 if own is None or hidden else own[sample])
+        if len(counts) == len(units) and any(counts):
+            found[name] = counts
+    return found
+
+
+def _modality(unit: str) -> str:
+    return "image" if unit == "tile" else unit
+
+
+def all_its_own(batch: Batch) -> dict[str, list[int]]:
+    """`num_images=` and the like for a batch of one sample, which owns all media in it."""
+    if len(batch) != 1 or not batch.ambiguities:
+        return {}
+    return {
+        name: [len(batch.inputs[key])]
+        for name, unit in BOOKKEEPING.items()
+        for key, axis in batch.layout.items()
+        if axis.unit == unit and not axis.dim and unit not in batch.counts
+    }
 
 
 def unpacked(whole: Batch) -> dict[str, Any]:
@@ -214,7 +247,12 @@ def samples_joined(
         samples: Tensors by name; those along the tokens with or without a dimension of rows.
         reading: `processor=` and the like, as for `read_batch`.
     """
-    batches = [read_as_it_is(_with_rows(sample), **_single(reading)) for sample in samples]
+    known = _single(reading)
+    batches = list[Batch]()
+    for sample in map(_with_rows, samples):
+        read = read_as_it_is(sample, **known)
+        given: dict[str, Any] = {**known, **all_its_own(read)}
+        batches.append(read_as_it_is(sample, **given) if given != known else read)
     pad = getattr(getattr(reading.get("processor"), "tokenizer", None), "pad_token_id", None)
     wide = max(batch.inputs[TEXT].shape[-1] for batch in batches)
     keys = dict.fromkeys(key for batch in batches for key in batch.inputs if key in TOKEN_KEYS)
@@ -224,7 +262,7 @@ def samples_joined(
         rows = [_padded(_own(batch, key), wide, fill) for batch in batches]
         whole[key] = torch.cat(rows, 1 if rows[0].ndim == 3 else 0)
     units = [Unit(batch, sample) for batch in batches for sample in range(len(batch))]
-    return joined(whole, units)
+    return {**joined(whole, units), **numbers_of(units)}
 
 
 def _with_rows(sample: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,7 +41,7 @@ from vlmdebug.checking.text import as_collated, named
 from vlmdebug.checking.text_doubts import doubt
 from vlmdebug.checking.whole_batch import check_alone
 from vlmdebug.core.batch import Batch
-from vlmdebug.core.keys import BOOKKEEPING, MEDIA_KEYS, TOKEN_KEYS
+from vlmdebug.core.keys import MEDIA_KEYS, TOKEN_KEYS
 from vlmdebug.core.mismatch import Mismatch
 from vlmdebug.core.observed import SlicerRun
 from vlmdebug.core.record import ChunkReport, Compared
@@ -50,7 +50,15 @@ from vlmdebug.errors import BadInput, NotJudged
 from vlmdebug.outcomes.reasons import Outcome
 from vlmdebug.running.collated import Tensors, tensors_of
 from vlmdebug.running.collator import Collator
-from vlmdebug.running.joined import is_dummy, joined, media_of, pieces, unpacked
+from vlmdebug.running.joined import (
+    all_its_own,
+    is_dummy,
+    joined,
+    media_of,
+    numbers_of,
+    pieces,
+    unpacked,
+)
 from vlmdebug.safe import one_line
 from vlmdebug.tracking.observe import used_chunk
 from vlmdebug.tracking.packed import open_seams
@@ -200,7 +208,7 @@ def _media_next_to(trial: Collator, whole: Batch, units: Sequence[Unit]) -> Next
         return NextTo([(SurplusTogether(key=key, samples=every), whole) for key in surplus], [])
     inputs = unpacked(whole)
     made = joined(inputs, units)
-    batch = trial.read(made, _numbers_of(units))
+    batch = trial.read(made, numbers_of(units))
     keys = {key: value for key, value in inputs.items() if key in batch.layout}
     finder = RowFinder(batch.inputs, batch.layout, by_value=True)
     samples = range(len(batch))
@@ -229,27 +237,6 @@ def _as_whole(one: Difference, outcome: Outcome) -> Difference:
     return replace(one, outcome=outcome, cause=None)
 
 
-def _numbers_of(units: Sequence[Unit]) -> dict[str, list[int]]:
-    """`num_images=` and the like, as each row gives them alone."""
-    found: dict[str, list[int]] = {}
-    for name, what in BOOKKEEPING.items():
-        counts = list[int]()
-        for batch, sample in units:
-            own = batch.counts.get(what)
-            no_media = not any(batch.of_key[key].name == _modality(what) for key in batch.of_key)
-            if own is None and not no_media:
-                break
-            hidden = is_dummy(Unit(batch, sample))
-            counts.append(0 if own is None or hidden else own[sample])
-        if len(counts) == len(units) and any(counts):
-            found[name] = counts
-    return found
-
-
-def _modality(unit: str) -> str:
-    return "image" if unit == "tile" else unit
-
-
 def _read(trial: Collator, inputs: dict[str, Any], batches: Sequence[Batch] | None) -> Batch:
     """The batch of all rows, with the counts that the rows give alone."""
     counts: dict[str, list[int]] = {}
@@ -257,7 +244,7 @@ def _read(trial: Collator, inputs: dict[str, Any], batches: Sequence[Batch] | No
         units = [Unit(one, sample) for one in batches for sample in range(len(one))]
         if len(units) == len(inputs.get("input_ids", ())):
             text_only = all(is_dummy(unit) or not media_of(unit) for unit in units)
-            counts = {} if text_only else _numbers_of(units)
+            counts = {} if text_only else numbers_of(units)
     with suppress(BadInput):
         first = trial.read(inputs, counts)
         if batches is None or len(first) != len(batches) or not any(map(len, counts.values())):
@@ -272,17 +259,8 @@ def _read(trial: Collator, inputs: dict[str, Any], batches: Sequence[Batch] | No
 def _read_one(trial: Collator, tensors: Tensors) -> Batch:
     """The batch of one row: all media are its sample's, if it has one sample."""
     read = trial.read(tensors.inputs)
-    if len(read) != 1 or not read.ambiguities:
-        return read
-    given = {
-        name: [len(read.inputs[key])]
-        for name, unit in BOOKKEEPING.items()
-        for key, axis in read.layout.items()
-        if axis.unit == unit and not axis.dim and unit not in read.counts
-    }
-    if not given:
-        return read
-    return trial.read(tensors.inputs, given)
+    given = all_its_own(read)
+    return trial.read(tensors.inputs, given) if given else read
 
 
 def _is_random(trial: Collator, rows: Sequence[Any], singles: Sequence[Alone]) -> bool:
