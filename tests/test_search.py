@@ -394,8 +394,25 @@ def test_printed_test_of_a_loop_records_it(monkeypatch):
 def test_printed_test_of_a_loop_asks_for_its_config():
     found = vd.falsify(vd.record(per_sample_loop, config=object()), families=["llava"])
 
-    assert "config = ...  # what `record` was given" in found.to_pytest("m:loop")
+    assert "from m import config, loop\n" in found.to_pytest("m:loop")
     assert "vd.record(loop, config=config)" in found.to_pytest("m:loop")
+
+
+def test_printed_test_of_a_slicer_was_run_and_one_that_passes_is_not_written():
+    calls = []
+
+    def at_first(inputs, chunk_size):
+        calls.append(chunk_size)
+        good = len(calls) > 500
+        yield from (slicers.corrected if good else slicers.by_sample)(inputs, chunk_size)
+
+    found = vd.falsify(at_first, families=["llava"])
+    written = found.to_pytest("m:at_first")
+    calls.extend([0] * 500)
+
+    assert "vd.check(at_first, batch" in written
+    with pytest.raises(vd.BadInput, match="was run before it was written, and it passed"):
+        found.to_pytest("m:at_first")
 
 
 @pytest.mark.parametrize(

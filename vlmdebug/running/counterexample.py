@@ -96,8 +96,8 @@ class Counterexample:
                 behaves in another way each time.
         """
         module, _, name = slicer.partition(":")
-        named = {name: slicer} if "{}" in self.call else {}
-        own = imported_as(name) if named else "slicer"
+        own = imported_as(name) if "{}" in self.call else "slicer"
+        named = {own: slicer} if "{}" in self.call else {}
         under_test = self.slicer.__wrapped__ if "record(" in self.call else self.slicer
         objects: dict[str, Any] = {own: under_test}
         if "config" in self.call:
@@ -136,10 +136,8 @@ def with_imports(named: Mapping[str, str], test: str, objects: Mapping[str, Any]
         module, name = _place(where)
         words = [*module.split("."), name]
         if all(map(_is_word, words)):
-            alias = imported_as(name) if own == name else own
-            by_module.setdefault(module, []).append(name if alias == name else f"{name} as {alias}")
+            by_module.setdefault(module, []).append(name if own == name else f"{name} as {own}")
         else:
-            own = imported_as(own)
             found = f"attrgetter({literal(name)})(import_module({literal(module)}))"
             others.append(f"{own} = {found}")
     plain += [f"from {module} import {', '.join(sorted(own))}" for module, own in by_module.items()]
