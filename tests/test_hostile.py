@@ -400,7 +400,7 @@ MIXED = {
         lambda m, p, b: vd.prove(CORRECTED, vd.read_batch(b, processor=p), p),
         "The model is a LlavaProcessor, which is a processor",
     ),
-    "a processor as batch": (lambda m, p, b: vd.check(p), "which is a processor was given"),
+    "a processor as batch": (lambda m, p, b: vd.check(p), "which is a processor, without a batch"),
     "a slicer and a batch swapped": (lambda m, p, b: vd.check(b, by_sample), "The slicer is a"),
 }
 
@@ -427,7 +427,10 @@ SHAPES = {
         r"takes \(inputs\), but a slicer takes \(inputs, chunk_size\)",
     ),
     "swapped": (lambda chunk_size, inputs: [], "Give it the batch first: lambda inputs"),
-    "a model first": (loop, r"Wrap it: vlmdebug.record\(loop\)"),
+    "a model by another name": (
+        lambda first, inputs, chunk_size: [],
+        r"It takes a model first. Wrap it: vlmdebug.record",
+    ),
     "a method without its object": (Trainer.loss, "It is a method without its object"),
 }
 
