@@ -296,6 +296,7 @@ def test_pairs_may_come_all_chosen_before_all_rejected(built):
     rows = rows_of(one.processor, [1, 1])
 
     assert vd.check(vd.collator(pairs, one.processor), rows).verdict == "OK"
+    assert vd.falsify(vd.collator(pairs, one.processor, rows="text"), max_examples=20) is None
     assert vd.check(vd.collator(turned, one.processor), rows).verdict == "MISMATCH"
 
 
@@ -343,6 +344,77 @@ def test_random_collator_is_ambiguous_and_leaves_random_numbers_alone(built):
     assert report.verdict == "AMBIGUOUS"
     assert "other values for the same row each time" in report.ambiguities[0]
     assert after == (random.random(), torch.rand(1))
+
+
+@pytest.mark.parametrize("own_dice", [False, True], ids=["global", "own"])
+def test_what_is_rarely_random_is_no_finding(built, own_dice):
+    """Flips one image in five: the rows together and alone often agree for other seeds."""
+    one, dice = Collators(built["llava"][1]), random.Random(5)
+
+    def flipped(rows):
+        drawn = (dice if own_dice else random).random
+        return one.right(
+            [
+                {
+                    **row,
+                    "images": [im.transpose(0) if drawn() < 0.2 else im for im in row["images"]],
+                }
+                for row in rows
+            ]
+        )
+
+    trial = vd.collator(flipped, one.processor, rows="text")
+
+    with pytest.raises(vd.AmbiguousError, match="each time, of pixel_values"):
+        vd.falsify(trial, max_examples=20)
+
+
+def test_random_pixels_hide_no_other_finding(built):
+    one = Collators(built["llava"][1])
+
+    def noisy(rows):
+        made = one.labels_padded_on_the_left(rows)
+        made["pixel_values"] = made["pixel_values"] + torch.rand_like(made["pixel_values"])
+        return made
+
+    rows = rows_of(one.processor, [1, 1], words=[0, 1])
+    report = vd.check(vd.collator(noisy, one.processor), rows)
+
+    assert {finding.code for finding in report.findings if finding.mismatches} == {"VLM013"}
+    assert "pixel_values" in report.ambiguities[0]
+
+
+@pytest.mark.parametrize(
+    ("any_order", "verdict"), [(True, "OK"), (False, "MISMATCH")], ids=["meant", "not meant"]
+)
+def test_rows_of_equal_texts_are_told_apart_by_their_images(built, any_order, verdict):
+    one = Collators(built["llava"][1])
+    images = [row["images"] for row in rows_of(one.processor, [1, 1, 1])]
+    rows = [{"text": "<image> Describe it.", "images": own} for own in images]
+
+    def turned(rows):
+        return one.right(rows[::-1])
+
+    turned.any_order = any_order
+    report = vd.check(vd.collator(turned, one.processor), rows)
+
+    assert report.verdict == verdict
+    assert [finding.code for finding in report.findings] == ([] if any_order else ["VLM007"])
+
+
+def test_mask_of_four_dimensions_is_no_other_text(built):
+    one = Collators(built["llava"][1])
+
+    def wide(rows):
+        made = one.padded_right(rows)
+        mask = made["attention_mask"][:, None, None, :].bool()
+        seq = mask.shape[-1]
+        return {**made, "attention_mask": mask & torch.ones(seq, seq, dtype=torch.bool).tril()}
+
+    rows = rows_of(one.processor, [1, 1], words=[0, 1])
+    codes = {one.code for one in vd.check(vd.collator(wide, one.processor), rows).findings}
+
+    assert "VLM011" not in codes
 
 
 def test_order_that_is_meant_is_no_finding(built):

@@ -112,7 +112,7 @@ def _columns(whole: Batch, sample: int, due: np.ndarray) -> np.ndarray | None:
     if np.array_equal(given, due):
         return columns
     more = len(given) - len(due)
-    if MASK in whole.inputs or more <= 0:
+    if _has_mask(whole) or more <= 0:
         return None
     for own, rest in ((slice(0, len(due)), given[len(due) :]), (slice(more, None), given[:more])):
         if np.array_equal(given[own], due) and len({*rest.tolist()}) == 1:
@@ -213,8 +213,13 @@ def values_of(batch: Batch, key: str, sample: int, columns: np.ndarray) -> np.nd
 def shown(batch: Batch, sample: int) -> np.ndarray:
     """The columns of a sample's tokens that `attention_mask` shows; all where there is no mask."""
     row, start, stop = batch.spans[sample]
-    mask = batch.inputs.get(MASK)
     columns = np.arange(start, stop)
-    if mask is None or tuple(mask.shape) != tuple(batch.inputs["input_ids"].shape):
+    if not _has_mask(batch):
         return columns
-    return columns[to_numpy(mask)[row, start:stop] != 0]
+    return columns[to_numpy(batch.inputs[MASK])[row, start:stop] != 0]
+
+
+def _has_mask(batch: Batch) -> bool:
+    """Whether it has a mask of a value per token, and not one of several dimensions."""
+    mask = batch.inputs.get(MASK)
+    return mask is not None and tuple(mask.shape) == tuple(batch.inputs["input_ids"].shape)

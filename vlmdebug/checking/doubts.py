@@ -139,7 +139,9 @@ class NotNextTo(NamedTuple):
 
 
 class NotTheSame(NamedTuple):
-    """A collator that gives other values for the same row."""
+    """A collator that gives other values of these keys for the same rows."""
+
+    keys: tuple[str, ...]
 
 
 Doubt = (

@@ -167,11 +167,11 @@ def _of_collator(one: NotAlone | NotNextTo | NotTheSame) -> str:
                 f"{key} of the batch could not be matched to what the rows have alone: its shape "
                 "is another. It was not compared. Look at both: collate([row]) and collate(rows)."
             )
-        case NotTheSame():
+        case NotTheSame(keys):
             return (
-                "The collator gives other values for the same row each time, so rows together were "
-                "not compared with each of them alone. Switch off what is random in it, such as "
-                "augmentation."
+                f"The collator gives other values for the same row each time, of {', '.join(keys)}, "
+                "so these were not compared with each row alone. Switch off what is random in it, "
+                "such as augmentation."
             )
 
 

@@ -59,7 +59,8 @@ def lacks(facts: BatchFacts, layout: Layout) -> tuple[str, ...]:
     if not layout.media and named is not None and facts.packed is None:
         pixels = named & set(PIXELS) & set(IMAGE_KEYS)
         alone = layout.rules.no_placeholders  # nothing in the text says that there is an image
-        return tuple(sorted(pixels if alone else pixels & layout.rules.raises_without))
+        needed = rules.raises_without - rules.sometimes_returned
+        return tuple(sorted(pixels if alone else pixels & needed))
     if not layout.media or named is None:
         return ()
     described = rules.sometimes_returned & rules.raises_without

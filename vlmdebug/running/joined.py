@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from vlmdebug.checking.collate_tokens import Unit, shown
+from vlmdebug.checking.collate_tokens import Unit, shown, text_of
 from vlmdebug.checking.labels import IGNORED
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import BOOKKEEPING, KEYS, TOKEN_KEYS
@@ -236,6 +236,40 @@ def pieces(whole: Mapping[str, Any], batch: Batch) -> list[dict[str, Any]]:
             if start < stop or needed is None or batch.counts[needed][sample]:
                 found[sample][key] = value.narrow(axis.dim, start, stop - start)
     return found
+
+
+def apart_by_media(whole: Batch, units: Sequence[Unit], order: Sequence[int]) -> list[int]:
+    """The unit of each sample, where those of equal texts are told apart by their media.
+
+    Args:
+        whole: The batch.
+        units: What each row gives alone.
+        order: The unit of each sample by its text.
+    """
+    texts = [text_of(*unit).tobytes() for unit in units]
+    if len({*texts}) == len(texts) or whole.packed is not None:
+        return [*order]
+    left, made = [*order], list[int]()
+    for sample, own in enumerate(pieces(whole.inputs, whole)):
+        alike = [place for place in left if texts[place] == texts[order[sample]]]
+        fit = [place for place in alike if _begin_alike(own, media_of(units[place]))]
+        chosen = next((place for place in (order[sample], *fit) if place in fit), alike[0])
+        made.append(chosen)
+        left.remove(chosen)
+    return made
+
+
+def _begin_alike(given: Mapping[str, Any], due: Mapping[str, Any]) -> bool:
+    """Whether all media due are there, up to padding."""
+    for key, value in due.items():
+        other = given.get(key)
+        if not isinstance(other, torch.Tensor) or other.ndim != value.ndim:
+            return False
+        sizes = zip(other.shape, value.shape, strict=True)
+        part = tuple(slice(0, min(pair)) for pair in sizes)
+        if not torch.equal(other[part], value[part].to(other.dtype)):
+            return False
+    return True
 
 
 def samples_joined(

@@ -52,6 +52,7 @@ from vlmdebug.running.collated import Tensors, tensors_of
 from vlmdebug.running.collator import Collator
 from vlmdebug.running.joined import (
     all_its_own,
+    apart_by_media,
     is_dummy,
     joined,
     media_of,
@@ -65,6 +66,9 @@ from vlmdebug.tracking.packed import open_seams
 from vlmdebug.tracking.rows import RowFinder
 
 MOST_OF_ERROR = 500
+TIMES = 4
+"""How often rows are collated again, to see what is random."""
+OLDER, PIXELS, TEXT = "pixel_values_images", "pixel_values", "input_ids"
 OF_OTHERS = frozenset(
     named(Cause(because))
     for because in (Because.LABELS_OTHER, Because.LABELS_SHIFTED, Because.LABELS_LENGTH)
@@ -147,8 +151,11 @@ def collate_report(trial: Collator, rows: Sequence[Any], singles: Sequence[Alone
         compared = _next_to(trial, whole, known)
         found, doubts = [*found, *compared.found], [*doubts, *compared.doubts]
         report = replace(report, chunks=compared.chunks or report.chunks)
-    if found and known is not None and _is_random(trial, rows, singles):
-        found, doubts = [], [NotTheSame()]
+    varying = _varying(trial, rows, singles, tensors.inputs) if found and known is not None else ()
+    if varying:
+        all_of_it = TEXT in varying  # other texts, or another order of them
+        found = [] if all_of_it else [one for one in found if one[0].key not in varying]
+        doubts = [NotTheSame(varying), *doubts]
     return _with(report, whole, found, doubts, compared=known is not None)
 
 
@@ -170,6 +177,8 @@ def _lost(trial: Collator, inputs: Mapping[str, Any], samples: int) -> list[Diff
     """
     lost = [key for key in trial.dims if key in MEDIA_KEYS and key not in inputs]
     strange = [key for key in inputs if key not in trial.dims and key not in TOKEN_KEYS]
+    if OLDER in lost and PIXELS in inputs:
+        lost.remove(OLDER)  # the processor returns either, as it is asked to
     found, every = list[Difference](), tuple(range(samples))
     for key in lost:
         near = get_close_matches(key, strange, 1, cutoff=0.6)
@@ -188,6 +197,7 @@ def _next_to(trial: Collator, whole: Batch, batches: Sequence[Batch]) -> NextTo:
         return NextTo([(one, whole) for one in miscounted], [])
     found = list[Difference]()
     order = in_order_of(whole, units)
+    order = None if order is None else apart_by_media(whole, units, order)
     if order is not None and order != [*range(len(units))]:
         units = [units[place] for place in order]
         if not getattr(trial.collate, "any_order", False):
@@ -240,19 +250,17 @@ def _as_whole(one: Difference, outcome: Outcome) -> Difference:
 def _read(trial: Collator, inputs: dict[str, Any], batches: Sequence[Batch] | None) -> Batch:
     """The batch of all rows, with the counts that the rows give alone."""
     counts: dict[str, list[int]] = {}
-    if batches is not None:
-        units = [Unit(one, sample) for one in batches for sample in range(len(one))]
-        if len(units) == len(inputs.get("input_ids", ())):
-            text_only = all(is_dummy(unit) or not media_of(unit) for unit in units)
-            counts = {} if text_only else numbers_of(units)
+    units = [Unit(one, sample) for one in batches or () for sample in range(len(one))]
+    if units and len(units) == len(inputs.get(TEXT, ())):
+        text_only = all(is_dummy(unit) or not media_of(unit) for unit in units)
+        counts = {} if text_only else numbers_of(units)
     with suppress(BadInput):
         first = trial.read(inputs, counts)
-        if batches is None or len(first) != len(batches) or not any(map(len, counts.values())):
+        if batches is None or len(first) != len(units) or not counts:
             return first
-        order = in_order_of(first, units_of(batches, first))
-        if order is None or order == [*range(len(order))]:
-            return first
-        counts = {name: [own[place] for place in order] for name, own in counts.items()}
+        own = units_of(batches, first)
+        order = in_order_of(first, own)
+        counts = numbers_of(own if order is None else [own[place] for place in order])
     return trial.read(inputs, counts)
 
 
@@ -263,19 +271,27 @@ def _read_one(trial: Collator, tensors: Tensors) -> Batch:
     return trial.read(tensors.inputs, given) if given else read
 
 
-def _is_random(trial: Collator, rows: Sequence[Any], singles: Sequence[Alone]) -> bool:
-    """Whether a row alone gives other values a second time, with other random numbers."""
-    for row, one in zip(rows, singles, strict=True):
-        if one.batch is None:
-            continue
-        with suppress(Exception):
-            again = tensors_of(trial.again([row]), 1, trial.dims).inputs
-            for key, value in one.batch.inputs.items():
-                other = again.get(key)
-                if isinstance(value, torch.Tensor) and isinstance(other, torch.Tensor):
-                    if value.shape != other.shape or not torch.equal(value, other):
-                        return True
-    return False
+def _varying(
+    trial: Collator, rows: Sequence[Any], singles: Sequence[Alone], together: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """Keys that are other ones when the same rows are collated again, with other random numbers.
+
+    All rows together and each of them alone, some times: what is random may happen rarely.
+    """
+    found = set[str]()
+    alone = [([row], one.batch.inputs) for row, one in zip(rows, singles, strict=True) if one.batch]
+    for seed in range(1, TIMES + 1):
+        for some, first in ((rows, together), *alone):
+            with suppress(Exception):
+                again = tensors_of(trial.again(some, seed=seed), len(some), trial.dims).inputs
+                found |= {key for key, value in first.items() if _differ(value, again.get(key))}
+    return tuple(sorted(found))
+
+
+def _differ(one: Any, other: Any) -> bool:
+    if not isinstance(one, torch.Tensor) or not isinstance(other, torch.Tensor):
+        return False
+    return one.shape != other.shape or not torch.equal(one, other)
 
 
 def _with(
@@ -288,7 +304,7 @@ def _with(
 ) -> Report:
     """The report on the batch, with what its rows alone show."""
     said = tuple(as_collated(one, of) for one, of in found)
-    samples = {sample for one, _ in found for sample in one.samples}
+    samples = {s for one, _ in found if one.key not in (None, "labels") for s in one.samples}
     kept = tuple(one for one in report.mismatches if not _is_said(one, samples, said))
     what = f"{number(len(batch.layout), 'key')} of {number(len(batch), 'sample')}"
     against = "each row collated alone" if compared else None
@@ -321,11 +337,11 @@ def _raised(error: Exception, *, alone: bool) -> CollatorRaised:
 def _place(error: Exception) -> str | None:
     """`folder/file.py:12`: the last line of the collator, outside torch and this package."""
     frames = traceback.extract_tb(error.__traceback__)[1:]
-    ours = Path(__file__).parent
+    ours = Path(__file__).parents[1]
     own = [
         frame
         for frame in frames
-        if Path(frame.filename).parent != ours and "torch" not in Path(frame.filename).parts
+        if ours not in Path(frame.filename).parents and "torch" not in Path(frame.filename).parts
     ]
     if not own:
         return None
