@@ -169,9 +169,9 @@ def _of_collator(one: NotAlone | NotNextTo | NotTheSame) -> str:
             )
         case NotTheSame(keys):
             return (
-                f"The collator gives other values for the same row each time, of {', '.join(keys)}, "
-                "so these were not compared with each row alone. Switch off what is random in it, "
-                "such as augmentation."
+                "The collator gives other values for the same row each time, of "
+                f"{', '.join(keys)}, so these were not compared with each row alone. "
+                "Switch off what is random in it, such as augmentation."
             )
 
 

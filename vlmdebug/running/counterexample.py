@@ -177,7 +177,7 @@ def _place(where: str) -> tuple[str, str]:
     module, colon, name = where.partition(":")
     if not (colon and module and name):
         raise BadInput(
-            f"{one_line(repr(where))} was given, but a test imports what it tests by module and name. "
+            f"{one_line(repr(where))} was given, but a test imports by module and name. "
             'No test was written. Give "module:name", such as "my_trainer.batches:cut".'
         )
     return module, name
