@@ -41,12 +41,13 @@ from vlmdebug.checking.text import as_collated, named
 from vlmdebug.checking.text_doubts import doubt
 from vlmdebug.checking.whole_batch import check_alone
 from vlmdebug.core.batch import Batch
-from vlmdebug.core.keys import MEDIA_KEYS, TOKEN_KEYS
+from vlmdebug.core.keys import MEDIA_KEYS, MEDIA_OF, TOKEN_KEYS
 from vlmdebug.core.mismatch import Mismatch
 from vlmdebug.core.observed import SlicerRun
 from vlmdebug.core.record import ChunkReport, Compared
 from vlmdebug.core.wording import number
 from vlmdebug.errors import BadInput, NotJudged
+from vlmdebug.families.llava import OLDER
 from vlmdebug.outcomes.reasons import Outcome
 from vlmdebug.running.collated import Tensors, tensors_of
 from vlmdebug.running.collator import Collator
@@ -68,7 +69,7 @@ from vlmdebug.tracking.rows import RowFinder
 MOST_OF_ERROR = 500
 TIMES = 4
 """How often rows are collated again, to see what is random."""
-OLDER, PIXELS, TEXT = "pixel_values_images", "pixel_values", "input_ids"
+PIXELS, TEXT = MEDIA_OF["image"], "input_ids"
 OF_OTHERS = frozenset(
     named(Cause(because))
     for because in (Because.LABELS_OTHER, Because.LABELS_SHIFTED, Because.LABELS_LENGTH)
