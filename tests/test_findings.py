@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import vlmdebug as vd
-from vlmdebug.checking import batch_findings, findings, packed, text, text_doubts
+from vlmdebug.checking import batch_findings, collate_findings, findings, packed, text, text_doubts
 from vlmdebug.checking.findings import Because, Difference
 from vlmdebug.checking.report import Report
 from vlmdebug.core.mismatch import CODES
@@ -21,7 +21,7 @@ from vlmdebug.outcomes.reasons import Outcome, Raises, Runs, Unknown, outcome
 torch = pytest.importorskip("torch")
 
 PACKAGE = Path(vd.__file__).parent
-TEXT = ("text", "text_batch", "text_chunks", "text_doubts", "text_packed")
+TEXT = ("text", "text_batch", "text_chunks", "text_collate", "text_doubts", "text_packed")
 WORDS = (*TEXT, "compared", "report", "causes")
 """Modules that word what the others find."""
 WORDLESS = [
@@ -34,7 +34,8 @@ MOST_WORDS = 3
 
 
 def kinds() -> list[type[Difference]]:
-    found = [*vars(findings).values(), *vars(batch_findings).values(), *vars(packed).values()]
+    modules = (findings, batch_findings, collate_findings, packed)
+    found = [one for module in modules for one in vars(module).values()]
     classes = {one for one in found if isinstance(one, type) and issubclass(one, Difference)}
     return [one for one in classes if hasattr(one, "code")]
 
