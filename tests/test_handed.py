@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,11 @@ from collators import Collators
 import vlmdebug as vd
 
 DataLoader, Dataset = torch.utils.data.DataLoader, torch.utils.data.Dataset
+
+
+def loader_of(rows: Any, **options: Any) -> Any:
+    """A loader of a list, which `torch` takes and its types do not name."""
+    return DataLoader(rows, **options)
 
 
 def inputs_of(family="qwen2_5_vl", images=(2, 0, 1)):
@@ -191,7 +197,7 @@ def test_loader_that_shuffles_draws_no_random_number_of_the_program(built, rows)
 
 
 def test_loader_of_whole_batches_is_checked_as_it_is(built):
-    loader = DataLoader([inputs_of(), wrong(inputs_of())], batch_size=None)
+    loader = loader_of([inputs_of(), wrong(inputs_of())], batch_size=None)
     report = vd.check(loader, processor=built["qwen2_5_vl"][1])
 
     assert report.findings[0].message.startswith("batch 1 of the loader: ")
@@ -199,7 +205,7 @@ def test_loader_of_whole_batches_is_checked_as_it_is(built):
 
 def test_collator_that_stacks_is_found_in_a_loader(built):
     samples = alone_of("gemma4", [1, 1])
-    loader = DataLoader([{**samples[0]}, {**samples[0]}], batch_size=2)
+    loader = loader_of([{**samples[0]}, {**samples[0]}], batch_size=2)
     report = vd.check(loader, processor=built["gemma4"][1])
 
     assert report.findings[0].code == "VLM011"
@@ -264,6 +270,7 @@ def test_loop_with_a_model_first_is_recorded(built):
     report = vd.check(loop, inputs, processor=built["llava"][1])
     found = vd.falsify(loop, families=["llava"])
 
+    assert found is not None
     assert report.findings[0].code in ("VLM001", "VLM002")
     assert "vd.check(vd.record(loop), batch" in found.to_pytest("mine:loop")
 
@@ -295,7 +302,7 @@ def test_function_of_three_others_is_bound_before_and_not_run():
         (lambda p: {}, "Pass what the processor returned"),
         (lambda p: [], "The list is empty"),
         (lambda p: [3], "Pass what the processor returned for each sample"),
-        (lambda p: DataLoader([]), "The loader gives no batch"),
+        (lambda p: loader_of([]), "The loader gives no batch"),
         (
             lambda p: {"images": [1], "prompt": [{"role": "user", "content": "hi"}]},
             "check(vd.collator(collate, processor), rows)",
@@ -317,7 +324,7 @@ def test_what_is_no_batch_is_refused_with_the_call_that_works(built, thing, way)
 @pytest.mark.parametrize(
     ("thing", "way"),
     [
-        (lambda: DataLoader([1]), "check(…) takes a data loader: it looks at the first batches"),
+        (lambda: loader_of([1]), "check(…) takes a data loader: it looks at the first batches"),
         (lambda: [{}], "check(…) takes a list of samples"),
     ],
 )

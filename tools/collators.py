@@ -9,6 +9,7 @@ logits of a sample differ from those of the row alone.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import os
@@ -17,12 +18,14 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from importlib import import_module
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import SimpleNamespace as Some
 from typing import Any
+from unittest.mock import MagicMock
 
 import torch
-from trials import stub, take
 
 import vlmdebug as vd
 from vlmdebug.families.probe import image_text
@@ -38,6 +41,39 @@ AROUND = {"qwen2_5_vl": ("<|vision_start|>", "<|vision_end|>")}
 MEDIA = ("image_token_id", "video_token_id")
 
 Trial = tuple[str, str, Any]
+
+
+def take(path: Path, *names: str, **world: Any) -> Any:
+    """Functions, classes and constants by name from a file that is not imported.
+
+    `Class.method` gives the bare method. Their code is not changed; decorators of functions are
+    removed, and annotations are not evaluated, because compile() inherits this file's
+    `annotations`. `world` holds the globals they need.
+    """
+    world |= {"__name__": __name__, "torch": torch}
+    for owner, node in _definitions(ast.parse(path.read_text(encoding="utf-8"))):
+        called = [target.id for target in getattr(node, "targets", []) if hasattr(target, "id")]
+        called += [f"{owner}{node.name}"] if hasattr(node, "name") else []
+        if set(called) & set(names):
+            if isinstance(node, ast.FunctionDef):
+                node.decorator_list = []
+            exec(compile(ast.Module([node], []), path, "exec"), world)
+    return Some(**{(short := name.rpartition(".")[2]): world[short] for name in names})
+
+
+def _definitions(tree: ast.Module) -> Iterator[tuple[str, Any]]:
+    for node in tree.body:
+        yield "", node
+        if isinstance(node, ast.ClassDef):
+            yield from ((f"{node.name}.", inner) for inner in node.body)
+
+
+def stub(*names: str) -> None:
+    """Let a package import modules that it does not need for batches."""
+    for name in names:
+        sys.modules[name] = MagicMock(__spec__=ModuleSpec(name, None), __path__=[], __name__=name)
+
+
 """A family, the collator's name, and the collator under test."""
 
 
@@ -58,11 +94,12 @@ def trl(family: str, processor: Any, model: Any) -> Iterator[Trial]:
     """TRL's collator for supervised training, with each kind of rows."""
     from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
-    for rows, options in (
+    ways: tuple[tuple[str, dict[str, Any]], ...] = (
         ("messages", {}),
         ("prompt_completion", {"completion_only_loss": True}),
         ("prompt_completion", {"completion_only_loss": True, "max_length": 48}),
-    ):
+    )
+    for rows, options in ways:
         collate = DataCollatorForVisionLanguageModeling(processor, **options)
         said = "".join(f", {name}={value}" for name, value in options.items())
         yield (
@@ -91,9 +128,10 @@ def llama_factory(family: str, processor: Any, model: Any) -> Iterator[Trial]:
         return
     stub("torchaudio", "torchaudio.functional")
     os.environ["DISABLE_VERSION_CHECK"] = "1"
-    from llamafactory.data.collator import MultiModalDataCollatorForSeq2Seq
-    from llamafactory.data.processor import SupervisedDatasetProcessor
-    from llamafactory.data.template import TEMPLATES as KNOWN
+    data = "llamafactory.data"
+    collator_of = import_module(f"{data}.collator").MultiModalDataCollatorForSeq2Seq
+    processor_of = import_module(f"{data}.processor").SupervisedDatasetProcessor
+    known = import_module(f"{data}.template").TEMPLATES
 
     if getattr(processor, "video_processor", None) is None:
         processor.video_processor = processor.image_processor  # asked for, and never called
@@ -104,9 +142,9 @@ def llama_factory(family: str, processor: Any, model: Any) -> Iterator[Trial]:
         "crop_to_patches": False,
     }.items():
         setattr(processor, name, value)
-    template, tokenizer = KNOWN[TEMPLATES[family]], processor.tokenizer
+    template, tokenizer = known[TEMPLATES[family]], processor.tokenizer
     options = Some(mask_history=False, cutoff_len=4096, train_on_prompt=False)
-    encoder = SupervisedDatasetProcessor(template, tokenizer, processor, options)
+    encoder = processor_of(template, tokenizer, processor, options)
 
     def rows(images: list[Any], text: str, answer: str) -> dict[str, Any]:
         prompt = [{"role": "user", "content": "<image>" * len(images) + text}]
@@ -115,9 +153,7 @@ def llama_factory(family: str, processor: Any, model: Any) -> Iterator[Trial]:
         own = {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels}
         return {**own, "images": images, "videos": [], "audios": []}
 
-    collate = MultiModalDataCollatorForSeq2Seq(
-        tokenizer=tokenizer, model=model, template=template, processor=processor
-    )
+    collate = collator_of(tokenizer=tokenizer, model=model, template=template, processor=processor)
     yield family, type(collate).__name__, vd.collator(collate, processor, rows=rows, model=model)
 
 
@@ -139,7 +175,7 @@ def swift(family: str, processor: Any, model: Any) -> Iterator[Trial]:
     state |= dict(padding_free=False, use_megatron=False, sequence_parallel_size=1, packing=False)
     methods = {name: getattr(its, name) for name in names}
     methods["concat_tensor"] = staticmethod(its.concat_tensor)
-    template = type("Template", (), methods)()
+    template: Any = type("Template", (), methods)()
     vars(template).update(state)
     media = [getattr(model.config, name, None) for name in MEDIA]
 

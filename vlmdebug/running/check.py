@@ -52,8 +52,10 @@ MOST_CHUNKS = 10
 
 
 @overload
+def check(collator: Collator, rows: Sequence[Any], /) -> Report: ...
+@overload
 def check(
-    slicer: Slicer,
+    slicer: Slicer | Callable[..., Any],
     batch: Any,
     /,
     *,
@@ -61,8 +63,6 @@ def check(
     pictures: bool | Sequence[Any] | None = None,
     **reading: Any,
 ) -> Report: ...
-@overload
-def check(collator: Collator, rows: Sequence[Any], /) -> Report: ...
 @overload
 def check(
     batch: Any, /, *, pictures: bool | Sequence[Any] | None = None, **reading: Any

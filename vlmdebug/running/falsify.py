@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, MutableMapping, Sequence
+from collections.abc import Callable, Collection, MutableMapping, Sequence
 from typing import Any, overload
 
 from vlmdebug.core.given import public
@@ -17,13 +17,15 @@ from vlmdebug.running.settings import DEFAULTS, FalsifySettings, documented
 
 
 @overload
-def falsify(slicer: Slicer, /, **options: Any) -> Counterexample | None: ...
-@overload
 def falsify(slicer: Collator, /, **options: Any) -> RowsCounterexample | None: ...
+@overload
+def falsify(
+    slicer: Slicer | Callable[[Any, Any, Any], Any], /, **options: Any
+) -> Counterexample | None: ...
 @documented
 @public
 def falsify(
-    slicer: Slicer | Collator,
+    slicer: Slicer | Callable[..., Any] | Collator,
     *,
     families: Sequence[str] | None = DEFAULTS.families,
     max_examples: int = DEFAULTS.max_examples,
@@ -72,13 +74,15 @@ def falsify(
 
 
 @overload
-def falsify_all(slicer: Slicer, /, **options: Any) -> tuple[Counterexample, ...]: ...
-@overload
 def falsify_all(slicer: Collator, /, **options: Any) -> tuple[RowsCounterexample, ...]: ...
+@overload
+def falsify_all(
+    slicer: Slicer | Callable[[Any, Any, Any], Any], /, **options: Any
+) -> tuple[Counterexample, ...]: ...
 @documented
 @public
 def falsify_all(
-    slicer: Slicer | Collator,
+    slicer: Slicer | Callable[..., Any] | Collator,
     *,
     families: Sequence[str] | None = DEFAULTS.families,
     max_examples: int = DEFAULTS.max_examples,
