@@ -39,7 +39,7 @@ class Adapter:
     Attributes:
         package: The name that is imported, and the folder of the files.
         distribution: The name that is installed.
-        releases: Those in which each slicer ran on real files: `make test-drop-in ARGS=--all`.
+        releases: Those in which each slicer ran on the real files of the release.
         needs: Other packages than torch and numpy that a test runs.
         slicers: By name; the first is the default.
     """
