@@ -1,7 +1,7 @@
 # Every target sets up what it needs: Python 3.11 or newer and make are enough.
 # ARGS goes to the tool: make test ARGS="-k layout -x".
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all fast test-families test-trl test-trainers test-drop-in test-versions fuzz coverage notebooks \
+.PHONY: help demo test test-all fast test-families test-trl test-trainers test-review test-drop-in test-versions fuzz coverage notebooks \
 	docs lint format lab bench clean
 
 export HF_HUB_OFFLINE := 1
@@ -38,6 +38,9 @@ test-trl: .venv/.with-tiny,plot,notebook,trl,fleet,ray,test ## Test several TRL 
 
 test-trainers: .venv/.with-tiny,plot,notebook,trl,fleet,ray,test ## Test other trainers, many minutes
 	$(BIN)/python tools/$(if $(filter collators,$(ARGS)),collators.py $(filter-out collators,$(ARGS)),trainers.py $(ARGS))
+
+test-review: .venv/.with-test ## Review several releases of other trainers
+	$(BIN)/python tools/reviews.py $(ARGS)
 
 test-drop-in: .venv/.with-tiny,plot,notebook,trl,fleet,ray,test ## Run docs/drop_in in each trainer's environment, minutes
 	$(BIN)/python tools/drop_in.py $(ARGS)

@@ -27,7 +27,9 @@ MAY_IMPORT = {
     "review": {"core", "families", "tracking", "checking"},
     "tracking": {"core", "families"},
     "checking": {"core", "outcomes", "views"},
-    "running": {"core", "outcomes", "families", "tracking", "checking", "slicers", "tiny"},
+    "running": {
+        *("core", "outcomes", "families", "tracking", "checking", "slicers", "tiny", "review"),
+    },
     "fleet": {"core", "views"},
     "cli": {
         *("core", "families", "checking", "views", "running", "review", "fleet"),

@@ -14,7 +14,10 @@ PAGE = (DOCS / "known_bugs.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"```(python|text)\n(.*?)```", re.DOTALL)
 
 
-@pytest.mark.parametrize("page", ["known_bugs.md", "your_trainer.md", "your_collator.md"])
+@pytest.mark.parametrize(
+    "page",
+    ["known_bugs.md", "your_trainer.md", "your_collator.md", "the_review_of_5452.md"],
+)
 def test_every_block_prints_what_the_page_says(page):
     text_of_page = (DOCS / page).read_text(encoding="utf-8")
     namespace: dict[str, object] = {}

@@ -248,7 +248,7 @@ def test_processes_are_started_where_they_pay(monkeypatch):
     monkeypatch.setattr(many, "ProcessPoolExecutor", Pool)
     monkeypatch.setattr(many, "_processors", lambda: 4)
     small = [many.Request(Raw(f"{n}.py", WRONG.encode())) for n in range(5)]
-    large = [many.Request(Raw(f"{n}.py", b"# pixel" + b" " * many.WORTH)) for n in range(3)]
+    large = [many.Request(Raw(f"{n}.py", b"# pixel_values" + b" " * many.WORTH)) for n in range(3)]
 
     assert len(many.reviews_of(small, jobs=None)) == 5 and started == []
     assert len(many.reviews_of(large, jobs=None)) == 3 and started == [3]
@@ -391,9 +391,11 @@ def test_functions_behind_the_steps_of_a_file_are_listed(monkeypatch):
     count = 40
     text = "".join(WRONG.replace("cut(", f"cut{n}(") for n in range(count))
     found = review.source(text, "x.py")
-    read = len(found.findings)
+    partly = {line.split(": ")[1] for line in found.not_judged if "ran out on line" in line}
+    begun = {one.function for one in found.findings} | {name.split(" (")[0] for name in partly}
+    read = len(begun)
 
-    assert 0 < read < count and found.functions == count
+    assert found.findings and len(partly) <= 1 and read < count == found.functions
     line = 3 * read + 1
     assert found.not_judged[-1] == (
         f"x.py:{line}: cut{read} and {count - read - 1} more functions about media (the functions "

@@ -35,6 +35,7 @@ NAMES_A_KEY = {
     "outcomes/forecast.py": "sizes with another dimension, and videos of patches, are looked at",
     "outcomes/tokens.py": "get_rope_index places images by this mask of types",
     "outcomes/whole_batch.py": "get_rope_index asks for a grid where these types mark a video",
+    "review/keys.py": "names that are ordinary words, too",
     "running/search.py": "falsify tries frames with their seconds and without",
     "running/synthetic.py": "falsify makes the seconds of frames, and the types of tokens",
     "tracking/copied.py": "these types are recomputed, so their values are read",

@@ -16,10 +16,11 @@ from typing import Any
 
 KNOWN = {
     r"vlmdebug\.families\.(?!base|formulas)\w+\.[A-Z]\w*(\.[a-z_]+)?": "`Family` declares them",
-    r"vlmdebug\.core\.pasted\.\w+": "its source is copied into exported code",
+    r"vlmdebug\.(core\.pasted|running\.pasted_packer)\.\w+": "it is copied into exported code",
     r"vlmdebug\.views\.explorer\.Explorer(\.\w+)?": "ipywidgets has no types",
     r"vlmdebug\.(exploring\.)?explore": "it returns an Explorer",
     r"vlmdebug\.running\.stand_in\.RecordingModel(\.\w+)?": "many names of one method",
+    r"vlmdebug\.running\.open_stand_ins\.OpenModel": "its base is a RecordingModel",
 }
 
 

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from vlmdebug.running.export import export as export
     from vlmdebug.running.falsify import falsify as falsify
     from vlmdebug.running.falsify import falsify_all as falsify_all
+    from vlmdebug.running.method import method as method
     from vlmdebug.running.prove import Proof as Proof
     from vlmdebug.running.prove import prove as prove
     from vlmdebug.running.record import record as record
@@ -100,6 +101,7 @@ _HOME = {
     "identities": "watching.identity",
     "make_batch": "running.synthetic",
     "make_rows": "running.dataset_rows",
+    "method": "running.method",
     "merge": "fleet.merge",
     "plot_layout": "running.check",
     "post_mortem": "failing.post_mortem",

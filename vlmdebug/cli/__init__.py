@@ -7,6 +7,7 @@ found, 2 could not run or not determined.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from traceback import format_exc
 
@@ -32,6 +33,7 @@ COMMANDS = (run, check, falsify, export, review, audit, merge, explain, families
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = _parser().parse_args(arguments)
+    options.typed = [*(sys.argv[1:] if arguments is None else arguments)]
     try:
         return options.run(options)
     except VlmDebugError as error:

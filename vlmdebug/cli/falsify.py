@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import json
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from vlmdebug.cli.given import not_checked, slicer_of
 from vlmdebug.cli.show import FOUND, OK, Commands, show, show_line
+from vlmdebug.errors import BadInput
 from vlmdebug.running.settings import FalsifySettings, options
-from vlmdebug.safe import plain
+from vlmdebug.safe import harmless, one_line, plain
 
 
 def add(commands: Commands) -> None:
@@ -19,10 +23,23 @@ def add(commands: Commands) -> None:
         "slicer",
         metavar="FILE.py:NAME",
         help="your function (inputs, chunk_size), or (model, inputs, chunk_size), which is "
-        "recorded; the file is run. Or a vd.collator(…) in it. Or trainer:verl, an installed "
-        "trainer's own code; trainer:verl:dynamic, another of its loops; or a slicer of the 5452 "
-        "story",
+        "recorded; the file is run. Or a vd.collator(…) in it. Or FILE.py:Class.method, or a "
+        "function of other parameters: these run in a process of their own, and what they read of "
+        "self and of libraries that are not installed is invented and listed. Or trainer:verl, an "
+        "installed trainer's own code; trainer:verl:dynamic, another of its loops; or a slicer of "
+        "the 5452 story",
     )
+    falsify.add_argument(
+        "--given",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        help="a value that a method reads and nobody gives, such as self.args.use_vllm=False; may "
+        "be given several times",
+    )
+    for hidden in ("--apart", "--json"):
+        falsify.add_argument(hidden, action="store_true", help=argparse.SUPPRESS)
+    falsify.add_argument("--text", type=Path, help=argparse.SUPPRESS)
     _search_options(falsify)
     falsify.add_argument("--all", action="store_true", help="every kind of mismatch in each family")
     falsify.add_argument("--pytest", action="store_true", help="print a regression test")
@@ -44,26 +61,43 @@ def _search_options(command: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from vlmdebug.running.apart import given_by, is_apart, run_apart
+
+    settings = FalsifySettings(**{one.name: getattr(arguments, one.name) for one in options()})
+    given = given_by(arguments.given)
+    if not arguments.apart and is_apart(arguments.slicer):
+        status, output, errors = run_apart(arguments.typed, settings.seconds)
+        print(harmless(output), end="")
+        print(harmless(errors), end="", file=sys.stderr)
+        return status
+    if given and not arguments.apart:
+        raise BadInput(
+            "--given is for methods and for functions that take parts of a batch; this one takes "
+            "(inputs, chunk_size). Nothing was tried. Leave --given out."
+        )
+    return _search(arguments, settings, given)
+
+
+def _search(arguments: argparse.Namespace, settings: FalsifySettings, given: Any) -> int:
+    from vlmdebug.running.apart import method_of
     from vlmdebug.running.collator import Collator
     from vlmdebug.running.row_search import RowSearch
     from vlmdebug.running.search import Search
 
     tried: dict[str, int] = {}
-    settings = FalsifySettings(**{one.name: getattr(arguments, one.name) for one in options()})
-    with slicer_of(arguments.slicer, "SLICER") as slicer:
+    loaded = method_of(arguments.slicer, given, arguments.text) if arguments.apart else None
+    with loaded or slicer_of(arguments.slicer, "SLICER") as slicer:
         search: Search | RowSearch
         if isinstance(slicer, Collator):
             search = RowSearch(slicer, settings, tried)
         else:
             search = Search(slicer, settings, tried)
-        found = search.all() if arguments.all else [one for one in [search.first()] if one]
-    for example in found:
-        show_line(example)
-        for finding in example.report.findings:
-            show(f"  {finding.code} {finding.title} ({finding.loudness})")
-            show_line("\n".join(f"    {line}" for line in plain(finding.message).splitlines()))
-        if arguments.pytest:
-            show_line(f"\n{_test_of(example, _import_name(arguments.slicer))}")
+        every = arguments.all or arguments.json
+        found = search.all() if every else [one for one in [search.first()] if one]
+    if arguments.json:
+        print(json.dumps([*_kinds(found)]))
+        return FOUND if found else OK
+    _show_found(found, _import_name(arguments.slicer) if arguments.pytest else None)
     if not found:
         show_line("no counterexample, which is evidence and no proof; cases tried:")
     for family, count in tried.items():
@@ -71,7 +105,28 @@ def _run(arguments: argparse.Namespace) -> int:
         if left_out or not found:
             number = f"{int(count)} case{'' if count == 1 else 's'}"
             show_line(f"  {family}: {number}{left_out}")
+    invented = getattr(slicer, "invented", ())
+    if invented:
+        show_line(f"Invented, as nobody gave it: {', '.join(map(one_line, invented))}")
     return FOUND if found else OK
+
+
+def _show_found(found: Iterable[Any], imported: str | None) -> None:
+    """Each counterexample with its findings and, if a name is given to import, its test."""
+    for example in found:
+        show_line(example)
+        for finding in example.report.findings:
+            show(f"  {finding.code} {finding.title} ({finding.loudness})")
+            show_line("\n".join(f"    {line}" for line in plain(finding.message).splitlines()))
+        if imported is not None:
+            show_line(f"\n{_test_of(example, imported)}")
+
+
+def _kinds(found: Iterable[Any]) -> Iterator[tuple[str, str, str]]:
+    """Family, code and key of each finding."""
+    for one in found:
+        for mismatch in one.report.mismatches:
+            yield one.family, mismatch.code, mismatch.key or ""
 
 
 def _test_of(example: Any, name: str) -> str:
@@ -83,8 +138,10 @@ def _test_of(example: Any, name: str) -> str:
 
 
 def _import_name(slicer: str) -> str:
-    """`pkg/cut.py:f` as a test imports it, `cut:f`."""
+    """`pkg/cut.py:f` as a test imports it, `cut:f`; `pkg.cut:f` if `pkg` is a package."""
+    from vlmdebug.running.package_file import place_of
+
     path, colon, name = slicer.rpartition(":")
-    stem = Path(path).stem
-    module = stem if stem.isidentifier() else "my_module"
+    module = place_of(Path(path).resolve())[1] if colon else ""
+    module = module if module.replace(".", "_").isidentifier() else "my_module"
     return f"{module}:{name}" if colon else f"vlmdebug.slicers:{slicer}"

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlmdebug.cli.proven import offer
 from vlmdebug.cli.show import FOUND, OK, Commands, show, show_line, text_width
 from vlmdebug.errors import BadInput
 
@@ -48,6 +49,8 @@ def add(commands: Commands) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     found = reviewed(options)
+    if options.patch or options.fix:
+        return offer(found, options.family, write=options.fix)
     if options.write_baseline is not None:
         from vlmdebug.core.wording import number
         from vlmdebug.review.baseline import write_baseline
@@ -113,6 +116,15 @@ def _how(group: Any) -> None:
         choices=("text", "json", "github", "gitlab", "sarif"),
         default="text",
         help="github: findings as notes on the lines of a pull request",
+    )
+    fixes = group.add_mutually_exclusive_group()
+    fixes.add_argument(
+        "--patch",
+        action="store_true",
+        help="print a diff for `git apply` with the changes that are proven; functions are run",
+    )
+    fixes.add_argument(
+        "--fix", action="store_true", help="write these changes into the files; functions are run"
     )
     group.add_argument("--exit-zero", action="store_true", help="exit with 0 despite findings")
     group.add_argument(

@@ -120,13 +120,15 @@ class Auditor:
     """A processor, and what was learned about it, for many rows."""
 
     def __init__(self, processor: Any) -> None:
-        self.tokenizer = require_tokenizer(processor)
+        self.tokenizer: Any = require_tokenizer(processor)
         self.processor = processor
         found = {name: placeholder_of(processor, name) for name in ("image", "video")}
-        self.tokens = {name: given for name, given in found.items() if given is not None}
-        self.expansion = Expansion(processor, self.tokens["image"][0])
+        self.tokens: dict[str, tuple[str, int]] = {
+            name: given for name, given in found.items() if given is not None
+        }
+        self.expansion: Expansion = Expansion(processor, self.tokens["image"][0])
         template = getattr(processor, "chat_template", None)
-        self.template = template or getattr(self.tokenizer, "chat_template", None)
+        self.template: Any = template or getattr(self.tokenizer, "chat_template", None)
 
     def rows(self, rows: Sequence[Any], settings: AuditSettings) -> list[AuditedRow]:
         """All rows; texts are tokenized together, which is faster."""

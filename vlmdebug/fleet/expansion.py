@@ -44,9 +44,11 @@ class Expansion:
         self.placeholder = placeholder
         first = _blank(*PROBES[0])
         apart = [self._added("{0} a" * images, images, first) for images in (2, 3)]
-        self.around = apart[0] - 2 * (apart[1] - apart[0])
-        self.joined = apart[0] - self._added("{0}{0} a", 2, first)
-        self.more = {alone: self._constant(alone) for alone in (True, False)}
+        self.around: int = apart[0] - 2 * (apart[1] - apart[0])
+        self.joined: int = apart[0] - self._added("{0}{0} a", 2, first)
+        self.more: dict[bool, int | None] = {
+            alone: self._constant(alone) for alone in (True, False)
+        }
         self.of: Callable[[int, int, bool], int] = lru_cache(CACHED)(self._tokens)
 
     def _tokens(self, width: int, height: int, alone: bool) -> int:

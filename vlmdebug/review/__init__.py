@@ -19,6 +19,7 @@ from vlmdebug.core.given import public
 from vlmdebug.errors import BadInput
 from vlmdebug.review.diffs import changed_lines
 from vlmdebug.review.files import from_here
+from vlmdebug.review.fixing import Fix, Fixed, fixed
 from vlmdebug.review.many import reviews_of
 from vlmdebug.review.one_file import review_text
 from vlmdebug.review.remarks import Remark
@@ -83,6 +84,32 @@ def paths(
 
 
 @public
+def fixes(
+    names: str | Path | Iterable[str | Path],
+    *,
+    families: Sequence[str] | None = None,
+    lines: Lines | None = None,
+) -> tuple[Fixed, ...]:
+    """The proven changes of files with findings. Nothing is written; see `Fixed.write`.
+
+    A change is offered if interpretation finds nothing wrong after it in any layout and nothing
+    new in the file, and if, where torch is installed, `falsify` breaks the function before it and
+    not after it. For that, the function is run in a process of its own.
+
+    Args:
+        names: Files and folders, or one of them.
+        families: Layouts to judge by; all that are known by default.
+        lines: By file, the lines that changed; see `changed`.
+
+    Raises:
+        BadInput: As for `paths`.
+        OSError: A file cannot be read.
+    """
+    found = paths(names, families=families, lines=lines)
+    return tuple(fixed(found.findings, families=families))
+
+
+@public
 def changed(diff: str) -> dict[str, frozenset[int]]:
     """The lines that a unified diff, as of `git diff`, adds or changes, by file.
 
@@ -94,4 +121,4 @@ def changed(diff: str) -> dict[str, frozenset[int]]:
     return changed_lines(diff)
 
 
-__all__ = ["Remark", "Review", "changed", "paths", "source"]
+__all__ = ["Fix", "Fixed", "Remark", "Review", "changed", "fixes", "paths", "source"]

@@ -28,7 +28,8 @@ class Unknown:
     __slots__ = ("key", "why")
 
     def __init__(self, why: ast.AST | str = "", key: str | None = None) -> None:
-        self.why, self.key = why, key
+        self.why: ast.AST | str = why
+        self.key: str | None = key
 
 
 class Failed(Exception):
@@ -59,7 +60,10 @@ class Tensor:
         computed: bool = False,
         cut: ast.AST | None = None,
     ) -> None:
-        self.array, self.key, self.computed, self.cut = array, key, computed, cut
+        self.array: np.ndarray = array
+        self.key: str | None = key
+        self.computed: bool = computed
+        self.cut: ast.AST | None = cut
 
     def of(self, array: Any, cut: ast.AST | None = None) -> Tensor:
         """The same values in another arrangement."""

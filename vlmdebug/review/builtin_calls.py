@@ -10,7 +10,7 @@ from typing import Any
 from vlmdebug.review.arrays import Failed, Tensor, Unknown
 from vlmdebug.review.expressions import Expressions
 from vlmdebug.review.functions import FUNCTIONS, listed_of
-from vlmdebug.review.machine import Bound, Frame, Inputs, Reference, Routine
+from vlmdebug.review.machine import MORE, Bound, Frame, Inputs, Reference, Routine
 from vlmdebug.review.tensor_methods import METHODS, number
 
 
@@ -34,19 +34,33 @@ class Builtins(Expressions):
                     return None if near else args[1]
             if args[0] not in of and name == "pop" and len(args) < 2 and "default" not in given:
                 raise Failed("KeyError")
+            if name == "pop" and isinstance(of, Inputs):
+                self.run.taken[str(args[0])] = node
             default = args[1] if len(args) > 1 else given.get("default")
             return of.pop(args[0], default) if name == "pop" else of.get(args[0], default)
         if name in ("items", "keys", "values"):
             return [*getattr(of, name)()]
         if name == "update":
             for part in (*args, given):
-                of.update(part if isinstance(part, dict) else {})
+                self.merge(of, part, node)
             return None
         if name == "setdefault":
             return of.setdefault(args[0], args[1] if len(args) > 1 else None)
         if name in ("copy", "to", "data", "cuda", "cpu"):
             return type(of)(of) if name == "copy" else of
         return Unknown(node)
+
+    def merge(self, of: dict[Any, Any], more: Any, node: ast.AST) -> None:
+        """Add entries. Ones that are not known may replace any, and bring any."""
+        if isinstance(more, dict):
+            of.update(more)
+            return
+        for name, value in of.items():
+            if isinstance(value, Tensor) and value.cut is not None:
+                of[name] = self.run.lose(value.cut, value.key, "it may be replaced later")
+            elif isinstance(value, (Tensor, Unknown)):
+                of[name] = Unknown(node, value.key)
+        of[MORE] = Unknown("more")
 
     def _of_list(
         self, of: list[Any], name: str, args: list[Any], given: dict[str, Any], node: ast.AST
@@ -135,3 +149,9 @@ class Builtins(Expressions):
 
     def _builtin_print(self, node: ast.Call, frame: Frame) -> Any:
         return None
+
+
+SPECIAL = frozenset(
+    name.removeprefix("_builtin_") for name in vars(Builtins) if name.startswith("_builtin_")
+)
+"""Names of the built-in functions that need more than values."""

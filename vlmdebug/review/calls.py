@@ -9,14 +9,15 @@ import ast
 import re
 from collections import defaultdict
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
-from vlmdebug.core.keys import KEYS, Kind
+from vlmdebug.core.keys import KEYS, MEDIA_KEYS, Kind
 from vlmdebug.review.arrays import MOST, Failed, Tensor, Unknown, weight
-from vlmdebug.review.builtin_calls import Builtins
+from vlmdebug.review.builtin_calls import SPECIAL, Builtins
 from vlmdebug.review.evaluator import said
 from vlmdebug.review.functions import FUNCTIONS, MODULES, listed_of
-from vlmdebug.review.machine import DEPTH, Bound, Frame, Reference, Routine
+from vlmdebug.review.machine import DEPTH, MORE, Bound, Frame, Reference, Routine
 from vlmdebug.review.tensor_methods import METHODS
 
 MODEL = re.compile(r"model|forward|generate|policy|actor|critic|module|engine|^net$", re.I)
@@ -37,13 +38,12 @@ class Calls(Builtins):
     """Evaluates calls."""
 
     def _Call(self, node: ast.Call, frame: Frame) -> Any:
-        name = node.func.id if isinstance(node.func, ast.Name) else ""
-        special = getattr(self, f"_builtin_{name}", None)
-        if special is not None and name not in frame.names:
-            return special(node, frame)
+        if isinstance(node.func, ast.Name) and node.func.id in SPECIAL:
+            if node.func.id not in frame.names:
+                return getattr(self, f"_builtin_{node.func.id}")(node, frame)
         callee = self.value(node.func, frame)
         args, given = self._arguments(node, frame)
-        if _is_super(node.func):
+        if isinstance(callee, Unknown) and _is_super(node.func):
             return Unknown(node)
         if isinstance(callee, Reference) and callee.root in ("self", "cls"):
             found = self.module.of_class(frame.owner, callee.last, self)
@@ -54,6 +54,10 @@ class Calls(Builtins):
                 heavy or not any(map(_has_rows, (*args, *given.values())))
             ):
                 return Unknown(node)  # whatever it does has nothing to do with the batch
+            blind = _without_tokens(callee, args, given)
+            if blind is not None:
+                self.run.lose(node, blind, "its input_ids are not known")
+                return Unknown(node)
             return self.invoke(callee, args, given)
         if isinstance(callee, Bound):
             return self._method(callee, args, given, node)
@@ -76,6 +80,8 @@ class Calls(Builtins):
                 given[keyword.arg] = found
             elif isinstance(found, dict):
                 given |= {name: part for name, part in found.items() if isinstance(name, str)}
+            else:
+                given[MORE] = Unknown("more")
         return args, given
 
     # --- what is known ---------------------------------------------------------------------
@@ -215,13 +221,17 @@ class Calls(Builtins):
         last = name.rpartition(".")[2] or name
         items = {key: value for key, value in given.items() if _is_passed(key)}
         for part in args:
-            if isinstance(part, dict) and "input_ids" in part and MODEL.search(last):
+            if isinstance(part, dict) and "input_ids" in part and _is_model(last):
                 items |= {key: value for key, value in part.items() if _is_passed(key)}
             key = _key(part)
-            if key is not None and MODEL.search(last):
+            if key is not None and _is_model(last):
                 items.setdefault(key, part)
-        if "input_ids" in items and not NO_MODEL.search(last):
-            self.run.observe(node, "call", items)
+        if items and not NO_MODEL.search(last):
+            if "input_ids" in items:
+                self.run.observe(node, "call", items)
+            elif any(isinstance(part, Unknown) and part.key is None for part in args):
+                media = next((key for key in map(_key, items.values()) if key in MEDIA_KEYS), None)
+                self.run.lose(node, media, "its input_ids are not known")
         keys = [key for key in map(_key, args) if key is not None]
         return Unknown(node, keys[0] if len(keys) == 1 == len(args) else None)
 
@@ -241,13 +251,31 @@ def _has_rows(value: Any) -> bool:
     return isinstance(value, (Tensor, Routine, dict, int, range, slice))
 
 
+def _without_tokens(routine: Routine, args: list[Any], given: Mapping[str, Any]) -> str | None:
+    """The key of media that a function gets with tokens of which nothing is known."""
+    own = routine.node.args
+    names = [arg.arg for arg in (*own.posonlyargs, *own.args)]
+    if routine.owner is not None and names[:1] in (["self"], ["cls"]):
+        names.pop(0)
+    passed = {**dict(zip(names, args, strict=False)), **given}
+    tokens = passed.get("input_ids")
+    if not isinstance(tokens, Unknown) or tokens.key is not None:
+        return None
+    return next((key for key in map(_key, passed.values()) if key in MEDIA_KEYS), None)
+
+
 def _is_super(node: ast.expr) -> bool:
     base = node.value if isinstance(node, ast.Attribute) else node
     return isinstance(base, ast.Call) and getattr(base.func, "id", "") == "super"
 
 
+@lru_cache(maxsize=1024)
+def _is_model(name: str) -> bool:
+    return MODEL.search(name) is not None
+
+
 def _is_passed(key: str) -> bool:
-    return key in KEYS and KEYS[key].kind in PASSED
+    return key == MORE or (key in KEYS and KEYS[key].kind in PASSED)
 
 
 def _key(value: Any) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,15 +18,17 @@ import numpy as np
 
 from vlmdebug.core.keys import KEYS, MEDIA_KEYS, Kind
 from vlmdebug.review.arrays import Tensor
-from vlmdebug.review.keys import TOKEN_KEYS, nearest
+from vlmdebug.review.keys import ORDINARY, PREFIXES, TOKEN_KEYS, nearest
 from vlmdebug.review.machine import Inputs, Reference
 from vlmdebug.review.module import Function, Module
+from vlmdebug.review.stale import stale_names
 from vlmdebug.review.trials import Trial
 from vlmdebug.review.uses import Uses
 
-BATCH = re.compile(
-    r"^(model_)?(inputs|kwargs)$|^kw$|^(micro_?|mini_?)?batch$|^multi_?modal_inputs$|^mm_inputs$"
+_BATCH = (
+    r"(?:(?:model_)?(?:inputs|kwargs)|kw|(?:micro_?|mini_?)?batch|multi_?modal_inputs|mm_inputs)"
 )
+BATCH = re.compile(rf"^{_BATCH}$")
 """Names of a batch in functions that name no key."""
 NUMBER = re.compile(
     r"size|count|length|chunks?$|^num_(?!images|tiles|videos|audios)|^[nkg]$|steps?$"
@@ -33,8 +36,33 @@ NUMBER = re.compile(
 START = re.compile(r"^(start|begin|lo|left|first|a|i|s|from_idx|start_idx|start_index)$")
 STOP = re.compile(r"^(stop|end|hi|right|last|b|j|e|to_idx|end_idx|end_index)$")
 LOADER = re.compile(r"loader|batches|iterator", re.I)
-ALL = frozenset({"tree_map", "map_structure", "apply_to_collection", "KEYS", "keys", "values"})
+ALL = frozenset({"tree_map", "map_structure", "apply_to_collection", "KEYS"})
 """Names of what goes through all keys."""
+_ALL_KEYS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        *(
+            rf"{name}\s*\.\s*(?:items|keys|values)\b"
+            for name in ("inputs", "kwargs", "batch", "kw")
+        ),
+        rf"for\s+\w+\s+in\s+{_BATCH}\b",
+    )
+)
+"""What goes through all keys of a batch. Each begins with letters, which `re` finds fast."""
+_TELLING = MEDIA_KEYS - ORDINARY
+"""Keys of media that are no ordinary words."""
+_STARTS = (*PREFIXES, *sorted(key for key in _TELLING if not key.startswith(PREFIXES)))
+"""What these keys, and the names that `nearest` knows, begin with."""
+
+
+def may_be_about(text: str) -> bool:
+    """Whether source may have a function about media: whatever `Entry.is_about` needs is there."""
+    words = {
+        word for start in _STARTS if start in text for word in re.findall(rf"{start}\w*", text)
+    }
+    if any(word in _TELLING or nearest(word) for word in words):
+        return True
+    return any(name in text for name in ALL) or any(one.search(text) for one in _ALL_KEYS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +75,30 @@ class Entry:
     path: str
 
     @cached_property
+    def nodes(self) -> tuple[ast.AST, ...]:
+        """All parts of the function."""
+        return tuple(ast.walk(self.node))
+
+    @cached_property
     def uses(self) -> Uses:
-        return Uses(self.node)
+        return Uses(self.nodes)
+
+    @cached_property
+    def stored(self) -> Counter[str]:
+        """How often each name is assigned."""
+        return Counter(
+            node.id
+            for node in self.nodes
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+        )
+
+    @cached_property
+    def stale(self) -> dict[str, ast.AST]:
+        """Names that are nearly a key and are passed on as one, and the first place of each."""
+        if not any(nearest(word) for word in self.uses.words | self.uses.passed):
+            return {}
+        found = stale_names(self.nodes)
+        return {name: node for name, node in found.items() if name in self.uses.passed}
 
     @property
     def arguments(self) -> list[ast.arg]:
@@ -60,25 +110,51 @@ class Entry:
         """Whether it goes through all keys of a batch."""
         return bool(self.uses.listed or self.uses.words & ALL)
 
+    @property
+    def is_by_place(self) -> bool:
+        """Whether it takes `(inputs, chunk_size)` or `(model, inputs, chunk_size)`, by any name."""
+        own = self.node.args
+        args = [*own.posonlyargs, *own.args]
+        needed = len(args) - len(own.defaults)
+        roles = [*map(self.role, args[:needed])]
+        return (
+            needed in (2, 3)
+            and self.owner is None
+            and roles[needed - 1] in ("size", "other")
+            and roles[needed - 2] in ("batch", "other")
+            and not any(one in roles[:-1] for one in ("key", "start", "stop", "size"))
+            and "key" not in map(self.role, own.kwonlyargs)
+        )
+
     def is_about(self) -> bool:
         """Whether it may take rows of a batch with media."""
+        if self.module.lines and not may_be_about(self.module.text_of(self.node)):
+            return False
         uses = self.uses
-        keys = uses.words & MEDIA_KEYS or {w for w in uses.passed | uses.asked if nearest(w)}
+        keys = uses.words & _TELLING or self.stale
         if keys and (uses.words & TOKEN_KEYS or uses.looked):
             return True
         names = {arg.arg for arg in self.arguments}
         if self.node.args.kwarg is not None:
             names.add(self.node.args.kwarg.arg)
-        return any(BATCH.search(name) for name in names & uses.words) and bool(
-            uses.listed & names or uses.words & ALL
-        )
+        batches = {name for name in names & uses.words if BATCH.search(name)}
+        return bool(batches and (uses.listed & batches or uses.words & ALL))
 
     def names(self, trial: Trial) -> tuple[dict[str, Any], dict[str, Any], Inputs]:
         """Its parameters, attributes that are the batch, and the batch."""
         inputs = inputs_of(trial)
         names: dict[str, Any] = {}
-        for arg in self.arguments:
-            names[arg.arg] = self._argument(arg, trial, inputs)
+        more = len(trial.counts) > trial.size
+        values = {
+            "batch": inputs,
+            "key": None,
+            "start": trial.size if more else 0,
+            "stop": trial.size + more,
+            "size": trial.size,
+        }
+        for name, role in self._roles.items():
+            is_known = name in inputs or role in values
+            names[name] = inputs.get(name, values.get(role)) if is_known else Reference(name)
         if self.owner is not None and self.arguments:
             first = self.arguments[0].arg
             names[first] = Reference("self") if first in ("self", "cls") else names[first]
@@ -94,24 +170,24 @@ class Entry:
         stored = {name: inputs for name in self.uses.looked if "." in name}
         return names, stored, inputs
 
-    def _argument(self, arg: ast.arg, trial: Trial, inputs: Inputs) -> Any:
+    @cached_property
+    def _roles(self) -> dict[str, str]:
+        return {arg.arg: self.role(arg) for arg in self.arguments}
+
+    def role(self, arg: ast.arg) -> str:
+        """What a parameter takes: `key`, `batch`, `start`, `stop`, `size`, or `other`."""
         name = arg.arg
-        if name in inputs:
-            return inputs[name]
         if name in KEYS and KEYS[name].kind in (Kind.MEDIA, Kind.COUNTS, Kind.DERIVED, Kind.TOKENS):
-            return None
+            return "key"
         if name in self.uses.looked:
-            return inputs
+            return "batch"
         if BATCH.search(name) and name in self.uses.listed | self.uses.words & self._mapped:
-            return inputs
+            return "batch"
         annotation = ast.unparse(arg.annotation) if arg.annotation is not None else ""
-        if START.search(name):
-            return trial.size if len(trial.counts) > trial.size else 0
-        if STOP.search(name):
-            return trial.size + 1 if len(trial.counts) > trial.size else trial.size
-        if NUMBER.search(name) or annotation == "int":
-            return trial.size
-        return Reference(name)
+        for role, names in (("start", START), ("stop", STOP), ("size", NUMBER)):
+            if names.search(name):
+                return role
+        return "size" if annotation == "int" else "other"
 
     @property
     def _mapped(self) -> frozenset[str]:

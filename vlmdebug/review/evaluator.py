@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 from vlmdebug.review.arrays import Failed, Tensor, Unknown
-from vlmdebug.review.machine import Bound, Frame, Reference, Routine, Run
+from vlmdebug.review.machine import Bound, Frame, OutOfFuel, Reference, Routine, Run
 from vlmdebug.review.module import Module
 
 FREE = 4096
@@ -27,6 +28,10 @@ UNREADABLE = (
 """What an operation raises here that is not known of the interpreted code."""
 
 
+_SIZED = frozenset({Tensor, list, tuple, dict})
+_METHODS: dict[type[ast.AST], Callable[..., Any] | None] = {}
+
+
 class Evaluator:
     """Evaluates expressions by a method per class of node, `_Name` for `ast.Name`.
 
@@ -34,7 +39,8 @@ class Evaluator:
     """
 
     def __init__(self, module: Module, run: Run) -> None:
-        self.module, self.run = module, run
+        self.module: Module = module
+        self.run: Run = run
 
     def value(self, node: ast.expr, frame: Frame) -> Any:
         """The value of an expression, `Unknown` where it cannot be known.
@@ -42,20 +48,32 @@ class Evaluator:
         Raises:
             Failed: The code raises here.
         """
-        self.run.burn()
-        method = getattr(self, f"_{type(node).__name__}", None)
+        run, kind = self.run, node.__class__
+        run.fuel -= 1
+        if run.fuel < 0:
+            raise OutOfFuel
+        if kind is ast.Constant:
+            return node.value  # type: ignore[attr-defined]
+        method = self._method_for(kind)
         if method is None:
             return Unknown(node)
         try:
-            found = method(node, frame)
+            found = method(self, node, frame)
         except UNREADABLE:
             return Unknown(node)
-        size = found.array.size if isinstance(found, Tensor) else 0
-        if isinstance(found, (list, tuple, dict)):
-            size = len(found) * 8
-        if size > FREE:
-            self.run.burn(size // 64)
+        if found.__class__ in _SIZED:
+            size = found.array.size if isinstance(found, Tensor) else len(found) * 8
+            if size > FREE:
+                run.burn(size // 64)
         return found
+
+    def _method_for(self, kind: type[ast.AST]) -> Callable[..., Any] | None:
+        """The function for a class of node."""
+        try:
+            return _METHODS[kind]
+        except KeyError:
+            found = _METHODS[kind] = getattr(type(self), f"_{kind.__name__}", None)
+            return found
 
     def decided(self, test: ast.expr, frame: Frame) -> bool:
         """Whether a condition holds; the run's own choice where that is unknown."""
@@ -92,7 +110,7 @@ class Decided(Unknown):
 
     def __init__(self, why: ast.AST, truth: bool) -> None:
         super().__init__(why)
-        self.truth = truth
+        self.truth: bool = truth
 
 
 @lru_cache(maxsize=20_000)

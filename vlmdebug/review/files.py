@@ -11,12 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlmdebug.errors import BadInput
+from vlmdebug.review.entry import may_be_about
 
-WORDS = re.compile(
-    rb"pixel|image_|video_|aspect_|spatial_|high_res|input_features|feature_attention"
-    rb"|\.items\(|tree_map|map_structure|KEYS"
-)
-"""What a file must say somewhere to be about batches with media."""
 IGNORE = re.compile(r"#\s*vlmdebug:\s*ignore(?:\[([\w\s,]+)\])?")
 SUFFIXES = (".py", ".ipynb")
 PASSED_OVER = frozenset({"__pycache__", "node_modules", "site-packages"})
@@ -42,7 +38,7 @@ class Raw:
     @property
     def may_be_about(self) -> bool:
         """Whether it may be about batches with media: a search, many times faster than parsing."""
-        return WORDS.search(self.data) is not None
+        return may_be_about(self.data.decode("latin-1"))
 
 
 def files_of(names: Iterable[str | Path]) -> Iterator[tuple[Path, bool]]:

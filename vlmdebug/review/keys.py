@@ -12,7 +12,14 @@ TOKEN_KEYS = frozenset({"input_ids", "labels", *ALONG_TOKENS}) | {
     key.name for key in KEYS.values() if key.kind is Kind.TRAINER and key.of
 }
 """Keys with one row per sample in every layout, TRL's names among them."""
-_PREFIXES = ("pixel", "image_", "video_", "aspect_", "spatial_")
+KNOWN = frozenset({*MEDIA_KEYS, *TOKEN_KEYS, *BOOKKEEPING})
+"""Keys of media and texts, and counts."""
+ORDINARY = frozenset({"height", "width"})
+"""Keys of media that are ordinary words, too."""
+_REMOTE = frozenset({"image_grid_hws"})
+"""Keys of processors outside of transformers: Kimi-VL's."""
+PREFIXES = ("pixel", "image_", "video_", "aspect_", "spatial_")
+"""What names begin with that may be meant as a media key."""
 
 
 @cache
@@ -24,9 +31,9 @@ def _elsewhere() -> frozenset[str]:
 @lru_cache(maxsize=10_000)
 def nearest(name: str) -> str | None:
     """The media key closest to `name`, which no processor returns; None for any other name."""
-    if not name.startswith(_PREFIXES) or name in KEYS or name in BOOKKEEPING:
+    if not name.startswith(PREFIXES) or name in KEYS or name in BOOKKEEPING:
         return None
     near = get_close_matches(name, sorted(MEDIA_KEYS), 3, cutoff=0.75)
-    if not near or name in _elsewhere():
+    if not near or name in _REMOTE or name in _elsewhere():
         return None
     return min(near, key=lambda key: key.startswith("video"))  # images have priority

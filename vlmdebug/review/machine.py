@@ -7,16 +7,22 @@ unknown, the run takes one side, and another run takes the other side.
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
-from vlmdebug.review.arrays import Tensor, Unknown
+from vlmdebug.core.keys import MEDIA_KEYS
+from vlmdebug.review.arrays import Tensor, Unknown, weight
 
 FUEL = 20_000
 """Expressions and statements of one run; what follows is not read."""
 JUDGED = 20
 """Steps that one observed call costs."""
+MOST_COMPARED = 256
+"""Items of a list that is compared with those of other runs."""
+MORE = "**"
+"""The entry of a mapping that has others, which are not known."""
 DEPTH = 8
 """Calls of a file's own functions within each other."""
 
@@ -93,6 +99,11 @@ class Observed:
     doubts: tuple[str, ...]
     turn: int | None = None
 
+    @cached_property
+    def content(self) -> object:
+        """What is passed on, to be compared with other calls."""
+        return self.node, self.how, self.turn, _content(self.items)
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -107,10 +118,10 @@ class Choice:
 
 
 class Choices:
-    """The sides that a run takes, in order; sides that were not set are true ones."""
+    """The sides that a run takes: true ones, but for the conditions in `false`."""
 
-    def __init__(self, sides: tuple[bool, ...] = ()) -> None:
-        self._sides = sides
+    def __init__(self, false: frozenset[str] = frozenset()) -> None:
+        self.false = false
         self.made: list[Choice] = []
 
     def take(self, node: ast.AST, said: str) -> bool:
@@ -118,18 +129,35 @@ class Choices:
         for choice in self.made:
             if choice.node is node or choice.said == said:
                 return choice.side
-        place = len(self.made)
-        side = self._sides[place] if place < len(self._sides) else True
+        side = said not in self.false
         self.made.append(Choice(node, side, said))
         return side
 
     @property
-    def following(self) -> tuple[bool, ...] | None:
-        """The sides of the next run; None after the last."""
-        sides = [choice.side for choice in self.made]
-        while sides and not sides[-1]:
-            sides.pop()
-        return None if not sides else (*sides[:-1], False)
+    def others(self) -> Iterator[tuple[Choice, frozenset[str]]]:
+        """Conditions that were true, with the way in which this one is false, too."""
+        for choice in self.made:
+            if choice.side:
+                yield choice, self.false | {choice.said}
+
+
+def of_batch(value: Any) -> bool:
+    """Whether a value holds rows of the batch."""
+    if isinstance(value, (list, tuple)):
+        return any(map(of_batch, value[:MOST_COMPARED]))
+    return isinstance(value, (Tensor, Unknown)) and value.key is not None
+
+
+def _content(value: Any) -> object:
+    """A value as what is equal to those of equal values, rows and origin."""
+    if isinstance(value, Tensor):
+        array = value.array
+        return value.key, value.cut, value.computed, array.shape, array.dtype, array.tobytes()
+    if isinstance(value, Mapping):
+        return tuple((str(key), _content(part)) for key, part in value.items())
+    if isinstance(value, (list, tuple)) and weight(value) <= MOST_COMPARED:
+        return type(value), tuple(map(_content, value))
+    return (type(value), value) if isinstance(value, (str, int, float)) else id(value)
 
 
 class Run:
@@ -143,12 +171,13 @@ class Run:
         asked: Names that were looked up in the batch.
         sides: The sides that known conditions had.
         turn: Number of the step, in a loop where each step takes the next samples.
+        taken: Keys that were taken out of the batch, and where.
     """
 
-    def __init__(self, inputs: Mapping[str, Any], sides: tuple[bool, ...] = ()) -> None:
+    def __init__(self, inputs: Mapping[str, Any], false: frozenset[str] = frozenset()) -> None:
         self.inputs = inputs
-        self.choices = Choices(sides)
-        self.fuel = FUEL
+        self.choices: Choices = Choices(false)
+        self.fuel: int = FUEL
         self.depth = 0
         self.observed: list[Observed] = []
         self.cuts: dict[ast.AST, str] = {}
@@ -157,8 +186,21 @@ class Run:
         self.asked: dict[str, ast.AST] = {}
         self.sides: dict[ast.AST, set[bool]] = {}
         self.stored: dict[str, Any] = {}
+        self.taken: dict[str, ast.AST] = {}
         self.ended: str | None = None
         self.turn: int | None = None
+
+    @property
+    def content(self) -> object:
+        """What it saw, to be compared with other runs."""
+        return (
+            tuple(choice.said for choice in self.choices.made),
+            tuple(one.content for one in self.observed),
+            self.ended,
+            frozenset(self.unbound),
+            frozenset(self.lost),
+            frozenset(self.cuts),
+        )
 
     @property
     def has_seen(self) -> bool:
@@ -178,20 +220,23 @@ class Run:
     def observe(
         self, node: ast.AST, how: str, items: Mapping[str, Any], turn: int | None = None
     ) -> None:
-        """Record what is passed on. To judge it takes as long as `JUDGED` steps, or more."""
+        """Record rows that are passed on. To judge them takes `JUDGED` steps, or more."""
+        if not any(map(of_batch, items.values())):
+            return
         self.burn(JUDGED + len(self.choices.made))
         self.observed.append(Observed(node, how, dict(items), self.doubts, turn))
 
     def took(self, node: ast.AST, value: Any) -> None:
         """Record that code took rows of a tensor of the batch."""
         if isinstance(value, Tensor) and value.key is not None and value.cut is node:
-            self.cuts[node] = value.key
+            if value.key in MEDIA_KEYS or node not in self.cuts:
+                self.cuts[node] = value.key
         elif isinstance(value, (tuple, list)):
             for part in value[:1]:
                 self.took(node, part)
 
     def lose(self, node: ast.AST, key: str | None, why: str) -> Unknown:
         """A value that cannot be known, and the reason."""
-        if key is not None:
+        if key is not None and (key in MEDIA_KEYS or node not in self.lost):
             self.lost[node] = (key, why)
         return Unknown(why, key)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from vlmdebug.core.keys import KEYS
+from vlmdebug.core.keys import KEYS, Kind
 from vlmdebug.review.arrays import Unknown
 from vlmdebug.review.machine import Frame, Reference, Routine
 
@@ -15,14 +15,20 @@ if TYPE_CHECKING:
     from vlmdebug.review.evaluator import Evaluator
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
+_BODIES = ("body", "orelse", "finalbody", "handlers", "cases")
 
 
 class Module:
     """The names that functions of a file share."""
 
-    def __init__(self, tree: ast.Module) -> None:
-        self.tree = tree
+    def __init__(self, tree: ast.Module, lines: Sequence[str] = ()) -> None:
+        self.tree: ast.Module = tree
+        self.lines: Sequence[str] = lines
         self._busy: set[str] = set()
+
+    def text_of(self, node: Function) -> str:
+        """The source of a function, from its first to its last line."""
+        return "\n".join(self.lines[node.lineno - 1 : node.end_lineno])
 
     @cached_property
     def functions(self) -> dict[str, Function]:
@@ -33,7 +39,7 @@ class Module:
         """The methods of each class."""
         return {
             node.name: {part.name: part for part in node.body if isinstance(part, Function)}
-            for node in ast.walk(self.tree)
+            for node in _statements(self.tree)
             if isinstance(node, ast.ClassDef)
         }
 
@@ -59,7 +65,7 @@ class Module:
     def imports(self) -> dict[str, str]:
         """The dotted path behind each imported name."""
         found: dict[str, str] = {}
-        for node in ast.walk(self.tree):
+        for node in _statements(self.tree):
             if isinstance(node, ast.Import):
                 for name in node.names:
                     own = name.asname or name.name.partition(".")[0]
@@ -124,5 +130,15 @@ class Module:
 
     @staticmethod
     def is_key(name: object) -> bool:
-        """Whether a batch may have it."""
-        return name in KEYS
+        """Whether a processor's batch may have it: it is no trainer's own."""
+        return name in KEYS and KEYS[str(name)].kind is not Kind.TRAINER
+
+
+def _statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """All statements of a file, those within others too."""
+    left: list[ast.AST] = [tree]
+    while left:
+        node = left.pop()
+        yield node
+        for name in _BODIES:
+            left += getattr(node, name, ())

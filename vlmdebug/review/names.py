@@ -1,9 +1,12 @@
-"""Local names of a function that a way through it may leave without a value."""
+"""Local names of a function: those that may lack a value, and tests of which keys a batch has."""
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Mapping
 from functools import lru_cache
+
+from vlmdebug.review.keys import KNOWN
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -40,3 +43,27 @@ def bound_names(
             other.add(node.id)
         queue.extend(ast.iter_child_nodes(node))
     return frozenset(stored - other), frozenset((stored | other) - arguments)
+
+
+def asks_for_keys(test: ast.expr, stored: Mapping[str, int]) -> bool:
+    """Whether a condition asks only which keys the batch has.
+
+    It names a key, and its names are assigned once at most (`stored`).
+    """
+    if isinstance(test, ast.BoolOp):
+        return all(asks_for_keys(part, stored) for part in test.values)
+    if isinstance(test, ast.UnaryOp):
+        return asks_for_keys(test.operand, stored)
+    if not isinstance(test, ast.Compare) or len(test.ops) > 1:
+        return False
+    if isinstance(test.ops[0], ast.In | ast.NotIn):
+        return isinstance(test.left, ast.Constant)
+    is_none = isinstance(test.comparators[0], ast.Constant) and test.comparators[0].value is None
+    names = {part.id for part in ast.walk(test.left) if isinstance(part, ast.Name)}
+    texts = {part.value for part in ast.walk(test.left) if isinstance(part, ast.Constant)}
+    return (
+        is_none
+        and isinstance(test.ops[0], ast.Is | ast.IsNot)
+        and bool(KNOWN & {*names, *texts})
+        and all(stored.get(name, 0) < 2 for name in names)
+    )

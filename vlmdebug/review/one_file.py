@@ -51,7 +51,8 @@ def review_text(
         BadInput: It is no Python source, or no family has that name.
     """
     known = trials(families)
-    module, rows = Module(tree_of(text, name)), text.split("\n")
+    rows = text.split("\n")
+    module = Module(tree_of(text, name), rows)
     meant = [
         entry
         for entry in entries(module)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,14 @@ import numpy as np
 from vlmdebug.core.keys import KEYS, MEDIA_KEYS, MEDIA_OF
 from vlmdebug.review.arrays import Failed, Tensor
 from vlmdebug.review.entry import Entry
-from vlmdebug.review.keys import nearest
+from vlmdebug.review.keys import KNOWN, nearest
 from vlmdebug.review.machine import FUEL, Frame, OutOfFuel, Run
-from vlmdebug.review.statements import Machine
+from vlmdebug.review.statements import ENDS, Machine
 from vlmdebug.review.trials import Trial, trials
-from vlmdebug.review.verdicts import Verdict, verdicts
+from vlmdebug.review.uses import word_of
+from vlmdebug.review.verdicts import Verdict, Verdicts
 
-STEPS = 400_000
+STEPS = 160_000
 """Expressions and statements that are interpreted for one function, in all of its runs."""
 SETUP = 100
 """Steps that a run takes before its first statement, to make the batch."""
@@ -37,6 +39,15 @@ class Place:
     node: ast.AST
     key: str
     found: dict[str, list[tuple[Verdict, tuple[str, ...]]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Way:
+    """The conditions that are false, the last of them, and what its true side gave."""
+
+    false: frozenset[str]
+    last: ast.AST | None = None
+    before: object = None
 
 
 class Reading:
@@ -57,7 +68,8 @@ class Reading:
     def __init__(
         self, entry: Entry, layouts: Mapping[str, Sequence[Trial]], steps: int = STEPS
     ) -> None:
-        self.entry, self.layouts = entry, layouts
+        self.entry: Entry = entry
+        self.layouts: Mapping[str, Sequence[Trial]] = layouts
         self.places: dict[tuple[ast.AST, str], Place] = {}
         self.cuts: dict[ast.AST, str] = {}
         self.lost: dict[ast.AST, tuple[str, str]] = {}
@@ -67,12 +79,15 @@ class Reading:
         self.limit: str | None = None
         self.sides: dict[ast.AST, set[bool]] = {}
         self._given = self._steps = steps
+        self._idle: set[ast.AST] = set()
+        self._busy: set[ast.AST] = set()
         read: dict[object, str] = {}
         for layout, own in layouts.items():
             first = read.setdefault(self._sight(own[0]), layout)
             if first != layout:
                 self._same(layout, first)
                 continue
+            self._idle, self._busy = set(), set()
             for trial in own:
                 if not self._read(layout, trial):
                     break
@@ -92,7 +107,10 @@ class Reading:
         if self.entry.is_generic:
             return trial.layout
         batch, words = trial.batch, self.entry.uses.words
-        keys = frozenset((key, axis.unit, axis.dim) for key, axis in batch.layout.items())
+        keys = frozenset(
+            (key, axis.unit, axis.dim, np.ndim(batch.inputs.get(key, ())))
+            for key, axis in batch.layout.items()
+        )
         named = frozenset(part for part in keys if part[0] in words)
         return named, trial.media, "num_tiles" in words and "tile" in batch.counts
 
@@ -109,14 +127,18 @@ class Reading:
 
     def _read(self, layout: str, trial: Trial) -> bool:
         """Interpret the function with one batch; whether it took rows."""
-        runs = [*self._runs(trial)]
-        found = [(run, [*verdicts(run, trial, self.entry)]) for run in runs]
-        ways = _Ways(found)
+        runs, judge = [*self._runs(trial)], Verdicts(trial, self.entry)
+        found = [(run, [*judge.of(run)]) for run in runs]
+        ways = _Ways(found, self._idle - self._busy)
         for run, own in found:
             if run.ended == "raise" or run.ended in REFUSES:
                 self.refused.add(layout)
-            self.cuts |= run.cuts
-            self.lost |= run.lost
+            for node, key in run.cuts.items():
+                if key in MEDIA_KEYS or node not in self.cuts:
+                    self.cuts[node] = key
+            for node, (key, why) in run.lost.items():
+                if key in MEDIA_KEYS or node not in self.lost:
+                    self.lost[node] = key, why
             for test, sides in run.sides.items():
                 self.sides.setdefault(test, set()).update(sides)
             for choice in run.choices.made:
@@ -151,6 +173,10 @@ class Reading:
 
     def _note_unread(self, run: Run, judged: set[ast.AST]) -> None:
         """Calls with media of the batch on which there is no verdict."""
+        passed = {key for one in run.observed for key in one.items}
+        for key in run.taken.keys() & MEDIA_KEYS - passed:
+            if "input_ids" in passed:
+                self.unread.setdefault(run.taken[key], f"{key} is taken out of the batch")
         for one in run.observed:
             media = [
                 value
@@ -162,20 +188,49 @@ class Reading:
                 self.unread.setdefault(one.node, "its tokens are not rows of the batch")
 
     def _runs(self, trial: Trial) -> Iterator[Run]:
-        sides: tuple[bool, ...] | None = ()
-        seen = False
-        for way in range(WAYS):
-            run = self._run(trial, sides)
+        """The ways through the function: all conditions true, then one of them false, then two.
+
+        Where a condition makes no difference, the ways beyond its other side are not read; and if
+        neither of its sides names media, its other side is not read with the next batches.
+        """
+        way = _Way(frozenset())
+        queue, queued, seen = deque([way]), {way.false}, False
+        few = FEW if trial is self.layouts[trial.layout][0] else 1
+        for number in range(1, WAYS + 1):
+            way = queue.popleft()
+            run = self._run(trial, way.false)
             yield run
             seen = seen or run.has_seen
-            sides = run.choices.following
-            if sides is None or (way >= FEW and not seen):
+            content = run.content
+            differs = content != way.before
+            if way.last in self._beside:
+                (self._busy if differs else self._idle).add(way.last)
+            for choice, false in run.choices.others if differs else ():
+                if false in queued or choice.node in self._idle - self._busy:
+                    continue
+                if seen or choice.node not in self._beside:
+                    queued.add(false)
+                    queue.append(_Way(false, choice.node, content))
+            if not queue or (number >= few and not seen):
                 return
         self.limit = f"it has more than {WAYS} ways, and the others were not read"
 
-    def _run(self, trial: Trial, sides: tuple[bool, ...]) -> Run:
+    @cached_property
+    def _beside(self) -> set[ast.AST]:
+        """Tests of which neither side ends anything or names media: they lead to no rows."""
+        words = self.entry.uses.listed | KNOWN
+        nodes = self.entry.nodes
+        matter = [node for node in nodes if isinstance(node, ENDS) or word_of(node) in words]
+        matters = self.entry.module.above(matter)
+        return {
+            node.test
+            for node in nodes
+            if isinstance(node, ast.If | ast.IfExp) and node not in matters
+        }
+
+    def _run(self, trial: Trial, false: frozenset[str]) -> Run:
         names, stored, inputs = self.entry.names(trial)
-        run = Run(inputs, sides)
+        run = Run(inputs, false)
         run.stored.update(stored)
         self._steps -= SETUP
         run.fuel = given = max(min(run.fuel, self._steps), 0)
@@ -232,7 +287,8 @@ def _observe(run: Run, node: ast.AST, how: str, value: Any, turn: int | None = N
 class _Ways:
     """The verdicts of all runs with one batch, to see which unknown conditions matter to one."""
 
-    def __init__(self, found: Sequence[tuple[Run, Sequence[Verdict]]]) -> None:
+    def __init__(self, found: Sequence[tuple[Run, Sequence[Verdict]]], idle: set[ast.AST]) -> None:
+        self._idle = idle
         self._sides = {run: {one.node: one.side for one in run.choices.made} for run, _ in found}
         self._by: dict[object, dict[Run, None]] = {}
         for run, own in found:
@@ -242,13 +298,15 @@ class _Ways:
     def left(self, verdict: Verdict, run: Run) -> tuple[str, ...]:
         """The unknown conditions without which the verdict may not hold.
 
-        A condition does not matter if a run that took its other side has the same verdict.
+        A condition does not matter if a run that took its other side has the same verdict, or if
+        it is idle: it makes no difference.
         """
         same = [self._sides[other] for other in self._by[_identity(verdict)]]
         return tuple(
             said
             for said, choice in zip(verdict.doubts, run.choices.made, strict=False)
-            if not any(sides.get(choice.node) is (not choice.side) for sides in same)
+            if choice.node not in self._idle
+            and not any(sides.get(choice.node) is (not choice.side) for sides in same)
         )
 
 
@@ -262,7 +320,7 @@ def supports(entry: Entry, trial: Trial) -> bool:
     uses = entry.uses
     if entry.is_generic:
         return True
-    named = uses.words | {near for word in uses.words if (near := nearest(word)) is not None}
+    named = uses.words | {near for word in entry.stale if (near := nearest(word)) is not None}
     rules = trial.batch.rules
     needed = {
         key

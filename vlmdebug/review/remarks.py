@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import shlex
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from vlmdebug.core.keys import MEDIA_KEYS
 from vlmdebug.core.rows import Rows
 from vlmdebug.review.evaluator import said
 from vlmdebug.review.keys import nearest
+from vlmdebug.review.names import asks_for_keys
 from vlmdebug.review.reading import Place, Reading, supports
 from vlmdebug.review.trials import Trial
 from vlmdebug.review.verdicts import Verdict
@@ -65,7 +67,17 @@ class Remark:
         file = self.file if self.cell is None else f"{self.file}:cell {self.cell}"
         head = one_line(f"{file}:{self.line}:{self.column}: {self.code} {self.text}")
         lines = [head, *_marked(self.source, self.column, self.end, width)]
-        return "\n".join([*lines, *(wrapped(line, width) for line in self.message.splitlines())])
+        lines += [wrapped(line, width) for line in self.message.splitlines()]
+        if self.command is not None:
+            lines.append(f"    Run it: {self.command}")
+        return "\n".join(lines)
+
+    @property
+    def command(self) -> str | None:
+        """The command that runs the function; None for source without a Python file."""
+        if not self.file.endswith(".py") or self.cell is not None:
+            return None
+        return f"vlmdebug falsify {shlex.quote(one_line(f'{self.file}:{self.function}'))}"
 
 
 class Remarks:
@@ -181,11 +193,10 @@ class Remarks:
 
     def _stale(self) -> Iterator[Remark]:
         uses = self._reading.entry.uses
-        for name in sorted(uses.passed | uses.asked):
+        for name, node in sorted(self._reading.entry.stale.items()):
             near = nearest(name)
             if near is None or near in uses.words:
                 continue
-            node = self._first(name)
             has = [
                 layout
                 for layout, own in self._reading.layouts.items()
@@ -198,16 +209,6 @@ class Remarks:
                 f"Rename {name} to {near} if that is meant.",
             ]
             yield self._remark(node, "VLM004", lines, tuple(has), text=name)
-
-    def _first(self, name: str) -> ast.AST:
-        """The first place where a name is used as a key."""
-        found = [
-            node
-            for node in ast.walk(self._reading.entry.node)
-            if (isinstance(node, ast.Constant) and node.value == name)
-            or (isinstance(node, ast.keyword) and node.arg == name)
-        ]
-        return min(found, key=lambda node: node.lineno, default=self._reading.entry.node)
 
     def _unbound(self) -> Iterator[Remark]:
         every = len(self._reading.layouts)
@@ -251,9 +252,11 @@ class Remarks:
 
     def _unreached(self) -> Iterator[str]:
         """Branches with cuts of media that no run took, below a test that runs have reached."""
-        for node in ast.walk(self._reading.entry.node):
+        for node in self._reading.entry.nodes:
             sides = self._reading.sides.get(node.test) if isinstance(node, ast.If) else None
             if not isinstance(node, ast.If) or sides is None or len(sides) > 1:
+                continue
+            if not asks_for_keys(node.test, self._reading.entry.stored):
                 continue
             body, name = (node.orelse, "else") if True in sides else (node.body, "if")
             if not any(map(_cuts_media, body)):

@@ -10,10 +10,10 @@ from vlmdebug.review.arrays import Failed, Tensor, Unknown, plain
 from vlmdebug.review.evaluator import UNREADABLE, said
 from vlmdebug.review.functions import listed_of
 from vlmdebug.review.loops import Loops, parts_of
-from vlmdebug.review.machine import Frame, Opened, OutOfFuel, Reference, Routine
+from vlmdebug.review.machine import Frame, Inputs, Opened, OutOfFuel, Reference, Routine
 from vlmdebug.review.names import bound_names
 
-MORE = (ast.Return, ast.Raise, ast.Break, ast.Continue, ast.Yield, ast.YieldFrom, ast.Delete)
+ENDS = (ast.Return, ast.Raise, ast.Break, ast.Continue, ast.Yield, ast.YieldFrom, ast.Delete)
 """Parts of an `if` that do more than compute and assign."""
 LOOKUPS = {"KeyError": ("LookupError",), "IndexError": ("LookupError",)}
 
@@ -24,10 +24,10 @@ class Machine(Loops):
     def execute(self, body: list[ast.stmt], frame: Frame) -> str | None:
         """Run statements; `return`, `break` or `continue` if one of these ends them."""
         for statement in body:
-            method = getattr(self, f"_{type(statement).__name__}", None)
+            method = self._method_for(type(statement))
             try:
                 self.run.burn()
-                ends = None if method is None else method(statement, frame)
+                ends = None if method is None else method(self, statement, frame)
             except UNREADABLE:
                 ends = self._pass_over(statement, frame)
             except OutOfFuel as out:
@@ -100,6 +100,7 @@ class Machine(Loops):
                 of, key = self.value(target.value, frame), self.value(target.slice, frame)
                 if isinstance(of, dict) and isinstance(key, str):
                     of.pop(key, None)
+                    self.run.taken |= {key: target} if isinstance(of, Inputs) else {}
 
     def _FunctionDef(self, node: ast.FunctionDef, frame: Frame) -> None:
         frame.names[node.name] = Routine(node, frame)
@@ -252,7 +253,7 @@ def effects_of(node: ast.If) -> tuple[frozenset[str], frozenset[str], bool]:
         for part in parts_of(statement):
             if isinstance(part, ast.Name):
                 (reads if isinstance(part.ctx, ast.Load) else stores).add(part.id)
-            elif isinstance(part, MORE):
+            elif isinstance(part, ENDS):
                 more = True
     return frozenset(reads), frozenset(stores), more
 

@@ -15,6 +15,10 @@ from typing import Any
 import numpy as np
 
 from vlmdebug.review.arrays import Failed, Tensor, Unknown, apart, computed, plain, small
+from vlmdebug.review.machine import Reference
+
+LOSSY = frozenset({"uint8", "int8", "bool"})
+"""Names of dtypes that lose values of pixels."""
 
 
 def number(value: Any) -> int:
@@ -48,7 +52,9 @@ def _same(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) -> T
 
 
 def _cast(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) -> Tensor:
-    return x
+    """Values that a dtype cannot hold are lost, so what is left is not compared."""
+    kinds = {part.last for part in (*args, *given.values()) if isinstance(part, Reference)}
+    return Tensor(x.array, x.key, computed=True, cut=x.cut) if kinds & LOSSY else x
 
 
 def _whole(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) -> Tensor:
@@ -116,6 +122,12 @@ def _permute(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) -
 
 
 def _repeat(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) -> Tensor:
+    if len(dims_of(args)) < x.array.ndim:
+        raise Failed("RuntimeError")
+    return _tile(x, args, given, node)
+
+
+def _tile(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) -> Tensor:
     sizes = dims_of(args)
     small(x.array.size * math.prod(sizes))
     return x.of(np.tile(x.array, sizes), node)
@@ -252,11 +264,12 @@ def _compared(how: str) -> Callable[..., Tensor]:
 
 
 _UNCHANGED = (
-    "to cpu cuda clone detach contiguous numpy float half bfloat16 double type requires_grad_ "
+    "cpu cuda clone detach contiguous numpy float half bfloat16 double requires_grad_ "
     "pin_memory copy data asarray ascontiguousarray as_subclass type_as share_memory_"
 )
 METHODS: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(_UNCHANGED.split(), _same),
+    **dict.fromkeys(("to", "type"), _cast),
     **dict.fromkeys(("long", "int"), _whole),
     "bool": lambda x, args, given, node: computed(x.array != 0),
     "size": _size,
@@ -273,7 +286,8 @@ METHODS: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(("unsqueeze", "expand_dims"), _unsqueeze),
     **dict.fromkeys(("transpose", "swapaxes"), _transpose),
     "permute": _permute,
-    **dict.fromkeys(("repeat", "tile"), _repeat),
+    "repeat": _repeat,
+    "tile": _tile,
     "expand": _expand,
     **dict.fromkeys(("repeat_interleave",), _repeat_interleave),
     **dict.fromkeys(("split", "split_with_sizes"), _split),

@@ -14,12 +14,12 @@ from vlmdebug.families.release import as_released
 from vlmdebug.families.tokens import with_token_keys
 from vlmdebug.families.video_audio import with_clips
 
-IMAGES = ((2, 1), (1, 1), (1, 0, 2))
+IMAGES = ((2, 1), (1, 1), (1, 0, 2), (2, 1))
 """Media per sample of the batches, in the order in which they are tried."""
 TEXT_ONLY = 2
 """The batch with a sample without media."""
-SIZES = (1, 1, 2)
-"""Chunk sizes that go with them."""
+SIZES = (1, 1, 2, 2)
+"""Chunk sizes that go with them. Two samples with media in one chunk show a cut for one sample."""
 
 
 @dataclass(frozen=True, eq=False)

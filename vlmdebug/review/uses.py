@@ -5,11 +5,10 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable
 
-from vlmdebug.core.keys import BOOKKEEPING, MEDIA_KEYS
-from vlmdebug.review.keys import TOKEN_KEYS
+from vlmdebug.core.keys import MEDIA_KEYS
+from vlmdebug.review.keys import KNOWN, TOKEN_KEYS
 
 TAKERS = frozenset({"get", "pop", "setdefault"})
-_KEYS = frozenset({*MEDIA_KEYS, *TOKEN_KEYS, *BOOKKEEPING})
 
 
 class Uses:
@@ -21,26 +20,30 @@ class Uses:
         read: Keys that are looked up by `[...]`, `.get(...)` or as an attribute, and parameters.
         asked: The same, and those of `in`.
         passed: Keys that it gives on by name: entries of dicts, keywords, strings in lists.
-        listed: Names with items that it goes through, `for key, value in NAME.items()`.
+        listed: Names with items that it goes through: `for key, value in NAME.items()`, and
+            `for key in NAME` where `key` is an index; an empty name where it is no local one.
     """
 
-    def __init__(self, function: ast.AST) -> None:
+    def __init__(self, nodes: Iterable[ast.AST]) -> None:
         self.words: set[str] = set()
         self.looked: set[str] = set()
         self.read: set[str] = set()
         self.asked: set[str] = set()
         self.passed: set[str] = set()
         self.listed: set[str] = set()
-        for node in ast.walk(function):
+        self._turns: dict[str, str] = {}
+        self._indices: set[str] = set()
+        for node in nodes:
             see = _SEEN.get(type(node))
             if see is not None:
                 see(self, node)
+        self.listed |= {name for turn, name in self._turns.items() if turn in self._indices}
 
     def _look(self, base: ast.expr, key: object) -> None:
         if not isinstance(key, str):
             return
         self.asked.add(key)
-        if key in _KEYS and isinstance(base, (ast.Name, ast.Attribute)):
+        if key in KNOWN and isinstance(base, (ast.Name, ast.Attribute)):
             self.looked.add(ast.unparse(base))
 
     def _name(self, node: ast.Name) -> None:
@@ -57,6 +60,8 @@ class Uses:
     def _subscript(self, node: ast.Subscript) -> None:
         key = _text(node.slice)
         if key is None:
+            if isinstance(node.slice, ast.Name):
+                self._indices.add(node.slice.id)
             return
         self._look(node.value, key)
         (self.passed if isinstance(node.ctx, ast.Store) else self.read).add(key)
@@ -70,8 +75,12 @@ class Uses:
         if name in TAKERS and key is not None:
             self._look(base, key)
             self.read.add(key)
-        elif name == "items" and isinstance(base, ast.Name):
+        elif name in ("items", "keys", "values") and isinstance(base, ast.Name):
             self.listed.add(base.id)
+
+    def _for(self, node: ast.For | ast.AsyncFor | ast.comprehension) -> None:
+        if isinstance(node.iter, ast.Name | ast.Attribute) and isinstance(node.target, ast.Name):
+            self._turns[node.target.id] = getattr(node.iter, "id", "")
 
     def _compare(self, node: ast.Compare) -> None:
         if isinstance(node.ops[0], (ast.In, ast.NotIn)):
@@ -99,10 +108,22 @@ _SEEN = {
     ast.Compare: Uses._compare,
     ast.Attribute: Uses._attribute,
     ast.Dict: Uses._dict,
+    ast.For: Uses._for,
+    ast.AsyncFor: Uses._for,
+    ast.comprehension: Uses._for,
     ast.List: Uses._items,
     ast.Tuple: Uses._items,
     ast.Set: Uses._items,
 }
+
+
+def word_of(node: ast.AST) -> object:
+    """The name or string that a node is; None if it is neither."""
+    field = _WORDS.get(type(node))
+    return None if field is None else getattr(node, field)
+
+
+_WORDS = {ast.Name: "id", ast.arg: "arg", ast.Attribute: "attr", ast.Constant: "value"}
 
 
 def _text(node: ast.AST | None) -> str | None:

@@ -12,11 +12,12 @@ import numpy as np
 from vlmdebug.checking.chunk import ChunkChecker
 from vlmdebug.checking.cut_causes import Causes
 from vlmdebug.checking.findings import Difference, Dropped, WrongRows
-from vlmdebug.core.observed import SlicerRun
+from vlmdebug.core.batch import Batch
+from vlmdebug.core.observed import ObservedCall, SlicerRun
 from vlmdebug.core.rows import Rows
 from vlmdebug.review.arrays import Tensor
 from vlmdebug.review.entry import Entry
-from vlmdebug.review.machine import Observed, Run
+from vlmdebug.review.machine import MORE, Observed, Run
 from vlmdebug.review.trials import Trial
 from vlmdebug.tracking.observe import used_chunk
 from vlmdebug.tracking.rows import RowFinder
@@ -43,16 +44,41 @@ class Verdict:
     text_only: bool = False
 
 
-def verdicts(run: Run, trial: Trial, entry: Entry) -> Iterator[Verdict]:
-    """The verdict on each key that a run passes on, call by call."""
-    by_node: dict[ast.AST, list[Observed]] = {}
-    for one in run.observed:
-        by_node.setdefault(one.node, []).append(one)
-    for calls in by_node.values():
-        yield from _judged(calls, trial, entry)
+@dataclass(frozen=True)
+class _Judged:
+    """A verdict without the conditions on the way to the call, which is number `call`."""
+
+    call: int
+    node: ast.AST
+    key: str
+    difference: Difference | None
+    text_only: bool
 
 
-def _judged(calls: Sequence[Observed], trial: Trial, entry: Entry) -> Iterator[Verdict]:
+class Verdicts:
+    """The verdicts on the runs with one batch; what several runs pass on alike is judged once."""
+
+    def __init__(self, trial: Trial, entry: Entry) -> None:
+        self._trial, self._entry = trial, entry
+        self._known: dict[object, list[_Judged]] = {}
+
+    def of(self, run: Run) -> Iterator[Verdict]:
+        """The verdict on each key that a run passes on, call by call."""
+        by_node: dict[ast.AST, list[Observed]] = {}
+        for one in run.observed:
+            by_node.setdefault(one.node, []).append(one)
+        for node, calls in by_node.items():
+            same = node, frozenset(run.taken), *(call.content for call in calls)
+            if same not in self._known:
+                self._known[same] = [*_judged(calls, {*run.taken}, self._trial, self._entry)]
+            for one in self._known[same]:
+                doubts = calls[one.call].doubts
+                yield Verdict(one.node, one.key, self._trial, one.difference, doubts, one.text_only)
+
+
+def _judged(
+    calls: Sequence[Observed], taken: set[str], trial: Trial, entry: Entry
+) -> Iterator[_Judged]:
     batch = trial.batch
     givens = [_given(call.items, batch.inputs) for call in calls]
     finder = RowFinder(batch.inputs, batch.layout)
@@ -67,13 +93,9 @@ def _judged(calls: Sequence[Observed], trial: Trial, entry: Entry) -> Iterator[V
     for index, (call, given, chunk) in enumerate(zip(calls, givens, chunks, strict=True)):
         if np.shape(given.get("input_ids", ()))[-1:] > (width,):
             continue  # rows of several samples in one
-        ids = chunk.keys.get("input_ids")
-        if ids is None and call.turn == index:
-            samples: Sequence[int] = _samples(call, trial)
-        elif ids is None or ids.rows is None or ids.rows.foreign or ids.source is not None:
+        samples = _samples_of(call, chunk, index, trial)
+        if samples is None:
             continue
-        else:
-            samples = ids.rows
         checker = ChunkChecker(batch, slicer_run, index, chunk, causes)
         checker.report()
         unknown = call.items.keys() - given.keys()
@@ -82,17 +104,33 @@ def _judged(calls: Sequence[Observed], trial: Trial, entry: Entry) -> Iterator[V
         for key, value in call.items.items():
             if key in media and key in given and key not in checker.doubts:
                 node = value.cut if isinstance(value, Tensor) and value.cut else call.node
-                yield Verdict(node, key, trial, wrong.get(key), call.doubts, text_only)
-        beside = {batch.of_key[key].name for key in given if key in media}
+                yield _Judged(index, node, key, wrong.get(key), text_only)
         for key, one in wrong.items():
-            named = key in entry.uses.passed | entry.uses.read and key in media - unknown
-            if (
-                isinstance(one, Dropped)
-                and named
-                and call.how != "step"
-                and batch.of_key[key].name in beside
-            ):
-                yield Verdict(call.node, key, trial, one, call.doubts, text_only)
+            if key in media - unknown - taken and _is_dropped(call, given, one, entry, batch):
+                yield _Judged(index, call.node, key, one, text_only)
+
+
+def _samples_of(
+    call: Observed, chunk: ObservedCall, index: int, trial: Trial
+) -> Sequence[int] | None:
+    """The samples of a call; None if they cannot be known."""
+    ids = chunk.keys.get("input_ids")
+    if ids is None:
+        return _samples(call, trial) if call.turn == index else None
+    unknown = ids.rows is None or ids.rows.foreign or ids.source is not None
+    return None if unknown else ids.rows
+
+
+def _is_dropped(
+    call: Observed, given: Mapping[str, Any], one: Difference, entry: Entry, batch: Batch
+) -> bool:
+    """Whether a key that the function names is left out, next to others of its modality."""
+    if not isinstance(one, Dropped) or MORE in call.items or call.how == "step":
+        return False
+    if one.key not in entry.uses.passed | entry.uses.read:
+        return False
+    beside = {batch.of_key[key].name for key in given if key in batch.of_key}
+    return batch.of_key[one.key].name in beside
 
 
 def _samples(call: Observed, trial: Trial) -> range:

@@ -99,6 +99,7 @@ class Counterexample:
         own = imported_as(name) if "{}" in self.call else "slicer"
         named = {own: slicer} if "{}" in self.call else {}
         under_test = self.slicer.__wrapped__ if "record(" in self.call else self.slicer
+        under_test = getattr(under_test, "_vlmdebug_function", under_test)
         objects: dict[str, Any] = {own: under_test}
         if "config" in self.call:
             named["config"] = f"{module}:config"

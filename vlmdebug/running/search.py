@@ -23,7 +23,7 @@ from vlmdebug.core.mismatch import Mismatch
 from vlmdebug.core.observed import SlicerRun
 from vlmdebug.core.signature import Slicer
 from vlmdebug.core.wording import number
-from vlmdebug.errors import AmbiguousError, BadInput
+from vlmdebug.errors import AmbiguousError, BadInput, NotJudged
 from vlmdebug.families import Family, family_named
 from vlmdebug.families.packing import SEPARATES
 from vlmdebug.families.release import TYPES, takes
@@ -34,6 +34,7 @@ from vlmdebug.running.record import bound
 from vlmdebug.running.settings import FalsifySettings
 from vlmdebug.running.shrink import smaller
 from vlmdebug.running.synthetic import make
+from vlmdebug.safe import one_line
 
 FIRST_ROUND = 48
 """Cases of each family in the first round; each next round has four times as many."""
@@ -202,9 +203,20 @@ class Search:
         """The smallest batch that the slicer refuses even as one chunk, if there is one.
 
         It is reported last, because no cut is its cause.
+
+        Raises:
+            NotJudged: The slicer is what `method` made: its callers may not pass such a batch.
         """
         cases = [case for case in self._refused if family in (None, case.spec.family)]
-        return self._refused[min(cases, key=_size)] if cases else None
+        found = self._refused[min(cases, key=_size)] if cases else None
+        if found is not None and getattr(self._slicer, "invented", None) is not None:
+            raise NotJudged(
+                f"{one_line(getattr(self._slicer, '__name__', 'The slicer'))} raises "
+                f"{type(found.error).__name__}: {one_line(found.error, 200)} with {found!r}, also "
+                "where the whole batch is one chunk. Parts of what it reads were invented, so it "
+                "is not blamed. Nothing else was wrong. Pass what it needs, as its callers do."
+            )
+        return found
 
     def _judged(self, case: Case) -> frozenset[Kind]:
         if self._packs and case.spec.clips and not case.spec.position_ids:

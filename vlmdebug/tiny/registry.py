@@ -104,7 +104,7 @@ _RECIPES = {
 }
 STORY_FAMILY, OTHER_FAMILY = "gemma4", "llava_next"
 """The demo's families: that of TRL's pull request 5452, and another with one row per image."""
-ONE_IMAGE = _RECIPES["one_image"]
+ONE_IMAGE: tuple[str, ...] = _RECIPES["one_image"]
 """Families with exactly one image in every sample."""
 _MODULES = {family: module for module, families in _RECIPES.items() for family in families}
 # Packages that a family needs besides torch and transformers: image processors

@@ -83,7 +83,9 @@ class Library:
     """
 
     def __init__(self, name: str, release: str, folder: Path) -> None:
-        self.name, self.release, self.folder = name, release, folder
+        self.name: str = name
+        self.release: str = release
+        self.folder: Path = folder
         self._modules: dict[str, Module] = {}
 
     def module(self, name: str) -> Module:

@@ -17,7 +17,11 @@ from vlmdebug.core.wording import letter, number
 MOST_NAMES = 3
 MOST_SLICES = 3
 ABOUT_ROWS = ("VLM001", "VLM002", "VLM003", "VLM005")
-THEN = {True: ", and the model does not notice.", False: ", and the model raises.", None: "."}
+THEN: dict[bool | None, str] = {
+    True: ", and the model does not notice.",
+    False: ", and the model raises.",
+    None: ".",
+}
 
 
 def opening_sentence(report: Record) -> str:
