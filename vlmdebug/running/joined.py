@@ -239,7 +239,7 @@ def pieces(whole: Mapping[str, Any], batch: Batch) -> list[dict[str, Any]]:
 
 
 def apart_by_media(whole: Batch, units: Sequence[Unit], order: Sequence[int]) -> list[int]:
-    """The unit of each sample, where those of equal texts are identified by their media.
+    """The unit of each sample, where those of equal texts are distinguished by their media.
 
     Args:
         whole: The batch.
