@@ -113,6 +113,12 @@ def checked(slicer, family="gemma4"):
     return vd.check(slicer, vd.make_batch(family, [2, 0, 1]))
 
 
+def proved(slicer):
+    """Of a real batch, on its tiny model."""
+    model, processor = vd.tiny.build("gemma4")
+    return vd.prove(slicer, vd.tiny.batch("gemma4", [2, 0, 1]), model, processor=processor)
+
+
 def read(inputs, **options):
     return vd.check(vd.read_batch(inputs, **options))
 
@@ -314,9 +320,9 @@ ADVICE = {
         lambda: checked(declared(backwards, any_order=True)).ok,
     ),
     "a model first": (
-        lambda: checked(loop),
+        lambda: proved(loop),
         "Wrap it: vlmdebug.record(loop)",
-        lambda: checked(vd.record(loop)).ok,
+        lambda: proved(vd.record(loop)).ok,
     ),
     "arguments swapped": (
         lambda: checked(swapped),

@@ -114,8 +114,8 @@ def test_image_of_another_sample_is_named_with_its_row(built):
 
     assert report.findings[0].loudness == "silent"
     assert report.findings[0].message == (
-        "sample 1 was given pixel_values[0:1] (1 row: image 0 of sample 0) but owns "
-        "pixel_values[1:2] (1 row: image 0 of sample 1).\n"
+        "sample 1 was given pixel_values[0:1] (1 row: image A1 of sample 0) but owns "
+        "pixel_values[1:2] (1 row: image B1 of sample 1).\n"
         "Both are the same length, so the model will not raise: it sees the wrong pixels.\n"
         "Join pixel_values in the order of the samples, with all rows that each has collated "
         "alone. Only padding may be added."
@@ -498,7 +498,7 @@ def test_smallest_rows_are_printed_as_code_that_fails_alike(built, tmp_path, mon
 
     assert repr(found) == "text rows: images per row [1, 1]"
     assert source.startswith("import vlmdebug as vd\nfrom my_rows import collate, processor\n")
-    with pytest.raises(vd.MismatchError, match="image 0 of sample 1"):
+    with pytest.raises(vd.MismatchError, match="image B1 of sample 1"):
         test()
 
 

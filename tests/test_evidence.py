@@ -87,9 +87,10 @@ def test_key_that_the_whole_batch_lacks_is_as_loud_as_the_model(family, key, sil
 
 
 def test_position_ids_of_three_planes_stand_for_token_types():
-    _, processor, inputs = real("qwen2_5_vl", [1, 1])
-    del inputs["mm_token_type_ids"]
-    inputs["position_ids"] = torch.zeros(3, *inputs["input_ids"].shape, dtype=torch.long)
+    model, processor, inputs = real("qwen2_5_vl", [1, 1])
+    ids, types = inputs["input_ids"], inputs.pop("mm_token_type_ids")
+    grid, mask = inputs["image_grid_thw"], inputs["attention_mask"]
+    inputs["position_ids"] = model.model.get_rope_index(ids, types, grid, attention_mask=mask)[0]
 
     assert vd.check(inputs, processor=processor).ok
 

@@ -204,7 +204,7 @@ def a_video_of_more_frames_in_its_text() -> Answer:
     return after(lambda: model(**text, mm_token_type_ids=(ids == video).int() * 2, **clips))
 
 
-@situation("unslothai/unsloth#3159", (1,), "cut from image 0")
+@situation("unslothai/unsloth#3159", (1,), "cut from image B1")
 def truncation_inside_an_image() -> Answer:
     model, _, inputs = batch_of("gemma3", [1, 1], padding_side="left")
     last = int((inputs["input_ids"][1] == token_of(model)).nonzero()[-1])
