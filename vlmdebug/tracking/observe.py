@@ -204,7 +204,7 @@ class _Chunk:
         at = self.batch.token_dims.get(key)
         wide = shape[at] if at is not None and value.ndim > at else None
         rows, source, change, is_slice = self.finder.see(
-            key, value, partial(self._expected, key), self._free(axis, at)
+            key, value, partial(self._expected, key, value), self._free(axis, at)
         )
         turned = self.columns is not None and self.columns.is_moved
         as_wide = wide == self.width and self.columns is not None and not turned
@@ -290,14 +290,17 @@ class _Chunk:
         change = None if matches else Change("columns", shape)
         return ObservedKey(self.samples, shape[0], change=change, columns=shape[1], dims=2)
 
-    def _expected(self, key: str) -> Rows | None:
+    def _expected(self, key: str, value: Any = None) -> Rows | None:
+        """The rows that belong there; those without empty ones if `value` has as many."""
         if key not in self.batch.layout:
             return None
         try:
             self._part = self._part or self.batch.part(self.samples)
-            return expected_rows(self.batch, key, self._part).rows
+            expected = expected_rows(self.batch, key, self._part)
         except (AmbiguousError, IndexError):
             return None
+        rows, full = expected.rows, expected.without_empty
+        return full if full is not None and _length(value) == len(full) != len(rows) else rows
 
 
 def _listed(batch: Batch, key: str, value: Any, expected: Rows | None) -> ObservedKey:
