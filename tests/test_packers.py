@@ -45,10 +45,11 @@ def codes(report):
 def test_right_packers_pass_in_any_order_and_the_model_agrees(family, labs):
     lab = labs[family]
     for order in (ORDER, (0, 1, 2)):
-        report = vd.check(lab.packer(order=order), lab.batch, chunk_size=3)
-
-        assert report.ok, str(report)
         call = lab.packed(order=order)
+        for packer in (lab.packer(order=order), lambda inputs, size, call=call: [call]):
+            report = vd.check(packer, lab.batch, chunk_size=3)
+
+            assert report.ok, str(report)
         assert lab.off(lab.run(call), order) < SAME
         if family not in OWN_MASKS:
             assert lab.off(lab.flash(call), order) < SAME
@@ -123,6 +124,64 @@ def test_positions_that_start_elsewhere_or_padding_behind_a_sample_change_nothin
         (call,) = slicer({}, 3)
         assert lab.off(lab.run(call)) < SAME
         assert vd.check(slicer, lab.batch, chunk_size=3).ok
+
+
+def padded_row(call, wide, pad=0):
+    """A call with padding behind its tokens, `wide` of them in all."""
+    have = call["input_ids"].shape[1]
+    along = {k: v for k, v in call.items() if getattr(v, "ndim", 0) > 1 and v.shape[-1] == have}
+    fill = {"labels": -100, "input_ids": pad}
+    return call | {
+        key: torch.nn.functional.pad(value, (0, wide - have), value=fill.get(key, 0))
+        for key, value in along.items()
+    }
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "internvl", "idefics3"])
+def test_rows_of_one_sample_and_padding_are_packed_rows(family, labs):
+    lab = labs[family]
+    hidden = lab.inputs["input_ids"][lab.inputs["attention_mask"] == 0]
+    pad = int(hidden[0])
+
+    def rows(inputs, chunk_size):
+        for sample in ORDER:
+            yield padded_row(lab.packed(order=[sample]), 256, pad)
+
+    for sample, call in zip(ORDER, rows({}, 1), strict=True):
+        assert lab.off(lab.run(call), [sample]) < SAME
+    assert vd.check(rows, lab.batch, chunk_size=1).ok
+
+    def cut(inputs, chunk_size):
+        for call in rows(inputs, chunk_size):
+            yield call | {
+                "input_ids": call["input_ids"].clone().index_fill_(1, torch.tensor(9), pad)
+            }
+
+    assert not vd.check(cut, lab.batch, chunk_size=1).ok
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 0], [1]])
+@pytest.mark.parametrize("token", [0, 7])
+def test_padding_behind_samples_of_a_batch_without_padding_is_no_text(order, token):
+    batch = vd.make_batch("llava", [1, 1, 1])
+    assert batch.inputs["attention_mask"].all()
+    seq = batch.inputs["input_ids"].shape[1]
+
+    def packer(inputs, chunk_size, behind=token):
+        for samples in (order, [one for one in (0, 1, 2) if one not in order]):
+            call = {
+                "input_ids": inputs["input_ids"][samples].reshape(1, -1),
+                "position_ids": torch.arange(seq).repeat(len(samples))[None],
+                "pixel_values": inputs["pixel_values"][samples],
+            }
+            if samples:
+                yield padded_row(call, 512, behind)
+
+    def with_placeholders(inputs, chunk_size):
+        return packer(inputs, chunk_size, batch.image.token_id)
+
+    assert vd.check(packer, batch, chunk_size=3).ok
+    assert "VLM009" in codes(vd.check(with_placeholders, batch, chunk_size=3))
 
 
 def test_several_rows_may_be_packed(labs):

@@ -8,7 +8,7 @@ only decides what tokens leave open.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -65,7 +65,8 @@ class Joined:
     def of(cls, batch: Batch, finder: RowFinder, given: Mapping[str, Any]) -> Joined | None:
         """None if no row of `input_ids` holds tokens of several samples.
 
-        Where the call says that it is packed, rows of one sample without padding are packed, too.
+        Where the call says that it is packed, rows of one sample are packed, too, with padding
+        behind it at most.
         """
         ids = given.get(IDS)
         if ids is None or len(getattr(ids, "shape", ())) != 2 or 0 in ids.shape:
@@ -79,6 +80,7 @@ class Joined:
         shown, edges = texts.not_padding(table, given), _edges(given, table.shape)
         pieces = list[Piece]()
         several, told = False, _is_told(given)
+        ends = edges if batch.rules.causal or batch.rules.separates_packed else ()
         table = table.astype(texts.dtype, copy=False)
         for row, (tokens, real) in enumerate(zip(table, shown, strict=True)):
             own = texts.pieces(row, tokens, real, edges)
@@ -86,7 +88,7 @@ class Joined:
                 return None
             begun = [one for one in own if not one.first or not one.span.start]
             several |= len(begun) > 1
-            told &= [one.span for one in own if not one.first] == [Span(row, 0, len(tokens))]
+            told &= texts.is_alone(own, tokens, ends)
             pieces += own
         if not (several or (told and PADDING_MASK not in given)):
             return None
@@ -219,10 +221,23 @@ class Texts:
                 found.append(piece)
                 at = piece.span.stop
                 continue
+            if found and _are_the_same(tokens[at:]):
+                return found  # padding, of which the batch may have none
             strange += 1
             if strange > min(MOST_STRANGE, len(tokens) // 5):
                 return None
             at += 1
+
+    def is_alone(
+        self, pieces: Sequence[Piece], tokens: np.ndarray, ends: Collection[tuple[int, int]]
+    ) -> bool:
+        """Whether a row is one sample, or one and padding behind one of these ends."""
+        if len(pieces) != 1 or pieces[0].span.start or pieces[0].first:
+            return False
+        row, _, stop = pieces[0].span
+        left = tokens[stop:]
+        padding = _are_the_same(left) or bool(np.isin(left, self._padding).all())
+        return not len(left) or ((row, stop) in ends and padding)
 
     def _whole(
         self, row: int, tokens: np.ndarray, at: int, edges: Collection[tuple[int, int]]
@@ -260,6 +275,10 @@ class Texts:
             return None
         size, sample, first = best
         return Piece(Span(row, at, at + size), (sample,), first)
+
+
+def _are_the_same(tokens: np.ndarray) -> bool:
+    return bool((tokens == tokens[:1]).all())
 
 
 def _is_told(given: Mapping[str, Any]) -> bool:
