@@ -184,6 +184,48 @@ def test_padding_behind_samples_of_a_batch_without_padding_is_no_text(order, tok
     assert "VLM009" in codes(vd.check(with_placeholders, batch, chunk_size=3))
 
 
+def test_tokens_of_no_sample_are_said_not_to_be_compared(labs):
+    lab = labs["llava"]
+    strange = torch.tensor([[11, 57, 33, 78, 91, 55, 23]])
+
+    def packer(inputs, chunk_size):
+        call = lab.packed() | {"labels": None}
+        size = strange.shape[1]
+        yield call | {
+            "input_ids": torch.cat([call["input_ids"], strange], 1),
+            "position_ids": torch.cat([call["position_ids"], torch.arange(size)[None]], 1),
+            **flash_arguments([*(len(lab.alone[sample]) for sample in ORDER), size]),
+        }
+
+    report = vd.check(packer, lab.batch, chunk_size=3)
+
+    assert report.verdict == "AMBIGUOUS"
+    assert report.ambiguities == (
+        "Rows of input_ids hold 3 samples, but also tokens that are of no sample of the batch and "
+        "no padding, so those were not compared. Pack the samples of the batch alone.",
+    )
+
+
+@pytest.mark.parametrize("family", ["llava", "internvl"])
+def test_positions_of_a_row_of_one_sample_are_compared(family, labs):
+    lab = labs[family]
+
+    def packer(inputs, chunk_size):
+        for sample in ORDER:
+            call = lab.packed(order=[sample])
+            call["position_ids"][0, 5] += 4
+            yield call
+
+    (finding,) = vd.check(packer, lab.batch, chunk_size=1).findings
+
+    assert finding.code == "VLM014"
+    assert finding.message == (
+        "sample 2 has position_ids 9 at column 5 of row 0, but it is 5 if the sample is alone.\n"
+        "The model will not raise: it takes the tokens for others in place or time.\n"
+        "Compute position_ids of each sample alone, and concatenate them.\nIn chunks 0, 1, 2."
+    )
+
+
 def test_several_rows_may_be_packed(labs):
     lab = labs["llava"]
 

@@ -111,8 +111,17 @@ SEAMS: Mapping[Seams, tuple[str, str]] = {
         "Start at 0 in each sample.",
     ),
     Seams.OPEN: ("M-RoPE's places of this model are not recomputed", ALONE),
+    Seams.STRANGE: (
+        "also tokens that are of no sample of the batch and no padding",
+        "Pack the samples of the batch alone.",
+    ),
 }
 """Why packed samples may not be apart, and what to do."""
+UNSEEN: Mapping[Seams, str] = {
+    Seams.OPEN: "position_ids were not compared",
+    Seams.STRANGE: "those were not compared",
+}
+"""What follows where samples are not mixed."""
 
 
 def doubt(one: Doubt) -> str:
@@ -284,8 +293,8 @@ def _of_batch(
         case NotApart(samples, why):
             said, todo = SEAMS[why]
             return (
-                f"Rows of input_ids hold {samples} samples, but {said}, so the model may mix them. "
-                f"{todo}"
+                f"Rows of input_ids hold {number(samples, 'sample')}, but {said}, so "
+                f"{UNSEEN.get(why, 'the model may mix them')}. {todo}"
             )
         case Written(key):
             return (

@@ -45,16 +45,10 @@ def _positions(found: OtherPositions, batch: Batch) -> Words:
                 f"{_shape(due)} to separate samples.",
                 PLANES,
             )
-        case Seams.MROPE if seam.sample is not None:
+        case Seams.MROPE if len(given) > 1:
             return Words(
                 f"sample {seam.sample} has position_ids {_numbers(given)} at {_place(seam)}, but "
                 f"they are {_numbers(due)} if it is alone: time, height and width.",
-                f"Call get_rope_index of the model for each sample. {ALONE}",
-            )
-        case Seams.MROPE:
-            return Words(
-                "position_ids of the packed rows are not M-RoPE's places of each sample alone: "
-                "time, height and width, which follow from its grids.",
                 f"Call get_rope_index of the model for each sample. {ALONE}",
             )
         case _:

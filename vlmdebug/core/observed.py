@@ -86,6 +86,7 @@ class Seams(Enum):
     CACHE = auto()
     UNREAD = auto()
     OPEN = auto()
+    STRANGE = auto()  # tokens of no sample
     FLASH = auto()  # apart in flash-attention alone
     UNLIKE = auto()  # positions start at numbers that differ, which flash-attention does not see
     NO_POSITIONS = auto()

@@ -54,12 +54,14 @@ class Joined:
         spans: The tokens of each of them in the call.
         firsts: The first of its own tokens that each of them has there.
         texts: The tokens of the batch.
+        strange: Whether other tokens that are no padding stand beside them.
     """
 
     samples: tuple[int, ...]
     spans: Spans
     firsts: tuple[int, ...]
     texts: Texts
+    strange: bool
 
     @classmethod
     def of(cls, batch: Batch, finder: RowFinder, given: Mapping[str, Any]) -> Joined | None:
@@ -79,7 +81,7 @@ class Joined:
             return None
         shown, edges = texts.not_padding(table, given), _edges(given, table.shape)
         pieces = list[Piece]()
-        several, told = False, _is_told(given)
+        several, told, strange = False, _is_told(given), False
         ends = edges if batch.rules.causal or batch.rules.separates_packed else ()
         table = table.astype(texts.dtype, copy=False)
         for row, (tokens, real) in enumerate(zip(table, shown, strict=True)):
@@ -89,6 +91,7 @@ class Joined:
             begun = [one for one in own if not one.first or not one.span.start]
             several |= len(begun) > 1
             told &= texts.is_alone(own, tokens, ends)
+            strange |= texts.is_strange(own, tokens, real)
             pieces += own
         if not (several or (told and PADDING_MASK not in given)):
             return None
@@ -96,7 +99,7 @@ class Joined:
         found = identified([one.alike for one in pieces], (), batch, finder, media)
         assert found is not None
         spans = Spans(one.span for one in pieces)
-        return cls(tuple(found), spans, tuple(one.first for one in pieces), texts)
+        return cls(tuple(found), spans, tuple(one.first for one in pieces), texts, strange)
 
     @property
     def rows(self) -> Rows:
@@ -227,6 +230,13 @@ class Texts:
             if strange > min(MOST_STRANGE, len(tokens) // 5):
                 return None
             at += 1
+
+    def is_strange(self, pieces: Sequence[Piece], tokens: np.ndarray, shown: np.ndarray) -> bool:
+        """Whether a row holds other tokens: not padding, nor one token again and again."""
+        left = shown & ~np.isin(tokens, self._padding)
+        for span in (one.span for one in pieces):
+            left[span.start : span.stop] = False
+        return bool((left[1:] & left[:-1] & (tokens[1:] != tokens[:-1])).any())
 
     def is_alone(
         self, pieces: Sequence[Piece], tokens: np.ndarray, ends: Collection[tuple[int, int]]

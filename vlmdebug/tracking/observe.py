@@ -16,7 +16,7 @@ from vlmdebug.core.batch import Batch
 from vlmdebug.core.change import Change
 from vlmdebug.core.keys import BOOKKEEPING, PACKED, TYPE_IDS
 from vlmdebug.core.layout import Axis
-from vlmdebug.core.observed import Made, ObservedCall, ObservedKey
+from vlmdebug.core.observed import Made, ObservedCall, ObservedKey, Seam, Seams
 from vlmdebug.core.part import Part
 from vlmdebug.core.presence import expected_rows
 from vlmdebug.core.rows import Rows
@@ -129,6 +129,8 @@ class _Chunk:
         own = self.batch.inputs.get("position_ids")
         places = None if own is None else joined.own(own)
         seams = seams_of(self.batch, self.given, joined.spans, joined.samples, places)
+        if joined.strange:
+            seams = (*seams, Seam(Seams.STRANGE, "input_ids"))
         return {"spans": joined.spans, "seams": seams, "cut": joined.lost}
 
     def _tensor(self, key: str, value: Any) -> ObservedKey:
