@@ -80,10 +80,9 @@ class Forecast:
             return DEPENDS
         if change.kind == "values":
             sums = layout.rules.checks_each_row or key == layout.feature_key
+            # masks with sums that count patches or tiles
             counted = sums and key in layout.media and key != "pixel_values"
-            known = (
-                self._is_plain(key) and not counted
-            )  # masks with sums that count patches or tiles
+            known = self._is_plain(key) and not counted
             return self._with_wrong(key, self._only([key])) if known else DEPENDS
         loud = (
             (key == "input_ids" and self._is_refused(change))

@@ -21,7 +21,7 @@ from vlmdebug.core.part import Span, Spans
 from vlmdebug.core.rows import Rows
 from vlmdebug.core.tensors import side_by_side, to_numpy
 from vlmdebug.tracking.identity import identified
-from vlmdebug.tracking.made import numbers_of
+from vlmdebug.tracking.made import IGNORED, numbers_of
 from vlmdebug.tracking.rows import RowFinder
 
 SHORTEST = 3
@@ -31,7 +31,6 @@ HEAD = 32
 MOST_STRANGE = 64
 """Tokens of no sample in a row after which it is not taken for a packed one."""
 PADDING_MASK, IDS = "attention_mask", "input_ids"
-IGNORED = -100  # the label of what is not learned
 
 
 class Piece(NamedTuple):

@@ -22,13 +22,13 @@ from vlmdebug.core.keys import PACKED
 from vlmdebug.core.observed import Seam, Seams
 from vlmdebug.core.part import Spans
 from vlmdebug.core.tensors import side_by_side, to_numpy
+from vlmdebug.families.packing import INDEX
 from vlmdebug.tracking.made import IGNORED, numbers_of, positions_of, unlike
 
 PLANES = 4
 """Planes of `position_ids` from which M-RoPE models read where samples begin: text comes first."""
 FLASH = frozenset(key for key in PACKED if key.endswith(("_q", "_k")))
 """Arguments that flash-attention reads where all of them are passed."""
-INDEX = "seq_idx"
 READ = (*PACKED, "position_ids", "labels")
 """Keys that say where samples begin, or what is learned there."""
 
@@ -107,12 +107,9 @@ class _Call:
             return self._index(key, values)
         if key.startswith("max_"):
             longest = max(self.spans.lengths)
-            short = values.size == 1 and int(values.reshape(())) < longest
-            return (
-                Seam(Seams.LONGEST, key, given=(int(values.max()),), due=(longest,))
-                if (short)
-                else None
-            )
+            if values.size != 1 or int(values.reshape(())) >= longest:
+                return None
+            return Seam(Seams.LONGEST, key, given=(int(values.max()),), due=(longest,))
         return self._cumulative(key, values)
 
     def _cumulative(self, key: str, values: np.ndarray) -> Seam | None:
@@ -208,8 +205,7 @@ class _Call:
             return Seam(Seams.PLANES, given=tuple(positions.shape), due=self._due_shape)
         wanted = PLANES if self._is_mrope else 1
         if len(planes) == wanted:
-            seam = self._starts(planes[0]) or (self._values(planes) if self._is_mrope else None)
-            return seam
+            return self._starts(planes[0]) or (self._values(planes) if self._is_mrope else None)
         if self._is_flash and len(planes) == PLANES - 1 and self._is_mrope:
             return self._values(planes) or Seam(Seams.FLASH)
         return Seam(Seams.PLANES, given=tuple(positions.shape), due=self._due_shape)
