@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from vlmdebug.checking.compare import compare
-from vlmdebug.checking.pixels import with_pixels
 from vlmdebug.checking.report import Report
-from vlmdebug.checking.whole_batch import check_alone, with_positions
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.given import public
 from vlmdebug.core.observed import ObservedCall, SlicerRun
@@ -24,14 +22,13 @@ from vlmdebug.core.signature import Slicer
 from vlmdebug.errors import BadInput, NotJudged
 from vlmdebug.families.pictures import in_order, scene_of
 from vlmdebug.families.read import read_as_it_is
+from vlmdebug.running.batch_report import batch_report, with_own_values
 from vlmdebug.running.check_rows import as_collator, collated, report_on
 from vlmdebug.running.collator import Collator
 from vlmdebug.running.handed import handed, one_report
 from vlmdebug.running.record import bound
 from vlmdebug.safe import one_line
-from vlmdebug.tracking.made import own_positions
 from vlmdebug.tracking.observe import used_chunk
-from vlmdebug.tracking.packed import open_seams
 from vlmdebug.tracking.rows import RowFinder
 
 if TYPE_CHECKING:
@@ -123,11 +120,10 @@ def check(
     if pictures is not None and not isinstance(pictures, bool):
         originals = in_order(pictures, batch)
     report = (
-        check_alone(batch, seams=open_seams(batch))
+        batch_report(batch)
         if slicer is None
-        else compare(batch, run(slicer, batch, chunk_size))
+        else with_own_values(compare(batch, run(slicer, batch, chunk_size)), batch)
     )
-    report = with_positions(with_pixels(report, batch), batch, own_positions(batch))
     if pictures is None:
         if not report.mismatches or not _is_here(batch):
             return report

@@ -35,11 +35,9 @@ from vlmdebug.checking.collate_tokens import (
 from vlmdebug.checking.compare import chunk_differences
 from vlmdebug.checking.doubts import Doubt, NotAlone, NotNextTo, NotTheSame, Unmatched
 from vlmdebug.checking.findings import Because, Cause, Difference
-from vlmdebug.checking.pixels import with_pixels
 from vlmdebug.checking.report import Report
 from vlmdebug.checking.text import as_collated, named
 from vlmdebug.checking.text_doubts import doubt
-from vlmdebug.checking.whole_batch import check_alone
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import MEDIA_KEYS, MEDIA_OF, TOKEN_KEYS
 from vlmdebug.core.mismatch import Mismatch
@@ -49,6 +47,7 @@ from vlmdebug.core.wording import number
 from vlmdebug.errors import BadInput, NotJudged
 from vlmdebug.families.llava import OLDER
 from vlmdebug.outcomes.reasons import Outcome
+from vlmdebug.running.batch_report import batch_report
 from vlmdebug.running.collated import Tensors, tensors_of
 from vlmdebug.running.collator import Collator
 from vlmdebug.running.joined import (
@@ -63,7 +62,6 @@ from vlmdebug.running.joined import (
 )
 from vlmdebug.safe import one_line
 from vlmdebug.tracking.observe import used_chunk
-from vlmdebug.tracking.packed import open_seams
 from vlmdebug.tracking.rows import RowFinder
 
 MOST_OF_ERROR = 500
@@ -137,7 +135,7 @@ def collate_report(trial: Collator, rows: Sequence[Any], singles: Sequence[Alone
             raise
         return _bare(len(rows), *(wrong or [NoBatch(said=str(error))]))
     whole = _without_dummies(whole)
-    report = with_pixels(check_alone(whole, seams=open_seams(whole)), whole)
+    report = batch_report(whole)
     found: list[Said] = [(one, whole) for one in tensors.found]
     doubts = list[Doubt]()
     if any(whole.image.placeholders or ()):
@@ -262,7 +260,9 @@ def _read(trial: Collator, inputs: dict[str, Any], batches: Sequence[Batch] | No
         own = units_of(batches, first)
         order = in_order_of(first, own)
         counts = numbers_of(own if order is None else [own[place] for place in order])
-    return trial.read(inputs, counts)
+    with suppress(BadInput):
+        return trial.read(inputs, counts)
+    return trial.read(inputs)  # rows were lost or added: the counts fit what the rows give alone
 
 
 def _read_one(trial: Collator, tensors: Tensors) -> Batch:
@@ -307,12 +307,15 @@ def _with(
     said = tuple(as_collated(one, of) for one, of in found)
     samples = {s for one, _ in found if one.key not in (None, "labels") for s in one.samples}
     kept = tuple(one for one in report.mismatches if not _is_said(one, samples, said))
+    keys = {one.key for one, _ in found}  # media that could not be counted: the rows alone say why
+    told = {one.message for one in batch.ambiguities if not keys.isdisjoint(one.keys)}
+    doubted = tuple(text for text in report.ambiguities if text not in told)
     what = f"{number(len(batch.layout), 'key')} of {number(len(batch), 'sample')}"
     against = "each row collated alone" if compared else None
     return replace(
         report,
         mismatches=(*said, *kept),
-        ambiguities=(*report.ambiguities, *map(doubt, doubts)),
+        ambiguities=(*doubted, *map(doubt, doubts)),
         compared=(Compared(what, against), *report.compared),
     )
 
@@ -324,6 +327,9 @@ def _is_said(one: Mismatch, samples: set[int], named: Sequence[Mismatch]) -> boo
     if one.key == "labels":
         labelled = {s for other in named if other.key == "labels" for s in other.samples}
         return one.cause in OF_OTHERS and not labelled.isdisjoint(one.samples)
+    if one.code == "VLM014":
+        placed = {s for other in named if other.key == one.key for s in other.samples}
+        return not placed.isdisjoint(one.samples)
     lost = {other.key for other in named if other.code in ("VLM003", "VLM004")}
     if one.code == "VLM003":
         return one.key in lost
