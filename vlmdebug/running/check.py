@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, overload
 
@@ -26,6 +24,7 @@ from vlmdebug.running.batch_report import batch_report, with_own_values
 from vlmdebug.running.check_rows import as_collator, collated, report_on
 from vlmdebug.running.collator import Collator
 from vlmdebug.running.handed import handed, one_report
+from vlmdebug.running.raised import place_of
 from vlmdebug.running.record import bound
 from vlmdebug.safe import one_line
 from vlmdebug.tracking.observe import used_chunk
@@ -40,10 +39,6 @@ MOST_IMAGES = 4
 """Images drawn on each side of a finding."""
 FEW = 1
 """Images drawn on each side of the worst finding, where the batch is not small."""
-OURS = {
-    Path(__file__).parents[1] / name for name in ("running", "tracking", "trainers", "watching")
-}
-"""Folders of the code that runs and follows a slicer."""
 MOST_CHUNKS = 10
 """Chunks per sample after which a slicer is not waited for any longer."""
 
@@ -256,7 +251,7 @@ def run(
         chunk_size,
         slicer=getattr(slicer, "__name__", type(slicer).__name__),
         error=error,
-        error_place=_place(error) if error else None,
+        error_place=place_of(error) if error else None,
         missing_lookups=tuple(inputs.missing_lookups),
         any_order=getattr(slicer, "any_order", False),
         expand_size=expand_size,
@@ -395,7 +390,7 @@ def _refuse_gap(error: BaseException) -> None:
     if not isinstance(error, AttributeError) or not isinstance(error.obj, SimpleNamespace):
         return
     raise NotJudged(
-        f"The stand-in for self has no attribute {error.name}: {_place(error)} asks a "
+        f"The stand-in for self has no attribute {error.name}: {place_of(error)} asks a "
         "SimpleNamespace for it, and the code behind that line was never reached. Nothing was "
         f"judged. Give the stand-in that attribute: SimpleNamespace({error.name}=…)."
     ) from error
@@ -403,18 +398,5 @@ def _refuse_gap(error: BaseException) -> None:
 
 def _ended(end: SystemExit) -> str:
     """`SystemExit(0) at folder/file.py:12`."""
-    return one_line(f"SystemExit({end.code!r}) at {_place(end)}", 300)
-
-
-def _place(error: BaseException) -> str:
-    """`folder/file.py:12`: the last line outside torch where the exception passed."""
-    frames = traceback.extract_tb(error.__traceback__)
-    frames = [frame for frame in frames if not _is_plumbing(frame.filename)] or list(frames)
-    return f"{'/'.join(Path(frames[-1].filename).parts[-2:])}:{frames[-1].lineno}"
-
-
-def _is_plumbing(filename: str) -> bool:
-    """Whether a file is torch's or numpy's, or one of those that run the slicer."""
-    parts = Path(filename).parts
-    ours = Path(filename).parent in OURS
-    return ours or not {"torch", "numpy", "functools.py"}.isdisjoint(parts)
+    place = place_of(end)
+    return one_line(f"SystemExit({end.code!r}){f' at {place}' if place else ''}", 300)

@@ -7,12 +7,10 @@ one chunk that holds every sample.
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -31,6 +29,7 @@ from vlmdebug.checking.collate_tokens import (
     reordered,
     token_differences,
     units_of,
+    unread,
 )
 from vlmdebug.checking.compare import chunk_differences
 from vlmdebug.checking.doubts import Doubt, NotAlone, NotNextTo, NotTheSame, Unmatched
@@ -60,6 +59,7 @@ from vlmdebug.running.joined import (
     pieces,
     unpacked,
 )
+from vlmdebug.running.raised import place_of
 from vlmdebug.safe import one_line
 from vlmdebug.tracking.observe import used_chunk
 from vlmdebug.tracking.rows import RowFinder
@@ -121,7 +121,8 @@ def collate_report(trial: Collator, rows: Sequence[Any], singles: Sequence[Alone
         output = trial(rows)
     except Exception as error:  # the collator's own
         raised = [one.error for one in singles if isinstance(one.error, type(error))]
-        return _bare(len(rows), _raised(error, alone=bool(raised)), error=error)
+        found = _raised(raised[0] if raised else error, alone=bool(raised))
+        return _bare(len(rows), found, error=error)
     tensors = tensors_of(output, len(rows), trial.dims)
     batches = [one.batch for one in singles if one.batch is not None]
     known = batches if len(batches) == len(rows) else None
@@ -201,9 +202,10 @@ def _next_to(trial: Collator, whole: Batch, batches: Sequence[Batch]) -> NextTo:
         units = [units[place] for place in order]
         if not getattr(trial.collate, "any_order", False):
             found += reordered(order)
-    found += token_differences(whole, units)
+    found += token_differences(whole, units, trial.pad)
     media = _media_next_to(trial, whole, units)
-    return media._replace(found=[*((one, whole) for one in found), *media.found])
+    doubts = [*map(NotNextTo, unread(whole, units)), *media.doubts]
+    return NextTo([*((one, whole) for one in found), *media.found], doubts, media.chunks)
 
 
 def _media_next_to(trial: Collator, whole: Batch, units: Sequence[Unit]) -> NextTo:
@@ -310,6 +312,8 @@ def _with(
     keys = {one.key for one, _ in found}  # media that could not be counted: the rows alone say why
     told = {one.message for one in batch.ambiguities if not keys.isdisjoint(one.keys)}
     doubted = tuple(text for text in report.ambiguities if text not in told)
+    wrong = {one.key for one in kept}
+    doubts = [one for one in doubts if not (isinstance(one, NotNextTo) and one.key in wrong)]
     what = f"{number(len(batch.layout), 'key')} of {number(len(batch), 'sample')}"
     against = "each row collated alone" if compared else None
     return replace(
@@ -338,21 +342,7 @@ def _is_said(one: Mismatch, samples: set[int], named: Sequence[Mismatch]) -> boo
 
 def _raised(error: Exception, *, alone: bool) -> CollatorRaised:
     said = one_line(error, MOST_OF_ERROR)
-    return CollatorRaised(error=type(error).__name__, said=said, place=_place(error), alone=alone)
-
-
-def _place(error: Exception) -> str | None:
-    """`folder/file.py:12`: the last line of the collator, outside torch and this package."""
-    frames = traceback.extract_tb(error.__traceback__)[1:]
-    ours = Path(__file__).parents[1]
-    own = [
-        frame
-        for frame in frames
-        if ours not in Path(frame.filename).parents and "torch" not in Path(frame.filename).parts
-    ]
-    if not own:
-        return None
-    return f"{'/'.join(Path(own[-1].filename).parts[-2:])}:{own[-1].lineno}"
+    return CollatorRaised(error=type(error).__name__, said=said, place=place_of(error), alone=alone)
 
 
 def _bare(samples: int, *found: Difference, error: Exception | None = None) -> Report:
