@@ -61,6 +61,26 @@ class Collators:
         made = self.padded_right(rows)
         return {key: one[:, :6] if key in TOKENS else one for key, one in made.items()}
 
+    def an_image_lost(self, rows: Rows) -> dict[str, Any]:
+        made = self.right(rows)
+        if len(rows) == 1:
+            return made
+        return {key: one if key in TOKENS else one[:-1] for key, one in made.items()}
+
+    def mask_of_ones(self, rows: Rows) -> dict[str, Any]:
+        made = self.padded_right(rows)
+        return {**made, "attention_mask": torch.ones_like(made["attention_mask"])}
+
+    def mask_padded_on_the_left(self, rows: Rows) -> dict[str, Any]:
+        made = self.padded_right(rows)
+        return {**made, "attention_mask": made["attention_mask"].flip(1)}
+
+    def mask_of_the_shortest(self, rows: Rows) -> dict[str, Any]:
+        made = self.padded_right(rows)
+        least = int(made["attention_mask"].sum(1).min())
+        made["attention_mask"][:, least:] = 0
+        return made
+
     def labels_padded_on_the_left(self, rows: Rows) -> dict[str, Any]:
         made = self.padded_right(rows)
         wide = made["input_ids"].shape[1]

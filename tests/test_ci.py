@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -51,7 +50,6 @@ def run(*command: str, cwd: Path, given: str = "", **env: str) -> subprocess.Com
 # --- pre-commit ----------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(importlib.util.find_spec("pre_commit") is None, reason="needs pre-commit")
 @pytest.mark.parametrize(("source", "status"), [(WRONG, 1), (RIGHT, 0)], ids=["wrong", "right"])
 def test_hook_is_run_by_pre_commit(tmp_path, source, status):
     """The hook's own entry, from this checkout; only its environment is not built anew."""
@@ -89,9 +87,6 @@ def test_hook_is_run_by_pre_commit(tmp_path, source, status):
 # --- the action ----------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("check_jsonschema") is None, reason="needs check-jsonschema"
-)
 def test_action_is_valid_and_a_wrong_one_is_seen(tmp_path):
     good, bad = tmp_path / "good.yml", tmp_path / "bad.yml"
     good.write_text(workflow())

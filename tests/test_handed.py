@@ -203,6 +203,15 @@ def test_loader_of_whole_batches_is_checked_as_it_is(built):
     assert report.findings[0].message.startswith("batch 1 of the loader: ")
 
 
+def test_positions_of_a_loaders_batches_are_judged(built):
+    right = inputs_of()
+    seq = right["input_ids"].shape[1]
+    turned = {**right, "position_ids": torch.arange(seq).expand(3, 3, seq)}
+    report = vd.check(loader_of([right, turned], batch_size=None), processor=built["qwen2_5_vl"][1])
+
+    assert [finding.code for finding in report.findings] == ["VLM014"]
+
+
 def test_collator_that_stacks_is_found_in_a_loader(built):
     samples = alone_of("gemma4", [1, 1])
     loader = loader_of([{**samples[0]}, {**samples[0]}], batch_size=2)

@@ -57,6 +57,7 @@ class OtherText(KeyDifference):
 class OtherTokenValues(KeyDifference):
     """A key along the tokens with other values than alone, `wrong` of `tokens`.
 
+    `tokens`: 0 where the key has one value for the sample.
     `by`: columns by which the values stand to the right of their tokens; 0 where no shift fits.
     """
 
@@ -65,6 +66,26 @@ class OtherTokenValues(KeyDifference):
     tokens: int
     by: int
     outcome: Outcome = DEPENDS
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherMask(KeyDifference):
+    """The right tokens, with a mask that hides `hidden` of them and shows `shown` of padding."""
+
+    code: ClassVar[str] = "VLM011"
+    key: str = "attention_mask"
+    hidden: int
+    shown: int
+    outcome: Outcome = DEPENDS
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherPlaces(OtherTokenValues):
+    """Positions of other tokens than alone."""
+
+    code: ClassVar[str] = "VLM014"
+    key: str = "position_ids"
+    outcome: Outcome = Outcome(Runs.OTHER_PLACES)
 
 
 @dataclass(frozen=True, kw_only=True)

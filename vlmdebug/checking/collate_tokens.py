@@ -15,6 +15,8 @@ from vlmdebug.checking.collate_findings import (
     LabelsOnPadding,
     LostTogether,
     OtherLabels,
+    OtherMask,
+    OtherPlaces,
     OtherText,
     OtherTokenValues,
     RowsCounted,
@@ -82,17 +84,20 @@ def reordered(order: Sequence[int]) -> list[Difference]:
     return []
 
 
-def token_differences(whole: Batch, units: Sequence[Unit]) -> list[Difference]:
-    """What each key along the tokens has, compared with each unit alone."""
+def token_differences(
+    whole: Batch, units: Sequence[Unit], pad: int | None = None
+) -> list[Difference]:
+    """What each key along the tokens has, compared with each unit alone; `pad`: id of padding."""
     found = list[Difference]()
     columns: dict[int, np.ndarray] = {}
     for sample, unit in enumerate(units):
         due = text_of(*unit)
-        own = _columns(whole, sample, due)
+        own = _columns(whole, sample, due, pad)
         if own is None:
             found.append(_other_text(whole, sample, text_of(whole, sample), due))
         else:
             columns[sample] = own
+            found += _mask_differs(whole, sample, own)
     for key in sorted(TOKEN_KEYS - {"input_ids"}):
         own = [s for s, unit in enumerate(units) if key in unit.batch.inputs]
         if own and key not in whole.inputs:
@@ -103,21 +108,47 @@ def token_differences(whole: Batch, units: Sequence[Unit]) -> list[Difference]:
     return found
 
 
-def _columns(whole: Batch, sample: int, due: np.ndarray) -> np.ndarray | None:
+def _columns(whole: Batch, sample: int, due: np.ndarray, pad: int | None) -> np.ndarray | None:
     """The columns that hold the tokens due; None if these are others.
 
-    Where no mask hides it, padding is tokens of one value on one side.
+    What else the mask shows is padding: `pad`, or without a mask tokens of one value on one side.
     """
     columns, given = shown(whole, sample), text_of(whole, sample)
     if np.array_equal(given, due):
         return columns
-    more = len(given) - len(due)
-    if _has_mask(whole) or more <= 0:
-        return None
-    for own, rest in ((slice(0, len(due)), given[len(due) :]), (slice(more, None), given[:more])):
-        if np.array_equal(given[own], due) and len({*rest.tolist()}) == 1:
-            return columns[own]
+    row, start, stop = whole.spans[sample]
+    every = np.arange(start, stop)
+    text = to_numpy(whole.inputs["input_ids"])[row]
+    more = len(every) - len(due)
+    for own in (every[: len(due)], every[max(more, 0) :]):
+        rest = {*text[np.setdiff1d(columns, own)].tolist()}
+        padded = rest <= {pad} if _has_mask(whole) else len(rest) == 1
+        if np.array_equal(text[own], due) and padded:
+            return own
     return None
+
+
+def _mask_differs(whole: Batch, sample: int, columns: np.ndarray) -> list[Difference]:
+    """A mask that shows other columns than those of the tokens."""
+    if not _has_mask(whole):
+        return []
+    seen = shown(whole, sample)
+    hidden, more = np.setdiff1d(columns, seen), np.setdiff1d(seen, columns)
+    if not len(hidden) and not len(more):
+        return []
+    before = len(more) and int(more[0]) < int(columns[0])  # what every token attends to
+    ids = to_numpy(whole.inputs["input_ids"])[whole.spans[sample][0]]
+    media = np.isin(ids[hidden], [*whole.token_ids.values()]).any()
+    runs = Runs.OTHER_ANSWER if len(hidden) else Runs.SEES_PADDING
+    known = not media and (len(hidden) or before)
+    return [
+        OtherMask(
+            samples=(sample,),
+            hidden=len(hidden),
+            shown=len(more),
+            outcome=Outcome(runs) if known else DEPENDS,
+        )
+    ]
 
 
 def _other_text(whole: Batch, sample: int, given: np.ndarray, due: np.ndarray) -> OtherText:
@@ -145,25 +176,36 @@ def _values(
     given = values_of(whole, key, sample, columns)
     due = values_of(unit.batch, key, unit.sample, shown(*unit))
     if given is None or due is None:
-        return []  # said by the check of the batch: it has other columns than input_ids
+        return []  # as `unread` says
+    if key == DELTAS:
+        more = _columns_of(whole) - _columns_of(unit.batch)  # some releases count padding
+        if any(np.array_equal(given + by, due) for by in (0, more)):
+            return []
     if given.shape == due.shape and _alike(key, given, due):
         learned = _learned_padding(whole, sample) if key == "labels" else 0
         return [LabelsOnPadding(samples=(sample,), learned=learned)] if learned else []
-    wrong = int((given != due).sum()) if given.shape == due.shape else len(due)
-    kind = OtherLabels if key == "labels" else OtherTokenValues
-    by = _shift(key, whole, sample, due, columns)
     size = due.shape[-1] if due.ndim else 1
-    return [kind(key=key, samples=(sample,), wrong=wrong, tokens=size, by=by)]
+    wrong = size
+    if given.shape == due.shape and size:
+        wrong = int((given != due).reshape(-1, size).any(axis=0).sum())  # planes of one token
+    kind = {"labels": OtherLabels, PLACES: OtherPlaces}.get(key, OtherTokenValues)
+    by = _shift(key, whole, sample, due, columns)
+    tokens = size if due.ndim and key != DELTAS else 0
+    return [kind(key=key, samples=(sample,), wrong=wrong, tokens=tokens, by=by)]
 
 
 def _alike(key: str, given: np.ndarray, due: np.ndarray) -> bool:
     """Whether they are equal; places of tokens may all be further on, behind padding."""
     if np.array_equal(given, due):
         return True
-    if key not in (PLACES, DELTAS) or not given.size:
+    if key != PLACES or not given.size:
         return False
     moved = given - due
     return bool((moved == moved.flat[0]).all())
+
+
+def _columns_of(batch: Batch) -> int:
+    return int(batch.inputs["input_ids"].shape[-1])
 
 
 def _shift(key: str, whole: Batch, sample: int, due: np.ndarray, real: np.ndarray) -> int:
@@ -205,9 +247,22 @@ def values_of(batch: Batch, key: str, sample: int, columns: np.ndarray) -> np.nd
         return value[row][columns]
     if value.ndim == 3 and value.shape[1:] == ids:
         return value[:, row][:, columns]
-    if key == DELTAS and len(value) == ids[0]:
-        return np.asarray(value[row])
+    if (key == DELTAS or value.ndim == 1) and len(value) == ids[0]:
+        return np.asarray(value[row])  # one value per sample
     return None
+
+
+def unread(whole: Batch, units: Sequence[Unit]) -> list[str]:
+    """Keys along the tokens that cannot be compared: they have no value per token."""
+    found = list[str]()
+    for key in sorted(TOKEN_KEYS - {"input_ids"}):
+        own = [(s, unit) for s, unit in enumerate(units) if key in unit.batch.inputs]
+        if key not in whole.inputs or not own:
+            continue
+        sides = (whole, own[0][0]), own[0][1]
+        if any(values_of(one, key, s, shown(one, s)) is None for one, s in sides):
+            found.append(key)
+    return found
 
 
 def shown(batch: Batch, sample: int) -> np.ndarray:

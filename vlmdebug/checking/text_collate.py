@@ -17,6 +17,8 @@ from vlmdebug.checking.collate_findings import (
     NoBatch,
     NotATensor,
     OtherLabels,
+    OtherMask,
+    OtherPlaces,
     OtherText,
     OtherTokenValues,
     Renamed,
@@ -79,14 +81,23 @@ def _other_text(found: OtherText, batch: Batch) -> Words:
 
 def _other_values(found: OtherTokenValues, batch: Batch) -> Words:
     key = found.key
-    said = f"sample {found.sample} has other {key} than {ALONE} at {found.wrong} of {found.tokens} "
-    said += "tokens"
+    said = f"sample {found.sample} has other {key} than {ALONE}"
+    said += f" at {found.wrong} of {found.tokens} tokens" if found.tokens else ""
     if not found.by:
         return Words(f"{said}.", f"Make {key} of each sample as {ALONE}, and only add padding.")
     side = "right" if found.by > 0 else "left"
     return Words(
         f"{said}: they stand {number(abs(found.by), 'column')} to the {side} of them.",
         f"Pad {key} on the side where input_ids is padded.",
+    )
+
+
+def _other_mask(found: OtherMask, batch: Batch) -> Words:
+    what = [f"hides {number(found.hidden, 'token')} shown {ALONE}"] if found.hidden else []
+    what += [f"shows {number(found.shown, 'padding token')}"] if found.shown else []
+    return Words(
+        f"attention_mask of sample {found.sample} {' and '.join(what)}.",
+        "Pad attention_mask with 0 on the side where input_ids is padded.",
     )
 
 
@@ -163,6 +174,8 @@ WORDS: Mapping[type[Difference], Callable[[Any, Batch], Words]] = {
     OtherText: _other_text,
     OtherTokenValues: _other_values,
     OtherLabels: _other_values,
+    OtherPlaces: _other_values,
+    OtherMask: _other_mask,
     LabelsOnPadding: _labels_on_padding,
     LostKey: _lost_key,
     Renamed: _renamed,

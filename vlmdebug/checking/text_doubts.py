@@ -173,8 +173,8 @@ def _of_collator(one: NotAlone | NotNextTo | NotTheSame) -> str:
             )
         case NotNextTo(key):
             return (
-                f"{key} of the batch could not be matched to what the rows have alone: its shape "
-                "is another. It was not compared. Look at both: collate([row]) and collate(rows)."
+                f"{key} of the batch could not be matched to what the rows have alone, by its "
+                "shape. It was not compared. Look at both: collate([row]) and collate(rows)."
             )
         case NotTheSame(keys):
             return (

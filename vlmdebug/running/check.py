@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from vlmdebug.checking.compare import compare
-from vlmdebug.checking.pixels import with_pixels
 from vlmdebug.checking.report import Report
-from vlmdebug.checking.whole_batch import check_alone, with_positions
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.given import public
 from vlmdebug.core.observed import ObservedCall, SlicerRun
@@ -24,14 +20,14 @@ from vlmdebug.core.signature import Slicer
 from vlmdebug.errors import BadInput, NotJudged
 from vlmdebug.families.pictures import in_order, scene_of
 from vlmdebug.families.read import read_as_it_is
+from vlmdebug.running.batch_report import batch_report, with_own_values
 from vlmdebug.running.check_rows import as_collator, collated, report_on
 from vlmdebug.running.collator import Collator
 from vlmdebug.running.handed import handed, one_report
+from vlmdebug.running.raised import place_of
 from vlmdebug.running.record import bound
 from vlmdebug.safe import one_line
-from vlmdebug.tracking.made import own_positions
 from vlmdebug.tracking.observe import used_chunk
-from vlmdebug.tracking.packed import open_seams
 from vlmdebug.tracking.rows import RowFinder
 
 if TYPE_CHECKING:
@@ -43,10 +39,6 @@ MOST_IMAGES = 4
 """Images drawn on each side of a finding."""
 FEW = 1
 """Images drawn on each side of the worst finding, where the batch is not small."""
-OURS = {
-    Path(__file__).parents[1] / name for name in ("running", "tracking", "trainers", "watching")
-}
-"""Folders of the code that runs and follows a slicer."""
 MOST_CHUNKS = 10
 """Chunks per sample after which a slicer is not waited for any longer."""
 
@@ -123,11 +115,10 @@ def check(
     if pictures is not None and not isinstance(pictures, bool):
         originals = in_order(pictures, batch)
     report = (
-        check_alone(batch, seams=open_seams(batch))
+        batch_report(batch)
         if slicer is None
-        else compare(batch, run(slicer, batch, chunk_size))
+        else with_own_values(compare(batch, run(slicer, batch, chunk_size)), batch)
     )
-    report = with_positions(with_pixels(report, batch), batch, own_positions(batch))
     if pictures is None:
         if not report.mismatches or not _is_here(batch):
             return report
@@ -260,7 +251,7 @@ def run(
         chunk_size,
         slicer=getattr(slicer, "__name__", type(slicer).__name__),
         error=error,
-        error_place=_place(error) if error else None,
+        error_place=place_of(error) if error else None,
         missing_lookups=tuple(inputs.missing_lookups),
         any_order=getattr(slicer, "any_order", False),
         expand_size=expand_size,
@@ -399,7 +390,7 @@ def _refuse_gap(error: BaseException) -> None:
     if not isinstance(error, AttributeError) or not isinstance(error.obj, SimpleNamespace):
         return
     raise NotJudged(
-        f"The stand-in for self has no attribute {error.name}: {_place(error)} asks a "
+        f"The stand-in for self has no attribute {error.name}: {place_of(error)} asks a "
         "SimpleNamespace for it, and the code behind that line was never reached. Nothing was "
         f"judged. Give the stand-in that attribute: SimpleNamespace({error.name}=…)."
     ) from error
@@ -407,18 +398,5 @@ def _refuse_gap(error: BaseException) -> None:
 
 def _ended(end: SystemExit) -> str:
     """`SystemExit(0) at folder/file.py:12`."""
-    return one_line(f"SystemExit({end.code!r}) at {_place(end)}", 300)
-
-
-def _place(error: BaseException) -> str:
-    """`folder/file.py:12`: the last line outside torch where the exception passed."""
-    frames = traceback.extract_tb(error.__traceback__)
-    frames = [frame for frame in frames if not _is_plumbing(frame.filename)] or list(frames)
-    return f"{'/'.join(Path(frames[-1].filename).parts[-2:])}:{frames[-1].lineno}"
-
-
-def _is_plumbing(filename: str) -> bool:
-    """Whether a file is torch's or numpy's, or one of those that run the slicer."""
-    parts = Path(filename).parts
-    ours = Path(filename).parent in OURS
-    return ours or not {"torch", "numpy", "functools.py"}.isdisjoint(parts)
+    place = place_of(end)
+    return one_line(f"SystemExit({end.code!r}){f' at {place}' if place else ''}", 300)

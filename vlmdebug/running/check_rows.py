@@ -5,16 +5,14 @@ from __future__ import annotations
 from itertools import islice
 from typing import Any
 
-from vlmdebug.checking.pixels import with_pixels
 from vlmdebug.checking.report import Report
-from vlmdebug.checking.whole_batch import check_alone
 from vlmdebug.errors import BadInput
 from vlmdebug.families.read import read_as_it_is
+from vlmdebug.running.batch_report import batch_report
 from vlmdebug.running.collated import refuse_no_rows
 from vlmdebug.running.collator import Collator, collator
 from vlmdebug.running.handed import MOST_ROWS, Handed, is_rows
 from vlmdebug.running.together import alone, collate_report
-from vlmdebug.tracking.packed import open_seams
 
 
 def as_collator(
@@ -40,8 +38,7 @@ def report_on(one: Handed, reading: dict[str, Any]) -> Report:
     """The report on one of several things."""
     if one.trial is not None:
         return collate_report(one.trial, one.rows, [alone(one.trial, row) for row in one.rows])
-    batch = read_as_it_is(one.batch, **reading)
-    return with_pixels(check_alone(batch, seams=open_seams(batch)), batch)
+    return batch_report(read_as_it_is(one.batch, **reading))
 
 
 def collated(args: tuple[Any, ...], pictures: Any, reading: dict[str, Any]) -> Report:

@@ -15,6 +15,7 @@ import torch
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.given import described, public
 from vlmdebug.errors import BadInput
+from vlmdebug.families.metadata import read_metadata
 from vlmdebug.families.read import read_as_it_is
 from vlmdebug.running.collated import dims_of
 from vlmdebug.safe import one_line
@@ -49,6 +50,12 @@ class Collator:
     def dims(self) -> dict[str, int]:
         """Dimensions of the keys that the processor returns for an image, if that is known."""
         return dims_of(self.processor)
+
+    @cached_property
+    def pad(self) -> int | None:
+        """The id of the padding token, if that is known."""
+        given = self.reading
+        return read_metadata(self.processor, given.get("config"), given.get("model")).pad_token_id
 
     def read(self, inputs: Mapping[str, Any], counts: Mapping[str, Any] | None = None) -> Batch:
         """A batch of it, with `num_images=` and the like."""

@@ -7,12 +7,10 @@ one chunk that holds every sample.
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -31,15 +29,14 @@ from vlmdebug.checking.collate_tokens import (
     reordered,
     token_differences,
     units_of,
+    unread,
 )
 from vlmdebug.checking.compare import chunk_differences
 from vlmdebug.checking.doubts import Doubt, NotAlone, NotNextTo, NotTheSame, Unmatched
 from vlmdebug.checking.findings import Because, Cause, Difference
-from vlmdebug.checking.pixels import with_pixels
 from vlmdebug.checking.report import Report
 from vlmdebug.checking.text import as_collated, named
 from vlmdebug.checking.text_doubts import doubt
-from vlmdebug.checking.whole_batch import check_alone
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import MEDIA_KEYS, MEDIA_OF, TOKEN_KEYS
 from vlmdebug.core.mismatch import Mismatch
@@ -49,6 +46,7 @@ from vlmdebug.core.wording import number
 from vlmdebug.errors import BadInput, NotJudged
 from vlmdebug.families.llava import OLDER
 from vlmdebug.outcomes.reasons import Outcome
+from vlmdebug.running.batch_report import batch_report
 from vlmdebug.running.collated import Tensors, tensors_of
 from vlmdebug.running.collator import Collator
 from vlmdebug.running.joined import (
@@ -61,9 +59,9 @@ from vlmdebug.running.joined import (
     pieces,
     unpacked,
 )
+from vlmdebug.running.raised import place_of
 from vlmdebug.safe import one_line
 from vlmdebug.tracking.observe import used_chunk
-from vlmdebug.tracking.packed import open_seams
 from vlmdebug.tracking.rows import RowFinder
 
 MOST_OF_ERROR = 500
@@ -123,7 +121,8 @@ def collate_report(trial: Collator, rows: Sequence[Any], singles: Sequence[Alone
         output = trial(rows)
     except Exception as error:  # the collator's own
         raised = [one.error for one in singles if isinstance(one.error, type(error))]
-        return _bare(len(rows), _raised(error, alone=bool(raised)), error=error)
+        found = _raised(raised[0] if raised else error, alone=bool(raised))
+        return _bare(len(rows), found, error=error)
     tensors = tensors_of(output, len(rows), trial.dims)
     batches = [one.batch for one in singles if one.batch is not None]
     known = batches if len(batches) == len(rows) else None
@@ -137,7 +136,7 @@ def collate_report(trial: Collator, rows: Sequence[Any], singles: Sequence[Alone
             raise
         return _bare(len(rows), *(wrong or [NoBatch(said=str(error))]))
     whole = _without_dummies(whole)
-    report = with_pixels(check_alone(whole, seams=open_seams(whole)), whole)
+    report = batch_report(whole)
     found: list[Said] = [(one, whole) for one in tensors.found]
     doubts = list[Doubt]()
     if any(whole.image.placeholders or ()):
@@ -203,9 +202,10 @@ def _next_to(trial: Collator, whole: Batch, batches: Sequence[Batch]) -> NextTo:
         units = [units[place] for place in order]
         if not getattr(trial.collate, "any_order", False):
             found += reordered(order)
-    found += token_differences(whole, units)
+    found += token_differences(whole, units, trial.pad)
     media = _media_next_to(trial, whole, units)
-    return media._replace(found=[*((one, whole) for one in found), *media.found])
+    doubts = [*map(NotNextTo, unread(whole, units)), *media.doubts]
+    return NextTo([*((one, whole) for one in found), *media.found], doubts, media.chunks)
 
 
 def _media_next_to(trial: Collator, whole: Batch, units: Sequence[Unit]) -> NextTo:
@@ -262,7 +262,9 @@ def _read(trial: Collator, inputs: dict[str, Any], batches: Sequence[Batch] | No
         own = units_of(batches, first)
         order = in_order_of(first, own)
         counts = numbers_of(own if order is None else [own[place] for place in order])
-    return trial.read(inputs, counts)
+    with suppress(BadInput):
+        return trial.read(inputs, counts)
+    return trial.read(inputs)  # rows were lost or added: the counts fit what the rows give alone
 
 
 def _read_one(trial: Collator, tensors: Tensors) -> Batch:
@@ -307,12 +309,17 @@ def _with(
     said = tuple(as_collated(one, of) for one, of in found)
     samples = {s for one, _ in found if one.key not in (None, "labels") for s in one.samples}
     kept = tuple(one for one in report.mismatches if not _is_said(one, samples, said))
+    keys = {one.key for one, _ in found}  # media that could not be counted: the rows alone say why
+    told = {one.message for one in batch.ambiguities if not keys.isdisjoint(one.keys)}
+    doubted = tuple(text for text in report.ambiguities if text not in told)
+    wrong = {one.key for one in kept}
+    doubts = [one for one in doubts if not (isinstance(one, NotNextTo) and one.key in wrong)]
     what = f"{number(len(batch.layout), 'key')} of {number(len(batch), 'sample')}"
     against = "each row collated alone" if compared else None
     return replace(
         report,
         mismatches=(*said, *kept),
-        ambiguities=(*report.ambiguities, *map(doubt, doubts)),
+        ambiguities=(*doubted, *map(doubt, doubts)),
         compared=(Compared(what, against), *report.compared),
     )
 
@@ -324,6 +331,9 @@ def _is_said(one: Mismatch, samples: set[int], named: Sequence[Mismatch]) -> boo
     if one.key == "labels":
         labelled = {s for other in named if other.key == "labels" for s in other.samples}
         return one.cause in OF_OTHERS and not labelled.isdisjoint(one.samples)
+    if one.code == "VLM014":
+        placed = {s for other in named if other.key == one.key for s in other.samples}
+        return not placed.isdisjoint(one.samples)
     lost = {other.key for other in named if other.code in ("VLM003", "VLM004")}
     if one.code == "VLM003":
         return one.key in lost
@@ -332,21 +342,7 @@ def _is_said(one: Mismatch, samples: set[int], named: Sequence[Mismatch]) -> boo
 
 def _raised(error: Exception, *, alone: bool) -> CollatorRaised:
     said = one_line(error, MOST_OF_ERROR)
-    return CollatorRaised(error=type(error).__name__, said=said, place=_place(error), alone=alone)
-
-
-def _place(error: Exception) -> str | None:
-    """`folder/file.py:12`: the last line of the collator, outside torch and this package."""
-    frames = traceback.extract_tb(error.__traceback__)[1:]
-    ours = Path(__file__).parents[1]
-    own = [
-        frame
-        for frame in frames
-        if ours not in Path(frame.filename).parents and "torch" not in Path(frame.filename).parts
-    ]
-    if not own:
-        return None
-    return f"{'/'.join(Path(own[-1].filename).parts[-2:])}:{own[-1].lineno}"
+    return CollatorRaised(error=type(error).__name__, said=said, place=place_of(error), alone=alone)
 
 
 def _bare(samples: int, *found: Difference, error: Exception | None = None) -> Report:

@@ -1,0 +1,20 @@
+"""The report on a batch alone: its tokens, media, pixels, positions and seams."""
+
+from __future__ import annotations
+
+from vlmdebug.checking.pixels import with_pixels
+from vlmdebug.checking.report import Report
+from vlmdebug.checking.whole_batch import check_alone, with_positions
+from vlmdebug.core.batch import Batch
+from vlmdebug.tracking.made import own_positions
+from vlmdebug.tracking.packed import open_seams
+
+
+def batch_report(batch: Batch) -> Report:
+    """All that is known of a batch without a slicer."""
+    return with_own_values(check_alone(batch, seams=open_seams(batch)), batch)
+
+
+def with_own_values(report: Report, batch: Batch) -> Report:
+    """The report with what the pixels and `position_ids` of the batch itself show."""
+    return with_positions(with_pixels(report, batch), batch, own_positions(batch))
