@@ -32,6 +32,10 @@ class Unknown:
         self.key: str | None = key
 
 
+class Opaque:
+    """A value that is known by its name or code only: it equals nothing for sure, but itself."""
+
+
 class Failed(Exception):
     """The interpreted code raises here: `name` is the class of its exception."""
 
@@ -112,7 +116,7 @@ def plain(value: Any) -> Any:
 def _plain(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.array
-    if isinstance(value, Unknown):
+    if isinstance(value, (Unknown, Opaque)):
         raise LookupError
     if isinstance(value, (list, tuple)):
         return [_plain(part) for part in value]
@@ -132,6 +136,18 @@ def apart(function: Callable[[Any, Any], Any], left: Any, right: Any) -> Any:
     """`function(left, right)` of arrays, unless its result is too large."""
     small(math.prod(np.broadcast_shapes(np.shape(left), np.shape(right))))
     return function(left, right)
+
+
+def compared(function: Callable[[Any, Any], Any], left: Any, right: Any) -> Tensor:
+    """`function(left, right)` of a tensor and a value.
+
+    Raises:
+        LookupError: It depends on which token has which id: those of the batch are made up.
+    """
+    ids = [isinstance(part, Tensor) and part.key == "input_ids" for part in (left, right)]
+    if any(ids) and not all(ids):
+        raise LookupError
+    return computed(apart(function, plain(left), plain(right)))
 
 
 def computed(value: Any) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,9 +18,9 @@ from vlmdebug.review.tensor_methods import METHODS, number
 class Builtins(Expressions):
     """Evaluates what is known of Python's own types and functions."""
 
+    @abstractmethod
     def invoke(self, routine: Routine, args: list[Any], given: Mapping[str, Any]) -> Any:
         """Call a function of the file."""
-        raise NotImplementedError
 
     def _of_dict(
         self, of: dict[Any, Any], name: str, args: list[Any], given: dict[str, Any], node: ast.AST

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
+from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Mapping
 from functools import lru_cache
@@ -235,11 +236,13 @@ class Calls(Builtins):
         keys = [key for key in map(_key, args) if key is not None]
         return Unknown(node, keys[0] if len(keys) == 1 == len(args) else None)
 
+    @abstractmethod
     def may_lack(self, node: ast.AST) -> frozenset[str]:
-        raise NotImplementedError
+        """The local names of a function that may lack a value."""
 
+    @abstractmethod
     def execute(self, body: list[ast.stmt], frame: Frame) -> str | None:
-        raise NotImplementedError
+        """Run statements; `return`, `break` or `continue` if one of these ends them."""
 
 
 def _has_rows(value: Any) -> bool:

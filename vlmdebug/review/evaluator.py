@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ast
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from vlmdebug.review.arrays import Failed, Tensor, Unknown
-from vlmdebug.review.machine import Bound, Frame, OutOfFuel, Reference, Routine, Run
+from vlmdebug.review.arrays import Failed, Opaque, Tensor, Unknown
+from vlmdebug.review.machine import Frame, OutOfFuel, Run
 from vlmdebug.review.module import Module
 
 FREE = 4096
@@ -32,7 +33,7 @@ _SIZED = frozenset({Tensor, list, tuple, dict})
 _METHODS: dict[type[ast.AST], Callable[..., Any] | None] = {}
 
 
-class Evaluator:
+class Evaluator(ABC):
     """Evaluates expressions by a method per class of node, `_Name` for `ast.Name`.
 
     Subclasses have these methods: `Operators`, `Expressions`, `Calls` and `Machine`.
@@ -90,7 +91,7 @@ class Evaluator:
         """Whether a value counts as true; None where that is unknown."""
         if isinstance(value, Decided):
             return value.truth
-        if isinstance(value, (Unknown, Reference, Routine, Bound)):
+        if isinstance(value, (Unknown, Opaque)):
             return True if isinstance(value, Unknown) and value.key is not None else None
         if isinstance(value, Tensor):
             if value.array.size != 1:
@@ -98,9 +99,9 @@ class Evaluator:
             return bool(value.array.reshape(()).item())
         return bool(value)
 
+    @abstractmethod
     def bind(self, target: ast.expr, value: Any, frame: Frame) -> None:
         """Assign a value to a target."""
-        raise NotImplementedError
 
 
 class Decided(Unknown):

@@ -20,10 +20,12 @@ class Loops(Calls):
 
     def _For(self, node: ast.For | ast.AsyncFor, frame: Frame) -> str | None:
         source = self.value(node.iter, frame)
+        before: dict[str, Any] | None = None
         try:
             items = listed_of(source)
         except LookupError:
             items = self._unknown_items(node, frame)
+            before = _totals(frame)
         over_samples = (
             isinstance(source, range)
             and source[:1] == range(1)
@@ -36,9 +38,10 @@ class Loops(Calls):
             ends = self._step(node, frame, turn if over_samples else None)
             self.run.turn = outer
             if ends == "break":
-                return None
+                return _forget(node, before, frame)
             if ends == "return":
                 return ends
+        _forget(node, before, frame)
         return self.execute(node.orelse, frame)
 
     _AsyncFor = _For
@@ -52,15 +55,18 @@ class Loops(Calls):
         return [Unknown(node.target)]
 
     def _While(self, node: ast.While, frame: Frame) -> str | None:
+        before: dict[str, Any] | None = None
         for turn in range(ROUNDS):
             test = self.truth(self.value(node.test, frame))
             if test is None:
+                before = before or _totals(frame)
                 test = turn == 0
             if not test:
+                _forget(node, before, frame)
                 return self.execute(node.orelse, frame)
             ends = self._step(node, frame)
             if ends == "break":
-                return None
+                return _forget(node, before, frame)
             if ends == "return":
                 return ends
         return None
@@ -94,6 +100,24 @@ class Loops(Calls):
             kept = {key: part for key, part in items.items() if key in left or key == "input_ids"}
             self.run.observe(node, "step", kept, None if "input_ids" in items else turn)
         return ends
+
+
+def _totals(frame: Frame) -> dict[str, Any]:
+    """Numbers of a frame, and the lengths of its lists of numbers."""
+    return {
+        name: len(value) if isinstance(value, list) else value
+        for name, value in frame.names.items()
+        if isinstance(value, int)
+        or (isinstance(value, list) and all(isinstance(part, int) for part in value))
+    }
+
+
+def _forget(node: ast.AST, before: dict[str, Any] | None, frame: Frame) -> None:
+    """What a loop counts is not known if the number of its turns is not."""
+    for name, total in (before or {}).items():
+        value = frame.names.get(name)
+        if total != (len(value) if isinstance(value, list) else value):
+            frame.names[name] = Unknown(node)
 
 
 def _is_open(value: dict[Any, Any]) -> bool:

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from vlmdebug.core.keys import MEDIA_KEYS
-from vlmdebug.review.arrays import Tensor, Unknown, weight
+from vlmdebug.review.arrays import Opaque, Tensor, Unknown, weight
 
 FUEL = 20_000
 """Expressions and statements of one run; what follows is not read."""
@@ -42,7 +42,7 @@ class Opened(dict[str, Any]):
 
 
 @dataclass(frozen=True)
-class Reference:
+class Reference(Opaque):
     """A name from outside of the file or function: `torch.nn.functional`."""
 
     path: str
@@ -57,7 +57,7 @@ class Reference:
 
 
 @dataclass(eq=False)
-class Routine:
+class Routine(Opaque):
     """A function, method or lambda of the file."""
 
     node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
@@ -66,7 +66,7 @@ class Routine:
 
 
 @dataclass(eq=False)
-class Bound:
+class Bound(Opaque):
     """A method of a value, before it is called."""
 
     of: Any

@@ -9,7 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from vlmdebug.review.arrays import Failed, Tensor, Unknown, apart, computed, plain, small, weight
+from vlmdebug.review.arrays import (
+    Failed,
+    Opaque,
+    Tensor,
+    Unknown,
+    apart,
+    compared,
+    computed,
+    plain,
+    small,
+    weight,
+)
 from vlmdebug.review.evaluator import Decided, Evaluator
 from vlmdebug.review.machine import Frame, Inputs, Reference
 
@@ -118,17 +129,19 @@ class Operators(Evaluator):
         if isinstance(op, (ast.In, ast.NotIn)):
             found = self._within(left, right)
             return Unknown(node) if found is None else found is isinstance(op, ast.In)
-        if isinstance(left, Unknown) or isinstance(right, Unknown):
+        if isinstance(left, (Unknown, Opaque)) or isinstance(right, (Unknown, Opaque)):
             return Unknown(node)
         if isinstance(left, Tensor) or isinstance(right, Tensor):
-            return computed(apart(ORDER[type(op)], plain(left), plain(right)))
+            return compared(ORDER[type(op)], left, right)
         small(weight(left) + weight(right))
         return bool(ORDER[type(op)](left, right))
 
     def _is(self, left: Any, right: Any, same: bool, node: ast.AST) -> Any:
         for one, other in ((left, right), (right, left)):
             if one is None:
-                if isinstance(other, Unknown) and other.key is None:
+                if isinstance(other, Reference) or (
+                    isinstance(other, Unknown) and other.key is None
+                ):
                     return Unknown(node)
                 return (other is None) is same
         if isinstance(left, bool) and isinstance(right, bool):
@@ -138,7 +151,7 @@ class Operators(Evaluator):
     def _within(self, item: Any, where: Any) -> bool | None:
         if isinstance(where, Inputs) and isinstance(item, str):
             self.run.asked.setdefault(item, self.module.tree)
-        if isinstance(item, Unknown) or isinstance(where, (Unknown, Reference, Tensor)):
+        if isinstance(item, (Unknown, Opaque)) or isinstance(where, (Unknown, Opaque, Tensor)):
             return None
         if isinstance(where, range):
             return item in where if isinstance(item, int) else None
@@ -146,7 +159,7 @@ class Operators(Evaluator):
             return item in where if isinstance(item, str) else None
         if isinstance(where, (dict, list, tuple, set)):
             small(weight(where))
-            if any(isinstance(part, Unknown) for part in where):
+            if any(isinstance(part, (Unknown, Opaque)) for part in where):
                 return True if item in where else None
             return item in where
         return None

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from vlmdebug.review.arrays import Failed, Tensor, Unknown, apart, computed, plain, small
+from vlmdebug.review.arrays import Failed, Tensor, Unknown, compared, computed, plain, small
 from vlmdebug.review.machine import Reference
 
 LOSSY = frozenset({"uint8", "int8", "bool"})
@@ -258,7 +258,7 @@ def _ndim(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) -> i
 
 def _compared(how: str) -> Callable[..., Tensor]:
     def method(x: Tensor, args: list[Any], given: dict[str, Any], node: ast.AST) -> Tensor:
-        return computed(apart(getattr(np, how), x.array, plain(args[0])))
+        return compared(getattr(np, how), x, args[0])
 
     return method
 
