@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 import vlmdebug as vd
-from vlmdebug.cli import main
+from vlmdebug.cli import COMMANDS, _parser, main
 from vlmdebug.cli.given import config_of
 from vlmdebug.core.mismatch import CODES
 
@@ -325,6 +328,67 @@ def test_export_prints_or_writes_code_that_cuts_rightly(saved, capsys):
 def test_families_are_listed(capsys):
     assert main(["families"]) == 0
     assert "pixel_values: one row per patch" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", ["families", "explain VLM010", "demo --help"])
+def test_output_that_nobody_reads_ends_quietly_as_by_sigpipe(command, unbuffered):
+    line = [sys.executable, "-P", "-m", "vlmdebug", *command.split()]
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    reader, output = os.pipe()
+    os.close(reader)
+    done = subprocess.run(line, env=environment, stdout=output, stderr=subprocess.PIPE, check=False)
+    os.close(output)
+
+    assert done.stderr == b""
+    # argparse itself passes over an output of --help that is lost at once.
+    assert done.returncode == 128 + signal.SIGPIPE or (unbuffered and "--help" in command)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_full_disk_is_said_and_exits_2(unbuffered):
+    line = [sys.executable, "-P", "-m", "vlmdebug", "families"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            line, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+
+    assert done.returncode == 2
+    assert re.fullmatch(r"vlmdebug: .*No space left on device\n", done.stderr)
+
+
+def test_broken_pipe_of_something_else_is_a_failure(monkeypatch, capsys):
+    def broken(options):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("vlmdebug.cli.families._run", broken)
+
+    assert main(["families"]) == 2
+    assert capsys.readouterr().err == "vlmdebug: Broken pipe\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda one: one.__name__.rpartition(".")[2])
+def test_every_command_has_an_example_that_its_own_options_accept(command):
+    name = command.__name__.rpartition(".")[2]
+    parser = _parser()
+    (commands,) = parser._subparsers._group_actions
+    example = re.search(rf"^.*?vlmdebug ({name}\b.*?)(?:$|  )", commands.choices[name].epilog, re.M)
+
+    assert example is not None
+    assert parser.parse_args(shlex.split(example[1])).run is command._run
+
+
+def test_folder_that_is_no_processor_is_refused(saved, capsys):
+    (saved / "junk").mkdir()
+    (saved / "junk" / "config.json").write_text("[1]")
+    (saved / "junk" / "preprocessor_config.json").write_text('{"processor_class": 5}')
+
+    assert main(["check", str(saved / "batch.pt"), "--processor", str(saved / "junk")]) == 2
+    said = capsys.readouterr().err
+    assert f"--processor {saved / 'junk'} could not be loaded: " in said
+    assert "please report it" not in said
 
 
 def test_every_code_is_explained(capsys):

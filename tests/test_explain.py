@@ -14,7 +14,7 @@ import transformers
 import vlmdebug as vd
 from vlmdebug.cli import main
 from vlmdebug.failing.explain import explanation
-from vlmdebug.failing.texts import PAGES, TEXTS, Kind, recognised
+from vlmdebug.failing.texts import ANYWHERE, PAGES, TEXTS, Kind, recognised
 
 MODELS = Path(transformers.__file__).parent
 DOCS = Path(__file__).parent.parent / "docs" / "codes"
@@ -179,6 +179,28 @@ def test_the_command_explains_a_text_and_a_code(capsys: pytest.CaptureFixture[st
     assert "3 placeholders too many" in again
     assert main(["explain", "vlm010"]) == 0
     assert capsys.readouterr().out.startswith("# VLM010")
+
+
+def test_numbers_are_of_the_text_and_not_of_the_source_above_it() -> None:
+    said = """Traceback (most recent call last):
+  File "/usr/lib/python3.12/site-packages/transformers/models/llava/modeling_llava.py", line 213
+    f"Image features and image tokens do not match, tokens: {n[0]}, features: {f.shape[0]}",
+  File "/usr/lib/python3.12/site-packages/transformers/utils/import_utils.py", line 1684
+    raise error_type(msg)
+ValueError: Image features and image tokens do not match, tokens: 259, features: 256
+"""
+    found = recognised(said)
+
+    assert found is not None
+    assert (found.tokens, found.features) == (259, 256)
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_what_any_code_may_raise_is_said_to_be_so(kind: Kind) -> None:
+    found = explanation(TEXTS[kind][0].format(*"3333", tokens=3, features=4))
+
+    assert found.anywhere == (kind in ANYWHERE)
+    assert found.anywhere == ("Any code of torch or Python may raise this." in str(found))
 
 
 def test_another_text_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

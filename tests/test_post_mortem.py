@@ -263,6 +263,46 @@ def test_a_batch_in_the_frames_is_checked(built: Any) -> None:
     assert found.samples == (1,)
 
 
+def test_exceptions_of_other_code_are_not_explained_by_images() -> None:
+    found = vd.post_mortem(caught(lambda: list[int]()[0]))
+
+    assert found.error == "IndexError: list index out of range"
+    assert found.explained is None and found.ok
+
+
+def test_exceptions_of_a_model_are_explained() -> None:
+    names: dict[str, Any] = {"__name__": "transformers.models.llava.modeling_llava"}
+    exec("def forward(): [][0]", names)
+    found = vd.post_mortem(caught(names["forward"]))
+
+    assert found.explained is not None and found.explained.code == "VLM010"
+
+
+def test_totals_that_differ_are_not_ok_without_a_sample(built: Any) -> None:
+    _, processor = built["qwen2_5_vl"]
+    token = processor.image_token
+
+    def processor_call(self: Any, text: list[str], images: list[Any]) -> None:
+        raise ValueError("some text of its own")
+
+    texts = [token, token * 2]
+    found = vd.post_mortem(caught(lambda: processor_call(processor, texts, [SQUARE] * 4)))
+
+    assert "3 in all, but 4 images were given in one flat list" in found.said[0]
+    assert found.samples == ()
+    assert not found.ok
+
+
+def test_exception_whose_text_cannot_be_made_is_named() -> None:
+    class Broken(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    found = vd.post_mortem(Broken())
+
+    assert found.error == "Broken, which raises when its text is asked for"
+
+
 def test_text_of_the_data_is_harmless() -> None:
     rows = [{"\x1b[31m\n::error::": torch.zeros(size)} for size in (1, 1, 2)]
     found = vd.post_mortem(caught(lambda: torch.utils.data.default_collate(rows)))

@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from architectures import architectures
 import vlmdebug as vd
 from vlmdebug.cli import main
 from vlmdebug.launch import begin, command
+from vlmdebug.launch.ending import end, summary_of
 from vlmdebug.launch.imports import AfterImport
 from vlmdebug.launch.settings import Settings
 from vlmdebug.magics import watching
@@ -85,6 +87,73 @@ def test_the_sitecustomize_of_the_environment_still_runs(tmp_path: Path) -> None
 
     # The first is of the command itself, before it becomes the program.
     assert done.stdout.split() == ["mine", "mine", str(tmp_path / "sitecustomize.py")]
+
+
+def test_the_hook_of_that_sitecustomize_still_sees_exceptions(tmp_path: Path) -> None:
+    hook = "lambda kind, *others: print('hooked', kind.__name__)"
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.excepthook = {hook}")
+    (tmp_path / "train.py").write_text("1 / 0")
+    path = f"{tmp_path}{os.pathsep}{Path(vd.__file__).parents[1]}"
+    done = ran(tmp_path, "train.py", variables={"PYTHONPATH": path})
+
+    assert (done.stdout, done.stderr) == ("hooked ZeroDivisionError\n", NO_CALL)
+
+
+def test_empty_places_in_the_path_stay(tmp_path: Path) -> None:
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "mine.py").write_text("print('mine')")
+    (tmp_path / "scripts" / "train.py").write_text("import mine, sys; print(sys.path)")
+    path = f"{os.pathsep}{Path(vd.__file__).parents[1]}"  # as of PYTHONPATH=$PYTHONPATH:…
+    alone, watched = (
+        ran(tmp_path, "scripts/train.py", watched=watched, variables={"PYTHONPATH": path})
+        for watched in (False, True)
+    )
+
+    assert watched.stdout == alone.stdout
+    assert alone.stdout.startswith("mine\n")
+
+
+CHILDREN = """
+import multiprocessing, subprocess, sys
+def child(out):
+    out.put((sys.path, sys.flags.isolated))
+if __name__ == "__main__":
+    subprocess.run([sys.executable, "-c", "import sys; print(sys.path)"], env={})
+    context = multiprocessing.get_context("spawn")
+    out = context.Queue()
+    process = context.Process(target=child, args=(out,))
+    process.start()
+    print(out.get())
+    process.join()
+"""
+
+
+def test_children_without_an_environment_and_spawned_ones_run_as_without_it(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "train.py").write_text(CHILDREN)
+    alone, watched = (ran(tmp_path, "train.py", watched=watched) for watched in (False, True))
+
+    assert watched.stdout == alone.stdout
+    assert watched.stderr == alone.stderr + NO_CALL
+    assert len(alone.stdout.splitlines()) == 2
+
+
+def test_the_end_is_written_in_one_piece(monkeypatch: Any) -> None:
+    written: list[str] = []
+    stream = SimpleNamespace(write=written.append, flush=lambda: None)
+    monkeypatch.setattr(sys, "stderr", stream)
+    end(None, Settings(), main=True)
+
+    assert written == [NO_CALL]
+
+
+def test_a_process_that_judged_leaves_no_mark_behind(train: Path) -> None:
+    variables = {"TMPDIR": str(train)}
+    done = ran(train, "train.py", variables=variables)
+
+    assert "nothing found" in done.stderr
+    assert [*train.glob("vlmdebug-*")] == []
 
 
 def test_children_that_call_no_model_say_nothing(tmp_path: Path) -> None:
@@ -274,8 +343,7 @@ def test_each_rank_of_a_launcher_writes_its_own_report(tmp_path: Path) -> None:
     (tmp_path / "ranks.py").write_text(RANKS)
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     done = ran(tmp_path, "--log", "logs", *launcher, "ranks.py")
-    # Both write to one stream: a line of one may begin inside a line of the other.
-    said = re.findall(r"vlmdebug \(rank \d\): \d+", done.stderr)
+    said = re.findall(r"^vlmdebug \(rank \d\): \d+", done.stderr, re.MULTILINE)
 
     assert done.returncode == 0, done.stderr
     assert sorted(said) == [
@@ -458,3 +526,57 @@ def test_a_forked_process_reports_no_call_of_its_parent(built: Any) -> None:
         seen.forget()
 
     assert (seen.judged, seen.found, seen.models) == (0, {}, {})
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
+def test_a_forked_process_writes_files_of_its_own(tmp_path: Path) -> None:
+    forked = f"{TRAIN}\nimport os\nif os.fork():\n    os.wait()\nelse:\n    step(inputs)\n"
+    (tmp_path / "train.py").write_text(forked)
+    done = ran(tmp_path, "--log", "logs", "train.py", "silent")
+    lines = {
+        path.name.partition(".pid")[0]: len(path.read_text().splitlines())
+        for path in (tmp_path / "logs").glob("*calls*")
+    }
+
+    assert done.returncode == 0
+    assert lines == {"calls.jsonl": 5, "calls": 1}
+    child = "vlmdebug: 1 call of LlavaForConditionalGeneration judged, nothing found.\n"
+    assert done.stderr.startswith(child)
+    assert "vlmdebug: 5 calls of LlavaForConditionalGeneration judged, 1 of" in done.stderr
+
+
+def test_models_that_take_turns_are_both_judged(built: Any) -> None:
+    model, inputs, _ = right_and_wrong(built)
+    other, _ = built["gemma4"]
+    others = vd.tiny.batch("gemma4", [1, 1])
+    with session() as seen:
+        seen._every = 2
+        for _ in range(2):
+            model(**inputs)
+            other(**others)
+
+    assert [*seen.models] == ["LlavaForConditionalGeneration", "Gemma4ForConditionalGeneration"]
+    assert (seen.judged, seen.skipped) == (2, 2)
+
+
+def test_calls_with_findings_that_are_not_kept_are_counted(built: Any, monkeypatch: Any) -> None:
+    model, inputs, _ = right_and_wrong(built)
+    chunk = {k: v[1:2] if k != "pixel_values" else v[:1] for k, v in inputs.items()}
+    monkeypatch.setattr("vlmdebug.watching.session.MOST_FOUND", 1)
+    with session() as seen:
+        model(**chunk)
+        model(**chunk)  # of another line
+        model(**inputs)
+
+    assert len(seen.found) == 1
+    assert next(summary_of(seen)).endswith(
+        "3 calls of LlavaForConditionalGeneration judged, 2 of them wrong."
+    )
+
+
+def test_a_log_that_cannot_be_written_costs_no_verdict(train: Path) -> None:
+    done = ran(train, "--log", "train.py/logs", "train.py", "silent")
+
+    assert (done.returncode, done.stdout) == (0, "end\n")
+    assert "vlmdebug: 5 calls of LlavaForConditionalGeneration judged, 1 of them" in done.stderr
+    assert "vlmdebug itself failed; the program did not notice: NotADirectoryError" in done.stderr

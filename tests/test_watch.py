@@ -926,6 +926,39 @@ def test_log_that_cannot_be_written_is_refused_before_anything_runs(tmp_path):
     assert not model._forward_pre_hooks
 
 
+@pytest.mark.parametrize("how", ["log", "hook", "block", "coordinates"])
+def test_counting_of_steps_ends_however_the_block_ends(how, built, tmp_path, monkeypatch):
+    from torch.optim.optimizer import _global_optimizer_post_hooks
+
+    model, _ = built["llava"]
+    log = tmp_path / "trace.jsonl"
+    before = dict(_global_optimizer_post_hooks)
+    coordinates = {"dp": "one"} if how == "coordinates" else None
+    if how == "log":
+        log = tmp_path / "missing" / "trace.jsonl"
+    if how == "hook":
+        monkeypatch.setattr(model, "register_forward_pre_hook", None)
+    refused = pytest.raises((vd.BadInput, KeyError, TypeError))
+    with refused, vd.watch(model, log=log, coordinates=coordinates):
+        assert how == "block"
+        assert len(_global_optimizer_post_hooks) == len(before) + 1
+        raise KeyError
+
+    assert dict(_global_optimizer_post_hooks) == before
+    assert log.exists() == (how in ("hook", "block"))
+
+
+def test_rank_that_is_no_number_is_none(built, tmp_path, monkeypatch):
+    model, processor = built["llava"]
+    monkeypatch.setenv("RANK", "")
+    log = tmp_path / "trace.jsonl"
+    with vd.watch(model, processor=processor, log=log) as trace:
+        list(run(model, [next(batch_of("llava", built).chunks(1))]))
+
+    assert trace.ok
+    assert json.loads(log.read_text())["rank"] == 0
+
+
 def test_threads_are_judged_one_after_another(built):
     _, processor = built["llava"]
     model = Opaque(built["llava"][0].config)

@@ -23,7 +23,7 @@ from vlmdebug.cli import (
     review,
     run,
 )
-from vlmdebug.cli.show import FAILED, complain
+from vlmdebug.cli.show import FAILED, UNREAD, complain, flush, is_output_lost, stop_writing
 from vlmdebug.errors import VlmDebugError
 
 COMMANDS = (run, check, falsify, export, review, audit, merge, explain, families, demo)
@@ -31,7 +31,21 @@ COMMANDS = (run, check, falsify, export, review, audit, merge, explain, families
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code."""
+    """Run one command and return its exit code, as SIGPIPE would give it if nobody reads on."""
+    try:
+        try:
+            return _run(arguments)
+        finally:  # behind --help, too: the output is written here, not when Python ends
+            flush()
+    except OSError as error:
+        stop_writing()
+        if isinstance(error, BrokenPipeError):
+            return UNREAD
+        complain(f"the output could not be written: {error.strerror or error}")
+        return FAILED
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
     options.typed = [*(sys.argv[1:] if arguments is None else arguments)]
     try:
@@ -47,7 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"Install it with: pip install 'vlmdebug[{extra}]'"
         )
     except OSError as error:
-        complain(f"{error.filename or ''}: {error.strerror or error}")
+        if is_output_lost():
+            raise
+        place = "" if error.filename is None else f"{error.filename}: "
+        complain(f"{place}{error.strerror or error}")
     except KeyboardInterrupt:
         complain("interrupted; nothing was judged.")
     except Exception:  # a bug of this package: not the exit status of a finding

@@ -12,7 +12,12 @@ from vlmdebug.cli.show import FAILED, FOUND, OK, Commands, show, show_line
 
 def add(commands: Commands) -> None:
     """Add `check`."""
-    check = commands.add_parser("check", help="check a saved batch, and a slicer on it")
+    check = commands.add_parser(
+        "check",
+        help="check a saved batch, and a slicer on it",
+        epilog="Example: vlmdebug check batch.pt --processor ./checkpoint "
+        "--slicer trainer.py:slicer",
+    )
     batch_options(check)
     check.add_argument(
         "--slicer",

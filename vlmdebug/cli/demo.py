@@ -10,7 +10,11 @@ from vlmdebug.cli.show import FOUND, OK, Commands
 
 def add(commands: Commands) -> None:
     """Add `demo`."""
-    demo = commands.add_parser("demo", help="the story of one bug on tiny real models")
+    demo = commands.add_parser(
+        "demo",
+        help="the story of one bug on tiny real models",
+        epilog="Example: vlmdebug demo --out vlmdebug-demo",
+    )
     demo.add_argument(
         "--out", type=Path, default=Path("vlmdebug-demo"), help="folder for the files"
     )

@@ -13,7 +13,11 @@ from vlmdebug.safe import one_line
 
 def add(commands: Commands) -> None:
     """Add `export`."""
-    export = commands.add_parser("export", help="corrected slicing code for a saved batch")
+    export = commands.add_parser(
+        "export",
+        help="corrected slicing code for a saved batch",
+        epilog="Example: vlmdebug export batch.pt --processor ./checkpoint --out cut.py",
+    )
     batch_options(export)
     export.add_argument("--out", type=Path, help="write the code here instead of printing it")
     export.set_defaults(run=_run)

@@ -18,7 +18,11 @@ from vlmdebug.safe import harmless, one_line, plain
 
 def add(commands: Commands) -> None:
     """Add `falsify`."""
-    falsify = commands.add_parser("falsify", help="the smallest batch that breaks a slicer")
+    falsify = commands.add_parser(
+        "falsify",
+        help="the smallest batch that breaks a slicer",
+        epilog="Example: vlmdebug falsify trainer.py:slicer --pytest",
+    )
     falsify.add_argument(
         "slicer",
         metavar="FILE.py:NAME",

@@ -10,7 +10,11 @@ from vlmdebug.cli.show import OK, Commands
 
 def add(commands: Commands) -> None:
     """Add `families`."""
-    families = commands.add_parser("families", help="the layouts that are known, and how well")
+    families = commands.add_parser(
+        "families",
+        help="the layouts that are known, and how well",
+        epilog="Example: vlmdebug families",
+    )
     families.set_defaults(run=_run)
 
 

@@ -69,10 +69,11 @@ def processor_of(folder: str | None) -> Any:
 
     try:
         return AutoProcessor.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise BadInput(
-            f"--processor {folder} could not be loaded: {str(error).splitlines()[0]}"
-        ) from error
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # of files that are not as transformers wrote them
+        said = one_line(next(iter(str(error).splitlines()), type(error).__name__))
+        raise BadInput(f"--processor {one_line(folder)} could not be loaded: {said}") from error
 
 
 def config_of(folder: str | None) -> Any:
@@ -83,7 +84,7 @@ def config_of(folder: str | None) -> Any:
 
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError):  # of a model unknown to transformers
+    except Exception:  # of a model unknown to transformers, or not as it wrote it
         return None
 
 

@@ -29,7 +29,9 @@ def add(commands: Commands) -> None:
         help="a folder for report.html and calls.jsonl, or the file of the calls; without it, "
         "vlmdebug-run/report.html is written if something is found",
     )
-    run.add_argument("--sample-every", type=_positive, default=1, metavar="N", help="1 of N calls")
+    run.add_argument(
+        "--sample-every", type=_positive, default=1, metavar="N", help="judge 1 of N calls"
+    )
     run.add_argument(
         "--path",
         action="store_true",

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
+import select
 import shutil
 import sys
+from contextlib import suppress
 from typing import TypeAlias
 
 from vlmdebug.safe import harmless, plain
 
 OK, FOUND, FAILED = 0, 1, 2
+UNREAD = 128 + 13
+"""What a shell sees of a program that SIGPIPE ended, as in `vlmdebug families | head`."""
 WIDTH = 88
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -20,6 +25,32 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 def complain(said: object) -> None:
     """Say on the error stream why a command could not run."""
     print(harmless(f"vlmdebug: {plain(said)}"), file=sys.stderr)
+
+
+def flush() -> None:
+    """Write what is still kept of the output."""
+    if sys.stdout is not None:  # closed from the start: `>&-`
+        sys.stdout.flush()
+
+
+def is_output_lost() -> bool:
+    """Whether the output cannot be written, or nobody reads it any more."""
+    try:
+        flush()
+    except OSError:
+        return True
+    if sys.stdout is None or not hasattr(select, "poll"):
+        return False
+    asked = select.poll()
+    with suppress(OSError):  # output that is no file
+        asked.register(sys.stdout.fileno(), 0)
+    return bool(asked.poll(0))  # of a pipe without a reader, this is an error
+
+
+def stop_writing() -> None:
+    """Write what is left of the output to nowhere, so that Python does not complain at its end."""
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def show_line(said: object = "") -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from vlmdebug.core.given import public
 from vlmdebug.errors import BadInput
-from vlmdebug.failing.texts import PAGES, Kind, Recognised, recognised
+from vlmdebug.failing.texts import ANYWHERE, PAGES, Kind, Recognised, recognised
 from vlmdebug.safe import one_line
 
 MEANS = {
@@ -62,6 +62,10 @@ ONWARD = (
     "vlmdebug.post_mortem()     after the exception, in a notebook, debugger or except block",
     "vlmdebug check batch.pt    a batch saved by torch.save(dict(inputs), 'batch.pt')",
 )
+ANY_CODE = (
+    "Any code of torch or Python may raise this. The following holds if a model or processor of "
+    "images, videos or audio did."
+)
 WIDEST = 32
 """Features per token above which they are numbers, not vectors."""
 
@@ -75,16 +79,20 @@ class Explanation:
         means: What it says.
         usually: The usual cause, by the ratio of the numbers in it.
         code: The mismatch code with a page that goes on.
+        anywhere: Whether any code may raise the text, so that its meaning holds only if a model or
+            processor did.
     """
 
     text: str
     means: str
     usually: str
     code: str
+    anywhere: bool = False
 
     def __str__(self) -> str:
         onward = [*ONWARD, f"vlmdebug explain {self.code}    the page of this mismatch"]
-        lines = [self.text, "", f"Meaning: {self.means}", f"Usual cause: {self.usually}", ""]
+        lines = [self.text, "", *([ANY_CODE, ""] if self.anywhere else [])]
+        lines += [f"Meaning: {self.means}", f"Usual cause: {self.usually}", ""]
         return "\n".join([*lines, "To find the sample and the image:", *(f"  {x}" for x in onward)])
 
 
@@ -103,7 +111,13 @@ def explanation(text: str) -> Explanation:
             "with `vlmdebug run`."
         )
     usually = USUALLY.get(found.kind) or by_ratio(found)
-    return Explanation(one_line(_filled(found)), MEANS[found.kind], usually, PAGES[found.kind])
+    return Explanation(
+        one_line(_filled(found)),
+        MEANS[found.kind],
+        usually,
+        PAGES[found.kind],
+        anywhere=found.kind in ANYWHERE,
+    )
 
 
 def _filled(found: Recognised) -> str:

@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
@@ -51,7 +51,8 @@ class PostMortem:
         said: Sentences on what is wrong; each names its sample where that is known.
         samples: The samples that are named.
         report: The report on the batch; None if there was none yet.
-        explained: The text of the exception, if it is known.
+        explained: The text of the exception, if it is known and of a model or processor.
+        differs: Whether texts and media were counted before a batch was made, and differ.
     """
 
     error: str
@@ -61,11 +62,12 @@ class PostMortem:
     samples: tuple[int, ...] = ()
     report: Report | None = field(default=None, repr=False)
     explained: Explanation | None = field(default=None, repr=False)
+    differs: bool = False
 
     @property
     def ok(self) -> bool:
         """Whether nothing wrong was found."""
-        return not self.samples and (self.report is None or not self.report.mismatches)
+        return not self.differs and (self.report is None or not self.report.mismatches)
 
     def summary(self) -> str:
         """The exception, the place and what is wrong, without the report's tables."""
@@ -118,7 +120,7 @@ def post_mortem(error: BaseException | TracebackType | None = None) -> PostMorte
     """
     error = _given(error)
     kind = isinstance(error, TracebackType)
-    said = "A traceback without its exception" if kind else f"{type(error).__name__}: {error}"
+    said = "A traceback without its exception" if kind else _text_of(error)
     frames = frames_of(error)
     said_shortly = one_line(said.strip(), 300)
     try:
@@ -131,10 +133,24 @@ def post_mortem(error: BaseException | TracebackType | None = None) -> PostMorte
         return PostMortem(
             found.error, found.found, found.site, report=report, samples=_samples(report)
         )
-    explained = None
+    return replace(found, explained=_explained(said, frames))
+
+
+def _text_of(error: Any) -> str:
+    name = type(error).__name__
+    try:
+        return f"{name}: {error}"
+    except Exception:  # its text is made by code of the program
+        return f"{name}, which raises when its text is asked for"
+
+
+def _explained(said: str, frames: Sequence[Frame]) -> Explanation | None:
+    """The text of the exception, if it is known; those of any code only below transformers."""
     with suppress(BadInput):  # most exceptions have another text
-        explained = explanation(said)
-    return PostMortem(**{**found.__dict__, "explained": explained})
+        found = explanation(said)
+        if not found.anywhere or any(frame.module.startswith("transformers") for frame in frames):
+            return found
+    return None
 
 
 def _given(error: Any) -> BaseException | TracebackType:
@@ -165,7 +181,12 @@ def _looked_into(frames: Sequence[Frame], error: str) -> PostMortem:
         samples = sorted({sample for one in texts for sample in one.samples})
         place = "Texts and images, before a batch was made,"
         return PostMortem(
-            error, place, site_of(frames), tuple(one.said for one in texts), tuple(samples)
+            error,
+            place,
+            site_of(frames),
+            tuple(one.said for one in texts),
+            tuple(samples),
+            differs=True,
         )
     batch = batch_in(frames)
     if batch is not None:

@@ -142,8 +142,11 @@ TEXTS: dict[Kind, tuple[str, ...]] = {
         "list index out of range",
     ),
 }
-"""The texts of each kind. Those of `ROWS` to `INDEX` are of torch and Python; in a model of
-images, this is their first cause."""
+"""The texts of each kind."""
+
+ANYWHERE = frozenset({Kind.ROWS, Kind.STACK, Kind.NO_SIZES, Kind.EMPTY, Kind.INDEX})
+"""Texts of torch and Python, which any code may raise; in a model or processor of images, this is
+their first cause."""
 
 LONGEST = 10_000
 """Characters that are read."""
@@ -187,11 +190,14 @@ def _patterns() -> tuple[tuple[Kind, str, re.Pattern[str]], ...]:
 
 
 def _pattern(text: str) -> re.Pattern[str]:
-    """The text with numbers and words in its gaps; its end may be cut off."""
+    """The text with numbers and words in its gaps; its end may be cut off.
+
+    No number is in braces: that is the line of source in a traceback, not the text.
+    """
     spelled = re.escape(" ".join(text.split()))
-    spelled = re.sub(r"\\{(tokens|features)\\}", r"(?P<\1>.{0,200}?)", spelled)
+    spelled = re.sub(r"\\{(tokens|features)\\}", r"(?P<\1>[^{}]{0,200}?)", spelled)
     spelled = spelled.replace(r"\{\}", r".{0,200}?")
-    spelled = re.sub(r"\.\{0,200\}\?\)$", r"\\d+)", spelled)  # the last number ends with it
+    spelled = re.sub(r"\[\^\{\}\]\{0,200\}\?\)$", r"\\d+)", spelled)  # the last number ends with it
     return re.compile(spelled)
 
 

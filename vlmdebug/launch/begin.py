@@ -12,6 +12,8 @@ from vlmdebug.launch.imports import AfterImport
 from vlmdebug.launch.settings import Settings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from vlmdebug.watching.session import Session
 
 MODULES = (
@@ -30,6 +32,8 @@ class Process:
         self.settings = settings
         self.is_main: bool = settings.main == os.getpid()
         self.session: Session | None = None
+        self._is_forked = False
+        self._hook = sys.excepthook  # a sitecustomize may have set its own
 
     def begin(self) -> None:
         """Watch every model of this process, and report at its end."""
@@ -43,22 +47,27 @@ class Process:
         try:
             from vlmdebug.launch.ending import session_of
 
-            self.session = self.session or session_of(self.settings, main=self.is_main)
+            self.session = self.session or session_of(self.settings, *self._files())
             self.session.patch(module)
         except Exception as error:  # the program goes on without us
             print(f"vlmdebug: {module.__name__} is not watched: {error!r}", file=sys.stderr)
 
     def _forked(self) -> None:
-        self.is_main = False
+        self.is_main, self._is_forked = False, True
         if self.session is not None:
-            self.session.forget()
-            self.session = None
+            self.session.forked(*self._files())
+
+    def _files(self) -> tuple[Path, Path | None]:
+        """The report and the log of this process."""
+        from vlmdebug.launch.ending import files_of
+
+        return files_of(self.settings, main=self.is_main, forked=self._is_forked)
 
     def _raised(
         self, kind: type[BaseException], error: BaseException, trace: TracebackType | None
     ) -> None:
         """The program's own traceback, without our frames."""
-        sys.__excepthook__(kind, error.with_traceback(_without_ours(trace)), error.__traceback__)
+        self._hook(kind, error.with_traceback(_without_ours(trace)), error.__traceback__)
 
     def _end(self) -> None:
         try:

@@ -22,8 +22,9 @@ PATH = Path(__file__).parent / "path"
 
 def environment(settings: Settings) -> dict[str, str]:
     """The environment of this process, with what makes Python processes watch their models."""
-    others = os.environ.get("PYTHONPATH", "")
-    path = [str(PATH), *(one for one in others.split(os.pathsep) if one and one != str(PATH))]
+    others = os.environ.get("PYTHONPATH")
+    given = others.split(os.pathsep) if others else []  # an empty place in it is the folder here
+    path = [str(PATH), *(one for one in given if one != str(PATH))]
     return {**os.environ, **settings.to_environment(), "PYTHONPATH": os.pathsep.join(path)}
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlmdebug.launch.settings import Settings
 from vlmdebug.safe import harmless, one_line, plain
+from vlmdebug.watching.rank import file_of_rank, rank
 
 if TYPE_CHECKING:
     from vlmdebug.watching.session import Found, Session
@@ -18,16 +18,19 @@ MOST_SHOWN = 5
 NO_CALL = "no call of a transformers model with images, videos or audio was seen."
 
 
-def session_of(settings: Settings, *, main: bool) -> Session:
-    """A session that writes the files of this process."""
-    from vlmdebug.watching.session import Session, file_of_rank
+def session_of(settings: Settings, html: Path, log: Path | None) -> Session:
+    """A session that writes these files."""
+    from vlmdebug.watching.session import Session
 
+    return Session(raising=settings.raising, sample_every=settings.sample_every, html=html, log=log)
+
+
+def files_of(settings: Settings, *, main: bool, forked: bool) -> tuple[Path, Path | None]:
+    """The report and the log of this process."""
     calls = settings.calls
-    return Session(
-        raising=settings.raising,
-        sample_every=settings.sample_every,
-        html=file_of_rank(settings.html, main=main),
-        log=None if calls is None else file_of_rank(calls, main=main),
+    return (
+        file_of_rank(settings.html, main=main, forked=forked),
+        None if calls is None else file_of_rank(calls, main=main, forked=forked),
     )
 
 
@@ -39,20 +42,23 @@ def end(session: Session | None, settings: Settings, *, main: bool) -> None:
     lines = [*summary_of(session)] if session is not None and session.models else []
     if error is not None and (session is None or not session.found):
         lines += _after(error)
-    if lines:
+    if not main and lines:
         _mark(settings)
-    elif main and not _is_marked(settings):
+    elif main and not _was_marked(settings) and not lines:
         lines = [NO_CALL]
     if session is not None and session.failed:
-        lines.append(f"vlmdebug itself failed; the program did not notice: {session.failed}")
+        failed = one_line(session.failed)
+        lines.append(f"vlmdebug itself failed; the program did not notice: {failed}")
     if lines:
-        first, *rest = lines
-        print(harmless("\n".join([f"vlmdebug{_rank()}: {first}", *rest])), file=sys.stderr)
+        _print(lines)
 
 
-def _rank() -> str:
-    rank = os.environ.get("RANK", "")
-    return f" (rank {rank})" if rank.isdecimal() else ""
+def _print(lines: Sequence[str]) -> None:
+    """In one piece: several ranks write to the same stream."""
+    number = rank()
+    first = f"vlmdebug{'' if number is None else f' (rank {number})'}: {lines[0]}"
+    sys.stderr.write(harmless("\n".join([first, *lines[1:]])) + "\n")
+    sys.stderr.flush()
 
 
 def _mark(settings: Settings) -> None:
@@ -60,7 +66,8 @@ def _mark(settings: Settings) -> None:
         Path(settings.seen).touch()
 
 
-def _is_marked(settings: Settings) -> bool:
+def _was_marked(settings: Settings) -> bool:
+    """Whether another process had something to say; the mark is removed."""
     if not settings.seen or not Path(settings.seen).exists():
         return False
     Path(settings.seen).unlink(missing_ok=True)
@@ -79,15 +86,14 @@ def summary_of(session: Session) -> Iterator[str]:
     if not session.found:
         yield f"{calls}, nothing found.{left}"
         return
-    wrong = sum(found.calls for found in session.found.values())
-    yield f"{calls}, {wrong} of them wrong.{left}"
+    yield f"{calls}, {session.wrong} of them wrong.{left}"
     for found in [*session.found.values()][:MOST_SHOWN]:
         yield from _lines(found)
     more = len(session.found) - MOST_SHOWN
     if more > 0:
         yield f"… {more} more in the report"
     if session.html is not None and session.html.exists():
-        yield f"report: {session.html}"
+        yield f"report: {one_line(session.html)}"
 
 
 def _lines(found: Found) -> Iterator[str]:

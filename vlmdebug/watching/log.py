@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TextIO
 
 from vlmdebug.checking.report import Report
 from vlmdebug.errors import BadInput
+from vlmdebug.watching.rank import file_of_rank
 
 
 class Line(Protocol):
@@ -27,10 +27,7 @@ class Notice(NamedTuple):
 
 def log_of(log: str | Path | None) -> Log | None:
     """The log of this rank."""
-    if log is None:
-        return None
-    path, rank = Path(log), os.environ.get("RANK")
-    return Log(path if rank is None else path.with_name(f"{path.stem}.rank{rank}{path.suffix}"))
+    return None if log is None else Log(file_of_rank(Path(log), main=True))
 
 
 class Log:

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from operator import index
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,6 +16,7 @@ from vlmdebug.families.facts import BatchFacts, ProcessorMetadata
 from vlmdebug.safe import one_line
 from vlmdebug.watching.fast_path import Tensors
 from vlmdebug.watching.identity import identities
+from vlmdebug.watching.rank import rank
 from vlmdebug.watching.slices import of_batch
 
 DIMENSIONS = ("dp", "tp", "cp", "pp")
@@ -23,7 +25,7 @@ VARIABLE = "VLMDEBUG_COORDINATES"
 
 
 class Origin:
-    """Counts the optimizer's steps and the calls of each, in one process.
+    """Counts the optimizer's steps and the calls of each, in one process, from `start` to `close`.
 
     A step ends when an optimizer of the program has stepped. With several optimizers, the one with
     the most steps counts.
@@ -38,12 +40,16 @@ class Origin:
         self._steps: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
         self._step = 0
         self._micro = 0
+        self._handle: Any = None
+
+    def start(self) -> None:
+        """Count steps: torch calls a hook after each step of any optimizer."""
         self._handle = _after_each_step(self._stepped)
 
     def now(self) -> dict[str, Any]:
         """What a line of the trace says of a call that is made now."""
         found = {
-            "rank": int(os.environ.get("RANK", "0")),
+            "rank": rank() or 0,
             "coordinates": self._coordinates,
             "step": self._step,
             "micro": self._micro,
@@ -105,4 +111,10 @@ def _checked(given: dict[str, int] | None) -> dict[str, int] | None:
             f"coordinates has {one_line(unknown[0], 80)!r}, but its names are "
             f"{', '.join(DIMENSIONS)}. Nothing was watched."
         )
-    return given
+    try:
+        return None if given is None else {name: index(one) for name, one in given.items()}
+    except TypeError:
+        raise BadInput(
+            f"coordinates is {one_line(given, 80)}, but each of them is a whole number. "
+            f"Nothing was watched. Pass numbers, such as {{'dp': 1, 'tp': 0}}."
+        ) from None

@@ -7,8 +7,6 @@ tensors are slices of a batch, its rows are also compared with the rows of that 
 
 from __future__ import annotations
 
-import os
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -21,7 +19,7 @@ import torch
 
 from vlmdebug.checking.report import Report
 from vlmdebug.core.keys import MEDIA_KEYS
-from vlmdebug.errors import MismatchError
+from vlmdebug.errors import BadInput, MismatchError
 from vlmdebug.families import find_family
 from vlmdebug.watching.arguments import Arguments
 from vlmdebug.watching.origin import Origin
@@ -68,7 +66,8 @@ class Session:
         judged: Calls that were judged.
         skipped: Calls that were left out, by `sample_every`.
         unread: Calls that were not compared, by the reason.
-        found: Findings, in the order in which they came.
+        found: Findings, in the order in which they came; at most `MOST_FOUND`.
+        wrong: Calls with a finding, those with findings that are not kept included.
         models: Names of the models that were called.
         failed: Why vlmdebug itself failed, where it did.
     """
@@ -86,23 +85,28 @@ class Session:
         self._raising, self._every = raising, sample_every
         self._watchers: dict[tuple[type, int], tuple[Any, _Live | None]] = {}
         self._inside = local()
-        self._lock = RLock()
         self._log: Log | None = None
         self.forget()
 
     def forget(self) -> None:
         """Forget all calls, as in a process that was forked from another."""
-        self._seen = 0
+        self._lock = RLock()  # a thread that is not in this process may hold the other
         self.judged: int = 0
         self.skipped: int = 0
         self.unread: Counter[str] = Counter()
         self.found: dict[tuple[Any, ...], Found] = {}
+        self.wrong: int = 0
         self.models: dict[str, None] = {}
         self.failed: str | None = None
         self._log = None
         for _, watcher in self._watchers.values():
             if watcher is not None:
                 watcher.drop()
+
+    def forked(self, html: Path, log: Path | None) -> None:
+        """Begin anew in a process that was forked, with files of its own."""
+        self.forget()
+        self.html, self._log_path = html, log
 
     def patch(self, module: Any) -> None:
         """Watch the calls of the class that this module defines."""
@@ -156,10 +160,11 @@ class Session:
             if watcher is None:
                 return False
             with self._lock:
-                self._seen += 1
-                if (self._seen - 1) % self._every:
-                    self.skipped += 1
-                    return True
+                skip = watcher.called % self._every  # of each model: models may take turns
+                watcher.called += 1
+                self.skipped += bool(skip)
+            if skip:
+                return True
             watcher.before(args, kwargs)
         except MismatchError:
             raise
@@ -217,6 +222,7 @@ class Session:
         worst = call.report.findings[0] if call.report is not None else None
         key = (worst and worst.code, worst and worst.keys, model, call.site)
         known = self.found.get(key)
+        self.wrong += 1
         if known is not None:
             self.found[key] = replace(known, calls=known.calls + 1)
         elif len(self.found) < MOST_FOUND:
@@ -253,9 +259,14 @@ class Session:
     def _write(self, call: Call) -> None:
         if self._log_path is None:
             return
-        if self._log is None:
-            self._log_path.parent.mkdir(parents=True, exist_ok=True)
-            self._log = Log(self._log_path)
+        try:
+            if self._log is None:
+                self._log_path.parent.mkdir(parents=True, exist_ok=True)
+                self._log = Log(self._log_path)
+        except (OSError, BadInput) as error:  # calls are judged all the same
+            self.fail(error)
+            self._log_path = None
+            return
         for notice in self._log.write(call):
             self.failed = self.failed or notice.text
 
@@ -270,13 +281,18 @@ class _Live(Watcher):
         origin = None if session._log_path is None else Origin(metadata)
         given = (metadata, Arguments(model), on_mismatch)
         super().__init__(*given, by_sample=True, origin=origin)
+        self.called: int = 0
         self._session, self._name = session, type(_unwrapped(inner)).__name__
+        if origin is not None:
+            origin.start()
 
     def keep(self, call: Call) -> None:
         self._session.note(self._name, call)
 
     def drop(self) -> None:
-        """Forget the calls that wait."""
+        """Forget all calls."""
+        self.called = 0
+        self._lock = RLock()
         self._waiting.clear()
 
 
@@ -288,17 +304,3 @@ def _unwrapped(model: Any) -> Any:
 
 def _has_media(call: Call) -> bool:
     return "input_ids" in call.shapes and not MEDIA_KEYS.isdisjoint(call.shapes)
-
-
-def file_of_rank(path: Path, *, main: bool) -> Path:
-    """The file of this process: `.rank0` before its ending, or `.pid1234` without a rank."""
-    rank = os.environ.get("RANK")
-    if rank is None and main:
-        return path
-    part = f"rank{rank}" if rank is not None else f"pid{os.getpid()}"
-    return path.with_name(f"{path.stem}.{part}{path.suffix}")
-
-
-def loaded() -> Mapping[str, Any]:
-    """Watched modules that are imported already."""
-    return {name: sys.modules[name] for name in CALLED if name in sys.modules}

@@ -198,6 +198,8 @@ def watch(
     watcher = Watcher(metadata, Arguments(model), on_mismatch, log_of(log), origin=origin)
     handle = model.register_forward_pre_hook(_Hook(watcher), with_kwargs=True)
     try:
+        if origin is not None:
+            origin.start()
         yield watcher.trace
     except BaseException:
         watcher.finish(raising=False)
@@ -322,12 +324,12 @@ class Watcher:
 
     def finish(self, *, raising: bool) -> None:
         """Judge the waiting calls; `raising`: a mismatch may be raised (no other exception is)."""
+        if self._origin is not None:
+            self._origin.close()
         with self._lock:
             untold = self._noted(self._arrived(wait=True))
             if self._log is not None:
                 untold += self._log.close()
-            if self._origin is not None:
-                self._origin.close()
         if raising:
             self._tell(untold)
             return
