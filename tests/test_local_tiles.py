@@ -50,6 +50,56 @@ def test_tiles_that_a_batch_lost_are_found(name, built):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_only_chunks_with_tiles_need_the_counts_of_tiles(name, built):
+    batch, model = read(name, built, MIXED)
+
+    def without(*, zeros_only):
+        for chunk in batch.chunks(1):
+            counts = chunk.pop("num_local_patches", None)
+            if zeros_only and counts is not None and counts.any():
+                chunk["num_local_patches"] = counts
+            yield chunk
+
+    assert vd.check(lambda *_: without(zeros_only=True), batch).ok
+    assert vd.prove(lambda *_: without(zeros_only=True), batch, model).ok
+    report = vd.check(lambda *_: without(zeros_only=False), batch)
+    assert [(one.chunk, one.code, one.silent) for one in report.mismatches] == [
+        (0, "VLM003", False)
+    ]
+    assert not vd.prove(lambda *_: without(zeros_only=False), batch, model).ok
+
+
+WRONG_ROWS = [
+    ("pixel_values", slice(0, 1)),
+    ("pixel_values", slice(0, 2)),
+    ("pixel_values", slice(0, 0)),
+    ("pixel_values_local", slice(0, 1)),
+    ("pixel_values_local", slice(None)),
+    ("pixel_values_local", slice(0, 0)),
+    ("num_local_patches", slice(0, 2)),
+    ("num_local_patches", slice(1, 2)),
+    ("num_local_patches", slice(0, 0)),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("key", "rows"), WRONG_ROWS)
+def test_wrong_rows_of_a_chunk_without_tiles_are_as_loud_as_the_model(name, key, rows, built):
+    batch, model = read(name, built, MIXED)
+    chunks = [dict(chunk) for chunk in batch.chunks(1)]
+    chunks[2][key] = batch.inputs[key][rows]
+    report = vd.check(lambda *_: iter(chunks), batch)
+    try:
+        model(**chunks[2])
+    except Exception:
+        runs = False
+    else:
+        runs = True
+
+    assert {(one.chunk, one.key, one.silent) for one in report.mismatches} == {(2, key, runs)}
+
+
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     "change",
     [torch.Tensor.float, torch.neg, lambda counts: counts * 2**40],

@@ -26,6 +26,7 @@ from math import prod
 from typing import Any
 
 from vlmdebug.core.keys import ALONG_TOKENS, AUDIO_KEYS, IMAGE_KEYS, TOKEN_KEYS, VIDEO_KEYS
+from vlmdebug.errors import NotJudged
 
 Inputs = dict[str, Any]
 
@@ -97,7 +98,11 @@ def merged_5452(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
 
 
 def corrected(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
-    """Each tensor by what its rows count; no media keys for a chunk without media."""
+    """Each tensor by what its rows count; no media keys for a chunk without media.
+
+    Raises:
+        NotJudged: Nothing that it is given counts the rows of audio per sample, as of windows.
+    """
     samples = len(inputs["input_ids"])
     tokens = _present(inputs, (*_TOKENS, *_RARE_TOKENS))
     media = _present(inputs, (*IMAGE_KEYS, *VIDEO_KEYS, *AUDIO_KEYS))
@@ -105,6 +110,7 @@ def corrected(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
     videos = [0, *accumulate(inputs.get("num_videos", [0] * samples))]
     audios = [0, *accumulate(inputs.get("num_audios", [0] * samples))]
     offsets = _offsets(media, inputs, samples, images) | _video_offsets(media, videos)
+    _refuse_windows(media, audios)
     offsets |= dict.fromkeys(AUDIO_KEYS, audios)
     tiles = inputs.get("num_tiles")  # an image has some, and so has a video of InternVL's
     in_rows = tiles is not None and "num_local_patches" not in media
@@ -128,6 +134,17 @@ def corrected(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
             if owned[start] < owned[stop] or _KEEPS_ROWS & media.keys():
                 chunk[key] = rows[first:last]
         yield chunk
+
+
+def _refuse_windows(media: Inputs, audios: list[int]) -> None:
+    """Refuse rows of audio that are not one per clip: a long clip has several windows."""
+    for key in media.keys() & AUDIO_KEYS:
+        if len(media[key]) != audios[-1]:
+            raise NotJudged(
+                f"{key} has {len(media[key])} rows and num_audios adds up to {audios[-1]}, so that "
+                "the rows of each sample are not known. Nothing was cut. Use batch.chunks(n), or "
+                "the code that vlmdebug.export(batch) writes: both count windows."
+            )
 
 
 def _offsets(media: Inputs, inputs: Inputs, samples: int, images: list[int]) -> dict[str, Any]:

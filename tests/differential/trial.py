@@ -277,7 +277,11 @@ def tried_alone(source: Sound, fault: Fault, dice: Random) -> Outcome | None:
         said = "; ".join(
             f"{f.code} {f.loudness}: {f.message.splitlines()[0]}" for f in report.findings
         )
-        said = said or " ".join(map(str, report.ambiguities))
+        said = (
+            said
+            or " ".join(map(str, report.ambiguities))
+            or _not_compared(report, source.inputs, inputs)
+        )
     except VlmDebugError as error:
         verdict, said = type(error).__name__, str(error)
     except Exception as error:
@@ -292,6 +296,17 @@ def tried_alone(source: Sound, fault: Fault, dice: Random) -> Outcome | None:
     doubt = "false doubt" if verdict == "AMBIGUOUS" else "false alarm"
     name = "missed" if wrong else doubt if alarm else ""
     return Outcome(what, verdict, truth, not fault.harmless, name, said[:400])
+
+
+def _not_compared(report: Any, right: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    """The changed keys, if the report names all of them as not compared."""
+    left = {one.what for one in report.compared if one.against is None and not one.beyond}
+    changed = {
+        key
+        for key in right.keys() | given.keys()
+        if key not in right or key not in given or not _alike(given[key], right[key])
+    }
+    return f"not compared: {', '.join(sorted(changed))}" if changed and changed <= left else ""
 
 
 def _reading(source: Sound, dice: Random, *, by_config: bool) -> tuple[dict[str, Any], str]:

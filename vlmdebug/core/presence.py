@@ -63,11 +63,19 @@ def _of_media(batch: Batch, key: str, samples: Rows, rows: Rows, unit: str) -> E
     owned = rows if unit == axis.unit else rows_of(counts.offsets, samples)
     presence: Presence = "required"
     if not owned.ranges:
-        presence = "absent" if rules.when_no_media == "omit" else "either"
+        omit = rules.when_no_media == "omit" or _are_next_to_images(batch, key, samples)
+        presence = "absent" if omit else "either"
         rows = rows if rules.when_no_media == "either" else Rows()
     elif axis.unit == SAMPLE_WITH_IMAGES and all(batch.counts["image"][s] <= 1 for s in samples):
         presence = "either"  # without it, every image counts as the only one of its sample
     return ExpectedRows(rows, presence, without_empty)
+
+
+def _are_next_to_images(batch: Batch, key: str, samples: Rows) -> bool:
+    """Whether the samples have images, though no rows of this key, as of tiles: zero rows raise."""
+    if batch.is_of_clips(key) or "image" not in batch.counts:
+        return False
+    return any(batch.counts["image"][sample] for sample in samples)
 
 
 def _is_optional(batch: Batch, key: str, part: Part) -> bool:
@@ -95,8 +103,9 @@ def can_do_without(
         return not _own_media(batch, part) and not _padded(batch, part)
     if key == "attention_mask":
         return batch.is_full(key, expected.rows)
-    if _marks_media(batch, key) and batch.is_zero(key, expected.rows):
-        return True  # as the model assumes without them
+    zeros_by_default = _marks_media(batch, key) or key in rules.optional_if_all_zeros
+    if zeros_by_default and batch.is_zero(key, expected.rows):
+        return True
     positions = chunk.keys.get("position_ids")
     if not rules.uses(key, positions=positions is not None and positions.dims == M_ROPE):
         return True

@@ -131,9 +131,11 @@ class ModelRules:
         ignored: Keys that the model accepts and ignores.
         read_in_vain: Ignored keys that the model still reads, so that a wrong number of rows may
             raise.
+        read_only_with: Keys that the model reads only if another key is passed, and that key.
         only_used_for_position_ids: Keys used only to compute M-RoPE's `position_ids`; not needed if
             these are passed.
         optional_if_all_ones: Masks that default to all ones.
+        optional_if_all_zeros: Counts that default to zero.
         raises_without: Keys without which the model raises if it has pixels. It runs without any
             other key, but its output changes.
         sometimes_returned: Media keys that only some processors of the layout return.
@@ -156,8 +158,10 @@ class ModelRules:
     token_types_mark: Literal["images", "completion"] | None = None
     ignored: frozenset[str] = frozenset()
     read_in_vain: frozenset[str] = frozenset()
+    read_only_with: Mapping[str, str] = field(default_factory=dict)
     only_used_for_position_ids: frozenset[str] = frozenset()
     optional_if_all_ones: frozenset[str] = frozenset()
+    optional_if_all_zeros: frozenset[str] = frozenset()
     raises_without: frozenset[str] = frozenset()
     sometimes_returned: frozenset[str] = frozenset()
     mrope: MRope | None = None

@@ -54,17 +54,20 @@ class LocalTiles(Family):
     )
     rules = replace(
         USUAL,
+        optional_if_all_zeros=frozenset({"num_local_patches"}),
+        read_only_with={"num_local_patches": "pixel_values_local"},
         raises_without=frozenset({"num_local_patches", "pixel_values_local"}),
         sometimes_returned=frozenset({"pixel_values_local"}),
-        keys={"num_local_patches": DESCRIBES},
+        keys={"num_local_patches": DESCRIBES, "pixel_values_local": KeyRules("either")},
     )
     variants = {
         "step3p7": replace(
             rules,
+            read_only_with={},
             keys={
                 **rules.keys,
                 "pixel_values": SURPLUS,
-                "pixel_values_local": KeyRules("either", frozenset({"surplus", "short"})),
+                "pixel_values_local": KeyRules("either", frozenset({"any", "short"})),
             },
         )
     }

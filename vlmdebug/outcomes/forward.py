@@ -47,6 +47,9 @@ class Forward(Call):
             return takes_clips(self, self.batch.of_key[key])
         if key in self.layout and key not in self.layout.media:
             return takes_tokens(self, key)
+        other = self.rules.read_only_with.get(key)
+        if other is not None and other not in self.keys and self._belongs_to_none(other):
+            return True
         return self._takes_images
 
     def runs_without(self, key: str) -> bool | None:
@@ -70,7 +73,8 @@ class Forward(Call):
         if not self.rules.predict:
             return None
         clips = self.batch.is_of_clips(key)
-        return self.runs(key) if clips or self.features else False  # zero rows: refused
+        described = self.features or self._reads_no_images
+        return self.runs(key) if clips or described else False  # zero rows: refused
 
     @cached_property
     def _takes_images(self) -> bool | None:
@@ -79,8 +83,8 @@ class Forward(Call):
         pixels = self.keys.get(self.pixels)
         if pixels is not None and pixels.length == 0 and "none" in self.tolerated(self.pixels):
             return True  # the model reads nothing else then
-        if pixels is None and self.rules.checks_each_sample == "never":
-            return True  # keys that describe pixels are not read
+        if self._reads_no_images:
+            return True
         if self._lacks_description:
             return False
         if (
@@ -108,10 +112,16 @@ class Forward(Call):
         if self._may_be_expanded:
             return None
         return not any(
-            used.length == 0 and self.rules.of(name).when_no_media == "omit"
+            used.length == 0
+            and (self.rules.of(name).when_no_media == "omit" or self._belongs_to_none(name))
             for name, used in self.keys.items()
             if name in layout.media
         )
+
+    @property
+    def _reads_no_images(self) -> bool:
+        """Whether there are no pixels, so that keys that describe them are not read."""
+        return self.pixels not in self.keys and self.rules.checks_each_sample == "never"
 
     @cached_property
     def _lacks_description(self) -> bool:

@@ -1,7 +1,7 @@
 """A TRL trainer without its parts, to run the methods under test.
 
 It is an instance of TRL's own class, never initialised: it has the attributes that its methods read
-before they call the model. CountResult anything else ends the test; it is never blamed on them.
+before they call the model. Reading anything else ends the test; it is never blamed on them.
 """
 
 from __future__ import annotations
