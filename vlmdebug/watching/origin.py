@@ -9,6 +9,8 @@ from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
+
 from vlmdebug.errors import BadInput
 from vlmdebug.families.assemble import assemble
 from vlmdebug.families.facts import BatchFacts, ProcessorMetadata
@@ -35,6 +37,7 @@ class Origin:
         self._metadata = metadata
         given = _given() if coordinates is None else dict(coordinates)
         self._coordinates = _checked(given)
+        self._rank = _rank()
         self._steps: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
         self._step = 0
         self._micro = 0
@@ -43,10 +46,11 @@ class Origin:
     def now(self) -> dict[str, Any]:
         """What a line of the trace says of a call that is made now."""
         found = {
-            "rank": int(os.environ.get("RANK", "0")),
+            "rank": self._rank,
             "coordinates": self._coordinates,
             "step": self._step,
             "micro": self._micro,
+            "grad": torch.is_grad_enabled(),
             "time": time.time_ns(),
         }
         self._micro += 1
@@ -82,6 +86,17 @@ def _after_each_step(hook: Any) -> Any:
     module = import_module("torch.optim.optimizer")  # `torch.optim` hides it by a class
     register = getattr(module, "register_optimizer_step_post_hook", None)
     return None if register is None else register(hook)
+
+
+def _rank() -> int:
+    """The rank that a launcher gives; 0 for a program that is alone."""
+    text = os.environ.get("RANK", "0")
+    if not text.isdecimal():
+        raise BadInput(
+            f"RANK is {one_line(text, 80)!r}, but it is the number of this process, from 0. "
+            "Nothing was watched. Correct it, or unset it."
+        )
+    return int(text)
 
 
 def _given() -> dict[str, int] | None:
