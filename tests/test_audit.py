@@ -116,6 +116,11 @@ FAULTY: dict[str, tuple[Kind, Callable[[], Any]]] = {
     "not-an-image": (Kind.BROKEN, lambda: row({"bytes": b"GIF", "path": None})),
     "base64": (Kind.BROKEN, lambda: row("data:image/png;base64,%%%")),
     "a-number": (Kind.BROKEN, lambda: row(7)),
+    "more-pixels-than-open": (Kind.SIZE, lambda: row(size(10**12, 10**12))),
+    "empty-path": (Kind.BROKEN, lambda: row("")),
+    "folder": (Kind.BROKEN, lambda: row("/")),
+    "half-a-surrogate": (Kind.UNREADABLE, lambda: row(text="a \ud800 b")),
+    "typed-place-without-image": (Kind.PLACEHOLDERS, lambda: {"messages": row(7)["messages"]}),
     "no-pixels": (Kind.SIZE, lambda: row(size(0, 48))),
     "cut": (Kind.CUT, lambda: row(size(320, 320), text="Look.", answer="No.")),
     "lost": (
@@ -171,6 +176,12 @@ SOUND: dict[str, Callable[[], Any]] = {
             {"role": "assistant", "content": "A."}]},
     "foreign-marker-in-typed-prose": lambda: row(size(64, 48), text="The token <|image_pad|>."),
     "text-only": lambda: row(),
+    "answers-before-and-after-the-cut": lambda: {"messages": [
+        *row(answer="Yes.")["messages"], *row(text=LONG)["messages"]]},
+    "last-word-of-the-user-after-the-cut": lambda: {"messages": [
+        *row()["messages"], *row(text=LONG)["messages"][:1]]},
+    "last-answer-empty": lambda: {"messages": [*row()["messages"], *row(answer="")["messages"]]},
+    "preference-without-prompt": lambda: {"chosen": row()["messages"], "rejected": []},
     "system-message": lambda: {
         "messages": [{"role": "system", "content": "Be kind."}, *row()["messages"]]},
 }  # fmt: skip
@@ -209,6 +220,75 @@ def test_size_that_the_processor_refuses_is_a_fault(built: Built) -> None:
 
     assert [one.kind for one in audited.faults] == [Kind.SIZE]
     assert "4000x10 pixels: absolute aspect ratio" in audited.faults[0].detail
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"content": None, "tool_calls": [{"function": {"name": "f"}}]}, "tool calls"),
+        ({"content": [{"type": "audio"}, {"type": "text", "text": "?"}]}, "a part of type audio"),
+        ({"content": [["nested"], {"type": "text", "text": "?"}]}, "a part that is list"),
+    ],
+)
+def test_what_is_not_read_is_not_compared(given: Any, said: str, processor: Any) -> None:
+    messages = [*row()["messages"][:1], {"role": "assistant", **given}]
+
+    audited = vd.audit_row({"messages": messages}, processor, max_length=500)
+
+    assert audited.faults == () and audited.tokens is None
+    assert audited.unknown[0] == said
+
+
+def test_marker_of_others_is_a_place_only_if_the_row_has_images(built: Built) -> None:
+    processor = built["qwen3_vl"][1]
+    said = {"prompt": "What does <image> do in HTML?", "completion": "It shows one."}
+
+    assert vd.audit_row({**said, "image": size(64, 64)}, processor).places == 1
+    alone = vd.audit_row(said, processor)
+    assert alone.faults == ()
+    assert alone.unknown == ("whether <image> is a place: the row has no image",)
+    llava = {"conversations": [{"from": "human", "value": "<image>"}, *row()["messages"][1:]]}
+    assert vd.audit_row(llava, processor).faults[0].kind == Kind.LITERAL
+
+
+ALTERNATE = (
+    "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Roles must alternate') }}{% endif %}{{ m['content'] }}\n{% endfor %}"
+)
+
+
+def test_chat_template_of_a_text_model_gets_text_and_may_refuse_a_row() -> None:
+    processor = vd.tiny.build("llava_next")[1]
+    processor.chat_template = ALTERNATE
+    sound, refused = row(size(64, 48)), {"messages": row()["messages"][::-1]}
+
+    audited = vd.audit_row(sound, processor)
+    assert audited.ok and audited.tokens is not None
+    (fault,) = vd.audit_row(refused, processor).faults
+    assert (fault.kind, fault.detail) == (
+        Kind.UNREADABLE,
+        "The chat template does not take the messages: Roles must alternate.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{% if %}", "cannot be read: Expected an expression"),
+        ({"rag": "a"}, "none is named default"),
+    ],
+)
+def test_chat_template_that_no_row_can_use_is_refused(template: Any, said: str) -> None:
+    processor = vd.tiny.build("llava_next")[1]
+    processor.chat_template = template
+
+    with pytest.raises(vd.BadInput, match=said):
+        vd.audit_row(row(), processor)
+
+
+def test_processor_that_does_not_take_its_own_placeholder_is_refused(built: Built) -> None:
+    with pytest.raises(vd.BadInput, match="does not take a text with its own placeholder"):
+        vd.audit_row({"text": "a"}, built["qianfan_ocr"][1])
 
 
 def test_cut_at_the_left_leaves_the_end(processor: Any) -> None:
@@ -316,7 +396,7 @@ def test_every_form_of_a_data_set_is_read(form: Any, saved: Path, tmp_path: Path
     found = audit(form(given), saved, tmp_path / "out")
 
     # an archive has no path in place of the image that is missing: the text has a place too many
-    gone = ["literal"] if form is write_tar else ["missing"]
+    gone = ["placeholders"] if form is write_tar else ["missing"]
     assert [one[0] for one in found.ask("select faults from rows order by row").rows] == [
         [],
         gone,
@@ -333,6 +413,35 @@ def test_line_that_is_no_json_is_listed_and_passed_over(saved: Path, tmp_path: P
 
     assert (found.rows, found.faulty, found.kinds) == (3, 1, {Kind.UNREADABLE: 1})
     assert found.worst[0][0] == 1 and "is no JSON" in found.worst[0][-1][0]
+
+
+def test_archive_that_ends_too_early_is_a_fault_of_its_last_row(
+    saved: Path, tmp_path: Path
+) -> None:
+    data = write_gzip(tmp_path)
+    data.write_bytes(data.read_bytes()[:-20])
+
+    found = audit(data, saved, tmp_path / "out")
+
+    assert "cannot be read from here on" in found.ask("select details from rows").rows[-1][0][0]
+
+
+def test_array_of_json_is_refused(saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("\n" + json.dumps(ROWS, indent=1))
+
+    with pytest.raises(vd.BadInput, match="is one JSON array"):
+        audit(tmp_path / "a.json", saved, tmp_path / "out")
+
+
+def test_audit_below_its_data_goes_on_and_asks_no_other_table(saved: Path, tmp_path: Path) -> None:
+    data = tmp_path / "a[1]"
+    data.mkdir()
+    write_lines(data / "a.jsonl", ROWS)
+    (data / "cache-0.arrow").write_bytes(b"what datasets computed")
+    write_lines(tmp_path / "other.jsonl", ROWS[:1])
+    audit(tmp_path / "other.jsonl", saved, tmp_path / "a1" / "out")
+
+    assert [audit(data, saved, data / "out").rows for _ in range(2)] == [4, 4]
 
 
 @pytest.fixture

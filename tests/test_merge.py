@@ -361,3 +361,92 @@ def test_identity_of_a_sample_is_of_its_tokens_and_pixels(built: Built) -> None:
     changed = {**inputs, "pixel_values": inputs["pixel_values"].flip(1)}
     moved = vd.identities(vd.read_batch(changed, processor=processor))
     assert [one == other for one, other in zip(moved, whole, strict=True)] == [False, True, False]
+
+
+def test_epochs_in_another_order_are_no_repetition(tmp_path: Path) -> None:
+    """An eighth of the samples are in the second half of one epoch and early in the next."""
+    lines = traces()
+    for own in lines.values():
+        last = [line["identities"] for line in own]
+        own += [
+            {**line, "step": line["step"] + STEPS, "identities": identities}
+            for line, identities in zip(own, reversed(last), strict=True)
+        ]
+
+    assert vd.merge(write(tmp_path / "traces", lines)).ok
+
+
+# What a program can do on purpose, or what cannot be known
+
+
+def in_between(lines: Lines) -> None:
+    """After each step but the first, every rank is evaluated on its own two samples."""
+    for rank, own in lines.items():
+        for step in range(1, STEPS):
+            after = {**own[-1], "step": step, "micro": MICRO, "call": 100 + step, "grad": False}
+            own.append({**after, "identities": [f"{900 + rank:x}", f"{950 + rank:x}"]})
+
+
+def shards(lines: Lines) -> None:
+    """Ranks 0 and 1, and 2 and 3, have other tokens of the same samples."""
+    for rank, own in lines.items():
+        for line in own:
+            line["coordinates"] = {"dp": rank // 2, "cp": rank % 2}
+
+
+def unread(lines: Lines) -> None:
+    at(lines, 0, 0).update(identities=None, media=None)
+
+
+@pytest.mark.parametrize("change", [in_between, shards, unread])
+def test_evaluation_shards_and_unread_calls_are_no_fault(
+    change: Callable[[Lines], None], tmp_path: Path
+) -> None:
+    lines = traces()
+    change(lines)
+
+    merged = vd.merge(write(tmp_path / "traces", lines))
+
+    assert merged.ok, str(merged)
+    said = "context-parallel peers" if change is shards else "samples of 1 call"
+    assert any(said in text for text in merged.not_compared) == (change is not in_between)
+
+
+def test_trace_without_a_rank_is_listed(tmp_path: Path) -> None:
+    folder = write(tmp_path / "traces", traces())
+    (folder / "old.jsonl").write_text('{"call": 0, "verdict": "OK"}\n')
+
+    assert vd.merge(folder).not_compared[0] == "1 of 5 traces: no line in them names a rank"
+
+
+def test_trace_that_came_late_with_an_older_date_is_read(tmp_path: Path) -> None:
+    lines = traces()
+    folder = write(tmp_path / "traces", {rank: lines[rank] for rank in range(3)})
+    assert vd.merge(folder).ranks == 3
+    write(folder, lines)
+    for file in folder.glob("*.jsonl"):
+        os.utime(file, ns=(1, 1))
+
+    assert vd.merge(folder).ranks == 4
+
+
+@pytest.mark.parametrize("name", ["a[1]", "it's *?"])
+def test_folder_is_no_pattern(name: str, tmp_path: Path) -> None:
+    """DuckDB would find `a1` by `a[1]`."""
+    lines = traces()
+    write(tmp_path / "a1", {0: lines[1]})
+    folder = write(tmp_path / name, lines)
+    (folder / "expected.txt").write_text(f"{1:016x}\n")
+
+    merged = vd.merge(folder, expected=folder / "expected.txt")
+
+    assert (merged.ranks, merged.ok) == (4, True)
+
+
+def test_pixels_with_gradients_have_the_same_identity(built: Built) -> None:
+    processor = built["qwen3_vl"][1]
+    inputs = dict(vd.tiny.batch("qwen3_vl", [1]))
+    plain = vd.identities(vd.read_batch(inputs, processor=processor))
+    inputs["pixel_values"] = inputs["pixel_values"].clone().requires_grad_()
+
+    assert vd.identities(vd.read_batch(inputs, processor=processor)) == plain

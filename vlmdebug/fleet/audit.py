@@ -81,7 +81,7 @@ def audit(
         )
     if workers is not None and workers < 1:
         raise BadInput(f"workers={workers}, but at least 1 is needed. No row was audited.")
-    blocks = blocks_of(data)
+    blocks = blocks_of(data, out)
     job = _Job(str(Path(processor).absolute()), settings, str(out / "parts"))
     job.load()  # a wrong processor is said here, not by every worker
     _claim(out, blocks, job)
@@ -117,7 +117,9 @@ class _Job:
             )
         try:
             return Auditor(AutoProcessor.from_pretrained(self.processor, local_files_only=True))
-        except (OSError, ValueError) as error:
+        except BadInput:
+            raise
+        except Exception as error:  # a broken file, a package that is not installed
             said = one_line(str(error).partition("\n")[0], 200)
             raise BadInput(
                 f"{self.processor} could not be loaded as a processor: {said} "

@@ -11,11 +11,19 @@ from weakref import WeakKeyDictionary
 
 from vlmdebug.core.given import public
 from vlmdebug.errors import BadInput
-from vlmdebug.fleet.dialogue import Dialogue, NoRow, dialogue_of
-from vlmdebug.fleet.expansion import Expansion, Refused, placeholder_of, require_tokenizer
+from vlmdebug.fleet.dialogue import Dialogue, NoRow, Turn, dialogue_of
+from vlmdebug.fleet.expansion import (
+    Expansion,
+    Refused,
+    expansion_of,
+    placeholder_of,
+    require_tokenizer,
+)
 from vlmdebug.fleet.faults import Fault, Kind
 from vlmdebug.fleet.pictures import Picture, picture_of
+from vlmdebug.fleet.template import Template, template_of
 from vlmdebug.fleet.tokens_of_row import faults_of_cut, joined, kept, runs_of
+from vlmdebug.safe import one_line
 
 
 @dataclass(frozen=True)
@@ -96,9 +104,10 @@ def audit_row(
     Only the headers of images are read. The row is not changed.
 
     Args:
-        row: `messages` or `conversations`, or `prompt` with `completion` or `chosen`, or `text`;
-            and the images in `images` or `image`, or in the messages. An image is a PIL image,
-            a path, bytes, `{"bytes": ..., "path": ...}` or `{"width": ..., "height": ...}`.
+        row: `messages` or `conversations`, or `prompt` with `completion` or `chosen`, or `chosen`
+            alone, or `text`; and the images in `images` or `image`, or in the messages. An image is
+            a PIL image, a path, bytes, `{"bytes": ..., "path": ...}` or
+            `{"width": ..., "height": ...}`.
         processor: A transformers processor of images and text.
         max_length: Tokens after which the trainer cuts a row.
         truncation_side: The side that is cut, `"right"` or `"left"`.
@@ -126,57 +135,67 @@ class Auditor:
         self.tokens: dict[str, tuple[str, int]] = {
             name: given for name, given in found.items() if given is not None
         }
-        self.expansion: Expansion = Expansion(processor, self.tokens["image"][0])
-        template = getattr(processor, "chat_template", None)
-        self.template: Any = template or getattr(self.tokenizer, "chat_template", None)
+        self.expansion: Expansion = expansion_of(processor, self.tokens["image"][0])
+        self.template: Template | None = template_of(processor)
 
     def rows(self, rows: Sequence[Any], settings: AuditSettings) -> list[AuditedRow]:
         """All rows; texts are tokenized together, which is faster."""
-        read = [self._dialogue(row) for row in rows]
-        texts = ["" if isinstance(one, AuditedRow) else self._text(one) for one in read]
+        read = [self._read(row) for row in rows]
+        texts = ["" if isinstance(one, AuditedRow) else one[1] for one in read]
         ids = self.tokenizer(texts, add_special_tokens=self.template is None)["input_ids"]
         return [
-            one if isinstance(one, AuditedRow) else _Row(self, one, text, of, settings).audited()
-            for one, text, of in zip(read, texts, ids, strict=True)
+            one if isinstance(one, AuditedRow) else _Row(self, *one, of, settings).audited()
+            for one, of in zip(read, ids, strict=True)
         ]
 
-    def _dialogue(self, row: Any) -> Dialogue | AuditedRow:
+    def _read(self, row: Any) -> tuple[Dialogue, str] | AuditedRow:
+        """The dialogue of a row and its text, or the row with the fault that it has neither."""
+        read = self._dialogue(row)
+        try:
+            text = read if isinstance(read, str) else self._text(read)
+            text.encode()
+        except UnicodeEncodeError:
+            read = "The text has half of a surrogate pair, which is no character."
+        except Exception as error:  # a template raises what it likes
+            said = one_line(str(error).partition("\n")[0].rstrip("."), 160)
+            read = f"The chat template does not take the messages: {said}."
+        else:
+            if not isinstance(read, str):
+                return read, text
+        return AuditedRow((Fault(Kind.UNREADABLE, read),))
+
+    def _dialogue(self, row: Any) -> Dialogue | str:
+        if isinstance(row, NoRow):
+            return str(row)
         if not isinstance(row, Mapping):
-            problem = f"The row is {type(row).__name__}, not a dict of columns."
-            problem = str(row) if isinstance(row, NoRow) else problem
-            return AuditedRow((Fault(Kind.UNREADABLE, problem),))
-        spelled = {modality: text for modality, (text, _) in self.tokens.items()}
-        read = dialogue_of(row, spelled)
-        return AuditedRow((Fault(Kind.UNREADABLE, read),)) if isinstance(read, str) else read
+            return f"The row is {type(row).__name__}, not a dict of columns."
+        return dialogue_of(row, {modality: text for modality, (text, _) in self.tokens.items()})
 
     def text(self, row: Mapping[str, Any]) -> str:
         """The text of a row that can be read, as the processor gets it."""
-        read = self._dialogue(row)
-        return "" if isinstance(read, AuditedRow) else self._text(read)
+        read = self._read(row)
+        return "" if isinstance(read, AuditedRow) else read[1]
 
     def _text(self, dialogue: Dialogue) -> str:
         """The text that the processor gets, with a placeholder for each media item."""
         if self.template is None:
-            parts = (part for turn in dialogue.turns for part in turn.parts)
-            return "".join(
-                part if isinstance(part, str) else self._spelled(part[0]) for part in parts
-            )
-        messages = [
-            {
-                "role": turn.role,
-                "content": [
-                    {"type": "text", "text": part} if isinstance(part, str) else {"type": part[0]}
-                    for part in turn.parts
-                ],
-            }
-            for turn in dialogue.turns
-        ]
-        return self.tokenizer.apply_chat_template(
-            messages, chat_template=self.template, tokenize=False
+            return "".join(self._plain(turn) for turn in dialogue.turns)
+        content = self._parts if self.template.takes_parts else self._plain
+        return self.template.rendered(
+            [{"role": turn.role, "content": content(turn)} for turn in dialogue.turns]
         )
 
-    def _spelled(self, modality: str) -> str:
-        return self.tokens[modality][0] if modality in self.tokens else ""
+    def _parts(self, turn: Turn) -> list[dict[str, str]]:
+        return [
+            {"type": "text", "text": part} if isinstance(part, str) else {"type": part[0]}
+            for part in turn.parts
+        ]
+
+    def _plain(self, turn: Turn) -> str:
+        return "".join(
+            part if isinstance(part, str) else self.tokens.get(part[0], ("", 0))[0]
+            for part in turn.parts
+        )
 
 
 class _Row:
@@ -196,7 +215,7 @@ class _Row:
         self.ids = ids
         self.settings = settings
         self.faults: list[Fault] = []
-        self.unknown: list[str] = []
+        self.unknown: list[str] = list(dialogue.unread)
 
     def audited(self) -> AuditedRow:
         dialogue = self.dialogue
@@ -241,16 +260,17 @@ class _Row:
                     self.unknown.append(f"{modality}s are counted, their tokens are not")
             elif not media:
                 said = f"The text has {there} places for {modality}s, and the row has none."
-                self.faults.append(Fault(Kind.LITERAL, said))
+                kind = Kind.PLACEHOLDERS if dialogue.typed else Kind.LITERAL
+                self.faults.append(Fault(kind, said))
             else:
                 said = f"The text has {there} places for {modality}s, the row has {len(media)}."
                 self.faults.append(Fault(Kind.PLACEHOLDERS, said))
 
     def _answer(self) -> None:
         dialogue = self.dialogue
-        if not any(turn.text.strip() for turn in dialogue.turns):
+        if not any(turn.text.strip() for turn in dialogue.turns) and not dialogue.unread:
             self.faults.append(Fault(Kind.EMPTY, "No message has any text."))
-        elif dialogue.has_answer is False:
+        elif dialogue.wants_answer and dialogue.first_answer is None:
             self.faults.append(Fault(Kind.NO_TARGET, "No message of the assistant has any text."))
 
     def _image_tokens(self, number: int, picture: Picture | None) -> int | None:
@@ -272,10 +292,12 @@ class _Row:
         known = [size for size in sizes if size is not None]
         placeholder = self.auditor.tokens["image"][1]
         spelled = self.ids.count(placeholder)
-        if spelled != places and not self.dialogue.literals:
+        known_places = not (self.dialogue.literals or self.dialogue.places("video"))
+        if spelled != places and known_places:
             said = f"The chat template writes {spelled} placeholders for {places} images."
             self.faults.append(Fault(Kind.PLACEHOLDERS, said))
-        if not len(known) == len(sizes) == spelled or self.dialogue.places("video"):
+        unread = self.dialogue.places("video") or self.dialogue.unread
+        if not len(known) == len(sizes) == spelled or unread:
             if self.settings.max_length is not None:
                 self.unknown.append("what max_length cuts, because the length is not known")
             return None
@@ -290,10 +312,14 @@ class _Row:
         return length
 
     def _answer_left(self, sizes: Sequence[int], left: tuple[int, int]) -> None:
-        """Whether a cut at the right leaves any of the last answer."""
-        answer = self.dialogue.turns[-1].text.strip() if self.dialogue.turns else ""
-        at = self.text.rfind(answer)
-        if not self.dialogue.has_answer or not answer or at < 0:
+        """Whether a cut at the right leaves any of the first answer."""
+        turns, first, at = self.dialogue.turns, self.dialogue.first_answer, 0
+        if not self.dialogue.wants_answer or first is None:
+            return
+        for turn in turns[:first]:  # the answer is after all that was said before it
+            at = self._after(turn, at)
+        at = self.text.find(turns[first].text.strip(), at)
+        if at < 0:
             return
         before = self.auditor.tokenizer(self.text[:at], add_special_tokens=False)["input_ids"]
         images = before.count(self.auditor.tokens["image"][1])
@@ -302,6 +328,14 @@ class _Row:
             self.faults.append(
                 Fault(Kind.NO_TARGET, f"The answer begins at token {start}, after the cut.")
             )
+
+    def _after(self, turn: Turn, at: int) -> int:
+        """Where a turn ends in the text, at or after a place; that place if it is not found."""
+        for part in turn.parts:
+            said = part.strip() if isinstance(part, str) else ""
+            found = self.text.find(said, at)
+            at = at if found < 0 else found + len(said)
+        return at
 
     def _identity(self, pictures: Sequence[Picture | None]) -> str:
         hashed = hashlib.blake2b(self.text.encode(errors="surrogatepass"), digest_size=8)

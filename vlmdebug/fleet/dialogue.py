@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from vlmdebug.safe import one_line
+
 MARKERS = {"<image>": "image", "<video>": "video"}
 """What LLaVA's format, ShareGPT's and many converted sets write where a media item belongs."""
 SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
@@ -38,10 +40,16 @@ class Dialogue(NamedTuple):
 
     turns: tuple[Turn, ...]
     media: Mapping[str, tuple[Any, ...]]
-    has_answer: bool | None
-    """Whether there is an answer to learn from; None for prompts alone, which need none."""
+    wants_answer: bool
+    """Whether the row needs an answer to learn from; prompts alone need none."""
+    first_answer: int | None
+    """The turn of the first answer; None if there is none."""
     literals: tuple[str, ...] = ()
     """Placeholders that are spelled in the prose of messages with typed parts."""
+    typed: bool = False
+    """Whether parts of messages are places for media."""
+    unread: tuple[str, ...] = ()
+    """What a trainer may give the model, and is not read here."""
 
     def places(self, modality: str) -> int:
         return sum(part == (modality,) for turn in self.turns for part in turn.parts)
@@ -58,28 +66,30 @@ def dialogue_of(row: Mapping[str, Any], tokens: Mapping[str, str]) -> Dialogue |
     read = _turns(row)
     if isinstance(read, str):
         return read
-    messages, wants_answer = read
-    builder = _Builder({text: modality for modality, text in tokens.items()})
+    messages, asked, wants_answer = read
+    builder = _Builder({text: modality for modality, text in tokens.items()}, row)
     for message in messages:
         problem = builder.add(message)
         if problem:
             return problem
-    return builder.dialogue(row, wants_answer)
+    return builder.dialogue(asked, wants_answer)
 
 
-def _turns(row: Mapping[str, Any]) -> tuple[list[Any], bool] | str:
-    """The messages, and whether the row needs an answer."""
-    for name in ("messages", "conversations"):
+def _turns(row: Mapping[str, Any]) -> tuple[list[Any], int, bool] | str:
+    """The messages, how many of them are the prompt, and whether the row needs an answer."""
+    whole = ("chosen",) if row.get("prompt") is None else ()  # the prompt is in it
+    for name in ("messages", "conversations", *whole):
         if row.get(name) is not None:
             if not _is_list(row[name]):
                 return f"{name} is {type(row[name]).__name__}, not a list of messages."
-            return list(row[name]), True
+            return list(row[name]), 0, True
     for name in ("prompt", "text"):
         if row.get(name) is None:
             continue
         answer = next((row[key] for key in ("completion", "chosen") if row.get(key)), None)
         wants = any(key in row for key in ("completion", "chosen"))
-        return [*_as_turns(row[name], "user"), *_as_turns(answer, "assistant")], wants
+        asked = _as_turns(row[name], "user")
+        return [*asked, *_as_turns(answer, "assistant")], len(asked), wants
     return "The row has none of messages, conversations, prompt and text."
 
 
@@ -96,9 +106,13 @@ def _is_list(value: Any) -> bool:
 class _Builder:
     """Turns, media and misspelled placeholders, message by message."""
 
-    def __init__(self, tokens: Mapping[str, str]) -> None:
+    def __init__(self, tokens: Mapping[str, str], row: Mapping[str, Any]) -> None:
         self.tokens = tokens
         self.spelled = {**MARKERS, **tokens}
+        self.columns = {modality: _column(row, names) for modality, names in COLUMNS.items()}
+        self.llava = row.get("messages") is None and row.get("conversations") is not None
+        self.unread: list[str] = ["audio"] if _column(row, ("audios", "audio")) else []
+        self.calls: list[int] = []
         self.turns: list[Turn] = []
         self.media: dict[str, list[Any]] = {modality: [] for modality in COLUMNS}
         self.literals: list[str] = []
@@ -112,6 +126,9 @@ class _Builder:
         said = message.get("content", message.get("value"))
         role = message.get("role", message.get("from"))
         role = SPEAKERS.get(str(role), str(role))
+        if message.get("tool_calls"):
+            self.unread.append("tool calls")
+            self.calls.append(len(self.turns))
         if said is None:
             self.turns.append(Turn(role, ()))
         elif isinstance(said, str):
@@ -129,6 +146,9 @@ class _Builder:
         for spelled, modality in self.spelled.items():
             if spelled not in text:
                 continue
+            if not (spelled in self.tokens or self.columns[modality] or self.llava):
+                self.unread.append(f"whether {spelled} is a place: the row has no {modality}")
+                continue
             self.marked = True
             parts = [
                 new
@@ -141,11 +161,14 @@ class _Builder:
         if isinstance(part, str):
             part = {"type": "text", "text": part}
         if not isinstance(part, Mapping):
+            self.unread.append(f"a part that is {type(part).__name__}")
             return None
         modality = MEDIA_TYPES.get(str(part.get("type")))
         if modality is None:
             text = part.get("text")
             if not isinstance(text, str):
+                if part.get("type") != "text":
+                    self.unread.append(f"a part of type {one_line(part.get('type'), 40)}")
                 return None
             self.literals += [spelled for spelled in self.tokens if spelled in text]
             return text
@@ -157,19 +180,28 @@ class _Builder:
             self.media[modality].append(given)
         return (modality,)
 
-    def dialogue(self, row: Mapping[str, Any], wants_answer: bool) -> Dialogue:
-        """The whole, with media of the row's own columns."""
+    def dialogue(self, asked: int, wants_answer: bool) -> Dialogue:
+        """The whole, with media of the row's own columns; the first turns `asked` are a prompt."""
         media = {
-            modality: tuple(_column(row, names)) or tuple(self.media[modality])
-            for modality, names in COLUMNS.items()
+            modality: tuple(column) or tuple(self.media[modality])
+            for modality, column in self.columns.items()
         }
         turns = self.turns
         if not self.marked and not self.typed:
             turns = _placed(turns, media)
-        answers = [turn for turn in turns if turn.role == "assistant"]
-        answered = bool(answers) and bool(answers[-1].text.strip())
+        answers = [
+            at
+            for at, turn in enumerate(turns)
+            if at >= asked and turn.role == "assistant" and (turn.text.strip() or at in self.calls)
+        ]
         return Dialogue(
-            tuple(turns), media, answered if wants_answer else None, tuple(self.literals)
+            tuple(turns),
+            media,
+            wants_answer,
+            answers[0] if answers else None,
+            tuple(self.literals),
+            self.typed,
+            tuple(dict.fromkeys(self.unread)),
         )
 
 

@@ -101,6 +101,23 @@ class Expansion:
         return len(made) - len(self.processor.tokenizer(text)["input_ids"])
 
 
+def expansion_of(processor: Any, placeholder: str) -> Expansion:
+    """The `Expansion` of a processor.
+
+    Raises:
+        BadInput: The processor does not take texts with one, two and three placeholders.
+    """
+    try:
+        return Expansion(processor, placeholder)
+    except Exception as error:  # whatever a processor raises
+        said = one_line(str(error).partition("\n")[0].rstrip("."), 160)
+        raise BadInput(
+            f"{type(processor).__name__} does not take a text with its own placeholder "
+            f"{one_line(placeholder, 40)!r} and a blank image for each: {said}. No row was "
+            "audited. Call it with such a text yourself, for instance to see what is missing."
+        ) from error
+
+
 def _blank(width: int, height: int) -> Any:
     from PIL import Image
 

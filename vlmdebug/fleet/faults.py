@@ -22,7 +22,7 @@ class Kind(str, Enum):
 
 
 MEANING = {
-    Kind.UNREADABLE: "The row has no messages, prompt or text, or is not a row at all.",
+    Kind.UNREADABLE: "No messages, prompt or text, or the chat template does not take them.",
     Kind.PLACEHOLDERS: "The text has more or fewer places for images than the row has images.",
     Kind.LITERAL: "Prose spells a placeholder, which the processor takes for an image.",
     Kind.MISSING: "An image is not there: no such file, or nothing in its place.",

@@ -23,7 +23,7 @@ STYLE = (
 
 def to_page(merged: Merged) -> str:
     """The faults, and the calls of the steps and ranks that have one."""
-    verdict = "✓ no fault between ranks" if merged.ok else "✗ ranks do not fit together"
+    verdict = "✓ no fault between ranks" if merged.ok else "✗ ranks differ"
     title = f"{verdict}: {merged.ranks} ranks, {merged.steps:,} steps, {merged.calls:,} calls"
     parts = [f"<h1>vlmdebug merge: {escaped(title)}</h1>"]
     for name, (times, answer) in merged.faults.items():

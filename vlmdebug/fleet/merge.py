@@ -8,28 +8,29 @@ from pathlib import Path
 from vlmdebug.core.given import public
 from vlmdebug.fleet import sql
 from vlmdebug.fleet.sql import Answer
-from vlmdebug.fleet.traces import expected_of, table_of
+from vlmdebug.fleet.traces import expected_of, files_of, table_of
 from vlmdebug.safe import one_line
 
 _HELD = (
-    "(select step, micro, rank, dp, unnest(samples) as sample from calls where samples is not null)"
+    "(select step, micro, rank, dp, grad, unnest(samples) as sample from calls "
+    "where samples is not null)"
 )
 FAULTS = {
     "twice": (
-        "A sample is on several data-parallel ranks in one step.",
+        "A sample is on several data-parallel ranks in one step. Is it there on purpose?",
         f"""
         select step, printf('%016x', sample) as sample, list_sort(list(distinct rank)) as ranks
-        from {_HELD} group by step, sample
+        from {_HELD} group by step, grad, sample
         having count(*) > 1 and min(dp) <> max(dp) order by step, sample
         """,
     ),
     "peers": (
-        "Peers of one data-parallel rank (tensor, context or pipeline) have different samples.",
+        "Peers of one data-parallel rank (tensor or pipeline) have different samples.",
         """
         select step, micro, dp, list_sort(list(rank)) as ranks
-        from (select step, micro, dp, rank, list(samples order by call) as samples from calls
-              where samples is not null group by step, micro, dp, rank)
-        group by step, micro, dp having count(distinct samples) > 1 order by step, micro, dp
+        from (select step, micro, dp, cp, rank, list(samples order by call) as samples from calls
+              where samples is not null group by step, micro, dp, cp, rank)
+        group by step, micro, dp, cp having count(distinct samples) > 1 order by step, micro, dp, cp
         """,
     ),
     "without_media": (
@@ -45,18 +46,18 @@ FAULTS = {
         """,
     ),
     "uneven": (
-        "Ranks have different numbers of samples in one step.",
+        "Ranks have different numbers of samples in one step. Do they batch by tokens, or pack?",
         """
         select step, min(samples) as fewest, max(samples) as most,
             list_sort(list(rank) filter (samples < usual)) as ranks_with_fewer
-        from (select *, max(samples) over (partition by step) as usual
-              from (select step, rank, coalesce(sum(len(samples)), 0) as samples
-                    from calls group by step, rank))
-        group by step having min(samples) <> max(samples) order by step
+        from (select *, max(samples) over (partition by step, grad) as usual
+              from (select step, grad, rank, sum(len(samples)) as samples
+                    from calls group by step, grad, rank having bool_and(samples is not null)))
+        group by step, grad having min(samples) <> max(samples) order by step
         """,
     ),
     "absent": (
-        "A rank makes no call in a step in which others do.",
+        "A rank makes no call in a step in which others do. Has it another part of the model?",
         """
         select step, list_sort(list(rank)) as ranks
         from ((select step, rank from (select distinct step from calls),
@@ -66,7 +67,7 @@ FAULTS = {
         """,
     ),
     "unseen": (
-        "A sample that was expected is on no rank.",
+        "A sample that was expected is in no call that could be read.",
         """
         select printf('%016x', sample) as sample
         from (select sample from expected except select unnest(samples) from calls)
@@ -75,17 +76,19 @@ FAULTS = {
     ),
     "repeated": (
         "A rank gets a sample again before it has seen half of its samples, as from workers that "
-        "all read the whole data.",
+        "all read the whole data. Or is a batch used several times on purpose?",
         f"""
-        with held as (select rank, step, sample, row_number() over
-                        (partition by rank order by step, micro) as place from {_HELD}),
-            again as (select rank, sample, list(place order by place) as places,
+        with held as (select rank, grad, step, sample, row_number() over
+                        (partition by rank, grad order by step, micro) as place from {_HELD}),
+            again as (select rank, grad, sample, list(place order by place) as places,
                         list(step order by place) as steps
-                      from held group by rank, sample having count(*) > 1),
-            different as (select rank, count(distinct sample) as samples from held group by rank)
+                      from held group by rank, grad, sample having count(*) > 1),
+            half as (select rank, grad, quantile_disc(places[1], 0.5) as seen
+                     from (select rank, grad, list(place order by place) as places
+                           from held group by rank, grad, sample) group by rank, grad)
         select rank, printf('%016x', sample) as sample, steps
-        from again join different using (rank)
-        where places[2] - places[1] < samples / 2 order by rank, steps, sample
+        from again join half using (rank, grad)
+        where places[2] < seen order by rank, steps, sample
         """,
     ),
     "wrong": (
@@ -102,7 +105,7 @@ SHOWN = 5
 """Lines of an answer that a summary shows."""
 _WHOLE = """
     select count(distinct rank), count(*), count(distinct step), count(*) filter (samples is null),
-        count(*) filter (list_count(media) < len(media))
+        count(*) filter (list_count(media) < len(media)), count(distinct file), max(cp)
     from calls
 """
 
@@ -163,7 +166,7 @@ def merge(traces: str | Path, *, expected: str | Path | None = None) -> Merged:
     tables = {"calls": table_of(Path(traces))}
     if expected is not None:
         tables["expected"] = expected_of(Path(expected), Path(traces))
-    ((ranks, calls, steps, unread, unknown),) = sql.ask(tables, _WHOLE, QUERIES).rows
+    ((ranks, calls, steps, unread, unknown, files, shards),) = sql.ask(tables, _WHOLE, QUERIES).rows
     faults = {}
     for name in FAULTS:
         if name == "unseen" and expected is None:
@@ -172,6 +175,11 @@ def merge(traces: str | Path, *, expected: str | Path | None = None) -> Merged:
         if answer.rows:
             faults[name] = (len(answer.rows), Answer(answer.columns, answer.rows[:SHOWN]))
     left = []
+    written = sum(file.stat().st_size > 0 for file in files_of(Path(traces)))
+    if written > files:
+        left.append(f"{written - files} of {written} traces: no line in them names a rank")
+    if shards:
+        left.append("the samples of context-parallel peers, which see other tokens of them")
     if unread:
         left.append(f"the samples of {_calls(unread)}, which could not be read")
     if unknown:

@@ -13,6 +13,8 @@ from vlmdebug.fleet.faults import Fault, Kind
 from vlmdebug.safe import one_line
 
 REMOTE = ("http://", "https://", "s3://", "gs://", "hf://")
+LARGEST = 178_956_970
+"""Pixels of an image; Pillow refuses to open a file with more (`Image.open`, Pillow 12)."""
 
 
 class Picture(NamedTuple):
@@ -36,6 +38,9 @@ def picture_of(given: Any, number: int, root: Path, decode: bool) -> Picture | F
     if isinstance(given, Mapping) and "width" in given and "height" in given:
         width, height = given["width"], given["height"]
         if isinstance(width, int) and isinstance(height, int):
+            if width * height > LARGEST:
+                said = f"Image {number} has {width}x{height} pixels: more than Pillow opens."
+                return Fault(Kind.SIZE, said)
             return Picture(width, height, f"{width}x{height}".encode())
     given = _content(given)
     if given is None:

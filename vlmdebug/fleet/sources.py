@@ -32,8 +32,10 @@ class Block:
     end: int
 
 
-def blocks_of(data: Path) -> list[Block]:
+def blocks_of(data: Path, out: Path) -> list[Block]:
     """The blocks of a file, or of all files below a folder, in the order of their names.
+
+    The folder `out` of the audit can be below `data`; nothing in it is data.
 
     Raises:
         BadInput: There is no such path, or no file of a known format in it.
@@ -41,6 +43,8 @@ def blocks_of(data: Path) -> list[Block]:
     if not data.exists():
         raise BadInput(f"{data} is not there. No row was audited. Pass a file or a folder.")
     files = [data] if data.is_file() else sorted(one for one in data.rglob("*") if one.is_file())
+    if data in out.parents:
+        files = [file for file in files if out not in file.parents]
     blocks = [block for file in files for block in _of_file(file, sole=data.is_file())]
     if not blocks:
         raise BadInput(
@@ -54,6 +58,8 @@ def _of_file(file: Path, sole: bool) -> list[Block]:
     name, suffix = str(file), file.suffix
     if suffix == ".parquet":
         return _even(name, "parquet", _groups(file), 1)
+    if suffix == ".arrow" and file.name.startswith("cache-"):
+        return []  # what `datasets` computed from the others, such as by `map`
     if suffix == ".arrow":
         return _even(name, "arrow", _batches(file), max(1, BLOCK_ROWS // 1_000))
     if suffix == ".tar":
@@ -61,8 +67,18 @@ def _of_file(file: Path, sole: bool) -> list[Block]:
     if suffix == ".gz" and file.stem.endswith(TEXTS):
         return [Block(name, "gzip", 0, file.stat().st_size)]
     if suffix in TEXTS and (sole or suffix != ".json"):
+        _refuse_array(file)
         return _even(name, "jsonl", file.stat().st_size, BLOCK_BYTES)
     return []
+
+
+def _refuse_array(file: Path) -> None:
+    with file.open("rb") as opened:
+        if opened.read(1_024).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
+            raise BadInput(
+                f"{file} is one JSON array, but JSON lines have a row in each line. No row was "
+                f"audited. Convert it with: jq -c '.[]' in.json > out.jsonl"
+            )
 
 
 def _even(name: str, format: str, whole: int, step: int) -> list[Block]:
@@ -96,7 +112,11 @@ def _unreadable(file: Path, error: Exception) -> BadInput:
 
 def rows_of(block: Block) -> Iterator[Any]:
     """The rows of a block, with a `NoRow` for each that cannot be read."""
-    yield from _READERS[block.format](block)
+    try:
+        yield from _READERS[block.format](block)
+    except Exception as error:  # an archive that ends too early, a column that is damaged
+        said = one_line(str(error).partition("\n")[0].rstrip("."), 160) or type(error).__name__
+        yield NoRow(f"The file cannot be read from here on: {said}.")
 
 
 def _parquet(block: Block) -> Iterator[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def ask(tables: Mapping[str, Path], question: str, named: Mapping[str, str]) -> 
     with module.connect() as connection:
         try:
             for table, path in tables.items():
-                connection.read_parquet(str(path)).create_view(table)
+                connection.read_parquet(literal(path)).create_view(table)
             result = connection.execute(named.get(question, question))
             columns = [str(column[0]) for column in result.description or []]
             return Answer(columns, result.fetchall())
@@ -70,6 +71,11 @@ def ask(tables: Mapping[str, Path], question: str, named: Mapping[str, str]) -> 
                 f"DuckDB does not take the question {one_line(question, 80)!r}: {said}. Ask one of "
                 f"{', '.join(named)}, or a query on {' and '.join(tables)}."
             ) from error
+
+
+def literal(path: Path) -> str:
+    """A path in which DuckDB finds no pattern: `a[1]` would otherwise be the folder `a1`."""
+    return re.sub(r"([\[*?])", r"[\1]", str(path))
 
 
 def text(value: object) -> str:

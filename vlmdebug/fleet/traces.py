@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from vlmdebug.errors import BadInput
-from vlmdebug.fleet.sql import duckdb, text
+from vlmdebug.fleet.sql import duckdb, literal, text
 from vlmdebug.safe import one_line
 
 COLUMNS = {
@@ -18,6 +18,7 @@ COLUMNS = {
     "step": "BIGINT",
     "micro": "INTEGER",
     "call": "BIGINT",
+    "grad": "BOOLEAN",
     "time": "BIGINT",
     "site": "VARCHAR",
     "verdict": "VARCHAR",
@@ -35,10 +36,13 @@ READ = """
         coalesce(coordinates['pp'], 0) as pp,
         coalesce(step, 0) as step,
         coalesce(micro, 0) as micro,
+        coalesce(grad, true) as grad,
         call, "time", site, verdict, unread,
         [('0x' || one)::ubigint for one in identities] as samples,
-        media
-    from read_json($files, columns = {columns}, format = 'newline_delimited', ignore_errors = true)
+        media,
+        parse_filename(filename) as file
+    from read_json($files, columns = {columns}, format = 'newline_delimited',
+                   ignore_errors = true, filename = true)
     where rank is not null
     order by step, micro, rank, call
 """
@@ -65,18 +69,15 @@ def files_of(folder: Path) -> list[Path]:
 
 
 def table_of(folder: Path) -> Path:
-    """`calls.parquet` in the folder, written again if a trace is newer. A line cut off is left out.
+    """`calls.parquet` in the folder, written anew. A line that is cut off is left out.
 
     Raises:
         BadInput: The folder has no traces, or none of their lines names a rank.
     """
     files = files_of(folder)
     table = folder / "calls.parquet"
-    newest = max(file.stat().st_mtime_ns for file in files)
-    if table.exists() and table.stat().st_mtime_ns > newest:
-        return table
     columns = "{" + ", ".join(f"'{name}': '{kind}'" for name, kind in COLUMNS.items()) + "}"
-    listed = "[" + ", ".join(map(text, files)) + "]"
+    listed = "[" + ", ".join(text(literal(file)) for file in files) + "]"
     rows = _copy(READ.replace("{columns}", columns).replace("$files", listed), table)
     if not rows:
         table.unlink()
@@ -99,7 +100,8 @@ def expected_of(file: Path, folder: Path) -> Path:
             "expected, one in each line, as vlmdebug.identities gives them."
         )
     table = folder / "expected.parquet"
-    read = f"read_csv({text(file)}, header = false, columns = {{'line': 'VARCHAR'}}, delim = '\n')"
+    options = "header = false, columns = {'line': 'VARCHAR'}, delim = '\n'"
+    read = f"read_csv({text(literal(file))}, {options})"
     _copy(
         f"select ('0x' || trim(line))::ubigint as sample from {read} where trim(line) <> ''", table
     )

@@ -70,4 +70,4 @@ def _tokens(batch: Batch, sample: int) -> bytes:
 def _values(value: Any) -> bytes:
     """Some values, of the same places in every process."""
     flat = value.reshape(-1)
-    return flat[:: max(1, len(flat) // SAMPLED)].double().numpy().tobytes()
+    return flat[:: max(1, len(flat) // SAMPLED)].detach().double().cpu().numpy().tobytes()

@@ -10,6 +10,8 @@ from operator import index
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
+
 from vlmdebug.errors import BadInput
 from vlmdebug.families.assemble import assemble
 from vlmdebug.families.facts import BatchFacts, ProcessorMetadata
@@ -53,6 +55,7 @@ class Origin:
             "coordinates": self._coordinates,
             "step": self._step,
             "micro": self._micro,
+            "grad": torch.is_grad_enabled(),
             "time": time.time_ns(),
         }
         self._micro += 1
