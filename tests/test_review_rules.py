@@ -250,3 +250,110 @@ def test_branch_is_not_said_to_never_run_for_a_value_that_was_computed():
     source = HEAD + "    first = 0 if count > 99 else 1\n    if first > 5:\n        pixels[0:1]\n"
 
     assert not review.source(source).never_run
+
+
+CHOSEN = """
+class Trainer:
+    def step(self, model, inputs, num_images, mode=None):
+        ids, pixels = inputs["input_ids"], inputs["pixel_values"]
+        places = inputs["image_position_ids"]
+        ends = [0, *accumulate(num_images)]
+        if {test}:
+            model(ids[:1], pixel_values=pixels[:{bound}], image_position_ids=places[:{bound}])
+        else:
+            model(ids[:1], pixel_values=pixels[:{other}], image_position_ids=places[:{other}])
+"""
+
+
+@pytest.mark.parametrize("wrong", ["if", "else"])
+@pytest.mark.parametrize(
+    "test",
+    [
+        'self.args.mode == "fast"',
+        'self.mode in ("a", "b")',
+        "self.extra is None",
+        "mode is not None",
+        "mode in [self.fast, 3]",
+    ],
+)
+def test_both_sides_of_a_condition_on_what_is_not_known_are_read(test, wrong):
+    sides = ("1", "ends[1]") if wrong == "if" else ("ends[1]", "1")
+    found = review.source(CHOSEN.format(test=test, bound=sides[0], other=sides[1]))
+
+    assert found.ok, str(found)
+    assert {one.text for one in found.remarks} == {"pixels[:1]", "places[:1]"}
+    assert all(test.split()[0] in str(one.unsure) for one in found.remarks)
+
+
+COUNTED = """
+def cut(self, model, inputs, size, token=151652):
+    ids, pixels, grid = inputs["input_ids"], inputs["pixel_values"], inputs["image_grid_thw"]
+    {count}
+    ends = [0, *accumulate(counts)]
+    patches = [0, *accumulate(grid.prod(-1).tolist())]
+    for a in range(0, len(ids), size):
+        b = min(a + size, len(ids))
+        model(
+            ids[a:b],
+            pixel_values=pixels[patches[ends[a]] : patches[ends[b]]],
+            image_grid_thw=grid[ends[a] : ends[b]],
+        )
+"""
+
+
+@pytest.mark.parametrize(
+    "count",
+    [
+        "counts = (ids == self.token).sum(-1).tolist()",
+        "counts = ids.eq(self.token).sum(-1).tolist()",
+        "counts = (ids == 151652).sum(-1).tolist()",
+        "counts = ids.eq(token).sum(-1).tolist()",
+        "counts = [sum(one == self.token for one in row.tolist()) for row in ids]",
+        "counts = []\n    for row in self.rows:\n        counts.append(1)\n    counts += [0] * 9",
+        "n = 0\n    while self.more():\n        n += 1\n    counts = [n] * len(ids)",
+    ],
+)
+def test_rows_by_a_count_that_is_not_known_are_listed_and_accused_of_nothing(count):
+    found = review.source(COUNTED.format(count=count))
+
+    assert not found.remarks, str(found)
+    assert [line.split(": ", 1)[1][:6] for line in found.not_judged] == ["pixels", "grid[e"]
+
+
+def test_rows_made_by_an_unknown_call_are_listed():
+    found = review.source(
+        'def cut(self, model, inputs):\n    pixels = self.take(inputs["pixel_values"])\n'
+        '    model(inputs["input_ids"][:1], pixel_values=pixels)\n'
+    )
+
+    assert not found.remarks
+    assert len(found.not_judged) == 1 and "rows of its media are not known" in found.not_judged[0]
+
+
+def test_columns_of_pixels_are_not_called_rows():
+    (found,) = review.source(
+        "def crop(input_ids, pixel_values, start, n):\n"
+        "    return input_ids.narrow(1, start, n), pixel_values.narrow(1, start, n)\n"
+    ).findings
+
+    assert "in another shape or with other values" in found.message
+    assert "but not as they are" in found.message and "running totals" not in found.message
+
+
+def test_branch_of_a_function_that_was_not_read_to_its_end_is_not_said_to_never_run():
+    ways = "".join(f"    if self.c{i}:\n        ids = ids[:{i + 1}]\n" for i in range(12))
+    source = (
+        "def cut(self, model, inputs):\n"
+        '    ids, pixel_values = inputs["input_ids"], inputs["pixel_values"]\n'
+        '    image_grid_thw = inputs.get("image_grid_thw")\n'
+        '    image_position_ids = inputs.get("image_position_ids")\n'
+        f"{ways}"
+        "    if image_grid_thw is not None and image_position_ids is not None:\n"
+        "        model(ids, pixel_values=pixel_values[:1])\n"
+        "    model(ids, pixel_values=pixel_values)\n"
+    )
+    found = review.source(source)
+
+    assert "more than 24 ways" in str(found.not_judged)
+    assert not found.never_run
+    assert review.source(source.replace(ways, "")).never_run

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from vlmdebug.core.keys import KEYS, MEDIA_KEYS, MEDIA_OF
-from vlmdebug.review.arrays import Failed, Tensor
+from vlmdebug.review.arrays import Failed, Tensor, Unknown
 from vlmdebug.review.entry import Entry
 from vlmdebug.review.keys import KNOWN, nearest
-from vlmdebug.review.machine import FUEL, Frame, OutOfFuel, Run
+from vlmdebug.review.machine import FUEL, Frame, OutOfFuel, Run, of_batch
 from vlmdebug.review.statements import ENDS, Machine
 from vlmdebug.review.trials import Trial, trials
 from vlmdebug.review.uses import word_of
@@ -29,6 +29,7 @@ WAYS = 24
 """Ways through a function that are read for one batch."""
 FEW = 3
 """Ways after which no others are read, if none of them has taken rows."""
+NO_TOKENS = "its tokens are not rows of the batch"
 REFUSES = frozenset({"AssertionError"})
 
 
@@ -179,13 +180,13 @@ class Reading:
                 self.unread.setdefault(run.taken[key], f"{key} is taken out of the batch")
         for one in run.observed:
             media = [
-                value
-                for key, value in one.items.items()
-                if key in MEDIA_KEYS and isinstance(value, Tensor) and value.key is not None
+                value for key, value in one.items.items() if key in MEDIA_KEYS and of_batch(value)
             ]
-            places = {one.node, *(value.cut for value in media if value.cut is not None)}
+            places = {one.node, *(getattr(value, "cut", None) for value in media)}
             if media and places.isdisjoint(judged):
-                self.unread.setdefault(one.node, "its tokens are not rows of the batch")
+                unknown = all(isinstance(value, Unknown) for value in media)
+                why = "rows of its media are not known" if unknown else NO_TOKENS
+                self.unread.setdefault(one.node, why)
 
     def _runs(self, trial: Trial) -> Iterator[Run]:
         """The ways through the function: all conditions true, then one of them false, then two.

@@ -132,7 +132,7 @@ class Remarks:
         others = [one.key for one in places if one is not place and any(self._wrong(one))]
         first = min(shown.values(), key=lambda verdict: len(verdict.trial.counts))
         assert first.difference is not None
-        lines = [*_said(place.key, shown), _rows(first)]
+        lines = [*_said(place.key, shown, first.difference), _rows(first)]
         if others:
             lines.append(f"The same with {', '.join(dict.fromkeys(others))}.")
         if right:
@@ -252,6 +252,8 @@ class Remarks:
 
     def _unreached(self) -> Iterator[str]:
         """Branches with cuts of media that no run took, below a test that runs have reached."""
+        if self._reading.limit is not None:
+            return  # what was not read may run
         for node in self._reading.entry.nodes:
             sides = self._reading.sides.get(node.test) if isinstance(node, ast.If) else None
             if not isinstance(node, ast.If) or sides is None or len(sides) > 1:
@@ -313,9 +315,8 @@ def _cuts_media(node: ast.AST) -> bool:
     return False
 
 
-def _said(key: str, wrong: Mapping[str, Verdict]) -> Iterator[str]:
+def _said(key: str, wrong: Mapping[str, Verdict], first: Difference) -> Iterator[str]:
     """How the key is cut, and what its rows count in the layouts where that is wrong."""
-    first = next(iter(wrong.values())).difference
     by_unit: dict[str, list[str]] = {}
     for layout, verdict in wrong.items():
         by_unit.setdefault(verdict.trial.batch.layout[key].unit, []).append(layout)
@@ -324,6 +325,8 @@ def _said(key: str, wrong: Mapping[str, Verdict]) -> Iterator[str]:
         yield f"{key} is not passed in {', '.join(wrong)}."
     elif isinstance(first, MustBeAbsent):
         yield f"{key} is passed where the chunk has no media, in {', '.join(wrong)}."
+    elif not isinstance(first, WrongRows):
+        yield f"{key} is passed in another shape or with other values, in {', '.join(wrong)}."
     else:
         cuts = [_cut_by(verdict.difference) for verdict in wrong.values()]
         common = [unit for unit in cuts[0] if all(unit in cut for cut in cuts)]
@@ -347,6 +350,10 @@ def _rows(verdict: Verdict) -> str:
     single = len(one.samples) == 1
     who = f"sample {samples} gets" if single else f"samples {samples} get"
     own, given = _spans(one.expected), _spans(one.actual)
+    if own == given:
+        whose = "its" if single else "their"
+        where = verdict.trial.layout
+        return f"With {verdict.trial}: {who} {whose} own rows, but not as they are ({where})."
     gets = "nothing" if isinstance(one, Dropped) else f"rows {given}"
     owns = "its rows are" if single else "their rows are"
     return f"With {verdict.trial}: {who} {gets}, but {owns} {own} ({verdict.trial.layout})."
@@ -364,6 +371,8 @@ def _remedy(difference: Difference) -> str:
         return "Pass it with the rows of the chunk's samples; see `vlmdebug export`."
     if isinstance(difference, MustBeAbsent):
         return "Leave the key out of chunks without media; see `vlmdebug export`."
+    if not isinstance(difference, WrongRows):
+        return "Cut it along its first dimension only; see `vlmdebug export`."
     return "Cut by running totals of what the rows count; see `vlmdebug export`."
 
 
