@@ -160,3 +160,17 @@ def test_rows_that_could_not_be_identified_are_not_called_missing(code):
     unknown = replace(report.findings[0].worst, code=code, actual=None)
 
     assert sentence(report, unknown)[1:] == unknown.message.partition("\n")[0][1:]
+
+
+def test_chunk_of_images_without_samples_can_be_shown():
+    processor = vd.tiny.build("qwen3_vl")[1]
+    batch = vd.read_batch(vd.tiny.batch("qwen3_vl", [1, 1]), processor=processor)
+
+    def slicer(inputs, chunk_size):
+        first, *others = batch.chunks(chunk_size)
+        media = {key: first[key] for key in ("pixel_values", "image_grid_thw")}
+        return [first, *others, media]
+
+    report = vd.check(slicer, batch, chunk_size=1, pictures=True)
+
+    assert "No sample should see" in vd.Report.to_html(report)

@@ -46,8 +46,10 @@ def sentence(report: Record, mismatch: Mismatch) -> str:
 
 
 def named(samples: Sequence[int]) -> str:
-    """`Sample B`, `Samples A and B`, `Samples A to D`, `Samples A, C and 4 more`."""
+    """`Sample B`, `Samples A and B`, `Samples A to D`, `Samples A, C and 4 more`, `No sample`."""
     names = [letter(sample) for sample in samples]
+    if not names:
+        return "No sample"
     if len(names) == 1:
         return f"Sample {names[0]}"
     if len(names) > 2 and list(samples) == list(range(samples[0], samples[-1] + 1)):
