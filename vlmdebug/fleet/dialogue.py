@@ -110,7 +110,7 @@ class _Builder:
         self.tokens = tokens
         self.spelled = {**MARKERS, **tokens}
         self.columns = {modality: _column(row, names) for modality, names in COLUMNS.items()}
-        self.llava = row.get("messages") is None and row.get("conversations") is not None
+        self.by_marker = row.get("messages") is None and row.get("conversations") is not None
         self.unread: list[str] = ["audio"] if _column(row, ("audios", "audio")) else []
         self.calls: list[int] = []
         self.turns: list[Turn] = []
@@ -146,7 +146,7 @@ class _Builder:
         for spelled, modality in self.spelled.items():
             if spelled not in text:
                 continue
-            if not (spelled in self.tokens or self.columns[modality] or self.llava):
+            if not (spelled in self.tokens or self.columns[modality] or self.by_marker):
                 self.unread.append(f"whether {spelled} is a place: the row has no {modality}")
                 continue
             self.marked = True

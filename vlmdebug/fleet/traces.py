@@ -69,7 +69,7 @@ def files_of(folder: Path) -> list[Path]:
 
 
 def table_of(folder: Path) -> Path:
-    """`calls.parquet` in the folder, written anew. A line that is cut off is left out.
+    """`calls.parquet` in the folder, written again. A line that is cut off is left out.
 
     Raises:
         BadInput: The folder has no traces, or none of their lines names a rank.

@@ -121,8 +121,8 @@ def collate_report(trial: Collator, rows: Sequence[Any], singles: Sequence[Alone
         output = trial(rows)
     except Exception as error:  # the collator's own
         raised = [one.error for one in singles if isinstance(one.error, type(error))]
-        found = _raised(raised[0] if raised else error, alone=bool(raised))
-        return _bare(len(rows), found, error=error)
+        difference = _raised(raised[0] if raised else error, alone=bool(raised))
+        return _bare(len(rows), difference, error=error)
     tensors = tensors_of(output, len(rows), trial.dims)
     batches = [one.batch for one in singles if one.batch is not None]
     known = batches if len(batches) == len(rows) else None

@@ -53,7 +53,7 @@ class Joined:
         spans: The tokens of each of them in the call.
         firsts: The first of its own tokens that each of them has there.
         texts: The tokens of the batch.
-        strange: Whether other tokens that are no padding stand beside them.
+        strange: Whether other tokens that are no padding stand among them.
     """
 
     samples: tuple[int, ...]

@@ -104,7 +104,7 @@ class Session:
                 watcher.drop()
 
     def forked(self, html: Path, log: Path | None) -> None:
-        """Begin anew in a process that was forked, with files of its own."""
+        """Begin again in a process that was forked, with files of its own."""
         self.forget()
         self.html, self._log_path = html, log
 
