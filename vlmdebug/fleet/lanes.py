@@ -10,13 +10,11 @@ from typing import Any
 
 from vlmdebug.fleet.merge import FAULTS, Merged
 from vlmdebug.safe import escaped, one_line
-from vlmdebug.views.html import PAGE
+from vlmdebug.views.page import TABLES, page
 
 MOST_STEPS, MOST_RANKS = 24, 64
 STYLE = (
-    f"{PAGE}h2{{font-size:1.05rem;margin:2rem 0 .5rem}}table{{border-collapse:collapse}}"
-    "th{text-align:left;font-weight:600}td{white-space:nowrap}div.wide{overflow-x:auto}"
-    "table.lanes td{border:1px solid rgba(128,128,128,.35)}"
+    f"{TABLES}td{{white-space:nowrap}}table.lanes td{{border:1px solid rgba(128,128,128,.35)}}"
     "td.wrong{background:rgba(213,94,0,.16);border-bottom:2px solid #D55E00}"
 )
 
@@ -34,14 +32,7 @@ def to_page(merged: Merged) -> str:
         ]
     parts += [f"<p>Not compared: {escaped(text)}</p>" for text in merged.not_compared]
     parts.append(_lanes(merged))
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escaped(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(part for part in parts if part)
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    return page(title, parts, STYLE)
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -17,18 +17,16 @@ from vlmdebug.fleet.sources import Block, rows_of
 from vlmdebug.fleet.sql import Answer
 from vlmdebug.fleet.summary import Summary
 from vlmdebug.safe import escaped, one_line
-from vlmdebug.views.html import PAGE
+from vlmdebug.views.page import TABLES, page
 
 SIDE = 96
 """Longest side of a thumbnail, in pixels."""
 THUMBNAILS = 4
 """Images shown of one row."""
 STYLE = (
-    f"{PAGE}h2{{font-size:1.05rem;margin:2rem 0 .5rem}}table{{border-collapse:collapse}}"
-    "th{text-align:left;font-weight:600}td{vertical-align:top}"
-    "tr+tr td{border-top:1px solid rgba(128,128,128,.35)}.n{text-align:right}"
+    f"{TABLES}td{{vertical-align:top}}tr+tr td{{border-top:1px solid rgba(128,128,128,.35)}}"
+    ".n{text-align:right}code{overflow-wrap:anywhere}"
     "img{margin:0 .4em .2em 0;border:1px solid rgba(128,128,128,.5)}"
-    "div.wide{overflow-x:auto}code{overflow-wrap:anywhere}"
 )
 
 
@@ -47,15 +45,7 @@ def to_page(summary: Summary, blocks: Sequence[Block], settings: AuditSettings) 
         _section("Files", _table(summary.ask("files"))),
         f"<p>The table is <code>{escaped(summary.path)}</code>; any SQL can ask it.</p>",
     ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escaped(title)} – vlmdebug</title>\n<style>{STYLE}</style>\n</head>\n"
-        "<body>\n<main>\n"
-        + "\n".join(part for part in parts if part)
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    return page(title, parts, STYLE)
 
 
 def _section(title: str, content: str) -> str:

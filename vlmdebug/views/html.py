@@ -19,6 +19,7 @@ from vlmdebug.core.rows import Rows
 from vlmdebug.core.scene import Scene
 from vlmdebug.safe import escaped, one_line
 from vlmdebug.views import picture, rows
+from vlmdebug.views.page import page
 from vlmdebug.views.sentences import named, opening_sentence, sentence, slices
 from vlmdebug.views.strips import BLUE, VERMILION, rows_in, strip
 
@@ -36,27 +37,13 @@ CODE = (
 )
 PAD = ' style="padding:.3em .4em"'
 LEFT = ' style="text-align:left;padding:.3em .4em"'
-PAGE = (
-    ":root{color-scheme:light dark;background:Canvas;color:CanvasText}"
-    "body{margin:2rem auto;max-width:68rem;padding:0 1.25rem;"
-    "font:15px/1.5 system-ui,-apple-system,'Segoe UI',sans-serif}"
-    "h1{font-size:1.35rem;line-height:1.35;font-weight:600;margin:0 0 .6rem}"
-    "h2{font-size:1rem;font-weight:600;margin:2em 0 .3em}"
-    "dl{margin:0;font-size:.9em}dt{font-weight:600}dd{margin:0 0 .4em}a{color:inherit}"
-)
 
 
 def to_page(report: Record) -> str:
     """One self-contained page, for light and dark themes."""
-    title = escaped(one_line(f"{rows.headline(report)} – vlmdebug", 200))
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{title}</title>\n<style>{PAGE}</style>\n"
-        f"</head>\n<body>\n<main>\n<h1>{_opening(report)}</h1>\n{_body(report, linked=True)}\n"
-        f"{_codes(report)}</main>\n</body>\n</html>\n"
-    )
+    title = one_line(rows.headline(report), 200)
+    heading = f"<h1>{_opening(report)}</h1>"
+    return page(title, [heading, _body(report, linked=True), _codes(report)])
 
 
 def to_html(report: Record) -> str:
@@ -94,7 +81,7 @@ def _codes(report: Record) -> str:
         f"More: <code>vlmdebug explain {code}</code></dd>"
         for code in codes
     )
-    return f"<h2>Codes</h2>\n<dl>{items}</dl>\n" if items else ""
+    return f"<h2>Codes</h2>\n<dl>{items}</dl>" if items else ""
 
 
 def _head(report: Record) -> str:
