@@ -209,7 +209,8 @@ class _Question:
             return f"Without {self.name}, the chunk would lose its{lost}. {holds}"
         if not said:
             same = " The number is right, but a key with zero rows is still a key."
-            return f"You predicted zero {plural(self.row)}. {holds}{'' if self.expected.rows else same}"
+            zero = f"You predicted zero {plural(self.row)}. {holds}"
+            return zero if self.expected.rows else f"{zero}{same}"
         inside = self._inside(said)
         total = number(sum(self.counts), self.row)
         beyond = f"{self.name} has {total} in the whole batch. " if inside != said else ""
@@ -425,10 +426,11 @@ def exercise(topic: str | None = None, *, seed: int = 0) -> Exercise:
     chunks = chunk_bounds(samples, size)
     chunk = draw.randrange(1, len(chunks))
     own = range(*chunks[chunk])
-    if about == "text-only" and draw.random() < 2 / 3:
-        images = [0 if sample in own else count for sample, count in enumerate(images)]
-    elif not any(images[sample] for sample in own):
-        images[own[-1]] = 1
+    if about == "text-only":  # the chunk, and the sample before it
+        bare = {*own, own[0] - 1} - {0}
+        images = [0 if sample in bare else count for sample, count in enumerate(images)]
+    if about != "text-only" or draw.random() < 1 / 3:
+        images[own[-1]] = images[own[-1]] or draw.choice((1, 2))
     batch = make_batch(family, images, [draw.randint(1, 4) for _ in range(sum(images))])
     media = [key for key in batch.layout.media if about == "patches" or key == "pixel_values"]
     return Exercise(batch, draw.choice(media), chunk, size)
