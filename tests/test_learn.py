@@ -10,10 +10,16 @@ import pytest
 import torch
 
 import vlmdebug as vd
+from vlmdebug import learn
 from vlmdebug.families import FAMILIES
 from vlmdebug.learn import TOPICS, exercise, predict
 
 HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+@pytest.fixture(autouse=True)
+def nothing_was_asked_before(monkeypatch):
+    monkeypatch.setattr(learn, "_wrong_answers", {})
 
 
 @pytest.fixture
@@ -67,9 +73,24 @@ def test_each_question_counts_its_own_answers(batch):
 
     assert not predict(batch, "pixel_values", (1, 2), chunk=0).hint
     assert not predict(batch, "image_position_ids", (0, 2), chunk=2).hint
-    assert not predict(batch, "pixel_values", (0, 2), chunk=1, chunk_size=2).hint
-    assert not predict(vd.make_batch("gemma4", [2, 0, 1]), "pixel_values", (0, 2), chunk=2).hint
+    assert not predict(batch, "pixel_values", (0, 2), chunk=0, chunk_size=2).hint
+    assert not predict(vd.make_batch("gemma4", [2, 1, 1]), "pixel_values", (0, 2), chunk=2).hint
     assert predict(batch, "pixel_values", (0, 2), chunk=2).hint
+
+
+def test_cell_that_makes_its_batch_again_asks_the_same_question():
+    for rows, hint in (((1, 2), False), ((0, 1), True)):
+        made = vd.make_batch("gemma4", [2, 0, 1])
+        assert bool(predict(made, "pixel_values", rows, chunk=2).hint) == hint
+
+
+def test_old_questions_are_forgotten(batch, monkeypatch):
+    monkeypatch.setattr(learn, "MOST_QUESTIONS", 2)
+    for images in ([2, 1], [2, 2], [2, 3], [2, 4]):
+        predict(vd.make_batch("llava", images), "pixel_values", (1, 2), chunk=1)
+
+    assert len(learn._wrong_answers) == 2
+    assert predict(vd.make_batch("llava", [2, 4]), "pixel_values", (0, 2), chunk=1).hint
 
 
 @pytest.mark.parametrize(

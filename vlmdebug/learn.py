@@ -8,10 +8,9 @@ second one adds a hint, and the third one the rule, so that there is something l
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from weakref import WeakKeyDictionary
 
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.given import described, public
@@ -34,9 +33,10 @@ MOST_TERMS = 8
 BOX = "padding:.4em .9em;margin:.4em 0;line-height:1.5;max-width:48rem"
 CELL = ' style="text-align:left;padding:.2em .9em .2em 0"'
 
-_wrong_answers: WeakKeyDictionary[Batch, dict[tuple[str, int, int], list[str]]]
-_wrong_answers = WeakKeyDictionary()
-"""The different wrong answers to each question about a batch, as long as the batch exists."""
+MOST_QUESTIONS = 256
+_wrong_answers: dict[Hashable, list[str]] = {}
+"""The different wrong answers to each of the last questions. A cell that makes its batch again asks
+the same question again."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -124,11 +124,7 @@ def predict(batch: Batch, key: str, rows: Said, *, chunk: int, chunk_size: int =
     said = _rows(rows)
     if asked.is_right(said, empty=isinstance(rows, slice)):
         return Answer(True, rule=asked.rule(), picture=asked.picture())
-    tries = _wrong_answers.setdefault(batch, {}).setdefault((key, chunk, chunk_size), [])
-    answer = str(said)
-    if answer not in tries:
-        tries.append(answer)
-    place = tries.index(answer)
+    place = _tries_before(asked, said)
     return Answer(
         False,
         asked.owners(said),
@@ -136,6 +132,19 @@ def predict(batch: Batch, key: str, rows: Said, *, chunk: int, chunk_size: int =
         f"Rule: {asked.rule()}" if place >= 2 else "",
         asked.picture(said) if place >= 2 else "",
     )
+
+
+def _tries_before(asked: _Question, said: Rows | None) -> int:
+    """Other wrong answers to the same question that came first."""
+    batch, key = asked.batch, asked.key
+    question = str(batch.layout), key, tuple(asked.counts), asked.samples
+    tries = _wrong_answers.setdefault(question, [])
+    if len(_wrong_answers) > MOST_QUESTIONS:
+        del _wrong_answers[next(iter(_wrong_answers))]
+    answer = str(said)
+    if answer not in tries:
+        tries.append(answer)
+    return tries.index(answer)
 
 
 def _rows(rows: Said) -> Rows | None:
