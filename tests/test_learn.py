@@ -334,9 +334,9 @@ def test_question_says_all_that_is_needed_in_text_and_in_html():
         "  sample 3 (D): D1 (3 tiles), D2 (2 tiles)\n"
         "  sample 4 (E): E1 (3 tiles), E2 (4 tiles), E3 (1 tile)\n"
         "pixel_values: one row per tile, shape (20, 3, 2, 2)\n"
-        "Each chunk has 1 sample. Which rows of pixel_values does chunk 3 get? Chunks and samples "
-        "are numbered from 0. Answer with .predict(slice(start, stop)), or .predict(None) if the "
-        "chunk must not have this key."
+        "Each chunk has 1 sample. Which rows of pixel_values does chunk 3 get?\n"
+        "Samples, chunks and rows are numbered from 0. Answer with predict(slice(start, stop)), or "
+        "predict(None) if the chunk must not have this key."
     )
     for said in ("3 (D)", "D1 (3 tiles), D2 (2 tiles)", "one row per tile", "does chunk 3 get?"):
         assert said in question._repr_html_()

@@ -297,7 +297,8 @@ class _Question:
         own = self.expected.rows
         found = KeyReport(KeyState.OK, own, own)
         if wrong:
-            found = KeyReport(KeyState.WRONG_ROWS, own, wrong[0])
+            said = None if wrong[0] is None else self._inside(wrong[0])
+            found = KeyReport(KeyState.WRONG_ROWS, own, said)
         return strip(found, self.key, sum(self.counts))
 
 
@@ -318,6 +319,12 @@ TOPICS = {
     "text-only": ("gemma4", "qwen2_5_vl", "internvl", "idefics3"),
 }
 """What an exercise is about, and the layout families that it is drawn from."""
+
+
+HOW = (
+    "Samples, chunks and rows are numbered from 0. Answer with predict(slice(start, stop)), or "
+    "predict(None) if the chunk must not have this key."
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -362,11 +369,7 @@ class Exercise:
     @property
     def _question(self) -> str:
         size = "1 sample" if self.chunk_size == 1 else f"up to {self.chunk_size} samples"
-        return (
-            f"Each chunk has {size}. Which rows of {self.key} does chunk {self.chunk} get? "
-            "Chunks and samples are numbered from 0. Answer with .predict(slice(start, stop)), or "
-            ".predict(None) if the chunk must not have this key."
-        )
+        return f"Each chunk has {size}. Which rows of {self.key} does chunk {self.chunk} get?"
 
     def _images(self, sample: int) -> str:
         """`A1, A2`, with their tiles where images have some."""
@@ -384,7 +387,7 @@ class Exercise:
             f"  sample {sample} ({letter(sample)}): {self._images(sample)}"
             for sample in range(len(self.batch))
         ]
-        return "\n".join([self._head, *lines, *self._facts, self._question])
+        return "\n".join([self._head, *lines, *self._facts, self._question, HOW])
 
     def __repr__(self) -> str:
         return str(self)
@@ -398,11 +401,12 @@ class Exercise:
         facts = "<br>".join(escaped(fact) for fact in self._facts)
         return (
             f'<div style="{BOX}"><table style="table-layout:auto;border-collapse:collapse">'
-            f'<caption style="text-align:left"><strong>{escaped(self._head)}</strong></caption>'
+            f'<caption style="text-align:left;white-space:nowrap"><strong>{escaped(self._head)}</strong></caption>'
             f'<thead><tr><th scope="col"{CELL}>sample</th><th scope="col"{CELL}>images</th></tr>'
             f"</thead><tbody>{body}</tbody></table>"
             f'<p style="margin:.4em 0">{facts}</p>'
-            f'<p style="margin:.4em 0">{escaped(self._question)}</p></div>'
+            f'<p style="margin:.4em 0"><strong>{escaped(self._question)}</strong><br>'
+            f"{escaped(HOW)}</p></div>"
         )
 
 
