@@ -148,8 +148,8 @@ def test_key_with_a_padded_row_per_sample_is_kept_where_the_model_wants_it():
     assert predict(padded, "pixel_values", None, chunk=1).right
     assert not predict(kept, "pixel_values", None, chunk=1).right
     assert predict(kept, "pixel_values", (1, 2), chunk=1).rule == (
-        "One row of pixel_values is one sample, so the chunk gets sample 1. That is "
-        "pixel_values[1:2]."
+        "One row of pixel_values is one sample, so the chunk gets sample 1. This model needs it "
+        "with and without images. That is pixel_values[1:2]."
     )
 
 

@@ -273,7 +273,9 @@ class _Question:
             return f"{who.capitalize()} own no rows, and the key may be left out."
         rows = f"That is {self.name}[{self.expected.rows}]."
         if self.unit == "sample":
-            return f"One row of {self.name} is one sample, so the chunk gets {who}. {rows}"
+            kept = self.key in self.batch.layout.media and self.media is None
+            always = " This model needs it with and without images." if kept else ""
+            return f"One row of {self.name} is one sample, so the chunk gets {who}.{always} {rows}"
         own, before = self.counts[samples.start : samples.stop], self.counts[: samples.start]
         begins = f"No sample comes before, so the {plural(self.row)} begin at 0"
         if before:
@@ -316,7 +318,7 @@ TOPICS = {
     "patches": ("qwen2_5_vl",),
     "tiles": ("internvl",),
     "padded": ("idefics3", "idefics2"),
-    "text-only": ("gemma4", "qwen2_5_vl", "internvl", "idefics3"),
+    "text-only": ("gemma4", "qwen2_5_vl", "internvl", "idefics3", "mllama"),
 }
 """What an exercise is about, and the layout families that it is drawn from."""
 
@@ -431,8 +433,9 @@ def exercise(topic: str | None = None, *, seed: int = 0) -> Exercise:
             "Nothing was drawn. Name one of these, or none."
         )
     draw = random.Random(f"{topic} {seed}")
-    about = topic or list(TOPICS)[seed % len(TOPICS)]
-    family = TOPICS[about][seed % len(TOPICS[about])]
+    turn, place = (seed, seed) if topic else (seed // len(TOPICS), seed % len(TOPICS))
+    about = topic or list(TOPICS)[place]
+    family = TOPICS[about][turn % len(TOPICS[about])]
     samples, size = draw.randint(4, 6), draw.randint(1, 3)
     images = [draw.choice((0, 1, 1, 2, 3)) for _ in range(samples)]
     images[0] = draw.choice((2, 3))  # so that images and samples are never numbered alike
