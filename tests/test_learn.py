@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from vlmdebug import learn
 from vlmdebug.families import FAMILIES
 from vlmdebug.learn import TOPICS, exercise, predict
 
+ROOT = Path(__file__).parent.parent
 HOSTILE = "<img src=x onerror=alert(1)>"
 
 
@@ -345,6 +347,27 @@ def test_question_says_all_that_is_needed_in_text_and_in_html():
 
 def test_sizes_of_images_are_given_as_the_batch_has_them():
     assert "image_grid_thw: [[1, 2, " in str(exercise("patches", seed=0))
+
+
+@pytest.mark.parametrize(
+    ("topic", "seed", "belief", "truth"),
+    [
+        pytest.param("images", 7, (2, 4), (4, 9), id="the first dimension is the batch"),
+        pytest.param("images", 7, (1, 3), (4, 9), id="chunk 1 begins at row 1"),
+        pytest.param("text-only", 20, (3, 3), None, id="no image, no rows, but the key"),
+        pytest.param("text-only", 35, None, (3, 5), id="one sample without images, no key"),
+        pytest.param("tiles", 1, (5, 8), (8, 16), id="one image is one row, of tiles"),
+        pytest.param("patches", 0, (4, 7), (28, 60), id="one image is one row, of patches"),
+        pytest.param("padded", 4, (6, 9), (2, 4), id="more images are more rows"),
+    ],
+)
+def test_exercise_of_the_lesson_shows_a_belief_to_be_wrong(topic, seed, belief, truth):
+    page = (ROOT / "docs" / "teaching.md").read_text(encoding="utf-8")
+    question = exercise(topic, seed=seed)
+
+    assert f'exercise("{topic}", seed={seed})' in page
+    assert not question.predict(belief).right
+    assert question.predict(truth).right
 
 
 def test_unknown_topic_is_refused():

@@ -403,7 +403,8 @@ class Exercise:
         facts = "<br>".join(escaped(fact) for fact in self._facts)
         return (
             f'<div style="{BOX}"><table style="table-layout:auto;border-collapse:collapse">'
-            f'<caption style="text-align:left;white-space:nowrap"><strong>{escaped(self._head)}</strong></caption>'
+            f'<caption style="text-align:left;white-space:nowrap"><strong>{escaped(self._head)}'
+            "</strong></caption>"
             f'<thead><tr><th scope="col"{CELL}>sample</th><th scope="col"{CELL}>images</th></tr>'
             f"</thead><tbody>{body}</tbody></table>"
             f'<p style="margin:.4em 0">{facts}</p>'
