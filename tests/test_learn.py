@@ -13,7 +13,8 @@ import torch
 import vlmdebug as vd
 from vlmdebug import learn
 from vlmdebug.families import FAMILIES
-from vlmdebug.learn import TOPICS, exercise, predict
+from vlmdebug.families.lessons import TOPICS
+from vlmdebug.learn import exercise, predict
 
 ROOT = Path(__file__).parent.parent
 HOSTILE = "<img src=x onerror=alert(1)>"

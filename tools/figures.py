@@ -46,7 +46,7 @@ def wrong_image() -> Figure:
     return figure
 
 
-def theme(background: str, ink: str) -> dict[str, Any]:
+def theme(background: str, ink: str) -> dict[Any, Any]:
     """Settings of matplotlib: words stay text in the SVG."""
     inks = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
     grounds = ("figure.facecolor", "axes.facecolor", "savefig.facecolor")

@@ -93,7 +93,7 @@ def lesson(numbers: Sequence[str] = LESSON, *, run: bool = False) -> list[tuple[
 
 def main() -> None:
     """Print a line for each section, and the end of the lesson."""
-    options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    options = argparse.ArgumentParser(description="The clock of a lesson.")
     options.add_argument("--run", action="store_true", help="also run the notebooks")
     options.add_argument("notebooks", nargs="*", default=LESSON, help="such as 01 03")
     chosen, now = options.parse_args(), 0.0

@@ -21,6 +21,7 @@ from vlmdebug.core.record import KeyReport, KeyState
 from vlmdebug.core.rows import Rows, chunk_bounds
 from vlmdebug.core.wording import image_name, letter, number
 from vlmdebug.errors import BadInput
+from vlmdebug.families.lessons import TOPICS
 from vlmdebug.running.synthetic import make_batch
 from vlmdebug.safe import escaped, harmless, one_line
 from vlmdebug.views.strips import BLUE, VERMILION, strip
@@ -312,16 +313,6 @@ def _named(samples: range) -> str:
 
 
 # --- exercises -------------------------------------------------------------------------------
-
-TOPICS = {
-    "images": ("gemma4", "llava", "mistral3"),
-    "patches": ("qwen2_5_vl",),
-    "tiles": ("internvl",),
-    "padded": ("idefics3", "idefics2"),
-    "text-only": ("gemma4", "qwen2_5_vl", "internvl", "idefics3", "mllama"),
-}
-"""What an exercise is about, and the layout families that it is drawn from."""
-
 
 HOW = (
     "Samples, chunks and rows are numbered from 0. Answer with predict(slice(start, stop)), or "
