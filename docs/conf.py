@@ -78,7 +78,14 @@ def api_page(names: list[str]) -> str:
         home = f"{value.__module__}.{value.__qualname__}"
         parts += [f"```{{eval-rst}}\n.. {kind}:: {home}"]
         parts += [f"   {members}" if members else "", "```", ""]
-    more = ("tiny.build", "tiny.batch", "learn.predict", "review.paths", "review.source")
+    more = (
+        "tiny.build",
+        "tiny.batch",
+        "learn.predict",
+        "learn.exercise",
+        "review.paths",
+        "review.source",
+    )
     for home in (f"vlmdebug.{name}" for name in more):
         parts += [f"```{{eval-rst}}\n.. autofunction:: {home}\n```", ""]
     return "\n".join(parts)

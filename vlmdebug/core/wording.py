@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 from vlmdebug.core.layout import plural
 from vlmdebug.core.rows import Rows
+
+CELL = re.compile(r"<ipython-input-\d+-\w+>|(?:.*[/\\\\])?ipykernel_\d+[/\\\\]\d+\.py")
+"""Names that IPython gives to the code of a cell: numbers of a process and of a text."""
 
 
 class Words(NamedTuple):
@@ -36,6 +42,16 @@ def listed(numbers: Sequence[int], most: int = 6) -> str:
     """`0, 1, 2`, and for long lists `0, 1, 2, 3, 4, 5 … 64 in all`."""
     shown = ", ".join(map(str, numbers[:most]))
     return f"{shown} … {len(numbers)} in all" if len(numbers) > most else shown
+
+
+@cache
+def short_name(filename: str) -> str:
+    """A file of code with its folder: `train/loop.py`; `notebook cell` for the code of a cell.
+
+    >>> short_name("/home/me/train/loop.py"), short_name("/tmp/ipykernel_17/3053.py")
+    ('train/loop.py', 'notebook cell')
+    """
+    return "notebook cell" if CELL.fullmatch(filename) else "/".join(Path(filename).parts[-2:])
 
 
 def letter(sample: int) -> str:

@@ -6,13 +6,13 @@ Frames are read, never run: only types, names and values that are there already 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from traceback import walk_tb
 from types import TracebackType
 from typing import Any, NamedTuple
 
 from vlmdebug.core.given import kind_of
 from vlmdebug.core.keys import KNOWN, MEDIA_KEYS
+from vlmdebug.core.wording import short_name
 
 LIBRARIES = ("torch", "transformers", "accelerate", "peft", "vlmdebug", "contextlib", "functools")
 """Modules that are not the user's own code."""
@@ -59,7 +59,7 @@ def frames_of(error: BaseException | TracebackType | None) -> list[Frame]:
 
 def _frame(frame: Any, line: int) -> Frame:
     code = frame.f_code
-    site = f"{'/'.join(Path(code.co_filename).parts[-2:])}:{line}"
+    site = f"{short_name(code.co_filename)}:{line}"
     return Frame(frame.f_locals, code.co_name, str(frame.f_globals.get("__name__", "")), site)
 
 

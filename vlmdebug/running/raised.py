@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from pathlib import Path
 
+from vlmdebug.core.wording import short_name
 from vlmdebug.safe import one_line
 
 OURS = {
@@ -22,7 +23,7 @@ def place_of(error: BaseException) -> str | None:
     own = [frame for frame in frames if not _is_plumbing(Path(frame.filename))]
     if not own:
         return None
-    return one_line(f"{'/'.join(Path(own[-1].filename).parts[-2:])}:{own[-1].lineno}", 200)
+    return one_line(f"{short_name(own[-1].filename)}:{own[-1].lineno}", 200)
 
 
 def _is_plumbing(file: Path) -> bool:

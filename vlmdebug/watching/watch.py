@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from itertools import count
 from pathlib import Path
 from threading import RLock
@@ -31,6 +31,7 @@ from vlmdebug.core.given import public
 from vlmdebug.core.keys import CACHES, DERIVED, KNOWN, MEDIA_KEYS, PIXELS
 from vlmdebug.core.mismatch import Mismatch
 from vlmdebug.core.record import Verdict
+from vlmdebug.core.wording import short_name
 from vlmdebug.errors import BadInput, MismatchError, VlmDebugError
 from vlmdebug.families.facts import ProcessorMetadata
 from vlmdebug.families.metadata import read_metadata
@@ -398,11 +399,6 @@ def site_of_caller() -> str:
     frame = sys._getframe(1)
     while frame is not None:
         if not frame.f_globals.get("__name__", "").startswith(PLUMBING):
-            return f"{_short(frame.f_code.co_filename)}:{frame.f_lineno}"
+            return f"{short_name(frame.f_code.co_filename)}:{frame.f_lineno}"
         frame = frame.f_back
     return "unknown"
-
-
-@cache
-def _short(filename: str) -> str:
-    return "/".join(Path(filename).parts[-2:])
