@@ -95,7 +95,11 @@ def seam_doubts(seams: Iterable[Seam], samples: int) -> list[NotApart]:
 def rows_of_calls(calls: Iterable[ObservedCall]) -> tuple[PackedRow, ...]:
     """The packed rows of all calls, each with its faults and the number of its call."""
     return tuple(
-        [row for index, call in enumerate(calls) for row in with_faults(call.rows, call.seams, index)]
+        [
+            row
+            for index, call in enumerate(calls)
+            for row in with_faults(call.rows, call.seams, index)
+        ]
     )
 
 

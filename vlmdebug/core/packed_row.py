@@ -49,9 +49,10 @@ class PackedRow:
         row: Its number in the call.
         width: Its tokens, padding too.
         places: Its samples, in the order of their tokens.
-        given: Its `position_ids`; empty if it has none that can be read.
+        planes: Planes of its `position_ids`; 0 if it has none that can be read.
+        given: One plane of them; empty if none says where samples begin.
         due: Those of each sample alone, beginning where the given ones begin.
-        plane: The plane of `position_ids` that both are, where there are several.
+        plane: Which plane both are, where there are several.
         off: Tokens with other positions than those due, `(start, stop)`.
         ends: Columns in which other keys say that a sample ends or begins.
         faults: What is wrong.
@@ -61,6 +62,7 @@ class PackedRow:
     row: int
     width: int
     places: tuple[Place, ...]
+    planes: int = 0
     given: tuple[Line, ...] = ()
     due: tuple[Line, ...] = ()
     plane: str = ""
@@ -77,6 +79,14 @@ class PackedRow:
     def wrong(self) -> frozenset[str]:
         """Keys with a fault."""
         return frozenset(fault.key for fault in self.faults)
+
+    @staticmethod
+    def at(lines: Iterable[Line], column: int) -> int | None:
+        """The position of a token among these; None where it has none."""
+        for start, stop, first, step in lines:
+            if start <= column < stop:
+                return first + step * (column - start)
+        return None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

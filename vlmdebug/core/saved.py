@@ -124,13 +124,19 @@ def _scene(scene: Any, samples: int) -> None:
 
 
 def _packed(row: Any, at: str, samples: int, chunks: int) -> None:
-    names = ("row", "width", "places", "given", "due", "plane", "off", "ends", "faults", "chunk")
-    _only(_mapping(row, at), at, names)
-    for name in ("row", "width"):
+    numbers = ("row", "width", "planes")
+    names = ("places", "given", "due", "plane", "off", "ends", "faults", "chunk")
+    _only(_mapping(row, at), at, (*numbers, *names))
+    for name in numbers:
         _is(_whole(_part(row, name, at)), f"{at}.{name}", row[name], NUMBER)
     _text(row, "plane", at)
     chunk, width = _part(row, "chunk", at), row["width"]
-    _is(chunk is None or (_whole(chunk) and chunk < chunks), f"{at}.chunk", chunk, "a chunk's number")
+    _is(
+        chunk is None or (_whole(chunk) and chunk < chunks),
+        f"{at}.chunk",
+        chunk,
+        "a chunk's number",
+    )
     for name, size in (("places", 5), ("given", 4), ("due", 4), ("off", 2)):
         last = -1
         for one in _list(_part(row, name, at), f"{at}.{name}"):

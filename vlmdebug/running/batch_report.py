@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from vlmdebug.checking.pixels import with_pixels
 from dataclasses import replace
 
 from vlmdebug.checking.packed import with_faults
+from vlmdebug.checking.pixels import with_pixels
 from vlmdebug.checking.report import Report
 from vlmdebug.checking.whole_batch import check_alone, with_positions
 from vlmdebug.core.batch import Batch

@@ -62,9 +62,7 @@ def positions_of(
     return _Call(batch, given, samples).places(positions)
 
 
-def mrope_of(
-    batch: Batch, given: Mapping[str, Any], samples: Sequence[int]
-) -> np.ndarray | None:
+def mrope_of(batch: Batch, given: Mapping[str, Any], samples: Sequence[int]) -> np.ndarray | None:
     """M-RoPE's positions of such tokens, `(3, sample, seq)`; None where no rule is proven."""
     return _Call(batch, given, samples).mrope()
 

@@ -60,6 +60,8 @@ def packed_rows(
     for span, place in zip(call.spans, places, strict=True):
         by_row.setdefault(span.row, []).append(place)
     width, found = call.shape[1], list[PackedRow]()
+    positions = call.numbers.get("position_ids")
+    count = 0 if positions is None else 1 if positions.ndim < 3 else len(positions)
     for row, own in by_row.items():
         given = None if plane.given is None else _lines(plane.given[row], [(0, width)])
         due = _lines(plane.due[row], [(place.start, place.stop) for place in own])
@@ -69,6 +71,7 @@ def packed_rows(
                 row,
                 width,
                 tuple(own),
+                count,
                 given if given is not None and drawn else (),
                 due if due is not None and (drawn or plane.given is None) else (),
                 plane.name,

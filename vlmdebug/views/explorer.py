@@ -19,7 +19,7 @@ from vlmdebug.core.record import Record
 from vlmdebug.core.rows import Rows
 from vlmdebug.errors import BadInput, VlmDebugError
 from vlmdebug.safe import one_line
-from vlmdebug.views import mimebundle, picture, rows
+from vlmdebug.views import mimebundle, packed, picture, rows
 from vlmdebug.views.details import Details
 
 HERE = Path(__file__).parent
@@ -230,6 +230,7 @@ class Explorer(anywidget.AnyWidget):
             "sentence": one_line(self._shown(report).sentence(self.chunk), 600),
             "said": one_line(said, 400),
             "legend": picture.legend(report, self.chunk) if self._lanes else "",
+            "packed": _packed(report, self.chunk),
         }
         self._details = self._picked()
 
@@ -252,6 +253,21 @@ class Explorer(anywidget.AnyWidget):
         static = mimebundle(self.report)
         both = {**data, "text/html": static["text/html"], "text/plain": static["text/plain"]}
         return (both, *more) if more else both
+
+
+def _packed(report: Record, chunk: int) -> dict[str, Any]:
+    """The picture of the packed rows of a chunk; empty where none is packed."""
+    drawn = packed.lanes(report, chunk)
+    if not drawn:
+        return {}
+    return {
+        "lanes": [
+            [one_line(lane.name, 40), one_line(lane.counts, 60), lane.height] for lane in drawn
+        ],
+        "svg": packed.drawing(drawn),
+        "said": one_line(packed.description(report, chunk, drawn), 400),
+        "legend": packed.legend(report, chunk, drawn),
+    }
 
 
 def _lane(lane: picture.Lane) -> dict[str, Any]:
