@@ -72,6 +72,14 @@ class Details:
             parts.append(f"<p>… {len(found) - MOST_FINDINGS} more in explorer.report</p>")
         return "".join(parts)
 
+    def doubts(self) -> str:
+        """What was not compared."""
+        every = self.report.ambiguities
+        said = [f"<p>? {escaped(text)}</p>" for text in every[:MOST_FINDINGS]]
+        left = len(every) - MOST_FINDINGS
+        more = f"<p>… {left} more in explorer.report</p>" if left > 0 else ""
+        return "".join(said) + more
+
     def _findings(self, chunk: int) -> tuple[Finding, ...]:
         made = len(self.report.chunks)  # a slicer that raised made no chunk there
         own = [m for m in self.report.mismatches if m.chunk in (chunk, None, made)]
