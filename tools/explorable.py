@@ -39,14 +39,14 @@ def running_on(packer: Packer) -> Packer:
     return positions_run_on
 
 
-def longest_first(packer: Packer) -> Packer:
-    """Its rows, with the longest sample first, but images in the order of the batch."""
+def shortest_first(packer: Packer) -> Packer:
+    """Its rows, with the shortest sample first, but images in the order of the batch."""
 
     def images_not_sorted(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
         every = list(packer(inputs, 1))
         for start in range(0, len(every), chunk_size):
             own = every[start : start + chunk_size]
-            yield joined(sorted(own, key=lambda row: -row["input_ids"].shape[1]), own)
+            yield joined(sorted(own, key=lambda row: row["input_ids"].shape[1]), own)
 
     return images_not_sorted
 
@@ -76,7 +76,7 @@ def explorer() -> Explorer:
     packer = vd.export(session.batch, packed=True).function
     for wrong, said in (
         (running_on, "Packed rows, but positions run on over the seams."),
-        (longest_first, "Packed rows, longest sample first, but images in the batch's order."),
+        (shortest_first, "Packed rows, shortest sample first, but images in the batch's order."),
     ):
         made = wrong(packer)
         session.add(f"{PACKED}, {made.__name__}", lambda made=made: made, said)

@@ -113,7 +113,8 @@ class Details:
             return ""
         samples = report.chunks[index].samples
         who = named(samples).replace("S", "s", 1) if samples else "no sample"
-        every = f" All {len(report.chunks)} chunks are right." if report.ok else ""
+        several = len(report.chunks) > 1
+        every = f" All {len(report.chunks)} chunks are right." if report.ok and several else ""
         return f"Every row of chunk {index} belongs to {who}.{every}"
 
     def _relief(self, index: int) -> str:

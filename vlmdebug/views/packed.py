@@ -11,6 +11,7 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import NamedTuple
 
 from vlmdebug.core.packed_row import Line, PackedRow
@@ -58,10 +59,14 @@ class Sight(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """Placeholder tokens of image `own`, and what they see there; None for nothing."""
+    """Placeholder tokens of image `own`, and what they see there; None for nothing.
+
+    `place`: the number of their sample among those of the row.
+    """
 
     start: int
     stop: int
+    place: int
     own: int
     given: Sight | None
 
@@ -194,25 +199,28 @@ def _images(report: Record, row: PackedRow, seen: Seens, top: int) -> Iterator[L
     if scene is None or not seen:
         return
     lane = Lane(row, "images", "seen there", top)
-    for start, stop, own, given in seen[:MOST_PLACES]:
-        name = _short(scene, own)
-        if given == Sight(own):
-            lane.mark("passed", start, stop)
-            lane.word(name, at=(start, stop), fill=NAMES)
-        elif given is None:
-            lane.mark("missing", start, stop)
-            lane.word(f"{name} missing", name, at=(start, stop))
-            lane.said.append(f"tokens of {name} see no image")
-        elif given.image == own:
-            lane.mark("altered", start, stop)
-            lane.word(f"{name} in part", name, at=(start, stop))
-            lane.said.append(f"tokens of {name} see a part of it")
-        else:
-            other = _short(scene, given.image) if given.image >= 0 else "another image"
-            lane.mark("foreign", start, stop)
-            lane.word(f"{other}, not {name}", other, at=(start, stop))
-            lane.said.append(f"tokens of {name} see {other}")
+    for own, runs in groupby(seen[:MOST_PLACES], key=lambda one: (one.place, one.own, one.given)):
+        (_, image, given), every = own, list(runs)
+        look, texts, said = _sight(scene, image, given)
+        for one in every:
+            lane.mark(look, one.start, one.stop)
+        fill = NAMES if look == "passed" else WORDS
+        lane.word(*texts, at=(every[0].start, every[-1].stop), fill=fill)
+        lane.said += [said] if said else []
     yield lane
+
+
+def _sight(scene: Scene, image: int, given: Sight | None) -> tuple[str, tuple[str, ...], str]:
+    """What the tokens of an image see: the mark, words from long to short, and what is wrong."""
+    name = _short(scene, image)
+    if given is None:
+        return "missing", (f"{name} missing", name), f"tokens of {name} see no image"
+    if given.image != image:
+        other = _short(scene, given.image) if given.image >= 0 else "another image"
+        return "foreign", (f"{other}, not {name}", other), f"tokens of {name} see {other}"
+    if given.whole:
+        return "passed", (name,), ""
+    return "altered", (f"{name} in part", name), f"tokens of {name} see a part of it"
 
 
 def _short(scene: Scene, image: int) -> str:
@@ -316,13 +324,14 @@ def _seen(report: Record, chunk: ChunkReport, shown: Sequence[PackedRow]) -> lis
     given = _given(report, scene, chunk) if report.chunk_size is not None else None
     if any(image < 0 for own in runs for *_, image in own) or (given is None and report.chunk_size):
         return nothing
-    found, last, at = nothing, None, -1
+    found, at = nothing, -1
     for own, seen in zip(runs, found, strict=True):
-        for start, stop, sample, image in own:
-            at += (sample, image) != last
-            last = sample, image
+        last = None
+        for start, stop, place, image in own:
+            at += (place, image) != last
+            last = place, image
             sees = Sight(image) if given is None else given[at] if at < len(given) else None
-            seen.append(Seen(start, stop, image, sees))
+            seen.append(Seen(start, stop, place, image, sees))
     return found
 
 
