@@ -317,14 +317,14 @@ def _seen(report: Record, chunk: ChunkReport, shown: Sequence[PackedRow]) -> lis
     The model takes images in the order of the tokens: the tokens of the n-th image see the n-th.
     """
     scene = report.scene
-    nothing: list[list[Seen]] = [[] for _ in shown]
+    found: list[list[Seen]] = [[] for _ in shown]
     if scene is None or not scene.places:
-        return nothing
+        return found
     runs = [list(_runs(scene, row)) for row in shown]
     given = _given(report, scene, chunk) if report.chunk_size is not None else None
     if any(image < 0 for own in runs for *_, image in own) or (given is None and report.chunk_size):
-        return nothing
-    found, at = nothing, -1
+        return found
+    at = -1
     for own, seen in zip(runs, found, strict=True):
         last = None
         for start, stop, place, image in own:
