@@ -1,7 +1,7 @@
 """One row of `input_ids` that holds several samples, as plain data, so that it can be drawn.
 
 The record knows which samples a call holds. This is the place of each in its row, and what says
-where each begins: `position_ids` beside those of the samples alone, and the ends that other keys
+where each begins: `position_ids`, with those of the samples alone, and the ends that other keys
 give. A row that one rank of several holds is such a row, too.
 """
 

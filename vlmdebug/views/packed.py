@@ -130,7 +130,7 @@ class Lane:
     def note(self, text: str, column: int) -> None:
         """Words at a column, whatever room there is."""
         x = self.x(column)
-        share = -0.1 if x < WIDTH / 2 else 1.1  # beside what stands there, and in the picture
+        share = -0.1 if x < WIDTH / 2 else 1.1  # next to what stands there, and in the picture
         self.words.append(chip(text, x, self.top + EDGE, share))
 
     def framed(self) -> Lane:
@@ -163,10 +163,7 @@ def lanes(report: Record, chunk: int) -> list[Lane]:
     return found
 
 
-Seens = Sequence[Seen]
-
-
-def _tokens(report: Record, row: PackedRow, seen: Seens, top: int) -> Iterator[Lane]:
+def _tokens(report: Record, row: PackedRow, seen: Sequence[Seen], top: int) -> Iterator[Lane]:
     """The samples, and tokens of none of them."""
     lane = Lane(row, f"row {row.row}", number(row.width, "token"), top)
     times = Counter(row.samples)
@@ -193,7 +190,7 @@ def _tokens(report: Record, row: PackedRow, seen: Seens, top: int) -> Iterator[L
     yield lane
 
 
-def _images(report: Record, row: PackedRow, seen: Seens, top: int) -> Iterator[Lane]:
+def _images(report: Record, row: PackedRow, seen: Sequence[Seen], top: int) -> Iterator[Lane]:
     """What the placeholder tokens of each image see."""
     scene = report.scene
     if scene is None or not seen:
@@ -227,7 +224,7 @@ def _short(scene: Scene, image: int) -> str:
     return scene.name(image).removeprefix("image ")
 
 
-def _positions(report: Record, row: PackedRow, seen: Seens, top: int) -> Iterator[Lane]:
+def _positions(report: Record, row: PackedRow, seen: Sequence[Seen], top: int) -> Iterator[Lane]:
     """Positions of each sample alone as a thin line, those given as a bold one."""
     wrong = bool(row.wrong & {POSITIONS, "input_ids"})  # or padding that they count
     if not row.due or not (row.given or wrong):
@@ -268,7 +265,7 @@ def _curve(lane: Lane, drawn: Iterable[Line], low: int, high: int) -> str:
     )
 
 
-def _ends(report: Record, row: PackedRow, seen: Seens, top: int) -> Iterator[Lane]:
+def _ends(report: Record, row: PackedRow, seen: Sequence[Seen], top: int) -> Iterator[Lane]:
     """Ends of samples that other keys give; those with the same ends share a lane."""
     alike: dict[tuple[object, ...], list[str]] = {}
     for key, ends in row.ends.items():
@@ -295,7 +292,7 @@ def _ends(report: Record, row: PackedRow, seen: Seens, top: int) -> Iterator[Lan
         yield lane
 
 
-def _others(report: Record, row: PackedRow, seen: Seens, top: int) -> Iterator[Lane]:
+def _others(report: Record, row: PackedRow, seen: Sequence[Seen], top: int) -> Iterator[Lane]:
     """Other keys with a fault: labels across a seam, and lengths."""
     drawn = {POSITIONS, "input_ids", *row.ends}
     for key in dict.fromkeys(one.key for one in row.faults if one.key not in drawn):

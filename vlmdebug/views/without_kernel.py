@@ -27,7 +27,7 @@ MOST_SAMPLES = 16
 EXPORT = "export default { render };"
 IMAGE = re.compile(r"data:image/jpeg;base64,[A-Za-z0-9+/=]+")
 SENT = ("slicer", "chunk_size", "selection", "slicers", "num_images", "layout", "code", "_about")
-"""What a page opens with, beside the state that the first two name."""
+"""What a page opens with: the first two name its state."""
 
 
 def page(explorer: Explorer, title: str) -> str:
