@@ -10,10 +10,13 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+
+from explorable import explorer  # noqa: E402
 
 import vlmdebug  # noqa: E402
 from vlmdebug.families import FAMILIES  # noqa: E402
+from vlmdebug.views.without_kernel import fragment  # noqa: E402
 
 project = "vlmdebug"
 author = "The vlmdebug maintainers"
@@ -42,6 +45,8 @@ def write_pages() -> None:
     for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
         text = notebook.read_text(encoding="utf-8").replace("](../docs/", "](../")
         (GENERATED / notebook.name).write_text(text, encoding="utf-8")
+    explored = fragment(explorer())
+    (GENERATED / "explorer.html").write_text(explored, encoding="utf-8")
     for family in FAMILIES.values():
         (GENERATED / f"family_{family.name}.md").write_text(family_page(family), encoding="utf-8")
     values = {name: getattr(vlmdebug, name) for name in vlmdebug.__all__}

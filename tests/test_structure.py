@@ -40,6 +40,7 @@ NAMES_A_KEY = {
     "running/synthetic.py": "falsify makes the seconds of frames, and the types of tokens",
     "tracking/copied.py": "these types are recomputed, so their values are read",
     "tracking/made.py": "the rule of each key that follows from others",
+    "tracking/packed_rows.py": "planes of M-RoPE are named after what they count",
     "tracking/places.py": "M-RoPE's positions follow from grids, and the seconds of videos",
 }
 """Modules outside the families that name a key of some families, and for which fact."""

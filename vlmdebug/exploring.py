@@ -27,7 +27,7 @@ from vlmdebug.slicers import STORY
 if TYPE_CHECKING:
     from vlmdebug.views.explorer import Explorer
 
-AS_EXPECTED = "as expected"
+AS_EXPECTED, PACKED = "as expected", "packed"
 TRL = {"trl grpo": "grpo", "trl rloo": "rloo", "trl grpo-buffer": "grpo-buffer"}
 
 
@@ -140,17 +140,21 @@ class LiveSession:
         self._tried: dict[str, Callable[[], Slicer]] = {}
         if slicer is not None:
             name = str(getattr(slicer, "__name__", type(slicer).__name__))
-            self._try(name, lambda: slicer, _about(slicer) or "Your slicer.")
-        self._try(AS_EXPECTED, lambda: self._as_expected, "The rows that each chunk owns.")
+            self.add(name, lambda: slicer, _about(slicer) or "Your slicer.")
+        self.batch: Batch = read_as_it_is(given, **self._reading)
+        self.add(AS_EXPECTED, lambda: self._as_expected, "The rows that each chunk owns.")
+        if self.batch.rules.predict and self.batch.rules.separates_packed:
+            said = "The samples of each chunk in one row, without padding."
+            self.add(PACKED, lambda: self._packer, said)
         for known in STORY:
-            self._try(known.__name__, lambda known=known: known, _about(known))
+            self.add(known.__name__, lambda known=known: known, _about(known))
         if importlib.util.find_spec("trl") is not None:
             for name, loop in TRL.items():
-                self._try(name, lambda loop=loop: _trl(loop), f"The {loop} loop of the TRL here.")
-        self.batch: Batch = read_as_it_is(given, **self._reading)
+                self.add(name, lambda loop=loop: _trl(loop), f"The {loop} loop of the TRL here.")
         self._originals = None if pictures is None else in_order(pictures, self.batch)
 
-    def _try(self, name: str, made: Callable[[], Slicer], about: str) -> None:
+    def add(self, name: str, made: Callable[[], Slicer], about: str) -> None:
+        """Offer a slicer under a name that is not taken; `about` says what it is."""
         self._tried.setdefault(name, made)
         self.slicers.setdefault(name, about)
 
@@ -203,11 +207,15 @@ class LiveSession:
             said["layout"] = layout
         given = self._given.inputs if isinstance(self._given, Batch) else self._given
         self.batch = read_as_it_is(given, **{**self._reading, **said})
-        self.__dict__.pop("_scene", None)
-        self.__dict__.pop("_thumbnails", None)
+        for name in ("_scene", "_thumbnails", "_packer"):
+            self.__dict__.pop(name, None)
 
     def _as_expected(self, inputs: dict[str, Any], chunk_size: int) -> Any:
         return self.batch.chunks(chunk_size)
+
+    @cached_property
+    def _packer(self) -> Slicer:
+        return export(self.batch, packed=True).function
 
     @cached_property
     def _scene(self) -> Any:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from vlmdebug.checking.doubts import NotApart
 from vlmdebug.checking.findings import Difference, KeyDifference
-from vlmdebug.core.observed import Seam, Seams
+from vlmdebug.core.observed import ObservedCall, Seam, Seams
+from vlmdebug.core.packed_row import Fault, PackedRow
 from vlmdebug.outcomes.reasons import Outcome, Runs, Unknown
 
 
@@ -89,3 +90,35 @@ def seam_differences(
 def seam_doubts(seams: Iterable[Seam], samples: int) -> list[NotApart]:
     """What is not known of the seams of a call with so many samples."""
     return [NotApart(samples, one.why) for one in seams if one.why not in KINDS]
+
+
+def rows_of_calls(calls: Iterable[ObservedCall]) -> tuple[PackedRow, ...]:
+    """The packed rows of all calls, each with its faults and the number of its call."""
+    return tuple(
+        [
+            row
+            for index, call in enumerate(calls)
+            for row in with_faults(call.rows, call.seams, index)
+        ]
+    )
+
+
+def with_faults(
+    rows: Iterable[PackedRow], seams: Iterable[Seam], chunk: int | None = None
+) -> list[PackedRow]:
+    """Packed rows of one call with the differences among its seams."""
+    wrong = [one for one in seams if one.why in KINDS]
+    return [
+        replace(
+            row,
+            chunk=chunk,
+            faults=tuple(
+                dict.fromkeys(
+                    Fault(one.key, one.column)
+                    for one in wrong
+                    if one.sample is None or one.row == row.row
+                )
+            ),
+        )
+        for row in rows
+    ]

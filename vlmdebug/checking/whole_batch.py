@@ -38,7 +38,7 @@ from vlmdebug.checking.doubts import (
 from vlmdebug.checking.findings import Difference, PositionsDiffer, made_otherwise, run_cause
 from vlmdebug.checking.labels import labels_differences
 from vlmdebug.checking.lacking import lacking
-from vlmdebug.checking.packed import seam_differences, seam_doubts
+from vlmdebug.checking.packed import rows_of_calls, seam_differences, seam_doubts
 from vlmdebug.checking.report import Report
 from vlmdebug.checking.text import as_mismatch
 from vlmdebug.checking.text_doubts import doubt
@@ -419,4 +419,5 @@ def report_of(
         error=run.error if run else None,
         kinds={key: batch.layout.kind(key) for key in batch.layout},
         axes=dict(batch.layout.axes),
+        packed=rows_of_calls(run.chunks) if run else (),
     )

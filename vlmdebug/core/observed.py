@@ -8,6 +8,7 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 from vlmdebug.core.change import Change
+from vlmdebug.core.packed_row import PackedRow
 from vlmdebug.core.part import Spans
 from vlmdebug.core.rows import Rows
 
@@ -167,6 +168,7 @@ class ObservedCall:
         spans: The tokens of each of its samples, if some row holds several; None otherwise.
         seams: Where samples of one row are not apart, or are not known to be.
         cut: How many tokens a sample of a packed row has there, and how many it owns, if not all.
+        rows: Its packed rows, to be drawn.
     """
 
     keys: Mapping[str, ObservedKey]
@@ -177,6 +179,7 @@ class ObservedCall:
     spans: Spans | None = None
     seams: tuple[Seam, ...] = ()
     cut: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    rows: tuple[PackedRow, ...] = ()
 
     @property
     def embedded(self) -> bool:

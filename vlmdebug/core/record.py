@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from vlmdebug.core.given import described, public
 from vlmdebug.core.layout import Axis, axis_of
 from vlmdebug.core.mismatch import Finding, Mismatch, from_ranges, group, ranges
+from vlmdebug.core.packed_row import PackedRow
 from vlmdebug.core.rows import Rows
 from vlmdebug.core.saved import checked
 from vlmdebug.core.scene import Scene
@@ -152,6 +153,7 @@ class Record:
         scene: What stands in the rows, where the report is to be drawn with its images.
         kinds: Kind of each key, `media`, `tokens` or `whole` (not cut).
         axes: What a row of each key counts, as data: unit and dimension.
+        packed: Rows of `input_ids` that hold several samples, in the order of the calls.
     """
 
     family: str
@@ -167,6 +169,7 @@ class Record:
     compared: tuple[Compared, ...] = field(default=(), repr=False)
     kinds: Mapping[str, str] = field(default_factory=dict, repr=False)
     axes: Mapping[str, Axis] = field(default_factory=dict, repr=False)
+    packed: tuple[PackedRow, ...] = field(default=(), repr=False)
     error: BaseException | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -242,6 +245,7 @@ class Record:
             "mismatches": [mismatch.to_dict() for mismatch in self.mismatches],
             "ambiguities": list(self.ambiguities),
             "compared": [asdict(one) for one in self.compared],
+            **({"packed": [row.to_dict() for row in self.packed]} if self.packed else {}),
             **({"scene": self.scene.to_dict()} if self.scene else {}),
         }
 
@@ -267,6 +271,7 @@ class Record:
             scene=Scene.from_dict(data["scene"]) if "scene" in data else None,
             kinds=dict(data.get("kinds", {})),
             axes={key: Axis(**axis) for key, axis in data.get("axes", {}).items()},
+            packed=tuple(PackedRow.from_dict(row) for row in data.get("packed", ())),
         )
 
     @public

@@ -51,6 +51,8 @@ def checked(data: Any) -> dict[str, Any]:
         _mismatch(mismatch, f"mismatches[{index}]", samples)
     for text in _list(_part(data, "ambiguities"), "ambiguities"):
         _is(isinstance(text, str), "ambiguities", text, TEXT)
+    for index, row in enumerate(_list(data.get("packed", []), "packed")):
+        _packed(row, f"packed[{index}]", samples, len(chunks))
     if "scene" in data:
         _scene(_mapping(data["scene"], "scene"), samples)
     return data
@@ -119,6 +121,38 @@ def _scene(scene: Any, samples: int) -> None:
     for image, uri in _mapping(_part(scene, "thumbnails", "scene"), "scene.thumbnails").items():
         good = image.isascii() and image.isdigit() and int(image[:9]) < sum(images)
         _is(good and isinstance(uri, str), "scene.thumbnails", image, "the number of an image")
+
+
+def _packed(row: Any, at: str, samples: int, chunks: int) -> None:
+    numbers = ("row", "width", "planes")
+    names = ("places", "given", "due", "plane", "off", "ends", "faults", "chunk")
+    _only(_mapping(row, at), at, (*numbers, *names))
+    for name in numbers:
+        _is(_whole(_part(row, name, at)), f"{at}.{name}", row[name], NUMBER)
+    _text(row, "plane", at)
+    chunk, width = _part(row, "chunk", at), row["width"]
+    _is(
+        chunk is None or (_whole(chunk) and chunk < chunks),
+        f"{at}.chunk",
+        chunk,
+        "a chunk's number",
+    )
+    for name, size in (("places", 5), ("given", 4), ("due", 4), ("off", 2)):
+        last = -1
+        for one in _list(_part(row, name, at), f"{at}.{name}"):
+            good = isinstance(one, (list, tuple)) and len(one) == size and all(map(_int, one))
+            start, stop = (one[1:3] if name == "places" else one[:2]) if good else (0, 0)
+            good = good and last <= start < stop <= width and max(map(abs, one)) <= MOST_ROWS
+            good = good and (name != "places" or (0 <= one[0] < samples and min(one[3:]) >= 0))
+            _is(good, f"{at}.{name}", one, f"{size} whole numbers, in order, within {width} tokens")
+            last = stop
+    for key, ends in _mapping(_part(row, "ends", at), f"{at}.ends").items():
+        for column in _numbers(ends, f"{at}.ends[{key!r}]"):
+            _is(column <= width, f"{at}.ends[{key!r}]", column, f"a column, 0 to {width}")
+    for one in _list(_part(row, "faults", at), f"{at}.faults"):
+        good = isinstance(one, (list, tuple)) and len(one) == 2 and isinstance(one[0], str)
+        good = good and _whole(one[1]) and one[1] <= width
+        _is(good, f"{at}.faults", one, "a key and a column")
 
 
 def _rows(rows: Any, at: str) -> None:

@@ -75,6 +75,11 @@ class Scene:
             return range(sum(self.images) + 1)
         return (0, *accumulate(self.per_image[unit])) if unit in self.per_image else None
 
+    def of_sample(self, sample: int) -> range:
+        """Numbers of the images of a sample."""
+        first = sum(self.images[:sample])
+        return range(first, first + self.images[sample])
+
     def images_in(self, key: str, rows: Rows | None) -> list[int]:
         """Numbers of the images that have some of the rows, in the order of the rows."""
         found: dict[int, None] = {}

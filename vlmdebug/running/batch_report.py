@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from vlmdebug.checking.packed import with_faults
 from vlmdebug.checking.pixels import with_pixels
 from vlmdebug.checking.report import Report
 from vlmdebug.checking.whole_batch import check_alone, with_positions
 from vlmdebug.core.batch import Batch
 from vlmdebug.tracking.made import own_positions
 from vlmdebug.tracking.packed import open_seams
+from vlmdebug.tracking.packed_rows import own_rows
 
 
 def batch_report(batch: Batch) -> Report:
     """All that is known of a batch without a slicer."""
-    return with_own_values(check_alone(batch, seams=open_seams(batch)), batch)
+    seams = open_seams(batch)
+    rows = with_faults(own_rows(batch, seams), seams)
+    return with_own_values(replace(check_alone(batch, seams=seams), packed=tuple(rows)), batch)
 
 
 def with_own_values(report: Report, batch: Batch) -> Report:

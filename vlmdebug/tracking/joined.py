@@ -17,6 +17,7 @@ import numpy as np
 
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import PACKED
+from vlmdebug.core.packed_row import Place
 from vlmdebug.core.part import Span, Spans
 from vlmdebug.core.rows import Rows
 from vlmdebug.core.tensors import side_by_side, to_numpy
@@ -111,6 +112,21 @@ class Joined:
         lengths = zip(self.samples, self.spans.lengths, strict=True)
         owned = ((sample, have, self.texts.length(sample)) for sample, have in lengths)
         return {sample: (have, own) for sample, have, own in owned if have != own}
+
+    @property
+    def placed(self) -> list[Place]:
+        """The place of each sample in its row."""
+        parts = zip(self.samples, self.spans, self.firsts, strict=True)
+        return [
+            Place(
+                sample,
+                start,
+                stop,
+                int(self.texts.columns(sample)[first]),
+                self.texts.length(sample) - (stop - start),
+            )
+            for sample, (_, start, stop), first in parts
+        ]
 
     def apart(self, table: np.ndarray, fill: int = 0) -> np.ndarray:
         """A key along the tokens of the call, with a row per sample: `(…, sample, seq)`."""

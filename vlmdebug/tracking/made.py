@@ -62,6 +62,11 @@ def positions_of(
     return _Call(batch, given, samples).places(positions)
 
 
+def mrope_of(batch: Batch, given: Mapping[str, Any], samples: Sequence[int]) -> np.ndarray | None:
+    """M-RoPE's positions of such tokens, `(3, sample, seq)`; None where no rule is proven."""
+    return _Call(batch, given, samples).mrope()
+
+
 def own_positions(batch: Batch) -> Made | None:
     """What is known of the `position_ids` of a padded batch itself; None if it has none.
 
@@ -236,7 +241,7 @@ class _Call:
             order = np.arange(self.ids.shape[1])
             off = unlike(planes, np.broadcast_to(order, planes.shape), self.shown)
             return Made(True) if off is None else Made.wrong(MadeBy.ORDER, *off)
-        expected = self._mrope()
+        expected = self.mrope()
         if expected is None:
             return Made.unchecked(MadeBy.OPEN_MROPE)
         if len(planes) == 4:  # the text's own places come first
@@ -276,9 +281,9 @@ class _Call:
         types = self.types
         return types is None or bool(types.any())
 
-    def _mrope(self) -> np.ndarray | None:
+    def mrope(self) -> np.ndarray | None:
         """M-RoPE's positions of each sample, `(3, sample, seq)`; None where no rule is proven."""
-        if self.types is None or self.samples is None:
+        if self.ids is None or self.types is None or self.samples is None:
             return None
         return mrope(self.batch, self.types, self.shown, self.samples, self.given)
 

@@ -26,7 +26,8 @@ from vlmdebug.tracking.columns import Columns, Realigned
 from vlmdebug.tracking.identity import identified
 from vlmdebug.tracking.joined import Joined
 from vlmdebug.tracking.made import made_keys
-from vlmdebug.tracking.packed import seams_of
+from vlmdebug.tracking.packed import PackedCall
+from vlmdebug.tracking.packed_rows import packed_rows
 from vlmdebug.tracking.rows import RowFinder
 from vlmdebug.tracking.values import recast
 
@@ -128,10 +129,12 @@ class _Chunk:
             return {}
         own = self.batch.inputs.get("position_ids")
         places = None if own is None else joined.own(own)
-        seams = seams_of(self.batch, self.given, joined.spans, joined.samples, places)
+        call = PackedCall(self.batch, self.given, joined.spans, joined.samples, places)
+        seams = call.seams()
+        rows = packed_rows(call, seams, joined.placed)
         if joined.strange:
             seams = (*seams, Seam(Seams.STRANGE, "input_ids"))
-        return {"spans": joined.spans, "seams": seams, "cut": joined.lost}
+        return {"spans": joined.spans, "seams": seams, "cut": joined.lost, "rows": rows}
 
     def _tensor(self, key: str, value: Any) -> ObservedKey:
         if type(value) is np.ndarray or type(value).__module__ == "torch":

@@ -23,7 +23,7 @@ from vlmdebug.core.observed import Seam, Seams
 from vlmdebug.core.part import Spans
 from vlmdebug.core.tensors import side_by_side, to_numpy
 from vlmdebug.families.packing import INDEX
-from vlmdebug.tracking.made import IGNORED, numbers_of, positions_of, unlike
+from vlmdebug.tracking.made import IGNORED, mrope_of, numbers_of, positions_of, unlike
 
 PLANES = 4
 """Planes of `position_ids` from which M-RoPE models read where samples begin: text comes first."""
@@ -35,34 +35,20 @@ READ = (*PACKED, "position_ids", "labels")
 
 def open_seams(batch: Batch) -> tuple[Seam, ...]:
     """What may mix the samples of a packed batch; empty if they are apart, or none are packed."""
-    if batch.packed is None:
-        return ()
-    return seams_of(batch, batch.inputs, batch.packed, range(len(batch)))
+    call = PackedCall.of_batch(batch)
+    return () if call is None else call.seams()
 
 
-def seams_of(
-    batch: Batch,
-    given: Mapping[str, Any],
-    spans: Spans,
-    samples: Sequence[int],
-    own: np.ndarray | None = None,
-) -> tuple[Seam, ...]:
-    """What may mix the samples of the packed rows of a call.
+class PackedCall:
+    """One call with packed rows.
 
-    Args:
+    Attributes:
         batch: The batch that owns the samples.
-        given: The call.
         spans: The tokens of each of its samples.
         samples: Their numbers in the batch.
         own: Their `position_ids` in the batch, `(…, sample, seq)`, if it has some.
+        numbers: What says where samples begin, or what is learned there, by key.
     """
-    call = _Call(batch, given, spans, samples, own)
-    unread = [Seam(Seams.UNREAD, key) for key in call.unread]
-    return (*unread, *call.ends(), *call.labels(), *call.apart())
-
-
-class _Call:
-    """One call with packed rows."""
 
     def __init__(
         self,
@@ -91,6 +77,18 @@ class _Call:
             if self.numbers[key].ndim != 1:
                 del self.numbers[key]
         self.unread: list[str] = [key for key in asked if key not in self.numbers]
+
+    @classmethod
+    def of_batch(cls, batch: Batch) -> PackedCall | None:
+        """A packed batch as its own call; None where none of its rows is packed."""
+        if batch.packed is None:
+            return None
+        return cls(batch, batch.inputs, batch.packed, range(len(batch)), None)
+
+    def seams(self) -> tuple[Seam, ...]:
+        """What may mix its samples."""
+        unread = [Seam(Seams.UNREAD, key) for key in self.unread]
+        return (*unread, *self.ends(), *self.labels(), *self.apart())
 
     # --- ends of samples -------------------------------------------------------------------
 
@@ -251,18 +249,33 @@ class _Call:
             real = side_by_side(np.ones(self.shape, dtype=np.int64), self.spans, 0) != 0
             off = unlike(np.broadcast_to(ours, own.shape), own, real)
             return None if off is None else self._at(*off)
-        call: dict[str, Any] = {
-            "input_ids": side_by_side(to_numpy(self.given["input_ids"]), self.spans, -1),
-            "attention_mask": side_by_side(np.ones(self.shape, dtype=np.int64), self.spans, 0),
-        }
-        for key, value in self.given.items():
-            call.setdefault(key, value)
-        made = positions_of(self.batch, call, apart, self.samples)
+        made = positions_of(self.batch, self._by_sample, apart, self.samples)
         if made.right:
             return None
         if made.right is None or made.why is None:
             return Seam(Seams.OPEN)
         return self._at(*made.why.shapes)
+
+    @cached_property
+    def _by_sample(self) -> Mapping[str, Any]:
+        """The call with a row per sample."""
+        ones = np.ones(self.shape, dtype=np.int64)
+        return {
+            **self.given,
+            "input_ids": side_by_side(to_numpy(self.given["input_ids"]), self.spans, -1),
+            "attention_mask": side_by_side(ones, self.spans, 0),
+        }
+
+    def alone(self) -> np.ndarray | None:
+        """Positions in time, height and width of each sample alone, `(3, sample, seq)`.
+
+        None where they are not known, or the model has no such planes.
+        """
+        if not self._is_mrope:
+            return None
+        if self.own is not None and self.own.ndim == 3:
+            return self.own[-(PLANES - 1) :]
+        return mrope_of(self.batch, self._by_sample, self.samples)
 
     def _at(self, place: Sequence[int], given: Sequence[int], due: Sequence[int]) -> Seam:
         """A token with other positions than it has alone; `place`: which sample, and its token."""

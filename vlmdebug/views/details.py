@@ -72,6 +72,14 @@ class Details:
             parts.append(f"<p>… {len(found) - MOST_FINDINGS} more in explorer.report</p>")
         return "".join(parts)
 
+    def doubts(self) -> str:
+        """What was not compared."""
+        every = self.report.ambiguities
+        said = [f"<p>? {escaped(text)}</p>" for text in every[:MOST_FINDINGS]]
+        left = len(every) - MOST_FINDINGS
+        more = f"<p>… {left} more in explorer.report</p>" if left > 0 else ""
+        return "".join(said) + more
+
     def _findings(self, chunk: int) -> tuple[Finding, ...]:
         made = len(self.report.chunks)  # a slicer that raised made no chunk there
         own = [m for m in self.report.mismatches if m.chunk in (chunk, None, made)]
@@ -105,7 +113,8 @@ class Details:
             return ""
         samples = report.chunks[index].samples
         who = named(samples).replace("S", "s", 1) if samples else "no sample"
-        every = f" All {len(report.chunks)} chunks are right." if report.ok else ""
+        several = len(report.chunks) > 1
+        every = f" All {len(report.chunks)} chunks are right." if report.ok and several else ""
         return f"Every row of chunk {index} belongs to {who}.{every}"
 
     def _relief(self, index: int) -> str:

@@ -80,6 +80,12 @@ function render({ model, el }) {
   svg.append(drawn, cut, lit);
   const said = make("p", { class: "vlmdebug-said", "aria-live": "polite" });
   const legend = make("p", { class: "vlmdebug-legend" });
+  const packedLabels = make("div");
+  const packed = document.createElementNS(SVG, "svg");
+  packed.setAttribute("role", "img");
+  const packedLegend = make("p", { class: "vlmdebug-legend" });
+  const packedLanes = make("div", { class: "vlmdebug-lanes vlmdebug-packed" }, packedLabels,
+    make("div", { class: "vlmdebug-picture" }, packed));
   const details = make("div", { class: "vlmdebug-details" });
 
   // Code
@@ -105,7 +111,7 @@ function render({ model, el }) {
     make("div", { class: "vlmdebug-bar" }, counted, chunks),
     sentence,
     make("div", { class: "vlmdebug-lanes" }, labels, make("div", { class: "vlmdebug-picture" }, svg)),
-    legend, said, details, code,
+    legend, said, packedLanes, packedLegend, details, code,
   );
   el.replaceChildren(root);
 
@@ -174,6 +180,20 @@ function render({ model, el }) {
     for (const button of [previous, play, following]) button.disabled = chunks.children.length < 2;
     svg.setAttribute("aria-label", `${text}. Arrow keys walk through the rows, Enter selects.`);
     if (!cursor) said.textContent = text;
+    showPacked();
+  }
+
+  // The rows of a chunk that hold several samples.
+  function showPacked() {
+    const { lanes = [], svg: rows = "", said: text = "", legend: words = "" } = get("_cut").packed ?? {};
+    packedLanes.hidden = packedLegend.hidden = !lanes.length;
+    packedLabels.replaceChildren(...lanes.map(([name, counts, height]) => make(
+      "div", { class: "vlmdebug-label", style: `height:${height}px;padding-top:${height / 2 - 18}px` },
+      name, make("br"), make("small", {}, counts))));
+    packed.style.height = `${lanes.reduce((sum, [, , height]) => sum + height, 0)}px`;
+    packed.setAttribute("aria-label", text);
+    packed.innerHTML = rows; // numbers, and words that are escaped in Python
+    packedLegend.textContent = words;
   }
 
   // Everything that belongs to what is under the cursor, in every lane.

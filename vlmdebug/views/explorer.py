@@ -15,11 +15,12 @@ from typing import Any, Protocol
 import anywidget
 import traitlets
 
+from vlmdebug.core.given import public
 from vlmdebug.core.record import Record
 from vlmdebug.core.rows import Rows
 from vlmdebug.errors import BadInput, VlmDebugError
 from vlmdebug.safe import one_line
-from vlmdebug.views import mimebundle, picture, rows
+from vlmdebug.views import mimebundle, packed, picture, rows
 from vlmdebug.views.details import Details
 
 HERE = Path(__file__).parent
@@ -98,6 +99,23 @@ class Explorer(anywidget.AnyWidget):
         self.observe(self._selected, names=["selection"])
         self.on_msg(self._told)
 
+    @property
+    def samples(self) -> int:
+        """Samples of the batch."""
+        return self._session.samples
+
+    @property
+    def ambiguous(self) -> bool:
+        """Whether the batch could be read in another way."""
+        return self._session.ambiguous
+
+    def picked(self, lane: str, index: int) -> str:
+        """What is known of a box of a lane, as HTML; empty where there is no such box."""
+        if self.report is None:
+            return ""
+        chosen = {"lane": lane, "index": index}
+        return self._shown(self.report).of_selection(self._lanes, chosen)
+
     @traitlets.default("code")
     def _written(self) -> str:
         return self._session.code
@@ -107,6 +125,23 @@ class Explorer(anywidget.AnyWidget):
         if key is None and self.comm is None:
             key = [name for name in self.keys if name != "code"]
         return super().get_state(key, drop_defaults)
+
+    @public
+    def to_html(self, path: str | Path) -> None:
+        """Write a page that can be explored without a kernel: every slicer and chunk size.
+
+        It opens on the slicer and chunk size that are on screen, loads nothing from anywhere, and
+        works as long as the browser does. For batches of at most 16 samples.
+
+        Raises:
+            BadInput: There are more samples, or no slicers, as in an explorer of a report.
+        """
+        from vlmdebug.views.without_kernel import page
+
+        twin = Explorer(self._session, self.chunk_size)
+        twin.slicer = self.slicer
+        title = f"{rows.subject(self.report)} – vlmdebug" if self.report else "vlmdebug"
+        Path(path).write_text(page(twin, title), encoding="utf-8")
 
     def undo(self) -> None:
         """Go back to what was on screen before the last change."""
@@ -230,6 +265,7 @@ class Explorer(anywidget.AnyWidget):
             "sentence": one_line(self._shown(report).sentence(self.chunk), 600),
             "said": one_line(said, 400),
             "legend": picture.legend(report, self.chunk) if self._lanes else "",
+            "packed": _packed(report, self.chunk),
         }
         self._details = self._picked()
 
@@ -238,7 +274,12 @@ class Explorer(anywidget.AnyWidget):
         if self.report is None:
             return ""
         details = self._shown(self.report)
-        return details.of_selection(self._lanes, self.selection) + details.of_chunk(self.chunk)
+        doubts = "" if self.ambiguous else details.doubts()  # else they are asked about
+        return (
+            details.of_selection(self._lanes, self.selection)
+            + details.of_chunk(self.chunk)
+            + doubts
+        )
 
     def _shown(self, report: Record) -> Details:
         return Details(report, self._session.thumbnail)
@@ -252,6 +293,21 @@ class Explorer(anywidget.AnyWidget):
         static = mimebundle(self.report)
         both = {**data, "text/html": static["text/html"], "text/plain": static["text/plain"]}
         return (both, *more) if more else both
+
+
+def _packed(report: Record, chunk: int) -> dict[str, Any]:
+    """The picture of the packed rows of a chunk; empty where none is packed."""
+    drawn = packed.lanes(report, chunk)
+    if not drawn:
+        return {}
+    return {
+        "lanes": [
+            [one_line(lane.name, 40), one_line(lane.counts, 60), lane.height] for lane in drawn
+        ],
+        "svg": packed.drawing(drawn),
+        "said": one_line(packed.description(report, chunk, drawn), 400),
+        "legend": packed.legend(report, chunk, drawn),
+    }
 
 
 def _lane(lane: picture.Lane) -> dict[str, Any]:

@@ -10,7 +10,7 @@ light and dark both read. All that comes from the report is escaped.
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from vlmdebug.core.code_pages import meaning
 from vlmdebug.core.mismatch import CODES, UNCHECKED, Finding, Mismatch
@@ -18,7 +18,7 @@ from vlmdebug.core.record import Record, Verdict
 from vlmdebug.core.rows import Rows
 from vlmdebug.core.scene import Scene
 from vlmdebug.safe import escaped, one_line
-from vlmdebug.views import picture, rows
+from vlmdebug.views import packed, picture, rows
 from vlmdebug.views.page import page
 from vlmdebug.views.sentences import named, opening_sentence, sentence, slices
 from vlmdebug.views.strips import BLUE, VERMILION, rows_in, strip
@@ -66,6 +66,7 @@ def _body(report: Record, *, linked: bool = False) -> str:
         *(_ambiguity(text) for text in report.ambiguities[:MOST_PARAGRAPHS]),
         _left(len(report.ambiguities), "ambiguities"),
         _picture(report),
+        _packed(report),
         _table(report),
         _counts(report),
         "</div>",
@@ -180,25 +181,42 @@ def _picture(report: Record) -> str:
     if not drawn or not report.chunks:
         return ""
     worst = rows.opening(report)
-    data = b64encode(picture.svg(report, worst).encode("ascii")).decode("ascii")
-    labels = "".join(
-        f'<div style="height:{picture.PITCH}px;padding-top:{picture.PITCH // 2 - 18}px;'
+    said, noun = picture.description(report, worst), rows.plural_of(report, 1)
+    caption = f"{noun.capitalize()} {worst}. {picture.legend(report, worst)}"
+    labels = [(lane.name, lane.counts, picture.PITCH) for lane in drawn]
+    return _lanes(picture.svg(report, worst), labels, caption, said)
+
+
+def _packed(report: Record) -> str:
+    """The packed rows of the worst chunk."""
+    worst = rows.opening(report) if report.packed and report.chunks else 0
+    drawn = packed.lanes(report, worst)
+    if not drawn:
+        return ""
+    said, legend = (make(report, worst, drawn) for make in (packed.description, packed.legend))
+    noun = rows.plural_of(report, 1)
+    labels = [(lane.name, lane.counts, lane.height) for lane in drawn]
+    return _lanes(packed.svg(drawn), labels, f"Packed rows of {noun} {worst}. {legend}", said)
+
+
+def _lanes(svg: str, labels: Sequence[tuple[str, str, int]], caption: str, said: str) -> str:
+    """A picture with the name, count and height of each of its lanes on the left."""
+    data = b64encode(svg.encode("ascii")).decode("ascii")
+    heads = "".join(
+        f'<div style="height:{tall}px;padding-top:{tall // 2 - 18}px;'
         "box-sizing:border-box;white-space:nowrap;line-height:18px;overflow:hidden;font-size:.9em;"
         'text-overflow:ellipsis;max-width:10rem">'
-        f"{escaped(one_line(lane.name, 40))}<br>{escaped(one_line(lane.counts, 60))}</div>"
-        for lane in drawn
+        f"{escaped(one_line(name, 40))}<br>{escaped(one_line(counts, 60))}</div>"
+        for name, counts, tall in labels
     )
-    said = escaped(one_line(picture.description(report, worst), 400))
-    noun = rows.plural_of(report, 1)
     return (
         '<table style="table-layout:auto;border-collapse:collapse;width:100%;margin:0 0 1em">\n'
-        f'<caption style="text-align:left;padding:.3em 0">{noun.capitalize()} {worst}. '
-        f"{escaped(picture.legend(report, worst), 400)}</caption>\n"
+        f'<caption style="text-align:left;padding:.3em 0">{escaped(caption, 500)}</caption>\n'
         f'<tbody><tr><th scope="row" style="text-align:left;font-weight:400;padding:0 .6em 0 0;'
-        f'width:1%;vertical-align:top">{labels}</th><td style="padding:0">'
-        f'<img alt="{said}" src="data:image/svg+xml;base64,{data}" '
-        f'style="width:100%;min-width:6rem;height:{picture.height(drawn)}px"></td></tr></tbody>'
-        "</table>"
+        f'width:1%;vertical-align:top">{heads}</th><td style="padding:0">'
+        f'<img alt="{escaped(one_line(said, 400))}" src="data:image/svg+xml;base64,{data}" '
+        f'style="width:100%;min-width:6rem;height:{sum(tall for *_, tall in labels)}px"></td></tr>'
+        "</tbody></table>"
     )
 
 

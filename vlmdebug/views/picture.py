@@ -17,13 +17,25 @@ from vlmdebug.core.record import Record, Verdict
 from vlmdebug.core.rows import Rows
 from vlmdebug.core.scene import Scene
 from vlmdebug.core.wording import image_name, letter
-from vlmdebug.safe import escaped
 from vlmdebug.views import rows as lines
+from vlmdebug.views.drawing import (
+    BAR,
+    HATCH,
+    HIDDEN,
+    LOOKS,
+    NAMES,
+    PITCH,
+    SHAPES,
+    WIDTH,
+    chip,
+    fitted,
+    path,
+    stretched,
+)
 from vlmdebug.views.marks import LEGEND, Marks, marks, share, without
-from vlmdebug.views.strips import BLUE, VERMILION
+from vlmdebug.views.packed import rows_of
+from vlmdebug.views.strips import BLUE
 
-WIDTH, PITCH, BAR = 1000, 46, 22
-"""Width of the picture, distance from lane to lane, height of a lane, in pixels."""
 MOST_LANES = 8
 MOST_BOXES = 2000
 MOST_MARKS = 200
@@ -151,8 +163,8 @@ def _of_samples(report: Record, chunk: int, whole: Rows) -> Marks:
     ids = lines.state(found, "input_ids")
     if not ids.ok:
         return marks(ids)
-    if any(not key.ok for key in found.keys.values()):
-        return Marks(passed=whole)
+    if any(not key.ok for key in found.keys.values()) or rows_of(report, chunk):
+        return Marks(passed=whole)  # packed rows have a picture of their own
     if lines.chunk_verdicts(report)[chunk].verdict is not Verdict.MISMATCH:
         return Marks(passed=whole)
     counts = (found.placeholders, found.features)
@@ -188,14 +200,6 @@ def svg(report: Record, chunk: int | None) -> str:
     )
 
 
-HATCH = (
-    '<pattern id="h" width="6" height="6" patternUnits="userSpaceOnUse" '
-    'patternTransform="rotate(45)">'
-    f'<path d="M0 0h6v6H0z" fill="{VERMILION}" fill-opacity=".25"/>'
-    f'<path d="M0 0v6" stroke="{VERMILION}" stroke-width="4"/></pattern>'
-)
-
-
 def outlines(drawn: Sequence[Lane]) -> str:
     """Every lane with a line between its boxes; placeholder tokens as bars in their samples."""
     parts: list[str] = []
@@ -211,37 +215,11 @@ def outlines(drawn: Sequence[Lane]) -> str:
         )
         if runs:
             parts.append(f'<path d="{runs}" stroke="#888" stroke-width="8"/>')
-    return HATCH + _stretched("".join(parts), drawn)
-
-
-def _stretched(paths: str, drawn: Sequence[Lane]) -> str:
-    """Paths in `WIDTH` units, as wide as the picture is shown."""
-    size = f'viewBox="0 0 {WIDTH} {height(drawn)}" width="100%" height="{height(drawn)}"'
-    return f'<svg {size} preserveAspectRatio="none">{paths}</svg>'
+    return HATCH + stretched("".join(parts), height(drawn))
 
 
 def _top(index: int) -> int:
     return index * PITCH + (PITCH - BAR) // 2
-
-
-WORDS, NAMES = "#A34700", "#595959"
-"""Backgrounds of white words: of what is wrong, and of names."""
-LOOKS = {
-    "passed": f'fill="{BLUE}" fill-opacity=".5" stroke="{BLUE}"',
-    "missing": f'fill="none" stroke="{VERMILION}" stroke-width="2" stroke-dasharray="6 4"',
-    "foreign": f'fill="url(#h)" stroke="{VERMILION}" stroke-width="1.5"',
-    "altered": f'fill="{BLUE}" fill-opacity=".5" stroke="{VERMILION}" stroke-width="2.5"',
-    "unknown": 'fill="none" stroke="#888" stroke-width="2" stroke-dasharray="2 4"',
-}
-LETTER = 6.2
-"""Width of a letter in pixels."""
-NARROW, MIDDLE, WIDE = 160, 320, 640
-"""Widths of the picture in pixels, from which on words are shown that need as much room."""
-HIDDEN = (
-    f"<style>@media(max-width:{MIDDLE - 1}px){{.vlmdebug-m{{display:none}}}}"
-    f"@media(max-width:{WIDE - 1}px){{.vlmdebug-w{{display:none}}}}</style>"
-)
-"""Hides words that have no room where the picture is narrow; the explorer has its own rules."""
 
 
 def overlay(report: Record, chunk: int, drawn: Sequence[Lane]) -> str:
@@ -257,8 +235,8 @@ def overlay(report: Record, chunk: int, drawn: Sequence[Lane]) -> str:
         if lane.name in cut:
             boxes += _boxes(cut[lane.name].marks, lane, _top(index), samples)
             words += _words(cut[lane.name].marks, lane, _top(index), samples)
-    band = _path("".join(bands), f'fill="{BLUE}" fill-opacity=".16"')
-    parts = _stretched(band, drawn) if band else "", *boxes, names(report, drawn), *words
+    band = path("".join(bands), f'fill="{BLUE}" fill-opacity=".16"')
+    parts = stretched(band, height(drawn)) if band else "", *boxes, names(report, drawn), *words
     return "".join(parts)
 
 
@@ -271,7 +249,7 @@ def names(report: Record, drawn: Sequence[Lane]) -> str:
             name = letter(box.sample)
             if box.image >= 0 and scene is not None:
                 name = scene.name(box.image).removeprefix("image ")
-            parts.append(_fitted(name, x, _top(index), -0.15, (end - x) / 2, NAMES))
+            parts.append(fitted(name, x, _top(index), -0.15, (end - x) / 2, NAMES))
     return "".join(parts)
 
 
@@ -289,10 +267,10 @@ def _boxes(marked: Marks, lane: Lane, top: int, samples: Sequence[int]) -> Itera
 def _words(marked: Marks, lane: Lane, top: int, samples: Sequence[int]) -> Iterable[str]:
     """`missing` where there is room, and the note."""
     for x, width in _spans(marked.missing, lane)[:MOST_MARKS]:
-        yield _fitted("missing", x + width / 2, top, 0.5, width)
+        yield fitted("missing", x + width / 2, top, 0.5, width)
     if marked.note:
         x = _begin(lane, samples)
-        yield _chip(marked.note, x, top, x / WIDTH)
+        yield chip(marked.note, x, top, x / WIDTH)
 
 
 def _begin(lane: Lane, samples: Sequence[int]) -> float:
@@ -300,29 +278,6 @@ def _begin(lane: Lane, samples: Sequence[int]) -> float:
     first = min(samples, default=0)
     start = next((box.start for box in lane.boxes if box.sample >= first), lane.total)
     return start * WIDTH / lane.total
-
-
-def _fitted(text: str, x: float, top: int, share: float, room: float, fill: str = WORDS) -> str:
-    """The chip where `room`, of `WIDTH`, is enough for it; hidden where the picture is narrow."""
-    needed = (len(text) * LETTER + 16) * WIDTH / max(room, 1)
-    for width, look in ((NARROW, ""), (MIDDLE, "vlmdebug-m"), (WIDE, "vlmdebug-w")):
-        if needed <= width:
-            chip = _chip(text, x, top, share, fill)
-            return f'<g class="{look}">{chip}</g>' if look else chip
-    return ""
-
-
-def _chip(text: str, x: float, top: int, share: float, fill: str = WORDS) -> str:
-    """Words on a background that works in light and dark themes; `share` of them is left of x."""
-    wide = round(len(text) * LETTER + 10)
-    left, middle = -share * wide, (0.5 - share) * wide
-    return (
-        f'<rect x="{x / 10:.4g}%" y="{top + 3}" width="{wide}" height="16" rx="3" fill="{fill}" '
-        f'transform="translate({left:g})"/><text x="{x / 10:.4g}%" y="{top + 15}" fill="#fff" '
-        f'font-family="system-ui,sans-serif" font-size="11" text-anchor="middle" '
-        f'textLength="{wide - 10}" lengthAdjust="spacingAndGlyphs" '
-        f'transform="translate({middle:g})">{escaped(text, 60)}</text>'
-    )
 
 
 def _spans(rows: Rows | None, lane: Lane) -> list[tuple[float, float]]:
@@ -346,10 +301,6 @@ def _bands(
     ]
 
 
-def _path(data: str, look: str) -> str:
-    return f'<path d="{data}" {look}/>' if data else ""
-
-
 def description(report: Record, chunk: int) -> str:
     """The same for those who do not see it."""
     said, wrong = [], []
@@ -371,14 +322,7 @@ def description(report: Record, chunk: int) -> str:
 def legend(report: Record, chunk: int) -> str:
     """The meaning of the marks that occur in the picture."""
     names = {name for cut in cuts(report, chunk).values() for name, _ in cut.marks.items()}
-    looks = {
-        "passed": "solid",
-        "missing": "dashed and hollow",
-        "foreign": "hatched",
-        "altered": "solid with an orange frame",
-        "unknown": "dotted",
-    }
-    said = [f"{looks[name]}: {LEGEND[name]}" for name in LEGEND if name in names]
+    said = [f"{SHAPES[name]}: {LEGEND[name]}" for name in LEGEND if name in names]
     scene = report.scene
     bars = ["grey bars: placeholder tokens"] if scene is not None and any(scene.places) else []
     named = next((s for s, count in enumerate(scene.images) if count), None) if scene else None

@@ -39,10 +39,49 @@ def opening_sentence(report: Record) -> str:
 def sentence(report: Record, mismatch: Mismatch) -> str:
     """`Sample B sees image A2 instead of B1, and the model does not notice.`"""
     said = _seen(report, mismatch) if mismatch.code in ABOUT_ROWS else ""
+    said = said or _at_seam(report, mismatch)
     if said:
         return f"{named(mismatch.samples)} {said}{THEN[mismatch.silent]}"
     first = mismatch.message.partition("\n")[0]
-    return first[:1].upper() + first[1:]
+    return first if "_" in first.partition(" ")[0] else first[:1].upper() + first[1:]
+
+
+def _at_seam(report: Record, mismatch: Mismatch) -> str:
+    """`goes on at position 39 instead of starting at 0`; empty where it is about no packed row."""
+    key = mismatch.key or ""
+    row = next(
+        (
+            row
+            for row in report.packed
+            if row.chunk == mismatch.chunk
+            and key in row.wrong
+            and {*mismatch.samples} <= {*row.samples}
+        ),
+        None,
+    )
+    if row is None:
+        return ""
+    column = next(fault.column for fault in row.faults if fault.key == key)
+    place = next((one for one in row.places if one.start <= column < one.stop), None)
+    starts = place is not None and place.start == column
+    match key:
+        case "labels":
+            return "learns its first token from another sample"
+        case "input_ids":
+            return "sees padding that its positions count"
+        case "position_ids" if not row.given and not row.planes and len(mismatch.samples) > 1:
+            return "share a row, but no position_ids start again with each of them"
+        case "position_ids":
+            due, given = row.at(row.due, column), row.at(row.given, column)
+            if due is None or given is None or due == given:
+                return ""
+            if starts and row.at(row.given, column - 1) == given - 1:
+                return f"goes on at position {given} instead of starting at {due}"
+            plane = "" if row.plane in ("", "text") else f" in {row.plane}"
+            return f"has position {given}{plane} instead of {due}"
+        case _ if starts and column not in row.ends.get(key, (column,)):
+            return f"begins where {key} has no end"
+    return ""
 
 
 def named(samples: Sequence[int]) -> str:

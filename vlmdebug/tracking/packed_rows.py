@@ -1,0 +1,179 @@
+"""The packed rows of a call as they are drawn: samples, positions given and due, and ends.
+
+Nothing is judged here. Where positions are off, they are so by the rule of
+`vlmdebug.tracking.packed`: a sample begins where they do not go on by one, and from there on only
+differences count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from vlmdebug.core.batch import Batch
+from vlmdebug.core.keys import PACKED
+from vlmdebug.core.observed import Seam, Seams
+from vlmdebug.core.packed_row import Line, PackedRow, Place
+from vlmdebug.core.part import Spans
+from vlmdebug.families.packing import INDEX
+from vlmdebug.tracking.packed import PLANES, PackedCall
+
+NAMES = ("text", "time", "height", "width")
+"""Planes of M-RoPE's positions."""
+MOST_LINES = 2000
+"""Lines of one row's positions after which they are not kept."""
+
+
+class _Plane(NamedTuple):
+    """One plane of positions, `(row, seq)`, with those due; `real`: tokens of a sample."""
+
+    name: str
+    given: np.ndarray | None
+    due: np.ndarray
+    real: np.ndarray
+
+    @property
+    def off(self) -> np.ndarray:
+        if self.given is None:
+            return np.zeros(self.real.shape, dtype=bool)
+        return self.real & (self.given != self.due)
+
+
+def own_rows(batch: Batch, seams: Sequence[Seam]) -> tuple[PackedRow, ...]:
+    """The packed rows of the batch itself; none where none are packed."""
+    call = PackedCall.of_batch(batch)
+    if call is None:
+        return ()
+    spans = enumerate(call.spans)
+    return packed_rows(call, seams, [Place(s, start, stop) for s, (_, start, stop) in spans])
+
+
+def packed_rows(
+    call: PackedCall, seams: Sequence[Seam], places: Sequence[Place]
+) -> tuple[PackedRow, ...]:
+    """Every row of a call that holds samples; `places`: those of `call.spans`."""
+    planes = list(_planes(call, seams))
+    plane = next((one for one in planes if one.off.any()), planes[0])
+    by_row: dict[int, list[Place]] = {}
+    for span, place in zip(call.spans, places, strict=True):
+        by_row.setdefault(span.row, []).append(place)
+    width, found = call.shape[1], list[PackedRow]()
+    positions = call.numbers.get("position_ids")
+    count = 0 if positions is None else 1 if positions.ndim < 3 else len(positions)
+    for row, own in by_row.items():
+        given = None if plane.given is None else _lines(plane.given[row], [(0, width)])
+        due = _lines(plane.due[row], [(place.start, place.stop) for place in own])
+        drawn = given is not None and due is not None
+        found.append(
+            PackedRow(
+                row,
+                width,
+                tuple(own),
+                count,
+                given if given is not None and drawn else (),
+                due if due is not None and (drawn or plane.given is None) else (),
+                plane.name,
+                tuple(_runs(plane.off[row])) if drawn else (),
+                _ends(call, row),
+            )
+        )
+    return tuple(found)
+
+
+def _planes(call: PackedCall, seams: Sequence[Seam]) -> Iterator[_Plane]:
+    """Planes of `position_ids`, as many as can be drawn: one without values, if none can be."""
+    positions, shape = call.numbers.get("position_ids"), call.shape
+    planes = positions[None] if positions is not None and positions.ndim == 2 else positions
+    real = _laid(call.spans, shape, [np.ones(size) for size in call.spans.lengths]) != 0
+    shaped = any(one.why is Seams.PLANES for one in seams)
+    order = _laid(call.spans, shape, [np.arange(size) for size in call.spans.lengths])
+    if planes is None or planes.shape[1:] != shape or (shaped and len(planes) != 1):
+        yield _Plane("", None, order, real)
+        return
+    planes = planes.astype(np.int64)
+    if len(planes) != PLANES - 1:
+        name = NAMES[0] if len(planes) == PLANES else ""
+        yield _Plane(name, planes[0], _begun(call.spans, planes[0], order), real)
+    alone = call.alone() if len(planes) >= PLANES - 1 else None
+    if alone is None:
+        if len(planes) == PLANES - 1:
+            yield _Plane("", None, order, real)
+        return
+    sizes = call.spans.lengths
+    due = [
+        _laid(call.spans, shape, [row[:size] for row, size in zip(one, sizes, strict=True)])
+        for one in alone
+    ]
+    moved = np.zeros(shape, dtype=np.int64)
+    for row, start, stop in call.spans:
+        moved[row, start:stop] = planes[-3][row, start] - due[0][row, start]
+    for name, own, one in zip(NAMES[1:], planes[-3:], due, strict=True):
+        yield _Plane(name, own, one + moved, real)
+
+
+def _laid(spans: Spans, shape: tuple[int, ...], values: Iterable[np.ndarray]) -> np.ndarray:
+    """Values of each sample in the places of its tokens, `(row, seq)`."""
+    table = np.zeros(shape, dtype=np.int64)
+    for (row, start, stop), own in zip(spans, values, strict=True):
+        table[row, start:stop] = own
+    return table
+
+
+def _begun(spans: Spans, given: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """`order`, from the number with which each sample begins; from 0 where it does not begin.
+
+    A row begins with its own first number, and so do its samples that go on from another one.
+    """
+    due, firsts = order.copy(), dict[int, int]()
+    for row, start, stop in spans:
+        begins = not start or given[row, start] != given[row, start - 1] + 1
+        first = firsts.setdefault(row, int(given[row, start]) if begins else 0)
+        due[row, start:stop] += int(given[row, start]) if begins else first
+    return due
+
+
+def _lines(values: np.ndarray, places: Iterable[tuple[int, int]]) -> tuple[Line, ...] | None:
+    """Values that stay or go up by one, as lines; None if these are too many."""
+    found = list[Line]()
+    for begin, end in places:
+        own = values[begin:end]
+        steps = np.diff(own)
+        changes = np.flatnonzero(np.diff(steps)) + 1  # steps that differ from the one before
+        at = 0
+        while at < len(own):
+            if len(found) == MOST_LINES:
+                return None
+            step = int(steps[at]) if at < len(steps) else 0
+            last = at
+            if at < len(steps) and step in (0, 1):
+                after = int(np.searchsorted(changes, at, side="right"))
+                last = int(changes[after]) if after < len(changes) else len(steps)
+            found.append(Line(begin + at, begin + last + 1, int(own[at]), step if last > at else 0))
+            at = last + 1
+    return tuple(found)
+
+
+def _runs(marked: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Where each unbroken run begins and ends."""
+    edges = np.flatnonzero(np.diff(marked.astype(np.int8), prepend=0, append=0)).tolist()
+    return zip(edges[::2], edges[1::2], strict=True)
+
+
+def _ends(call: PackedCall, row: int) -> Mapping[str, tuple[int, ...]]:
+    """Columns of a row in which keys say that a sample ends or begins, the first one too."""
+    width, found = call.shape[1], dict[str, tuple[int, ...]]()
+    for key in PACKED:
+        values = call.numbers.get(key)
+        if values is None or key.startswith("max_"):
+            continue
+        if key != INDEX:
+            columns = values.reshape(-1).astype(np.int64) - row * width
+            columns = columns[(columns >= 0) & (columns <= width)]
+        elif values.shape == call.shape:
+            columns = np.flatnonzero(np.diff(values[row], prepend=values[row, 0] - 1))
+        else:
+            continue
+        found[key] = tuple(sorted({*columns.tolist()})[:MOST_LINES])
+    return found
