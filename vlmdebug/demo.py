@@ -55,8 +55,12 @@ ACTS = (
 )
 
 
-def run_demo(out: Path) -> bool:
+def run_demo(out: Path, width: int = WIDTH) -> bool:
     """Print the verdicts, write `report.html` and `slice_inputs.py` into `out`.
+
+    Args:
+        out: The folder.
+        width: Columns of the printed lines.
 
     Returns:
         Whether every verdict of `check` agrees with the model.
@@ -67,7 +71,7 @@ def run_demo(out: Path) -> bool:
     print(f"tiny random models of transformers {transformers.__version__}, real processors\n")
     agreed = True
     for act in ACTS:
-        agreed &= _play(act)
+        agreed &= _play(act, width)
     _write(out)
     return agreed
 
@@ -78,7 +82,7 @@ def _batch(act: Act) -> tuple[Batch, Any]:
     return read_batch(inputs, processor=processor), model
 
 
-def _play(act: Act) -> bool:
+def _play(act: Act, width: int) -> bool:
     batch, model = _batch(act)
     images = ", ".join(map(str, act.images_per_sample))
     print(f"{act.title}\n  images per sample {images}; chunk size 1")
@@ -89,35 +93,37 @@ def _play(act: Act) -> bool:
     agreed = True
     for slicer in act.slicers:
         report, proof = check(slicer, batch), prove(slicer, batch, model)
-        print(verdict(slicer, report, proof))
+        print(verdict(slicer, report, proof, width=width))
         agreed &= report.ok == proof.ok
     return agreed
 
 
-def verdict(slicer: Slicer, report: Report, proof: Proof | None = None) -> str:
+def verdict(
+    slicer: Slicer, report: Report, proof: Proof | None = None, *, width: int = WIDTH
+) -> str:
     """A few lines: the slicer, what is wrong with it, and what the model says."""
     name = getattr(slicer, "__name__", "slicer")
     about = (getattr(slicer, "__doc__", None) or "").strip().partition("\n")[0]
-    lines = textwrap.wrap(f"{name}: {about}" if about else name, WIDTH, subsequent_indent="  ")
+    lines = textwrap.wrap(f"{name}: {about}" if about else name, width, subsequent_indent="  ")
     if report.ok:
         lines.append(
             f"  OK        every row is its own sample's, {number(len(report.chunks), 'chunk')}"
         )
     for finding in report.findings:
         lines.append(f"  {report.verdict}  {finding.code} {finding.title} ({finding.loudness})")
-        lines += _indented(finding.message)
-    lines += [line for text in report.ambiguities for line in _indented(text)]
+        lines += _indented(finding.message, width)
+    lines += [line for text in report.ambiguities for line in _indented(text, width)]
     if proof is not None:
-        lines += _indented(f"proof: {proof}")
+        lines += _indented(f"proof: {proof}", width)
     return "\n".join([*lines, ""])
 
 
-def _indented(text: str) -> list[str]:
+def _indented(text: str, width: int) -> list[str]:
     return [
         line
         for paragraph in text.splitlines()
         for line in textwrap.wrap(
-            paragraph, WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 6
+            paragraph, width, initial_indent=" " * 4, subsequent_indent=" " * 6
         )
     ]
 
