@@ -1,7 +1,7 @@
 # Every target sets up what it needs: Python 3.11 or newer and make are enough.
 # ARGS goes to the tool: make test ARGS="-k layout -x".
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all fast test-families test-trl test-trainers test-review test-drop-in test-versions fuzz coverage notebooks \
+.PHONY: help demo test test-all fast test-families test-trl test-trainers test-review test-drop-in test-versions fuzz coverage notebooks pictures \
 	docs lint format lab bench clean
 
 export HF_HUB_OFFLINE := 1
@@ -56,6 +56,10 @@ coverage: .venv/.with-tiny,plot,notebook,trl,fleet,ray,test .venv/.torchvision #
 
 notebooks: .venv/.with-tiny,plot,notebook,trl,fleet,ray,test ## Run the notebooks again and store their output
 	$(BIN)/python tools/notebooks.py $(ARGS)
+
+pictures: .venv/.with-tiny,plot,notebook,trl,fleet,ray,test .venv/.chromium ## Make the pictures of the README again
+	$(BIN)/python tools/tape.py
+	$(BIN)/python tools/pictures.py
 
 docs: .venv/.with-tiny,plot,notebook,trl,fleet,ray,test,docs ## Build the docs; a warning is an error
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html

@@ -35,6 +35,7 @@ default_role = "code"  # docstrings write `name`, as Markdown does
 autodoc_typehints = "none"  # the signature has them
 napoleon_google_docstring = True
 myst_heading_anchors = 3
+html_extra_path = [picture.name for picture in (*HERE.glob("*.png"), *HERE.glob("*.svg"))]
 suppress_warnings = ["mystnb.unknown_mime_type"]
 
 GENERATED = HERE / "generated"

@@ -7,7 +7,7 @@ weights, images drawn on the spot, no network.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,24 +55,26 @@ ACTS = (
 )
 
 
-def run_demo(out: Path, width: int = WIDTH) -> bool:
+def run_demo(out: Path, *, width: int = WIDTH, show: Callable[[str], object] = print) -> bool:
     """Print the verdicts, write `report.html` and `slice_inputs.py` into `out`.
 
     Args:
         out: The folder.
         width: Columns of the printed lines.
+        show: What prints them.
 
     Returns:
         Whether every verdict of `check` agrees with the model.
     """
     import transformers
 
-    print("vlmdebug demo: TRL's pull request 5452, shown by the batches that break it")
-    print(f"tiny random models of transformers {transformers.__version__}, real processors\n")
+    about = f"tiny random models of transformers {transformers.__version__}, real processors"
+    title = "vlmdebug demo: TRL's pull request 5452, shown by the batches that break it"
+    show("\n".join([*textwrap.wrap(title, width), *textwrap.wrap(about, width), ""]))
     agreed = True
     for act in ACTS:
-        agreed &= _play(act, width)
-    _write(out)
+        agreed &= _play(act, width, show)
+    _write(out, width, show)
     return agreed
 
 
@@ -82,18 +84,19 @@ def _batch(act: Act) -> tuple[Batch, Any]:
     return read_batch(inputs, processor=processor), model
 
 
-def _play(act: Act, width: int) -> bool:
+def _play(act: Act, width: int, show: Callable[[str], object]) -> bool:
     batch, model = _batch(act)
     images = ", ".join(map(str, act.images_per_sample))
-    print(f"{act.title}\n  images per sample {images}; chunk size 1")
+    lines = [act.title, f"  images per sample {images}; chunk size 1"]
     for key, axis in batch.layout.items():
         if key in batch.layout.media:
-            print(f"  {key} {tuple(batch.inputs[key].shape)}: {axis}")
-    print()
+            line = f"  {key} {tuple(batch.inputs[key].shape)}: {axis}"
+            lines += textwrap.wrap(line, width, subsequent_indent="    ")
+    show("\n".join([*lines, ""]))
     agreed = True
     for slicer in act.slicers:
         report, proof = check(slicer, batch), prove(slicer, batch, model)
-        print(verdict(slicer, report, proof, width=width))
+        show(verdict(slicer, report, proof, width=width))
         agreed &= report.ok == proof.ok
     return agreed
 
@@ -110,7 +113,8 @@ def verdict(
             f"  OK        every row is its own sample's, {number(len(report.chunks), 'chunk')}"
         )
     for finding in report.findings:
-        lines.append(f"  {report.verdict}  {finding.code} {finding.title} ({finding.loudness})")
+        title = f"  {report.verdict}  {finding.code} {finding.title} ({finding.loudness})"
+        lines += textwrap.wrap(title, width, subsequent_indent=" " * 12)
         lines += _indented(finding.message, width)
     lines += [line for text in report.ambiguities for line in _indented(text, width)]
     if proof is not None:
@@ -128,13 +132,14 @@ def _indented(text: str, width: int) -> list[str]:
     ]
 
 
-def _write(out: Path) -> None:
+def _write(out: Path, width: int, show: Callable[[str], object]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     batch, _ = _batch(ACTS[0])
     page = out / "report.html"
     check(slicers.by_sample, batch).to_html(page)
     code = export(batch)
-    survived = code.verify()
-    saved = code.save(out / "slice_inputs.py")
-    print(f"report of by_sample       {page}")
-    print(f"corrected slicing code    {saved}  (survived {int(survived)} generated batches)")
+    said = f"(survived {int(code.verify())} generated batches)"
+    saved = f"corrected slicing code    {code.save(out / 'slice_inputs.py')}"
+    line = f"{saved}  {said}"
+    show(f"report of by_sample       {page}")
+    show(line if len(line) <= width else f"{saved}\n{said:>{width}}")
