@@ -38,6 +38,18 @@ def add(commands: Commands) -> None:
         default="right",
         help="the side of a row that is cut there (default right)",
     )
+    _reading_options(audit)
+    audit.add_argument(
+        "--ask",
+        metavar="QUESTION",
+        help="ask the finished table in --out instead: faults, worst, files, duplicates, lengths, "
+        "images, sizes, not_compared, or SQL on the table rows",
+    )
+    audit.set_defaults(run=_run)
+
+
+def _reading_options(audit: argparse.ArgumentParser) -> None:
+    """Add the options that say how rows are read, and where."""
     audit.add_argument(
         "--images", metavar="DIR", type=Path, help="the folder that paths of images are relative to"
     )
@@ -51,13 +63,6 @@ def add(commands: Commands) -> None:
     )
     audit.add_argument("--address", help="of a running Ray cluster, as ray.init takes it")
     audit.add_argument("--workers", type=int, help="processes or Ray actors; default: all cores")
-    audit.add_argument(
-        "--ask",
-        metavar="QUESTION",
-        help="ask the finished table in --out instead: faults, worst, files, duplicates, lengths, "
-        "images, sizes, not_compared, or SQL on the table rows",
-    )
-    audit.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -22,7 +22,7 @@ def options_of(command: argparse.ArgumentParser) -> list[argparse.Action]:
 
 
 def in_options(said: str, options: argparse.Namespace) -> str:
-    """A message in which options stand for the arguments that it names.
+    """A message with options in place of the arguments that it names.
 
     Args:
         said: The message.
