@@ -1,7 +1,7 @@
 # Every target sets up what it needs: Python 3.11 or newer and make are enough.
 # ARGS goes to the tool: make test ARGS="-k layout -x".
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all fast test-families test-trl test-trainers test-review test-drop-in test-versions fuzz coverage notebooks figures \
+.PHONY: help demo test test-all fast test-families test-trl test-trainers test-review test-drop-in test-versions fuzz coverage notebooks figures pictures \
 	docs lint format lab bench clean
 
 export HF_HUB_OFFLINE := 1
@@ -59,6 +59,10 @@ notebooks: .venv/.with-tiny,plot,notebook,trl,fleet,ray,test ## Run the notebook
 
 figures: .venv/.with-tiny,plot ## Figures for slides: SVG and PNG, light and dark, in figures/
 	$(BIN)/python tools/figures.py $(ARGS)
+
+pictures: .venv/.with-tiny,plot,notebook,trl,fleet,ray,test .venv/.chromium ## Make the pictures of the README again
+	$(BIN)/python tools/tape.py
+	$(BIN)/python tools/pictures.py
 
 docs: .venv/.with-tiny,plot,notebook,trl,fleet,ray,test,docs ## Build the docs; a warning is an error
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -11,10 +13,13 @@ from pathlib import Path
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+os.environ.update(COLUMNS="80", NO_COLOR="1")  # of the usage of commands
 
 from explorable import explorer  # noqa: E402
 
 import vlmdebug  # noqa: E402
+from vlmdebug.cli import _parser  # noqa: E402
+from vlmdebug.cli.typed import options_of  # noqa: E402
 from vlmdebug.families import FAMILIES  # noqa: E402
 from vlmdebug.views.without_kernel import fragment  # noqa: E402
 
@@ -25,7 +30,7 @@ version = release = vlmdebug.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
 html_title = "vlmdebug"
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "generated/options.md"]  # included in command_line.md
 myst_enable_extensions = ["deflist"]
 nb_execution_mode = "off"  # the tests run the notebooks; their outputs are committed
 nb_mime_priority_overrides = [("html", "application/vnd.jupyter.widget-view+json", None)]
@@ -33,6 +38,7 @@ default_role = "code"  # docstrings write `name`, as Markdown does
 autodoc_typehints = "none"  # the signature has them
 napoleon_google_docstring = True
 myst_heading_anchors = 3
+html_extra_path = [picture.name for picture in (*HERE.glob("*.png"), *HERE.glob("*.svg"))]
 suppress_warnings = ["mystnb.unknown_mime_type"]
 
 GENERATED = HERE / "generated"
@@ -51,6 +57,7 @@ def write_pages() -> None:
         (GENERATED / f"family_{family.name}.md").write_text(family_page(family), encoding="utf-8")
     values = {name: getattr(vlmdebug, name) for name in vlmdebug.__all__}
     names = [name for name, value in values.items() if hasattr(value, "__qualname__")]
+    (GENERATED / "options.md").write_text(options_page(), encoding="utf-8")
     (GENERATED / "api.md").write_text(api_page(names), encoding="utf-8")
 
 
@@ -94,6 +101,46 @@ def api_page(names: list[str]) -> str:
     for home in (f"vlmdebug.{name}" for name in more):
         parts += [f"```{{eval-rst}}\n.. autofunction:: {home}\n```", ""]
     return "\n".join(parts)
+
+
+def options_page() -> str:
+    """Every command with its options, as the parsers have them."""
+    (commands,) = (one for one in _parser()._actions if one.choices)
+    said = {one.dest: one.help for one in commands._choices_actions}
+    return "\n".join(
+        part
+        for name, command in commands.choices.items()
+        for part in options_section(name, command, said[name])
+    )
+
+
+def options_section(name: str, command, said: str) -> list[str]:
+    """One command: what it does, how it is called, its options, an example."""
+    formatter = command._get_formatter()
+    usage = command.format_usage().removeprefix("usage: ").rstrip()
+    parts = [f"## {name}", "", as_text(command.description or said), "", *block("text", usage)]
+    for action in options_of(command):
+        if "--help" not in action.option_strings:
+            shown = formatter._format_action_invocation(action)
+            meaning = formatter._expand_help(action)
+            parts += [f"`{shown}`", f": {as_text(meaning)}", ""]
+    if command.epilog.startswith("Example: vlmdebug"):
+        return [*parts, *block("sh", command.epilog.removeprefix("Example: "))]
+    return [*parts, *block("text", command.epilog.rstrip())]
+
+
+def as_text(sentence: str) -> str:
+    """A sentence of a parser as Markdown, in which nothing but code between backticks is markup."""
+    sentence = " ".join(sentence.split())
+    sentence = f"{sentence[0].upper()}{sentence[1:].rstrip('.')}."
+    return re.sub(
+        r"`[^`]*`|[\\*_<>\[\]|$]", lambda one: one[0] if one[0][1:] else f"\\{one[0]}", sentence
+    )
+
+
+def block(language: str, text: str) -> list[str]:
+    """Lines of code."""
+    return [f"```{language}", text, "```", ""]
 
 
 write_pages()

@@ -7,7 +7,7 @@ weights, images drawn on the spot, no network.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,20 +55,26 @@ ACTS = (
 )
 
 
-def run_demo(out: Path) -> bool:
+def run_demo(out: Path, *, width: int = WIDTH, show: Callable[[str], object] = print) -> bool:
     """Print the verdicts, write `report.html` and `slice_inputs.py` into `out`.
+
+    Args:
+        out: The folder.
+        width: Columns of the printed lines.
+        show: What prints them.
 
     Returns:
         Whether every verdict of `check` agrees with the model.
     """
     import transformers
 
-    print("vlmdebug demo: TRL's pull request 5452, shown by the batches that break it")
-    print(f"tiny random models of transformers {transformers.__version__}, real processors\n")
+    about = f"tiny random models of transformers {transformers.__version__}, real processors"
+    title = "vlmdebug demo: TRL's pull request 5452, shown by the batches that break it"
+    show("\n".join([*textwrap.wrap(title, width), *textwrap.wrap(about, width), ""]))
     agreed = True
     for act in ACTS:
-        agreed &= _play(act)
-    _write(out)
+        agreed &= _play(act, width, show)
+    _write(out, width, show)
     return agreed
 
 
@@ -78,57 +84,62 @@ def _batch(act: Act) -> tuple[Batch, Any]:
     return read_batch(inputs, processor=processor), model
 
 
-def _play(act: Act) -> bool:
+def _play(act: Act, width: int, show: Callable[[str], object]) -> bool:
     batch, model = _batch(act)
     images = ", ".join(map(str, act.images_per_sample))
-    print(f"{act.title}\n  images per sample {images}; chunk size 1")
+    lines = [act.title, f"  images per sample {images}; chunk size 1"]
     for key, axis in batch.layout.items():
         if key in batch.layout.media:
-            print(f"  {key} {tuple(batch.inputs[key].shape)}: {axis}")
-    print()
+            line = f"  {key} {tuple(batch.inputs[key].shape)}: {axis}"
+            lines += textwrap.wrap(line, width, subsequent_indent="    ")
+    show("\n".join([*lines, ""]))
     agreed = True
     for slicer in act.slicers:
         report, proof = check(slicer, batch), prove(slicer, batch, model)
-        print(verdict(slicer, report, proof))
+        show(verdict(slicer, report, proof, width=width))
         agreed &= report.ok == proof.ok
     return agreed
 
 
-def verdict(slicer: Slicer, report: Report, proof: Proof | None = None) -> str:
+def verdict(
+    slicer: Slicer, report: Report, proof: Proof | None = None, *, width: int = WIDTH
+) -> str:
     """A few lines: the slicer, what is wrong with it, and what the model says."""
     name = getattr(slicer, "__name__", "slicer")
     about = (getattr(slicer, "__doc__", None) or "").strip().partition("\n")[0]
-    lines = textwrap.wrap(f"{name}: {about}" if about else name, WIDTH, subsequent_indent="  ")
+    lines = textwrap.wrap(f"{name}: {about}" if about else name, width, subsequent_indent="  ")
     if report.ok:
         lines.append(
             f"  OK        every row is its own sample's, {number(len(report.chunks), 'chunk')}"
         )
     for finding in report.findings:
-        lines.append(f"  {report.verdict}  {finding.code} {finding.title} ({finding.loudness})")
-        lines += _indented(finding.message)
-    lines += [line for text in report.ambiguities for line in _indented(text)]
+        title = f"  {report.verdict}  {finding.code} {finding.title} ({finding.loudness})"
+        lines += textwrap.wrap(title, width, subsequent_indent=" " * 12)
+        lines += _indented(finding.message, width)
+    lines += [line for text in report.ambiguities for line in _indented(text, width)]
     if proof is not None:
-        lines += _indented(f"proof: {proof}")
+        lines += _indented(f"proof: {proof}", width)
     return "\n".join([*lines, ""])
 
 
-def _indented(text: str) -> list[str]:
+def _indented(text: str, width: int) -> list[str]:
     return [
         line
         for paragraph in text.splitlines()
         for line in textwrap.wrap(
-            paragraph, WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 6
+            paragraph, width, initial_indent=" " * 4, subsequent_indent=" " * 6
         )
     ]
 
 
-def _write(out: Path) -> None:
+def _write(out: Path, width: int, show: Callable[[str], object]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     batch, _ = _batch(ACTS[0])
     page = out / "report.html"
     check(slicers.by_sample, batch).to_html(page)
     code = export(batch)
-    survived = code.verify()
-    saved = code.save(out / "slice_inputs.py")
-    print(f"report of by_sample       {page}")
-    print(f"corrected slicing code    {saved}  (survived {int(survived)} generated batches)")
+    said = f"(survived {int(code.verify())} generated batches)"
+    saved = f"corrected slicing code    {code.save(out / 'slice_inputs.py')}"
+    line = f"{saved}  {said}"
+    show(f"report of by_sample       {page}")
+    show(line if len(line) <= width else f"{saved}\n{said:>{width}}")

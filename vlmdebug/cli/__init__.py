@@ -24,6 +24,7 @@ from vlmdebug.cli import (
     run,
 )
 from vlmdebug.cli.show import FAILED, UNREAD, complain, flush, is_output_lost, stop_writing
+from vlmdebug.cli.typed import in_options
 from vlmdebug.errors import VlmDebugError
 
 COMMANDS = (run, check, falsify, export, review, audit, merge, explain, families, demo)
@@ -51,7 +52,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         return options.run(options)
     except VlmDebugError as error:
-        complain(error)
+        complain(in_options(str(error), options))
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "vlmdebug":
             raise
@@ -64,7 +65,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         if is_output_lost():
             raise
         place = "" if error.filename is None else f"{error.filename}: "
-        complain(f"{place}{error.strerror or error}")
+        complain(in_options(f"{place}{error.strerror or error}", options))
     except KeyboardInterrupt:
         complain("interrupted; nothing was judged.")
     except Exception:  # a bug of this package: not the exit status of a finding
@@ -82,4 +83,6 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add(commands)
+    for command in commands.choices.values():
+        command.set_defaults(command=command)
     return parser

@@ -32,14 +32,13 @@ def add(commands: Commands) -> None:
         "--out", type=Path, default=Path("vlmdebug-audit"), help="folder for the table and page"
     )
     audit.add_argument("--max-length", type=int, help="tokens after which the trainer cuts a row")
-    audit.add_argument("--truncation-side", choices=("right", "left"), default="right")
     audit.add_argument(
-        "--images", metavar="DIR", type=Path, help="the folder that paths of images are relative to"
+        "--truncation-side",
+        choices=("right", "left"),
+        default="right",
+        help="the side of a row that is cut there (default right)",
     )
-    audit.add_argument("--decode", action="store_true", help="decode the pixels of every image too")
-    audit.add_argument("--engine", choices=("local", "ray"), default="local")
-    audit.add_argument("--address", help="of a running Ray cluster, as ray.init takes it")
-    audit.add_argument("--workers", type=int, help="processes or Ray actors; default: all cores")
+    _reading_options(audit)
     audit.add_argument(
         "--ask",
         metavar="QUESTION",
@@ -47,6 +46,23 @@ def add(commands: Commands) -> None:
         "images, sizes, not_compared, or SQL on the table rows",
     )
     audit.set_defaults(run=_run)
+
+
+def _reading_options(audit: argparse.ArgumentParser) -> None:
+    """Add the options that say how rows are read, and where."""
+    audit.add_argument(
+        "--images", metavar="DIR", type=Path, help="the folder that paths of images are relative to"
+    )
+    audit.add_argument("--decode", action="store_true", help="decode the pixels of every image too")
+    audit.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="where rows are read: in processes of this machine, or on a Ray cluster "
+        "(default local)",
+    )
+    audit.add_argument("--address", help="of a running Ray cluster, as ray.init takes it")
+    audit.add_argument("--workers", type=int, help="processes or Ray actors; default: all cores")
 
 
 def _run(options: argparse.Namespace) -> int:

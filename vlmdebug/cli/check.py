@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vlmdebug.cli.given import batch_options, read, slicer_of
-from vlmdebug.cli.show import FAILED, FOUND, OK, Commands, show, show_line
+from vlmdebug.cli.show import FAILED, FOUND, OK, Commands, show, show_line, text_width
+from vlmdebug.cli.typed import in_options
+
+if TYPE_CHECKING:
+    from vlmdebug.checking.report import Report
 
 
 def add(commands: Commands) -> None:
@@ -29,9 +34,17 @@ def add(commands: Commands) -> None:
     check.add_argument(
         "--story", action="store_true", help="also try the slicers of the 5452 story on the batch"
     )
-    check.add_argument("--chunk-size", type=int, default=1, help="samples per chunk (default 1)")
-    check.add_argument("--html", type=Path, help="write the report as HTML here")
-    check.add_argument("--json", type=Path, help="write the report as JSON here")
+    check.add_argument(
+        "--chunk-size", metavar="N", type=int, default=1, help="samples per chunk (default 1)"
+    )
+    check.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        help="show what was compared, and the counts of each sample, of a right batch too",
+    )
+    check.add_argument("--html", metavar="FILE", type=Path, help="write the report as HTML here")
+    check.add_argument("--json", metavar="FILE", type=Path, help="write the report as JSON here")
     check.set_defaults(run=_run)
 
 
@@ -45,7 +58,7 @@ def _run(options: argparse.Namespace) -> int:
             report = check(slicer, batch, chunk_size=options.chunk_size)
     else:
         report = check(batch)
-    show(report)
+    _show(report, options)
     if options.story:
         _try_story(batch, options.chunk_size)
     for path, write in ((options.html, report.to_html), (options.json, report.to_json)):
@@ -53,6 +66,17 @@ def _run(options: argparse.Namespace) -> int:
             write(path)
             show_line(f"wrote {path}")
     return {Verdict.OK: OK, Verdict.MISMATCH: FOUND}.get(report.verdict, FAILED)
+
+
+def _show(report: Report, options: argparse.Namespace) -> None:
+    """One line where all was compared and right; else the report, in the names of the options."""
+    from vlmdebug.views.text import to_line, to_text
+
+    if report.ok and not options.verbose:
+        show(to_line(report))
+        return
+    typed = tuple(in_options(text, options) for text in report.ambiguities)
+    show(to_text(replace(report, ambiguities=typed), text_width()))
 
 
 def _try_story(batch: Any, chunk_size: int) -> None:
@@ -64,4 +88,5 @@ def _try_story(batch: Any, chunk_size: int) -> None:
     batch.refuse_ambiguity()
     show_line("\nHow known slicers would cut this batch:\n")
     for slicer in STORY:
-        show_line(verdict(slicer, check(slicer, batch, chunk_size=chunk_size)))
+        report = check(slicer, batch, chunk_size=chunk_size)
+        show_line(verdict(slicer, report, width=text_width()))

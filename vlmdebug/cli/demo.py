@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from vlmdebug.cli.show import FOUND, OK, Commands
+from vlmdebug.cli.show import FOUND, OK, Commands, show, text_width
 
 
 def add(commands: Commands) -> None:
@@ -24,4 +24,4 @@ def add(commands: Commands) -> None:
 def _run(options: argparse.Namespace) -> int:
     from vlmdebug.demo import run_demo
 
-    return OK if run_demo(options.out) else FOUND
+    return OK if run_demo(options.out, width=text_width(), show=show) else FOUND

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import textwrap
 
-from vlmdebug.cli.show import OK, Commands
+from vlmdebug.cli.show import OK, Commands, text_width
 
 
 def add(commands: Commands) -> None:
@@ -30,8 +30,8 @@ def _run(options: argparse.Namespace) -> int:
             needed = without[family.rules.of(key).when_no_media]
             print(f"  {key}: {axis}; without images {needed}")
     coverage = read_coverage()
-    print(f"\n{textwrap.fill(seen_here(coverage, EVERY), 80)}")
-    print(f"\n{textwrap.fill(str(coverage), 80)}")
+    print(f"\n{textwrap.fill(seen_here(coverage, EVERY), text_width())}")
+    print(f"\n{textwrap.fill(str(coverage), text_width())}")
     print(f"\nChanged since transformers {coverage.before.transformers}:")
     for line in coverage.changes() or ["Nothing."]:
         print(_wrapped(line))
@@ -53,7 +53,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _wrapped(line: str) -> str:
     return textwrap.fill(
-        line, 80, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
+        line, text_width(), initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
     )
 
 

@@ -21,9 +21,13 @@ def batch_options(command: argparse.ArgumentParser) -> None:
         "--processor",
         metavar="DIR",
         help="the folder of a saved processor or checkpoint, for placeholders and sizes; its "
-        "config.json is read too. What messages call processor= and config=",
+        "config.json is read too",
     )
-    command.add_argument("--family", help="the layout family, as `vlmdebug families` lists them")
+    command.add_argument(
+        "--family",
+        metavar="NAME",
+        help="the layout family, as `vlmdebug families` lists them",
+    )
     for option, example in COUNTS.items():
         command.add_argument(
             f"--num-{option}",

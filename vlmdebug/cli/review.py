@@ -59,7 +59,9 @@ def _run(options: argparse.Namespace) -> int:
         show_line(f"wrote {options.write_baseline}: {number(len(found.findings), 'finding')}")
         return OK
     if options.format == "text":
-        show(found.to_text(text_width()))
+        from vlmdebug.review.remarks import WIDTH
+
+        show(found.to_text(text_width(WIDTH)))
     else:
         print(getattr(found, f"to_{options.format}")())
     return OK if found.ok or options.exit_zero else FOUND

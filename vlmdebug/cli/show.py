@@ -16,7 +16,8 @@ from vlmdebug.safe import harmless, plain
 OK, FOUND, FAILED = 0, 1, 2
 UNREAD = 128 + 13
 """What a shell sees of a program that SIGPIPE ended, as in `vlmdebug families | head`."""
-WIDTH = 88
+WIDTH, LEAST, MOST = 80, 40, 120
+"""Columns of text in a file, and of the narrowest and widest terminal that is followed."""
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """What each module of a command adds its parser to."""
@@ -72,10 +73,15 @@ def show(said: object) -> None:
 
 def is_rich() -> bool:
     """Whether the output is a terminal that `rich` can colour."""
-    return sys.stdout.isatty() and importlib.util.find_spec("rich") is not None
+    return _is_terminal() and importlib.util.find_spec("rich") is not None
 
 
-def text_width() -> int:
-    """Columns for text: those of a terminal, within what can be read; else as in a file."""
-    columns = shutil.get_terminal_size((WIDTH, 0)).columns if sys.stdout.isatty() else WIDTH
-    return min(max(columns, 60), 120)
+def text_width(in_a_file: int = WIDTH) -> int:
+    """Columns for text: `COLUMNS`, or those of a terminal, within what can be read."""
+    known = "COLUMNS" in os.environ or _is_terminal()
+    columns = shutil.get_terminal_size((in_a_file, 0)).columns if known else in_a_file
+    return min(max(columns, LEAST), MOST)
+
+
+def _is_terminal() -> bool:
+    return sys.stdout is not None and sys.stdout.isatty()

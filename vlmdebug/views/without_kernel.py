@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from vlmdebug.core.wording import number
 from vlmdebug.errors import BadInput
 from vlmdebug.safe import escaped, one_line
-from vlmdebug.views.html import PAGE, to_html
+from vlmdebug.views.html import to_html
+from vlmdebug.views.page import page as framed
 from vlmdebug.views.rows import opening
 
 if TYPE_CHECKING:
@@ -32,14 +33,8 @@ SENT = ("slicer", "chunk_size", "selection", "slicers", "num_images", "layout", 
 
 def page(explorer: Explorer, title: str) -> str:
     """A page of its own; the explorer is moved through all of its states."""
-    title = escaped(one_line(title, 200))
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta name="color-scheme" content="light dark">\n<title>{title}</title>\n'
-        f"<style>{PAGE}</style>\n</head>\n<body>\n<main>\n<h1>{title}</h1>\n"
-        f"{fragment(explorer)}</main>\n</body>\n</html>\n"
-    )
+    title = one_line(title, 200)
+    return framed(title, [f"<h1>{escaped(title)}</h1>", fragment(explorer)])
 
 
 def fragment(explorer: Explorer) -> str:
