@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from vlmdebug.core.layout import plural
@@ -38,6 +39,7 @@ def listed(numbers: Sequence[int], most: int = 6) -> str:
     return f"{shown} … {len(numbers)} in all" if len(numbers) > most else shown
 
 
+@lru_cache(maxsize=4096)
 def letter(sample: int) -> str:
     """Name of a sample in pictures: A to Z, then AA.
 
