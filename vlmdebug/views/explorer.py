@@ -111,13 +111,6 @@ class Explorer(anywidget.AnyWidget):
         """Whether the batch could be read in another way."""
         return self._session.ambiguous
 
-    def picked(self, lane: str, index: int) -> str:
-        """What is known of a box of a lane, as HTML; empty where there is no such box."""
-        if self.report is None:
-            return ""
-        chosen = {"lane": lane, "index": index}
-        return self._shown(self.report).of_selection(self._lanes, chosen)
-
     @traitlets.default("code")
     def _written(self) -> str:
         return self._session.code
