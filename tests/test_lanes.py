@@ -216,7 +216,7 @@ def test_packed_rows_survive_json_and_draw_the_same_page(family, lab):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("width", -1),
+        ("tokens", -1),
         ("places", [[9, 0, 4, 0, 0]]),
         ("places", [[0, 4, 2, 0, 0]]),
         ("given", [[0, 9999, 0, 1]]),
@@ -298,7 +298,7 @@ def test_explorer_shows_packed_rows_of_models_that_keep_samples_apart(lab):
     explorer = vd.explore(lab("llava").batch)
     explorer.slicer, explorer.chunk_size = "packed", 3
 
-    assert explorer.report.ok
+    assert explorer._judged["verdict"] == "OK"
     assert explorer._cut["packed"]["said"].startswith("Row 0 holds samples A to C in")
     assert [name for name, *_ in explorer._cut["packed"]["lanes"]][:3] == [
         "row 0",

@@ -47,7 +47,7 @@ class PackedRow:
 
     Attributes:
         row: Its number in the call.
-        width: Its tokens, padding too.
+        tokens: How many it has, padding too.
         places: Its samples, in the order of their tokens.
         planes: Planes of its `position_ids`; 0 if it has none that can be read.
         given: One plane of them; empty if none says where samples begin.
@@ -60,7 +60,7 @@ class PackedRow:
     """
 
     row: int
-    width: int
+    tokens: int
     places: tuple[Place, ...]
     planes: int = 0
     given: tuple[Line, ...] = ()

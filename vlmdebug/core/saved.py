@@ -124,13 +124,13 @@ def _scene(scene: Any, samples: int) -> None:
 
 
 def _packed(row: Any, at: str, samples: int, chunks: int) -> None:
-    numbers = ("row", "width", "planes")
+    numbers = ("row", "tokens", "planes")
     names = ("places", "given", "due", "plane", "off", "ends", "faults", "chunk")
     _only(_mapping(row, at), at, (*numbers, *names))
     for name in numbers:
         _is(_whole(_part(row, name, at)), f"{at}.{name}", row[name], NUMBER)
     _text(row, "plane", at)
-    chunk, width = _part(row, "chunk", at), row["width"]
+    chunk, tokens = _part(row, "chunk", at), row["tokens"]
     _is(
         chunk is None or (_whole(chunk) and chunk < chunks),
         f"{at}.chunk",
@@ -142,16 +142,18 @@ def _packed(row: Any, at: str, samples: int, chunks: int) -> None:
         for one in _list(_part(row, name, at), f"{at}.{name}"):
             good = isinstance(one, (list, tuple)) and len(one) == size and all(map(_int, one))
             start, stop = (one[1:3] if name == "places" else one[:2]) if good else (0, 0)
-            good = good and last <= start < stop <= width and max(map(abs, one)) <= MOST_ROWS
+            good = good and last <= start < stop <= tokens and max(map(abs, one)) <= MOST_ROWS
             good = good and (name != "places" or (0 <= one[0] < samples and min(one[3:]) >= 0))
-            _is(good, f"{at}.{name}", one, f"{size} whole numbers, in order, within {width} tokens")
+            _is(
+                good, f"{at}.{name}", one, f"{size} whole numbers, in order, within {tokens} tokens"
+            )
             last = stop
     for key, ends in _mapping(_part(row, "ends", at), f"{at}.ends").items():
         for column in _numbers(ends, f"{at}.ends[{key!r}]"):
-            _is(column <= width, f"{at}.ends[{key!r}]", column, f"a column, 0 to {width}")
+            _is(column <= tokens, f"{at}.ends[{key!r}]", column, f"a column, 0 to {tokens}")
     for one in _list(_part(row, "faults", at), f"{at}.faults"):
         good = isinstance(one, (list, tuple)) and len(one) == 2 and isinstance(one[0], str)
-        good = good and _whole(one[1]) and one[1] <= width
+        good = good and _whole(one[1]) and one[1] <= tokens
         _is(good, f"{at}.faults", one, "a key and a column")
 
 

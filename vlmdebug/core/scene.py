@@ -10,6 +10,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
@@ -42,11 +43,20 @@ class Scene:
     thumbnails: Mapping[int, str] = field(default_factory=dict)
     parts: Mapping[str, str] = field(default_factory=dict)
 
+    @cached_property
+    def firsts(self) -> tuple[int, ...]:
+        """First image of each sample, and the number of all images."""
+        return (0, *accumulate(self.images))
+
+    @cached_property
+    def owners(self) -> tuple[int, ...]:
+        """Sample of each image."""
+        return tuple([s for s, count in enumerate(self.images) for _ in range(count)])
+
     def name(self, image: int) -> str:
         """`image C1`: the first image of sample 2."""
-        ends = list(accumulate(self.images))
-        sample = bisect_right(ends, image)
-        return f"image {image_name(sample, image - (ends[sample] - self.images[sample]))}"
+        sample = bisect_right(self.firsts, image) - 1
+        return f"image {image_name(sample, image - self.firsts[sample])}"
 
     def share(self, key: str, image: int, rows: Rows | None) -> str:
         """`image C1`, or `1 of 40 rows of image C1`."""
@@ -77,16 +87,14 @@ class Scene:
 
     def of_sample(self, sample: int) -> range:
         """Numbers of the images of a sample."""
-        first = sum(self.images[:sample])
-        return range(first, first + self.images[sample])
+        return range(self.firsts[sample], self.firsts[sample + 1])
 
     def images_in(self, key: str, rows: Rows | None) -> list[int]:
         """Numbers of the images that have some of the rows, in the order of the rows."""
         found: dict[int, None] = {}
         bounds = self.bounds(key)
         if self.units.get(key) == "sample":
-            bounds = (0, *accumulate(self.images))
-            own = [range(*bounds[row : row + 2]) for row in rows or () if row >= 0]
+            own = [self.of_sample(row) for row in rows or () if 0 <= row < len(self.images)]
             return [image for images in own for image in images]
         for start, stop in rows.ranges if rows and bounds is not None else ():
             if start >= 0 and bounds is not None:

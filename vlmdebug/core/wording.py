@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,6 +54,7 @@ def short_name(filename: str) -> str:
     return "notebook cell" if CELL.fullmatch(filename) else "/".join(Path(filename).parts[-2:])
 
 
+@lru_cache(maxsize=4096)
 def letter(sample: int) -> str:
     """Name of a sample in pictures: A to Z, then AA.
 

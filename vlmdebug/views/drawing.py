@@ -57,9 +57,18 @@ def path(data: str, look: str) -> str:
     return f'<path d="{data}" {look}/>' if data else ""
 
 
+def _needed(letters: int) -> float:
+    """Room for so many letters, in pixels."""
+    return letters * LETTER + 16
+
+
+LEAST = _needed(1) * WIDTH / WIDE
+"""Room, of `WIDTH`, below which no words fit."""
+
+
 def fitted(text: str, x: float, top: int, share: float, room: float, fill: str = WORDS) -> str:
     """The chip where `room`, of `WIDTH`, is enough for it; hidden where the picture is narrow."""
-    needed = (len(text) * LETTER + 16) * WIDTH / max(room, 1)
+    needed = _needed(len(text)) * WIDTH / max(room, 1)
     for width, look in ((NARROW, ""), (MIDDLE, "vlmdebug-m"), (WIDE, "vlmdebug-w")):
         if needed <= width:
             drawn = chip(text, x, top, share, fill)

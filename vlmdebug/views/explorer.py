@@ -18,6 +18,7 @@ import traitlets
 from vlmdebug.core.given import public
 from vlmdebug.core.record import Record
 from vlmdebug.core.rows import Rows
+from vlmdebug.core.scene import Scene
 from vlmdebug.errors import BadInput, VlmDebugError
 from vlmdebug.safe import one_line
 from vlmdebug.views import mimebundle, packed, picture, rows
@@ -82,6 +83,7 @@ class Explorer(anywidget.AnyWidget):
         self._past: list[dict[str, Any]] = []
         self._following = False
         self._lanes: tuple[picture.Lane, ...] = ()
+        self._shown_in: tuple[Scene | None, list[str]] = None, []
         self.report: Record | None = None
         names = list(session.slicers)
         super().__init__(
@@ -109,13 +111,6 @@ class Explorer(anywidget.AnyWidget):
         """Whether the batch could be read in another way."""
         return self._session.ambiguous
 
-    def picked(self, lane: str, index: int) -> str:
-        """What is known of a box of a lane, as HTML; empty where there is no such box."""
-        if self.report is None:
-            return ""
-        chosen = {"lane": lane, "index": index}
-        return self._shown(self.report).of_selection(self._lanes, chosen)
-
     @traitlets.default("code")
     def _written(self) -> str:
         return self._session.code
@@ -140,7 +135,7 @@ class Explorer(anywidget.AnyWidget):
 
         twin = Explorer(self._session, self.chunk_size)
         twin.slicer = self.slicer
-        title = f"{rows.subject(self.report)} – vlmdebug" if self.report else "vlmdebug"
+        title = rows.subject(self.report) if self.report else "explorer"
         Path(path).write_text(page(twin, title), encoding="utf-8")
 
     def undo(self) -> None:
@@ -224,11 +219,16 @@ class Explorer(anywidget.AnyWidget):
         except VlmDebugError as error:  # the slicer cannot be run: say why, keep the rest
             self.message = str(error)
             return
-        before = self._lanes
-        self.report, self._lanes = report, picture.lanes(report)
+        shown = report.scene, picture.keys_of(report)
+        moved = (
+            self._shown_in is None or shown[0] is not self._shown_in[0] or shown != self._shown_in
+        )
+        self.report, self._shown_in = report, shown
+        if moved:  # lanes are those of the batch, whatever the chunks
+            self._lanes = picture.lanes(report)
         with self.hold_sync():
             self.message = ""
-            if self._lanes != before or not self._batch:
+            if moved or not self._batch:
                 self._batch = {
                     "samples": self._session.samples,
                     "ambiguous": self._session.ambiguous,

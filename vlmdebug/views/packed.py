@@ -102,7 +102,7 @@ class Lane:
     said: list[str] = field(default_factory=list)
 
     def x(self, column: float) -> float:
-        return column * WIDTH / self.row.width
+        return column * WIDTH / self.row.tokens
 
     def mark(self, look: str, start: float, stop: float) -> None:
         """One of the marks of `LOOKS` over these columns."""
@@ -117,7 +117,7 @@ class Lane:
         """A mark as narrow as an end."""
         self.used[look] = None
         place = f'x="{self.x(column) / 10:.4g}%" y="{self.top + EDGE}" width="7" height="{BAR}"'
-        left = -7 * column / self.row.width  # the last one stays within the picture
+        left = -7 * column / self.row.tokens  # the last one stays within the picture
         self.marks.append(f'<rect {place} transform="translate({left:.3g})" {LOOKS[look]}/>')
 
     def word(self, *texts: str, at: tuple[float, float], fill: str = WORDS) -> None:
@@ -165,7 +165,7 @@ def lanes(report: Record, chunk: int) -> list[Lane]:
 
 def _tokens(report: Record, row: PackedRow, seen: Sequence[Seen], top: int) -> Iterator[Lane]:
     """The samples, and tokens of none of them."""
-    lane = Lane(row, f"row {row.row}", number(row.width, "token"), top)
+    lane = Lane(row, f"row {row.row}", number(row.tokens, "token"), top)
     times = Counter(row.samples)
     come = set[int]()
     for place in row.places[:MOST_PLACES]:
@@ -246,7 +246,7 @@ def _positions(report: Record, row: PackedRow, seen: Sequence[Seen], top: int) -
         verb = "does" if row.planes == 1 else "do"
         said = f"{number(row.planes, 'plane')} {verb} not separate samples"
         said = said if row.planes else "missing"
-        lane.word(said, at=(0, row.width))
+        lane.word(said, at=(0, row.tokens))
         lane.said.append(f"{POSITIONS}: {said}")
     yield lane
 
@@ -406,7 +406,7 @@ def description(report: Record, chunk: int, drawn: Sequence[Lane]) -> str:
     for row in rows_of(report, chunk)[:MOST_ROWS]:
         wrong = [text for lane in drawn if lane.row is row for text in lane.said]
         holds = f"Row {row.row} holds {named(row.samples)[:1].lower()}{named(row.samples)[1:]}"
-        said.append("; ".join([f"{holds} in {number(row.width, 'token')}", *wrong]))
+        said.append("; ".join([f"{holds} in {number(row.tokens, 'token')}", *wrong]))
     return ". ".join(said)
 
 

@@ -22,6 +22,7 @@ from vlmdebug.views.drawing import (
     BAR,
     HATCH,
     HIDDEN,
+    LEAST,
     LOOKS,
     NAMES,
     PITCH,
@@ -97,25 +98,25 @@ def lanes(report: Record) -> tuple[Lane, ...]:
     ]
     images = sum(scene.images)
     if images:
-        boxes = tuple(Box(i, i + 1, s, i) for i, s in enumerate(_owners(scene)))
+        boxes = tuple(Box(i, i + 1, s, i) for i, s in enumerate(scene.owners))
         found.append(Lane("images", _many(images, "image"), images, boxes))
-    wrong = dict.fromkeys(
-        key for chunk in report.chunks for key, found in chunk.keys.items() if not found.ok
-    )
-    for key in dict.fromkeys([*lines.media(report), *wrong]):
+    for key in keys_of(report):
         lane = _of_key(report, scene, key)
         if lane is not None:
             found.append(lane)
     return tuple(found[:MOST_LANES])
 
 
+def keys_of(report: Record) -> list[str]:
+    """Keys with a lane, where their rows are known: media, and what is wrong in some chunk."""
+    wrong = dict.fromkeys(
+        key for chunk in report.chunks for key, found in chunk.keys.items() if not found.ok
+    )
+    return list(dict.fromkeys([*lines.media(report), *wrong]))
+
+
 def _many(count: int, unit: str) -> str:
     return f"{count} {unit if count == 1 else plural(unit)}"
-
-
-def _owners(scene: Scene) -> list[int]:
-    """Sample of each image."""
-    return [sample for sample, count in enumerate(scene.images) for _ in range(count)]
 
 
 def _runs(scene: Scene) -> Iterable[tuple[float, float, int]]:
@@ -126,9 +127,8 @@ def _runs(scene: Scene) -> Iterable[tuple[float, float, int]]:
 
 def _of_key(report: Record, scene: Scene, key: str) -> Lane | None:
     unit = report.axes[key].unit if key in report.axes else ""
-    bounds = scene.bounds(key)
+    bounds, owners = scene.bounds(key), scene.owners
     if bounds is not None:
-        owners = _owners(scene)
         boxes = [Box(*pair, owners[image], image) for image, pair in enumerate(pairwise(bounds))]
     elif unit in report.counts:
         ends = report.offsets[unit]
@@ -246,6 +246,8 @@ def names(report: Record, drawn: Sequence[Lane]) -> str:
     for index, lane in enumerate(drawn):
         for box in lane.boxes[:MOST_NAMES]:
             x, end = (place * WIDTH / lane.total for place in (box.start, box.stop))
+            if (end - x) / 2 < LEAST:
+                continue
             name = letter(box.sample)
             if box.image >= 0 and scene is not None:
                 name = scene.name(box.image).removeprefix("image ")

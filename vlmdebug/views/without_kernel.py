@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from vlmdebug.core.wording import number
 from vlmdebug.errors import BadInput
 from vlmdebug.safe import escaped, one_line
+from vlmdebug.views import picture
+from vlmdebug.views.details import Details
 from vlmdebug.views.html import to_html
 from vlmdebug.views.page import page as framed
 from vlmdebug.views.rows import opening
@@ -98,12 +100,13 @@ def _report(
     drawn = explorer._batch
     at = next((at for at, one in enumerate(batches) if one["drawn"] == drawn), len(batches))
     if at == len(batches):
+        lanes, found = picture.lanes(report), Details(report, explorer._session.thumbnail)
         picked = {
-            lane["name"]: [
-                _shared(explorer.picked(lane["name"], index), images)
-                for index in range(len(lane["boxes"]))
+            lane.name: [
+                _shared(found.of_selection(lanes, {"lane": lane.name, "index": index}), images)
+                for index in range(len(lane.boxes))
             ]
-            for lane in drawn["lanes"]
+            for lane in lanes
         }
         batches.append({"drawn": drawn, "picked": picked})
     return {
