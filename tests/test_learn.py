@@ -127,6 +127,12 @@ def test_first_answer_says_what_is_wrong_with_it(batch, rows, chunk, said):
     assert not answer.hint
 
 
+def test_rows_of_others_are_not_too_many_where_the_chunk_has_none(batch):
+    assert predict(batch, "pixel_values", (2, 3), chunk=1).owners == (
+        "Rows 2:3 of pixel_values belong to image C1 of sample 2. This chunk holds sample 1."
+    )
+
+
 def test_no_key_is_explained(batch):
     assert predict(batch, "pixel_values", None, chunk=1).rule == (
         "Sample 1 has no image, so the chunk must not have pixel_values at all: None. A key with "
@@ -142,7 +148,9 @@ def test_key_that_may_be_left_out_or_empty_is_right_either_way():
     batch = vd.make_batch("llava_next", [1, 0])
 
     for rows in (None, (1, 1)):
-        assert predict(batch, "pixel_values", rows, chunk=1).right
+        answer = predict(batch, "pixel_values", rows, chunk=1)
+        assert answer.right
+        assert answer.rule == "The chunk holds sample 1 without any image: no key, or no rows."
 
 
 def test_key_with_a_padded_row_per_sample_is_kept_where_the_model_wants_it():
@@ -177,7 +185,18 @@ def test_what_cannot_be_predicted_is_refused(batch):
         predict(batch, "pixel_values", (0, 1), chunk=3)
     with pytest.raises(vd.BadInput, match="in 3 chunks"):
         predict(batch, "pixels", (0, 1), chunk=0)
-    for rows in ("two", 2, slice(0, 4, 2), range(4, 0, -1), slice(1, None), (True, 2), (-1, 1)):
+    with pytest.raises(vd.BadInput, match="in chunk None was asked for"):
+        predict(batch, "pixel_values", (0, 1), chunk=None)
+    for rows in (
+        "two",
+        2,
+        (0, 10**30),
+        slice(0, 4, 2),
+        range(4, 0, -1),
+        slice(1, None),
+        (True, 2),
+        (-1, 1),
+    ):
         with pytest.raises(vd.BadInput, match="rows are a slice"):
             predict(batch, "pixel_values", rows, chunk=0)
 
@@ -374,5 +393,7 @@ def test_exercise_of_the_lesson_shows_a_belief_to_be_wrong(topic, seed, belief, 
 def test_unknown_topic_is_refused():
     with pytest.raises(vd.BadInput, match="exercises are about images, patches, tiles"):
         exercise("videos")
+    with pytest.raises(vd.BadInput, match="exercises are about"):
+        exercise([])
     with pytest.raises(vd.BadInput, match="seed is 'a'"):
         exercise(seed="a")

@@ -164,6 +164,28 @@ def processed(processor: Any, images: Any, texts: tuple[str, ...] = ("I", "II", 
 
 
 @pytest.mark.parametrize(
+    ("file", "site"),
+    [
+        ("/tmp/ipykernel_5385/154996543.py", "notebook cell:1"),
+        (r"C:\Temp\ipykernel_5385\154996543.py", "notebook cell:1"),
+        ("<ipython-input-5-aa08fc48fd71>", "notebook cell:1"),
+        ("/home/me/ipykernel_5385/train.py", "ipykernel_5385/train.py:1"),
+    ],
+)
+def test_call_in_a_notebook_is_at_its_cell_and_not_at_a_file_of_the_kernel(
+    file: str, site: str, built: Any
+) -> None:
+    model, bad = one_too_many("llava", built)
+    program = compile("model(**bad)", file, "exec")
+    names = {"model": model, "bad": bad, "__name__": "__main__"}
+    with vd.watch(model, on_mismatch="record") as trace:
+        error = caught(lambda: exec(program, names))
+
+    assert vd.post_mortem(error).site == site
+    assert [call.site for call in trace.calls] == [site]
+
+
+@pytest.mark.parametrize(
     "family", ["qwen2_5_vl", "gemma4", "llava", "internvl", "idefics3", "gemma3"]
 )
 def test_texts_and_images_are_counted_where_no_batch_exists(family: str, built: Any) -> None:

@@ -114,7 +114,7 @@ def predict(batch: Batch, key: str, rows: Said, *, chunk: int, chunk_size: int =
     bounds = chunk_bounds(len(batch), chunk_size)
     counted = [name for name, axis in batch.layout.items() if axis.unit in batch.counts]
     known = [*counted, *batch.unsettled]
-    if key not in known or not 0 <= chunk < len(bounds):
+    if key not in known or chunk not in range(len(bounds)):
         raise BadInput(
             f"{one_line(repr(key), 80)} in chunk {chunk} was asked for, but the batch has "
             f"{', '.join(one_line(name, 80) for name in known)} in {len(bounds)} chunks, from 0. "
@@ -159,7 +159,7 @@ def _rows(rows: Said) -> Rows | None:
     elif isinstance(rows, (tuple, list)):
         pair = rows
     whole = [int(one) for one in pair if isinstance(one, Integral) and not isinstance(one, bool)]
-    if len(pair) == len(whole) == 2 and min(whole) >= 0:
+    if len(pair) == len(whole) == 2 and min(whole) >= 0 and max(whole) < 2**63:
         return Rows([(whole[0], max(whole))])
     raise BadInput(
         f"{one_line(repr(rows), 80)} was predicted, but rows are a slice(start, stop), or None for "
@@ -239,7 +239,7 @@ class _Question:
 
     def _share(self, said: Rows) -> str:
         own, given = set(self.expected.rows), set(said)
-        if own < given:
+        if own and own < given:
             return " Its rows are among these, but there are too many."
         return " These rows are its own, but some are missing." if given and given < own else ""
 
@@ -251,10 +251,7 @@ class _Question:
                 f"What does a chunk without any get?"
             )
         if self.unit == "sample":
-            return (
-                f"Hint: one row of {self.name} is one sample, for any number of images: its other "
-                "dimensions are padded."
-            )
+            return f"Hint: one row of {self.name} is one sample, for any number of images."
         return (
             f"Hint: one {self.row} of {self.name} is one {self.unit}. The chunk begins after "
             f"the {plural(self.unit)} of all samples before it."
@@ -271,7 +268,9 @@ class _Question:
                 "the same as no key."
             )
         if not self.expected.rows:
-            return f"{who.capitalize()} own no rows, and the key may be left out."
+            return (
+                f"The chunk holds {who} without any {self.media or self.unit}: no key, or no rows."
+            )
         rows = f"That is {self.name}[{self.expected.rows}]."
         if self.unit == "sample":
             kept = self.key in self.batch.layout.media and self.media is None
@@ -419,7 +418,7 @@ def exercise(topic: str | None = None, *, seed: int = 0) -> Exercise:
     Raises:
         BadInput: There is no such topic.
     """
-    if topic is not None and topic not in TOPICS:
+    if topic is not None and topic not in list(TOPICS):
         raise BadInput(
             f"topic is {described(topic)}, but exercises are about {', '.join(TOPICS)}. "
             "Nothing was drawn. Name one of these, or none."
