@@ -62,12 +62,14 @@ KINDS: Mapping[Seams, type[AtSeam]] = {
     Seams.PADDING: Mixed,
     Seams.ENDS: Mixed,
     Seams.LONGEST: Mixed,
+    Seams.SEEN: Mixed,
     Seams.LABELS: LabelsAcross,
 }
 """What is a difference; all other seams are doubts."""
 OUTCOMES: Mapping[Seams, Outcome] = {
     Seams.MROPE: Outcome(Runs.OTHER_PLACES),
     Seams.PADDING: Outcome(Runs.SEES_PADDING),
+    Seams.SEEN: Outcome(Runs.OTHER_TOKENS),
 }
 
 

@@ -68,6 +68,14 @@ def _mixed(found: Mixed, batch: Batch) -> Words:
                 "position_ids count as its own.",
                 "Remove the padding of each sample before samples are joined.",
             )
+        case Seams.SEEN:
+            return Words(
+                f"attention_mask lets the token at {_place(seam)} see "
+                f"{number(seam.given[0], 'token')}, but {seam.due[0]} of sample {seam.sample} "
+                "belong there: itself and those before it, of its own sample alone.",
+                "Make the mask of the numbers of the samples: hide tokens of other samples, and those "
+                "that come later.",
+            )
         case Seams.LONGEST:
             return Words(
                 f"{seam.key} is {seam.given[0]}, but the longest sample has "

@@ -92,7 +92,7 @@ class Joined:
             told &= texts.is_alone(own, tokens, ends)
             strange |= texts.is_strange(own, tokens, real)
             pieces += own
-        if not (several or (told and PADDING_MASK not in given)):
+        if not (several or (told and _shows_all(given, table.shape, texts.width))):
             return None
         media = {key: given.get(key) for key in batch.layout.media}
         found = identified([one.alike for one in pieces], (), batch, finder, media)
@@ -169,6 +169,7 @@ class Texts:
         self.least: int = sum(lengths[:2]) if len(lengths) > 1 else 2 * sum(lengths)
         self._shortest = lengths[0]
         self.dtype: Any = ids.dtype
+        self.width: int = ids.shape[1]
         self._head = min(lengths[0], HEAD)
         self._by_head: dict[bytes, list[int]] = defaultdict(list)
         for sample, text in enumerate(self._texts):
@@ -293,6 +294,12 @@ def _are_the_same(tokens: np.ndarray) -> bool:
 def _is_told(given: Mapping[str, Any]) -> bool:
     """Whether the call has arguments of packed rows."""
     return any(given.get(key) is not None for key in (*PACKED, "position_ids"))
+
+
+def _shows_all(given: Mapping[str, Any], shape: tuple[int, ...], width: int) -> bool:
+    """Whether no mask says that rows of one sample are those of a padded batch, `width` long."""
+    mask = given.get(PADDING_MASK)
+    return mask is None or len(getattr(mask, "shape", ())) == 4 or shape[1] > width
 
 
 def _edges(given: Mapping[str, Any], shape: tuple[int, ...]) -> set[tuple[int, int]]:

@@ -273,9 +273,9 @@ class _Chunk:
         shape, ids = tuple(value.shape), tuple(self.given["input_ids"].shape)
         change = None
         if shape[-2:] != ids or len(shape) > len(ids) + 1:
-            if key == "attention_mask":
+            if key == "attention_mask" and len(shape) != 4:  # that is judged with the seams
                 return ObservedKey(None, shape[0] if shape else 1, dims=len(shape))
-            change = Change("columns", shape)
+            change = None if key == "attention_mask" else Change("columns", shape)
         elif key not in OF_SEAMS:
             change = None if joined.matches(self.batch, key, value) else Change("columns", shape)
         wide = shape[-1] if shape else None
