@@ -702,7 +702,7 @@ def test_masks_that_mix_samples_fall_and_the_model_agrees(family, change, labs):
     [
         pytest.param(lambda mask: mask.long(), id="whole numbers"),
         pytest.param(lambda mask: mask.float() - 1, id="numbers that hide little"),
-        pytest.param(lambda mask: mask[:, :, :-1], id="another shape"),
+        pytest.param(lambda mask: mask[:, :, None], id="another shape"),
         pytest.param(lambda mask: mask.to_sparse(), id="sparse"),
     ],
 )
@@ -711,6 +711,19 @@ def test_masks_that_cannot_be_read_are_not_ok(change, labs):
     report = vd.check(lambda i, n: [in_blocks(lab, change)], lab.batch, chunk_size=3)
 
     assert report.verdict == "AMBIGUOUS"
+
+
+def test_a_mask_of_another_length_is_named(labs):
+    lab = labs["llava"]
+    call = in_blocks(lab, lambda mask: torch.nn.functional.pad(mask, (0, 4, 0, 4)))
+    (finding,) = vd.check(lambda i, n: [call], lab.batch, chunk_size=3).findings
+    cached = call | {"past_key_values": object()}
+
+    assert finding.code == "VLM015"
+    assert "attention_mask has shape (1, 1, 134, 134), but input_ids has (1, 130)" in str(finding)
+    assert vd.check(lambda i, n: [cached], lab.batch, chunk_size=3).verdict == "AMBIGUOUS"
+    with pytest.raises(RuntimeError):
+        lab.run(call)
 
 
 def test_a_mask_of_blocks_does_not_excuse_other_positions(labs):

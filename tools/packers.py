@@ -10,23 +10,29 @@ packed rows. In brackets is what rounding explains. `--few` tries the smallest b
 
 from __future__ import annotations
 
+import builtins
+import inspect
+import math
 import os
 import subprocess
 import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib import import_module
+from contextlib import contextmanager
+from importlib import import_module, metadata
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace as Some
 from typing import Any
+from unittest.mock import MagicMock
 
 import torch
-from collators import LLAMA_FACTORY, MS_SWIFT, TEMPLATES, stub, with_template
+from collators import LLAMA_FACTORY, MS_SWIFT, TEMPLATES, stub, take, with_template
+from packaging import version
 
 import vlmdebug as vd
-from vlmdebug.trainers.source import Library, Part
+from vlmdebug.trainers.source import Library
 
 Inputs = dict[str, Any]
 Slicer = Callable[[Inputs, int], Iterator[Inputs]]
@@ -39,21 +45,11 @@ NEEDS = {VERL: ("tensordict", "pyvers", "cloudpickle", "orjson")}
 SETS = ((1,), (0, 0), (1, 1), (0, 1), (1, 0), (0, 0, 0), (2, 0, 1), (1, 1, 2), (0, 2, 1, 0))
 """Images per sample, smallest first."""
 IGNORED, MULTIPLE = -100, 64
-
-
-def samples(inputs: Mapping[str, Any]) -> list[Inputs]:
-    """Each sample alone: tokens without padding, `(seq,)`, and the rows of its own media."""
-    shape = inputs["input_ids"].shape
-    along = {key for key, value in inputs.items() if getattr(value, "shape", None) == shape}
-    found = list[Inputs]()
-    for one in vd.read_batch(tensors(inputs)).chunks(1):
-        keep = one["attention_mask"][0].bool()
-        row = {key: value[0][keep] if key in along else value for key, value in one.items()}
-        found.append(row)
-    return found
+OF_TEXT = {"input_ids", "attention_mask", "labels", "position_ids", "rope_deltas"}
 
 
 def tensors(inputs: Mapping[str, Any]) -> Inputs:
+    """The values that are tensors."""
     return {key: value for key, value in inputs.items() if isinstance(value, torch.Tensor)}
 
 
@@ -191,9 +187,10 @@ def llama_factory(family: str, processor: Any, model: Any, folder: Path) -> Iter
             rows = by_row(supervised.SupervisedDatasetProcessor(*arguments), examples)
             options.cutoff_len = sum(len(row["input_ids"]) for row in rows) + 8
             packed = supervised.PackedSupervisedDatasetProcessor(*arguments)
-            inputs = tensors(padded(rows))
-            for key in ("position_ids", "rope_deltas"):
-                inputs.pop(key, None)
+            inputs = texts_of(rows, processor)
+            if any(images):
+                made = tensors(padded(rows))
+                inputs |= {key: made[key] for key in made if key not in OF_TEXT}
 
             def slicer(given: Inputs, chunk_size: int) -> Iterator[Inputs]:
                 for row in by_row(packed, as_examples(images, processor)):
@@ -205,6 +202,20 @@ def llama_factory(family: str, processor: Any, model: Any, folder: Path) -> Iter
 
         name = "neat_packing" if neat else "packing"
         yield f"`SFTDataCollatorWith4DAttentionMask`, {name}, {attention}", made
+
+
+def texts_of(rows: Sequence[Inputs], processor: Any) -> Inputs:
+    """The padded tokens of rows, and what they mean: a collator may add those of a dummy image."""
+    wide = max(len(row["input_ids"]) for row in rows)
+    fill = {"input_ids": processor.tokenizer.pad_token_id or 0, "labels": IGNORED}
+    found = {
+        key: torch.tensor([row[key] + [fill.get(key, 0)] * (wide - len(row[key])) for row in rows])
+        for key in ("input_ids", "attention_mask", "labels")
+    }
+    if "mm_token_type_ids" in processor.model_input_names:
+        types = (found["input_ids"] == processor.image_token_id).long()
+        found["mm_token_type_ids"] = types
+    return found
 
 
 def as_examples(images: Sequence[int], processor: Any) -> dict[str, list[Any]]:
@@ -231,7 +242,7 @@ def by_row(encoder: Any, examples: dict[str, list[Any]]) -> list[Inputs]:
 
 def swift(family: str, processor: Any, model: Any, folder: Path) -> Iterator[Packer]:
     """ms-swift's templates with padding_free, on rows as their encoding leaves them."""
-    name, version = {
+    name, kind_of = {
         "llava": ("base.Template", ""),
         "internvl": ("templates.internvl.InternvlTemplate", ""),
         "qwen2_5_vl": ("templates.qwen.Qwen2_5VLTemplate", "v2_5"),
@@ -239,13 +250,11 @@ def swift(family: str, processor: Any, model: Any, folder: Path) -> Iterator[Pac
     }.get(family, ("", ""))
     if not name:
         return
-    stub("modelscope", "modelscope.hub", "modelscope.hub.utils", "modelscope.hub.utils.utils")
-    library = Library("swift", MS_SWIFT.replace("==", " "), folder / "swift")
     file, _, kind = name.rpartition(".")
-    template_of = getattr(library.module(f"swift.template.{file}"), kind)
-    template = template_of.__new__(template_of)
+    template: Any = object.__new__(templates(folder / "swift", file, kind))
     state = dict(padding_side="right", is_training=True, padding_free=True, use_megatron=False)
     state |= dict(sequence_parallel_size=1, packing=False, processor=processor, mode="train")
+    state |= dict(tokenizer=processor.tokenizer)
     state |= dict(transformers_version=release(), transformers_5_3=True, _get_model=lambda: model)
     vars(template).update(state, get_base_model=lambda _: model, transformers_5_9=True)
 
@@ -255,7 +264,7 @@ def swift(family: str, processor: Any, model: Any, folder: Path) -> Iterator[Pac
             one = {key: value for key, value in row.items() if key != "attention_mask"}
             lists = listed([row], "input_ids", "labels")[0]
             lists["labels"][0] = IGNORED  # as Template._encode_truncated leaves them
-            if version and not bool((row["mm_token_type_ids"] != 0).any()):
+            if kind_of and not bool((row["mm_token_type_ids"] != 0).any()):
                 one.pop("mm_token_type_ids", None)  # as Qwen2VLTemplate._encode leaves them
             batch.append({**one, **lists, "length": len(row["input_ids"])})
         call = template._data_collator(batch)
@@ -265,12 +274,30 @@ def swift(family: str, processor: Any, model: Any, folder: Path) -> Iterator[Pac
     yield f"`{kind}._data_collator`, padding_free", of_samples(family, processor, model, join)
 
 
+def templates(swift: Path, file: str, kind: str) -> Any:
+    """A template of ms-swift, with its base class; what they need to make prompts is replaced."""
+    packed = take(
+        swift / "utils/transformers_utils.py", "get_packed_seq_params"
+    ).get_packed_seq_params
+    replaced = MagicMock(retry_decorator=lambda _: lambda function: function)
+    world: Inputs = dict(vars(builtins), math=math, F=torch.nn.functional, inspect=inspect)
+    world |= dict(pad_sequence=torch.nn.utils.rnn.pad_sequence, ProcessorMixin=object)
+    world |= dict(get_packed_seq_params=packed, version=version, contextmanager=contextmanager)
+    for name in ("logger", "get_env_args", "register_template", "get_logger"):
+        world[name] = replaced
+    world["retry_decorator"] = replaced.retry_decorator
+    base = take(swift / "template/base.py", "Template", **world).Template
+    if kind == "Template":
+        return base
+    path = swift / f"template/{file.replace('.', '/')}.py"
+    own = [kind] if kind.startswith("Intern") else ["Qwen2VLTemplate", "Qwen2_5VLTemplate"]
+    own += ["Qwen3VLTemplate"] if kind == "Qwen3VLTemplate" else []
+    return getattr(take(path, *own, **world, Template=base), kind)
+
+
 def release() -> Any:
     """The installed release of transformers, as a version."""
-    from packaging.version import parse
-    from transformers import __version__
-
-    return parse(__version__)
+    return version.parse(metadata.version("transformers"))
 
 
 def verl(family: str, processor: Any, model: Any, folder: Path) -> Iterator[Packer]:
@@ -306,6 +333,7 @@ def verl(family: str, processor: Any, model: Any, folder: Path) -> Iterator[Pack
                 ids, mask = (torch.nn.functional.pad(one, (left, 0)) for one in (ids[None], mask))
                 own = {k: v for k, v in row.items() if k not in ("input_ids", "labels")}
                 own.pop("attention_mask", None)
+                own = {k: v[None] if v.ndim == 1 else v for k, v in own.items()}
                 places = loop._compute_position_ids(ids, mask, own)
                 texts.append({"input_ids": ids, "attention_mask": mask, "position_ids": places})
                 media.append(own)
@@ -364,8 +392,6 @@ def proof(slicer: Slicer, batch: Any, model: Any, size: int) -> str:
 
 def kept(slicer: Slicer, model: Any) -> Slicer:
     """The same calls without what tells flash-attention alone, and what no forward takes."""
-    import inspect
-
     known = inspect.signature(model.forward).parameters
 
     def calls(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
@@ -376,6 +402,7 @@ def kept(slicer: Slicer, model: Any) -> Slicer:
 
 
 def off(proven: Any) -> str:
+    """The largest difference of logits, and in brackets what rounding explains."""
     if proven.error is not None:
         return f"raises {type(proven.error).__name__}"
     if proven.max_abs_diff is None:

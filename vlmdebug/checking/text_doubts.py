@@ -107,8 +107,8 @@ SEAMS: Mapping[Seams, tuple[str, str]] = {
         "Pass position_ids that start again, too, or test with the attention of your training run.",
     ),
     Seams.JUMPS: (
-        "only flash-attention sees where they begin, as the first plane of position_ids does not go "
-        "on by one in each sample",
+        "only flash-attention sees where they begin, as the first plane of position_ids does not "
+        "go on by one in each sample",
         "Let the first of the four planes be 0, 1, 2 … in each sample.",
     ),
     Seams.UNLIKE: (

@@ -52,8 +52,8 @@ REPEATS = frozenset(
 """Models of `SEPARATES` with M-RoPE that take `position_ids` of two dimensions for all four planes;
 others take them for time, height and width alone, which keeps no samples apart."""
 OWN_MASK = frozenset({"hy_v4_vl"})
-"""Models of `SEPARATES` in which an `attention_mask` of four dimensions is not all that hides tokens:
-they choose tokens by one of two."""
+"""Models of `SEPARATES` in which an `attention_mask` of four dimensions is not all that hides
+tokens: they choose tokens by one of two."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Whether an `attention_mask` of four dimensions keeps the samples of packed rows apart.
 
-Models take such a mask as it is (`masking_utils._preprocess_mask_arguments`, transformers 5.24): truth
-values that are true where a token is seen, or numbers that are added to the scores, 0 where it is
-seen and a very low one where it is not.
+Models take such a mask as it is (`masking_utils._preprocess_mask_arguments`, transformers 5.24):
+truth values that are true where a token is seen, or numbers that are added to the scores, 0 where
+it is seen and a very low one where it is not.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def is_of_blocks(mask: Any) -> bool:
 
 
 def seam_of_blocks(
-    mask: Any, shape: tuple[int, ...], spans: Spans, samples: Sequence[int]
+    mask: Any, shape: tuple[int, ...], spans: Spans, samples: Sequence[int], *, cached: bool
 ) -> Seam | None:
     """The first token that sees others than itself and those of its sample before it.
 
@@ -35,8 +35,11 @@ def seam_of_blocks(
         shape: Of `input_ids`.
         spans: The tokens of each sample.
         samples: Their numbers.
+        cached: Whether tokens may see others that a cache holds.
     """
-    seen = _seen(mask, *shape)
+    seen, pairs = _seen(mask, *shape), (shape[1], shape[1])
+    if seen is None and not cached and tuple(mask.shape[-2:]) != pairs:
+        return Seam(Seams.ENDS, "attention_mask", given=tuple(mask.shape), due=shape)
     if seen is None:
         return Seam(Seams.MASK, "attention_mask")
     for sample, (row, start, stop) in zip(samples, spans, strict=True):

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from vlmdebug.core.batch import Batch
-from vlmdebug.core.keys import PACKED
+from vlmdebug.core.keys import CACHES, PACKED
 from vlmdebug.core.observed import Seam, Seams
 from vlmdebug.core.part import Spans
 from vlmdebug.core.tensors import side_by_side, to_numpy
@@ -174,10 +174,13 @@ class _Call:
         if not (self.batch.rules.predict and self.batch.rules.separates_packed):
             return Seam(Seams.MODEL)
         if is_of_blocks(mask) and self.batch.rules.takes_block_mask:
-            seam = seam_of_blocks(mask, self.shape, self.spans, self.samples)
+            cached = any(key in self.given for key in CACHES)
+            seam = seam_of_blocks(mask, self.shape, self.spans, self.samples, cached=cached)
             return seam or self._each_alone(in_blocks=True)
         if mask is not None:
-            return Seam(Seams.MASK, "attention_mask")
+            found = self._each_alone(in_blocks=True)
+            wrong = found is not None and found.why is not Seams.OPEN
+            return found if wrong else Seam(Seams.MASK, "attention_mask")
         if self.given.get("use_cache") is True:
             return Seam(Seams.CACHE, "use_cache")
         return self._positions()
@@ -199,6 +202,8 @@ class _Call:
         if in_blocks and len(planes) == PLANES:
             planes = planes[1:]  # nothing reads the places of text
         planes = np.broadcast_to(planes, (len(planes), rows, wide))
+        if len(planes) == PLANES:
+            return self._with_text(planes)
         apart = np.stack([side_by_side(plane, self.spans, 0) for plane in planes])
         return self._compared(apart if len(planes) > 1 else apart[0])
 
@@ -245,7 +250,9 @@ class _Call:
             return True
         lowest, stop = np.flatnonzero(plane[0] == plane.min()), self.spans[-1].stop
         starts = [span.start for span in self.spans]
-        return self.shape[0] == 1 and lowest[lowest < stop].tolist() == starts
+        if self.shape[0] > 1:  # it takes each row for one sample
+            return not any(starts)
+        return lowest[lowest < stop].tolist() == starts
 
     @property
     def _due_shape(self) -> tuple[int, ...]:
