@@ -105,6 +105,11 @@ class Joined:
         """The samples as rows of the batch."""
         return Rows.of(self.samples)
 
+    @property
+    def stop(self) -> int:
+        """The column behind the last of their tokens."""
+        return max(span.stop for span in self.spans)
+
     @cached_property
     def lost(self) -> dict[int, tuple[int, int]]:
         """How many tokens each sample of which some are missing has here, and how many it owns."""

@@ -293,9 +293,11 @@ class _Chunk:
         shape, ids = tuple(value.shape), tuple(self.given["input_ids"].shape)
         change = None
         if shape[-2:] != ids or len(shape) > len(ids) + 1:
-            if key == "attention_mask" and len(shape) != 4:  # that is judged with the seams
+            lacks_padding = shape[:-1] == ids[:-1] and shape[-1] >= joined.stop
+            if lacks_padding or (key == "attention_mask" and len(shape) != 4):
                 return ObservedKey(None, shape[0] if shape else 1, dims=len(shape))
-            change = None if key == "attention_mask" else Change("columns", shape)
+            of_blocks = key == "attention_mask"  # which is judged with the seams
+            change = None if of_blocks else Change("columns", shape)
         elif key not in OF_SEAMS:
             change = None if joined.matches(self.batch, key, value) else Change("columns", shape)
         wide = shape[-1] if shape else None
