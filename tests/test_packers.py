@@ -805,3 +805,47 @@ def test_positions_of_padding_behind_a_single_sample_are_of_no_token(family, mas
     assert pack(*others, call).ok, str(pack(*others, call))
     assert lab.off(lab.run(call), [2]) < SAME
     assert not pack(*others, moved).ok
+
+
+@pytest.mark.parametrize("placeholders", [0, 16])
+def test_a_dummy_image_behind_packed_texts_is_undecided(placeholders, texts, labs):
+    lab, image = texts("llava"), labs["llava"].inputs["pixel_values"][:1]
+    token = lab.model.config.image_token_id
+    call = {k: v for k, v in lab.packed().items() if not k.startswith(("cu_", "max_"))}
+    call = padded_row(call, call["input_ids"].shape[1] + 16, 3)
+    if placeholders:
+        call["input_ids"][0, -placeholders:] = token
+    call["pixel_values"] = image
+    report = vd.check(lambda i, n: [call], lab.batch, chunk_size=3)
+
+    if placeholders:
+        assert report.verdict == "AMBIGUOUS"
+        assert "pixel_values was made by the slicer" in str(report.ambiguities)
+        assert lab.off(lab.run(call)) < SAME
+    else:
+        assert codes(report) == {"VLM011"}
+        with pytest.raises(ValueError, match="do not match"):
+            lab.run(call)
+
+
+def test_types_that_lack_padding_alone_are_not_compared(labs):
+    lab = labs["qwen2_5_vl"]
+    call = lab.packed()
+    longer = padded_row(call, call["input_ids"].shape[1] + 7)
+    short = longer | {"mm_token_type_ids": call["mm_token_type_ids"]}
+    cut = longer | {"mm_token_type_ids": call["mm_token_type_ids"][:, :-1]}
+
+    assert vd.check(lambda i, n: [longer], lab.batch, chunk_size=3).ok
+    assert vd.check(lambda i, n: [short], lab.batch, chunk_size=3).verdict == "AMBIGUOUS"
+    assert codes(vd.check(lambda i, n: [cut], lab.batch, chunk_size=3)) == {"VLM011"}
+
+
+def test_positions_of_another_length_are_loud(labs):
+    lab = labs["llava"]
+    call = lab.packed()
+    call["position_ids"] = call["position_ids"][:, :-2]
+    (finding,) = vd.check(lambda i, n: [call], lab.batch, chunk_size=3).findings
+
+    assert (finding.code, finding.loudness) == ("VLM014", "loud")
+    with pytest.raises(RuntimeError):
+        lab.run(call)

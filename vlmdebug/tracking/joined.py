@@ -119,9 +119,7 @@ class Joined:
 
     def apart(self, table: np.ndarray, fill: int = 0) -> np.ndarray:
         """A key along the tokens of the call, with a row per sample: `(…, sample, seq)`."""
-        if table.ndim == 2:
-            return side_by_side(table, self.spans, fill)
-        return np.stack([self.apart(plane, fill) for plane in table])
+        return side_by_side(table, self.spans, fill)
 
     def own(self, values: Any) -> np.ndarray:
         """A key along the tokens of the batch as `apart` gives that of the call."""
@@ -154,11 +152,8 @@ class Joined:
                 numbers = numbers_of(value)
             if numbers is not None:
                 found[key] = self.apart(numbers)
-        real = [np.ones((1, size), dtype=np.int64) for size in self.spans.lengths]
-        wide = max(self.spans.lengths)
-        found[PADDING_MASK] = np.concatenate(
-            [np.pad(one, ((0, 0), (0, wide - one.shape[1]))) for one in real]
-        )
+        lengths = np.array(self.spans.lengths)
+        found[PADDING_MASK] = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
         return found
 
 

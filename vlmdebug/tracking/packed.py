@@ -204,7 +204,7 @@ class _Call:
         planes = np.broadcast_to(planes, (len(planes), rows, wide))
         if len(planes) == PLANES:
             return self._with_text(planes)
-        apart = np.stack([side_by_side(plane, self.spans, 0) for plane in planes])
+        apart = side_by_side(planes, self.spans, 0)
         return self._compared(apart if len(planes) > 1 else apart[0])
 
     @cached_property
@@ -287,7 +287,7 @@ class _Call:
     def _values(self, planes: np.ndarray) -> Seam | None:
         """Whether M-RoPE's positions of each sample are those that it has alone."""
         planes = np.broadcast_to(planes[1 - PLANES :], (PLANES - 1, *self.shape))
-        apart = np.stack([side_by_side(plane, self.spans, 0) for plane in planes])
+        apart = side_by_side(planes, self.spans, 0)
         return self._compared(apart)
 
     def _compared(self, apart: np.ndarray) -> Seam | None:
@@ -295,12 +295,12 @@ class _Call:
         if self.own is not None:
             own = self.own[-(PLANES - 1) :] if self.own.ndim == 3 else self.own[None]
             ours = apart[-len(own) :] if apart.ndim == 3 else apart[None]
-            real = side_by_side(np.ones(self.shape, dtype=np.int64), self.spans, 0) != 0
+            real = self.real != 0
             off = unlike(np.broadcast_to(ours, own.shape), own, real)
             return None if off is None else self._at(*off)
         call: dict[str, Any] = {
             "input_ids": side_by_side(to_numpy(self.given["input_ids"]), self.spans, -1),
-            "attention_mask": side_by_side(np.ones(self.shape, dtype=np.int64), self.spans, 0),
+            "attention_mask": self.real,
         }
         for key, value in self.given.items():
             call.setdefault(key, value)
@@ -310,6 +310,12 @@ class _Call:
         if made.right is None or made.why is None:
             return Seam(Seams.OPEN)
         return self._at(*made.why.shapes)
+
+    @cached_property
+    def real(self) -> np.ndarray:
+        """1 for the tokens of each sample, and 0 behind them, `(sample, seq)`."""
+        lengths = np.array(self.spans.lengths)
+        return (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
 
     def _at(self, place: Sequence[int], given: Sequence[int], due: Sequence[int]) -> Seam:
         """A token with other positions than it has alone; `place`: which sample, and its token."""
