@@ -628,3 +628,224 @@ def test_falsify_and_assert_slices_take_packers():
     assert len(found.case.spec.images_per_sample) == 2
     with pytest.raises(vd.MismatchError, match="VLM014"):
         assert_slices(on, families=["llava"], max_examples=60)
+
+
+# --- what else keeps samples apart -------------------------------------------------------------
+
+
+def block_mask(lengths, total, *, numbers=False):
+    """`(1, 1, seq, seq)`: each token sees itself and its sample before it; padding sees itself."""
+    index = torch.full((total,), -1)
+    index[: sum(lengths)] = torch.repeat_interleave(
+        torch.arange(len(lengths)), torch.tensor(lengths)
+    )
+    same = (index[:, None] == index[None]) & (index >= 0)
+    mask = (same & torch.ones(total, total, dtype=torch.bool).tril()) | torch.eye(total).bool()
+    if numbers:
+        mask = torch.where(mask, 0.0, torch.finfo(torch.float32).min)
+    return mask[None, None]
+
+
+def in_blocks(lab, change=lambda mask: mask, *, numbers=False, wide=0, **given):
+    """A packed call with such a mask, and without the arguments of flash-attention."""
+    call = {k: v for k, v in lab.packed().items() if not k.startswith(("cu_", "max_"))} | given
+    call = padded_row(call, call["input_ids"].shape[1] + wide) if wide else call
+    lengths = [len(lab.alone[sample]) for sample in ORDER]
+    mask = block_mask(lengths, call["input_ids"].shape[1], numbers=numbers)
+    return {k: v for k, v in call.items() if v is not None} | {"attention_mask": change(mask)}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_masks_of_blocks_keep_samples_apart_where_the_model_says_so(family, labs):
+    lab = labs[family]
+    calls = [in_blocks(lab), in_blocks(lab, numbers=True, wide=9)]
+    if not lab.mrope:
+        on = torch.arange(calls[0]["input_ids"].shape[1])[None]
+        calls += [in_blocks(lab, position_ids=on), in_blocks(lab, position_ids=None)]
+    for call in calls:
+        report = vd.check(lambda i, n, call=call: [call], lab.batch, chunk_size=3)
+
+        assert not report.mismatches, str(report)
+        assert report.ok == (family not in OWN_MASKS)
+        assert not report.ok or lab.off(lab.run(call)) < SAME
+    if family in OWN_MASKS:
+        assert lab.off(lab.run(calls[0])) > SAME
+
+
+def shows_the_row(mask):
+    return torch.ones_like(mask).tril()
+
+
+def shows_one_token_more(mask):
+    begin = int((mask[0, 0, :, 0] == 0).nonzero()[0])  # of the second sample
+    return mask.clone().index_put_((*torch.tensor([0, 0, begin, 2]),), torch.tensor(True))
+
+
+def hides_one_token(mask):
+    return mask.clone().index_put_((*torch.tensor([0, 0, 9, 3]),), torch.tensor(False))
+
+
+@pytest.mark.parametrize("change", [shows_the_row, shows_one_token_more, hides_one_token])
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "internvl", "idefics3"])
+def test_masks_that_mix_samples_fall_and_the_model_agrees(family, change, labs):
+    lab = labs[family]
+    call = in_blocks(lab, change)
+    (finding,) = vd.check(lambda i, n: [call], lab.batch, chunk_size=3).findings
+
+    assert (finding.code, finding.worst.key) == ("VLM015", "attention_mask")
+    assert finding.silent
+    assert lab.off(lab.run(call)) > SAME
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda mask: mask.long(), id="whole numbers"),
+        pytest.param(lambda mask: mask.float() - 1, id="numbers that hide little"),
+        pytest.param(lambda mask: mask[:, :, None], id="another shape"),
+        pytest.param(lambda mask: mask.to_sparse(), id="sparse"),
+    ],
+)
+def test_masks_that_cannot_be_read_are_not_ok(change, labs):
+    lab = labs["llava"]
+    report = vd.check(lambda i, n: [in_blocks(lab, change)], lab.batch, chunk_size=3)
+
+    assert report.verdict == "AMBIGUOUS"
+
+
+def test_a_mask_of_another_length_is_named(labs):
+    lab = labs["llava"]
+    call = in_blocks(lab, lambda mask: torch.nn.functional.pad(mask, (0, 4, 0, 4)))
+    (finding,) = vd.check(lambda i, n: [call], lab.batch, chunk_size=3).findings
+    cached = call | {"past_key_values": object()}
+
+    assert finding.code == "VLM015"
+    assert "attention_mask has shape (1, 1, 134, 134), but input_ids has (1, 130)" in str(finding)
+    assert vd.check(lambda i, n: [cached], lab.batch, chunk_size=3).verdict == "AMBIGUOUS"
+    with pytest.raises(RuntimeError):
+        lab.run(call)
+
+
+def test_a_mask_of_blocks_does_not_excuse_other_positions(labs):
+    lab = labs["qwen2_5_vl"]
+    right = lab.packed()["position_ids"]
+    for positions in (right[1:], right):
+        call = in_blocks(lab, position_ids=positions)
+        assert vd.check(lambda i, n, call=call: [call], lab.batch, chunk_size=3).ok
+        assert lab.off(lab.run(call)) < SAME
+    for positions in (right[:1].expand(3, -1, -1), right[0], right[1:, :, None]):
+        call = in_blocks(lab, position_ids=positions)
+        report = vd.check(lambda i, n, call=call: [call], lab.batch, chunk_size=3)
+        assert codes(report) == {"VLM014"}
+    call = in_blocks(lab, position_ids=None)
+    assert vd.check(lambda i, n: [call], lab.batch, chunk_size=3).verdict == "AMBIGUOUS"
+
+
+@pytest.fixture(scope="module")
+def texts(built):
+    """The same as `labs`, with three texts and no image."""
+    found = {}
+
+    def lab_of(family):
+        if family not in found:
+            inputs = vd.tiny.batch(family, images_per_sample=[0, 0, 0], seed=0)
+            found[family] = Lab(*built[family], inputs)
+        return found[family]
+
+    return lab_of
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_positions_of_two_dimensions_pass_where_the_model_separates_texts_by_them(family, texts):
+    lab = texts(family)
+    call = lab.packed()
+    if lab.mrope:
+        call["position_ids"] = call["position_ids"][0]
+    bare = {k: v for k, v in call.items() if not k.startswith(("cu_", "max_"))}
+    report = vd.check(lambda i, n: [bare], lab.batch, chunk_size=3)
+    flash = vd.check(lambda i, n: [call], lab.batch, chunk_size=3)
+
+    assert report.ok == (lab.off(lab.run(bare)) < SAME), str(report)
+    assert report.ok or codes(report) == {"VLM014"}
+    assert flash.verdict == ("OK" if report.ok else "AMBIGUOUS")
+    if family not in OWN_MASKS:
+        assert lab.off(lab.flash(call)) < SAME
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_places_in_time_before_the_others_are_right_in_flash_attention_alone(family, labs):
+    lab = labs[family]
+    places = lab.packed()["position_ids"][1:]
+    call = lab.packed() | {"position_ids": torch.cat([places[:1], places])}
+    bare = {k: v for k, v in call.items() if not k.startswith(("cu_", "max_"))}
+    wrong = bare | {"position_ids": bare["position_ids"][[0, 1, 3, 2]]}
+
+    for given in (call, bare):
+        report = vd.check(lambda i, n, given=given: [given], lab.batch, chunk_size=3)
+        assert report.verdict == "AMBIGUOUS"
+        assert "only flash-attention sees where they begin" in report.ambiguities[0]
+    assert codes(vd.check(lambda i, n: [wrong], lab.batch, chunk_size=3)) == {"VLM014"}
+    assert lab.off(lab.run(bare)) > SAME
+    assert lab.off(lab.flash(call)) < SAME
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
+@pytest.mark.parametrize("mask", [None, "ones"])
+def test_positions_of_padding_behind_a_single_sample_are_of_no_token(family, mask, labs):
+    lab = labs[family]
+    call = padded_row(lab.packed(order=[2]), 256)
+    call["attention_mask"] = mask and torch.ones_like(call["input_ids"])
+    others = [lab.packed(order=[0]), lab.packed(order=[1])]
+    moved = call | {"position_ids": call["position_ids"].clone()}
+    moved["position_ids"][..., 5] += 3
+
+    def pack(*calls):
+        return vd.check(lambda i, n: list(calls), lab.batch, chunk_size=1)
+
+    assert pack(*others, call).ok, str(pack(*others, call))
+    assert lab.off(lab.run(call), [2]) < SAME
+    assert not pack(*others, moved).ok
+
+
+@pytest.mark.parametrize("placeholders", [0, 16])
+def test_a_dummy_image_behind_packed_texts_is_undecided(placeholders, texts, labs):
+    lab, image = texts("llava"), labs["llava"].inputs["pixel_values"][:1]
+    token = lab.model.config.image_token_id
+    call = {k: v for k, v in lab.packed().items() if not k.startswith(("cu_", "max_"))}
+    call = padded_row(call, call["input_ids"].shape[1] + 16, 3)
+    if placeholders:
+        call["input_ids"][0, -placeholders:] = token
+    call["pixel_values"] = image
+    report = vd.check(lambda i, n: [call], lab.batch, chunk_size=3)
+
+    if placeholders:
+        assert report.verdict == "AMBIGUOUS"
+        assert "pixel_values was made by the slicer" in str(report.ambiguities)
+        assert lab.off(lab.run(call)) < SAME
+    else:
+        assert codes(report) == {"VLM011"}
+        with pytest.raises(ValueError, match="do not match"):
+            lab.run(call)
+
+
+def test_types_that_lack_padding_alone_are_not_compared(labs):
+    lab = labs["qwen2_5_vl"]
+    call = lab.packed()
+    longer = padded_row(call, call["input_ids"].shape[1] + 7)
+    short = longer | {"mm_token_type_ids": call["mm_token_type_ids"]}
+    cut = longer | {"mm_token_type_ids": call["mm_token_type_ids"][:, :-1]}
+
+    assert vd.check(lambda i, n: [longer], lab.batch, chunk_size=3).ok
+    assert vd.check(lambda i, n: [short], lab.batch, chunk_size=3).verdict == "AMBIGUOUS"
+    assert codes(vd.check(lambda i, n: [cut], lab.batch, chunk_size=3)) == {"VLM011"}
+
+
+def test_positions_of_another_length_are_loud(labs):
+    lab = labs["llava"]
+    call = lab.packed()
+    call["position_ids"] = call["position_ids"][:, :-2]
+    (finding,) = vd.check(lambda i, n: [call], lab.batch, chunk_size=3).findings
+
+    assert (finding.code, finding.loudness) == ("VLM014", "loud")
+    with pytest.raises(RuntimeError):
+        lab.run(call)

@@ -10,7 +10,7 @@ from vlmdebug.checking.doubts import NotApart
 from vlmdebug.checking.findings import Difference, KeyDifference
 from vlmdebug.core.observed import ObservedCall, Seam, Seams
 from vlmdebug.core.packed_row import Fault, PackedRow
-from vlmdebug.outcomes.reasons import Outcome, Runs, Unknown
+from vlmdebug.outcomes.reasons import Outcome, Raises, Runs, Unknown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +63,15 @@ KINDS: Mapping[Seams, type[AtSeam]] = {
     Seams.PADDING: Mixed,
     Seams.ENDS: Mixed,
     Seams.LONGEST: Mixed,
+    Seams.SEEN: Mixed,
     Seams.LABELS: LabelsAcross,
 }
 """What is a difference; all other seams are doubts."""
+LENGTHS = Outcome(Raises.LENGTHS_DIFFER)
 OUTCOMES: Mapping[Seams, Outcome] = {
     Seams.MROPE: Outcome(Runs.OTHER_PLACES),
     Seams.PADDING: Outcome(Runs.SEES_PADDING),
+    Seams.SEEN: Outcome(Runs.OTHER_TOKENS),
 }
 
 
@@ -81,10 +84,16 @@ def seam_differences(
         kind = KINDS.get(one.why)
         if kind is None:
             continue
-        told: dict[str, Any] = {"outcome": OUTCOMES[one.why]} if one.why in OUTCOMES else {}
+        known = LENGTHS if _is_of_other_length(one) else OUTCOMES.get(one.why)
+        told: dict[str, Any] = {} if known is None else {"outcome": known}
         own = samples if one.sample is None else (one.sample,)
         found.append(kind(key=one.key, chunk=chunk, samples=own, seam=one, **told))
     return found
+
+
+def _is_of_other_length(seam: Seam) -> bool:
+    """Whether positions are not as many as there are tokens, so that no model can add them."""
+    return seam.why is Seams.PLANES and seam.given[-1:] != seam.due[-1:]
 
 
 def seam_doubts(seams: Iterable[Seam], samples: int) -> list[NotApart]:

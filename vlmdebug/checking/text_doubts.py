@@ -106,6 +106,11 @@ SEAMS: Mapping[Seams, tuple[str, str]] = {
         "only flash-attention reads cu_seq_lens_q and _k, and no position_ids start again",
         "Pass position_ids that start again, too, or test with the attention of your training run.",
     ),
+    Seams.JUMPS: (
+        "only flash-attention sees where they begin, as the first plane of position_ids does not "
+        "go on by one in each sample",
+        "Let the first of the four planes be 0, 1, 2 … in each sample.",
+    ),
     Seams.UNLIKE: (
         "position_ids start at numbers that differ, which flash-attention does not take for starts",
         "Start at 0 in each sample.",

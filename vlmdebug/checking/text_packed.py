@@ -40,9 +40,10 @@ def _positions(found: OtherPositions, batch: Batch) -> Words:
                 ALONE,
             )
         case Seams.PLANES:
+            needs = "" if given[-1:] != due[-1:] else " to separate samples"
             return Words(
                 f"position_ids of the packed rows have shape {_shape(given)}, but the model needs "
-                f"{_shape(due)} to separate samples.",
+                f"{_shape(due)}{needs}.",
                 PLANES,
             )
         case Seams.MROPE if len(given) > 1:
@@ -67,6 +68,14 @@ def _mixed(found: Mixed, batch: Batch) -> Words:
                 f"sample {seam.sample} begins at {_place(seam)}, behind tokens of no sample that "
                 "position_ids count as its own.",
                 "Remove the padding of each sample before samples are joined.",
+            )
+        case Seams.SEEN:
+            return Words(
+                f"attention_mask lets the token at {_place(seam)} see "
+                f"{number(seam.given[0], 'token')}, but {seam.due[0]} of sample {seam.sample} "
+                "belong there: itself and those before it, of its own sample alone.",
+                "Make the mask of the numbers of the samples: hide tokens of other samples, and "
+                "those that come later.",
             )
         case Seams.LONGEST:
             return Words(

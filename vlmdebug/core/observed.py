@@ -89,6 +89,7 @@ class Seams(Enum):
     OPEN = auto()
     STRANGE = auto()  # tokens of no sample
     FLASH = auto()  # apart in flash-attention alone
+    JUMPS = auto()  # the same, because the text's own places do not go on by one
     UNLIKE = auto()  # positions start at numbers that differ, which flash-attention does not see
     NO_POSITIONS = auto()
     ORDER = auto()
@@ -97,6 +98,7 @@ class Seams(Enum):
     PADDING = auto()
     ENDS = auto()
     LONGEST = auto()
+    SEEN = auto()  # a mask of four dimensions shows other tokens than those of the sample
     LABELS = auto()
 
 

@@ -141,6 +141,9 @@ class ModelRules:
         sometimes_returned: Media keys that only some processors of the layout return.
         mrope: How M-RoPE's positions follow from grids; None where none do, or that is not known.
         separates_packed: Whether `position_ids` that start again keep samples in one row apart.
+        repeats_positions: Whether a model with M-RoPE takes `position_ids` of two dimensions for
+            all of its planes, so that those of texts keep samples apart.
+        takes_block_mask: Whether an `attention_mask` of four dimensions keeps them apart, too.
         keys: Rules of single media keys; `KeyRules()` for any other key.
         tokens: What the model does with wrong rows of each token key.
     """
@@ -166,6 +169,8 @@ class ModelRules:
     sometimes_returned: frozenset[str] = frozenset()
     mrope: MRope | None = None
     separates_packed: bool = False
+    repeats_positions: bool = False
+    takes_block_mask: bool = False
     keys: Mapping[str, KeyRules] = field(default_factory=dict)
     tokens: Mapping[str, TokenRows] = field(default_factory=dict)
 

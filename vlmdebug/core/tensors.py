@@ -28,14 +28,14 @@ def to_numpy(value: Any) -> np.ndarray:
 
 
 def side_by_side(table: np.ndarray, spans: Spans, fill: int) -> np.ndarray:
-    """The tokens of each sample in a row of its own, `(sample, seq)`, with `fill` behind them.
+    """The tokens of each sample in a row of its own, `(…, sample, seq)`, with `fill` behind them.
 
-    `table` is a key of shape `(row, seq)`.
+    `table` is a key of shape `(…, row, seq)`.
     """
-    lengths = spans.lengths
-    apart = np.full((len(spans), max(lengths)), fill, dtype=table.dtype)
-    for own, (row, start, stop) in zip(apart, spans, strict=True):
-        own[: stop - start] = table[row, start:stop]
+    wide = max(spans.lengths)
+    apart = np.full((*table.shape[:-2], len(spans), wide), fill, dtype=table.dtype)
+    for sample, (row, start, stop) in enumerate(spans):
+        apart[..., sample, : stop - start] = table[..., row, start:stop]
     return apart
 
 

@@ -41,7 +41,7 @@ from vlmdebug.families.contradictions import (
 from vlmdebug.families.facts import BatchFacts, CountResult
 from vlmdebug.families.given_counts import how_to_count
 from vlmdebug.families.missing import lacks, lost_masks, promised, strays
-from vlmdebug.families.packing import SEPARATES
+from vlmdebug.families.packing import OWN_MASK, REPEATS, SEPARATES
 from vlmdebug.families.probe import Probe
 from vlmdebug.families.probe_runs import plain
 from vlmdebug.families.rules import USUAL
@@ -160,8 +160,14 @@ def _laid_out(
     if rules.mrope is not None and facts.metadata.steps_per_second is not None:
         steps = float(facts.metadata.steps_per_second)
         rules = replace(rules, mrope=replace(rules.mrope, per_second=steps))
-    if facts.metadata.model_type in SEPARATES:
-        rules = replace(rules, separates_packed=True)
+    model_type = facts.metadata.model_type
+    if model_type in SEPARATES:
+        rules = replace(
+            rules,
+            separates_packed=True,
+            repeats_positions=model_type in REPEATS,
+            takes_block_mask=model_type not in OWN_MASK,
+        )
     present = {key: axes[key] for key in facts.inputs if key in axes}
     feature_key = found.feature_key if found.feature_key in own else None
     return Layout(found.family, present, media, feature_key, rules, found.overview), reading

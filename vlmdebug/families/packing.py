@@ -43,6 +43,17 @@ SEPARATES = frozenset(
 """Models in which `position_ids` that start again keep samples apart: the logits of each tiny model
 are those of the samples alone (default attention, transformers 5.24). Others read token types over
 the whole row (Gemma 3, PaliGemma) or carry a state along it (Qwen3.5, LFM)."""
+REPEATS = frozenset(
+    {
+        *("cohere_compass", "cosmos3_omni", "qwen3_omni_moe_thinker", "qwen3_vl"),
+        "qwen3_vl_moe",
+    }
+)
+"""Models of `SEPARATES` with M-RoPE that take `position_ids` of two dimensions for all four planes;
+others take them for time, height and width alone, which keeps no samples apart."""
+OWN_MASK = frozenset({"hy_v4_vl"})
+"""Models of `SEPARATES` in which an `attention_mask` of four dimensions is not all that hides
+tokens: they choose tokens by one of two."""
 
 
 @dataclass(frozen=True)

@@ -173,7 +173,7 @@ def _packing(packs: Packs) -> list[str]:
     from vlmdebug.running import pasted_packer as own
 
     positions = [own._positions_in_grids, own._mrope] if packs.mrope else [own._positions]
-    used = [own.pack_inputs, own._unpadded, *positions, own._is_along_tokens, own._joined]
+    used = [own.pack_inputs, own._joined, *positions, own._is_along_tokens]
     sources = [inspect.getsource(function).rstrip("\n") for function in used]
     return [source.replace("_positions_in_grids(", "_positions(") for source in sources]
 
@@ -185,7 +185,7 @@ def _head(
     plain = [key for key in layout if _is_plain(layout, key) and key not in media]
     moved = [key for key, axis in layout.items() if axis.unit == "sample" and axis.dim]
     whole = [key for key, axis in layout.items() if axis.unit == "batch"]
-    imported = [name for name in ("accumulate", "pairwise") if f"{name}(" in source]
+    imported = [name for name in ("accumulate", "pairwise", "repeat") if f"{name}(" in source]
     family = in_docstring(layout.family)
     does = "Join samples of batches" if packs else "Cut batches"
     into = "in rows without padding" if packs else "into chunks of whole samples"

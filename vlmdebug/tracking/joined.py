@@ -93,7 +93,7 @@ class Joined:
             told &= texts.is_alone(own, tokens, ends)
             strange |= texts.is_strange(own, tokens, real)
             pieces += own
-        if not (several or (told and PADDING_MASK not in given)):
+        if not (several or (told and _shows_all(given, table.shape, texts.width))):
             return None
         media = {key: given.get(key) for key in batch.layout.media}
         found = identified([one.alike for one in pieces], (), batch, finder, media)
@@ -105,6 +105,11 @@ class Joined:
     def rows(self) -> Rows:
         """The samples as rows of the batch."""
         return Rows.of(self.samples)
+
+    @property
+    def stop(self) -> int:
+        """The column behind the last of their tokens."""
+        return max(span.stop for span in self.spans)
 
     @cached_property
     def lost(self) -> dict[int, tuple[int, int]]:
@@ -130,9 +135,7 @@ class Joined:
 
     def apart(self, table: np.ndarray, fill: int = 0) -> np.ndarray:
         """A key along the tokens of the call, with a row per sample: `(…, sample, seq)`."""
-        if table.ndim == 2:
-            return side_by_side(table, self.spans, fill)
-        return np.stack([self.apart(plane, fill) for plane in table])
+        return side_by_side(table, self.spans, fill)
 
     def own(self, values: Any) -> np.ndarray:
         """A key along the tokens of the batch as `apart` gives that of the call."""
@@ -165,11 +168,8 @@ class Joined:
                 numbers = numbers_of(value)
             if numbers is not None:
                 found[key] = self.apart(numbers)
-        real = [np.ones((1, size), dtype=np.int64) for size in self.spans.lengths]
-        wide = max(self.spans.lengths)
-        found[PADDING_MASK] = np.concatenate(
-            [np.pad(one, ((0, 0), (0, wide - one.shape[1]))) for one in real]
-        )
+        lengths = np.array(self.spans.lengths)
+        found[PADDING_MASK] = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
         return found
 
 
@@ -185,6 +185,7 @@ class Texts:
         self.least: int = sum(lengths[:2]) if len(lengths) > 1 else 2 * sum(lengths)
         self._shortest = lengths[0]
         self.dtype: Any = ids.dtype
+        self.width: int = ids.shape[1]
         self._head = min(lengths[0], HEAD)
         self._by_head: dict[bytes, list[int]] = defaultdict(list)
         for sample, text in enumerate(self._texts):
@@ -309,6 +310,12 @@ def _are_the_same(tokens: np.ndarray) -> bool:
 def _is_told(given: Mapping[str, Any]) -> bool:
     """Whether the call has arguments of packed rows."""
     return any(given.get(key) is not None for key in (*PACKED, "position_ids"))
+
+
+def _shows_all(given: Mapping[str, Any], shape: tuple[int, ...], width: int) -> bool:
+    """Whether no mask says that rows of one sample are those of a padded batch, `width` long."""
+    mask = given.get(PADDING_MASK)
+    return mask is None or len(getattr(mask, "shape", ())) == 4 or shape[1] > width
 
 
 def _edges(given: Mapping[str, Any], shape: tuple[int, ...]) -> set[tuple[int, int]]:

@@ -308,17 +308,15 @@ def unlike(
     none.
     """
     off = planes.astype(np.int64) - expected  # (plane, sample, seq)
-    for row, shown in enumerate(real):
-        columns = np.flatnonzero(shown)
-        own = off[:, row, columns]
-        if not own.size:
-            continue
-        wrong = np.flatnonzero((own != own[:1, :1]).any(axis=0))
-        if len(wrong):
-            at = int(columns[wrong[0]])
-            due = expected[:, row, at] + own[0, 0]
-            return (row, at), (*planes[:, row, at].tolist(),), (*due.tolist(),)
-    return None
+    if not off.size:
+        return None
+    begins = off[0, np.arange(len(real)), real.argmax(axis=1)]  # (sample,)
+    wrong = (off != begins[:, None]).any(axis=0) & real
+    if not wrong.any():
+        return None
+    row, at = (int(one) for one in np.argwhere(wrong)[0])
+    due = expected[:, row, at] + begins[row]
+    return (row, at), (*planes[:, row, at].tolist(),), (*due.tolist(),)
 
 
 def numbers_of(value: Any) -> np.ndarray | None:

@@ -14,13 +14,13 @@ import numpy as np
 
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.change import Change
-from vlmdebug.core.keys import BOOKKEEPING, PACKED, TYPE_IDS
+from vlmdebug.core.keys import BOOKKEEPING, MEDIA_OF, PACKED, TYPE_IDS
 from vlmdebug.core.layout import Axis
-from vlmdebug.core.observed import Made, ObservedCall, ObservedKey, Seam, Seams
+from vlmdebug.core.observed import Made, MadeBy, ObservedCall, ObservedKey, Seam, Seams
 from vlmdebug.core.part import Part
 from vlmdebug.core.presence import expected_rows
 from vlmdebug.core.rows import Rows
-from vlmdebug.core.tensors import unreadable
+from vlmdebug.core.tensors import to_numpy, unreadable
 from vlmdebug.errors import AmbiguousError
 from vlmdebug.tracking.columns import Columns, Realigned
 from vlmdebug.tracking.identity import identified
@@ -110,7 +110,23 @@ class _Chunk:
             return made_keys(self.batch, self.given, told)
         apart = self.joined.by_sample(self.given, tuple(self.given["input_ids"].shape))
         apart = {key: value for key, value in apart.items() if key in self.given}
-        return made_keys(self.batch, {k: v for k, v in apart.items() if k not in OF_SEAMS}, told)
+        made = made_keys(self.batch, {k: v for k, v in apart.items() if k not in OF_SEAMS}, told)
+        unknown = Made.unchecked(MadeBy.NO_MEDIA_TO_COMPARE)
+        return made | {MEDIA_OF[unit]: unknown for unit in self._dummies(self.joined)}
+
+    def _dummies(self, joined: Joined) -> list[str]:
+        """Modalities that the batch does not have, with placeholder tokens that are of no sample.
+
+        Trainers append a dummy image to texts, so that each rank runs the vision tower.
+        """
+        ids, tokens = to_numpy(self.given["input_ids"]), self.batch.token_ids
+        own = joined.apart(ids, -1)
+        return [
+            unit
+            for unit, pixels in MEDIA_OF.items()
+            if self.given.get(pixels) is not None and pixels not in self.batch.inputs
+            if unit in tokens and (ids == tokens[unit]).sum() > (own == tokens[unit]).sum()
+        ]
 
     @property
     def needs_mask(self) -> bool | None:
@@ -158,11 +174,15 @@ class _Chunk:
             self.joined = Joined.of(self.batch, self.finder, self.given)
         if self.joined is not None:
             self.samples, self._part = self.joined.rows, None
-            self.placeholders = _placeholders(self.batch, ids, None, is_slice=False)
+            found = _placeholders(self.batch, ids, None, is_slice=False)
+            dummies = self._dummies(self.joined)
+            self.placeholders = {unit: own for unit, own in found.items() if unit not in dummies}
             own = self.batch.inputs["input_ids"]
             change = recast("input_ids", own, ids, indexes=False)
             samples = self.joined.rows
-            return ObservedKey(samples, len(samples), change=change, dims=ids.ndim)
+            return ObservedKey(
+                samples, len(samples), change=change, columns=ids.shape[1], dims=ids.ndim
+            )
         by_text = _Once(partial(self._by_text, ids))
         rows, source, change, is_slice = self.finder.see("input_ids", ids, by_text, free=(1,))
         columns = None
@@ -276,9 +296,11 @@ class _Chunk:
         shape, ids = tuple(value.shape), tuple(self.given["input_ids"].shape)
         change = None
         if shape[-2:] != ids or len(shape) > len(ids) + 1:
-            if key == "attention_mask":
+            lacks_padding = shape[:-1] == ids[:-1] and shape[-1] >= joined.stop
+            if lacks_padding or (key == "attention_mask" and len(shape) != 4):
                 return ObservedKey(None, shape[0] if shape else 1, dims=len(shape))
-            change = Change("columns", shape)
+            of_blocks = key == "attention_mask"  # which is judged with the seams
+            change = None if of_blocks else Change("columns", shape)
         elif key not in OF_SEAMS:
             change = None if joined.matches(self.batch, key, value) else Change("columns", shape)
         wide = shape[-1] if shape else None

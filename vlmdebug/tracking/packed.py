@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 
 from vlmdebug.core.batch import Batch
-from vlmdebug.core.keys import PACKED
+from vlmdebug.core.keys import CACHES, PACKED
 from vlmdebug.core.observed import Seam, Seams
 from vlmdebug.core.part import Spans
 from vlmdebug.core.tensors import side_by_side, to_numpy
 from vlmdebug.families.packing import INDEX
+from vlmdebug.tracking.block_mask import is_of_blocks, seam_of_blocks
 from vlmdebug.tracking.made import IGNORED, mrope_of, numbers_of, positions_of, unlike
 
 PLANES = 4
@@ -159,29 +160,50 @@ class PackedCall:
 
     def apart(self) -> Iterator[Seam]:
         """Why attention does not keep the samples apart, or why positions are others."""
-        if len({span.row for span in self.spans}) == len(self.spans):
-            yield from self._each_alone()
-        elif not (self.batch.rules.predict and self.batch.rules.separates_packed):
-            yield Seam(Seams.MODEL)
-        elif "attention_mask" in self.given:
-            yield Seam(Seams.MASK, "attention_mask")
-        elif self.given.get("use_cache") is True:
-            yield Seam(Seams.CACHE, "use_cache")
-        else:
-            found = self._positions()
-            if found is not None:
-                yield found
-
-    def _each_alone(self) -> Iterator[Seam]:
-        """Whether each row, which holds one sample, has the positions of its tokens."""
-        positions = self.numbers.get("position_ids")
-        if positions is None or positions.shape[-2:] != self.shape or positions.ndim > PLANES - 1:
-            return
-        planes = positions[None] if positions.ndim == 2 else positions
-        apart = np.stack([side_by_side(plane, self.spans, 0) for plane in planes])
-        found = self._compared(apart[0] if positions.ndim == 2 else apart)
+        found = self._mixed()
         if found is not None:
             yield found
+
+    def _mixed(self) -> Seam | None:
+        alone = len({span.row for span in self.spans}) == len(self.spans)
+        mask = self.given.get("attention_mask")
+        if alone and not is_of_blocks(mask):
+            return self._each_alone()
+        if not (self.batch.rules.predict and self.batch.rules.separates_packed):
+            return Seam(Seams.MODEL)
+        if is_of_blocks(mask) and self.batch.rules.takes_block_mask:
+            cached = any(key in self.given for key in CACHES)
+            seam = seam_of_blocks(mask, self.shape, self.spans, self.samples, cached=cached)
+            return seam or self._each_alone(in_blocks=True)
+        if mask is not None:
+            found = self._each_alone(in_blocks=True)
+            wrong = found is not None and found.why is not Seams.OPEN
+            return found if wrong else Seam(Seams.MASK, "attention_mask")
+        if self.given.get("use_cache") is True:
+            return Seam(Seams.CACHE, "use_cache")
+        return self._positions()
+
+    def _each_alone(self, *, in_blocks: bool = False) -> Seam | None:
+        """Whether each sample has the positions that it has alone, up to a constant.
+
+        That is enough where nothing reads from them which tokens are seen: if each row holds one
+        sample, or `in_blocks`, if a mask says so.
+        """
+        positions = self.numbers.get("position_ids")
+        if positions is None:
+            return Seam(Seams.OPEN) if in_blocks and self._is_mrope else None
+        planes = positions[None] if positions.ndim == 2 else positions  # (plane, row, seq)
+        several = (1, PLANES - 1, PLANES) if self._is_mrope else (1,)
+        rows, wide = self.shape
+        if planes.shape not in {(n, own, wide) for n in several for own in (1, rows)}:
+            return Seam(Seams.PLANES, given=tuple(positions.shape), due=self._due_shape)
+        if in_blocks and len(planes) == PLANES:
+            planes = planes[1:]  # nothing reads the places of text
+        planes = np.broadcast_to(planes, (len(planes), rows, wide))
+        if len(planes) == PLANES:
+            return self._with_text(planes)
+        apart = side_by_side(planes, self.spans, 0)
+        return self._compared(apart if len(planes) > 1 else apart[0])
 
     @cached_property
     def _is_flash(self) -> bool:
@@ -201,12 +223,34 @@ class PackedCall:
         planes = positions[None] if positions.ndim == 2 else positions  # (plane, row, seq)
         if planes.ndim != 3 or planes.shape[1:] != self.shape:
             return Seam(Seams.PLANES, given=tuple(positions.shape), due=self._due_shape)
-        wanted = PLANES if self._is_mrope else 1
-        if len(planes) == wanted:
-            return self._starts(planes[0]) or (self._values(planes) if self._is_mrope else None)
-        if self._is_flash and len(planes) == PLANES - 1 and self._is_mrope:
+        if not self._is_mrope and len(planes) == 1:
+            return self._starts(planes[0])
+        if len(planes) == 1 and self.batch.rules.repeats_positions:
+            planes = np.broadcast_to(planes, (PLANES, *self.shape))
+        if self._is_mrope and len(planes) == PLANES:
+            return self._with_text(planes)
+        if self._is_mrope and self._is_flash and len(planes) in (1, PLANES - 1):
             return self._values(planes) or Seam(Seams.FLASH)
         return Seam(Seams.PLANES, given=tuple(positions.shape), due=self._due_shape)
+
+    def _with_text(self, planes: np.ndarray) -> Seam | None:
+        """M-RoPE's positions behind the places of text, which only say where samples begin."""
+        found = self._starts(planes[0])
+        if found is not None and found.why is Seams.ORDER and self._begins_for_flash(planes[0]):
+            found = Seam(Seams.JUMPS)
+        if found is not None and found.why in {Seams.ORDER, Seams.PADDING}:
+            return found
+        return self._values(planes) or found
+
+    def _begins_for_flash(self, plane: np.ndarray) -> bool:
+        """Whether flash-attention sees each sample begin, by its arguments or the lowest number."""
+        if self._is_flash:
+            return True
+        lowest, stop = np.flatnonzero(plane[0] == plane.min()), self.spans[-1].stop
+        starts = [span.start for span in self.spans]
+        if self.shape[0] > 1:  # it takes each row for one sample
+            return not any(starts)
+        return lowest[lowest < stop].tolist() == starts
 
     @property
     def _due_shape(self) -> tuple[int, ...]:
@@ -215,7 +259,7 @@ class PackedCall:
     def _starts(self, plane: np.ndarray) -> Seam | None:
         """Whether positions go on by one in each sample, and not from the token before it."""
         steps = np.diff(plane, axis=1, prepend=plane[:, :1] - 1) == 1  # (row, seq)
-        firsts, before = set[int](), {}
+        firsts, before, flash = set[int](), {}, False
         for sample, span in zip(self.samples, self.spans, strict=True):
             row, start, stop = span
             inside = np.flatnonzero(~steps[row, start + 1 : stop])
@@ -223,13 +267,15 @@ class PackedCall:
                 at = start + 1 + int(inside[0])
                 return self._order(sample, row, at, plane, start)
             if start and steps[row, start]:
-                if self._is_flash:
-                    return Seam(Seams.FLASH)
-                if before.get(row) != start:
+                flash = True
+                if not self._is_flash and before.get(row) != start:
                     return Seam(Seams.PADDING, "input_ids", sample, row, start)
-                return self._order(sample, row, start, plane, start)
+                if not self._is_flash:
+                    return self._order(sample, row, start, plane, start)
             firsts.add(int(plane[row, start]))
             before[row] = stop
+        if flash:
+            return Seam(Seams.FLASH)
         return Seam(Seams.UNLIKE) if len(firsts) > 1 and not self._is_flash else None
 
     def _order(self, sample: int, row: int, at: int, plane: np.ndarray, start: int) -> Seam:
@@ -238,7 +284,8 @@ class PackedCall:
 
     def _values(self, planes: np.ndarray) -> Seam | None:
         """Whether M-RoPE's positions of each sample are those that it has alone."""
-        apart = np.stack([side_by_side(plane, self.spans, 0) for plane in planes[-3:]])
+        planes = np.broadcast_to(planes[1 - PLANES :], (PLANES - 1, *self.shape))
+        apart = side_by_side(planes, self.spans, 0)
         return self._compared(apart)
 
     def _compared(self, apart: np.ndarray) -> Seam | None:
@@ -246,7 +293,7 @@ class PackedCall:
         if self.own is not None:
             own = self.own[-(PLANES - 1) :] if self.own.ndim == 3 else self.own[None]
             ours = apart[-len(own) :] if apart.ndim == 3 else apart[None]
-            real = side_by_side(np.ones(self.shape, dtype=np.int64), self.spans, 0) != 0
+            real = self.real != 0
             off = unlike(np.broadcast_to(ours, own.shape), own, real)
             return None if off is None else self._at(*off)
         made = positions_of(self.batch, self._by_sample, apart, self.samples)
@@ -259,11 +306,10 @@ class PackedCall:
     @cached_property
     def _by_sample(self) -> Mapping[str, Any]:
         """The call with a row per sample."""
-        ones = np.ones(self.shape, dtype=np.int64)
         return {
             **self.given,
             "input_ids": side_by_side(to_numpy(self.given["input_ids"]), self.spans, -1),
-            "attention_mask": side_by_side(ones, self.spans, 0),
+            "attention_mask": self.real,
         }
 
     def alone(self) -> np.ndarray | None:
@@ -276,6 +322,12 @@ class PackedCall:
         if self.own is not None and self.own.ndim == 3:
             return self.own[-(PLANES - 1) :]
         return mrope_of(self.batch, self._by_sample, self.samples)
+
+    @cached_property
+    def real(self) -> np.ndarray:
+        """1 for the tokens of each sample, and 0 behind them, `(sample, seq)`."""
+        lengths = np.array(self.spans.lengths)
+        return (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
 
     def _at(self, place: Sequence[int], given: Sequence[int], due: Sequence[int]) -> Seam:
         """A token with other positions than it has alone; `place`: which sample, and its token."""

@@ -8,6 +8,7 @@ and that of its variants (transformers 5.24); what differs between models is in 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import repeat
 from typing import Any, NamedTuple
 
@@ -42,9 +43,16 @@ class Block(NamedTuple):
     @property
     def places(self) -> np.ndarray:
         """Time, height and width of each feature from its begin on, `(3, feature)`."""
-        time, rest = np.divmod(np.arange(self.size), self.height * self.width)
-        down, across = np.divmod(rest, self.width)
-        return np.stack([(time * self.step).astype(np.int64), down, across])
+        return _places_of(self)
+
+
+@lru_cache(maxsize=64)
+def _places_of(block: Block) -> np.ndarray:
+    time, rest = np.divmod(np.arange(block.size), block.height * block.width)
+    down, across = np.divmod(rest, block.width)
+    found = np.stack([(time * block.step).astype(np.int64), down, across])
+    found.setflags(write=False)
+    return found
 
 
 def mrope(
@@ -64,11 +72,12 @@ def mrope(
         given: The call, where the batch's own tensors are not kept.
     """
     rule = batch.rules.mrope
-    if rule is None or not set(np.unique(types[shown]).tolist()) <= {TEXT, *CODES.values()}:
+    own = types[shown]
+    if rule is None or (own < TEXT).any() or (own > max(CODES.values())).any():
         return None
     left: dict[int, Iterator[Block]] = {}
     for name, code in CODES.items():
-        if (types[shown] == code).any():
+        if (own == code).any():
             blocks = _blocks(batch, rule, name, samples, given)
             if blocks is None:
                 return None
@@ -76,29 +85,30 @@ def mrope(
     places = np.zeros((3, *types.shape), dtype=np.int64)
     for row, real in enumerate(shown):
         columns = np.flatnonzero(real)
-        own = _of_row(types[row, columns], left)
-        if own is None:
+        there = _of_row(types[row, columns], left)
+        if there is None:
             return None
-        places[:, row, columns] = own
+        places[:, row, columns] = there
     return places if all(next(blocks, None) is None for blocks in left.values()) else None
 
 
 def _of_row(types: np.ndarray, left: Mapping[int, Iterator[Block]]) -> np.ndarray | None:
     """Positions of the tokens of one sample, `(3, token)`; None if runs have other sizes."""
-    places, begin, at = np.zeros((3, len(types)), dtype=np.int64), 0, 0
-    while at < len(types):
-        code = int(types[at])
+    places, begin = np.zeros((3, len(types)), dtype=np.int64), 0
+    ends = [*(np.flatnonzero(types[1:] != types[:-1]) + 1).tolist(), len(types)]
+    at, codes = 0, types.tolist()
+    for end in ends if codes else ():
+        code = codes[at]
         if code == TEXT:
-            places[:, at] = begin
-            at, begin = at + 1, begin + 1
+            places[:, at:end] = np.arange(begin, begin + end - at)
+            at, begin = end, begin + end - at
             continue
-        block = next(left[code], None)
-        if block is None or not block.size or (types[at : at + block.size] != code).any():
-            return None
-        if at + block.size > len(types):
-            return None
-        places[:, at : at + block.size] = begin + block.places
-        at, begin = at + block.size, begin + max(block.height, block.width)
+        while at < end:  # images may stand side by side
+            block = next(left[code], None)
+            if block is None or not block.size or at + block.size > end:
+                return None
+            places[:, at : at + block.size] = begin + block.places
+            at, begin = at + block.size, begin + max(block.height, block.width)
     return places
 
 

@@ -122,7 +122,11 @@ class CallChecker:
         if packing.spans is None and not packing.ambiguities:
             return None
         batch = assemble(BatchFacts(inputs, self._metadata, packing=packing), None)
-        return Judged.of(check_alone(batch, one_chunk=True, seams=open_seams(batch)))
+        seams = open_seams(batch)
+        if seams or doubts_alone(batch) or batch_differences(batch):
+            return Judged.of(check_alone(batch, one_chunk=True, seams=seams))
+        inputs.update(dict.fromkeys(inputs))  # the names are enough, and no tensor is kept
+        return Judged(True, partial(planned_report, batch, one_chunk=True))
 
     def _by_itself(self, tensors: Tensors, *, cached: bool = False) -> Judged:
         """Only by the call's own tensors.
