@@ -144,6 +144,19 @@ def test_no_key_is_explained(batch):
     )
 
 
+def test_image_without_tiles_of_its_own_is_not_called_missing():
+    inputs = dict(vd.make_batch("deepseek_ocr2", [1, 1, 0], [1, 1]).inputs)
+    inputs["num_local_patches"] = torch.tensor([0, 1])
+    inputs["pixel_values_local"] = inputs["pixel_values_local"][:1]
+    batch = vd.read_batch(inputs, num_images=[1, 1, 0], layout="deepseek_ocr2")
+
+    rules = [predict(batch, "pixel_values_local", None, chunk=chunk).rule for chunk in (0, 2)]
+    assert [rule.partition(",")[0] for rule in rules] == [
+        "Sample 0 has no patch",
+        "Sample 2 has no image",
+    ]
+
+
 def test_key_that_may_be_left_out_or_empty_is_right_either_way():
     batch = vd.make_batch("llava_next", [1, 0])
 

@@ -195,12 +195,13 @@ class _Question:
 
     @property
     def media(self) -> str | None:
-        """`image`, `video` or `audio` for a key that a chunk without any does not get."""
-        given = self.batch.layout.given_with(self.key)
-        if given is None:
-            return None
+        """What a chunk must own to get the key: images, or their tiles; None if it always does."""
+        given, counts = self.batch.layout.given_with(self.key), self.batch.counts
         modality = self.batch.of_key.get(self.key)
-        return "image" if modality is None else modality.name
+        if given is None or modality is None:
+            return given
+        some = modality.name in counts and any(counts[modality.name][s] for s in self.samples)
+        return given if some else modality.name
 
     def is_right(self, said: Rows | None, *, empty: bool) -> bool:
         """`empty`: `slice(0, 0)` was said, which is also zero rows."""
