@@ -153,7 +153,7 @@ def test_image_without_tiles_of_its_own_is_not_called_missing():
     rules = [predict(batch, "pixel_values_local", None, chunk=chunk).rule for chunk in (0, 2)]
     assert [rule.partition(",")[0] for rule in rules] == [
         "Sample 0 has no patch",
-        "Sample 2 has no image",
+        "The chunk holds sample 2 without any image: no key",
     ]
 
 
