@@ -250,6 +250,56 @@ def test_names_from_a_file_cannot_act(lab):
     assert all(ElementTree.fromstring(one).tag.endswith("svg") for one in pictures)
 
 
+BIG = 2**62
+ODD = {
+    "large": lambda call: {"position_ids": call["position_ids"] * 0 + BIG},
+    "the least number": lambda call: {"position_ids": call["position_ids"] * 0 - 2**63},
+    "not whole": lambda call: {"position_ids": call["position_ids"].float() * 1e30},
+    "no numbers": lambda call: {"position_ids": call["position_ids"] * float("nan")},
+    "truth values": lambda call: {"position_ids": call["position_ids"].bool()},
+    "without columns": lambda call: {"position_ids": call["position_ids"][..., :0]},
+    "one number": lambda call: {"position_ids": torch.tensor(3)},
+    "five planes": lambda call: {"position_ids": torch.zeros(5, *call["input_ids"].shape)},
+    "turned round": lambda call: {"position_ids": call["position_ids"].flip(-1)},
+    "large ends": lambda call: {"cu_seq_lens_q": torch.tensor([0, BIG])},
+    "ends that are not whole": lambda call: {"cu_seq_lens_q": torch.tensor([0, 1e30])},
+    "ends below 0": lambda call: {"cu_seq_lens_q": torch.tensor([-5, 7])},
+    "bytes": lambda call: {"seq_idx": torch.zeros_like(call["input_ids"], dtype=torch.uint8)},
+    "lengths": lambda call: {"max_length_q": 1},
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
+@pytest.mark.parametrize("odd", ODD)
+def test_odd_numbers_are_drawn_or_left_out(odd, family, lab):
+    lab = lab(family)
+
+    def packer(inputs, chunk_size):
+        call = lab.packed()
+        yield call | ODD[odd](call)
+
+    report = vd.check(packer, lab.batch, chunk_size=3, pictures=True)
+
+    assert not report.ok
+    assert vd.Report.from_json(report.to_json()).packed == report.packed
+    assert packed.lanes(report, 0)[0].name == "row 0"
+    assert "This view of the report failed" not in report._repr_mimebundle_()["text/html"]
+
+
+def test_row_of_text_alone_is_drawn():
+    batch = vd.make_batch("llava", [0, 0, 0])
+    report = vd.check(vd.export(batch, packed=True).function, batch, chunk_size=3)
+
+    assert report.ok
+    assert [lane.name for lane in packed.lanes(report, 0)] == [
+        "row 0",
+        "position_ids",
+        "cu_seq_lens_q",
+    ]
+    assert "Packed rows of chunk 0" in report._repr_mimebundle_()["text/html"]
+
+
 def test_packed_batch_alone_shows_the_row_of_each_sample(lab):
     lab = lab("llava")
     inputs = lab.packed()
@@ -310,14 +360,16 @@ def test_explorer_shows_packed_rows_of_models_that_keep_samples_apart(lab):
     assert "packed" not in vd.explore(vd.make_batch("gemma4", [1, 1])).slicers
 
 
-@given(st.lists(st.integers(0, 5), min_size=1, max_size=40))
+@given(st.lists(st.integers(0, 5), min_size=2, max_size=40), st.data())
 @settings(max_examples=200, deadline=None)
-def test_lines_are_the_values_that_they_were_made_of(values):
-    lines = _lines(np.array(values), [(0, len(values))])
+def test_lines_are_the_values_that_they_were_made_of(values, data):
+    seam = data.draw(st.integers(1, len(values) - 1))
+    lines = _lines(np.array(values), [(0, seam), (seam, len(values))])
 
     assert lines is not None
     assert [PackedRow.at(lines, column) for column in range(len(values))] == values
     assert all(before.stop == after.start for before, after in pairwise(lines))
+    assert seam in {line.start for line in lines}
 
 
 def test_positions_of_too_many_lines_are_left_out():

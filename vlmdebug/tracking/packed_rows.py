@@ -22,6 +22,8 @@ from vlmdebug.tracking.packed import PLANES, PackedCall
 
 NAMES = ("text", "time", "height", "width")
 """Planes of M-RoPE's positions."""
+MOST = 2**52
+"""Largest number that is drawn: reports hold twice as much."""
 MOST_LINES = 2000
 """Lines of one row's positions after which they are not kept."""
 
@@ -84,7 +86,7 @@ def packed_rows(
 
 def _planes(call: PackedCall, seams: Sequence[Seam]) -> Iterator[_Plane]:
     """Planes of `position_ids`, as many as can be drawn: one without values, if none can be."""
-    positions, shape = call.numbers.get("position_ids"), call.shape
+    positions, shape = _drawable(call.numbers.get("position_ids")), call.shape
     planes = positions[None] if positions is not None and positions.ndim == 2 else positions
     real = _laid(call.spans, shape, [np.ones(size) for size in call.spans.lengths]) != 0
     shaped = any(one.why is Seams.PLANES for one in seams)
@@ -96,6 +98,8 @@ def _planes(call: PackedCall, seams: Sequence[Seam]) -> Iterator[_Plane]:
     if len(planes) != PLANES - 1:
         name = NAMES[0] if len(planes) == PLANES else ""
         yield _Plane(name, planes[0], _begun(call.spans, planes[0], order), real)
+        if not any(one.why is Seams.MROPE for one in seams):
+            return  # the other planes are right, or not known
     alone = call.alone() if len(planes) >= PLANES - 1 else None
     if alone is None:
         if len(planes) == PLANES - 1:
@@ -111,6 +115,13 @@ def _planes(call: PackedCall, seams: Sequence[Seam]) -> Iterator[_Plane]:
         moved[row, start:stop] = planes[-3][row, start] - due[0][row, start]
     for name, own, one in zip(NAMES[1:], planes[-3:], due, strict=True):
         yield _Plane(name, own, one + moved, real)
+
+
+def _drawable(values: np.ndarray | None) -> np.ndarray | None:
+    """Numbers that a report can hold; None where some are larger."""
+    if values is None or max(float(values.max()), -float(values.min())) > MOST:
+        return None
+    return values
 
 
 def _laid(spans: Spans, shape: tuple[int, ...], values: Iterable[np.ndarray]) -> np.ndarray:
@@ -136,21 +147,19 @@ def _begun(spans: Spans, given: np.ndarray, order: np.ndarray) -> np.ndarray:
 
 def _lines(values: np.ndarray, places: Iterable[tuple[int, int]]) -> tuple[Line, ...] | None:
     """Values that stay or go up by one, as lines; None if these are too many."""
+    steps = np.diff(values)
+    changes = np.flatnonzero(steps[1:] != steps[:-1]) + 1  # steps that differ from the one before
     found = list[Line]()
-    for begin, end in places:
-        own = values[begin:end]
-        steps = np.diff(own)
-        changes = np.flatnonzero(np.diff(steps)) + 1  # steps that differ from the one before
-        at = 0
-        while at < len(own):
+    for at, end in places:
+        while at < end:
             if len(found) == MOST_LINES:
                 return None
-            step = int(steps[at]) if at < len(steps) else 0
-            last = at
-            if at < len(steps) and step in (0, 1):
+            step, last = int(steps[at]) if at + 1 < end else 0, at
+            if at + 1 < end and step in (0, 1):
                 after = int(np.searchsorted(changes, at, side="right"))
-                last = int(changes[after]) if after < len(changes) else len(steps)
-            found.append(Line(begin + at, begin + last + 1, int(own[at]), step if last > at else 0))
+                reached = int(changes[after]) if after < len(changes) else len(steps)
+                last = min(reached, end - 1)
+            found.append(Line(at, last + 1, int(values[at]), step if last > at else 0))
             at = last + 1
     return tuple(found)
 
@@ -165,14 +174,14 @@ def _ends(call: PackedCall, row: int) -> Mapping[str, tuple[int, ...]]:
     """Columns of a row in which keys say that a sample ends or begins, the first one too."""
     width, found = call.shape[1], dict[str, tuple[int, ...]]()
     for key in PACKED:
-        values = call.numbers.get(key)
+        values = _drawable(call.numbers.get(key))
         if values is None or key.startswith("max_"):
             continue
         if key != INDEX:
             columns = values.reshape(-1).astype(np.int64) - row * width
             columns = columns[(columns >= 0) & (columns <= width)]
         elif values.shape == call.shape:
-            columns = np.flatnonzero(np.diff(values[row], prepend=values[row, 0] - 1))
+            columns = np.append(0, np.flatnonzero(values[row, 1:] != values[row, :-1]) + 1)
         else:
             continue
         found[key] = tuple(sorted({*columns.tolist()})[:MOST_LINES])

@@ -84,7 +84,7 @@ function render({ model, el }) {
   const packed = document.createElementNS(SVG, "svg");
   packed.setAttribute("role", "img");
   const packedLegend = make("p", { class: "vlmdebug-legend" });
-  const packedLanes = make("div", { class: "vlmdebug-lanes vlmdebug-packed" }, packedLabels,
+  const packedLanes = make("div", { class: "vlmdebug-packed" }, packedLabels,
     make("div", { class: "vlmdebug-picture" }, packed));
   const details = make("div", { class: "vlmdebug-details" });
 

@@ -287,7 +287,7 @@ def _ends(report: Record, row: PackedRow, seen: Sequence[Seen], top: int) -> Ite
         if strange:
             lane.said.append(f"{keys[0]} has an end at {', '.join(map(str, strange[:4]))}")
         if lost:
-            lane.said.append(f"{keys[0]} has none at {', '.join(map(str, lost[:4]))}")
+            lane.said.append(f"{keys[0]} has no end at {', '.join(map(str, lost[:4]))}")
         top += lane.height
         yield lane
 
