@@ -47,9 +47,14 @@ class Collator:
         return one_line(getattr(own, "__name__", type(own).__name__), 80)
 
     @cached_property
-    def dims(self) -> dict[str, int]:
-        """Dimensions of the keys that the processor returns for an image, if that is known."""
+    def returned(self) -> dict[str, dict[str, int]]:
+        """Keys that the processor returns for an image and for a video, with their dimensions."""
         return dims_of(self.processor)
+
+    @property
+    def dims(self) -> dict[str, int]:
+        """Dimensions of the keys that the processor returns, if that is known."""
+        return {key: dims for keys in self.returned.values() for key, dims in keys.items()}
 
     @cached_property
     def pad(self) -> int | None:

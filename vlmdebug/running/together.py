@@ -131,7 +131,7 @@ def collate_report(trial: Collator, rows: Sequence[Any], singles: Sequence[Alone
     except NotJudged:
         raise
     except BadInput as error:
-        wrong = [*tensors.found, *_lost(trial, tensors.inputs, len(rows))]
+        wrong = [*tensors.found, *_lost(trial, tensors.inputs, len(rows), ("image",))]
         if not batches and not wrong:
             raise
         return _bare(len(rows), *(wrong or [NoBatch(said=str(error))]))
@@ -139,8 +139,8 @@ def collate_report(trial: Collator, rows: Sequence[Any], singles: Sequence[Alone
     report = batch_report(whole)
     found: list[Said] = [(one, whole) for one in tensors.found]
     doubts = list[Doubt]()
-    if any(whole.image.placeholders or ()):
-        found += [(one, whole) for one in _lost(trial, tensors.inputs, len(rows))]
+    media = [name for name, one in whole.modalities.items() if any(one.placeholders or ())]
+    found += [(one, whole) for one in _lost(trial, tensors.inputs, len(rows), media)]
     if known is None:
         doubts += [
             NotAlone(place, f"{type(one.error).__name__}: {one_line(one.error, 300)}")
@@ -170,12 +170,15 @@ def _without_dummies(whole: Batch) -> Batch:
     return replace(whole, hidden=hidden)
 
 
-def _lost(trial: Collator, inputs: Mapping[str, Any], samples: int) -> list[Difference]:
-    """Keys of media that the processor returns for an image, and the batch has not.
+def _lost(
+    trial: Collator, inputs: Mapping[str, Any], samples: int, media: Sequence[str]
+) -> list[Difference]:
+    """Keys that the processor returns for media that the batch has, and the batch has not.
 
     The batch may have one under another name.
     """
-    lost = [key for key in trial.dims if key in MEDIA_KEYS and key not in inputs]
+    due = [key for medium in media for key in trial.returned.get(medium, ())]
+    lost = [key for key in due if key in MEDIA_KEYS and key not in inputs]
     strange = [key for key in inputs if key not in trial.dims and key not in TOKEN_KEYS]
     if OLDER in lost and PIXELS in inputs:
         lost.remove(OLDER)  # the processor returns either, as it is asked to
