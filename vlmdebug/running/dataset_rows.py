@@ -23,7 +23,7 @@ from vlmdebug.tiny.drawing import checked_counts, draw
 
 SIZES = ((64, 64), (112, 56), (56, 112), (168, 168))
 """Width and height of drawn images, smallest first."""
-VIDEOS = ((4, (64, 64)), (4, (112, 56)), (8, (64, 64)))
+VIDEOS = ((4, (64, 64)), (4, (112, 56)), (4, (56, 112)), (8, (64, 64)))
 """Frames of drawn videos, with their width and height, smallest first."""
 WORDS = (3, 40, 400)
 """Words of drawn texts, shortest first."""

@@ -202,7 +202,11 @@ class RowSearch:
             taken = alone(self._trial, row_of(kind, 0, RowSpec(videos=(0,)), processor)).batch
         except BadInput:  # the processor or the user's function makes no such row
             return False
-        return taken is not None and "video" in taken.modalities
+        return taken is not None and (
+            "video" in taken.modalities  # else its keys are lost, if its tokens are there
+            or any(sum(one.placeholders or ()) > 1 for one in taken.modalities.values())
+            or int((taken.inputs["input_ids"] == self._trial.video_token).sum()) > 1
+        )
 
     @property
     def _left_out(self) -> tuple[str, ...]:

@@ -25,6 +25,8 @@ def simplest(least: int, *, videos: bool) -> Iterator[Rows]:
     for letters in (*FIRST, *(WITH_VIDEOS if videos else ())):
         if min(map(len, letters)) >= least:
             yield tuple(_spec(one, videos=videos) for one in letters)
+    if videos:  # as many patches, in another shape
+        yield RowSpec(videos=(1,)), RowSpec(videos=(2,))
 
 
 def _spec(letters: str, *, videos: bool) -> RowSpec:

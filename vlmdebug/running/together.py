@@ -131,7 +131,8 @@ def collate_report(trial: Collator, rows: Sequence[Any], singles: Sequence[Alone
     except NotJudged:
         raise
     except BadInput as error:
-        wrong = [*tensors.found, *_lost(trial, tensors.inputs, len(rows), ("image",))]
+        media = _media(trial, tensors.inputs, batches)
+        wrong = [*tensors.found, *_lost(trial, tensors.inputs, len(rows), media)]
         if not batches and not wrong:
             raise
         return _bare(len(rows), *(wrong or [NoBatch(said=str(error))]))
@@ -139,7 +140,7 @@ def collate_report(trial: Collator, rows: Sequence[Any], singles: Sequence[Alone
     report = batch_report(whole)
     found: list[Said] = [(one, whole) for one in tensors.found]
     doubts = list[Doubt]()
-    media = [name for name, one in whole.modalities.items() if any(one.placeholders or ())]
+    media = _media(trial, tensors.inputs, [whole])
     found += [(one, whole) for one in _lost(trial, tensors.inputs, len(rows), media)]
     if known is None:
         doubts += [
@@ -168,6 +169,19 @@ def _without_dummies(whole: Batch) -> Batch:
         for sample, count in enumerate(whole.hidden)
     )
     return replace(whole, hidden=hidden)
+
+
+def _media(trial: Collator, inputs: Mapping[str, Any], read: Sequence[Batch]) -> set[str]:
+    """The media that placeholder tokens name; images if no batch could be read."""
+    found = {name for batch in read for name in batch.modalities if _has(batch, name)}
+    tokens = inputs.get(TEXT)
+    if isinstance(tokens, torch.Tensor) and bool((tokens == trial.video_token).any()):
+        found.add("video")  # a batch without its keys has no such modality
+    return found if read or found else {"image"}
+
+
+def _has(batch: Batch, medium: str) -> bool:
+    return any(batch.modalities[medium].placeholders or ())
 
 
 def _lost(
