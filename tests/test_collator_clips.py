@@ -135,7 +135,9 @@ def test_right_collator_of_videos_survives(family, side):
     }
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", ["qwen2_5_vl", "llava_onevision", pytest.param("glm4v", marks=pytest.mark.long)]
+)
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_collator_of_videos_falls_by_its_own_code(family, name):
     found = vd.falsify_all(trial_of(family, name), max_examples=26)

@@ -129,8 +129,8 @@ def make_rows(
     videos = None if videos_per_row is None else checked_counts(videos_per_row)
     if videos is not None and len(videos) != len(counts):
         raise BadInput(
-            f"videos_per_row has {number(len(videos), 'entry')}, but there are "
-            f"{number(len(counts), 'row')}. No row was made. Pass one number per row."
+            f"videos_per_row has {len(videos)} entries, but there are {len(counts)} rows. "
+            "No row was made. Pass one number per row."
         )
     images = _parted(counts, _numbers("sizes", sizes, sum(counts), len(SIZES), "image"))
     lengths = _numbers("words", words, len(counts), len(WORDS), "row")
@@ -206,6 +206,11 @@ def takes_videos(make: Callable[..., Any]) -> bool:
 
 def _own_row(make: Callable[..., Any], row: Drawn) -> Any:
     videos = {"videos": row.videos or []} if takes_videos(make) else {}
+    if row.videos and not videos:
+        raise BadInput(
+            "The function that makes rows takes no videos, but some were asked for. No row was "
+            "made. Give it a parameter videos=, or leave videos_per_row= out."
+        )
     try:
         return make(images=row.images, text=row.text, answer=row.answer, **videos)
     except Exception as error:  # the user's own

@@ -171,13 +171,13 @@ def _without_dummies(whole: Batch) -> Batch:
     return replace(whole, hidden=hidden)
 
 
-def _media(trial: Collator, inputs: Mapping[str, Any], read: Sequence[Batch]) -> set[str]:
+def _media(trial: Collator, inputs: Mapping[str, Any], read: Sequence[Batch]) -> list[str]:
     """The media that placeholder tokens name; images if no batch could be read."""
     found = {name for batch in read for name in batch.modalities if _has(batch, name)}
     tokens = inputs.get(TEXT)
     if isinstance(tokens, torch.Tensor) and bool((tokens == trial.video_token).any()):
         found.add("video")  # a batch without its keys has no such modality
-    return found if read or found else {"image"}
+    return sorted(found) if read or found else ["image"]
 
 
 def _has(batch: Batch, medium: str) -> bool:
