@@ -131,8 +131,7 @@ def collate_report(trial: Collator, rows: Sequence[Any], singles: Sequence[Alone
     except NotJudged:
         raise
     except BadInput as error:
-        media = _media(trial, tensors.inputs, batches)
-        wrong = [*tensors.found, *_lost(trial, tensors.inputs, len(rows), media)]
+        wrong = [*tensors.found, *_lost(trial, tensors.inputs, len(rows), batches)]
         if not batches and not wrong:
             raise
         return _bare(len(rows), *(wrong or [NoBatch(said=str(error))]))
@@ -140,8 +139,7 @@ def collate_report(trial: Collator, rows: Sequence[Any], singles: Sequence[Alone
     report = batch_report(whole)
     found: list[Said] = [(one, whole) for one in tensors.found]
     doubts = list[Doubt]()
-    media = _media(trial, tensors.inputs, [whole])
-    found += [(one, whole) for one in _lost(trial, tensors.inputs, len(rows), media)]
+    found += [(one, whole) for one in _lost(trial, tensors.inputs, len(rows), [whole])]
     if known is None:
         doubts += [
             NotAlone(place, f"{type(one.error).__name__}: {one_line(one.error, 300)}")
@@ -185,12 +183,13 @@ def _has(batch: Batch, medium: str) -> bool:
 
 
 def _lost(
-    trial: Collator, inputs: Mapping[str, Any], samples: int, media: Sequence[str]
+    trial: Collator, inputs: Mapping[str, Any], samples: int, read: Sequence[Batch]
 ) -> list[Difference]:
     """Keys that the processor returns for media that the batch has, and the batch has not.
 
     The batch may have one under another name.
     """
+    media = _media(trial, inputs, read)
     due = [key for medium in media for key in trial.returned.get(medium, ())]
     lost = [key for key in due if key in MEDIA_KEYS and key not in inputs]
     strange = [key for key in inputs if key not in trial.dims and key not in TOKEN_KEYS]
