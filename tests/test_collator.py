@@ -448,6 +448,51 @@ def test_dummy_image_of_a_text_only_batch_is_not_a_sample_s_own(built):
     assert vd.check(trial, rows_of(processor, [0, 0])).verdict == "OK"
 
 
+# --- videos; `test_collator_clips.py` has real video processors ------------------------------
+
+
+@pytest.mark.parametrize("kind", ["messages", "prompt_completion"])
+def test_rows_with_videos_name_them_in_the_conversation_and_have_their_column(kind):
+    rows = vd.make_rows(kind, [1, 0], videos_per_row=[2, 0], video_sizes=[0, 3])
+    content = (rows[0].get("messages") or rows[0]["prompt"])[0]["content"]
+
+    assert [part["type"] for part in content] == ["image", "video", "video", "text"]
+    assert [video.shape for video in rows[0]["videos"]] == [(4, 64, 64, 3), (8, 64, 64, 3)]
+    assert (rows[1]["images"], rows[1]["videos"]) == ([], [])
+
+
+def test_embedded_rows_hold_their_videos_and_frames_differ():
+    (row,) = vd.make_rows("embedded", [0], videos_per_row=[2])
+    first, second = (part["video"] for part in row["messages"][0]["content"][:2])
+
+    assert (first != second).any() and (first[0] != first[1]).any()
+
+
+def test_rows_without_videos_have_no_column_for_them(built):
+    (row,) = rows_of(built["llava"][1], [1])
+
+    assert row.keys() == {"text", "images"}
+
+
+def test_function_that_makes_rows_gets_videos_only_where_it_takes_them():
+    def with_them(images, videos, text, answer):
+        return len(videos)
+
+    def without(images, text, answer):
+        return "no videos"
+
+    assert vd.make_rows(with_them, [1, 1], videos_per_row=[2, 0]) == [2, 0]
+    assert vd.make_rows(with_them, [1]) == [0]
+    assert vd.make_rows(without, [1]) == ["no videos"]
+
+
+def test_processor_without_videos_leaves_none_out(built):
+    one, tried = Collators(built["llava"][1]), dict[str, Any]()
+    vd.falsify(vd.collator(one.right, one.processor, rows="text"), max_examples=9, tried=tried)
+
+    assert tried["text"].left_out == ()
+
+
 # --- what is no verdict --------------------------------------------------------------------
 
 
@@ -687,6 +732,22 @@ def test_test_that_would_not_fail_is_not_written(built):
             "rows is 'msgs', but the kinds of rows are messages, embedded",
         ),
         (lambda p: vd.make_rows("text", [1]), "Rows of the kind text have the processor's image"),
+        (
+            lambda p: vd.make_rows("messages", [1], videos_per_row=[1, 1]),
+            "videos_per_row has 2 entries, but there are 1 rows",
+        ),
+        (
+            lambda p: vd.make_rows("messages", [1], videos_per_row=[1], video_sizes=[9]),
+            "video_sizes is [9], but it has one number per video",
+        ),
+        (
+            lambda p: vd.make_rows("text", [0], videos_per_row=[1], processor=p),
+            "Rows of the kind text have the processor's video",
+        ),
+        (
+            lambda p: vd.make_rows(lambda images, text, answer: 1, [0], videos_per_row=[1]),
+            "The function that makes rows takes no videos",
+        ),
         (lambda p: vd.make_rows("messages", [1], sizes=[9]), "sizes is [9], but it has one number"),
         (
             lambda p: vd.make_rows(lambda images: 1, [1]),

@@ -16,6 +16,7 @@ RUNS = {
     "tiny models": ("test_tiny.py", "test_probe.py", "test_coverage.py", "test_pictures.py"),
     "other layouts": ("test_processors.py",),
     "clips": ("test_clips.py",),
+    "videos in collators": ("test_collator_clips.py",),
 }
 
 

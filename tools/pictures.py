@@ -1,14 +1,12 @@
 """Write docs/explorer-*.png, the explorer at a wrong image: `make pictures`.
 
 The explorer is the real one: its state is computed by Python, its own JavaScript draws it in
-Chromium, wide and narrow, light and dark. A model that only keeps values takes the kernel's place.
-What the picture shows in words is stored in it.
+Chromium, wide and narrow, light and dark, without a kernel. What the picture shows in words is
+stored in it.
 """
 
 from __future__ import annotations
 
-import base64
-import json
 import re
 import shutil
 from collections.abc import Mapping
@@ -18,20 +16,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-VIEWS = ROOT / "vlmdebug" / "views"
 WIDTHS = {"": 900, "-narrow": 400}
 GROUNDS = {"light": ("#ffffff", "#1f2328"), "dark": ("#0d1117", "#e6edf3")}
-PAGE = """\
-<!doctype html><meta charset="utf-8"><style>%(css)s
-body{margin:0;padding:10px;color:%(ink)s;background:%(ground)s}</style>
-<div class="vlmdebug" id="shown"></div><script type="module">
-import widget from "data:text/javascript;base64,%(code)s";
-const values = %(state)s;
-const nothing = () => {};
-const model = {get: (name) => values[name], set: nothing, save_changes: nothing, send: nothing,
-  on: nothing, off: nothing};
-widget.render({model, el: document.getElementById("shown")});
-</script>"""
 
 
 def explorer() -> Any:
@@ -44,17 +30,11 @@ def explorer() -> Any:
     return vd.explore(vd.slicers.by_sample, batch)
 
 
-def page_of(state: Mapping[str, Any], scheme: str) -> str:
+def page_of(shown: str, scheme: str) -> str:
     """A page with the explorer and nothing else."""
-    values = {key: value for key, value in state.items() if key not in ("_esm", "_css")}
     ground, ink = GROUNDS[scheme]
-    return PAGE % {
-        "css": (VIEWS / "explorer.css").read_text(encoding="utf-8"),
-        "code": base64.b64encode((VIEWS / "explorer.js").read_bytes()).decode(),
-        "state": json.dumps(values, default=str).replace("</", "<\\/"),
-        "ground": ground,
-        "ink": ink,
-    }
+    style = f"body{{margin:0;padding:10px;color:{ink};background:{ground}}}"
+    return f'<!doctype html><meta charset="utf-8"><style>{style}</style>{shown}'
 
 
 def words_of(state: Mapping[str, Any]) -> str:
@@ -73,9 +53,11 @@ def main() -> None:
     from PIL.PngImagePlugin import PngInfo
     from playwright.sync_api import sync_playwright
 
-    state = explorer().get_state()
-    words = PngInfo()
-    words.add_text("Description", words_of(state))
+    from vlmdebug.views.without_kernel import fragment
+
+    shown, words = explorer(), PngInfo()
+    words.add_text("Description", words_of(shown.get_state()))
+    drawn = fragment(shown)
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
@@ -86,7 +68,7 @@ def main() -> None:
                     viewport={"width": width, "height": 400},
                     device_scale_factor=2,
                 )
-                page.set_content(page_of(state, scheme))
+                page.set_content(page_of(drawn, scheme))
                 images = page.wait_for_selector(".vlmdebug-images")
                 box = images.bounding_box()
                 part = {"x": 0, "y": 0, "width": width, "height": box["y"] + box["height"] + 4}

@@ -59,7 +59,8 @@ def _takes_grids(call: Call, clips: Modality) -> bool | None:
     """Videos of patches; their grids determine tokens and rows."""
     grids, pixels = call.keys.get("video_grid_thw"), call.keys["pixel_values_videos"]
     step, made = call.batch.balance_of(call.part, clips.name), clips.features
-    if step is None or not made:
+    unsettled = call.batch.unsettled.keys() & set(clips.keys)
+    if step is None or not made or unsettled:
         return None
     if step[0] == 0 or grids is None:
         return False

@@ -17,6 +17,8 @@ from vlmdebug.errors import BadInput, NotJudged
 from vlmdebug.families.probe import image_text
 from vlmdebug.families.unreadable import MEASURES
 from vlmdebug.outcomes.reasons import DEPENDS, LOUD
+from vlmdebug.running.dataset_rows import draw_video, video_text
+from vlmdebug.tiny.drawing import draw
 
 PLACES = "position_ids"
 
@@ -28,21 +30,31 @@ class Tensors(NamedTuple):
     found: list[Difference]
 
 
-def dims_of(processor: Any) -> dict[str, int]:
-    """The dimensions of each key that a processor returns for a text with an image.
+def dims_of(processor: Any) -> dict[str, dict[str, int]]:
+    """The dimensions of each key that a processor returns for a text with an image, or a video.
 
-    Empty if it names no image token, or takes no such call.
+    By `"image"` and `"video"`; without those that it names no token for, or takes no such call of.
     """
-    from vlmdebug.tiny.drawing import draw
-
-    token = image_text(processor)
+    token, video = image_text(processor), video_text(processor)
     if token is None or not callable(processor):
         return {}
-    image = draw(0, (112, 112))
-    for images in ([[image]], [image]):
-        with suppress(Exception):  # some take a list per sample, others a flat one
-            made: Any = processor(text=[f"{token} a cat"], images=images, return_tensors="pt")
-            return {key: value.ndim for key, value in made.items() if hasattr(value, "ndim")}
+    image, clip = draw(0, (112, 112)), draw_video(0)
+    found: dict[str, dict[str, int]] = {}
+    for given in ({"images": [[image]]}, {"images": [image]}):  # by sample, or flat
+        found |= {"image": dims} if (dims := _dims(processor, token, given)) else {}
+        if found:
+            break
+    for options in ({"do_sample_frames": False}, {}) if video is not None else ():
+        dims = _dims(processor, str(video), {"videos": [clip], **options})
+        if dims:
+            return {**found, "video": dims}
+    return found
+
+
+def _dims(processor: Any, token: str, given: Mapping[str, Any]) -> dict[str, int]:
+    with suppress(Exception):
+        made: Any = processor(text=[f"{token} a cat"], return_tensors="pt", **given)
+        return {key: value.ndim for key, value in made.items() if hasattr(value, "ndim")}
     return {}
 
 

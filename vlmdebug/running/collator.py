@@ -18,6 +18,7 @@ from vlmdebug.errors import BadInput
 from vlmdebug.families.metadata import read_metadata
 from vlmdebug.families.read import read_as_it_is
 from vlmdebug.running.collated import dims_of
+from vlmdebug.running.dataset_rows import video_text
 from vlmdebug.safe import one_line
 
 Collate = Callable[[list[Any]], Any]
@@ -47,9 +48,20 @@ class Collator:
         return one_line(getattr(own, "__name__", type(own).__name__), 80)
 
     @cached_property
-    def dims(self) -> dict[str, int]:
-        """Dimensions of the keys that the processor returns for an image, if that is known."""
+    def returned(self) -> dict[str, dict[str, int]]:
+        """Keys that the processor returns for an image and for a video, with their dimensions."""
         return dims_of(self.processor)
+
+    @property
+    def dims(self) -> dict[str, int]:
+        """Dimensions of the keys that the processor returns, if that is known."""
+        return {key: dims for keys in self.returned.values() for key, dims in keys.items()}
+
+    @cached_property
+    def video_token(self) -> int:
+        """The id of a video's placeholder token; -1 if there is none, or it is not known."""
+        found = getattr(self.processor, "video_token_id", None)
+        return found if isinstance(found, int) and video_text(self.processor) is not None else -1
 
     @cached_property
     def pad(self) -> int | None:

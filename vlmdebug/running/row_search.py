@@ -7,7 +7,7 @@ rows it is tried with. A failing set is made smaller as long as it fails.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, MutableMapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from random import Random
@@ -20,16 +20,22 @@ from vlmdebug.core.wording import number
 from vlmdebug.errors import AmbiguousError, BadInput
 from vlmdebug.running.collator import Collator, MakeRow
 from vlmdebug.running.counterexample import Tried, with_imports
-from vlmdebug.running.dataset_rows import CONVERSATIONS, KINDS, SIZES, WORDS, RowSpec, row_of
+from vlmdebug.running.dataset_rows import (
+    CONVERSATIONS,
+    KINDS,
+    SIZES,
+    VIDEOS,
+    WORDS,
+    RowSpec,
+    row_of,
+    takes_videos,
+    video_text,
+)
+from vlmdebug.running.row_sets import Rows, drawn, simplest, size_of, smaller
 from vlmdebug.running.search import Kind, kinds_of
 from vlmdebug.running.settings import FalsifySettings
 from vlmdebug.running.together import Alone, alone, collate_report
 from vlmdebug.safe import one_line
-
-MOST_ROWS, MOST_IMAGES = 4, 3
-FIRST = ((1,), (0,), (1, 1), (2,), (0, 1), (1, 0), (2, 1), (1, 2), (0, 0))
-"""Images of each row of the first sets."""
-Rows = tuple[RowSpec, ...]
 
 
 @dataclass(frozen=True, repr=False)
@@ -90,15 +96,24 @@ class RowsCounterexample:
         given = f"{[len(spec.images) for spec in self.specs]}"
         given += f", sizes={sizes}" if any(sizes) else ""
         given += f", words={words}" if any(words) else ""
+        if any(spec.videos for spec in self.specs):
+            given += f", videos_per_row={[len(spec.videos or ()) for spec in self.specs]}"
+        clips = [size for spec in self.specs for size in spec.videos or ()]
+        given += f", video_sizes={clips}" if any(clips) else ""
         return given if self.kind in CONVERSATIONS else f"{given}, processor=processor"
 
     def __repr__(self) -> str:
         kind = self.kind if isinstance(self.kind, str) else "own"
-        pixels = [SIZES[size] for spec in self.specs for size in spec.images]
-        words = [WORDS[spec.words] for spec in self.specs]
         text = f"{kind} rows: images per row {[len(spec.images) for spec in self.specs]}"
+        if any(spec.videos for spec in self.specs):
+            text += f", videos per row {[len(spec.videos or ()) for spec in self.specs]}"
+        pixels = [SIZES[size] for spec in self.specs for size in spec.images]
         if len({*pixels}) > 1:
             text += f", sizes {' '.join(f'{width}x{height}' for width, height in pixels)}"
+        clips = [VIDEOS[size] for spec in self.specs for size in spec.videos or ()]
+        if len({*clips}) > 1:
+            text += f", videos {' '.join(f'{n}x{width}x{height}' for n, (width, height) in clips)}"
+        words = [WORDS[spec.words] for spec in self.specs]
         return f"{text}, words {words}" if len({*words}) > 1 else text
 
 
@@ -136,7 +151,7 @@ class RowSearch:
             AmbiguousError: There is none, but some sets could not be judged.
         """
         found: dict[Rows, RowsCounterexample] = {}
-        failing = sorted((one for one in self._sets() if self._kinds(one)), key=_size)
+        failing = sorted((one for one in self._sets() if self._kinds(one)), key=size_of)
         for kind in sorted({kind for one in failing for kind in self._kinds(one)}):
             first = next(one for one in failing if kind in self._kinds(one))
             example = self._smallest(first, lambda one, kind=kind: kind in self._kinds(one))
@@ -175,20 +190,45 @@ class RowSearch:
             "function of (images, text, answer) that makes a row of your dataset."
         )
 
+    @cached_property
+    def videos(self) -> bool:
+        """Whether videos are drawn: they are wanted, and the collator takes a row with one."""
+        clips, kind, processor = self._settings.clips, self.kind, self._trial.processor
+        if not (clips is True or (clips and "video" in clips)) or video_text(processor) is None:
+            return False
+        if not isinstance(kind, str) and not takes_videos(kind):
+            return False
+        try:
+            taken = alone(self._trial, row_of(kind, 0, RowSpec(videos=(0,)), processor)).batch
+        except BadInput:  # the processor or the user's function makes no such row
+            return False
+        return taken is not None and (
+            "video" in taken.modalities  # else its keys are lost, if its tokens are there
+            or any(sum(one.placeholders or ()) > 1 for one in taken.modalities.values())
+            or int((taken.inputs["input_ids"] == self._trial.video_token).sum()) > 1
+        )
+
+    @property
+    def _left_out(self) -> tuple[str, ...]:
+        """`("videos",)` if the processor takes videos and none were drawn."""
+        unseen = video_text(self._trial.processor) is not None and not self.videos
+        return ("videos",) if unseen else ()
+
+    @property
+    def _least(self) -> int:
+        """Fewest media of a row."""
+        return 0 if self._settings.text_only else 1
+
     def _sets(self) -> Iterator[Rows]:
         """Sets of rows, each once: the simplest first, then others at random."""
         kind = self.kind if isinstance(self.kind, str) else "rows"
         self._tried.setdefault(kind, 0)
-        least = 0 if self._settings.text_only else 1
-        simplest = (
-            tuple(RowSpec((0,) * images) for images in counts)
-            for counts in FIRST
-            if min(counts) >= least
-        )
+        least = self._least
         dice, most = Random(self._settings.seed), self._settings.max_examples
-        drawn = (_drawn(dice, least) for _ in range(10 * most))
+        videos = self.videos
+        at_random = (drawn(dice, least, videos=videos) for _ in range(10 * most))
         given = set[Rows]()
-        for specs in chain(simplest, drawn):
+        for specs in chain(simplest(least, videos=videos), at_random):
             if len(given) >= most or self._is_over():
                 return
             if specs not in given:
@@ -206,7 +246,7 @@ class RowSearch:
             self._reports[specs] = report
             kind = self.kind if isinstance(self.kind, str) else "rows"
             if not self._refused(report) and (report.mismatches or not report.ambiguities):
-                self._tried[kind] = Tried(self._tried.get(kind, 0) + 1)
+                self._tried[kind] = Tried(self._tried.get(kind, 0) + 1, self._left_out)
         return self._reports[specs]
 
     def _rows(self, specs: Rows) -> list[Any]:
@@ -232,7 +272,7 @@ class RowSearch:
         less: Rows | None = specs
         while less is not None:
             specs, less = less, None
-            for one in _smaller(specs, self._settings):
+            for one in smaller(specs, self._least):
                 if not self._is_over() and fails(one):
                     less = one
                     break
@@ -246,7 +286,7 @@ class RowSearch:
         Raises:
             AmbiguousError: Some sets could not be judged.
         """
-        sets = sorted(self._reports, key=_size)
+        sets = sorted(self._reports, key=size_of)
         unsure = [one for one in sets if self._report(one).verdict == "AMBIGUOUS"]
         refused = [one for one in sets if self._refused(self._report(one))]
         judged = len(sets) - len(unsure) - len(refused)
@@ -283,46 +323,3 @@ def _refuse_slicers(settings: FalsifySettings) -> None:
                 f"{name}= was given for a collator, but its own processor decides that. "
                 f"Nothing was tried. Leave {name} out; rows are chosen by vd.collator(…, rows=…)."
             )
-
-
-def _size(specs: Rows) -> tuple[int, ...]:
-    images = [size for spec in specs for size in spec.images]
-    return len(specs), len(images), sum(images) + sum(spec.words for spec in specs)
-
-
-def _drawn(dice: Random, least: int) -> Rows:
-    """Equal sizes in half of the sets, which make mismatches silent; a long text in some."""
-    rows, equal = dice.randint(1, MOST_ROWS), dice.random() < 0.5
-    size = dice.randrange(len(SIZES))
-    return tuple(
-        RowSpec(
-            tuple(
-                size if equal else dice.randrange(len(SIZES))
-                for _ in range(dice.randint(least, MOST_IMAGES))
-            ),
-            dice.choice((0, 0, 1, 1, 2)),
-        )
-        for _ in range(rows)
-    )
-
-
-def _smaller(specs: Rows, settings: FalsifySettings) -> Iterator[Rows]:
-    """Sets with a row less, an image less, a smaller image or a shorter text."""
-    least = 0 if settings.text_only else 1
-    if len(specs) > 1:
-        for at in range(len(specs)):
-            yield specs[:at] + specs[at + 1 :]
-    for at, spec in enumerate(specs):
-        less = [
-            replace(spec, images=spec.images[:i] + spec.images[i + 1 :])
-            for i in range(len(spec.images))
-            if len(spec.images) > least
-        ]
-        less += [
-            replace(spec, images=(*spec.images[:i], smaller, *spec.images[i + 1 :]))
-            for i, size in enumerate(spec.images)
-            for smaller in range(size)
-        ]
-        less += [replace(spec, words=fewer) for fewer in range(spec.words)]
-        for one in less:
-            yield (*specs[:at], one, *specs[at + 1 :])

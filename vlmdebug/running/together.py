@@ -131,7 +131,7 @@ def collate_report(trial: Collator, rows: Sequence[Any], singles: Sequence[Alone
     except NotJudged:
         raise
     except BadInput as error:
-        wrong = [*tensors.found, *_lost(trial, tensors.inputs, len(rows))]
+        wrong = [*tensors.found, *_lost(trial, tensors.inputs, len(rows), batches)]
         if not batches and not wrong:
             raise
         return _bare(len(rows), *(wrong or [NoBatch(said=str(error))]))
@@ -139,8 +139,7 @@ def collate_report(trial: Collator, rows: Sequence[Any], singles: Sequence[Alone
     report = batch_report(whole)
     found: list[Said] = [(one, whole) for one in tensors.found]
     doubts = list[Doubt]()
-    if any(whole.image.placeholders or ()):
-        found += [(one, whole) for one in _lost(trial, tensors.inputs, len(rows))]
+    found += [(one, whole) for one in _lost(trial, tensors.inputs, len(rows), [whole])]
     if known is None:
         doubts += [
             NotAlone(place, f"{type(one.error).__name__}: {one_line(one.error, 300)}")
@@ -170,12 +169,29 @@ def _without_dummies(whole: Batch) -> Batch:
     return replace(whole, hidden=hidden)
 
 
-def _lost(trial: Collator, inputs: Mapping[str, Any], samples: int) -> list[Difference]:
-    """Keys of media that the processor returns for an image, and the batch has not.
+def _media(trial: Collator, inputs: Mapping[str, Any], read: Sequence[Batch]) -> list[str]:
+    """The media that placeholder tokens name; images if no batch could be read."""
+    found = {name for batch in read for name in batch.modalities if _has(batch, name)}
+    tokens = inputs.get(TEXT)
+    if isinstance(tokens, torch.Tensor) and bool((tokens == trial.video_token).any()):
+        found.add("video")  # a batch without its keys has no such modality
+    return sorted(found) if read or found else ["image"]
+
+
+def _has(batch: Batch, medium: str) -> bool:
+    return any(batch.modalities[medium].placeholders or ())
+
+
+def _lost(
+    trial: Collator, inputs: Mapping[str, Any], samples: int, read: Sequence[Batch]
+) -> list[Difference]:
+    """Keys that the processor returns for media that the batch has, and the batch has not.
 
     The batch may have one under another name.
     """
-    lost = [key for key in trial.dims if key in MEDIA_KEYS and key not in inputs]
+    media = _media(trial, inputs, read)
+    due = [key for medium in media for key in trial.returned.get(medium, ())]
+    lost = [key for key in due if key in MEDIA_KEYS and key not in inputs]
     strange = [key for key in inputs if key not in trial.dims and key not in TOKEN_KEYS]
     if OLDER in lost and PIXELS in inputs:
         lost.remove(OLDER)  # the processor returns either, as it is asked to
