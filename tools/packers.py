@@ -372,7 +372,7 @@ def as_flash(slicer: Slicer) -> Slicer:
 
     def masked(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
         for call in slicer(inputs, chunk_size):
-            total, ends = call["input_ids"].shape[1], [*call["cu_seq_lens_q"].tolist()]
+            total, ends = call["input_ids"].shape[1], begins_for_flash(call) or []
             mask = torch.zeros(total, total, dtype=torch.bool)
             for start, stop in pairwise([*ends, total]):
                 mask[start:stop, start:stop] = True
@@ -381,10 +381,23 @@ def as_flash(slicer: Slicer) -> Slicer:
     return masked
 
 
+def begins_for_flash(call: Inputs) -> list[int] | None:
+    """Where flash-attention sees samples begin; None where that is as for the default attention.
+
+    By its arguments, or by the lowest number in the first of four planes.
+    """
+    places = call.get("position_ids")
+    if "cu_seq_lens_q" in call:
+        return call["cu_seq_lens_q"].tolist()
+    if places is None or len(places) != 4 or call.get("attention_mask") is not None:
+        return None
+    return (places[0, 0] == places[0].min()).nonzero()[:, 0].tolist()
+
+
 def proof(slicer: Slicer, batch: Any, model: Any, size: int) -> str:
     """How far the logits of the tiny model are from those of each sample alone."""
     said = off(vd.prove(kept(slicer, model), batch, model, chunk_size=size))
-    if "cu_seq_lens_q" in next(iter(slicer(batch.for_slicer(), size)), {}):
+    if begins_for_flash(next(iter(slicer(batch.for_slicer(), size)))) is not None:
         flash = off(vd.prove(kept(as_flash(slicer), model), batch, model, chunk_size=size))
         return said if said == flash else f"{said}; with flash-attention {flash}"
     return said
