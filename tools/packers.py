@@ -28,11 +28,18 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import torch
-from collators import LLAMA_FACTORY, MS_SWIFT, TEMPLATES, stub, take, with_template
 from packaging import version
 
 import vlmdebug as vd
 from vlmdebug.trainers.source import Library
+
+collators: Any = import_module("collators")  # the tool next to this one
+LLAMA_FACTORY, MS_SWIFT, TEMPLATES = (
+    collators.LLAMA_FACTORY,
+    collators.MS_SWIFT,
+    collators.TEMPLATES,
+)
+stub, take, with_template = collators.stub, collators.take, collators.with_template
 
 Inputs = dict[str, Any]
 Slicer = Callable[[Inputs, int], Iterator[Inputs]]
@@ -155,7 +162,7 @@ def llama_factory(family: str, processor: Any, model: Any, folder: Path) -> Iter
     stub("torchaudio", "torchaudio.functional")
     os.environ["DISABLE_VERSION_CHECK"] = "1"
     data = "llamafactory.data"
-    collators, supervised = (
+    collating, supervised = (
         import_module(f"{data}.{name}") for name in ("collator", "processor.supervised")
     )
     template = import_module(f"{data}.template").TEMPLATES[TEMPLATES[family]]
@@ -169,9 +176,9 @@ def llama_factory(family: str, processor: Any, model: Any, folder: Path) -> Iter
     }.items():
         setattr(processor, name, value)
     common = dict(tokenizer=processor.tokenizer, template=template, processor=processor)
-    padded = collators.MultiModalDataCollatorForSeq2Seq(model=model, **common)
+    padded = collating.MultiModalDataCollatorForSeq2Seq(model=model, **common)
     for neat, attention in ((True, "sdpa"), (True, "flash_attention_2"), (False, "sdpa")):
-        collate = collators.SFTDataCollatorWith4DAttentionMask(
+        collate = collating.SFTDataCollatorWith4DAttentionMask(
             model=model,
             block_diag_attn=neat,
             neat_packing=neat,

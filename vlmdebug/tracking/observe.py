@@ -112,9 +112,8 @@ class _Chunk:
         apart = {key: value for key, value in apart.items() if key in self.given}
         made = made_keys(self.batch, {k: v for k, v in apart.items() if k not in OF_SEAMS}, told)
         unknown = Made.unchecked(MadeBy.NO_MEDIA_TO_COMPARE)
-        return made | {
-            MEDIA_OF[unit]: unknown for unit in _dummies(self.joined, self.batch, self.given)
-        }
+        dummies = _dummies(self.joined, self.batch, self.given)
+        return made | {pixels: unknown for pixels in dummies.values()}
 
     @property
     def needs_mask(self) -> bool | None:
@@ -301,19 +300,26 @@ class _Chunk:
         return full if full is not None and _length(value) == len(full) != len(rows) else rows
 
 
-def _dummies(joined: Joined, batch: Batch, given: Mapping[str, Any]) -> list[str]:
+def _dummies(joined: Joined, batch: Batch, given: Mapping[str, Any]) -> dict[str, str]:
     """Modalities that the batch does not have, with placeholder tokens that are of no sample.
 
-    Trainers append a dummy image to texts, so that each rank runs the vision tower.
+    Each with the key of its pixels. Trainers append a dummy image to texts, so that each rank runs
+    the vision tower.
     """
-    ids, tokens = to_numpy(given["input_ids"]), batch.token_ids
-    own = joined.apart(ids, -1)
-    return [
-        unit
+    new = {
+        unit: pixels
         for unit, pixels in MEDIA_OF.items()
-        if given.get(pixels) is not None and pixels not in batch.inputs
-        if unit in tokens and (ids == tokens[unit]).sum() > (own == tokens[unit]).sum()
-    ]
+        if given.get(pixels) is not None and pixels not in batch.inputs and unit in batch.token_ids
+    }
+    if not new:
+        return {}
+    ids = to_numpy(given["input_ids"])
+    own, tokens = joined.apart(ids, -1), batch.token_ids
+    return {
+        str(unit): pixels
+        for unit, pixels in new.items()
+        if (ids == tokens[unit]).sum() > (own == tokens[unit]).sum()
+    }
 
 
 def _in_packed_rows(
