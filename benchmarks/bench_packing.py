@@ -9,7 +9,7 @@ that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -47,7 +47,7 @@ def main() -> None:
             places = torch.zeros(3, *batch.inputs["input_ids"].shape, dtype=torch.long)
             batch = vd.read_batch({**batch.inputs, "position_ids": places}, **counts(batch))
         packer, inputs = vd.export(batch, packed=True).function, batch.for_slicer()
-        work = bare_rows(batch, next(packer(inputs, 1)))
+        work = bare_rows(batch, next(iter(packer(inputs, 1))))
         bare, exported = least(work, lambda packer=packer, inputs=inputs: [*packer(inputs, SIZE)])
         each = SIZE / SAMPLES * 1e6
         print(
@@ -69,7 +69,7 @@ def copied(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
         yield {key: one.clone() for key, one in chunk.items()}
 
 
-def per_token(batch: Batch, *slicers: Callable[[Inputs, int], Iterator[Inputs]]) -> list[float]:
+def per_token(batch: Batch, *slicers: Callable[[Inputs, int], Iterable[Inputs]]) -> list[float]:
     """Nanoseconds of `check` for each real token of the batch, without the slicers' own time."""
     made = [[*slicer(batch.for_slicer(), SIZE)] for slicer in slicers]
     trials = [

@@ -28,11 +28,18 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import torch
-from collators import LLAMA_FACTORY, MS_SWIFT, TEMPLATES, stub, take, with_template
 from packaging import version
 
 import vlmdebug as vd
 from vlmdebug.trainers.source import Library
+
+collators: Any = import_module("collators")  # the tool next to this one
+LLAMA_FACTORY, MS_SWIFT, TEMPLATES = (
+    collators.LLAMA_FACTORY,
+    collators.MS_SWIFT,
+    collators.TEMPLATES,
+)
+stub, take, with_template = collators.stub, collators.take, collators.with_template
 
 Inputs = dict[str, Any]
 Slicer = Callable[[Inputs, int], Iterator[Inputs]]
@@ -155,7 +162,7 @@ def llama_factory(family: str, processor: Any, model: Any, folder: Path) -> Iter
     stub("torchaudio", "torchaudio.functional")
     os.environ["DISABLE_VERSION_CHECK"] = "1"
     data = "llamafactory.data"
-    collators, supervised = (
+    collating, supervised = (
         import_module(f"{data}.{name}") for name in ("collator", "processor.supervised")
     )
     template = import_module(f"{data}.template").TEMPLATES[TEMPLATES[family]]
@@ -169,9 +176,9 @@ def llama_factory(family: str, processor: Any, model: Any, folder: Path) -> Iter
     }.items():
         setattr(processor, name, value)
     common = dict(tokenizer=processor.tokenizer, template=template, processor=processor)
-    padded = collators.MultiModalDataCollatorForSeq2Seq(model=model, **common)
+    padded = collating.MultiModalDataCollatorForSeq2Seq(model=model, **common)
     for neat, attention in ((True, "sdpa"), (True, "flash_attention_2"), (False, "sdpa")):
-        collate = collators.SFTDataCollatorWith4DAttentionMask(
+        collate = collating.SFTDataCollatorWith4DAttentionMask(
             model=model,
             block_diag_attn=neat,
             neat_packing=neat,
@@ -372,7 +379,7 @@ def as_flash(slicer: Slicer) -> Slicer:
 
     def masked(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
         for call in slicer(inputs, chunk_size):
-            total, ends = call["input_ids"].shape[1], [*call["cu_seq_lens_q"].tolist()]
+            total, ends = call["input_ids"].shape[1], begins_for_flash(call) or []
             mask = torch.zeros(total, total, dtype=torch.bool)
             for start, stop in pairwise([*ends, total]):
                 mask[start:stop, start:stop] = True
@@ -381,10 +388,23 @@ def as_flash(slicer: Slicer) -> Slicer:
     return masked
 
 
+def begins_for_flash(call: Inputs) -> list[int] | None:
+    """Where flash-attention sees samples begin; None where that is as for the default attention.
+
+    By its arguments, or by the lowest number in the first of four planes.
+    """
+    places = call.get("position_ids")
+    if "cu_seq_lens_q" in call:
+        return call["cu_seq_lens_q"].tolist()
+    if places is None or len(places) != 4 or call.get("attention_mask") is not None:
+        return None
+    return (places[0, 0] == places[0].min()).nonzero()[:, 0].tolist()
+
+
 def proof(slicer: Slicer, batch: Any, model: Any, size: int) -> str:
     """How far the logits of the tiny model are from those of each sample alone."""
     said = off(vd.prove(kept(slicer, model), batch, model, chunk_size=size))
-    if "cu_seq_lens_q" in next(iter(slicer(batch.for_slicer(), size)), {}):
+    if begins_for_flash(next(iter(slicer(batch.for_slicer(), size)))) is not None:
         flash = off(vd.prove(kept(as_flash(slicer), model), batch, model, chunk_size=size))
         return said if said == flash else f"{said}; with flash-attention {flash}"
     return said

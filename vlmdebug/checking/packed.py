@@ -92,7 +92,9 @@ def seam_differences(
 
 
 def _is_of_other_length(seam: Seam) -> bool:
-    """Whether positions are not as many as there are tokens, so that no model can add them."""
+    """Whether positions or a mask of blocks are not as long as the row, so that models raise."""
+    if seam.key == "attention_mask":
+        return seam.why is Seams.ENDS
     return seam.why is Seams.PLANES and seam.given[-1:] != seam.due[-1:]
 
 

@@ -112,21 +112,8 @@ class _Chunk:
         apart = {key: value for key, value in apart.items() if key in self.given}
         made = made_keys(self.batch, {k: v for k, v in apart.items() if k not in OF_SEAMS}, told)
         unknown = Made.unchecked(MadeBy.NO_MEDIA_TO_COMPARE)
-        return made | {MEDIA_OF[unit]: unknown for unit in self._dummies(self.joined)}
-
-    def _dummies(self, joined: Joined) -> list[str]:
-        """Modalities that the batch does not have, with placeholder tokens that are of no sample.
-
-        Trainers append a dummy image to texts, so that each rank runs the vision tower.
-        """
-        ids, tokens = to_numpy(self.given["input_ids"]), self.batch.token_ids
-        own = joined.apart(ids, -1)
-        return [
-            unit
-            for unit, pixels in MEDIA_OF.items()
-            if self.given.get(pixels) is not None and pixels not in self.batch.inputs
-            if unit in tokens and (ids == tokens[unit]).sum() > (own == tokens[unit]).sum()
-        ]
+        dummies = _dummies(self.joined, self.batch, self.given)
+        return made | {pixels: unknown for pixels in dummies.values()}
 
     @property
     def needs_mask(self) -> bool | None:
@@ -175,7 +162,7 @@ class _Chunk:
         if self.joined is not None:
             self.samples, self._part = self.joined.rows, None
             found = _placeholders(self.batch, ids, None, is_slice=False)
-            dummies = self._dummies(self.joined)
+            dummies = _dummies(self.joined, self.batch, self.given)
             self.placeholders = {unit: own for unit, own in found.items() if unit not in dummies}
             own = self.batch.inputs["input_ids"]
             change = recast("input_ids", own, ids, indexes=False)
@@ -223,7 +210,7 @@ class _Chunk:
     def _used(self, key: str, value: Any) -> ObservedKey:
         axis, shape = self.batch.layout.get(key), value.shape
         if self.joined is not None and key in self.batch.token_dims:
-            return self._joined(self.joined, key, value)
+            return _in_packed_rows(self.joined, self.batch, self.given, key)
         if self.realigned is not None and key in self.batch.token_dims:
             return self._realigned(self.realigned, key, value)
         at = self.batch.token_dims.get(key)
@@ -291,23 +278,6 @@ class _Chunk:
             return likely, None
         return likely, Change("longer" if matches is None else "columns", tuple(value.shape))
 
-    def _joined(self, joined: Joined, key: str, value: Any) -> ObservedKey:
-        """A key along the tokens of packed rows: the values of each sample, in its own tokens."""
-        shape, ids = tuple(value.shape), tuple(self.given["input_ids"].shape)
-        change = None
-        if shape[-2:] != ids or len(shape) > len(ids) + 1:
-            lacks_padding = shape[:-1] == ids[:-1] and shape[-1] >= joined.stop
-            if lacks_padding or (key == "attention_mask" and len(shape) != 4):
-                return ObservedKey(None, shape[0] if shape else 1, dims=len(shape))
-            of_blocks = key == "attention_mask"  # which is judged with the seams
-            change = None if of_blocks else Change("columns", shape)
-        elif key not in OF_SEAMS:
-            change = None if joined.matches(self.batch, key, value) else Change("columns", shape)
-        wide = shape[-1] if shape else None
-        return ObservedKey(
-            joined.rows, len(joined.samples), change=change, columns=wide, dims=len(shape)
-        )
-
     def _realigned(self, realigned: Realigned, key: str, value: Any) -> ObservedKey:
         """A token key with moved padding: its rows are identified by its real tokens, if at all."""
         shape, ids = tuple(value.shape), tuple(self.given["input_ids"].shape)
@@ -328,6 +298,51 @@ class _Chunk:
             return None
         rows, full = expected.rows, expected.without_empty
         return full if full is not None and _length(value) == len(full) != len(rows) else rows
+
+
+def _dummies(joined: Joined, batch: Batch, given: Mapping[str, Any]) -> dict[str, str]:
+    """Modalities that the batch does not have, with placeholder tokens that are of no sample.
+
+    Each with the key of its pixels. Trainers append a dummy image to texts, so that each rank runs
+    the vision tower.
+    """
+    new = {
+        unit: pixels
+        for unit, pixels in MEDIA_OF.items()
+        if given.get(pixels) is not None and pixels not in batch.inputs and unit in batch.token_ids
+    }
+    if not new:
+        return {}
+    ids = to_numpy(given["input_ids"])
+    own, tokens = joined.apart(ids, -1), batch.token_ids
+    return {
+        str(unit): pixels
+        for unit, pixels in new.items()
+        if (ids == tokens[unit]).sum() > (own == tokens[unit]).sum()
+    }
+
+
+def _in_packed_rows(
+    joined: Joined, batch: Batch, given: Mapping[str, Any], key: str
+) -> ObservedKey:
+    """A key along the tokens of packed rows: the values of each sample, in its own tokens."""
+    value = given[key]
+    shape, ids = tuple(value.shape), tuple(given["input_ids"].shape)
+    change = None
+    if shape[-2:] != ids or len(shape) > len(ids) + 1:
+        lacks_padding = shape[:-1] == ids[:-1] and shape[-1] >= joined.stop
+        blank = key in TYPE_IDS and not bool((value != 0).any())
+        blank = blank and not joined.own(batch.inputs[key]).any()
+        if lacks_padding or blank or (key == "attention_mask" and len(shape) != 4):
+            return ObservedKey(None, shape[0] if shape else 1, dims=len(shape))
+        of_blocks = key == "attention_mask"  # which is judged with the seams
+        change = None if of_blocks else Change("columns", shape)
+    elif key not in OF_SEAMS:
+        change = None if joined.matches(batch, key, value) else Change("columns", shape)
+    wide = shape[-1] if shape else None
+    return ObservedKey(
+        joined.rows, len(joined.samples), change=change, columns=wide, dims=len(shape)
+    )
 
 
 def _listed(batch: Batch, key: str, value: Any, expected: Rows | None) -> ObservedKey:

@@ -24,6 +24,7 @@ from vlmdebug.core.part import Spans
 from vlmdebug.core.tensors import side_by_side, to_numpy
 from vlmdebug.families.packing import INDEX
 from vlmdebug.tracking.block_mask import is_of_blocks, seam_of_blocks
+from vlmdebug.tracking.ends import cumulative_seam, number_seam
 from vlmdebug.tracking.made import IGNORED, mrope_of, numbers_of, positions_of, unlike
 
 PLANES = 4
@@ -103,44 +104,13 @@ class PackedCall:
 
     def _ends_of(self, key: str, values: np.ndarray) -> Seam | None:
         if key == INDEX:
-            return self._index(key, values)
+            return number_seam(key, values, self.shape, self.spans, self.samples)
         if key.startswith("max_"):
             longest = max(self.spans.lengths)
             if values.size != 1 or int(values.reshape(())) >= longest:
                 return None
             return Seam(Seams.LONGEST, key, given=(int(values.max()),), due=(longest,))
-        return self._cumulative(key, values)
-
-    def _cumulative(self, key: str, values: np.ndarray) -> Seam | None:
-        """Ends over all tokens: an end at each sample's begin, and none inside of it."""
-        given, wide = sorted({int(one) for one in values.reshape(-1)}), self.shape[1]
-        for sample, (row, start, stop) in zip(self.samples, self.spans, strict=True):
-            begin, end = row * wide + start, row * wide + stop
-            inside = next((one for one in given if begin < one < end), None)
-            if begin not in given:
-                wrong, due = min(given, key=lambda one, at=begin: abs(one - at)), begin
-            elif inside is not None or given[-1] < end:
-                wrong, due = given[-1] if inside is None else inside, end
-            else:
-                continue
-            return Seam(Seams.ENDS, key, sample, row, start, (wrong,), (due,))
-        row, start, stop = self.spans[-1]
-        if given[-1] <= self.shape[0] * wide:
-            return None
-        due = row * wide + stop
-        return Seam(Seams.ENDS, key, self.samples[-1], row, start, (given[-1],), (due,))
-
-    def _index(self, key: str, values: np.ndarray) -> Seam | None:
-        """A number per token: the same in a sample, another one in the next."""
-        if tuple(values.shape) != self.shape:
-            return Seam(Seams.ENDS, key, given=tuple(values.shape), due=self.shape)
-        last: tuple[int, int] | None = None
-        for sample, (row, start, stop) in zip(self.samples, self.spans, strict=True):
-            own = values[row, start:stop]
-            if (own != own[0]).any() or last == (row, int(own[0])):
-                return Seam(Seams.ENDS, key, sample, row, start, (int(own[0]),))
-            last = row, int(own[0])
-        return None
+        return cumulative_seam(key, values, self.shape, self.spans, self.samples)
 
     # --- labels ----------------------------------------------------------------------------
 

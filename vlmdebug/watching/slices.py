@@ -13,6 +13,7 @@ from itertools import accumulate
 from operator import mul
 from typing import Any, NamedTuple, TypedDict
 
+import numpy as np
 import torch
 
 from vlmdebug.checking.compare import compare
@@ -125,7 +126,9 @@ class CallChecker:
         seams = open_seams(batch)
         if seams or doubts_alone(batch) or batch_differences(batch):
             return Judged.of(check_alone(batch, one_chunk=True, seams=seams))
-        inputs.update(dict.fromkeys(inputs))  # the names are enough, and no tensor is kept
+        shape = tuple(inputs["input_ids"].shape)
+        inputs.update(dict.fromkeys(inputs))  # the names and the width are enough
+        inputs["input_ids"] = np.broadcast_to(np.int64(0), shape)
         return Judged(True, partial(planned_report, batch, one_chunk=True))
 
     def _by_itself(self, tensors: Tensors, *, cached: bool = False) -> Judged:

@@ -1,0 +1,47 @@
+"""Whether keys that number the samples of packed rows, or say where they end, fit the samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from vlmdebug.core.observed import Seam, Seams
+from vlmdebug.core.part import Spans
+
+
+def cumulative_seam(
+    key: str, values: np.ndarray, shape: tuple[int, ...], spans: Spans, samples: Sequence[int]
+) -> Seam | None:
+    """Ends over all tokens: an end at each sample's begin, and none inside of it."""
+    given, wide = sorted({int(one) for one in values.reshape(-1)}), shape[1]
+    for sample, (row, start, stop) in zip(samples, spans, strict=True):
+        begin, end = row * wide + start, row * wide + stop
+        inside = next((one for one in given if begin < one < end), None)
+        if begin not in given:
+            wrong, due = min(given, key=lambda one, at=begin: abs(one - at)), begin
+        elif inside is not None or given[-1] < end:
+            wrong, due = given[-1] if inside is None else inside, end
+        else:
+            continue
+        return Seam(Seams.ENDS, key, sample, row, start, (wrong,), (due,))
+    row, start, stop = spans[-1]
+    if given[-1] <= shape[0] * wide:
+        return None
+    due = row * wide + stop
+    return Seam(Seams.ENDS, key, samples[-1], row, start, (given[-1],), (due,))
+
+
+def number_seam(
+    key: str, values: np.ndarray, shape: tuple[int, ...], spans: Spans, samples: Sequence[int]
+) -> Seam | None:
+    """A number per token: the same in a sample, another one in the next."""
+    if tuple(values.shape) != shape:
+        return Seam(Seams.ENDS, key, given=tuple(values.shape), due=shape)
+    last: tuple[int, int] | None = None
+    for sample, (row, start, stop) in zip(samples, spans, strict=True):
+        own = values[row, start:stop]
+        if (own != own[0]).any() or last == (row, int(own[0])):
+            return Seam(Seams.ENDS, key, sample, row, start, (int(own[0]),))
+        last = row, int(own[0])
+    return None
