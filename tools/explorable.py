@@ -7,7 +7,7 @@ All of it comes from the package: a tiny batch, slicers and packers, right and w
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ TITLE = "Explore how a batch splits"
 SIZES = [(112, 112), (56, 112), (84, 140), (112, 56)]
 INTO = Path("explorable.html")
 Inputs = dict[str, Any]
-Packer = Callable[[Inputs, int], Iterator[Inputs]]
+Packer = Callable[[Inputs, int], Iterable[Inputs]]
 SHOWN = ("by_sample", "before_5452", "merged_5452", "corrected", PACKED)
 """Slicers and a packer that every explorer has."""
 

@@ -19,6 +19,7 @@ KNOWN = {
     r"vlmdebug\.(core\.pasted|running\.pasted_packer)\.\w+": "it is copied into exported code",
     r"vlmdebug\.views\.explorer\.Explorer(\.\w+)?": "ipywidgets has no types",
     r"vlmdebug\.(exploring\.)?explore": "it returns an Explorer",
+    r"vlmdebug\.views\.without_kernel\.(page|fragment)": "they take an Explorer",
     r"vlmdebug\.running\.stand_in\.RecordingModel(\.\w+)?": "many names of one method",
     r"vlmdebug\.running\.open_stand_ins\.OpenModel": "its base is a RecordingModel",
 }

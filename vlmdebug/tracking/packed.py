@@ -60,10 +60,13 @@ class PackedCall:
         samples: Sequence[int],
         own: np.ndarray | None,
     ) -> None:
-        self.batch, self.spans, self.samples, self.own = batch, spans, samples, own
-        self.given = {key: value for key, value in given.items() if value is not None}
+        self.batch: Batch = batch
+        self.spans: Spans = spans
+        self.samples: Sequence[int] = samples
+        self.own: np.ndarray | None = own
+        self.given: Mapping[str, Any] = {k: v for k, v in given.items() if v is not None}
         self.shape: tuple[int, ...] = tuple(given["input_ids"].shape)
-        self.wrong_ends = False
+        self.wrong_ends: bool = False
         asked = {key: self.given[key] for key in READ if key in self.given}
         read = {
             key: np.asarray(one) if isinstance(one, int) else numbers_of(one)
