@@ -115,6 +115,24 @@ def test_numbers_added_to_all_positions_are_not_off(family, lab):
     assert report.packed[0].off == ()
 
 
+def test_positions_that_a_mask_makes_free_are_not_off(lab):
+    lab = lab("llava")
+    lengths = [len(lab.alone[sample]) for sample in ORDER]
+    total = sum(lengths)
+    index = torch.repeat_interleave(torch.arange(3), torch.tensor(lengths))
+    blocks = (index[:, None] == index[None]) & torch.ones(total, total, dtype=torch.bool).tril()
+
+    def packer(inputs, chunk_size):
+        call = lab.packed()
+        places = torch.arange(total)[None]
+        yield {**call, "attention_mask": blocks[None, None], "position_ids": places}
+
+    report = vd.check(packer, lab.batch, chunk_size=3, pictures=True)
+
+    assert report.mismatches == ()
+    assert report.packed[0].off == ()
+
+
 def test_other_planes_are_drawn_where_they_alone_differ(lab):
     lab = lab("qwen2_5_vl")
 

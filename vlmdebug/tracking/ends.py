@@ -1,13 +1,15 @@
-"""Whether keys that number the samples of packed rows, or say where they end, fit the samples."""
+"""Whether keys that number the samples of packed rows, end or train them, fit the samples."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 
 from vlmdebug.core.observed import Seam, Seams
 from vlmdebug.core.part import Spans
+from vlmdebug.tracking.made import IGNORED
 
 
 def cumulative_seam(
@@ -45,3 +47,12 @@ def number_seam(
             return Seam(Seams.ENDS, key, sample, row, start, (int(own[0]),))
         last = row, int(own[0])
     return None
+
+
+def label_seams(labels: np.ndarray, spans: Spans, samples: Sequence[int]) -> Iterator[Seam]:
+    """The first sample that is learned from the last token of the sample before it."""
+    for sample, (before, (row, start, _)) in zip(samples[1:], pairwise(spans), strict=True):
+        first = int(labels[row][start])
+        if before.row == row and first != IGNORED:
+            yield Seam(Seams.LABELS, "labels", sample, row, start, (first,), (IGNORED,))
+            return

@@ -307,7 +307,8 @@ def unlike(
     Its row and column, its positions, and those that follow from the first token; None if there is
     none.
     """
-    off = planes.astype(np.int64) - expected  # (plane, sample, seq)
+    with np.errstate(invalid="ignore"):  # numbers beyond those that count tokens
+        off = planes.astype(np.int64) - expected  # (plane, sample, seq)
     if not off.size:
         return None
     begins = off[0, np.arange(len(real)), real.argmax(axis=1)]  # (sample,)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,8 +23,8 @@ from vlmdebug.core.part import Spans
 from vlmdebug.core.tensors import side_by_side, to_numpy
 from vlmdebug.families.packing import INDEX
 from vlmdebug.tracking.block_mask import is_of_blocks, seam_of_blocks
-from vlmdebug.tracking.ends import cumulative_seam, number_seam
-from vlmdebug.tracking.made import IGNORED, mrope_of, numbers_of, positions_of, unlike
+from vlmdebug.tracking.ends import cumulative_seam, label_seams, number_seam
+from vlmdebug.tracking.made import numbers_of, positions_of, unlike
 
 PLANES = 4
 """Planes of `position_ids` from which M-RoPE models read where samples begin: text comes first."""
@@ -120,14 +119,8 @@ class PackedCall:
     def labels(self) -> Iterator[Seam]:
         """The first sample that is learned from the last token of the sample before it."""
         labels = self.numbers.get("labels")
-        if labels is None or tuple(labels.shape) != self.shape:
-            return
-        pairs = zip(self.samples[1:], pairwise(self.spans), strict=True)
-        for sample, (before, (row, start, _)) in pairs:
-            first = int(labels[row][start])
-            if before.row == row and first != IGNORED:
-                yield Seam(Seams.LABELS, "labels", sample, row, start, (first,), (IGNORED,))
-                return
+        if labels is not None and tuple(labels.shape) == self.shape:
+            yield from label_seams(labels, self.spans, self.samples)
 
     # --- positions -------------------------------------------------------------------------
 
@@ -164,9 +157,9 @@ class PackedCall:
         """
         positions = self.numbers.get("position_ids")
         if positions is None:
-            return Seam(Seams.OPEN) if in_blocks and self._is_mrope else None
+            return Seam(Seams.OPEN) if in_blocks and self.is_mrope else None
         planes = positions[None] if positions.ndim == 2 else positions  # (plane, row, seq)
-        several = (1, PLANES - 1, PLANES) if self._is_mrope else (1,)
+        several = (1, PLANES - 1, PLANES) if self.is_mrope else (1,)
         rows, wide = self.shape
         if planes.shape not in {(n, own, wide) for n in several for own in (1, rows)}:
             return Seam(Seams.PLANES, given=tuple(positions.shape), due=self._due_shape)
@@ -184,7 +177,7 @@ class PackedCall:
         return self.given.keys() >= FLASH and not self.wrong_ends
 
     @cached_property
-    def _is_mrope(self) -> bool:
+    def is_mrope(self) -> bool:
         return self.batch.rules.checks_each_sample != "never"
 
     def _positions(self) -> Seam | None:
@@ -196,13 +189,13 @@ class PackedCall:
         planes = positions[None] if positions.ndim == 2 else positions  # (plane, row, seq)
         if planes.ndim != 3 or planes.shape[1:] != self.shape:
             return Seam(Seams.PLANES, given=tuple(positions.shape), due=self._due_shape)
-        if not self._is_mrope and len(planes) == 1:
+        if not self.is_mrope and len(planes) == 1:
             return self._starts(planes[0])
         if len(planes) == 1 and self.batch.rules.repeats_positions:
             planes = np.broadcast_to(planes, (PLANES, *self.shape))
-        if self._is_mrope and len(planes) == PLANES:
+        if self.is_mrope and len(planes) == PLANES:
             return self._with_text(planes)
-        if self._is_mrope and self._is_flash and len(planes) in (1, PLANES - 1):
+        if self.is_mrope and self._is_flash and len(planes) in (1, PLANES - 1):
             return self._values(planes) or Seam(Seams.FLASH)
         return Seam(Seams.PLANES, given=tuple(positions.shape), due=self._due_shape)
 
@@ -227,7 +220,7 @@ class PackedCall:
 
     @property
     def _due_shape(self) -> tuple[int, ...]:
-        return (PLANES, *self.shape) if self._is_mrope else self.shape
+        return (PLANES, *self.shape) if self.is_mrope else self.shape
 
     def _starts(self, plane: np.ndarray) -> Seam | None:
         """Whether positions go on by one in each sample, and not from the token before it."""
@@ -269,7 +262,7 @@ class PackedCall:
             real = self.real != 0
             off = unlike(np.broadcast_to(ours, own.shape), own, real)
             return None if off is None else self._at(*off)
-        made = positions_of(self.batch, self._by_sample, apart, self.samples)
+        made = positions_of(self.batch, self.by_sample, apart, self.samples)
         if made.right:
             return None
         if made.right is None or made.why is None:
@@ -277,24 +270,13 @@ class PackedCall:
         return self._at(*made.why.shapes)
 
     @cached_property
-    def _by_sample(self) -> Mapping[str, Any]:
+    def by_sample(self) -> Mapping[str, Any]:
         """The call with a row per sample."""
         return {
             **self.given,
             "input_ids": side_by_side(to_numpy(self.given["input_ids"]), self.spans, -1),
             "attention_mask": self.real,
         }
-
-    def alone(self) -> np.ndarray | None:
-        """Positions in time, height and width of each sample alone, `(3, sample, seq)`.
-
-        None where they are not known, or the model has no such planes.
-        """
-        if not self._is_mrope:
-            return None
-        if self.own is not None and self.own.ndim == 3:
-            return self.own[-(PLANES - 1) :]
-        return mrope_of(self.batch, self._by_sample, self.samples)
 
     @cached_property
     def real(self) -> np.ndarray:

@@ -18,6 +18,7 @@ from vlmdebug.core.observed import Seam, Seams
 from vlmdebug.core.packed_row import Line, PackedRow, Place
 from vlmdebug.core.part import Spans
 from vlmdebug.families.packing import INDEX
+from vlmdebug.tracking.made import mrope_of
 from vlmdebug.tracking.packed import PLANES, PackedCall
 
 NAMES = ("text", "time", "height", "width")
@@ -88,6 +89,8 @@ def _planes(call: PackedCall, seams: Sequence[Seam]) -> Iterator[_Plane]:
     """Planes of `position_ids`, as many as can be drawn: one without values, if none can be."""
     positions, shape = _drawable(call.numbers.get("position_ids")), call.shape
     planes = positions[None] if positions is not None and positions.ndim == 2 else positions
+    if planes is not None and planes.ndim == len(shape) + 1 and planes.shape[1] == 1:
+        planes = np.broadcast_to(planes, (len(planes), shape[0], planes.shape[2]))
     real = _laid(call.spans, shape, [np.ones(size) for size in call.spans.lengths]) != 0
     shaped = any(one.why is Seams.PLANES for one in seams)
     order = _laid(call.spans, shape, [np.arange(size) for size in call.spans.lengths])
@@ -97,14 +100,16 @@ def _planes(call: PackedCall, seams: Sequence[Seam]) -> Iterator[_Plane]:
     planes = planes.astype(np.int64)
     if len(planes) != PLANES - 1:
         name = NAMES[0] if len(planes) == PLANES else ""
-        yield _Plane(name, planes[0], _begun(call.spans, planes[0], order), real)
+        due = _begun(call, planes[0], order)
+        yield _Plane(name, planes[0], due, real)
         if not any(one.why is Seams.MROPE for one in seams):
             return  # the other planes are right, or not known
-    alone = call.alone() if len(planes) >= PLANES - 1 else None
+    alone = _alone(call)
     if alone is None:
         if len(planes) == PLANES - 1:
             yield _Plane("", None, order, real)
         return
+    planes = np.broadcast_to(planes[1 - PLANES :], (PLANES - 1, *shape))
     sizes = call.spans.lengths
     due = [
         _laid(call.spans, shape, [row[:size] for row, size in zip(one, sizes, strict=True)])
@@ -112,8 +117,8 @@ def _planes(call: PackedCall, seams: Sequence[Seam]) -> Iterator[_Plane]:
     ]
     moved = np.zeros(shape, dtype=np.int64)
     for row, start, stop in call.spans:
-        moved[row, start:stop] = planes[-3][row, start] - due[0][row, start]
-    for name, own, one in zip(NAMES[1:], planes[-3:], due, strict=True):
+        moved[row, start:stop] = planes[0][row, start] - due[0][row, start]
+    for name, own, one in zip(NAMES[1:], planes, due, strict=True):
         yield _Plane(name, own, one + moved, real)
 
 
@@ -132,14 +137,27 @@ def _laid(spans: Spans, shape: tuple[int, ...], values: Iterable[np.ndarray]) ->
     return table
 
 
-def _begun(spans: Spans, given: np.ndarray, order: np.ndarray) -> np.ndarray:
+def _alone(call: PackedCall) -> np.ndarray | None:
+    """Positions in time, height and width of each sample alone, `(3, sample, seq)`.
+
+    None where they are not known, or the model has no such planes.
+    """
+    if not call.is_mrope:
+        return None
+    if call.own is not None and call.own.ndim == PLANES - 1:
+        return call.own[1 - PLANES :]
+    return mrope_of(call.batch, call.by_sample, call.samples)
+
+
+def _begun(call: PackedCall, given: np.ndarray, order: np.ndarray) -> np.ndarray:
     """`order`, from the number with which each sample begins; from 0 where it does not begin.
 
-    A row begins with its own first number, and so do its samples that go on from another one.
+    A row begins with its own first number, and so do its samples that go on from another one. If
+    there is a mask, positions do not say where samples begin.
     """
-    due, firsts = order.copy(), dict[int, int]()
-    for row, start, stop in spans:
-        begins = not start or given[row, start] != given[row, start - 1] + 1
+    due, firsts, masked = order.copy(), dict[int, int](), "attention_mask" in call.given
+    for row, start, stop in call.spans:
+        begins = masked or not start or given[row, start] != given[row, start - 1] + 1
         first = firsts.setdefault(row, int(given[row, start]) if begins else 0)
         due[row, start:stop] += int(given[row, start]) if begins else first
     return due
