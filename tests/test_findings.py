@@ -18,6 +18,7 @@ from vlmdebug.checking import (
     shards,
     text,
     text_doubts,
+    text_shards,
 )
 from vlmdebug.checking.findings import Because, Difference
 from vlmdebug.checking.report import Report
@@ -73,7 +74,8 @@ def test_every_kind_of_difference_has_a_code_and_words():
         pytest.param([*Because], text.CAUSES, id="causes"),
         pytest.param([*MadeBy], text_doubts.MADE, id="keys that were made"),
         pytest.param([*Seams], {**text_doubts.SEAMS, **packed.KINDS}, id="seams"),
-        pytest.param([*Split], dict.fromkeys((*shards.KINDS, *DOUBTS)), id="splits"),
+        pytest.param([*Split], {**shards.KINDS, **text_shards.DOUBTS}, id="splits"),
+        pytest.param(DOUBTS, text_shards.DOUBTS, id="doubts of splits"),
     ],
 )
 def test_every_member_has_words(members, words):

@@ -164,46 +164,70 @@ WORDS: Mapping[type[Difference], Callable[[Any, Batch], Words]] = {
 
 def shard_doubt(one: NotSplit) -> str:
     """What is not known of a split, and what would settle it."""
-    fault, first = one.fault, f"(first in chunk {one.chunk})"
-    match fault.why:
-        case Split.UNKNOWN:
-            return (
-                f"The ranks could not be joined {first}: their tokens are those of the batch in no "
-                "known order (contiguous, zigzag or striped). Nothing else of these chunks was "
-                "checked. Split input_ids in one of these orders, and pass them on."
-            )
-        case Split.EMBEDDED:
-            whole = f" of {fault.due[0]}" if fault.due else ""
-            return (
-                f"Rank {fault.rank} has {fault.key} of images with placeholder tokens on other "
-                f"ranks, too: it has {number(fault.given[0], 'placeholder token')}{whole} {first}. "
-                "Right if tokens are embedded before the split: then say so, slicer.embedded = "
-                "True. A model that embeds on each rank raises there."
-            )
-        case Split.NO_MEDIA:
-            return (
-                f"No rank has {fault.key} {first}, so which images were embedded before the split "
-                "could not be compared. Give all media to every rank, or pass inputs_embeds."
-            )
-        case Split.UNITS:
-            return (
-                f"The ranks have {fault.key} of their own {first}, and which rows belong to which "
-                "placeholder tokens is not known in this layout, so only all of them together were "
-                "compared. Give all media to every rank."
-            )
-        case Split.MASK_DIMS:
-            return (
-                f"attention_mask has {fault.given[0]} dimensions {first} and was not compared. "
-                "Pass the mask of shape (row, seq) that it was made of."
-            )
-        case Split.BETWEEN:
-            return (
-                f"Labels are next to their tokens, so a loss on each rank does not learn "
-                f"{_place(fault)}, label {fault.given[0]}, from the token before it, which is on "
-                f"another rank {first}. Right only if the loss joins the ranks. {BEFORE}"
-            )
-        case _:
-            return (
-                f"{fault.key} differs between ranks {first} and was not compared: it is not along "
-                "the tokens. Pass the value of the whole call to every rank."
-            )
+    return DOUBTS[one.fault.why](one.fault, f"(first in chunk {one.chunk})")
+
+
+def _unknown(fault: ShardFault, first: str) -> str:
+    return (
+        f"The ranks could not be joined {first}: their tokens are those of the batch in no known "
+        "order (contiguous, zigzag or striped). Nothing else of these chunks was checked. Split "
+        "input_ids in one of these orders, and pass them on."
+    )
+
+
+def _embedded(fault: ShardFault, first: str) -> str:
+    whole = f" of {fault.due[0]}" if fault.due else ""
+    return (
+        f"Rank {fault.rank} has {fault.key} of images with placeholder tokens on other ranks, too: "
+        f"it has {number(fault.given[0], 'placeholder token')}{whole} {first}. Right if tokens are "
+        "embedded before the split: then say so, slicer.embedded = True. A model that embeds on "
+        "each rank raises there."
+    )
+
+
+def _no_media(fault: ShardFault, first: str) -> str:
+    return (
+        f"No rank has {fault.key} {first}, so which images were embedded before the split could "
+        "not be compared. Give all media to every rank, or pass inputs_embeds."
+    )
+
+
+def _units(fault: ShardFault, first: str) -> str:
+    return (
+        f"The ranks have {fault.key} of their own {first}, and which rows belong to which "
+        "placeholder tokens is not known in this layout, so only all of them together were "
+        "compared. Give all media to every rank."
+    )
+
+
+def _mask_dims(fault: ShardFault, first: str) -> str:
+    return (
+        f"attention_mask has {fault.given[0]} dimensions {first} and was not compared. Pass the "
+        "mask of shape (row, seq) that it was made of."
+    )
+
+
+def _differ(fault: ShardFault, first: str) -> str:
+    return (
+        f"{fault.key} differs between ranks {first} and was not compared: it is not along the "
+        "tokens. Pass the value of the whole call to every rank."
+    )
+
+
+def _between(fault: ShardFault, first: str) -> str:
+    return (
+        f"Labels are next to their tokens, so a loss on each rank does not learn {_place(fault)}, "
+        f"label {fault.given[0]}, from the token before it, which is on another rank {first}. "
+        f"Right only if the loss joins the ranks. {BEFORE}"
+    )
+
+
+DOUBTS: Mapping[Split, Callable[[ShardFault, str], str]] = {
+    Split.UNKNOWN: _unknown,
+    Split.EMBEDDED: _embedded,
+    Split.NO_MEDIA: _no_media,
+    Split.UNITS: _units,
+    Split.MASK_DIMS: _mask_dims,
+    Split.DIFFER: _differ,
+    Split.BETWEEN: _between,
+}
