@@ -702,3 +702,24 @@ def test_an_exception_between_ranks_is_the_slicer_s_own(labs):
 
     assert codes(report) == {"VLM008"}
     assert "rank 1 is down" in str(report)
+
+
+def test_the_finding_of_an_undeclared_split_names_the_attribute(labs):
+    lab = labs["llava"]
+    declared = lab.sharder(2)
+
+    def undeclared(inputs, chunk_size):
+        yield from declared(inputs, chunk_size)
+
+    batch = vd.make_batch("qwen2_5_vl", [1, 1], sizes=[2, 2])
+
+    def halves(inputs, chunk_size):
+        half = inputs["input_ids"].shape[1] // 2
+        keys = ("input_ids", "attention_mask")
+        for at in (slice(0, half), slice(half, 2 * half)):
+            yield {**next(batch.chunks(2)), **{key: inputs[key][:, at] for key in keys}}
+
+    report = vd.check(halves, batch, chunk_size=2)
+
+    assert not vd.check(undeclared, lab.batch, chunk_size=3).ok
+    assert "slicer.shards = 2" in report.mismatches[-1].message

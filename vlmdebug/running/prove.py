@@ -119,7 +119,9 @@ def prove(
 
     The model runs in eval mode without gradients; its state is restored. Real tokens are those of
     `attention_mask`, whatever the padding side. Samples are recognised by the rows of `input_ids`
-    that a chunk holds, so a slicer may reorder them, or join several in one row.
+    that a chunk holds, so a slicer may reorder them, or join several in one row. Chunks that are
+    split over ranks (`slicer.shards`) are joined again first; with labels, the loss summed over
+    the ranks and its gradient are compared, too, which needs memory for two gradients.
 
     Args:
         slicer: As for `check`.
