@@ -187,19 +187,24 @@ def test_images_of_another_rank_are_named(change, code, labs):
     assert not vd.prove(own_media(lab, change), lab.batch, lab.model).ok
 
 
-@pytest.mark.parametrize("family", FEW)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_all_media_and_some_placeholders_are_right_only_if_embedded_before(family, labs):
     lab = labs[family]
     report = vd.check(lab.sharder(2, embedded=False), lab.batch, chunk_size=3)
 
+    if family == "mllama":  # it attends to images, and compares no tokens
+        assert report.ok
+        return
     assert report.verdict == "AMBIGUOUS"
     (text,) = report.ambiguities
     assert "slicer.embedded = True" in text
     assert "it has " in text and "placeholder tokens of " in text
+    token, whole = lab.batch.image.token_id, sum(lab.batch.image.placeholders)
     for call in lab.sharder(2)(lab.batch.inputs, 3):
         call.pop("shift_labels")
-        with pytest.raises(ValueError, match="tokens do not match"), torch.no_grad():
-            lab.model(**call)
+        if (call["input_ids"] == token).sum() != whole:
+            with pytest.raises(ValueError, match="tokens do not match"), torch.no_grad():
+                lab.model(**call)
 
 
 def test_ranks_without_any_media_are_not_ok(labs):

@@ -74,8 +74,8 @@ class RankMedia:
 
     def _note_parts(self, modality: Modality, key: str) -> None:
         """All media are on each rank, though not all of their placeholder tokens."""
-        if self._batch.rules.no_placeholders:
-            return
+        if self._batch.rules.no_placeholders or not self._batch.rules.checks_totals:
+            return  # each token attends to images
         tokens = self._tokens(modality)
         whole = int(tokens.sum())
         for rank in range(len(self._order.widths)):
