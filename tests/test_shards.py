@@ -18,6 +18,7 @@ from sharders import (
     halve_pixels,
     part,
     shifted,
+    whole_on_each,
 )
 
 import vlmdebug as vd
@@ -638,6 +639,14 @@ def test_masks_of_four_dimensions_are_not_compared(labs):
 
     assert report.verdict == "AMBIGUOUS"
     assert "attention_mask has 4 dimensions" in report.ambiguities[0]
+
+
+def test_a_mask_of_all_tokens_on_each_rank_is_not_ok(labs):
+    lab = labs["llava"]
+    report = vd.check(lab.sharder(change=whole_on_each("attention_mask")), lab.batch, chunk_size=3)
+
+    assert report.verdict == "AMBIGUOUS"
+    assert "Each rank has the attention_mask of all tokens" in report.ambiguities[0]
 
 
 def test_a_slicer_may_use_one_dict_and_its_buffers_for_all_ranks(labs):

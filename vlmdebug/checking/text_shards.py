@@ -200,6 +200,14 @@ def _units(fault: ShardFault, first: str) -> str:
     )
 
 
+def _whole_mask(fault: ShardFault, first: str) -> str:
+    return (
+        f"Each rank has the attention_mask of all tokens {first}. Right only if attention across "
+        "ranks takes it: a model that runs on one rank reads its first columns. Split it as "
+        "input_ids."
+    )
+
+
 def _mask_dims(fault: ShardFault, first: str) -> str:
     return (
         f"attention_mask has {fault.given[0]} dimensions {first} and was not compared. Pass the "
@@ -227,6 +235,7 @@ DOUBTS: Mapping[Split, Callable[[ShardFault, str], str]] = {
     Split.EMBEDDED: _embedded,
     Split.NO_MEDIA: _no_media,
     Split.UNITS: _units,
+    Split.WHOLE_MASK: _whole_mask,
     Split.MASK_DIMS: _mask_dims,
     Split.DIFFER: _differ,
     Split.BETWEEN: _between,

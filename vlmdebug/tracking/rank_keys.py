@@ -41,7 +41,7 @@ class RankKeys:
 
         A mask may also be whole on each rank, or reach from the first token on.
         """
-        values = [rank.get(key) for rank in self._ranks]
+        values: list[Any] = [rank.get(key) for rank in self._ranks]
         dims = {self._dim(key, value) for value in values}
         dim = dims.pop()
         if dim is None or dims:
@@ -56,6 +56,11 @@ class RankKeys:
             if all(same(value, last[:, : value.shape[1]]) for value in values):
                 return last
         return None
+
+    def is_whole(self, mask: Any, order: Order) -> bool:
+        """Whether each of several ranks has this mask of all tokens."""
+        masks = [getattr(rank.get(PADDING_MASK), "shape", ()) for rank in self._ranks]
+        return len(masks) > 1 and {*masks} == {mask.shape} and mask.shape[1] > max(order.widths)
 
     def _dim(self, key: str, value: Any) -> int | None:
         """The dimension of the tokens; None for values that have none."""

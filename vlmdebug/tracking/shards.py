@@ -149,6 +149,8 @@ class Ranks:
             if self._keys.is_along(key):
                 call[key] = self._keys.along(key, order)
                 fault = None if call[key] is not None else self._keys.unlike(key, values, order)
+                if fault is None and key == PADDING_MASK and self._keys.is_whole(call[key], order):
+                    self._faults.append(ShardFault(Split.WHOLE_MASK, key))
             elif key in self._batch.of_key:
                 continue
             else:
