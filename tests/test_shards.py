@@ -603,6 +603,13 @@ def test_bad_declarations_are_refused(name, value, labs):
         lambda calls: [
             {**one, "position_ids": one["position_ids"].float() * torch.nan} for one in calls
         ],
+        lambda calls: [{**one, "position_ids": one["position_ids"].to("meta")} for one in calls],
+        lambda calls: [{**one, "shift_labels": one["shift_labels"].to("meta")} for one in calls],
+        lambda calls: [
+            {**one, "attention_mask": one["attention_mask"].to("meta")} for one in calls
+        ],
+        lambda calls: [{**one, "shift_labels": one["shift_labels"][:, None]} for one in calls],
+        lambda calls: [{**one, "position_ids": one["position_ids"].to_sparse()} for one in calls],
         lambda calls: [{**one, "pixel_values": [1, 2]} for one in calls],
         lambda calls: [
             {**one, "attention_mask": one["attention_mask"][:, None, None]} for one in calls

@@ -200,6 +200,13 @@ def _units(fault: ShardFault, first: str) -> str:
     )
 
 
+def _unread(fault: ShardFault, first: str) -> str:
+    return (
+        f"{fault.key} could not be read {first} and was not compared. Pass a dense tensor of whole "
+        "numbers, one for each token of input_ids."
+    )
+
+
 def _whole_mask(fault: ShardFault, first: str) -> str:
     return (
         f"Each rank has the attention_mask of all tokens {first}. Right only if attention across "
@@ -235,6 +242,7 @@ DOUBTS: Mapping[Split, Callable[[ShardFault, str], str]] = {
     Split.EMBEDDED: _embedded,
     Split.NO_MEDIA: _no_media,
     Split.UNITS: _units,
+    Split.UNREAD: _unread,
     Split.WHOLE_MASK: _whole_mask,
     Split.MASK_DIMS: _mask_dims,
     Split.DIFFER: _differ,

@@ -29,6 +29,7 @@ class Split(Enum):
     EMBEDDED = auto()  # whether tokens are embedded before the split
     NO_MEDIA = auto()  # embedded before the split, and no rank has media
     UNITS = auto()  # which media belong to which placeholder tokens
+    UNREAD = auto()  # positions or labels that are no numbers of the tokens
     WHOLE_MASK = auto()  # the mask of all tokens on each rank
     MASK_DIMS = auto()  # a mask of tokens and tokens
     DIFFER = auto()  # a key that is not along the tokens differs between ranks

@@ -64,6 +64,8 @@ class ShardLabels:
             labels = numbers_of(self._call.get(key))
             if labels is not None and labels.shape == self._tokens.shape:
                 yield from self._labels(key, labels)
+            elif key in self._call:
+                yield ShardFault(Split.UNREAD, key)
 
     def _labels(self, key: str, labels: np.ndarray) -> Iterator[ShardFault]:
         plain = self._fits(labels, self._due) | (self._tokens.firsts & (labels == IGNORED))

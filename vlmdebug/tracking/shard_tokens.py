@@ -137,6 +137,7 @@ class ShardTokens:
         """Positions that are not those of the batch, but for a constant per sample."""
         table = numbers_of(self._call[POSITIONS])
         if table is None:
+            yield ShardFault(Split.UNREAD, POSITIONS)
             return
         given = np.nan_to_num(table, nan=-1, posinf=-1, neginf=-1).astype(np.int64)
         ours, theirs = (

@@ -21,6 +21,7 @@ from vlmdebug.core.observed import ObservedCall, ObservedKey
 from vlmdebug.core.presence import expected_rows
 from vlmdebug.core.rows import Rows
 from vlmdebug.core.shards import ShardFault, Split
+from vlmdebug.core.tensors import unreadable
 from vlmdebug.errors import AmbiguousError
 from vlmdebug.tracking.joined import IDS, PADDING_MASK, Piece, Texts, edges
 from vlmdebug.tracking.made import numbers_of
@@ -75,8 +76,11 @@ class Ranks:
         if len(ranks) < shards:
             given, due = (len(ranks),), (shards,)
             self._faults.append(ShardFault(Split.RANKS, rank=len(ranks), given=given, due=due))
+        self._unread = {key for rank in ranks for key in rank if unreadable(rank[key]) is not None}
+        self._faults += [ShardFault(Split.UNREAD, key) for key in sorted(self._unread)]
+        ranks = [{k: v for k, v in rank.items() if k not in self._unread} for rank in ranks]
         self._vectors = all(r.get(IDS) is None and r.get(EMBEDS) is not None for r in ranks)
-        self._ranks = [*ranks]
+        self._ranks = ranks
         if self._vectors and EMBEDS in batch.inputs:
             self._ranks = [{**rank, IDS: _tokens_of(batch, rank[EMBEDS])} for rank in ranks]
         self._embedded = embedded or self._vectors
@@ -143,7 +147,7 @@ class Ranks:
     def _judged(self, order: Order, pieces: list[Piece]) -> JoinedRanks:
         assert self._texts is not None
         names = dict.fromkeys(k for rank in self._ranks for k in rank if rank[k] is not None)
-        call, settled = dict[str, Any](), set[str]()
+        call, settled = dict[str, Any](), {*self._unread}
         for key in [name for name in names if name not in BOOKKEEPING]:
             values = [rank.get(key) for rank in self._ranks]
             if self._keys.is_along(key):
