@@ -10,18 +10,31 @@ from pathlib import Path
 import pytest
 
 import vlmdebug as vd
-from vlmdebug.checking import batch_findings, collate_findings, findings, packed, text, text_doubts
+from vlmdebug.checking import (
+    batch_findings,
+    collate_findings,
+    findings,
+    packed,
+    shards,
+    text,
+    text_doubts,
+    text_shards,
+)
 from vlmdebug.checking.findings import Because, Difference
 from vlmdebug.checking.report import Report
 from vlmdebug.core.mismatch import CODES
 from vlmdebug.core.observed import MadeBy, Seams
 from vlmdebug.core.record import KeyState, Verdict
+from vlmdebug.core.shards import DOUBTS, Split
 from vlmdebug.outcomes.reasons import Outcome, Raises, Runs, Unknown, outcome
 
 torch = pytest.importorskip("torch")
 
 PACKAGE = Path(vd.__file__).parent
-TEXT = ("text", "text_batch", "text_chunks", "text_collate", "text_doubts", "text_packed")
+TEXT = (
+    *("text", "text_batch", "text_chunks", "text_collate", "text_doubts", "text_packed"),
+    "text_shards",
+)
 WORDS = (*TEXT, "compared", "report", "causes")
 """Modules that word what the others find."""
 WORDLESS = [
@@ -34,7 +47,7 @@ MOST_WORDS = 3
 
 
 def kinds() -> list[type[Difference]]:
-    modules = (findings, batch_findings, collate_findings, packed)
+    modules = (findings, batch_findings, collate_findings, packed, shards)
     found = [one for module in modules for one in vars(module).values()]
     classes = {one for one in found if isinstance(one, type) and issubclass(one, Difference)}
     return [one for one in classes if hasattr(one, "code")]
@@ -61,6 +74,8 @@ def test_every_kind_of_difference_has_a_code_and_words():
         pytest.param([*Because], text.CAUSES, id="causes"),
         pytest.param([*MadeBy], text_doubts.MADE, id="keys that were made"),
         pytest.param([*Seams], {**text_doubts.SEAMS, **packed.KINDS}, id="seams"),
+        pytest.param([*Split], {**shards.KINDS, **text_shards.DOUBTS}, id="splits"),
+        pytest.param(DOUBTS, text_shards.DOUBTS, id="doubts of splits"),
     ],
 )
 def test_every_member_has_words(members, words):

@@ -23,6 +23,7 @@ from vlmdebug.checking.findings import (
 )
 from vlmdebug.checking.observed import ObservedChunk
 from vlmdebug.checking.packed import CutInRow, seam_differences, seam_doubts
+from vlmdebug.checking.shards import shard_differences, shard_doubts
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import BOOKKEEPING, EXTRAS, pixels_of
 from vlmdebug.core.observed import Made, ObservedCall, ObservedKey, SlicerRun
@@ -53,8 +54,9 @@ class ChunkChecker:
     def report(self) -> ChunkReport:
         """The verdict on each key; fills `found` and `doubts`."""
         chunk = self.chunk
-        if chunk.used.embedded:
-            return self._embedded()
+        self._split()
+        if chunk.used.embedded or chunk.used.scattered:
+            return self._apart()
         layout = self.batch.layout.items()
         keys = {key: self._key(key) for key, axis in layout if axis.unit != "batch"}
         for key, made in chunk.used.made.items():
@@ -85,9 +87,17 @@ class ChunkChecker:
         for one in seam_doubts(chunk.used.seams, len(chunk.samples)):
             self.doubts.setdefault(f"seams: {one.why.name}", one)
 
-    def _embedded(self) -> ChunkReport:
-        """Embeddings hold no token ids, so the samples of the other keys are not known."""
-        self.doubts["input_ids"] = Embedded(self.chunk.index)
+    def _split(self) -> None:
+        """What a split over ranks does wrong, or may."""
+        chunk, faults = self.chunk, self.chunk.used.split
+        self.found += shard_differences(faults, chunk.index, chunk.samples)
+        for one in shard_doubts(faults, chunk.index):
+            self.doubts.setdefault(f"split: {one.fault.why.name}", one)
+
+    def _apart(self) -> ChunkReport:
+        """Embeddings hold no token ids, and some ranks cannot be joined: samples are not known."""
+        if self.chunk.used.embedded:
+            self.doubts["input_ids"] = Embedded(self.chunk.index)
         keys = {
             key: KeyReport(KeyState.CANNOT_TELL, None, used.rows) for key, used in self.keys.items()
         }

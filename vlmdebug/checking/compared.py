@@ -24,8 +24,13 @@ def compared(batch: Batch, run: SlicerRun | None) -> tuple[Compared, ...]:
     found = []
     if run is not None:
         rows = f"rows of {number(len(batch.layout), 'key')} in {number(len(run.chunks), 'chunk')}"
-        against = "those that the batch's counts give them" if run.chunks else None
+        judged = any(not chunk.scattered for chunk in run.chunks)
+        against = "those that the batch's counts give them" if judged else None
         found.append(Compared(rows, against))
+    if run is not None and run.shards is not None:
+        joined = any(not chunk.scattered and not chunk.embedded for chunk in run.chunks)
+        tokens = f"tokens of {number(run.shards, 'rank')}"
+        found.append(Compared(tokens, "those of the batch" if joined else None))
     if run is not None and run.partial:
         return tuple(found)
     if batch.image.keys and batch.rules.no_placeholders:

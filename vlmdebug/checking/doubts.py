@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from vlmdebug.checking.shards import NotSplit
 from vlmdebug.core.change import Change
 from vlmdebug.core.observed import MadeReason, Seams
 
@@ -164,5 +165,6 @@ Doubt = (
     | NotAlone
     | NotNextTo
     | NotTheSame
+    | NotSplit
 )
 """What was not compared."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from vlmdebug.checking import text_batch, text_chunks, text_collate, text_packed
+from vlmdebug.checking import text_batch, text_chunks, text_collate, text_packed, text_shards
 from vlmdebug.checking.batch_findings import Stray
 from vlmdebug.checking.findings import Because, Cause, Difference
 from vlmdebug.core.batch import Batch
@@ -23,6 +23,7 @@ WORDS: Mapping[type[Difference], Callable[[Any, Batch], Words]] = {
     **text_chunks.WORDS,
     **text_batch.WORDS,
     **text_packed.WORDS,
+    **text_shards.WORDS,
     **text_collate.WORDS,
 }
 """Words for each kind of difference."""

@@ -304,6 +304,7 @@ def _repeated(found: Repeated, batch: Batch) -> Words:
     alike = len(found.times) == found.total and len(counts) == 1 and counts[0]
     if found.expand_size == 1 and alike:
         todo += f"\nIf that is on purpose, as for beams, say so: slicer.expand_size = {counts[0]}."
+        todo += f" If each time is a rank with other tokens: slicer.shards = {counts[0]}."
     return Words(f"{' and '.join(parts)}, of {number(found.total, 'sample')}{due}.", todo)
 
 

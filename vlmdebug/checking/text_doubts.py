@@ -26,6 +26,8 @@ from vlmdebug.checking.doubts import (
     WholePixels,
     Written,
 )
+from vlmdebug.checking.shards import NotSplit
+from vlmdebug.checking.text_shards import shard_doubt
 from vlmdebug.core.change import Change
 from vlmdebug.core.observed import MadeBy, MadeReason, Seams
 from vlmdebug.core.wording import listed, number
@@ -165,6 +167,8 @@ def doubt(one: Doubt) -> str:
             )
         case NotAlone() | NotNextTo() | NotTheSame():
             return _of_collator(one)
+        case NotSplit():
+            return shard_doubt(one)
         case _:
             return _of_batch(one)
 

@@ -11,6 +11,7 @@ from vlmdebug.core.change import Change
 from vlmdebug.core.packed_row import PackedRow
 from vlmdebug.core.part import Spans
 from vlmdebug.core.rows import Rows
+from vlmdebug.core.shards import APART, ShardFault
 
 
 class ObservedKey(NamedTuple):
@@ -171,6 +172,7 @@ class ObservedCall:
         seams: Where samples of one row are not apart, or are not known to be.
         cut: How many tokens a sample of a packed row has there, and how many it owns, if not all.
         rows: Its packed rows, to be drawn.
+        split: What is wrong with the split of the call over ranks, or not known of it.
     """
 
     keys: Mapping[str, ObservedKey]
@@ -182,6 +184,12 @@ class ObservedCall:
     seams: tuple[Seam, ...] = ()
     cut: Mapping[int, tuple[int, int]] = field(default_factory=dict)
     rows: tuple[PackedRow, ...] = ()
+    split: tuple[ShardFault, ...] = ()
+
+    @property
+    def scattered(self) -> bool:
+        """Whether its ranks could not be joined, so that no other key was compared."""
+        return any(one.why in APART for one in self.split)
 
     @property
     def embedded(self) -> bool:
@@ -196,7 +204,7 @@ class SlicerRun:
     `partial`: these are some of the batch's chunks, so samples may be missing, or come again as
     for several answers to one question. `expand_size`: how often each sample comes; None where it
     may be often, but each alike. `refuses_whole`: it raises the same exception where
-    the batch is one chunk.
+    the batch is one chunk. `shards`: over how many ranks each chunk is split along its tokens.
     """
 
     chunks: Sequence[ObservedCall]
@@ -209,3 +217,4 @@ class SlicerRun:
     partial: bool = False
     expand_size: int | None = 1
     refuses_whole: bool = False
+    shards: int | None = None

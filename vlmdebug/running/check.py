@@ -26,8 +26,8 @@ from vlmdebug.running.collator import Collator
 from vlmdebug.running.handed import handed, one_report
 from vlmdebug.running.raised import place_of
 from vlmdebug.running.record import bound
+from vlmdebug.running.split import Call, split_of
 from vlmdebug.safe import one_line
-from vlmdebug.tracking.observe import used_chunk
 from vlmdebug.tracking.rows import RowFinder
 
 if TYPE_CHECKING:
@@ -96,7 +96,9 @@ def check(
     A slicer that shuffles on purpose says so by an attribute, `slicer.any_order = True`; then only
     rows that do not follow their sample are mismatches. One that repeats each sample on purpose, as
     for beams or generations, says how often: `slicer.expand_size = 2`, or None for as often as it
-    likes, each alike.
+    likes, each alike. One that splits the tokens of each chunk over ranks says over how many,
+    `slicer.shards = 2`, and yields as many dicts per chunk; `slicer.embedded = True` says that
+    tokens are embedded before the split.
 
     Raises:
         BadInput: The arguments are no slicer and batch, or the slicer yields no mappings.
@@ -205,23 +207,23 @@ def run(
     slicer: Slicer,
     batch: Batch,
     chunk_size: int,
-    keep: Callable[[Mapping[str, Any]], None] = lambda inputs: None,
+    keep: Callable[[Call], None] = lambda call: None,
 ) -> SlicerRun:
     """SlicerRun the slicer and find the rows of everything it gives.
 
-    `keep` is called with each chunk's model inputs as the slicer gave them.
+    `keep` is called with each chunk, as the slicer gave it.
     """
     batch.refuse_packed()
     bounds, chunk_size = chunk_bounds(len(batch), chunk_size), int(chunk_size)
-    expand_size = _expand_size(slicer)
+    expand_size, split = _expand_size(slicer), split_of(slicer)
     finder = RowFinder(batch.inputs, batch.layout, by_value=True)
     inputs = TrackedInputs(batch.for_slicer(), batch.token_ids)
     chunks: list[ObservedCall] = []
     error: BaseException | None = None
-    steps = _steps(slicer, inputs, chunk_size, finder)
+    steps = split.calls(_steps(slicer, inputs, chunk_size, finder))
     while True:
         try:
-            given = next(steps)
+            ranks = next(steps)
         except StopIteration:
             break
         except NotJudged:
@@ -235,17 +237,14 @@ def run(
             _refuse_gap(raised)
             error = raised
             break
-        if not isinstance(given, Mapping) and not hasattr(given, "keys"):
-            raise BadInput(
-                f"The slicer gave a {type(given).__name__} as chunk {len(chunks)}, but a chunk is "
-                "a mapping of names to tensors, as for model(**chunk). Nothing was judged. "
-                "Yield one dict per chunk."
-            )
+        for given in ranks:
+            _refuse_other(given, len(chunks))
         if len(chunks) > MOST_CHUNKS * len(batch) * (expand_size or 1):
             break  # its loop does not end; the samples that came again are in the report
         expected = range(*bounds[len(chunks)]) if len(chunks) < len(bounds) else range(0)
-        chunks.append(used_chunk(batch, finder, given, expected))
-        keep(given)
+        call = split.seen(batch, finder, ranks, expected)
+        chunks.append(call.used)
+        keep(call)
     return SlicerRun(
         _judged_apart(chunks, finder.written()),
         chunk_size,
@@ -255,7 +254,18 @@ def run(
         missing_lookups=tuple(inputs.missing_lookups),
         any_order=getattr(slicer, "any_order", False),
         expand_size=expand_size,
+        shards=split.shards,
     )
+
+
+def _refuse_other(given: Any, chunk: int) -> None:
+    """Refuse a chunk that is no mapping."""
+    if not isinstance(given, Mapping) and not hasattr(given, "keys"):
+        raise BadInput(
+            f"The slicer gave a {type(given).__name__} as chunk {chunk}, but a chunk is "
+            "a mapping of names to tensors, as for model(**chunk). Nothing was judged. "
+            "Yield one dict per chunk."
+        )
 
 
 def _judged_apart(chunks: list[ObservedCall], written: Sequence[str]) -> list[ObservedCall]:

@@ -18,6 +18,7 @@ import torch
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.given import described, kind_of, public
 from vlmdebug.core.keys import BOOKKEEPING
+from vlmdebug.core.observed import SlicerRun
 from vlmdebug.core.part import Span
 from vlmdebug.core.signature import Slicer, as_slicer
 from vlmdebug.core.wording import name_samples
@@ -25,6 +26,8 @@ from vlmdebug.errors import BadInput
 from vlmdebug.families.read import read_batch
 from vlmdebug.running.check import run
 from vlmdebug.running.rounding import largest, rounding
+from vlmdebug.running.split import Call
+from vlmdebug.running.split_loss import SplitLoss, split_loss
 
 FEWER = frozenset({"logits_to_keep", "num_logits_to_keep"})
 """Arguments that are not passed to the model: the logits of every token are compared."""
@@ -46,6 +49,8 @@ class Proof:
         raised_by: What raised it, `"model"` or `"slicer"`.
         other_tokens: Samples with tokens in a chunk that neither extend nor begin those of the
             batch, so that no logits could be compared.
+        losses: For each call with labels that is split over ranks, the loss summed over the ranks
+            and its gradient, next to those of the whole.
     """
 
     max_abs_diff: float | None
@@ -55,11 +60,13 @@ class Proof:
     chunk: int | None = None
     raised_by: str = "model"
     other_tokens: tuple[int, ...] = ()
+    losses: tuple[SplitLoss, ...] = ()
 
     @property
     def ok(self) -> bool:
         """Whether every sample was compared and agrees up to rounding."""
         compared = self.error is None and not self.other_tokens
+        compared = compared and all(one.ok for one in self.losses)
         return compared and all(
             diff is not None and diff <= self.tolerance for diff in self.per_sample
         )
@@ -91,6 +98,7 @@ class Proof:
                 f"the tokens of {name_samples(self.other_tokens)} are not those of the batch, "
                 "so their logits could not be compared"
             )
+        said += [str(one) for one in self.losses if not one.ok]
         came = {*self.other_tokens}
         missing = [s for s, d in enumerate(self.per_sample) if d is None and s not in came]
         if missing and self.error is None:
@@ -111,7 +119,9 @@ def prove(
 
     The model runs in eval mode without gradients; its state is restored. Real tokens are those of
     `attention_mask`, whatever the padding side. Samples are recognised by the rows of `input_ids`
-    that a chunk holds, so a slicer may reorder them, or join several in one row.
+    that a chunk holds, so a slicer may reorder them, or join several in one row. Chunks that are
+    split over ranks (`slicer.shards`) are joined again first; with labels, the loss summed over
+    the ranks and its gradient are compared, too, which needs memory for two gradients.
 
     Args:
         slicer: As for `check`.
@@ -164,14 +174,16 @@ def _compare(
     error: BaseException | None = None
     failed: int | None = None
     others: set[int] = set()
-    answers: list[_Answer] = []
-    ran = run(slicer, batch, chunk_size, keep=lambda inputs: answers.append(_answer(model, inputs)))
+    answers, losses, ran = _answers(slicer, batch, model, chunk_size, tolerance)
     for index, (answer, used) in enumerate(zip(answers, ran.chunks, strict=True)):
+        ids = used.keys.get("input_ids")
+        samples = list(ids.rows) if ids is not None and ids.rows is not None else []
+        if answer.logits is None and answer.error is None:
+            others.update(samples)
+            continue
         if answer.logits is None:
             error, failed = error or answer.error, index if error is None else failed
             continue
-        ids = used.keys.get("input_ids")
-        samples = list(ids.rows) if ids is not None and ids.rows is not None else []
         for row, sample in enumerate(samples):
             if used.spans is not None:
                 diff = answer.diff_in(used.spans[row], whole[sample][real[sample]])
@@ -186,10 +198,28 @@ def _compare(
                 diffs[sample] = max(diff, diffs[sample] or 0.0)
     known = [diff for diff in diffs if diff is not None]
     proof = Proof(max(known, default=None), tuple(diffs), tolerance, error, failed)
-    proof = replace(proof, other_tokens=tuple(sorted(others)))
+    proof = replace(proof, other_tokens=tuple(sorted(others)), losses=tuple(losses))
     if ran.error is not None and error is None:
         return replace(proof, error=ran.error, chunk=len(answers), raised_by="slicer")
     return proof
+
+
+def _answers(
+    slicer: Slicer, batch: Batch, model: Any, chunk_size: int, tolerance: float
+) -> tuple[list[_Answer], list[SplitLoss], SlicerRun]:
+    """What the model gives for each chunk; of ranks that no order joins, neither logits nor error.
+
+    Also the losses of calls that are split over ranks, and the run of the slicer.
+    """
+    answers: list[_Answer] = []
+    losses: list[SplitLoss] = []
+
+    def keep(call: Call) -> None:
+        answers.append(_answer(model, call.given) if call.given else _Answer(None, None))
+        if call.learned is not None:
+            losses.extend(split_loss(partial(_logits, model), model, batch, call, tolerance))
+
+    return answers, losses, run(slicer, batch, chunk_size, keep)
 
 
 @dataclass(frozen=True)
@@ -281,7 +311,7 @@ def _logits(model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
     text = getattr(config, "get_text_config", lambda: config)()
     if getattr(text, "use_cache", None):
         given.setdefault("use_cache", False)
-    return model(**given).logits.detach()
+    return model(**given).logits
 
 
 def _real_tokens(inputs: Mapping[str, Any], logits: int) -> torch.Tensor:

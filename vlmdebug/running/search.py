@@ -7,7 +7,7 @@ proof: no tried batch distinguishes the slicer from a correct one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from dataclasses import replace
 from difflib import get_close_matches
 from itertools import chain, islice
@@ -33,6 +33,7 @@ from vlmdebug.running.counterexample import Counterexample, Tried
 from vlmdebug.running.record import bound
 from vlmdebug.running.settings import FalsifySettings
 from vlmdebug.running.shrink import smaller
+from vlmdebug.running.split import Call
 from vlmdebug.running.synthetic import make
 from vlmdebug.safe import one_line
 
@@ -101,6 +102,7 @@ class Search:
         self._spared: dict[str, dict[str, None]] = {}
         self._passed: dict[str, set[str]] = {}
         self._packs = False
+        self._splits = settings.position_ids and hasattr(slicer, "shards")
 
     def first(self) -> Counterexample | None:
         """The smallest batch that is cut wrongly, or None.
@@ -222,6 +224,8 @@ class Search:
         if self._packs and case.spec.clips and not case.spec.position_ids:
             if family_named(case.spec.family).mrope:  # they follow from a config that is not drawn
                 return self._as(case, _without(case, **NO_CLIPS))
+        if self._splits and _lacks_positions(case):
+            return self._as(case, _without(case, position_ids=True))
         trial = self._run(case)
         if self._packs and not trial.blamed and case.spec.family not in SEPARATES:
             return frozenset()  # nothing is known to keep its samples apart
@@ -260,8 +264,9 @@ class Search:
 
         batch, names = make(case.spec), set[str]()
 
-        def note(given: Mapping[str, Any]) -> None:
-            names.update(key for key in given.keys() if given[key] is not None)  # noqa: SIM118
+        def note(call: Call) -> None:
+            for given in call.ranks:
+                names.update(key for key in given.keys() if given[key] is not None)  # noqa: SIM118
 
         ran = run(self._slicer, batch, case.chunk_size, note)
         self._packs |= any(chunk.spans is not None for chunk in ran.chunks)
@@ -299,6 +304,8 @@ class Search:
     def _without_its_own(self, case: Case) -> Case:
         """The case without the token keys that the slicer also makes if the batch has none."""
         given = {key: False for key in MADE_BY_TRAINERS if getattr(case.spec, key)}
+        if self._splits and family_named(case.spec.family).mrope:
+            given.pop("position_ids", None)
         if not given:
             return case
         own = self._run(_without(case, **given)).handed_on
@@ -331,8 +338,13 @@ TIMES = frozenset({"second_per_grid_ts"})
 """Video keys that a loop over all keys may pass, though it does not handle videos."""
 
 
+def _lacks_positions(case: Case) -> bool:
+    """Whether M-RoPE's positions are missing, which no rank can make of its own tokens."""
+    return not case.spec.position_ids and family_named(case.spec.family).mrope
+
+
 def _without(case: Case, **fields: Any) -> Case:
-    """The case with some fields of its specification at their defaults."""
+    """The case with some fields of its specification changed, to their defaults in most cases."""
     return replace(case, spec=replace(case.spec, **fields))
 
 

@@ -79,13 +79,13 @@ class Joined:
         table = to_numpy(ids)
         if not _is_told(given) and table.shape[1] < texts.least:
             return None
-        shown, edges = texts.not_padding(table, given), _edges(given, table.shape)
+        shown, cuts = texts.not_padding(table, given), edges(given, table.shape)
         pieces = list[Piece]()
         several, told, strange = False, _is_told(given), False
-        ends = edges if batch.rules.causal or batch.rules.separates_packed else ()
+        ends = cuts if batch.rules.causal or batch.rules.separates_packed else ()
         table = table.astype(texts.dtype, copy=False)
         for row, (tokens, real) in enumerate(zip(table, shown, strict=True)):
-            own = texts.pieces(row, tokens, real, edges)
+            own = texts.pieces(row, tokens, real, cuts)
             if own is None:
                 return None
             begun = [one for one in own if not one.first or not one.span.start]
@@ -214,6 +214,14 @@ class Texts:
         """Its columns in the batch."""
         return self._columns[sample]
 
+    def text(self, sample: int) -> np.ndarray:
+        """Its tokens."""
+        return self._texts[sample]
+
+    def real(self, table: np.ndarray, given: Mapping[str, Any]) -> np.ndarray:
+        """Tokens of a call that are no padding, `(row, seq)`."""
+        return self.not_padding(table, given) & ~np.isin(table, self._padding)
+
     def not_padding(self, table: np.ndarray, given: Mapping[str, Any]) -> np.ndarray:
         """Tokens of a call that its own mask shows, `(row, seq)`."""
         mask = given.get(PADDING_MASK)
@@ -318,7 +326,7 @@ def _shows_all(given: Mapping[str, Any], shape: tuple[int, ...], width: int) -> 
     return mask is None or len(getattr(mask, "shape", ())) == 4 or shape[1] > width
 
 
-def _edges(given: Mapping[str, Any], shape: tuple[int, ...]) -> set[tuple[int, int]]:
+def edges(given: Mapping[str, Any], shape: tuple[int, ...]) -> set[tuple[int, int]]:
     """Row and column of the ends of samples as the call's `position_ids` have them."""
     table = numbers_of(given.get("position_ids"))
     if table is None or table.shape[-2:] != shape or table.ndim > 3:

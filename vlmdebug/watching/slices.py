@@ -35,9 +35,9 @@ from vlmdebug.families.assemble import assemble
 from vlmdebug.families.facts import BatchFacts, ProcessorMetadata
 from vlmdebug.families.packing import read_packing
 from vlmdebug.families.video_audio import clip_of
-from vlmdebug.running.check import used_chunk
 from vlmdebug.tracking.copied import copied
 from vlmdebug.tracking.made import made_keys
+from vlmdebug.tracking.observe import used_chunk
 from vlmdebug.tracking.packed import open_seams
 from vlmdebug.tracking.rows import RowFinder
 from vlmdebug.watching.fast_path import TOKENS, FastPath, Tensors

@@ -1,0 +1,250 @@
+"""Words for differences and doubts of calls that are split over ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from vlmdebug.checking.findings import Difference
+from vlmdebug.checking.shards import (
+    ColumnsOfRank,
+    LabelsOfRank,
+    MissingOnRank,
+    NotSplit,
+    OtherRowsOfRank,
+    PaddingSeen,
+    PositionsOfRank,
+    RowsOfRank,
+    TextOfRanks,
+    TokensOfRanks,
+)
+from vlmdebug.core.batch import Batch
+from vlmdebug.core.shards import ShardFault, Split
+from vlmdebug.core.wording import Words, name_samples, number
+
+EVERY = "Let every token be on one rank: pad the call to a multiple of the ranks before the split."
+BEFORE = "Shift labels before the split, and pass them as shift_labels."
+ALONG = "Split all keys along the tokens by the same columns as input_ids."
+
+
+def _place(fault: ShardFault) -> str:
+    """`token 3 of rank 1 (sample 0)`."""
+    whose = "" if fault.sample is None else f" (sample {fault.sample})"
+    return f"token {fault.column} of rank {fault.rank}{whose}"
+
+
+def _values(numbers: tuple[int, ...]) -> str:
+    return str(numbers[0]) if len(numbers) == 1 else f"({', '.join(map(str, numbers))})"
+
+
+def _tokens(found: TokensOfRanks, batch: Batch) -> Words:
+    fault = found.fault
+    if fault.why is Split.RANKS:
+        have = number(fault.given[0], "dict")
+        return Words(
+            f"The slicer gave {have} for the ranks of chunk {found.chunk}, but it splits each "
+            f"chunk over {fault.due[0]} (slicer.shards).",
+            "Yield one dict per rank of each chunk, in the order of the ranks.",
+        )
+    tokens = number(fault.given[0], "token")
+    are = "is" if fault.given[0] == 1 else "are"
+    where = f"{are} on no rank" if fault.why is Split.LOST else f"{are} on more than one rank"
+    return Words(f"{tokens} of {name_samples(found.samples)} {where}.", EVERY)
+
+
+def _positions(found: PositionsOfRank, batch: Batch) -> Words:
+    fault = found.fault
+    todo = "Compute position_ids of the whole call, and split them as input_ids."
+    if fault.why is Split.NO_POSITIONS:
+        return Words(
+            f"The ranks have no position_ids, so each counts from 0: {_place(fault)} is at "
+            f"{_values(fault.given)}, and belongs at {_values(fault.due)}.",
+            todo,
+        )
+    return Words(
+        f"{_place(fault)} has position_ids {_values(fault.given)}, but {_values(fault.due)} "
+        "follows from the tokens before it in the whole call.",
+        todo,
+    )
+
+
+def _labels(found: LabelsOfRank, batch: Batch) -> Words:
+    fault, label = found.fault, found.fault.given[0]
+    match fault.why:
+        case Split.LEARNED:
+            return Words(
+                f"{_place(fault)} is padding, but has label {label}.",
+                "Pad labels with -100.",
+                "The model will not raise, and learns padding.",
+            )
+        case Split.INSIDE:
+            return Words(
+                f"{_place(fault)} has {fault.key} {label}, but the next token, on another rank, "
+                f"has label {fault.due[0]}: labels were shifted after the split.",
+                BEFORE,
+                "The model will not raise, and does not learn that token.",
+            )
+        case _:
+            return Words(
+                f"{_place(fault)} has {fault.key} {label}, but {fault.due[0]} belongs there.", ALONG
+            )
+
+
+def _columns(found: ColumnsOfRank, batch: Batch) -> Words:
+    fault = found.fault
+    if fault.why is Split.MASK:
+        given, due = fault.given[0], fault.due[0]
+        return Words(f"{_place(fault)} has {fault.key} {given}, but {due} belongs there.", ALONG)
+    if fault.why is Split.SHAPE:
+        return Words(
+            f"rank {fault.rank} was given {fault.key} of shape {_values(fault.given)}, but in the "
+            f"batch it has shape {_values(fault.due)}: its rows were cut.",
+            f"Do not split {fault.key} along the tokens: it has none.",
+        )
+    have = "no columns" if not fault.given else number(fault.given[0], "column")
+    return Words(
+        f"rank {fault.rank} was given {fault.key} with {have} for "
+        f"{number(fault.due[0], 'token')} of input_ids.",
+        ALONG,
+    )
+
+
+def _missing(found: MissingOnRank, batch: Batch) -> Words:
+    key = found.fault.key
+    return Words(
+        f"rank {found.fault.rank} was given no {key}, but other ranks of the call were.",
+        f"Pass {key} to each rank that has tokens for it.",
+    )
+
+
+def _rows(found: RowsOfRank, batch: Batch) -> Words:
+    fault, key = found.fault, found.fault.key
+    given = f"rank {fault.rank} was given {number(fault.given[0], 'row')} of {key}"
+    if not fault.due:
+        return Words(
+            f"{given}, which are not whole images, or other images than its other keys describe.",
+            "Give each rank whole images: all of their rows of every key.",
+        )
+    return Words(
+        f"{given}, but its placeholder tokens are of images with {number(fault.due[0], 'row')}.",
+        f"Give each rank the rows of {key} of the images with placeholder tokens there, or embed "
+        "before the split and give all media to every rank.",
+    )
+
+
+def _other_rows(found: OtherRowsOfRank, batch: Batch) -> Words:
+    key = found.fault.key
+    return Words(
+        f"rank {found.fault.rank} was given other rows of {key} than the rank before it, for an "
+        "image that has placeholder tokens on both.",
+        f"Give both the same rows of {key}.",
+    )
+
+
+def _seen(found: PaddingSeen, batch: Batch) -> Words:
+    return Words(
+        f"{_place(found.fault)} is padding, but attention_mask shows it.",
+        "Pad attention_mask with 0.",
+        "The model will not raise: tokens attend to the padding.",
+    )
+
+
+WORDS: Mapping[type[Difference], Callable[[Any, Batch], Words]] = {
+    TokensOfRanks: _tokens,
+    TextOfRanks: _tokens,
+    PositionsOfRank: _positions,
+    LabelsOfRank: _labels,
+    ColumnsOfRank: _columns,
+    MissingOnRank: _missing,
+    RowsOfRank: _rows,
+    OtherRowsOfRank: _other_rows,
+    PaddingSeen: _seen,
+}
+
+
+def shard_doubt(one: NotSplit) -> str:
+    """What is not known of a split, and what would settle it."""
+    return DOUBTS[one.fault.why](one.fault, f"(first in chunk {one.chunk})")
+
+
+def _unknown(fault: ShardFault, first: str) -> str:
+    return (
+        f"The ranks could not be joined {first}: their tokens are those of the batch in no known "
+        "order (contiguous, zigzag or striped). Nothing else of these chunks was checked. Split "
+        "input_ids in one of these orders, and pass them on."
+    )
+
+
+def _embedded(fault: ShardFault, first: str) -> str:
+    whole = f" of {fault.due[0]}" if fault.due else ""
+    return (
+        f"Rank {fault.rank} has {fault.key} of images with placeholder tokens on other ranks, too: "
+        f"it has {number(fault.given[0], 'placeholder token')}{whole} {first}. Right if tokens are "
+        "embedded before the split: then say so, slicer.embedded = True. A model that embeds on "
+        "each rank raises there."
+    )
+
+
+def _no_media(fault: ShardFault, first: str) -> str:
+    return (
+        f"No rank has {fault.key} {first}, so which images were embedded before the split could "
+        "not be compared. Give all media to every rank, or pass inputs_embeds."
+    )
+
+
+def _units(fault: ShardFault, first: str) -> str:
+    return (
+        f"The ranks have {fault.key} of their own {first}, and which rows belong to which "
+        "placeholder tokens is not known in this layout, so only all of them together were "
+        "compared. Give all media to every rank."
+    )
+
+
+def _unread(fault: ShardFault, first: str) -> str:
+    return (
+        f"{fault.key} could not be read {first} and was not compared. Pass a dense tensor of whole "
+        "numbers, one for each token of input_ids."
+    )
+
+
+def _whole_mask(fault: ShardFault, first: str) -> str:
+    return (
+        f"Each rank has the attention_mask of all tokens {first}. Right only if attention across "
+        "ranks takes it: a model that runs on one rank reads its first columns. Split it as "
+        "input_ids."
+    )
+
+
+def _mask_dims(fault: ShardFault, first: str) -> str:
+    return (
+        f"attention_mask has {fault.given[0]} dimensions {first} and was not compared. Pass the "
+        "mask of shape (row, seq) that it was made of."
+    )
+
+
+def _differ(fault: ShardFault, first: str) -> str:
+    return (
+        f"{fault.key} differs between ranks {first} and was not compared: it is not along the "
+        "tokens. Pass the value of the whole call to every rank."
+    )
+
+
+def _between(fault: ShardFault, first: str) -> str:
+    return (
+        f"Labels are next to their tokens, so a loss on each rank does not learn {_place(fault)}, "
+        f"label {fault.given[0]}, from the token before it, which is on another rank {first}. "
+        f"Right only if the loss joins the ranks. {BEFORE}"
+    )
+
+
+DOUBTS: Mapping[Split, Callable[[ShardFault, str], str]] = {
+    Split.UNKNOWN: _unknown,
+    Split.EMBEDDED: _embedded,
+    Split.NO_MEDIA: _no_media,
+    Split.UNITS: _units,
+    Split.UNREAD: _unread,
+    Split.WHOLE_MASK: _whole_mask,
+    Split.MASK_DIMS: _mask_dims,
+    Split.DIFFER: _differ,
+    Split.BETWEEN: _between,
+}
