@@ -1,7 +1,8 @@
 """Tensors on an accelerator, for which the host must not wait.
 
 Tensors that are read by value are copied asynchronously; the verdict comes once they have arrived.
-Pixels are never copied: their memory address identifies the rows.
+Pixels are not copied: their memory address identifies the rows. Where samples are identified for a
+trace, a few values of each row are.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from vlmdebug.core.keys import MEDIA_KEYS, PIXELS
 from vlmdebug.errors import BadInput
 from vlmdebug.tracking.made import READ as MADE
 from vlmdebug.watching.fast_path import TOKENS, Tensors
+from vlmdebug.watching.identity import Sampled
 from vlmdebug.watching.slices import parents_of
 
 READ = MEDIA_KEYS.difference(PIXELS) | TOKENS | MADE
@@ -26,15 +28,22 @@ def all_on_cpu(tensors: Tensors) -> bool:
 
 
 class PendingTransfer:
-    """The tensors of one call, on their way to the host."""
+    """The tensors of one call, on their way to the host.
 
-    def __init__(self, tensors: Tensors) -> None:
+    Attributes:
+        media: Copies of some values of the media, to be read after `tensors()`.
+    """
+
+    def __init__(self, tensors: Tensors, media: Mapping[str, Sampled] | None = None) -> None:
         self._failed: Exception | None = None
         self._events: list[Any] = []
         self._copies: Mapping[str, _Copy] = {}
+        self.media: dict[str, Sampled] = {}
         try:
             parents = parents_of(tensors)
             self._copies = {key: _Copy.of(key, tensors[key], parents[key]) for key in tensors}
+            for key, one in (media or {}).items():
+                self.media[key] = one._replace(table=_on_its_way(one.table))
             streams = (stream_of(device) for device in {t.device for t in tensors.values()})
             self._events = [stream.record_event() for stream in streams if stream is not None]
         except Exception as error:  # reported when the verdict is due
@@ -56,7 +65,6 @@ class PendingTransfer:
             event.synchronize()
         return {key: copy.chunk() for key, copy in self._copies.items()}
 
-
 class _Copy(NamedTuple):
     """All rows of a tensor's parent in host memory, and the tensor's place in it."""
 
@@ -73,8 +81,7 @@ class _Copy(NamedTuple):
                 "rows cannot be identified. Watch a run on a real device."
             )
         if key in READ:
-            later = stream_of(tensor.device) is not None
-            whole = parent.detach().to("cpu", non_blocking=later, copy=True)
+            whole = _on_its_way(parent.detach())
         else:  # memory that is never written costs nothing
             whole = torch.empty(parent.shape, dtype=parent.dtype)
         if parent is tensor:
@@ -84,6 +91,12 @@ class _Copy(NamedTuple):
 
     def chunk(self) -> torch.Tensor:
         return self.whole.as_strided(self.shape, self.stride, self.offset)
+
+
+def _on_its_way(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy in host memory, to be read when the events of the call have passed."""
+    later = stream_of(tensor.device) is not None
+    return tensor.to("cpu", non_blocking=later, copy=True)
 
 
 def stream_of(device: torch.device) -> Any:
