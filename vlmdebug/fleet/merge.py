@@ -12,9 +12,10 @@ from vlmdebug.fleet.traces import expected_of, files_of, table_of
 from vlmdebug.safe import one_line
 
 _HELD = (
-    "(select step, micro, rank, dp, grad, unnest(samples) as sample from calls "
-    "where samples is not null)"
+    "(select step, micro, rank, dp, grad, sample from (select *, unnest(samples) as sample, "
+    "unnest(media) as items from calls where samples is not null) where items is not null)"
 )
+"""Samples with known media: two with the same text and unknown images need not be the same."""
 FAULTS = {
     "twice": (
         "A sample is on several data-parallel ranks in one step. Is it there on purpose?",

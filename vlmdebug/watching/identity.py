@@ -73,7 +73,8 @@ def sampled_media(
         if not getattr(value, "shape", ()):
             continue
         value = value.detach() if hasattr(value, "detach") else value
-        value = value.swapaxes(0, (dims or {}).get(key, 0))
+        if dims and dims.get(key):
+            value = value.swapaxes(0, dims[key])
         shape = tuple(map(int, value.shape[1:]))
         many = SAMPLED if prod(shape) >= LONG else FEW
         table = _some(value, shape, max(1, prod(shape) // many))

@@ -19,6 +19,8 @@ from vlmdebug.watching.fast_path import TOKENS, Tensors
 from vlmdebug.watching.identity import Sampled
 from vlmdebug.watching.slices import parents_of
 
+PADDED = 5
+"""Dimensions of pixels that are padded over the tiles of a sample, `(sample, tile, 3, h, w)`."""
 READ = MEDIA_KEYS.difference(PIXELS) | TOKENS | MADE
 
 
@@ -72,6 +74,8 @@ class _Copy(NamedTuple):
     shape: torch.Size
     stride: tuple[int, ...]
     offset: int
+    real: torch.Tensor | None = None
+    """Which tiles are not all zero, `(row, tile)`, where pixels are padded over tiles."""
 
     @classmethod
     def of(cls, key: str, tensor: torch.Tensor, parent: torch.Tensor) -> _Copy:
@@ -80,16 +84,22 @@ class _Copy(NamedTuple):
                 f"The model was called with {key} on the meta device, which holds no values, so "
                 "rows cannot be identified. Watch a run on a real device."
             )
+        real = None
         if key in READ:
             whole = _on_its_way(parent.detach())
         else:  # memory that is never written costs nothing
-            whole = torch.empty(parent.shape, dtype=parent.dtype)
+            whole = torch.zeros(parent.shape, dtype=parent.dtype)
+            if parent.ndim == PADDED:
+                real = _on_its_way((parent.detach() != 0).flatten(2).any(-1))
         if parent is tensor:
-            return cls(whole, whole.shape, whole.stride(), 0)
+            return cls(whole, whole.shape, whole.stride(), 0, real)
         offset = int(tensor.storage_offset() - parent.storage_offset())
-        return cls(whole, tensor.shape, tensor.stride(), offset)
+        return cls(whole, tensor.shape, tensor.stride(), offset, real)
 
     def chunk(self) -> torch.Tensor:
+        """The tensor; of pixels, only a value of each tile that is not padding."""
+        if self.real is not None:
+            self.whole[:, :, 0, 0, 0] = self.real.to(self.whole.dtype)
         return self.whole.as_strided(self.shape, self.stride, self.offset)
 
 
