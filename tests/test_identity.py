@@ -104,9 +104,7 @@ def test_device_is_not_waited_for_and_gives_the_same_identities(
     assert device.waited > 0  # at the end
 
 
-def test_packed_row_that_contradicts_itself_has_no_identity(
-    built: Built, tmp_path: Path
-) -> None:
+def test_packed_row_that_contradicts_itself_has_no_identity(built: Built, tmp_path: Path) -> None:
     model, processor = built["qwen2_5_vl"]
     lab = Lab(model, processor, vd.tiny.batch("qwen2_5_vl", images_per_sample=[2, 0, 1]))
     call = lab.packed()

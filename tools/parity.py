@@ -132,23 +132,26 @@ def change(before: Found, after: Found) -> list[str]:
     if "not_judged" in before:
         lines = [f"judged again: {found(one)}" for one in after["findings"]]
         return lines or ["judged again: no finding"]
-    old, new = by_code(before), by_code(after)
-    lines = [f"new: {found(one)}" for code in new if code not in old for one in new[code]]
-    lines += [f"gone: {found(one)}" for code in old if code not in new for one in old[code]]
-    for code in old.keys() & new.keys():
-        gone, come = ([one for one in each if one not in other] for each, other in
-                      ((old[code], new[code]), (new[code], old[code])))
-        lines += [f"otherwise: {found(one)}" for one in come]
-        lines += [f"before: {found(one)}" for one in gone]
+    old, new = smallest(before), smallest(after)
+    lines = [f"new: {found(new[code])}" for code in new if code not in old]
+    lines += [f"gone: {found(old[code])}" for code in old if code not in new]
+    for code in new:
+        if code in old and any(
+            old[code][name] != new[code][name] for name in ("batch", "loudness")
+        ):
+            lines.append(
+                f"otherwise: {found(new[code])}; before in `{old[code]['batch']}` "
+                f"({old[code]['loudness']})"
+            )
     return lines
 
 
-def by_code(result: Found) -> dict[str, list[dict[str, str]]]:
-    """The findings of each code."""
-    grouped: dict[str, list[dict[str, str]]] = defaultdict(list)
-    for one in result["findings"]:
-        grouped[one["code"]].append(one)
-    return grouped
+def smallest(result: Found) -> dict[str, dict[str, str]]:
+    """The first finding of each code, which has the smallest batch.
+
+    Messages are not compared: they name lines of the trainer.
+    """
+    return {one["code"]: one for one in reversed(result["findings"])}
 
 
 def found(one: Mapping[str, str]) -> str:
@@ -180,13 +183,21 @@ def from_release_to_release(results: Results) -> Iterator[tuple[str, str, list[s
 
 def page(before: Results, after: Results) -> str:
     """The whole page."""
-    lines = ["# Trainers next to releases", "", "<!-- Written by `make parity`; do not edit. -->", ""]
+    lines = [
+        "# Trainers next to releases",
+        "",
+        "<!-- Written by `make parity`; do not edit. -->",
+        "",
+    ]
     environments = {cell[:3] for cell in after}
     lines += [f"{len(after):,} results in {len(environments)} environments.", ""]
     lines += ["## Since the last run", ""]
     changed = changes(before, after)
     for cell, said_of in changed.items():
-        lines += [f"- {cell.trainer} {cell.release}: {cell.place}", *(f"  - {one}" for one in said_of)]
+        lines += [
+            f"- {cell.trainer} {cell.release}: {cell.place}",
+            *(f"  - {one}" for one in said_of),
+        ]
     first = [cell for cell in after if cell not in before]
     lines += [f"- {len(first):,} results are new."] if first else []
     lines += [] if changed or first else ["Nothing changed."]
@@ -196,7 +207,10 @@ def page(before: Results, after: Results) -> str:
         trainer = place.partition(" ")[0]
         grouped[trainer, releases, tuple(said_of)].append(place.partition(" ")[2])
     for (trainer, releases, said_of), places in grouped.items():
-        lines += [f"- {trainer} {releases}: {'; '.join(places)}", *(f"  - {one}" for one in said_of)]
+        lines += [
+            f"- {trainer} {releases}: {'; '.join(places)}",
+            *(f"  - {one}" for one in said_of),
+        ]
     lines += [] if grouped else ["Nothing changed."]
     return "\n".join([*lines, "", "## All results", "", *table(after), ""])
 

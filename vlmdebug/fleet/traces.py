@@ -65,7 +65,7 @@ AGAIN = """
     from again join before using (rank, grad, step, micro, call)
     order by sample, step, rank
 """
-"""Samples that come several times. Two with the same text and unknown media need not be the same."""
+"""Samples that come several times; not those of unknown media, which may only share their text."""
 
 
 def files_of(folder: Path) -> list[Path]:

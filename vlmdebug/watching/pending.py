@@ -67,6 +67,7 @@ class PendingTransfer:
             event.synchronize()
         return {key: copy.chunk() for key, copy in self._copies.items()}
 
+
 class _Copy(NamedTuple):
     """All rows of a tensor's parent in host memory, and the tensor's place in it."""
 

@@ -102,9 +102,7 @@ class CallChecker:
         except Exception as error:  # a debugger must not end the program that it watches
             return {"unread": why(error)}
 
-    def identities(
-        self, tensors: Tensors, media: Mapping[str, Sampled]
-    ) -> list[Identity] | None:
+    def identities(self, tensors: Tensors, media: Mapping[str, Sampled]) -> list[Identity] | None:
         """The samples of the call that was judged last; None where a row may hold several.
 
         Raises:
