@@ -58,15 +58,15 @@ WORDS = "VLM001 (loud) in `images per sample [1, 1]`: rows are lost."
         (
             found(finding("VLM001", loudness="silent")),
             found(finding("VLM001")),
-            [f"otherwise: {WORDS}; before in `images per sample [1, 1]` (silent)"],
+            [f"otherwise: {WORDS} Before: in `images per sample [1, 1]` (silent)."],
         ),
         (found(finding("VLM001")), found(finding("VLM001") | {"message": "line 2"}), []),
         (
             found(finding("VLM001"), finding("VLM001", "images per sample [0, 2]")),
             found(finding("VLM001", "images per sample [0, 2]"), finding("VLM001")),
             [
-                f"otherwise: {WORDS.replace('1, 1', '0, 2')}; before in "
-                "`images per sample [1, 1]` (loud)"
+                f"otherwise: {WORDS.replace('1, 1', '0, 2')} Before: in "
+                "`images per sample [1, 1]` (loud)."
             ],
         ),
     ],

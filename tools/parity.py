@@ -140,8 +140,8 @@ def change(before: Found, after: Found) -> list[str]:
             old[code][name] != new[code][name] for name in ("batch", "loudness")
         ):
             lines.append(
-                f"otherwise: {found(new[code])}; before in `{old[code]['batch']}` "
-                f"({old[code]['loudness']})"
+                f"otherwise: {found(new[code])} Before: in `{old[code]['batch']}` "
+                f"({old[code]['loudness']})."
             )
     return lines
 
