@@ -56,14 +56,25 @@ def environment(adapter: Adapter, release: str, transformers: str | None = None)
     done = folder / "built"
     if not done.is_file():
         venv.create(folder, clear=True)
-        (site / "shared.pth").write_text(f"{sysconfig.get_path('purelib')}\n", encoding="utf-8")
+        shared = [*map(str, with_transformers(transformers)), sysconfig.get_path("purelib")]
+        (site / "shared.pth").write_text("\n".join([*shared, ""]), encoding="utf-8")
         install(site, f"{adapter.distribution}=={release}")
-        if transformers:
-            install(site, *lacking([Requirement(f"transformers=={transformers}")]))
-            install(site, *lacking(required(site, "transformers").values()))
         install(site, *pinned(site, adapter, () if transformers else KNOWN_BY))
         done.touch()
     return folder / "bin" / "python"
+
+
+def with_transformers(release: str | None) -> list[Path]:
+    """The folder with another release of transformers, for all trainers; it is built once."""
+    if release is None or accepted(Requirement(f"transformers=={release}")):
+        return []
+    folder = BUILD / f"transformers-{release}"
+    done = folder / "built"
+    if not done.is_file():
+        install(folder, f"transformers=={release}")
+        install(folder, *lacking(required(folder, "transformers").values()))
+        done.touch()
+    return [folder]
 
 
 def install(site: Path, *requirements: str) -> None:
@@ -85,9 +96,8 @@ def pinned(site: Path, adapter: Adapter, known_by: Sequence[str] = KNOWN_BY) -> 
 
 
 def required(site: Path, name: str) -> dict[str, Requirement]:
-    """What a distribution requires, in this folder or else here, without extras, by name."""
-    shared = sysconfig.get_path("purelib")
-    own = next(iter(metadata.distributions(name=name, path=[str(site), shared])))
+    """What a distribution in this folder requires, without extras, by name."""
+    (own,) = metadata.distributions(name=name, path=[str(site)])
     lines = [Requirement(line) for line in own.requires or ()]
     return {
         one.name: one for one in lines if one.marker is None or one.marker.evaluate({"extra": ""})

@@ -24,8 +24,9 @@ FAULTS = {
     "peers": (
         "Peers of one data-parallel rank (tensor or pipeline) have different samples.",
         """
-        with unlike as (select step, micro, dp, cp from calls where samples is not null
-                        group by step, micro, dp, cp
+        with peers as (select dp, cp from calls group by dp, cp having min(rank) <> max(rank)),
+            unlike as (select step, micro, dp, cp from calls semi join peers using (dp, cp)
+                        where samples is not null group by step, micro, dp, cp
                         having min(hash(samples)) <> max(hash(samples)))
         select step, micro, dp, list_sort(list(rank)) as ranks
         from (select step, micro, dp, cp, rank, list(samples order by call) as samples
@@ -40,9 +41,10 @@ FAULTS = {
         """
         select step, micro, list_sort(list(rank) filter (items = 0)) as ranks_without,
             count(*) filter (items > 0) as ranks_with
-        from (select step, micro, rank, sum(list_sum(media)) as items from calls
-              where media is not null and list_count(media) = len(media)
-              group by step, micro, rank)
+        from (select step, micro, rank, sum(media_count) as items from calls
+              join (select step, micro from calls group by step, micro
+                    having min(media_count) = 0 and max(media_count) > 0) using (step, micro)
+              where media_count is not null group by step, micro, rank)
         group by step, micro having min(items) = 0 and max(items) > 0 order by step, micro
         """,
     ),
@@ -52,8 +54,8 @@ FAULTS = {
         select step, min(samples) as fewest, max(samples) as most,
             list_sort(list(rank) filter (samples < usual)) as ranks_with_fewer
         from (select *, max(samples) over (partition by step, grad) as usual
-              from (select step, grad, rank, sum(len(samples)) as samples
-                    from calls group by step, grad, rank having bool_and(samples is not null)))
+              from (select step, grad, rank, sum(sample_count) as samples
+                    from calls group by step, grad, rank having count(sample_count) = count(*)))
         group by step, grad having min(samples) <> max(samples) order by step
         """,
     ),
@@ -84,7 +86,7 @@ FAULTS = {
             later as (select *, row_number() over (partition by rank, grad order by place) as later
                       from held where time > 1),
             half as (select rank, grad, (samples - later + 1) // 2 as seen
-                     from (select rank, grad, sum(len(samples)) as samples from calls
+                     from (select rank, grad, sum(sample_count) as samples from calls
                            group by rank, grad)
                      join (select rank, grad, count(*) as later from later group by rank, grad)
                      using (rank, grad)),

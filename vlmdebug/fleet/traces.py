@@ -40,6 +40,8 @@ READ = """
         call, "time", site, verdict, unread,
         [('0x' || one)::ubigint for one in identities] as samples,
         media,
+        len(samples)::integer as sample_count,
+        case when list_count(media) = len(media) then list_sum(media)::integer end as media_count,
         parse_filename(filename) as file
     from read_json($files, columns = {columns}, format = 'newline_delimited',
                    ignore_errors = true, filename = true)
@@ -57,7 +59,7 @@ AGAIN = """
             select sample from held where items is not null group by sample having count(*) > 1)),
     before as (
         select rank, grad, step, micro, call,
-            sum(len(samples)) over (partition by rank, grad order by step, micro, call
+            sum(sample_count) over (partition by rank, grad order by step, micro, call
                 rows between unbounded preceding and current row exclude current row) as seen
         from calls where rank in (select rank from again))
     select step, micro, call, rank, dp, grad, sample,

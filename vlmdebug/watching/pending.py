@@ -17,7 +17,7 @@ from vlmdebug.errors import BadInput
 from vlmdebug.tracking.made import READ as MADE
 from vlmdebug.watching.fast_path import TOKENS, Tensors
 from vlmdebug.watching.identity import Sampled
-from vlmdebug.watching.slices import parents_of
+from vlmdebug.watching.tensor_refs import parents_of
 
 PADDED = 5
 """Dimensions of pixels that are padded over the tiles of a sample, `(sample, tile, 3, h, w)`."""

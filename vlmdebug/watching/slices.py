@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import accumulate
-from operator import mul
 from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
@@ -42,7 +40,7 @@ from vlmdebug.tracking.packed import open_seams
 from vlmdebug.tracking.rows import RowFinder
 from vlmdebug.watching.fast_path import TOKENS, FastPath, Tensors
 from vlmdebug.watching.identity import Identity, Sampled, identities_of
-from vlmdebug.watching.tensor_refs import TensorRef, root_of
+from vlmdebug.watching.tensor_refs import TensorRef, parents_of, root_of
 
 COUNTS_DIFFER = "VLM009"
 """The code of a chunk with another number of placeholders than of features."""
@@ -428,40 +426,3 @@ def of_batch(tensors: Tensors) -> dict[str, torch.Tensor]:
         for key, tensor in tensors.items()
         if key in MEDIA_KEYS or (key in TOKENS and tensor.ndim == 2 and len(tensor) == samples)
     }
-
-
-def parents_of(tensors: Tensors) -> Tensors:
-    """What each tensor is a slice of; the tensors themselves if that is unknown.
-
-    If several of them share one memory, as after a broadcast in one buffer, its rows do not belong
-    to one tensor.
-    """
-    parents = {key: _parent(tensor) for key, tensor in tensors.items()}
-    owners: dict[int, torch.Tensor] = {}
-    for key, parent in parents.items():
-        tensor = tensors[key]
-        if parent is not tensor:
-            owner = owners.setdefault(parent.data_ptr(), tensor)
-            if owner is not tensor and owner.data_ptr() != tensor.data_ptr():
-                return tensors
-    return parents
-
-
-def _parent(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor that this one holds some rows of, if it is a slice; else the same tensor.
-
-    Rows that follow each other are looked up in their memory, which holds all rows of a
-    contiguous parent; every second row, or some columns of each, in the tensor they are a view of.
-    """
-    shape, count = tensor.shape, tensor.numel()
-    if not shape or not count:
-        return tensor
-    if not tensor.is_contiguous():
-        root = root_of(tensor)
-        alike = root.is_contiguous() and root.stride()[1:] == tensor.stride()[1:]
-        return root.detach() if alike and root.dtype == tensor.dtype else tensor
-    size, per_row = tensor.untyped_storage().nbytes() // tensor.itemsize, count // shape[0]
-    if size == count or size % per_row or tensor.storage_offset() % per_row:
-        return tensor
-    strides = [per_row, *(per_row // done for done in accumulate(shape[1:], mul))]
-    return tensor.detach().as_strided((size // per_row, *shape[1:]), strides, 0)
