@@ -90,8 +90,9 @@ class _Copy(NamedTuple):
             whole = _on_its_way(parent.detach())
         else:  # memory that is never written costs nothing
             whole = torch.zeros(parent.shape, dtype=parent.dtype)
-            if parent.ndim == PADDED:
-                real = _on_its_way((parent.detach() != 0).flatten(2).any(-1))
+            if parent.ndim == PADDED and parent.numel():
+                tile, pixels = (2, 3, 4), parent.detach()
+                real = _on_its_way((pixels.amax(tile) != 0) | (pixels.amin(tile) != 0))
         if parent is tensor:
             return cls(whole, whole.shape, whole.stride(), 0, real)
         offset = int(tensor.storage_offset() - parent.storage_offset())

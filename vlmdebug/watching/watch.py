@@ -302,7 +302,7 @@ class Watcher:
         if cached and not any(key in tensors for key in PIXELS):
             own = own | MEDIA_KEYS  # transformers 4 leaves image_grid_thw in each decoding step
         tensors = {key: tensor for key, tensor in tensors.items() if key not in own}
-        media = {} if self._origin is None or cached else sampled_media(tensors)
+        media = {} if self._origin is None or cached else _sampled(tensors)
         if all_on_cpu(tensors):
             return [call(**self._with_samples(origin, cached, lambda: tensors, media))]
         away = PendingTransfer(tensors, media)
@@ -315,13 +315,15 @@ class Watcher:
         origin: dict[str, Any],
         cached: bool,
         tensors: Callable[[], Tensors],
-        media: Mapping[str, Sampled],
+        media: Mapping[str, Sampled] | None,
     ) -> JudgedCall:
         """Judge a call, and add the samples of a call without a cache to its origin."""
         found = self._judge(tensors, alone=cached)
         if self._origin is not None and not cached:
             read = self._judge.identities
-            origin.update(self._origin.samples(lambda: read(tensors(), media)))
+            origin.update(
+                self._origin.samples(lambda: None if media is None else read(tensors(), media))
+            )
         return found
 
     def finish(self, *, raising: bool) -> None:
@@ -378,6 +380,14 @@ class Watcher:
             warnings.warn(one.text, RuntimeWarning, stacklevel=4)
         elif self._on_mismatch != "record":
             warnings.warn(one.text, MismatchWarning, stacklevel=4)
+
+
+def _sampled(tensors: Tensors) -> dict[str, Sampled] | None:
+    """What identifies the media of a call; None where a tensor is of a kind that is not known."""
+    try:
+        return sampled_media(tensors)
+    except Exception:  # a debugger must not end the program
+        return None
 
 
 def _number(call: Call) -> int:
