@@ -412,6 +412,33 @@ def unread(lines: Lines) -> None:
     at(lines, 0, 0).update(identities=None, media=None)
 
 
+def one_text(lines: Lines) -> None:
+    """Every rank has the same text with another image, and no call shows which sample owns it."""
+    for own in lines.values():
+        for line in own:
+            line.update(identities=["1" * 16, "1" * 16], media=[None, None])
+
+
+def test_samples_of_one_text_and_unknown_images_are_not_the_same(tmp_path: Path) -> None:
+    lines = traces()
+    one_text(lines)
+
+    merged = vd.merge(write(tmp_path / "traces", lines))
+
+    assert merged.ok, str(merged)
+    assert merged.not_compared[0].startswith("the media of 48 calls, which do not show")
+
+
+def test_peer_that_calls_once_more_with_the_same_sample_is_found(tmp_path: Path) -> None:
+    lines = traces()
+    pair_up(lines)
+    for line in (at(lines, 0, 2), at(lines, 1, 2)):
+        line["identities"] = ["1" * 16, "1" * 16]
+    lines[1].append({**at(lines, 1, 2), "call": 100})
+
+    assert vd.merge(write(tmp_path / "traces", lines)).ask("peers").rows == [(2, 0, 0, [0, 1])]
+
+
 @pytest.mark.parametrize("change", [in_between, shards, unread])
 def test_evaluation_shards_and_unread_calls_are_no_fault(
     change: Callable[[Lines], None], tmp_path: Path

@@ -27,7 +27,8 @@ FAULTS = {
         with peers as (select dp, cp from calls group by dp, cp having min(rank) <> max(rank)),
             unlike as (select step, micro, dp, cp from calls semi join peers using (dp, cp)
                         where samples is not null group by step, micro, dp, cp
-                        having min(hash(samples)) <> max(hash(samples)))
+                        having min(hash(samples)) <> max(hash(samples))
+                            or count(*) > count(distinct rank))
         select step, micro, dp, list_sort(list(rank)) as ranks
         from (select step, micro, dp, cp, rank, list(samples order by call) as samples
               from calls join unlike using (step, micro, dp, cp)
