@@ -1,7 +1,7 @@
 # Every target sets up what it needs: Python 3.11 or newer and make are enough.
 # ARGS goes to the tool: make test ARGS="-k layout -x".
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all fast test-families test-trl test-trainers test-review test-drop-in test-versions fuzz coverage notebooks figures pictures \
+.PHONY: help demo test test-all fast test-families test-trl test-trainers test-review test-drop-in test-versions parity fuzz coverage notebooks figures pictures \
 	docs lint format lab bench clean
 
 export HF_HUB_OFFLINE := 1
@@ -47,6 +47,9 @@ test-drop-in: .venv/.with-tiny,plot,notebook,trl,fleet,ray,test ## Run docs/drop
 
 test-versions: .venv/.with-tiny,plot,notebook,trl,fleet,ray,test ## Test other releases of Python, torch, transformers; gigabytes
 	$(BIN)/python tools/versions.py $(ARGS)
+
+parity: .venv/.with-tiny,plot,notebook,trl,fleet,ray,test ## What changed between releases of trainers since the last run; hours
+	$(BIN)/python tools/parity.py $(ARGS)
 
 fuzz: .venv/.with-tiny,plot,notebook,trl,fleet,ray,test .venv/.torchvision ## Judge thousands of broken slicers and batches, many minutes
 	$(BIN)/python tools/fuzz.py $(ARGS)

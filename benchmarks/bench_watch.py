@@ -1,9 +1,10 @@
 """The time that `watch` adds to a forward of a tiny model, and `record` to the slicing code.
 
-Budgets: at most 5 % of a forward of about 20 ms and 0.2 ms a call; recording at most 3 times the
-slicing code. The time of `watch` is measured in a loop and in place: between two hooks around its
-own, with the caches as a forward leaves them. A batch is read with its first chunk. For comparison,
-two other tracers run in turn: transformers' debugger and torch's `DebugMode`.
+Budgets: at most 5 % of a forward of about 20 ms and 0.2 ms a call; the identities in a trace at
+most 0.2 ms of CPU time a call; recording at most 3 times the slicing code. The time of `watch` is
+measured in a loop and in place: between two hooks around its own, with the caches as a forward
+leaves them. A batch is read with its first chunk. For comparison, two other tracers run in turn:
+transformers' debugger and torch's `DebugMode`.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import torch
@@ -20,6 +22,9 @@ import torch
 import vlmdebug as vd
 from benchmarks.bench_slicing import seconds
 from vlmdebug import slicers
+from vlmdebug.watching.identity import sampled_media
+from vlmdebug.watching.slices import CallChecker
+from vlmdebug.watching.watch import metadata_of
 
 
 def forward(model: torch.nn.Module, chunk: dict[str, torch.Tensor]) -> float:
@@ -100,6 +105,33 @@ def beside_others() -> None:
         print(f"  {name:24} {median(took[name]) / bare:6.2f}")
 
 
+def identities_of_calls() -> None:
+    """Print what the identities of a trace add to a call: CPU time, the least of several runs."""
+    print("identities in a trace: CPU time of a call (ms; budget 0.2)")
+    for family in ("gemma4", "qwen2_5_vl", "idefics3", "llava_next", "internvl"):
+        model, processor = vd.tiny.build(family)
+        inputs = dict(vd.tiny.batch(family, [2, 0, 1, 1] * 2, sizes=(160, 160)))
+        batch = vd.read_batch(inputs, processor=processor)
+        checker = CallChecker(metadata_of(model, processor))
+        for name, call in (("8 samples", inputs), ("chunk of 4", [*batch.chunks(4)][1])):
+            checker(partial(dict, call))
+            took = min(cpu_time(partial(identify, checker, call)) for _ in range(7))
+            print(f"  {family:12} {name:10} {took * 1e3:6.3f}")
+
+
+def identify(checker: CallChecker, call: dict[str, Any]) -> None:
+    """What a trace adds to a call that was judged."""
+    checker.identities(call, sampled_media(call))
+
+
+def cpu_time(call: Callable[[], object], times: int = 50) -> float:
+    """Seconds of one call."""
+    begin = process_time()
+    for _ in range(times):
+        call()
+    return (process_time() - begin) / times
+
+
 def main() -> None:
     """Print the tables."""
     print("watch: one call, 8 samples of 16 (ms; budget 5 % of a forward of about 20 ms)")
@@ -118,6 +150,7 @@ def main() -> None:
             )
 
     beside_others()
+    identities_of_calls()
 
     def loop(model, inputs, chunk_size):
         for chunk in slicers.corrected(inputs, chunk_size):

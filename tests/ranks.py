@@ -1,4 +1,4 @@
-"""What two real processes do: trained by DDP over gloo, each way of giving them data in turn.
+"""What two real processes do: trained by DDP or FSDP over gloo, each way of giving data in turn.
 
 RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=29500 python tests/ranks.py FOLDER
 """
@@ -14,12 +14,14 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
 
 import vlmdebug as vd
 
-FAMILY = "gemma4"
+FAMILY, OF_PACKED = "gemma4", "llava"
 IMAGES = [1, 1, 2, 1, 1, 1, 1, 1]
 """Images of each sample; the words of each differ, too."""
 
@@ -59,16 +61,30 @@ class Collate:
         return {**made}
 
 
+class Pack(Collate):
+    """Two samples become one packed row, as a trainer without padding joins them."""
+
+    def __call__(self, samples: list[tuple[int, int]]) -> dict[str, Any]:
+        alone = [super(Pack, self).__call__([sample]) for sample in samples]
+        lengths = [one["input_ids"].shape[1] for one in alone]
+        return {
+            "input_ids": torch.cat([one["input_ids"] for one in alone], 1),
+            "position_ids": torch.cat([*map(torch.arange, lengths)])[None],
+            "pixel_values": torch.cat([one["pixel_values"] for one in alone]),
+        }
+
+
 def loaders(collate: Any) -> dict[str, Callable[[], Any]]:
     """Each way of giving data to two ranks."""
     rank = int(os.environ["RANK"])
 
     def loader(data: Any, **options: Any) -> Any:
-        return DataLoader(data, collate_fn=collate, **{"batch_size": 2, **options})
+        return DataLoader(data, **{"collate_fn": collate, "batch_size": 2, **options})
 
-    def sharded(images: list[int]) -> Any:
+    def sharded(images: list[int], join: Any = collate) -> Any:
         data = Samples(images)
-        return loader(data, sampler=DistributedSampler(data, 2, rank, shuffle=False))
+        own = DistributedSampler(data, 2, rank, shuffle=False)
+        return loader(data, sampler=own, collate_fn=join)
 
     def dispatched() -> Any:
         config = DataLoaderConfiguration(dispatch_batches=True, split_batches=True)
@@ -77,6 +93,8 @@ def loaders(collate: Any) -> dict[str, Callable[[], Any]]:
 
     return {
         "sharded": lambda: sharded(IMAGES),
+        "fsdp": lambda: sharded(IMAGES),
+        "packed": lambda: sharded(IMAGES, Pack(vd.tiny.build(OF_PACKED)[1])),
         "everything": lambda: loader(Samples(IMAGES)),
         "dispatched": dispatched,
         "one_without_images": lambda: sharded([1, 1, 1, 1, 1, 0, 1, 0]),
@@ -91,12 +109,18 @@ def sharded_stream(rank: int, collate: Any) -> Any:
     )
 
 
+def wrapped(model: Any, way: str) -> Any:
+    """The model as two processes call it."""
+    if way == "fsdp":
+        return fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+    return model if way == "workers" else DistributedDataParallel(model)
+
+
 def train(way: str, make: Callable[[], Any], folder: Path) -> None:
     """One epoch, with a trace; the tower has no gradient, so that a rank without images runs."""
-    model, processor = vd.tiny.build(FAMILY)
+    model, processor = vd.tiny.build(OF_PACKED if way == "packed" else FAMILY)
     model.requires_grad_(False).get_input_embeddings().requires_grad_(True)
-    ddp = None if way == "workers" else DistributedDataParallel(model)
-    called = model if ddp is None else ddp
+    called = wrapped(model, way)
     optimizer = torch.optim.SGD(model.get_input_embeddings().parameters(), lr=0.0)
     (folder / way).mkdir(parents=True, exist_ok=True)
     with vd.watch(called, processor=processor, log=folder / way / "run.jsonl"):

@@ -6,7 +6,10 @@ import gzip
 import io
 import json
 import os
+import subprocess
+import sys
 import tarfile
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -478,6 +481,41 @@ def test_audit_goes_on_where_it_stopped(saved: Path, several: Path, tmp_path: Pa
 
     assert audit(several, saved, out).path.read_bytes() == whole
     assert kept.stat().st_mtime_ns == before
+
+
+KILLED = """
+import sys
+import vlmdebug as vd
+if __name__ == "__main__":
+    vd.audit(*sys.argv[1:], workers=2)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
+def test_audit_that_is_killed_leaves_no_process_and_goes_on(saved: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for number in range(24):
+        write_lines(data / f"{number:02d}.jsonl", ROWS * 20)
+    out, parts = tmp_path / "out", tmp_path / "out" / "parts"
+    file = tmp_path / "program.py"
+    file.write_text(KILLED)
+    with subprocess.Popen([sys.executable, file, data, saved, out]) as running:
+        until = time.monotonic() + 120
+        while not (parts.is_dir() and any(parts.glob("*.parquet"))) and time.monotonic() < until:
+            time.sleep(0.05)
+        children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+        running.kill()
+    left = [file for file in parts.glob("*.parquet")]
+
+    assert 0 < len(left) < 24 and len(children) >= 2
+    until = time.monotonic() + 60
+    while any(Path(f"/proc/{child}").exists() for child in children):
+        assert time.monotonic() < until, "a worker lives on without the process that started it"
+        time.sleep(0.1)
+    resumed = vd.audit(data, saved, out)
+    assert resumed.path.read_bytes() == vd.audit(data, saved, tmp_path / "whole").path.read_bytes()
+    assert {*left} <= {*parts.glob("*.parquet")} and resumed.rows == 24 * 20 * len(ROWS)
 
 
 def test_folder_of_another_audit_is_refused(saved: Path, several: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from architectures import Built
+from ranks import IMAGES, OF_PACKED, Collate
 
 import vlmdebug as vd
 from vlmdebug.cli import main
@@ -284,6 +285,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("way", "faults"),
     [
         ("sharded", set()),
+        ("fsdp", set()),
+        ("packed", set()),
         ("dispatched", set()),
         ("everything", {"twice"}),
         ("one_without_images", {"without_media"}),
@@ -311,14 +314,25 @@ def test_step_that_would_hang_is_named(trained: Path) -> None:
 
 
 def test_samples_are_the_same_in_every_process(trained: Path) -> None:
-    one, other = (
-        vd.merge(trained / way).ask(
-            "select distinct unnest(samples) as one from calls order by one"
-        )
-        for way in ("sharded", "everything")
-    )
+    one, *others = (samples_in(trained / way) for way in ("sharded", "everything", "fsdp"))
 
-    assert one.rows == other.rows and len(one.rows) == 8
+    assert others == [one, one] and len(one) == 8
+
+
+def test_samples_of_packed_rows_are_those_alone(trained: Path, built: Built) -> None:
+    processor = built[OF_PACKED][1]
+    alone = [Collate(processor)([sample]) for sample in enumerate(IMAGES)]
+    batches = [vd.read_batch(one, processor=processor) for one in alone]
+
+    assert samples_in(trained / "packed") == {vd.identities(one)[0].digits for one in batches}
+    calls = vd.merge(trained / "packed").ask("select distinct len(samples) from calls")
+    assert calls.rows == [(2,)]
+
+
+def samples_in(folder: Path) -> set[str]:
+    """The identities of a trace."""
+    question = "select distinct printf('%016x', unnest(samples)) from calls"
+    return {one for (one,) in vd.merge(folder).ask(question).rows}
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
@@ -396,6 +410,33 @@ def shards(lines: Lines) -> None:
 
 def unread(lines: Lines) -> None:
     at(lines, 0, 0).update(identities=None, media=None)
+
+
+def one_text(lines: Lines) -> None:
+    """Every rank has the same text with another image, and no call shows which sample owns it."""
+    for own in lines.values():
+        for line in own:
+            line.update(identities=["1" * 16, "1" * 16], media=[None, None])
+
+
+def test_samples_of_one_text_and_unknown_images_are_not_the_same(tmp_path: Path) -> None:
+    lines = traces()
+    one_text(lines)
+
+    merged = vd.merge(write(tmp_path / "traces", lines))
+
+    assert merged.ok, str(merged)
+    assert merged.not_compared[0].startswith("the media of 48 calls, which do not show")
+
+
+def test_peer_that_calls_once_more_with_the_same_sample_is_found(tmp_path: Path) -> None:
+    lines = traces()
+    pair_up(lines)
+    for line in (at(lines, 0, 2), at(lines, 1, 2)):
+        line["identities"] = ["1" * 16, "1" * 16]
+    lines[1].append({**at(lines, 1, 2), "call": 100})
+
+    assert vd.merge(write(tmp_path / "traces", lines)).ask("peers").rows == [(2, 0, 0, [0, 1])]
 
 
 @pytest.mark.parametrize("change", [in_between, shards, unread])

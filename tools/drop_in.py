@@ -18,6 +18,7 @@ import sys
 import sysconfig
 import venv
 import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -44,18 +45,36 @@ class Result:
     seconds: float = 0.0
 
 
-def environment(adapter: Adapter, release: str) -> Path:
-    """The Python of an environment with this release; it is built once."""
-    folder = BUILD / f"{adapter.distribution}-{release}"
+def environment(adapter: Adapter, release: str, transformers: str | None = None) -> Path:
+    """The Python of an environment with this release; it is built once.
+
+    `transformers`: a release that it has in place of one that the trainer accepts.
+    """
+    other = f"-transformers-{transformers}" if transformers else ""
+    folder = BUILD / f"{adapter.distribution}-{release}{other}"
     site = folder / Path(sysconfig.get_path("purelib")).relative_to(sys.prefix)
     done = folder / "built"
     if not done.is_file():
         venv.create(folder, clear=True)
-        (site / "shared.pth").write_text(f"{sysconfig.get_path('purelib')}\n", encoding="utf-8")
+        shared = [*map(str, with_transformers(transformers)), sysconfig.get_path("purelib")]
+        (site / "shared.pth").write_text("\n".join([*shared, ""]), encoding="utf-8")
         install(site, f"{adapter.distribution}=={release}")
-        install(site, *pinned(site, adapter))
+        install(site, *pinned(site, adapter, () if transformers else KNOWN_BY))
         done.touch()
     return folder / "bin" / "python"
+
+
+def with_transformers(release: str | None) -> list[Path]:
+    """The folder with another release of transformers, for all trainers; it is built once."""
+    if release is None or accepted(Requirement(f"transformers=={release}")):
+        return []
+    folder = BUILD / f"transformers-{release}"
+    done = folder / "built"
+    if not done.is_file():
+        install(folder, f"transformers=={release}")
+        install(folder, *lacking(required(folder, "transformers").values()))
+        done.touch()
+    return [folder]
 
 
 def install(site: Path, *requirements: str) -> None:
@@ -68,18 +87,26 @@ def install(site: Path, *requirements: str) -> None:
         subprocess.run([*pip, site, *requirements], check=True, stderr=subprocess.DEVNULL)
 
 
-def pinned(site: Path, adapter: Adapter) -> list[str]:
+def pinned(site: Path, adapter: Adapter, known_by: Sequence[str] = KNOWN_BY) -> list[str]:
     """What runs in the test and is not installed here in a release that the trainer accepts."""
-    (own,) = metadata.distributions(name=adapter.distribution, path=[str(site)])
-    required = [Requirement(line) for line in own.requires or ()]
-    specified = {
-        one.name: one
-        for one in required
-        if one.marker is None or one.marker.evaluate({"extra": ""})
-    }
-    wanted = [specified[name] for name in KNOWN_BY if name in specified]
+    specified = required(site, adapter.distribution)
+    wanted = [specified[name] for name in known_by if name in specified]
     wanted += [specified.get(name, Requirement(name)) for name in adapter.needs]
-    return [f"{one.name}{one.specifier}" for one in wanted if not accepted(one)]
+    return lacking(wanted)
+
+
+def required(site: Path, name: str) -> dict[str, Requirement]:
+    """What a distribution in this folder requires, without extras, by name."""
+    (own,) = metadata.distributions(name=name, path=[str(site)])
+    lines = [Requirement(line) for line in own.requires or ()]
+    return {
+        one.name: one for one in lines if one.marker is None or one.marker.evaluate({"extra": ""})
+    }
+
+
+def lacking(requirements: Iterable[Requirement]) -> list[str]:
+    """Those for which the release installed here will not do, as pip takes them."""
+    return [f"{one.name}{one.specifier}" for one in requirements if not accepted(one)]
 
 
 def accepted(requirement: Requirement) -> bool:

@@ -9,7 +9,9 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
+from multiprocessing import parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from vlmdebug.core.given import public
@@ -158,7 +160,16 @@ _worker: _Worker | None = None
 
 def _start(job: _Job) -> None:
     global _worker
+    Thread(target=_end_with_parent, daemon=True).start()
     _worker = _Worker(job)
+
+
+def _end_with_parent() -> None:
+    """A worker waits for work forever if the process that gives it was killed."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _work(item: dict[str, Any]) -> dict[str, Any]:

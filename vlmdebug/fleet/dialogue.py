@@ -100,7 +100,13 @@ def _as_turns(value: Any, role: str) -> list[Any]:
 
 
 def _is_list(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+    return isinstance(value, list) or (
+        isinstance(value, Sequence) and not isinstance(value, str | bytes)
+    )
+
+
+def _is_dict(value: Any) -> bool:
+    return isinstance(value, dict | Mapping)  # dict first: the check of an ABC costs more
 
 
 class _Builder:
@@ -121,7 +127,7 @@ class _Builder:
 
     def add(self, message: Any) -> str | None:
         """Take one message; the sentence says why it cannot be taken."""
-        if not isinstance(message, Mapping):
+        if not _is_dict(message):
             return f"A message is {type(message).__name__}, not a dict of role and content."
         said = message.get("content", message.get("value"))
         role = message.get("role", message.get("from"))
@@ -160,7 +166,7 @@ class _Builder:
     def _part(self, part: Any) -> str | tuple[str] | None:
         if isinstance(part, str):
             part = {"type": "text", "text": part}
-        if not isinstance(part, Mapping):
+        if not _is_dict(part):
             self.unread.append(f"a part that is {type(part).__name__}")
             return None
         modality = MEDIA_TYPES.get(str(part.get("type")))

@@ -79,7 +79,7 @@ def _held(steps: Sequence[int], ranks: Sequence[int]) -> str:
         return ", ".join(str(int(number)) for number in numbers) or "null"
 
     return (
-        "select step, rank, sum(len(samples)), sum(list_sum(media)) from calls "
+        "select step, rank, sum(sample_count), sum(media_count) from calls "
         f"where step in ({listed(steps)}) and rank in ({listed(ranks)}) group by step, rank"
     )
 

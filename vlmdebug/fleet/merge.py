@@ -8,27 +8,30 @@ from pathlib import Path
 from vlmdebug.core.given import public
 from vlmdebug.fleet import sql
 from vlmdebug.fleet.sql import Answer
-from vlmdebug.fleet.traces import expected_of, files_of, table_of
+from vlmdebug.fleet.traces import expected_of, files_of, tables_of
 from vlmdebug.safe import one_line
 
-_HELD = (
-    "(select step, micro, rank, dp, grad, unnest(samples) as sample from calls "
-    "where samples is not null)"
-)
 FAULTS = {
     "twice": (
         "A sample is on several data-parallel ranks in one step. Is it there on purpose?",
-        f"""
+        """
         select step, printf('%016x', sample) as sample, list_sort(list(distinct rank)) as ranks
-        from {_HELD} group by step, grad, sample
-        having count(*) > 1 and min(dp) <> max(dp) order by step, sample
+        from again join (select step, grad, sample from again group by step, grad, sample
+                         having min(dp) <> max(dp)) using (step, grad, sample)
+        group by step, grad, sample order by step, sample
         """,
     ),
     "peers": (
         "Peers of one data-parallel rank (tensor or pipeline) have different samples.",
         """
+        with peers as (select dp, cp from calls group by dp, cp having min(rank) <> max(rank)),
+            unlike as (select step, micro, dp, cp from calls semi join peers using (dp, cp)
+                        where samples is not null group by step, micro, dp, cp
+                        having min(hash(samples)) <> max(hash(samples))
+                            or count(*) > count(distinct rank))
         select step, micro, dp, list_sort(list(rank)) as ranks
-        from (select step, micro, dp, cp, rank, list(samples order by call) as samples from calls
+        from (select step, micro, dp, cp, rank, list(samples order by call) as samples
+              from calls join unlike using (step, micro, dp, cp)
               where samples is not null group by step, micro, dp, cp, rank)
         group by step, micro, dp, cp having count(distinct samples) > 1 order by step, micro, dp, cp
         """,
@@ -39,9 +42,10 @@ FAULTS = {
         """
         select step, micro, list_sort(list(rank) filter (items = 0)) as ranks_without,
             count(*) filter (items > 0) as ranks_with
-        from (select step, micro, rank, sum(list_sum(media)) as items from calls
-              where media is not null and list_count(media) = len(media)
-              group by step, micro, rank)
+        from (select step, micro, rank, sum(media_count) as items from calls
+              join (select step, micro from calls group by step, micro
+                    having min(media_count) = 0 and max(media_count) > 0) using (step, micro)
+              where media_count is not null group by step, micro, rank)
         group by step, micro having min(items) = 0 and max(items) > 0 order by step, micro
         """,
     ),
@@ -51,8 +55,8 @@ FAULTS = {
         select step, min(samples) as fewest, max(samples) as most,
             list_sort(list(rank) filter (samples < usual)) as ranks_with_fewer
         from (select *, max(samples) over (partition by step, grad) as usual
-              from (select step, grad, rank, sum(len(samples)) as samples
-                    from calls group by step, grad, rank having bool_and(samples is not null)))
+              from (select step, grad, rank, sum(sample_count) as samples
+                    from calls group by step, grad, rank having count(sample_count) = count(*)))
         group by step, grad having min(samples) <> max(samples) order by step
         """,
     ),
@@ -77,18 +81,21 @@ FAULTS = {
     "repeated": (
         "A rank gets a sample again before it has seen half of its samples, as from workers that "
         "all read the whole data. Or is a batch used several times on purpose?",
-        f"""
-        with held as (select rank, grad, step, sample, row_number() over
-                        (partition by rank, grad order by step, micro) as place from {_HELD}),
-            again as (select rank, grad, sample, list(place order by place) as places,
-                        list(step order by place) as steps
-                      from held group by rank, grad, sample having count(*) > 1),
-            half as (select rank, grad, quantile_disc(places[1], 0.5) as seen
-                     from (select rank, grad, list(place order by place) as places
-                           from held group by rank, grad, sample) group by rank, grad)
-        select rank, printf('%016x', sample) as sample, steps
-        from again join half using (rank, grad)
-        where places[2] < seen order by rank, steps, sample
+        """
+        with held as (select *, row_number() over (partition by rank, grad, sample order by place)
+                        as time from again),
+            later as (select *, row_number() over (partition by rank, grad order by place) as later
+                      from held where time > 1),
+            half as (select rank, grad, (samples - later + 1) // 2 as seen
+                     from (select rank, grad, sum(sample_count) as samples from calls
+                           group by rank, grad)
+                     join (select rank, grad, count(*) as later from later group by rank, grad)
+                     using (rank, grad)),
+            early as (select rank, grad, sample from later join half using (rank, grad)
+                      where time = 2 and place - later < seen)
+        select rank, printf('%016x', sample) as sample, list(step order by place) as steps
+        from again join early using (rank, grad, sample)
+        group by rank, grad, sample order by rank, steps, sample
         """,
     ),
     "wrong": (
@@ -97,7 +104,8 @@ FAULTS = {
         "order by step, micro, rank, call",
     ),
 }
-"""Name of each kind of fault: what it means, and the query that finds it in the table `calls`."""
+"""Name of each kind of fault: what it means, and the query that finds it in the tables. A query
+that compares samples reads `again`, which is small: those that come once are not in it."""
 
 
 QUERIES = {name: query for name, (_, query) in FAULTS.items()}
@@ -115,8 +123,8 @@ class Merged:
     """The traces of all ranks as one table.
 
     Attributes:
-        tables: Its Parquet files, by the names that they have in queries: `calls`, and `expected`
-            if that was given.
+        tables: Its Parquet files, by the names that they have in queries: `calls`, `again` with the
+            samples that come several times, and `expected` if that was given.
         ranks: Ranks that wrote a trace.
         calls: Calls of all ranks.
         steps: Training steps.
@@ -152,7 +160,8 @@ class Merged:
 def merge(traces: str | Path, *, expected: str | Path | None = None) -> Merged:
     """Say what is wrong between ranks, although the calls of each rank are right.
 
-    `calls.parquet` is written in the folder of the traces; `docs/ranks.md` lists its columns.
+    `calls.parquet` and `again.parquet` are written in the folder of the traces; `docs/ranks.md`
+    lists their columns.
 
     Args:
         traces: The folder with the traces of all ranks, as `watch(model, log=...)` writes them.
@@ -163,7 +172,7 @@ def merge(traces: str | Path, *, expected: str | Path | None = None) -> Merged:
         BadInput: A path is not there, the folder has no trace, `expected` holds something else,
             or DuckDB is not installed.
     """
-    tables = {"calls": table_of(Path(traces))}
+    tables = tables_of(Path(traces))
     if expected is not None:
         tables["expected"] = expected_of(Path(expected), Path(traces))
     ((ranks, calls, steps, unread, unknown, files, shards),) = sql.ask(tables, _WHOLE, QUERIES).rows

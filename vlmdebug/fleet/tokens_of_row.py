@@ -28,6 +28,8 @@ def joined(ids: Sequence[int], placeholder: int, sizes: Sequence[int], shared: i
     >>> joined([9, 9, 5, 9], placeholder=9, sizes=[6, 6, 6], shared=1)
     [6, 5, 6]
     """
+    if not shared:
+        return list(sizes)
     before = [None, *ids]
     follows = [before[at] == placeholder for at, one in enumerate(ids) if one == placeholder]
     return [size - shared * after for size, after in zip(sizes, follows, strict=True)]

@@ -40,12 +40,34 @@ READ = """
         call, "time", site, verdict, unread,
         [('0x' || one)::ubigint for one in identities] as samples,
         media,
+        len(samples)::integer as sample_count,
+        case when list_count(media) = len(media) then list_sum(media)::integer end as media_count,
         parse_filename(filename) as file
     from read_json($files, columns = {columns}, format = 'newline_delimited',
                    ignore_errors = true, filename = true)
     where rank is not null
     order by step, micro, rank, call
 """
+AGAIN = """
+    held as (
+        select step, micro, call, rank, dp, grad, unnest(samples) as sample,
+            unnest(media) as items, generate_subscripts(samples, 1) as inside
+        from calls where samples is not null),
+    again as (
+        select * from held
+        where items is not null and sample in (
+            select sample from held where items is not null group by sample having count(*) > 1)),
+    before as (
+        select rank, grad, step, micro, call,
+            sum(sample_count) over (partition by rank, grad order by step, micro, call
+                rows between unbounded preceding and current row exclude current row) as seen
+        from calls where rank in (select rank from again))
+    select step, micro, call, rank, dp, grad, sample,
+        (coalesce(seen, 0) + inside)::bigint as place
+    from again join before using (rank, grad, step, micro, call)
+    order by sample, step, rank
+"""
+"""Samples that come several times; not those of unknown media, which may only share their text."""
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -68,14 +90,16 @@ def files_of(folder: Path) -> list[Path]:
     return files
 
 
-def table_of(folder: Path) -> Path:
-    """`calls.parquet` in the folder, written again. A line that is cut off is left out.
+def tables_of(folder: Path) -> dict[str, Path]:
+    """`calls.parquet` and `again.parquet` in the folder, written again, by their names.
+
+    A line that is cut off is left out.
 
     Raises:
         BadInput: The folder has no traces, or none of their lines names a rank.
     """
     files = files_of(folder)
-    table = folder / "calls.parquet"
+    table, again = folder / "calls.parquet", folder / "again.parquet"
     columns = "{" + ", ".join(f"'{name}': '{kind}'" for name, kind in COLUMNS.items()) + "}"
     listed = "[" + ", ".join(text(literal(file)) for file in files) + "]"
     rows = _copy(READ.replace("{columns}", columns).replace("$files", listed), table)
@@ -85,7 +109,8 @@ def table_of(folder: Path) -> Path:
             f"No line of the traces in {folder} names a rank. Nothing was merged. Write them with "
             "this release of vlmdebug."
         )
-    return table
+    _copy(f"with calls as (from read_parquet({text(literal(table))})), {AGAIN}", again)
+    return {"calls": table, "again": again}
 
 
 def expected_of(file: Path, folder: Path) -> Path:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from hashlib import blake2b
+from math import prod
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.given import public
 from vlmdebug.core.keys import MEDIA_KEYS
 from vlmdebug.core.modality import MODALITIES
-from vlmdebug.errors import VlmDebugError
+from vlmdebug.core.tensors import to_numpy
 
-SAMPLED = 64
-"""Values of each media tensor of a sample that are read, evenly spaced."""
+SAMPLED, FEW = 64, 4
+"""Values of each media tensor of a sample that are read, evenly spaced; and about how many of a row
+of fewer than `LONG` values, such as a patch, of which an image has many."""
+LONG = 4_096
 
 
 class Identity(NamedTuple):
@@ -31,43 +37,119 @@ class Identity(NamedTuple):
 def identities(batch: Batch) -> list[Identity]:
     """The identity of each sample of a batch, in order.
 
-    Padding of tokens does not count, nor does the place of a sample in its batch. Media are
-    compared by their shapes and by `SAMPLED` values of each tensor. A model that pads images to
-    the largest of a batch gives a sample another identity in another batch.
+    Padding of tokens does not count, nor does the place of a sample in its batch or in a packed
+    row. Media are compared by their shapes and by `SAMPLED` values of each tensor. A model that
+    pads images to the largest of a batch gives a sample another identity in another batch.
 
     Args:
         batch: What `read_batch` returns.
     """
-    try:
-        parts: list[Mapping[str, Any]] = list(batch.chunks(1))
-    except VlmDebugError:  # ambiguous or packed: the rows of a sample are not known
-        return [Identity(_digits(batch, sample, {}), None) for sample in range(len(batch))]
+    dims = {key: axis.dim for key, axis in batch.layout.items()}
+    media = sampled_media(batch.inputs, dims)
+    return identities_of(batch, range(len(batch)), batch.inputs, media)
+
+
+class Sampled(NamedTuple):
+    """Some values of each row of a media tensor, and the shape of a row."""
+
+    table: Any  # (row, value)
+    shape: tuple[int, ...]
+
+
+def sampled_media(
+    tensors: Mapping[str, Any], dims: Mapping[str, int] | None = None
+) -> dict[str, Sampled]:
+    """Some values of each row of the media; views where the tensors are contiguous.
+
+    Nothing is copied to the host, so that a device is not waited for.
+
+    Args:
+        tensors: Tensors of a batch or of a call.
+        dims: The dimension of the rows, where that is not the first.
+    """
+    found: dict[str, Sampled] = {}
+    for key in MEDIA_KEYS & tensors.keys():
+        value = tensors[key]
+        if not getattr(value, "shape", ()):
+            continue
+        value = value.detach() if hasattr(value, "detach") else value
+        if dims and dims.get(key):
+            value = value.swapaxes(0, dims[key])
+        shape = tuple(map(int, value.shape[1:]))
+        many = SAMPLED if prod(shape) >= LONG else FEW
+        table = _some(value, shape, max(1, prod(shape) // many))
+        found[key] = Sampled(table, shape)
+    return found
+
+
+def _some(value: Any, shape: tuple[int, ...], step: int) -> Any:
+    """Every `step`-th value of each row, `(row, value)`."""
+    plain = value.flags.c_contiguous if isinstance(value, np.ndarray) else value.is_contiguous()
+    if plain or prod(shape) <= FEW:
+        return value.reshape(len(value), prod(shape))[:, ::step]
+    places = np.unravel_index(np.arange(0, prod(shape), step), shape)
+    return value[(slice(None), *(one.tolist() for one in places))]
+
+
+def identities_of(
+    batch: Batch, samples: range, tensors: Mapping[str, Any], media: Mapping[str, Sampled]
+) -> list[Identity]:
+    """The identities of consecutive samples of a batch.
+
+    Args:
+        batch: What is known of all its samples; the values of its tensors are not read.
+        samples: Which of them.
+        tensors: The tokens and masks of these samples alone.
+        media: The media of these samples alone.
+    """
+    known = not any(one.keys for one in batch.ambiguities)  # which rows each sample has
+    owned = list(_owned(batch, media)) if known else []
     counts = [batch.counts[name] for name in MODALITIES if batch.counts.get(name) is not None]
-    return [
-        Identity(_digits(batch, sample, part), sum(count[sample] for count in counts))
-        for sample, part in enumerate(parts)
-    ]
+    found: list[Identity] = []
+    for sample, tokens in zip(samples, _tokens(batch, samples, tensors), strict=True):
+        hashed = blake2b(tokens, digest_size=8)
+        for name, table, offsets, needed in owned:
+            first = offsets[samples.start]
+            start, stop = offsets[sample] - first, offsets[sample + 1] - first
+            if start < stop and (needed is None or needed[sample]):
+                hashed.update(f"{name}{stop - start}".encode() + _values(table[start:stop]))
+        items = sum(count[sample] for count in counts) if known else None
+        found.append(Identity(hashed.hexdigest(), items))
+    return found
 
 
-def _digits(batch: Batch, sample: int, part: Mapping[str, Any]) -> str:
-    hashed = blake2b(_tokens(batch, sample), digest_size=8)
-    for key in sorted(MEDIA_KEYS & part.keys()):
-        value = part[key]
-        if hasattr(value, "shape"):
-            hashed.update(f"{key}{tuple(value.shape)}".encode() + _values(value))
-    return hashed.hexdigest()
+def _owned(batch: Batch, media: Mapping[str, Sampled]) -> Iterator[tuple[str, Any, Any, Any]]:
+    """Of each media key: its name and shape, its values, its rows by sample, and whether a sample
+    has any: a padded row can be of a sample without media."""
+    for key in sorted(media):
+        axis = batch.layout.get(key)
+        if axis is None or axis.unit == "batch":
+            continue  # the same for all samples
+        unit = batch.layout.media.get(key)
+        needed = None if unit is None else batch.counts[unit]
+        name = f"{key}{media[key].shape}"
+        yield name, to_numpy(media[key].table), batch.counts[axis.unit].offsets, needed
 
 
-def _tokens(batch: Batch, sample: int) -> bytes:
-    """The tokens that are no padding."""
-    tokens = batch.tokens("input_ids", sample)
-    mask = batch.inputs.get("attention_mask")
-    if mask is not None and mask.ndim == 2:
-        tokens = tokens[batch.tokens("attention_mask", sample) != 0]
-    return tokens.numpy().astype("<i8").tobytes()
+def _tokens(batch: Batch, samples: range, tensors: Mapping[str, Any]) -> Iterator[bytes]:
+    """The tokens of each sample that are no padding."""
+    ids = to_numpy(tensors["input_ids"]).astype("<i8", copy=False)
+    mask = tensors.get("attention_mask")
+    real = to_numpy(mask) != 0 if mask is not None and mask.shape == ids.shape else None
+    spans = batch.spans[samples.start : samples.stop]
+    for row, start, stop in spans:
+        row -= spans[0].row
+        own = ids[row, start:stop]
+        yield (own if real is None else own[real[row, start:stop]]).tobytes()
 
 
-def _values(value: Any) -> bytes:
-    """Some values, of the same places in every process."""
-    flat = value.reshape(-1)
-    return flat[:: max(1, len(flat) // SAMPLED)].detach().double().cpu().numpy().tobytes()
+def _values(rows: np.ndarray) -> bytes:
+    """Some of the values, at the same places in every process."""
+    return rows[_places(*rows.shape)].astype("<f8").tobytes()
+
+
+@lru_cache(1_024)
+def _places(rows: int, values: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of evenly spaced values."""
+    whole = rows * values
+    return np.divmod(np.arange(0, whole, max(1, whole // SAMPLED)), max(1, values))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from operator import index
 from typing import Any
@@ -13,13 +13,9 @@ from weakref import WeakKeyDictionary
 import torch
 
 from vlmdebug.errors import BadInput
-from vlmdebug.families.assemble import assemble
-from vlmdebug.families.facts import BatchFacts, ProcessorMetadata
 from vlmdebug.safe import one_line
-from vlmdebug.watching.fast_path import Tensors
-from vlmdebug.watching.identity import identities
+from vlmdebug.watching.identity import Identity
 from vlmdebug.watching.rank import rank
-from vlmdebug.watching.slices import of_batch
 
 DIMENSIONS = ("dp", "tp", "cp", "pp")
 """Data, tensor, context and pipeline parallel."""
@@ -33,10 +29,7 @@ class Origin:
     the most steps counts.
     """
 
-    def __init__(
-        self, metadata: ProcessorMetadata, coordinates: Mapping[str, int] | None = None
-    ) -> None:
-        self._metadata = metadata
+    def __init__(self, coordinates: Mapping[str, int] | None = None) -> None:
         given = _given() if coordinates is None else dict(coordinates)
         self._coordinates = _checked(given)
         self._steps: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
@@ -61,16 +54,15 @@ class Origin:
         self._micro += 1
         return found
 
-    def samples(self, tensors: Callable[[], Tensors]) -> dict[str, Any]:
-        """Identity and number of media of each sample of a call, where it can be read."""
+    def samples(self, found: Callable[[], Sequence[Identity] | None]) -> dict[str, Any]:
+        """Identity and number of media of each sample of a call, where they can be read."""
         try:
-            batch = assemble(BatchFacts(of_batch(tensors()), self._metadata), None)
-            found = identities(batch)
+            read = found()
         except Exception:  # the verdict says why; a debugger must not end the program
-            return {"identities": None, "media": None}
+            read = None
         return {
-            "identities": [one.digits for one in found],
-            "media": [one.media for one in found],
+            "identities": None if read is None else [one.digits for one in read],
+            "media": None if read is None else [one.media for one in read],
         }
 
     def close(self) -> None:

@@ -1,7 +1,8 @@
 """Tensors on an accelerator, for which the host must not wait.
 
 Tensors that are read by value are copied asynchronously; the verdict comes once they have arrived.
-Pixels are never copied: their memory address identifies the rows.
+Pixels are not copied: their memory address identifies the rows. Where samples are identified for a
+trace, a few values of each row are.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from vlmdebug.core.keys import MEDIA_KEYS, PIXELS
 from vlmdebug.errors import BadInput
 from vlmdebug.tracking.made import READ as MADE
 from vlmdebug.watching.fast_path import TOKENS, Tensors
-from vlmdebug.watching.slices import parents_of
+from vlmdebug.watching.identity import Sampled
+from vlmdebug.watching.tensor_refs import parents_of
 
+PADDED = 5
+"""Dimensions of pixels that are padded over the tiles of a sample, `(sample, tile, 3, h, w)`."""
 READ = MEDIA_KEYS.difference(PIXELS) | TOKENS | MADE
 
 
@@ -26,15 +30,22 @@ def all_on_cpu(tensors: Tensors) -> bool:
 
 
 class PendingTransfer:
-    """The tensors of one call, on their way to the host."""
+    """The tensors of one call, on their way to the host.
 
-    def __init__(self, tensors: Tensors) -> None:
+    Attributes:
+        media: Copies of some values of the media, to be read after `tensors()`.
+    """
+
+    def __init__(self, tensors: Tensors, media: Mapping[str, Sampled] | None = None) -> None:
         self._failed: Exception | None = None
         self._events: list[Any] = []
         self._copies: Mapping[str, _Copy] = {}
+        self.media: dict[str, Sampled] = {}
         try:
             parents = parents_of(tensors)
             self._copies = {key: _Copy.of(key, tensors[key], parents[key]) for key in tensors}
+            for key, one in (media or {}).items():
+                self.media[key] = one._replace(table=_on_its_way(one.table))
             streams = (stream_of(device) for device in {t.device for t in tensors.values()})
             self._events = [stream.record_event() for stream in streams if stream is not None]
         except Exception as error:  # reported when the verdict is due
@@ -64,6 +75,8 @@ class _Copy(NamedTuple):
     shape: torch.Size
     stride: tuple[int, ...]
     offset: int
+    real: torch.Tensor | None = None
+    """Which tiles are not all zero, `(row, tile)`, where pixels are padded over tiles."""
 
     @classmethod
     def of(cls, key: str, tensor: torch.Tensor, parent: torch.Tensor) -> _Copy:
@@ -72,18 +85,30 @@ class _Copy(NamedTuple):
                 f"The model was called with {key} on the meta device, which holds no values, so "
                 "rows cannot be identified. Watch a run on a real device."
             )
+        real = None
         if key in READ:
-            later = stream_of(tensor.device) is not None
-            whole = parent.detach().to("cpu", non_blocking=later, copy=True)
+            whole = _on_its_way(parent.detach())
         else:  # memory that is never written costs nothing
-            whole = torch.empty(parent.shape, dtype=parent.dtype)
+            whole = torch.zeros(parent.shape, dtype=parent.dtype)
+            if parent.ndim == PADDED and parent.numel():
+                tile, pixels = (2, 3, 4), parent.detach()
+                real = _on_its_way((pixels.amax(tile) != 0) | (pixels.amin(tile) != 0))
         if parent is tensor:
-            return cls(whole, whole.shape, whole.stride(), 0)
+            return cls(whole, whole.shape, whole.stride(), 0, real)
         offset = int(tensor.storage_offset() - parent.storage_offset())
-        return cls(whole, tensor.shape, tensor.stride(), offset)
+        return cls(whole, tensor.shape, tensor.stride(), offset, real)
 
     def chunk(self) -> torch.Tensor:
+        """The tensor; of pixels, only a value of each tile that is not padding."""
+        if self.real is not None:
+            self.whole[:, :, 0, 0, 0] = self.real.to(self.whole.dtype)
         return self.whole.as_strided(self.shape, self.stride, self.offset)
+
+
+def _on_its_way(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy in host memory, to be read when the events of the call have passed."""
+    later = stream_of(tensor.device) is not None
+    return tensor.to("cpu", non_blocking=later, copy=True)
 
 
 def stream_of(device: torch.device) -> Any:

@@ -278,7 +278,7 @@ class _Live(Watcher):
         inner = with_config(model)
         on_mismatch = "raise" if session._raising else "record"
         metadata = metadata_of(model)
-        origin = None if session._log_path is None else Origin(metadata)
+        origin = None if session._log_path is None else Origin()
         given = (metadata, Arguments(model), on_mismatch)
         super().__init__(*given, by_sample=True, origin=origin)
         self.called: int = 0

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import accumulate
-from operator import mul
 from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
@@ -41,7 +39,8 @@ from vlmdebug.tracking.observe import used_chunk
 from vlmdebug.tracking.packed import open_seams
 from vlmdebug.tracking.rows import RowFinder
 from vlmdebug.watching.fast_path import TOKENS, FastPath, Tensors
-from vlmdebug.watching.tensor_refs import TensorRef, root_of
+from vlmdebug.watching.identity import Identity, Sampled, identities_of
+from vlmdebug.watching.tensor_refs import TensorRef, parents_of, root_of
 
 COUNTS_DIFFER = "VLM009"
 """The code of a chunk with another number of placeholders than of features."""
@@ -84,12 +83,14 @@ class CallChecker:
     def __init__(self, metadata: ProcessorMetadata, *, by_sample: bool = False) -> None:
         self._metadata, self._by_sample = metadata, by_sample
         self._cuts: list[_KnownBatch] = []  # the latest first
+        self._last: tuple[Batch, range | None] | None = None  # what the last call was judged by
 
     def __call__(self, tensors: Callable[[], Tensors], *, alone: bool = False) -> Verdict:
         """What is found in one call, or why it is unread.
 
         `alone`: only by its own tensors, whatever they were cut from.
         """
+        self._last = None
         try:
             given = tensors()
             wide = {key for key in ALONG_TOKENS if key in given and given[key].ndim != 2}
@@ -99,14 +100,26 @@ class CallChecker:
         except Exception as error:  # a debugger must not end the program that it watches
             return {"unread": why(error)}
 
+    def identities(self, tensors: Tensors, media: Mapping[str, Sampled]) -> list[Identity] | None:
+        """The samples of the call that was judged last; None where a row may hold several.
+
+        Raises:
+            VlmDebugError: The tensors are no batch.
+        """
+        batch, samples = self._last or (None, None)
+        if batch is None:
+            batch = assemble(BatchFacts(of_batch(tensors), self._metadata), None)
+            samples = range(len(batch))
+        return None if samples is None else identities_of(batch, samples, tensors, media)
+
     def _judged(self, tensors: Tensors) -> Judged:
         packed = self._packed(tensors) if SEAMS & tensors.keys() else None
         if packed is not None:
             return packed
         for cut in self._cuts:
-            right = cut.right(tensors)
+            right = self._right(cut, tensors)
             if right is not None:
-                return self._with_copies(Judged(True, right), cut, tensors)
+                return right
         parents = parents_of(tensors)
         slices = {key for key in tensors if parents[key] is not tensors[key]}
         if not slices:
@@ -123,6 +136,7 @@ class CallChecker:
         if packing.spans is None and not packing.ambiguities:
             return None
         batch = assemble(BatchFacts(inputs, self._metadata, packing=packing), None)
+        self._last = _without_tensors(batch), None if packing.ambiguities else range(len(batch))
         seams = open_seams(batch)
         if seams or doubts_alone(batch) or batch_differences(batch):
             return Judged.of(check_alone(batch, one_chunk=True, seams=seams))
@@ -142,8 +156,10 @@ class CallChecker:
             batch = replace(batch, columns={})
         made = {} if cached else _not_right(batch, tensors)
         if made or doubts_alone(batch) or batch_differences(batch):
+            self._last = _without_tensors(batch), range(len(batch))
             return Judged.of(with_made(check_alone(batch, one_chunk=True), batch, made))
         inputs.update(dict.fromkeys(inputs))  # the names are enough, and no tensor is kept
+        self._last = batch, range(len(batch))
         return Judged(True, partial(planned_report, batch, one_chunk=True))
 
     def _by_batch(self, tensors: Tensors, parents: Tensors) -> Judged:
@@ -154,15 +170,24 @@ class CallChecker:
                 break
         else:
             cut, whole = self._read(tensors, parents), of_batch(parents)
-            right = cut.right(tensors)
+            right = self._right(cut, tensors)
             if right is not None:
-                return self._with_copies(Judged(True, right), cut, tensors)
+                return right
         report = cut.judge(tensors, whole)
         if report is None:
             return self._by_itself(tensors)
         judged = self._per_sample(report, tensors)
         judged = self._unless_written(judged, cut.written, tensors)
         return self._with_copies(judged, cut, tensors)
+
+    def _right(self, cut: _KnownBatch, tensors: Tensors) -> Judged | None:
+        """What was found in a chunk of a known batch that is plainly right; None in any other."""
+        right = cut.right(tensors)
+        if right is None or cut.batch is None:
+            return None
+        samples, report = right
+        self._last = cut.batch, samples
+        return self._with_copies(Judged(True, report), cut, tensors)
 
     def _per_sample(self, report: Report, tensors: Tensors) -> Judged:
         """What was found; of a whole batch with cut texts, sample by sample.
@@ -226,6 +251,10 @@ class CallChecker:
             return alone
         assert unread is not None
         raise unread
+
+
+def _without_tensors(batch: Batch) -> Batch:
+    return replace(batch, inputs=dict.fromkeys(batch.inputs))
 
 
 def _with_wide(judged: Judged, tensors: Tensors, wide: Sequence[str]) -> Judged:
@@ -328,17 +357,14 @@ class _KnownBatch:
         """Keys of the batch."""
         return self._marks.keys()
 
-    def right(self, tensors: Tensors) -> Callable[[], Report] | None:
-        """The report on a chunk that is plainly right; None where it takes a closer look."""
+    def right(self, tensors: Tensors) -> tuple[range, Callable[[], Report]] | None:
+        """The samples of a chunk that is plainly right, and the report on it; None otherwise."""
         samples = None if self._right is None else self._right.samples(tensors)
         if self._right is None or samples is None:
             return None
-        known = self._ids[samples.start : samples.stop]
-        return (
-            self._right.report(samples, tensors)
-            if torch.equal(tensors["input_ids"], known)
-            else None
-        )
+        if not torch.equal(tensors["input_ids"], self._ids[samples.start : samples.stop]):
+            return None
+        return samples, self._right.report(samples, tensors)
 
     def whole(self, tensors: Tensors, parents: Tensors) -> Tensors | None:
         """The batch's tensors, if these are slices of them and nobody wrote into them since.
@@ -400,40 +426,3 @@ def of_batch(tensors: Tensors) -> dict[str, torch.Tensor]:
         for key, tensor in tensors.items()
         if key in MEDIA_KEYS or (key in TOKENS and tensor.ndim == 2 and len(tensor) == samples)
     }
-
-
-def parents_of(tensors: Tensors) -> Tensors:
-    """What each tensor is a slice of; the tensors themselves if that is unknown.
-
-    If several of them share one memory, as after a broadcast in one buffer, its rows do not belong
-    to one tensor.
-    """
-    parents = {key: _parent(tensor) for key, tensor in tensors.items()}
-    owners: dict[int, torch.Tensor] = {}
-    for key, parent in parents.items():
-        tensor = tensors[key]
-        if parent is not tensor:
-            owner = owners.setdefault(parent.data_ptr(), tensor)
-            if owner is not tensor and owner.data_ptr() != tensor.data_ptr():
-                return tensors
-    return parents
-
-
-def _parent(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor that this one holds some rows of, if it is a slice; else the same tensor.
-
-    Rows that follow each other are looked up in their memory, which holds all rows of a
-    contiguous parent; every second row, or some columns of each, in the tensor they are a view of.
-    """
-    shape, count = tensor.shape, tensor.numel()
-    if not shape or not count:
-        return tensor
-    if not tensor.is_contiguous():
-        root = root_of(tensor)
-        alike = root.is_contiguous() and root.stride()[1:] == tensor.stride()[1:]
-        return root.detach() if alike and root.dtype == tensor.dtype else tensor
-    size, per_row = tensor.untyped_storage().nbytes() // tensor.itemsize, count // shape[0]
-    if size == count or size % per_row or tensor.storage_offset() % per_row:
-        return tensor
-    strides = [per_row, *(per_row // done for done in accumulate(shape[1:], mul))]
-    return tensor.detach().as_strided((size // per_row, *shape[1:]), strides, 0)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import accumulate
+from operator import mul
 from typing import NamedTuple
 from weakref import ref
 
@@ -68,3 +71,40 @@ class TensorRef(NamedTuple):
 def root_of(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor that this one is a view of, or itself."""
     return tensor if tensor._base is None else tensor._base
+
+
+def parents_of(tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    """What each tensor is a slice of; the tensors themselves if that is unknown.
+
+    If several of them share one memory, as after a broadcast in one buffer, its rows do not belong
+    to one tensor.
+    """
+    parents = {key: _parent(tensor) for key, tensor in tensors.items()}
+    owners: dict[int, torch.Tensor] = {}
+    for key, parent in parents.items():
+        tensor = tensors[key]
+        if parent is not tensor:
+            owner = owners.setdefault(parent.data_ptr(), tensor)
+            if owner is not tensor and owner.data_ptr() != tensor.data_ptr():
+                return tensors
+    return parents
+
+
+def _parent(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor that this one holds some rows of, if it is a slice; else the same tensor.
+
+    Rows that follow each other are looked up in their memory, which holds all rows of a
+    contiguous parent; every second row, or some columns of each, in the tensor they are a view of.
+    """
+    shape, count = tensor.shape, tensor.numel()
+    if not shape or not count:
+        return tensor
+    if not tensor.is_contiguous():
+        root = root_of(tensor)
+        alike = root.is_contiguous() and root.stride()[1:] == tensor.stride()[1:]
+        return root.detach() if alike and root.dtype == tensor.dtype else tensor
+    size, per_row = tensor.untyped_storage().nbytes() // tensor.itemsize, count // shape[0]
+    if size == count or size % per_row or tensor.storage_offset() % per_row:
+        return tensor
+    strides = [per_row, *(per_row // done for done in accumulate(shape[1:], mul))]
+    return tensor.detach().as_strided((size // per_row, *shape[1:]), strides, 0)

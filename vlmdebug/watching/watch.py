@@ -37,6 +37,7 @@ from vlmdebug.families.facts import ProcessorMetadata
 from vlmdebug.families.metadata import read_metadata
 from vlmdebug.watching.arguments import Arguments, is_dense, refuse_unreadable
 from vlmdebug.watching.fast_path import Tensors
+from vlmdebug.watching.identity import Sampled, sampled_media
 from vlmdebug.watching.log import Log, Notice, log_of
 from vlmdebug.watching.origin import Origin
 from vlmdebug.watching.pending import PendingTransfer, all_on_cpu
@@ -195,7 +196,7 @@ def watch(
             "Nothing was watched."
         )
     metadata = read_metadata(processor, config, with_config(model))
-    origin = Origin(metadata, coordinates) if log is not None else None
+    origin = Origin(coordinates) if log is not None else None
     watcher = Watcher(metadata, Arguments(model), on_mismatch, log_of(log), origin=origin)
     handle = model.register_forward_pre_hook(_Hook(watcher), with_kwargs=True)
     try:
@@ -297,31 +298,33 @@ class Watcher:
             return [call(unread=ENCODED)]
         # A cache holds earlier tokens, so a call need not be complete.
         cached = any(inputs.get(key) is not None for key in CACHES)
-        judge = self._judged_and_identified(origin, cached)
         own = self._own
         if cached and not any(key in tensors for key in PIXELS):
             own = own | MEDIA_KEYS  # transformers 4 leaves image_grid_thw in each decoding step
         tensors = {key: tensor for key, tensor in tensors.items() if key not in own}
+        media = {} if self._origin is None or cached else _sampled(tensors)
         if all_on_cpu(tensors):
-            return [call(**judge(lambda: tensors))]
-        away = PendingTransfer(tensors)
-        self._waiting.append((number, away, lambda: call(**judge(away.tensors))))
+            return [call(**self._with_samples(origin, cached, lambda: tensors, media))]
+        away = PendingTransfer(tensors, media)
+        later = partial(self._with_samples, origin, cached, away.tensors, away.media)
+        self._waiting.append((number, away, lambda: call(**later())))
         return []
 
-    def _judged_and_identified(
-        self, origin: dict[str, Any], cached: bool
-    ) -> Callable[[Callable[[], Tensors]], JudgedCall]:
-        """Judges a call, and adds the samples of a call without a cache to its origin."""
-        judge = partial(self._judge, alone=cached)
-        if self._origin is None or cached:
-            return judge
-        samples = self._origin.samples
-
-        def both(tensors: Callable[[], Tensors]) -> JudgedCall:
-            origin.update(samples(tensors))
-            return judge(tensors)
-
-        return both
+    def _with_samples(
+        self,
+        origin: dict[str, Any],
+        cached: bool,
+        tensors: Callable[[], Tensors],
+        media: Mapping[str, Sampled] | None,
+    ) -> JudgedCall:
+        """Judge a call, and add the samples of a call without a cache to its origin."""
+        found = self._judge(tensors, alone=cached)
+        if self._origin is not None and not cached:
+            read = self._judge.identities
+            origin.update(
+                self._origin.samples(lambda: None if media is None else read(tensors(), media))
+            )
+        return found
 
     def finish(self, *, raising: bool) -> None:
         """Judge the waiting calls; `raising`: a mismatch may be raised (no other exception is)."""
@@ -377,6 +380,14 @@ class Watcher:
             warnings.warn(one.text, RuntimeWarning, stacklevel=4)
         elif self._on_mismatch != "record":
             warnings.warn(one.text, MismatchWarning, stacklevel=4)
+
+
+def _sampled(tensors: Tensors) -> dict[str, Sampled] | None:
+    """What identifies the media of a call; None where a tensor is of a kind that is not known."""
+    try:
+        return sampled_media(tensors)
+    except Exception:  # a debugger must not end the program
+        return None
 
 
 def _number(call: Call) -> int:
