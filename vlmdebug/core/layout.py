@@ -8,7 +8,7 @@ sample's rows begin and end.
 from __future__ import annotations
 
 import re
-from collections.abc import ItemsView, Iterator, Mapping
+from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -147,6 +147,9 @@ class Layout(Mapping[str, Axis]):
 
     def items(self) -> ItemsView[str, Axis]:
         return self.axes.items()
+
+    def values(self) -> ValuesView[Axis]:
+        return self.axes.values()
 
     def given_with(self, key: str) -> str | None:
         """The unit that the samples of a chunk must own for the chunk to get a media key.
