@@ -15,10 +15,10 @@ from vlmdebug.core.lazy import lazy
 
 WhenNoMedia = Literal["omit", "either", "keep"]
 """What a chunk without media gets of a key: nothing, nothing or zero rows, or its padded rows."""
-Tolerated = Literal["one", "several", "none", "surplus", "short", "any", "unbatched"]
+Tolerated = Literal["one", "several", "none", "surplus", "short", "any", "unbatched", "nested"]
 """One row (it is broadcast), several rows in place of one (other keys are broadcast), no rows,
 rows after the right ones; fewer rows, of which it makes fewer features; any rows, as it reads none;
-a row without its dimension."""
+a row without its dimension; rows with a dimension of one more."""
 EachSample = Literal["always", "sometimes", "never"]
 
 

@@ -109,7 +109,9 @@ class Forecast:
         siblings = any(axis.unit == SAMPLE_WITH_IMAGES for axis in self.batch.layout.values())
         if key == "image_sizes" and (siblings or change.kind == "added"):
             return True
-        return change.kind == "lost" and "unbatched" in self.call.tolerated(key)
+        tolerated = self.call.tolerated(key)
+        lost = change.kind == "lost" and "unbatched" in tolerated
+        return lost or (change.kind == "added" and "nested" in tolerated)
 
     def _is_refused(self, change: Change) -> bool:
         """Whether no model looks up ids of that dtype.
