@@ -8,11 +8,11 @@ with the corrected call.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from functools import cached_property
 
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.change import Change
 from vlmdebug.core.layout import SAMPLE_WITH_IMAGES
+from vlmdebug.core.lazy import lazy
 from vlmdebug.core.modality import Modality
 from vlmdebug.core.observed import ObservedCall, ObservedKey
 from vlmdebug.core.part import Part
@@ -45,7 +45,7 @@ class Forecast:
             found = self._expected[key] = expected_rows(self.batch, key, self.part)
         return found
 
-    @cached_property
+    @lazy
     def call(self) -> Forward:
         """The chunk as it is, with all that is wrong in it."""
         return Forward(self.batch, self.chunk.keys, self.part, self._written, self.expected)
