@@ -100,6 +100,23 @@ def test_wrong_rows_of_a_chunk_without_tiles_are_as_loud_as_the_model(name, key,
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_counts_with_a_dimension_more_are_loud_only_where_the_model_raises(name, built):
+    batch, model = read(name, built, MIXED)
+    first = dict(next(batch.chunks(1)))
+    first["num_local_patches"] = first["num_local_patches"][:, None]
+    chunks = [first, *list(batch.chunks(1))[1:]]
+    (found,) = vd.check(lambda *_: iter(chunks), batch).mismatches
+    try:
+        model(**first)
+    except Exception:
+        silent = False
+    else:
+        silent = None
+
+    assert (found.code, found.key, found.silent) == ("VLM011", "num_local_patches", silent)
+
+
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     "change",
     [torch.Tensor.float, torch.neg, lambda counts: counts * 2**40],

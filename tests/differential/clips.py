@@ -29,6 +29,13 @@ class Synthesized(Sound):
 
     model = processor = None
 
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """M-RoPE's places beside audio, and of videos with frames that are any time apart."""
+        timed = len(self.spec.frames) and max(self.spec.frames) > 1
+        open_places = self.spec.position_ids and (timed or any(self.spec.audios_per_sample))
+        return ("position_ids",) if open_places else ()
+
     def needs(self, key: str, sample: int) -> bool:
         counts = clips_per_sample(self.spec, key)
         if counts is not None:

@@ -50,6 +50,11 @@ class Sound:
         return built(self.family)[1]
 
     @property
+    def unknown(self) -> tuple[str, ...]:
+        """Keys of its tokens with values that follow by no rule which is known."""
+        return ()
+
+    @property
     def media(self) -> list[str]:
         return [key for key in self.inputs if key in self.owned]
 

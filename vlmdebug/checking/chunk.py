@@ -62,7 +62,8 @@ class ChunkChecker:
         for key, made in chunk.used.made.items():
             if not made.right:
                 keys[key] = self._made_key(key, made)
-        for key, used in self.keys.items():
+        for key in [key for key in self.keys if key not in self.batch.inputs]:  # nearly never
+            used = self.keys[key]
             near = self._meant(key, used) if self._is_strange(key) else None
             if near is not None:
                 keys[key] = self._misnamed(key, used, near)
@@ -72,7 +73,8 @@ class ChunkChecker:
         if chunk.used.left_out and not self.found and not chunk.run.partial:
             left_out = tuple(chunk.used.left_out.items())
             self.doubts["input_ids"] = LeftOut(chunk.index, left_out)
-        self._seams()
+        if chunk.used.cut or chunk.used.seams:
+            self._seams()
         if not chunk.samples and "input_ids" in self.keys:
             self.found.append(EmptyChunk(chunk=chunk.index))
         images = images_of(self.batch, chunk.part)
@@ -104,10 +106,8 @@ class ChunkChecker:
         return ChunkReport((), None, self.chunk.placeholders, None, keys)
 
     def _is_strange(self, key: str) -> bool:
-        """Whether it is neither in the batch nor an argument that models take in addition."""
-        if key in self.batch.inputs or key in self.chunk.used.made:
-            return False
-        return key not in EXTRAS and key not in BOOKKEEPING
+        """Whether it is no argument that models take in addition to those of the batch."""
+        return not (key in self.chunk.used.made or key in EXTRAS or key in BOOKKEEPING)
 
     def _key(self, key: str) -> KeyReport:
         used = self.keys.get(key)

@@ -14,7 +14,9 @@ from vlmdebug.outcomes.whole_batch import runs_unchecked, runs_with_stray, runs_
 
 def lacking(batch: Batch) -> list[Difference]:
     """What is stray, promised, dropped, or in the row of another sample."""
-    return [*_strays(batch), *_promised(batch), *_dropped(batch), *_in_other_rows(batch)]
+    lacks = batch.strays or batch.promised or batch.lacks  # nearly never
+    found = [*_strays(batch), *_promised(batch), *_dropped(batch)] if lacks else []
+    return [*found, *_in_other_rows(batch)]
 
 
 def _strays(batch: Batch) -> list[Stray]:

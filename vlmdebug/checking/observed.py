@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any
 
 from vlmdebug.checking.cut_causes import Causes, samples_of
 from vlmdebug.core.batch import Batch
+from vlmdebug.core.lazy import lazy
 from vlmdebug.core.observed import ObservedCall, ObservedKey, SlicerRun
 from vlmdebug.core.part import Part
 from vlmdebug.outcomes.forecast import Forecast
@@ -51,7 +51,7 @@ class ObservedChunk:
         """Placeholder tokens of images, as its `input_ids` has them."""
         return self.used.placeholders.get("image")
 
-    @cached_property
+    @lazy
     def place(self) -> dict[str, Any]:
         """Chunk and samples, as each difference names them."""
         return {"chunk": self.index, "samples": self.samples}

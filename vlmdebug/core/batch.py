@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
 from vlmdebug.core.keys import BOOKKEEPING
 from vlmdebug.core.layout import HANGS_ON, Layout, plural
+from vlmdebug.core.lazy import lazy
 from vlmdebug.core.modality import Modality, total
 from vlmdebug.core.part import Part, Spans
 from vlmdebug.core.rows import Counts, chunk_bounds
@@ -146,7 +146,7 @@ class Batch:
                     chunk[key] = value[(slice(None),) * dim + (rows,)] if dim else value[rows]
             yield {**chunk, **whole} if whole else chunk
 
-    @cached_property
+    @lazy
     def _cuts(self) -> tuple[dict[str, Any], list[Any], list[Any]]:
         """Keys passed whole, keys with one row per sample on dim 0, and all others."""
         whole: dict[str, Any] = {}
@@ -169,7 +169,7 @@ class Batch:
         """What the model does with a call."""
         return self.layout.rules
 
-    @cached_property
+    @lazy
     def padded(self) -> frozenset[int] | None:
         """Samples that need their `attention_mask`; None if that is not known."""
         full = self.unpadded
@@ -180,7 +180,7 @@ class Batch:
         """The images of the batch and their placeholder tokens."""
         return self.modalities["image"]
 
-    @cached_property
+    @lazy
     def of_key(self) -> dict[str, Modality]:
         """The modality of each media key."""
         return {key: one for one in self.modalities.values() for key in one.keys}
@@ -190,12 +190,12 @@ class Batch:
         """The contradictions inside the batch."""
         return [one for one in self.ambiguities if isinstance(one, Contradiction)]
 
-    @cached_property
+    @lazy
     def unsettled(self) -> dict[str, str]:
         """Keys that cannot be cut, and what to pass for each."""
         return {key: one.message for one in reversed(self.ambiguities) for key in one.keys}
 
-    @cached_property
+    @lazy
     def token_dims(self) -> dict[str, int]:
         """The dimension along the columns of `input_ids`, for each key that has one."""
         found = {}
@@ -262,11 +262,11 @@ class Batch:
             raise KeyError(unit)
         return offsets[image], offsets[image + 1]
 
-    @cached_property
+    @lazy
     def _offsets_per_image(self) -> dict[str, tuple[int, ...]]:
         return {unit: (0, *accumulate(rows)) for unit, rows in self.per_image.items()}
 
-    @cached_property
+    @lazy
     def features_by_sample(self) -> dict[str, tuple[int, ...] | None]:
         """Features that the media rows of each sample become, by modality, if known."""
         found: dict[str, tuple[int, ...] | None] = {}

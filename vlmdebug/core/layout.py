@@ -8,11 +8,12 @@ sample's rows begin and end.
 from __future__ import annotations
 
 import re
-from collections.abc import ItemsView, Iterator, Mapping
+from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+from vlmdebug.core.lazy import lazy
 from vlmdebug.core.rules import UNKNOWN, ModelRules
 
 SAMPLE_WITH_IMAGES = "sample with images"
@@ -148,13 +149,20 @@ class Layout(Mapping[str, Axis]):
     def items(self) -> ItemsView[str, Axis]:
         return self.axes.items()
 
+    def values(self) -> ValuesView[Axis]:
+        return self.axes.values()
+
     def given_with(self, key: str) -> str | None:
         """The unit that the samples of a chunk must own for the chunk to get a media key.
 
         None for a key that every chunk gets.
         """
-        unit = self.media.get(key)
-        return unit if unit and self.rules.of(key).when_no_media != "keep" else None
+        return self._given_with.get(key)
+
+    @lazy
+    def _given_with(self) -> dict[str, str]:
+        keep = [key for key in self.media if self.rules.of(key).when_no_media == "keep"]
+        return {key: unit for key, unit in self.media.items() if unit and key not in keep}
 
     def kind(self, key: str) -> str:
         """`media`, `tokens` for a row or more per sample, or `whole` for keys that are not cut."""

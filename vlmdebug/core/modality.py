@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import accumulate, pairwise
 
+from vlmdebug.core.lazy import lazy
 from vlmdebug.core.rows import Counts, Places
 
 MODALITIES = ("image", "video", "audio")
@@ -50,7 +50,7 @@ class Modality:
         """Placeholder tokens of each sample, as `input_ids` has them."""
         return None if self.places is None else self.places.tokens
 
-    @cached_property
+    @lazy
     def feature_offsets(self) -> tuple[int, ...]:
         """Features of all rows before each row, and of all."""
         return (0, *accumulate(self.features or ()))

@@ -7,6 +7,8 @@ span of each is a part of that row. Every call is judged against a `Part`, whate
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from itertools import repeat
 from typing import NamedTuple
 
 from vlmdebug.core.rows import Rows
@@ -29,9 +31,10 @@ class Spans(tuple[Span, ...]):
     """
 
     @classmethod
+    @lru_cache(maxsize=64)
     def whole(cls, rows: int, width: int) -> Spans:
         """A sample per row: all columns of it, padding too."""
-        return cls([Span(row, 0, width) for row in range(rows)])
+        return cls(map(Span, range(rows), repeat(0), repeat(width)))
 
     @property
     def lengths(self) -> tuple[int, ...]:

@@ -7,11 +7,11 @@ it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
 from itertools import accumulate, chain, islice, starmap
 from numbers import Integral
 from typing import Any, overload
 
+from vlmdebug.core.lazy import lazy
 from vlmdebug.errors import BadInput
 from vlmdebug.safe import one_line
 
@@ -37,7 +37,7 @@ class Counts(tuple[int, ...]):
     def __getnewargs__(self) -> tuple[tuple[int, ...], str]:
         return tuple(self), self.evidence
 
-    @cached_property
+    @lazy
     def offsets(self) -> tuple[int, ...]:
         """Sample s owns the rows from `offsets[s]` up to `offsets[s + 1]`."""
         return (0, *accumulate(self))
@@ -54,12 +54,12 @@ class Places(tuple[tuple[tuple[int, int], ...], ...]):
     ((4, 2), ())
     """
 
-    @cached_property
+    @lazy
     def runs(self) -> tuple[tuple[int, ...], ...]:
         """Lengths of the runs of each sample."""
         return tuple([tuple([end - begin for begin, end in sample]) for sample in self])
 
-    @cached_property
+    @lazy
     def tokens(self) -> tuple[int, ...]:
         """Placeholder tokens of each sample."""
         return tuple(map(sum, self.runs))

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
+
+from vlmdebug.core.lazy import lazy
 
 WhenNoMedia = Literal["omit", "either", "keep"]
 """What a chunk without media gets of a key: nothing, nothing or zero rows, or its padded rows."""
-Tolerated = Literal["one", "several", "none", "surplus", "short", "any", "unbatched"]
+Tolerated = Literal["one", "several", "none", "surplus", "short", "any", "unbatched", "nested"]
 """One row (it is broadcast), several rows in place of one (other keys are broadcast), no rows,
 rows after the right ones; fewer rows, of which it makes fewer features; any rows, as it reads none;
-a row without its dimension."""
+a row without its dimension; rows with a dimension of one more."""
 EachSample = Literal["always", "sometimes", "never"]
 
 
@@ -180,17 +181,20 @@ class ModelRules:
         return bool(self.seen)
 
     def reduced(self, *, untested: bool, ignored: frozenset[str]) -> ModelRules:
-        """The rules with more ignored keys, and without releases if it is `untested`; made once."""
+        """The rules with more ignored keys, and without releases if it is `untested`."""
         if not untested and ignored <= self.ignored:
             return self
-        if (untested, ignored) not in self._reduced:
-            seen = () if untested else self.seen
-            made = replace(self, seen=seen, ignored=self.ignored | ignored)
-            self._reduced[untested, ignored] = made
-        return self._reduced[untested, ignored]
+        return self.but(seen=() if untested else self.seen, ignored=self.ignored | ignored)
 
-    @cached_property
-    def _reduced(self) -> dict[tuple[bool, frozenset[str]], ModelRules]:
+    def but(self, **changes: Any) -> ModelRules:
+        """The rules with these fields instead; made once, as each call of a model asks."""
+        key = (*changes.items(),)
+        if key not in self._others:
+            self._others[key] = replace(self, **changes)
+        return self._others[key]
+
+    @lazy
+    def _others(self) -> dict[tuple[tuple[str, Any], ...], ModelRules]:
         return {}
 
     def uses(self, key: str, *, positions: bool = False) -> bool:

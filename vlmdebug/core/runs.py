@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import accumulate, chain, pairwise
 from typing import NamedTuple
 
 from vlmdebug.core.batch import Batch
+from vlmdebug.core.lazy import lazy
 from vlmdebug.core.modality import Modality
 from vlmdebug.core.rows import Places
 
@@ -49,12 +49,12 @@ class Sides:
         """Length of each run of each sample."""
         return self.places.runs
 
-    @cached_property
+    @lazy
     def runs(self) -> tuple[tuple[Run, ...], ...]:
         """The runs of each sample, with the tokens next to them."""
         return _runs(self.batch, self.places)
 
-    @cached_property
+    @lazy
     def placeholders(self) -> list[int]:
         """Placeholder tokens of each sample."""
         return [sum(sample) for sample in self.lengths]
@@ -75,7 +75,7 @@ class Sides:
         """The units of a sample, where they are known."""
         return range(self._ends[sample], self._ends[sample + 1])
 
-    @cached_property
+    @lazy
     def _ends(self) -> tuple[int, ...]:
         assert self.owned is not None
         return (0, *accumulate(self.owned))

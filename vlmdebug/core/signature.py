@@ -95,7 +95,7 @@ def takes_model(function: Callable[..., Any]) -> bool:
 def names_model(function: Callable[..., Any]) -> bool:
     """Whether it takes a model, a batch and a size, and calls the first of them a model."""
     names = _names(function) or [""]
-    return takes_model(function) and re.search(MODEL_NAMES, names[0].lower()) is not None
+    return re.search(MODEL_NAMES, names[0].lower()) is not None and takes_model(function)
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature | None:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
+
+import numpy as np
 
 from vlmdebug.core.batch import Ambiguity, Batch, Contradiction, CountsByUnit
 from vlmdebug.core.keys import (
@@ -25,6 +28,7 @@ from vlmdebug.core.layout import Axis, Layout, plural
 from vlmdebug.core.literals import literal
 from vlmdebug.core.modality import Modality
 from vlmdebug.core.rows import Counts
+from vlmdebug.core.rules import ModelRules, MRope
 from vlmdebug.errors import BadInput
 from vlmdebug.families.base import Family
 from vlmdebug.families.by_shape import NAME, read_by_shape
@@ -38,7 +42,7 @@ from vlmdebug.families.contradictions import (
     uncounted,
     unknown_tokens,
 )
-from vlmdebug.families.facts import BatchFacts, CountResult
+from vlmdebug.families.facts import BatchFacts, CountResult, ProcessorMetadata
 from vlmdebug.families.given_counts import how_to_count
 from vlmdebug.families.missing import lacks, lost_masks, promised, strays
 from vlmdebug.families.packing import OWN_MASK, REPEATS, SEPARATES
@@ -143,7 +147,7 @@ def _laid_out(
         axes = {key: axis for key, axis in axes.items() if key not in overrides}
     if family is not None:
         found = family.layout(facts.metadata)
-        own = {key: family.axes[key] for key in family.axes if facts.has(key)}
+        own = {key: family.axes[key] for key in facts.present(family.axes)}
         reading = family.read(facts) if own else _no_media(facts)
     elif strange := [key for key in facts.inputs if key not in axes]:
         found, reading = read_by_shape(facts, strange, overrides, axes, probed)
@@ -153,24 +157,31 @@ def _laid_out(
     media = {key: needs for key, needs in found.media.items() if key in own}
     for one in clips:
         media |= one.media
-    axes, rules = {**axes, **own, **overrides}, found.rules
+    axes = {**axes, **own, **overrides}
     changed = any(key in own and own[key] != axis for key, axis in overrides.items())
-    if changed or facts.metadata.other_model is not None:
-        rules = replace(rules, seen=())  # no model that was seen
-    if rules.mrope is not None and facts.metadata.steps_per_second is not None:
-        steps = float(facts.metadata.steps_per_second)
-        rules = replace(rules, mrope=replace(rules.mrope, per_second=steps))
-    model_type = facts.metadata.model_type
-    if model_type in SEPARATES:
-        rules = replace(
-            rules,
-            separates_packed=True,
-            repeats_positions=model_type in REPEATS,
-            takes_block_mask=model_type not in OWN_MASK,
-        )
     present = {key: axes[key] for key in facts.inputs if key in axes}
     feature_key = found.feature_key if found.feature_key in own else None
+    rules = _rules(found.rules, facts.metadata, changed=changed)
     return Layout(found.family, present, media, feature_key, rules, found.overview), reading
+
+
+def _rules(rules: ModelRules, metadata: ProcessorMetadata, *, changed: bool) -> ModelRules:
+    """The rules with what only the metadata say; `changed`: the layout is that of no model."""
+    differ: dict[str, Any] = {}
+    if changed or metadata.other_model is not None:
+        differ["seen"] = ()  # no model that was seen
+    if rules.mrope is not None and metadata.steps_per_second is not None:
+        differ["mrope"] = _timed(rules.mrope, float(metadata.steps_per_second))
+    if metadata.model_type in SEPARATES:
+        differ["separates_packed"] = True
+        differ["repeats_positions"] = metadata.model_type in REPEATS
+        differ["takes_block_mask"] = metadata.model_type not in OWN_MASK
+    return rules.but(**differ) if differ else rules
+
+
+@lru_cache
+def _timed(mrope: MRope, steps: float) -> MRope:
+    return replace(mrope, per_second=steps)
 
 
 def _ambiguities(
@@ -295,7 +306,7 @@ def _packed_axes(facts: BatchFacts) -> dict[str, Axis]:
 
 def _holds_objects(value: Any) -> bool:
     """Whether it is a numpy array of Python objects."""
-    return getattr(getattr(value, "dtype", None), "kind", None) == "O"
+    return isinstance(value, np.ndarray) and value.dtype.kind == "O"
 
 
 def _no_media(facts: BatchFacts) -> CountResult:

@@ -88,16 +88,18 @@ class Family(ABC):
 
     def layout(self, metadata: ProcessorMetadata | None = None) -> Layout:
         """The layout with every media key of the family, as the metadata's model treats it."""
-        name = metadata.model_type if metadata is not None else None
-        rules = self.rules_for(metadata)
-        return Layout(
-            self.name,
-            self.axes,
-            self.media,
-            self.feature_key,
-            rules if metadata is None else as_released(rules, name),
-            overview="first" if name in self.overview_first else "last",
-        )
+        if metadata is None:
+            return self._layout(self.rules_for(None), None)
+        known = metadata.layouts.get(self)
+        if known is None:  # once: each call of a model asks for it
+            name = metadata.model_type
+            known = self._layout(as_released(self.rules_for(metadata), name), name)
+            metadata.layouts[self] = known
+        return known
+
+    def _layout(self, rules: ModelRules, name: str | None) -> Layout:
+        overview = "first" if name in self.overview_first else "last"
+        return Layout(self.name, self.axes, self.media, self.feature_key, rules, overview)
 
     def rules_for(self, metadata: ProcessorMetadata | None) -> ModelRules:
         """The rules of the model that the metadata name.

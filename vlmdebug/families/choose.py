@@ -51,7 +51,7 @@ def family_of(facts: BatchFacts, layout: Any, probed: Probe | None = None) -> Fa
     """
     if isinstance(layout, str):
         return family_named(layout)
-    if isinstance(layout, Layout):
+    if layout is not None and isinstance(layout, Layout):
         return find_family(layout.family)
     name, made = facts.metadata.model_type, facts.metadata.processor_type
     if name is not None:
@@ -88,7 +88,7 @@ def present_keys(facts: BatchFacts, family: Family) -> list[str]:
     Raises:
         BadInput: Some that the family needs are missing, or one has other dimensions than there.
     """
-    present = [key for key in family.axes if facts.has(key)]
+    present = facts.present(family.axes)
     sometimes = family.rules.sometimes_returned
     missing = [key for key in family.axes if key not in present and key not in sometimes]
     if present and missing:

@@ -84,7 +84,7 @@ def odd_dimensions(facts: BatchFacts, family: Family | None) -> list[Contradicti
     """Keys that share a dimension but not its length, or have rows that are not patches."""
     if family is None:
         return []
-    present = [key for key in family.axes if facts.has(key)]
+    present = facts.present(family.axes)
     first: dict[str, tuple[str, int]] = {}
     found = []
     for key in present:
@@ -211,6 +211,8 @@ def strangers(
     facts: BatchFacts, layout: Layout, counts: Mapping[str, Counts]
 ) -> tuple[Ambiguity, ...]:
     """Keys of the batch that the layout says nothing of."""
+    if facts.inputs.keys() <= layout.axes.keys():
+        return ()  # as nearly always
     return tuple(
         Ambiguity(
             keys=(key,),
@@ -230,7 +232,7 @@ def uncounted(
     layout: Layout, counts: Mapping[str, Counts], ambiguities: Sequence[Ambiguity]
 ) -> list[Ambiguity]:
     """Keys with rows that could not be assigned to samples, though no family reported it."""
-    needs = {*(axis.unit for axis in layout.axes.values()), *layout.media.values()}
+    needs = {axis.unit for axis in layout.axes.values()}.union(layout.media.values())
     if needs - {"batch"} <= counts.keys():
         return []  # as nearly always
     said = {key for ambiguity in ambiguities for key in ambiguity.keys}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from vlmdebug.core.batch import Ambiguity
+from vlmdebug.core.layout import Layout
+from vlmdebug.core.lazy import lazy
 from vlmdebug.core.part import Spans
 from vlmdebug.core.rows import Counts, Places
 from vlmdebug.core.tensors import places_of, side_by_side, to_numpy
@@ -56,6 +57,14 @@ class ProcessorMetadata:
     vocabulary: int | None = None
     other_model: str | None = None
 
+    @lazy
+    def layouts(self) -> dict[Any, Layout]:
+        """The layout of each family that was asked for one, as this model treats it."""
+        return {}
+
+
+_NOT_PACKED = Packing()
+
 
 @dataclass(frozen=True)
 class BatchFacts:
@@ -73,14 +82,14 @@ class BatchFacts:
     clips: Mapping[str, tuple[int, ...] | None] = field(default_factory=dict)
     others: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     unprobed: str | None = None
-    packing: Packing = field(default_factory=Packing)
+    packing: Packing = _NOT_PACKED
 
     @property
     def packed(self) -> Spans | None:
         """The tokens of each sample of packed rows; None where each row is one sample."""
         return self.packing.spans
 
-    @cached_property
+    @lazy
     def spans(self) -> Spans:
         """The tokens of each sample: whole rows of `input_ids`, if these are not packed."""
         rows, width = self.inputs["input_ids"].shape
@@ -88,21 +97,23 @@ class BatchFacts:
 
     @property
     def samples(self) -> int:
-        return len(self.spans)
+        packed = self.packing.spans
+        return int(self.inputs["input_ids"].shape[0]) if packed is None else len(packed)
 
     def by_sample(self, key: str, fill: int = 0) -> np.ndarray:
         """A key with a row per sample, `(sample, seq)`; `fill` is padding behind packed samples."""
         table = to_numpy(self.inputs[key])
-        if self.packed is None or table.shape != self.inputs["input_ids"].shape:
+        packed = self.packing.spans
+        if packed is None or table.shape != self.inputs["input_ids"].shape:
             return table
-        return side_by_side(table, self.packed, fill)
+        return side_by_side(table, packed, fill)
 
-    @cached_property
+    @lazy
     def ids(self) -> np.ndarray:
         pad = self.metadata.pad_token_id
         return self.by_sample("input_ids", -1 if pad is None else pad)  # (sample, seq)
 
-    @cached_property
+    @lazy
     def mask(self) -> np.ndarray | None:
         """The `attention_mask`, `(sample, seq)` as a rule; None where the batch has none."""
         if self.has("attention_mask"):
@@ -111,7 +122,7 @@ class BatchFacts:
             return None
         return side_by_side(np.ones(self.inputs["input_ids"].shape, dtype=np.int64), self.packed, 0)
 
-    @cached_property
+    @lazy
     def placeholder_mask(self) -> np.ndarray | None:
         """Where the placeholder tokens are, `(sample, seq)`; None where nothing tells."""
         types = self.inputs.get("mm_token_type_ids")
@@ -133,7 +144,7 @@ class BatchFacts:
     def placeholders(self) -> tuple[int, ...] | None:
         return None if self.places is None else self.places.tokens
 
-    @cached_property
+    @lazy
     def places(self) -> Places | None:
         """Where each unbroken run of placeholder tokens begins and ends, by sample."""
         return None if self.placeholder_mask is None else places_of(self.placeholder_mask)
@@ -143,7 +154,7 @@ class BatchFacts:
         """Lengths of the unbroken runs of placeholder tokens of each sample."""
         return None if self.places is None else self.places.runs
 
-    @cached_property
+    @lazy
     def between_edges(self) -> tuple[tuple[int, ...], ...] | None:
         """Placeholder tokens between each begin and end token of an image, by sample.
 
@@ -171,6 +182,11 @@ class BatchFacts:
 
     def has(self, key: str) -> bool:
         return self.inputs.get(key) is not None
+
+    def present(self, keys: Iterable[str]) -> list[str]:
+        """Those of `keys` that the batch has."""
+        given = self.inputs.get
+        return [key for key in keys if given(key) is not None]
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ class Gemma4(Family):
         """Smaller checkpoints attend to images as to text and ignore the token types."""
         known = super().rules_for(metadata)
         causal = metadata is not None and metadata.attends_both_ways is False
-        return replace(known, ignored=TYPES) if causal else known
+        return known.but(ignored=TYPES) if causal else known
 
     def recognises(self, inputs: Mapping[str, Any]) -> bool:
         return inputs.get("image_position_ids") is not None

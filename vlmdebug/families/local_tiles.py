@@ -67,6 +67,7 @@ class LocalTiles(Family):
             keys={
                 **rules.keys,
                 "pixel_values": SURPLUS,
+                "num_local_patches": replace(DESCRIBES, runs_with=frozenset({"nested"})),
                 "pixel_values_local": KeyRules("either", frozenset({"any", "short"})),
             },
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+import numpy as np
+
 from vlmdebug.core.keys import CLIP_KEYS, IMAGE_KEYS, KNOWN, PIXELS, TYPE_IDS, modality_of
 from vlmdebug.core.layout import Layout
 from vlmdebug.core.tensors import by_sample, to_numpy
@@ -25,15 +27,16 @@ def strays(
 
     None of clips that `layout=` counts, or that a key which is not read may hold.
     """
-    found = {}
-    units = {*present, *(axis.unit for axis in layout.values())}
-    unread = [key for key in facts.inputs if key not in layout or layout[key].unit == "ambiguous"]
+    axes, found = layout.axes, dict[str, tuple[int, ...]]()
+    units = {axis.unit for axis in axes.values()}.union(present)
+    unread = [key for key in facts.inputs if key not in axes or axes[key].unit == "ambiguous"]
     for unit, token in facts.metadata.token_ids.items():
         if any(layout.family == UNKNOWN_LAYOUT or unit in key for key in unread):
             continue
         if unit not in units and token != facts.metadata.image_token_id:
-            counted = by_sample(facts.ids == token)
-            found |= {unit: counted} if any(counted) else {}
+            places = facts.ids == token
+            if np.count_nonzero(places):  # nearly never
+                found[unit] = by_sample(places)
     return found
 
 

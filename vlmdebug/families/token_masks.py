@@ -34,7 +34,7 @@ def marked(facts: BatchFacts, rules: ModelRules) -> dict[str, tuple[int, ...]]:
         types = facts.inputs.get(key)
         if types is not None and tuple(types.shape) == tuple(ids.shape):
             ones = facts.by_sample(key) == int(not (prompt and key == PROMPT_TYPES))
-            alike = facts.placeholders if np.array_equal(ones, mask) else None  # as nearly always
+            alike = None if np.count_nonzero(ones != mask) else facts.placeholders  # nearly always
             marked = by_sample(ones & mask) if alike is None else alike  # ones: (sample, seq)
             if key == MARKS_EDGES:
                 lopsided = _lopsided(ones, facts.places or ())
@@ -63,13 +63,13 @@ def masked_otherwise(facts: BatchFacts, *, causal: bool) -> tuple[tuple[int, ...
     if pad is None or (mask is not None and mask.shape != facts.ids.shape):
         return (), ()
     padding = facts.ids == pad  # (sample, seq)
+    shown = padding if mask is None else mask != 0
+    if mask is not None and not np.count_nonzero(shown == padding):  # as nearly always
+        none = (0,) * len(mask)
+        return none, none
     front = padding if facts.placeholder_mask is None else padding | facts.placeholder_mask
     if mask is None:
         return (), _attended(padding, padding, front, causal=causal, masked=False)
-    shown = mask != 0
-    if not np.count_nonzero(shown == padding):  # as nearly always
-        none = (0,) * len(mask)
-        return none, none
     unmasked = _attended(shown & padding, padding, front, causal=causal, masked=True)
     return by_sample(~(shown | padding)), unmasked
 
@@ -97,13 +97,14 @@ def columns(facts: BatchFacts, layout: Layout) -> dict[str, int]:
 
     Not of labels, which an encoder-decoder has for other tokens, nor of masks of more dimensions.
     """
-    dims = {key: 1 for key in ALONG_TOKENS if getattr(facts.inputs.get(key), "ndim", 0) == 2}
-    dims |= {key: axis.dim + 1 for key, axis in layout.items() if axis.columns}
-    return {
-        key: int(facts.inputs[key].shape[dim])
-        for key, dim in dims.items()
-        if key in layout and layout.rules.uses(key)
-    }
+    axes, inputs = layout.axes, facts.inputs
+    along = [key for key in ALONG_TOKENS if key in axes]
+    dims = {key: 1 for key in along if getattr(inputs[key], "ndim", 0) == 2}
+    for key, axis in axes.items():
+        if axis.columns:
+            dims[key] = axis.dim + 1
+    uses = layout.rules.uses
+    return {key: int(inputs[key].shape[dim]) for key, dim in dims.items() if uses(key)}
 
 
 def unpadded(facts: BatchFacts) -> tuple[bool, ...] | None:

@@ -8,11 +8,11 @@ with the corrected call.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from functools import cached_property
 
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.change import Change
 from vlmdebug.core.layout import SAMPLE_WITH_IMAGES
+from vlmdebug.core.lazy import lazy
 from vlmdebug.core.modality import Modality
 from vlmdebug.core.observed import ObservedCall, ObservedKey
 from vlmdebug.core.part import Part
@@ -45,7 +45,7 @@ class Forecast:
             found = self._expected[key] = expected_rows(self.batch, key, self.part)
         return found
 
-    @cached_property
+    @lazy
     def call(self) -> Forward:
         """The chunk as it is, with all that is wrong in it."""
         return Forward(self.batch, self.chunk.keys, self.part, self._written, self.expected)
@@ -109,7 +109,9 @@ class Forecast:
         siblings = any(axis.unit == SAMPLE_WITH_IMAGES for axis in self.batch.layout.values())
         if key == "image_sizes" and (siblings or change.kind == "added"):
             return True
-        return change.kind == "lost" and "unbatched" in self.call.tolerated(key)
+        tolerated = self.call.tolerated(key)
+        lost = change.kind == "lost" and "unbatched" in tolerated
+        return lost or (change.kind == "added" and "nested" in tolerated)
 
     def _is_refused(self, change: Change) -> bool:
         """Whether no model looks up ids of that dtype.

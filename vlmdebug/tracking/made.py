@@ -8,7 +8,6 @@ they do not, nothing is claimed.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from vlmdebug.core.keys import (
     PROMPT_TYPES,
     modality_of,
 )
+from vlmdebug.core.lazy import lazy
 from vlmdebug.core.observed import Made, MadeBy
 from vlmdebug.core.presence import has_two_texts
 from vlmdebug.core.tensors import to_numpy
@@ -111,12 +111,12 @@ class _Call:
         values = numbers_of(value)
         return Made.unchecked(MadeBy.NO_NUMBERS) if values is None else rule(self, values)
 
-    @cached_property
+    @lazy
     def ids(self) -> np.ndarray | None:
         ids = numbers_of(self.given.get("input_ids"))
         return ids if ids is not None and ids.ndim == 2 and ids.size else None  # (sample, seq)
 
-    @cached_property
+    @lazy
     def shown(self) -> np.ndarray:
         """Tokens that are no padding, `(sample, seq)`; all of them where no mask says."""
         assert self.ids is not None
@@ -127,7 +127,7 @@ class _Call:
         fits = mask is not None and mask.shape == self.ids.shape
         return mask != 0 if mask is not None and fits else np.ones(self.ids.shape, dtype=bool)
 
-    @cached_property
+    @lazy
     def types(self) -> np.ndarray | None:
         """0 for text, 1 for image, 2 for video, 3 for audio; None where a token is unknown."""
         assert self.ids is not None

@@ -40,8 +40,10 @@ def used_chunk(
 ) -> ObservedCall:
     """The rows of everything that one call gets."""
     chunk = _Chunk(batch, finder, given, planned_samples)
-    names = sorted(given.keys(), key=lambda key: key != "input_ids")  # samples first
-    keys = {key: chunk.used(key) for key in names if key not in BOOKKEEPING}
+    names = [key for key in given.keys() if key not in BOOKKEEPING]  # noqa: SIM118 (its own keys)
+    if "input_ids" in names:
+        names = ["input_ids", *(key for key in names if key != "input_ids")]  # samples first
+    keys = {key: chunk.used(key) for key in names}
     return ObservedCall(
         {key: used for key, used in keys.items() if used is not None},
         chunk.placeholders,
@@ -155,8 +157,9 @@ class _Chunk:
         return self._ids(value) if key == "input_ids" else self._used(key, value)
 
     def _ids(self, ids: Any) -> ObservedKey:
-        if ids.shape[-1:] != self.batch.inputs["input_ids"].shape[-1:] or not (
-            self.finder.is_slice("input_ids", ids)
+        seen = self.finder.sliced("input_ids", ids, (1,))
+        if ids.shape[-1:] != self.batch.inputs["input_ids"].shape[-1:] or (
+            seen is None and not self.finder.is_slice("input_ids", ids)
         ):
             self.joined = Joined.of(self.batch, self.finder, self.given)
         if self.joined is not None:
@@ -171,7 +174,8 @@ class _Chunk:
                 samples, len(samples), change=change, columns=ids.shape[1], dims=ids.ndim
             )
         by_text = _Once(partial(self._by_text, ids))
-        rows, source, change, is_slice = self.finder.see("input_ids", ids, by_text, free=(1,))
+        seen = seen or self.finder.see("input_ids", ids, by_text, free=(1,))
+        rows, source, change, is_slice = seen
         columns = None
         if ids.ndim == 2 and source is None and (change is None or not change.reshapes):
             mask = self.given.get("attention_mask")
@@ -215,9 +219,11 @@ class _Chunk:
             return self._realigned(self.realigned, key, value)
         at = self.batch.token_dims.get(key)
         wide = shape[at] if at is not None and value.ndim > at else None
-        rows, source, change, is_slice = self.finder.see(
-            key, value, partial(self._expected, key, value), self._free(axis, at)
-        )
+        free = self.finder.free.get(key)
+        if free is None:
+            free = self.finder.free[key] = _free(self.batch, axis, at)
+        expected = partial(self._expected, key, value)
+        rows, source, change, is_slice = self.finder.see(key, value, expected, free)
         turned = self.columns is not None and self.columns.is_moved
         as_wide = wide == self.width and self.columns is not None and not turned
         if wide is not None and source is None and not as_wide:
@@ -246,14 +252,6 @@ class _Chunk:
             return False
         fits = value.shape[0] == len(expected) and value.shape[1] == self.width
         return fits and not self.finder.is_slice(key, value) and not bool((value != 0).any())
-
-    def _free(self, axis: Axis | None, tokens: int | None) -> tuple[int, ...]:
-        """Dimensions judged separately: columns of tokens, and a padded one of known length."""
-        if axis is None:
-            return ()
-        reaches = axis.unit == "sample" and axis.padded in self.batch.counts
-        free = (axis.padded_dim,) if reaches else ()
-        return free if tokens is None else (*free, tokens)
 
     def _in_columns(
         self, key: str, value: Any, rows: Rows | None, *, turned: bool
@@ -343,6 +341,14 @@ def _in_packed_rows(
     return ObservedKey(
         joined.rows, len(joined.samples), change=change, columns=wide, dims=len(shape)
     )
+
+
+def _free(batch: Batch, axis: Axis | None, tokens: int | None) -> tuple[int, ...]:
+    """Dimensions judged separately: columns of tokens, and a padded one of known length."""
+    if axis is None:
+        return ()
+    free = (axis.padded_dim,) if axis.unit == "sample" and axis.padded in batch.counts else ()
+    return free if tokens is None else (*free, tokens)
 
 
 def _listed(batch: Batch, key: str, value: Any, expected: Rows | None) -> ObservedKey:

@@ -73,6 +73,7 @@ class RowFinder:
         self._copies: list[Parent] = []
         self._by_value: dict[tuple[str, str], _Values] = {}
         self.came: Counter[int] = Counter()  # how often each sample came, where texts are equal
+        self.free: dict[str, tuple[int, ...]] = {}  # of `observe`: dimensions judged separately
         self.texts: Any = None  # of `vlmdebug.tracking.joined`, once a call may be packed
         self._at_first = {
             key: _noted(own.tensor)
@@ -106,6 +107,16 @@ class RowFinder:
         """Whether `tensor` is in the memory of the batch's own tensor."""
         return key in self._own and self._within(tensor, self._own[key]) is not None
 
+    def sliced(self, key: str, tensor: Any, free: Collection[int] = ()) -> Seen | None:
+        """What `see` finds in a slice of the batch's own tensor; None where it is none."""
+        own = self._own.get(key)
+        if own is None:
+            return None
+        rows = view_rows(tensor, own)
+        if rows is None or rows[1] != own.dim or not is_as_it_was(own):
+            return None
+        return _view(own, as_rows(rows[0]), tensor, free)
+
     def _locate(self, tensor: Any, key: str | None = None) -> Located | None:
         if key in self._own:  # where nearly all of them are
             found = self._within(tensor, self._own[key])
@@ -138,11 +149,10 @@ class RowFinder:
             expected: Returns the expected rows, preferred if rows have equal values.
             free: Dimensions that may have another size; they are judged elsewhere.
         """
-        own = self._own.get(key)
-        rows = view_rows(tensor, own) if own is not None else None
-        if own is not None and rows is not None and rows[1] == own.dim and is_as_it_was(own):
-            return _view(own, as_rows(rows[0]), tensor, free)  # a slice, as most are
-        found = self._locate(tensor, key)
+        seen = self.sliced(key, tensor, free)
+        if seen is not None:
+            return seen  # as most are
+        own, found = self._own.get(key), self._locate(tensor, key)
         if own is None:
             return Seen(as_rows(found.rows), found.of.key) if found else Seen(None)
         if not is_as_it_was(own):

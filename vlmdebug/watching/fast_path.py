@@ -84,13 +84,12 @@ class FastPath:
 
     def report(self, samples: range, keys: Mapping[str, object]) -> Callable[[], Report]:
         """A function that builds the report on such a chunk with these keys."""
-        names = tuple(key for key in keys if key in self._rows)
-        return partial(_report, self._batch, samples, names)
+        return partial(_report, self._batch, samples, (*keys,))
 
 
 def _report(batch: Batch, samples: range, keys: Sequence[str]) -> Report:
     used = {}
-    for key in keys:
+    for key in filter(batch.layout.__contains__, keys):
         rows = rows_of(batch.counts[batch.layout[key].unit].offsets, samples)
         used[key] = ObservedKey(rows, len(rows))
     part = batch.part(samples)

@@ -26,7 +26,7 @@ READ = MEDIA_KEYS.difference(PIXELS) | TOKENS | MADE
 
 def all_on_cpu(tensors: Tensors) -> bool:
     """Whether the host can read all of them without waiting for another device."""
-    return all(tensor.is_cpu for tensor in tensors.values())
+    return not [one for one in tensors.values() if not one.is_cpu]
 
 
 class PendingTransfer:

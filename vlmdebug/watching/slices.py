@@ -93,7 +93,7 @@ class CallChecker:
         self._last = None
         try:
             given = tensors()
-            wide = {key for key in ALONG_TOKENS if key in given and given[key].ndim != 2}
+            wide = [key for key in ALONG_TOKENS if key in given and given[key].ndim != 2]
             plain = {key: one for key, one in given.items() if key not in wide} if wide else given
             judged = self._by_itself(plain, cached=True) if alone else self._judged(plain)
             return {"judged": _with_wide(judged, given, sorted(wide)) if wide else judged}
@@ -113,7 +113,7 @@ class CallChecker:
         return None if samples is None else identities_of(batch, samples, tensors, media)
 
     def _judged(self, tensors: Tensors) -> Judged:
-        packed = self._packed(tensors) if SEAMS & tensors.keys() else None
+        packed = None if SEAMS.isdisjoint(tensors) else self._packed(tensors)
         if packed is not None:
             return packed
         for cut in self._cuts:
@@ -204,8 +204,10 @@ class CallChecker:
 
     def _with_copies(self, judged: Judged, cut: _KnownBatch, tensors: Tensors) -> Judged:
         """What was found, and what a mask and types say that are no slices of the batch."""
-        copies = {*ALONG_TOKENS} & tensors.keys() - cut.keys
-        copies = {key for key in copies if tensors[key].ndim == 2}
+        copies = [key for key in ALONG_TOKENS if key in tensors and key not in cut.keys]
+        if not copies:
+            return judged
+        copies = [key for key in copies if tensors[key].ndim == 2]
         made = {key: copied(key, tensors, self._metadata) for key in sorted(copies)}
         wrong = {key: one for key, one in made.items() if not one.right}
         if not wrong or cut.batch is None:
@@ -273,7 +275,8 @@ def _with_wide(judged: Judged, tensors: Tensors, wide: Sequence[str]) -> Judged:
 
 def _not_right(batch: Batch, tensors: Tensors) -> dict[str, Made]:
     """Keys of a call that follow from its tokens, but not so, or by no rule that is known."""
-    return _untold(made_keys(batch, tensors, range(len(batch))))
+    made = made_keys(batch, tensors, range(len(batch)))
+    return _untold(made) if made else made
 
 
 def _untold(made: Mapping[str, Made]) -> dict[str, Made]:
@@ -420,9 +423,9 @@ class _KnownBatch:
 
 def of_batch(tensors: Tensors) -> dict[str, torch.Tensor]:
     """Media, and tokens with a row per sample; a mask of more dimensions is none of them."""
-    samples = len(tensors["input_ids"])
+    samples = tensors["input_ids"].shape[0]
     return {
         key: tensor
         for key, tensor in tensors.items()
-        if key in MEDIA_KEYS or (key in TOKENS and tensor.ndim == 2 and len(tensor) == samples)
+        if key in MEDIA_KEYS or (key in TOKENS and tensor.ndim == 2 and tensor.shape[0] == samples)
     }

@@ -35,9 +35,12 @@ class TensorRef(NamedTuple):
 
     def first_row(self, tensor: torch.Tensor) -> int | None:
         """Where the tensor begins, if it is consecutive whole rows of the parent."""
-        _, shape, strides = self.place
-        if not self.is_of(root_of(tensor)) or tensor.dtype is not self.dtype:
+        root = tensor._base if tensor._base is not None else tensor
+        if self.root() is not root or tensor.dtype is not self.dtype:
             return None
+        if self.version is None or self.version != version(root):
+            return None
+        _, shape, strides = self.place
         if tensor.stride() != strides or tensor.shape[1:] != shape[1:]:
             return None
         row, within = divmod(int(tensor.storage_offset()) - self.offset, strides[0])

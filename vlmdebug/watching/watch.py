@@ -297,11 +297,12 @@ class Watcher:
         if inputs.get("mm_encoder_outputs") is not None:
             return [call(unread=ENCODED)]
         # A cache holds earlier tokens, so a call need not be complete.
-        cached = any(inputs.get(key) is not None for key in CACHES)
+        cached = bool([key for key in CACHES if inputs.get(key) is not None])
         own = self._own
         if cached and not any(key in tensors for key in PIXELS):
             own = own | MEDIA_KEYS  # transformers 4 leaves image_grid_thw in each decoding step
-        tensors = {key: tensor for key, tensor in tensors.items() if key not in own}
+        if not own.isdisjoint(tensors):
+            tensors = {key: tensor for key, tensor in tensors.items() if key not in own}
         media = {} if self._origin is None or cached else _sampled(tensors)
         if all_on_cpu(tensors):
             return [call(**self._with_samples(origin, cached, lambda: tensors, media))]
@@ -364,7 +365,11 @@ class Watcher:
 
     def keep(self, call: Call) -> None:
         """Keep a call with its verdict; one that waited is late."""
-        insort(self.trace.calls, call, key=_number)
+        calls = self.trace.calls
+        if calls and calls[-1].number > call.number:
+            insort(calls, call, key=_number)
+        else:
+            calls.append(call)
 
     def _tell(self, untold: list[Notice]) -> None:
         """Warn about each, or raise the first mismatch after all other warnings."""
