@@ -146,6 +146,8 @@ def test_report_in_a_terminal_has_its_width(saved):
         ("falsify corrected --seconds -1", "--seconds is -1.0, but"),
         ("falsify corrected --max-examples -1", "--max-examples is -1, but"),
         ("falsify corrected --max-examples 0", "No case was tried, so nothing was judged."),
+        ("check missing_num_images=1.pt", "missing_num_images=1.pt is no file"),
+        ("check num_images=1.pt", "num_images=1.pt is no file"),
         ("review --diff nope.diff", "--diff nope.diff: No such file"),
     ],
 )

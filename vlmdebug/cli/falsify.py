@@ -102,7 +102,7 @@ def _search(arguments: argparse.Namespace, settings: FalsifySettings, given: Any
         print(json.dumps([*_kinds(found)]))
         return FOUND if found else OK
     _show_found(found, _import_name(arguments.slicer) if arguments.pytest else None)
-    if not found and not any(tried.values()):
+    if tried and not found and not any(tried.values()):
         raise BadInput(
             "No case was tried, so nothing was judged. Allow more: --max-examples 200, and no "
             "--seconds or a larger number."

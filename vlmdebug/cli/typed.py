@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 ALSO = {"config": "processor", "layout": "family"}
 """Arguments of Python that another option sets: a folder has the processor and the config."""
@@ -30,8 +31,9 @@ def in_options(said: str, options: argparse.Namespace) -> str:
     """
     flags = {one.dest: one for one in options_of(options.command) if one.option_strings}
     names = "|".join(map(re.escape, [*flags, *ALSO]))
+    kept = "|".join([CALL, *(re.escape(str(one)) for one in _names(options))])
     said = re.sub(
-        rf"({CALL})|(?<![\w.`])({names})=({VALUE})?",
+        rf"({kept})|(?<![\w.`])({names})=({VALUE})?",
         lambda found: found[1] or _as_option(flags, found[2], found[3]) or found[0],
         said,
     )
@@ -41,6 +43,11 @@ def in_options(said: str, options: argparse.Namespace) -> str:
         if value != action.default:
             said = _as_typed(said, dest, action.option_strings[-1], value)
     return said
+
+
+def _names(options: argparse.Namespace) -> list[object]:
+    """Files and names that were typed, which stay as they are."""
+    return [one for one in vars(options).values() if isinstance(one, (str, Path)) and str(one)]
 
 
 def _as_option(flags: Mapping[str, argparse.Action], name: str, value: str | None) -> str | None:

@@ -131,7 +131,7 @@ def collate_report(trial: Collator, rows: Sequence[Any], singles: Sequence[Alone
     except NotJudged:
         raise
     except BadInput as error:
-        wrong = [*tensors.found, *_lost(trial, tensors.inputs, len(rows), batches)]
+        wrong = [*tensors.found, *_lost(trial, tensors.inputs, len(rows), known or ())]
         if not batches and not wrong:
             raise
         return _bare(len(rows), *(wrong or [NoBatch(said=str(error))]))
@@ -170,12 +170,12 @@ def _without_dummies(whole: Batch) -> Batch:
 
 
 def _media(trial: Collator, inputs: Mapping[str, Any], read: Sequence[Batch]) -> list[str]:
-    """The media that placeholder tokens name; images if no batch could be read."""
+    """The media that placeholder tokens name; images too if no batch could be read."""
     found = {name for batch in read for name in batch.modalities if _has(batch, name)}
     tokens = inputs.get(TEXT)
     if isinstance(tokens, torch.Tensor) and bool((tokens == trial.video_token).any()):
         found.add("video")  # a batch without its keys has no such modality
-    return sorted(found) if read or found else ["image"]
+    return sorted(found if read else found | {"image"})
 
 
 def _has(batch: Batch, medium: str) -> bool:
