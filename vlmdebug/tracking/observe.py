@@ -163,16 +163,7 @@ class _Chunk:
         ):
             self.joined = Joined.of(self.batch, self.finder, self.given)
         if self.joined is not None:
-            self.samples, self._part = self.joined.rows, None
-            found = _placeholders(self.batch, ids, None, is_slice=False)
-            dummies = _dummies(self.joined, self.batch, self.given)
-            self.placeholders = {unit: own for unit, own in found.items() if unit not in dummies}
-            own = self.batch.inputs["input_ids"]
-            change = recast("input_ids", own, ids, indexes=False)
-            samples = self.joined.rows
-            return ObservedKey(
-                samples, len(samples), change=change, columns=ids.shape[1], dims=ids.ndim
-            )
+            return self._ids_of(self.joined, ids)
         by_text = _Once(partial(self._by_text, ids))
         seen = seen or self.finder.see("input_ids", ids, by_text, free=(1,))
         rows, source, change, is_slice = seen
@@ -199,6 +190,19 @@ class _Chunk:
         self.placeholders = _placeholders(self.batch, ids, told, is_slice)
         length = ids.shape[0] if ids.ndim else 1
         return ObservedKey(rows, length, source, change=change, columns=self.width, dims=ids.ndim)
+
+    def _ids_of(self, joined: Joined, ids: Any) -> ObservedKey:
+        """`input_ids` with rows that hold several samples."""
+        self.samples, self._part = joined.rows, None
+        found = _placeholders(self.batch, ids, None, is_slice=False)
+        dummies = _dummies(joined, self.batch, self.given)
+        self.placeholders = {unit: own for unit, own in found.items() if unit not in dummies}
+        own = self.batch.inputs["input_ids"]
+        change = recast("input_ids", own, ids, indexes=False)
+        samples = joined.rows
+        return ObservedKey(
+            samples, len(samples), change=change, columns=ids.shape[1], dims=ids.ndim
+        )
 
     def _by_text(self, ids: Any) -> Rows | None:
         """The samples of a copy of `input_ids`; other keys distinguish those of equal text."""
