@@ -164,9 +164,7 @@ class _Chunk:
             self.joined = Joined.of(self.batch, self.finder, self.given)
         if self.joined is not None:
             self.samples, self._part = self.joined.rows, None
-            found = _placeholders(self.batch, ids, None, is_slice=False)
-            dummies = _dummies(self.joined, self.batch, self.given)
-            self.placeholders = {unit: own for unit, own in found.items() if unit not in dummies}
+            self.placeholders = _without_dummies(self.joined, self.batch, self.given)
             own = self.batch.inputs["input_ids"]
             change = recast("input_ids", own, ids, indexes=False)
             samples = self.joined.rows
@@ -318,6 +316,13 @@ def _dummies(joined: Joined, batch: Batch, given: Mapping[str, Any]) -> dict[str
         for unit, pixels in new.items()
         if (ids == tokens[unit]).sum() > (own == tokens[unit]).sum()
     }
+
+
+def _without_dummies(joined: Joined, batch: Batch, given: Mapping[str, Any]) -> dict[str, int]:
+    """Placeholder tokens of packed rows, of modalities without a dummy."""
+    found = _placeholders(batch, given["input_ids"], None, is_slice=False)
+    dummies = _dummies(joined, batch, given)
+    return {unit: own for unit, own in found.items() if unit not in dummies}
 
 
 def _in_packed_rows(
