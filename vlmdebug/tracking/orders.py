@@ -30,7 +30,7 @@ class Order:
     """
 
     def __init__(self, widths: Sequence[int], pieces: Sequence[Piece]) -> None:
-        self.widths = tuple(widths)
+        self.widths: tuple[int, ...] = tuple(widths)
         places = [(one.rank, np.arange(one.start, one.stop)) for one in pieces]
         none = np.zeros(0, dtype=np.int64)
         self.columns: np.ndarray = np.concatenate([none, *(columns for _, columns in places)])

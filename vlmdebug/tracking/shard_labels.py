@@ -34,7 +34,7 @@ class ShardLabels:
     def __init__(
         self, batch: Batch, texts: Texts, call: Mapping[str, Any], tokens: ShardTokens
     ) -> None:
-        self.seams = list[Seam]()
+        self.seams: list[Seam] = []
         self._batch, self._texts, self._call, self._tokens = batch, texts, call, tokens
 
     @cached_property

@@ -37,8 +37,8 @@ class RankMedia:
         pieces: Sequence[Piece],
         texts: Texts,
     ) -> None:
-        self.faults = list[ShardFault]()
-        self.settled = set[str]()
+        self.faults: list[ShardFault] = []
+        self.settled: set[str] = set()
         self._batch, self._ranks, self._order = batch, ranks, order
         self._pieces, self._texts = pieces, texts
         self._rows = 1 + max(piece.span.row for piece in pieces)

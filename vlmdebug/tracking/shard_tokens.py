@@ -10,6 +10,7 @@ import numpy as np
 
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.observed import Made
+from vlmdebug.core.part import Span
 from vlmdebug.core.shards import ShardFault, Split
 from vlmdebug.tracking.joined import IDS, PADDING_MASK, Piece, Texts
 from vlmdebug.tracking.made import numbers_of, unlike
@@ -37,8 +38,9 @@ class ShardTokens:
         pieces: Sequence[Piece],
     ) -> None:
         self.samples: list[int] = [piece.alike[0] for piece in pieces]
-        self._batch, self._texts, self._call, self.order = batch, texts, call, order
-        self.spans = [piece.span for piece in pieces]
+        self._batch, self._texts, self._call = batch, texts, call
+        self.order: Order = order
+        self.spans: list[Span] = [piece.span for piece in pieces]
         self.shape: tuple[int, int] = (int(call[IDS].shape[0]), len(order))
 
     @property
