@@ -357,3 +357,36 @@ def test_branch_of_a_function_that_was_not_read_to_its_end_is_not_said_to_never_
     assert "more than 24 ways" in str(found.not_judged)
     assert not found.never_run
     assert review.source(source.replace(ways, "")).never_run
+
+
+BESIDE = """
+def cut(inputs, size):
+    for start in range(0, len(inputs["input_ids"]), size):
+        rows = slice(start, start + size)
+        yield {{
+            "input_ids": inputs["input_ids"][rows],
+            "{key}": inputs{key_of}[rows],
+            "pixel_values": inputs["pixel_values"][rows],
+        }}
+"""
+
+
+@pytest.mark.parametrize("key_of", ['["{key}"]', '.pop("{key}")'])
+@pytest.mark.parametrize("key", ["mm_token_type_ids", "token_type_ids", "position_ids"])
+def test_cut_next_to_a_key_that_some_processors_return_is_read(key, key_of):
+    found = review.source(BESIDE.format(key=key, key_of=key_of.format(key=key)))
+
+    (remark,) = found.remarks
+    assert "llava" in remark.wrong and "idefics3" in remark.right
+    assert remark.unsure == f"a batch with {key}"
+
+
+def test_function_that_no_batch_gets_through_is_not_judged():
+    source = BESIDE.format(key="image_grid_thw", key_of='["image_grid_thw"]')
+    source = source.replace("    for", '    ratios = inputs["aspect_ratio_ids"]\n    for')
+    found = review.source(source)
+
+    assert not found.remarks
+    (line,) = found.not_judged
+    assert "cut (no batch of any known layout gets through it: KeyError)" in line
+    assert not review.source(source.replace('["aspect_ratio_ids"]', ".get('a')")).not_judged

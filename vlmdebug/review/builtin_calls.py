@@ -34,7 +34,7 @@ class Builtins(Expressions):
                     near = isinstance(args[0], str) and len(args) < 2
                     return None if near else args[1]
             if args[0] not in of and name == "pop" and len(args) < 2 and "default" not in given:
-                raise Failed("KeyError")
+                return self.entry(of, args[0], node)
             if name == "pop" and isinstance(of, Inputs):
                 self.run.taken[str(args[0])] = node
             default = args[1] if len(args) > 1 else given.get("default")

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, cast
 
+from vlmdebug.core.keys import TOKEN_KEYS
 from vlmdebug.review.arrays import Failed, Tensor, Unknown, plain, taken
 from vlmdebug.review.evaluator import said
 from vlmdebug.review.functions import listed_of
@@ -142,7 +143,7 @@ class Expressions(Operators):
                 return self.run.lose(node, base.key, "its rows are not known")
             return Unknown(node)
         if isinstance(base, (dict, Reference)) or isinstance(index, Unknown):
-            return self._entry(base, index, node)
+            return self.entry(base, index, node)
         if isinstance(base, (list, tuple, str, range)):
             place = plain(index)
             try:
@@ -151,7 +152,8 @@ class Expressions(Operators):
                 raise Failed("IndexError") from None
         return Unknown(node)
 
-    def _entry(self, base: Any, index: Any, node: ast.AST) -> Any:
+    def entry(self, base: Any, index: Any, node: ast.AST) -> Any:
+        """The entry of a mapping."""
         if not isinstance(base, dict) or not isinstance(index, (str, int)):
             return Unknown(node)
         if isinstance(base, Inputs) and isinstance(index, str):
@@ -162,6 +164,9 @@ class Expressions(Operators):
             return Unknown(node)
         if isinstance(base, Inputs) and not (isinstance(index, str) and self.module.is_key(index)):
             return Unknown(node)  # a trainer's own entry
+        optional = isinstance(base, Inputs) and index in TOKEN_KEYS
+        if optional and self.run.choices.take(node, f"a batch with {index}"):
+            return Unknown(node)  # what some processors return if they are asked to
         raise Failed("KeyError")
 
     def _Slice(self, node: ast.Slice, frame: Frame) -> Any:

@@ -29,6 +29,7 @@ WAYS = 24
 """Ways through a function that are read for one batch."""
 FEW = 3
 """Ways after which no others are read, if none of them has taken rows."""
+UNKNOWN_ROWS = "rows of its media are not known"
 NO_TOKENS = "its tokens are not rows of the batch"
 REFUSES = frozenset({"AssertionError"})
 
@@ -78,6 +79,7 @@ class Reading:
         self.unread: dict[ast.AST, str] = {}
         self.refused: set[str] = set()
         self.limit: str | None = None
+        self._ends: set[str | None] = set()
         self.sides: dict[ast.AST, set[bool]] = {}
         self._given = self._steps = steps
         self._idle: set[ast.AST] = set()
@@ -102,6 +104,14 @@ class Reading:
     def judged(self) -> set[ast.AST]:
         """Code on which there is a verdict."""
         return {node for node, _ in self.places}
+
+    @property
+    def dead_end(self) -> str | None:
+        """The exceptions in which each batch of each layout ended before any rows were passed on."""
+        names = sorted(name for name in self._ends if name is not None)
+        if len(names) < len(self._ends) or not names or "raise" in names:
+            return None
+        return f"no batch of any known layout gets through it: {', '.join(names)}"
 
     def _sight(self, trial: Trial) -> object:
         """What the function can see of a layout; layouts that look alike are read once."""
@@ -132,6 +142,7 @@ class Reading:
         found = [(run, [*judge.of(run)]) for run in runs]
         ways = _Ways(found, self._idle - self._busy)
         for run, own in found:
+            self._ends.add(None if run.observed or run.unbound else run.ended)
             if run.ended == "raise" or run.ended in REFUSES:
                 self.refused.add(layout)
             for node, key in run.cuts.items():
@@ -183,10 +194,10 @@ class Reading:
                 value for key, value in one.items.items() if key in MEDIA_KEYS and of_batch(value)
             ]
             places = {one.node, *(getattr(value, "cut", None) for value in media)}
-            if media and places.isdisjoint(judged):
-                unknown = all(isinstance(value, Unknown) for value in media)
-                why = "rows of its media are not known" if unknown else NO_TOKENS
-                self.unread.setdefault(one.node, why)
+            unknown = all(isinstance(value, Unknown) for value in media)
+            if not media or not places.isdisjoint(judged) or (unknown and run.lost):
+                continue
+            self.unread.setdefault(one.node, UNKNOWN_ROWS if unknown else NO_TOKENS)
 
     def _runs(self, trial: Trial) -> Iterator[Run]:
         """The ways through the function: all conditions true, then one of them false, then two.

@@ -246,9 +246,10 @@ class Remarks:
                 found.setdefault(node, why)
         for node in module.outermost(found):
             yield one_line(f"{self._file}:{_line(node)}: {said(node)} ({found[node]})")
-        if reading.limit is not None:
+        why = reading.limit or (None if found else reading.dead_end)
+        if why is not None:
             node = reading.entry.node
-            yield one_line(f"{self._file}:{node.lineno}: {node.name} ({reading.limit})")
+            yield one_line(f"{self._file}:{node.lineno}: {node.name} ({why})")
 
     def _unreached(self) -> Iterator[str]:
         """Branches with cuts of media that no run took, below a test that runs have reached."""
