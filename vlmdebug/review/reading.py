@@ -107,7 +107,7 @@ class Reading:
 
     @property
     def dead_end(self) -> str | None:
-        """The exceptions in which each batch of each layout ended before any rows were passed on."""
+        """The exceptions in which each batch of each layout ended before it was passed on."""
         names = sorted(name for name in self._ends if name is not None)
         if len(names) < len(self._ends) or not names or "raise" in names:
             return None

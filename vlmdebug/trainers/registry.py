@@ -23,6 +23,7 @@ from vlmdebug.trainers.source import Library
 
 TRAINERS = {
     "accelerate": "accelerate",
+    "automodel": "automodel",
     "axolotl": "axolotl",
     "llamafactory": "llamafactory",
     "ms-swift": "swift",
@@ -64,8 +65,8 @@ def trainer_slicer(
     the trainer is never blamed for it.
 
     Args:
-        trainer: `"accelerate"`, `"axolotl"`, `"llamafactory"`, `"ms-swift"`, `"openrlhf"`,
-            `"trl"`, `"unsloth"` or `"verl"`.
+        trainer: `"accelerate"`, `"automodel"`, `"axolotl"`, `"llamafactory"`, `"ms-swift"`,
+            `"openrlhf"`, `"trl"`, `"unsloth"` or `"verl"`.
         name: Which of its ways to cut or pass on a batch, such as `"dynamic"` for verl; by default
             the first in the table of docs/trainers.md.
         any_release: Also run in a release in which the adapter was not tried. If the code then
