@@ -16,7 +16,13 @@ BLOCK = re.compile(r"```(python|text)\n(.*?)```", re.DOTALL)
 
 @pytest.mark.parametrize(
     "page",
-    ["known_bugs.md", "your_trainer.md", "your_collator.md", "the_review_of_5452.md"],
+    [
+        "known_bugs.md",
+        "your_trainer.md",
+        "your_collator.md",
+        "packing.md",
+        "the_review_of_5452.md",
+    ],
 )
 def test_every_block_prints_what_the_page_says(page):
     text_of_page = (DOCS / page).read_text(encoding="utf-8")

@@ -89,6 +89,27 @@ def test_sentence_of_a_wrong_slicer(family, images, slicer, said):
     assert opening_sentence(vd.check(slicer, batch)).startswith(said)
 
 
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (slice(0, 3), "sees only image A1 and 1 of 2 rows of image A2,"),
+        (slice(1, 5), "sees only 1 of 2 rows of image A1, image A2 and 1 of 2 rows of image A3,"),
+        (slice(3, 7), "sees 1 of 2 rows of image A2, image A3 and 1 of 2 rows of image C1 instead"),
+        (slice(1, 9), "sees 1 of 2 rows of image A1, image A2 and 3 more instead of"),
+    ],
+)
+def test_sentence_says_of_each_image_how_much_of_it_is_seen(rows, said):
+    batch = vd.make_batch("internvl", [3, 0, 2], sizes=[2] * 5)  # two tiles per image
+
+    def slicer(inputs, chunk_size):
+        for chunk in batch.chunks(chunk_size):
+            if len(chunk.get("pixel_values", ())) == 6:
+                chunk["pixel_values"] = inputs["pixel_values"][rows]
+            yield chunk
+
+    assert opening_sentence(vd.check(slicer, batch)).startswith(f"Sample A {said}")
+
+
 def test_sentence_says_what_the_model_does_only_where_that_is_known():
     report = vd.check(slicers.by_sample, vd.make_batch("gemma4", [2, 1]))
     worst = report.findings[0].worst

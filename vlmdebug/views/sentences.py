@@ -146,9 +146,8 @@ def _instead(
     whole = [image for image in given if scene.name(image) in shares]
     lost = [image for image in right if image not in given]
     strange = [image for image in given if image not in right]
-    if whole != given:  # parts: say of the first how much
-        first = shares[0] if len(given) == 1 else f"{shares[0]} and of {_images(scene, given[1:])}"
-        return f"{sees} {'' if strange else 'only '}{first}" + (
+    if whole != given:  # parts: say of each how much
+        return f"{sees} {'' if strange else 'only '}{_and(shares)}" + (
             f" instead of {_short(scene, right)}" if strange else ""
         )
     if lost and strange:
