@@ -445,6 +445,34 @@ def test_what_cannot_run_exits_2_with_a_message(arguments, message, capsys):
     assert re.search(message, capsys.readouterr().err)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check", "{}.pt"],
+        ["check", "folder/{}.pt"],
+        ["check", __file__, "--processor={}"],
+        ["falsify", "{}.py:slicer"],
+        ["falsify", "folder/{}.py:slicer"],
+        ["falsify", "{}"],
+        ["falsify", "corrected", "--family", "{}"],
+        ["review", "{}.py"],
+        ["audit", "{}.jsonl", "--processor", "{}"],
+        ["merge", "{}"],
+        ["explain", "{}"],
+        ["run", "{}.py"],
+    ],
+    ids=" ".join,
+)
+def test_nothing_that_was_typed_begins_a_line_of_a_message(arguments, capsys):
+    name = "a\n::error::b\x1b[2J"
+
+    assert main([one.format(name) for one in arguments]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("vlmdebug: ")
+    assert said.count("\n") == 1
+    assert "\x1b" not in said
+
+
 def test_file_that_is_no_batch_is_refused_and_never_run(tmp_path, capsys):
     class Evil:
         def __reduce__(self):

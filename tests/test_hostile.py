@@ -51,6 +51,16 @@ def commands(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_key_that_no_layout_knows_begins_no_line(name):
+    inputs = {**vd.make_batch("gemma4", [2, 0, 1]).inputs, name: torch.zeros(3, 2)}
+    batch = vd.read_batch(inputs, layout="gemma4", num_images=[2, 0, 1])
+
+    (doubt,) = vd.check(batch).ambiguities
+    assert "\n" not in doubt
+    assert not commands(doubt)
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_key_acts_in_no_view(name):
     inputs = {**vd.make_batch("gemma4", [2, 0, 1]).inputs, name: torch.zeros(3, 2)}
     batch = vd.read_batch(inputs, layout={name: "sample"}, num_images=[2, 0, 1])

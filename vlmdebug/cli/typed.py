@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from vlmdebug.safe import spell_names
 
 ALSO = {"config": "processor", "layout": "family"}
 """Arguments of Python that another option sets: a folder has the processor and the config."""
 CALL = r"\w+\([^()]*\)"
 VALUE = r"\[[^\]]*\]|\"[^\"]*\"|'[^']*'|\{[^}]*\}|\w+(?:\.\w+)*"
+
+PARTS = re.compile(r"[:/=]")
+"""Between the parts of FILE.py:NAME, of which a message may name one."""
 
 
 def options_of(command: argparse.ArgumentParser) -> list[argparse.Action]:
@@ -27,7 +32,8 @@ def in_options(said: str, options: argparse.Namespace) -> str:
 
     Args:
         said: The message.
-        options: What was parsed; `command` is the parser of the command.
+        options: What was parsed; `command` is the parser of the command, and `typed` the words, of
+            which none acts where the message is printed.
     """
     flags = {one.dest: one for one in options_of(options.command) if one.option_strings}
     names = "|".join(map(re.escape, [*flags, *ALSO]))
@@ -42,7 +48,8 @@ def in_options(said: str, options: argparse.Namespace) -> str:
         value = getattr(options, dest, None)
         if value != action.default:
             said = _as_typed(said, dest, action.option_strings[-1], value)
-    return said
+    typed: Sequence[str] = getattr(options, "typed", ())
+    return spell_names(said, (part for one in typed for part in PARTS.split(one)))
 
 
 def _names(options: argparse.Namespace) -> list[object]:

@@ -20,6 +20,7 @@ from vlmdebug.families import Family, find_family
 from vlmdebug.families.base import dimensions
 from vlmdebug.families.facts import BatchFacts
 from vlmdebug.families.given_counts import how_to_count
+from vlmdebug.safe import spell_names
 
 
 def refuse_uncounted(
@@ -217,10 +218,11 @@ def strangers(
         Ambiguity(
             keys=(key,),
             unit=None,
-            message=(
+            message=spell_names(
                 f"{key} {_shape(value)} is not a key that layout {layout.family} knows, so "
                 "what its rows count is unknown and it was not cut. "
-                f"Leave it out, or say it: {_said(key, _fits(value, counts))}."
+                f"Leave it out, or say it: {_said(key, _fits(value, counts))}.",
+                [key],
             ),
         )
         for key, value in facts.inputs.items()
