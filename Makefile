@@ -1,7 +1,7 @@
 # Every target sets up what it needs: Python 3.11 or newer and make are enough.
 # ARGS goes to the tool: make test ARGS="-k layout -x".
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all fast test-families test-trl test-trainers test-review test-drop-in test-versions parity fuzz coverage notebooks figures pictures \
+.PHONY: help demo test test-all fast test-families test-trl test-trainers test-review test-drop-in test-versions parity fuzz coverage notebooks slides readme-pictures \
 	docs lint format lab bench clean
 
 export HF_HUB_OFFLINE := 1
@@ -15,7 +15,7 @@ PYTEST := $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist workstea
 TESTED := .venv/.with-tiny,plot,notebook,trl,fleet,ray,test,docs .venv/.torchvision .venv/.chromium
 
 help: ## Show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 17
 
 demo: .venv/.with-tiny,plot ## One real bug, on tiny real models
 	@$(BIN)/python -m vlmdebug demo $(ARGS)
@@ -60,10 +60,10 @@ coverage: .venv/.with-tiny,plot,notebook,trl,fleet,ray,test .venv/.torchvision #
 notebooks: .venv/.with-tiny,plot,notebook,trl,fleet,ray,test ## Run the notebooks again and store their output
 	$(BIN)/python tools/notebooks.py $(ARGS)
 
-figures: .venv/.with-tiny,plot ## Figures for slides: SVG and PNG, light and dark, in figures/
-	$(BIN)/python tools/figures.py $(ARGS)
+slides: .venv/.with-tiny,plot ## Figures for slides: SVG and PNG, light and dark, in slides/
+	$(BIN)/python tools/slides.py $(ARGS)
 
-pictures: .venv/.with-tiny,plot,notebook,trl,fleet,ray,test .venv/.chromium ## Make the pictures of the README again
+readme-pictures: .venv/.with-tiny,plot,notebook,trl,fleet,ray,test .venv/.chromium ## Make the pictures of the README again
 	$(BIN)/python tools/tape.py
 	$(BIN)/python tools/pictures.py
 

@@ -39,7 +39,7 @@ def test_tape_shows_what_the_demo_prints_now(tape, svg):
     assert [*map(numbers_rounded, tape["shown"](svg))] == [
         numbers_rounded(line) for line in printed if line
     ]
-    assert numbers_rounded(again) == numbers_rounded(svg), "make pictures writes it again"
+    assert numbers_rounded(again) == numbers_rounded(svg), "make readme-pictures writes it again"
 
 
 def test_tape_is_small_has_no_script_and_fits_its_columns(tape, svg):
@@ -129,7 +129,7 @@ def test_pictures_of_the_explorer_show_its_words_of_today():
     assert "Sample B sees image A2 instead of B1" in words
     assert len(PICTURES) == 4
     for picture in PICTURES:
-        assert Image.open(picture).text["Description"] == words, "make pictures writes them again"
+        assert Image.open(picture).text["Description"] == words, "make readme-pictures writes them again"
 
 
 def test_pictures_are_light_and_dark_and_small():

@@ -76,7 +76,7 @@ def test_clock_counts_what_is_read_answered_and_run(clock):
 
 
 def test_figures_for_slides_are_svg_and_png_for_light_and_dark(tmp_path, monkeypatch):
-    tool = runpy.run_path(str(ROOT / "tools" / "figures.py"))
+    tool = runpy.run_path(str(ROOT / "tools" / "slides.py"))
     first = next(tool["figures"]())
     monkeypatch.setitem(tool["main"].__globals__, "figures", lambda: iter([first]))
     tool["main"](tmp_path)

@@ -18,6 +18,7 @@ import vlmdebug as vd
 from vlmdebug.cli import COMMANDS, _parser, main
 from vlmdebug.cli.show import LEAST, MOST, text_width
 from vlmdebug.cli.typed import in_options, options_of
+from vlmdebug.views.text import fitted
 
 
 @pytest.fixture
@@ -100,6 +101,13 @@ def test_narrow_table_loses_no_column(saved, capsys, monkeypatch):
 
     assert {*narrow} == {*wide}
     assert narrow.count("features") > 0
+
+
+def test_cell_that_is_cut_says_so():
+    grid = [["", "chunk", "pixel_values"], ["MISMATCH loud", "2", "2:3; must be left out"]]
+
+    assert fitted(grid, 2, width=36)[-1] == "MISMATCH loud      2  2:3; must be …"
+    assert fitted(grid, 2, width=60)[-1].endswith("must be left out")
 
 
 @pytest.mark.parametrize(

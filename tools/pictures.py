@@ -1,4 +1,4 @@
-"""Write docs/explorer-*.png, the explorer at a wrong image: `make pictures`.
+"""Write docs/explorer-*.png, the explorer at a wrong image: `make readme-pictures`.
 
 The explorer is the real one: its state is computed by Python, its own JavaScript draws it in
 Chromium, wide and narrow, light and dark, without a kernel. What the picture shows in words is

@@ -1,7 +1,7 @@
-"""Write docs/demo.svg, what `vlmdebug demo` prints, line by line as in a terminal: `make pictures`.
+"""Write docs/demo.svg, what `vlmdebug demo` prints, line by line as in a terminal.
 
-The lines are those of a real run. The picture needs no script: it moves by CSS, holds still where a
-reader prefers that, and has a light and a dark form.
+`make readme-pictures` runs it. The lines are those of a real run. The picture needs no script: it
+moves by CSS, holds still where a reader prefers that, and has a light and a dark form.
 """
 
 from __future__ import annotations

@@ -147,7 +147,8 @@ def fitted(grid: Sequence[Sequence[str]], fixed: int, width: int = WIDTH) -> lis
                 row[i].rjust(widths[i]) if row[i].isdigit() else row[i].ljust(widths[i])
                 for i in part
             )
-            lines.append("  ".join(cells).rstrip()[:width])
+            line = "  ".join(cells).rstrip()
+            lines.append(line if len(line) <= width else f"{line[: width - 1]}…")
     return lines
 
 

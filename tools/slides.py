@@ -1,4 +1,4 @@
-"""Figures for slides: `make figures` writes each as SVG and PNG, for light and dark slides.
+"""Figures for slides: `make slides` writes each as SVG and PNG, for light and dark slides.
 
 They show the batches of notebooks 01 and 03: which row is which sample, what a slicer by samples
 passes, and the image that a sample sees instead of its own.
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 import vlmdebug as vd
 
-FOLDER = Path(__file__).parent.parent / "figures"
+FOLDER = Path(__file__).parent.parent / "slides"
 THEMES = {"light": ("white", "#1a1a1a"), "dark": ("#111111", "#f2f2f2")}
 """Background and ink."""
 IMAGES, SIZE = [2, 1, 1], (160, 160)
