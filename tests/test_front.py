@@ -129,7 +129,9 @@ def test_pictures_of_the_explorer_show_its_words_of_today():
     assert "Sample B sees image A2 instead of B1" in words
     assert len(PICTURES) == 4
     for picture in PICTURES:
-        assert Image.open(picture).text["Description"] == words, "make readme-pictures writes them again"
+        assert Image.open(picture).text["Description"] == words, (
+            "make readme-pictures writes them again"
+        )
 
 
 def test_pictures_are_light_and_dark_and_small():

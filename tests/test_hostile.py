@@ -58,6 +58,10 @@ def test_hostile_key_that_no_layout_knows_begins_no_line(name):
     (doubt,) = vd.check(batch).ambiguities
     assert "\n" not in doubt
     assert not commands(doubt)
+    with pytest.raises(vd.BadInput) as caught:
+        vd.read_batch({**inputs, name: torch.zeros(4, 2)}, layout={name: "image"})
+    assert "\n" not in str(caught.value)
+    assert not commands(str(caught.value))
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))

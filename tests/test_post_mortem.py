@@ -285,6 +285,20 @@ def test_a_batch_in_the_frames_is_checked(built: Any) -> None:
     assert found.samples == (1,)
 
 
+def test_a_batch_that_was_read_before_is_checked(built: Any) -> None:
+    """As in a notebook, where `read_batch` was called in an earlier cell."""
+    model, bad = one_too_many("llava", built)
+    read = vd.read_batch(bad, config=model.config)
+
+    def step(model: Any, batch: Any, batches: Any) -> Any:
+        raise RuntimeError("sizes of tensors must match")
+
+    found = vd.post_mortem(caught(lambda: step(model, read, [read, read])))
+
+    assert found.found == "A batch"
+    assert found.samples == (1,)
+
+
 def test_exceptions_of_other_code_are_not_explained_by_images() -> None:
     found = vd.post_mortem(caught(lambda: list[int]()[0]))
 

@@ -10,6 +10,7 @@ from traceback import walk_tb
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from vlmdebug.core.batch import Batch
 from vlmdebug.core.given import kind_of
 from vlmdebug.core.keys import KNOWN, MEDIA_KEYS
 from vlmdebug.core.wording import short_name
@@ -119,12 +120,13 @@ def first_of(kind: str, frames: Sequence[Frame]) -> Any:
     return None
 
 
-def batch_in(frames: Sequence[Frame]) -> Mapping[str, Any] | None:
-    """The nearest mapping with tokens and media of the same batch; None without one."""
+def batch_in(frames: Sequence[Frame]) -> Mapping[str, Any] | Batch | None:
+    """The nearest batch or mapping with tokens and media of the same batch; None without one."""
     for one in objects(frames):
-        if not isinstance(one, Mapping) and kind_of(one) != "batch":
+        inputs = one.inputs if isinstance(one, Batch) else one
+        if not isinstance(inputs, Mapping):
             continue
-        keys = {key for key in one if isinstance(key, str)}
-        if "input_ids" in keys and keys & MEDIA_KEYS and hasattr(one["input_ids"], "shape"):
+        keys = {key for key in inputs if isinstance(key, str)}
+        if "input_ids" in keys and keys & MEDIA_KEYS and hasattr(inputs["input_ids"], "shape"):
             return one
     return None

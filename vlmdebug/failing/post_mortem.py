@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from vlmdebug.checking.report import Report
+from vlmdebug.core.batch import Batch
 from vlmdebug.core.given import described, public
 from vlmdebug.errors import BadInput, MismatchError, VlmDebugError
 from vlmdebug.failing.explain import Explanation, explanation
@@ -241,11 +242,15 @@ def _tensors(inputs: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in inputs.items() if hasattr(value, "shape")}
 
 
-def _checked(batch: Mapping[str, Any], frames: Sequence[Frame]) -> tuple[Report | None, str | None]:
+def _checked(
+    batch: Mapping[str, Any] | Batch, frames: Sequence[Frame]
+) -> tuple[Report | None, str | None]:
     from vlmdebug.running.check import check
 
-    processor, model = first_of("processor", frames), first_of("model", frames)
     try:
+        if isinstance(batch, Batch):  # read already
+            return check(batch), None
+        processor, model = first_of("processor", frames), first_of("model", frames)
         return check(batch, processor=processor, model=model), None
     except VlmDebugError as error:
         return None, str(error)

@@ -160,7 +160,7 @@ def _rows(frames: Sequence[Frame]) -> Iterable[Sequence[Mapping[str, Any]]]:
     for frame in reversed(frames):
         for one in [*frame.names.values()]:
             if isinstance(one, (list, tuple)) and 1 < len(one) <= MOST:
-                if all(isinstance(row, Mapping) or kind_of(row) == "batch" for row in one):
+                if all(isinstance(row, Mapping) for row in one):
                     yield one
 
 

@@ -20,7 +20,7 @@ from vlmdebug.families.metadata import read_metadata
 from vlmdebug.families.packing import read_packing
 from vlmdebug.families.probe import Probe, image_text, probe
 from vlmdebug.families.unreadable import items_of
-from vlmdebug.safe import one_line
+from vlmdebug.safe import one_line, spell_names
 
 
 @public
@@ -75,7 +75,7 @@ def read_batch(
     batch = read_as_it_is(inputs, **given, **named)
     refused = [one.message for one in batch.contradictions if one.refused]
     if refused and batch is not inputs:
-        raise BadInput(refused[0])
+        raise BadInput(spell_names(refused[0], batch.inputs))
     return batch
 
 
