@@ -128,7 +128,7 @@ def test_door_of_an_error_prints_what_the_readme_quotes(tmp_path):
 def my_trainer(tmp_path, monkeypatch):
     """The file of the README, in the current folder."""
     code = next(text for _, text in blocks() if text.startswith("# my_trainer.py\n"))
-    (tmp_path / "my_trainer.py").write_text(code.removeprefix("# my_trainer.py\n"))
+    (tmp_path / "my_trainer.py").write_text(code)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("COLUMNS", raising=False)
 
