@@ -35,6 +35,7 @@ def numbers_rounded(text: str) -> str:
         ("docs/from_an_error.md", 1),
         ("docs/live_run.md", 1),
         ("docs/review.md", 1),
+        ("docs/audit.md", 1),
     ],
 )
 def test_every_python_block_prints_the_text_block_after_it(name, count):
