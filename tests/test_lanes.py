@@ -20,7 +20,7 @@ import vlmdebug as vd
 from vlmdebug.core.packed_row import Fault, PackedRow, Place
 from vlmdebug.tracking.packed_rows import _lines
 from vlmdebug.views import packed
-from vlmdebug.views.sentences import opening_sentence
+from vlmdebug.views.sentences import opening_sentence, sentence
 
 LAYOUTS = ["llava", "qwen2_5_vl", "internvl", "idefics3"]
 FOR_POSITIONS = {
@@ -218,6 +218,29 @@ def test_positions_that_only_flash_attention_overrides_are_not_compared(lab):
 )
 def test_report_says_first_what_happens_at_the_seam(wrong, said, lab):
     assert opening_sentence(report_on(lab("llava"), wrong)).startswith(said)
+
+
+def test_another_fault_of_a_key_is_not_described_as_one_at_the_seam():
+    """Labels that moved by one token: all are wrong, and so are the first ones of B and C."""
+    made = vd.make_batch("llava", [2, 0, 1]).inputs
+    real = made["attention_mask"].bool()  # (sample, seq)
+    labels = made["input_ids"].where(real, -100)
+    batch = vd.read_batch({**made, "labels": labels}, layout="llava", num_images=[2, 0, 1])
+    right = vd.export(batch, packed=True).function
+
+    def packer(inputs, chunk_size):
+        for row in right(inputs, chunk_size):
+            yield {**row, "labels": row["labels"].roll(1, 1)}
+
+    report = vd.check(packer, batch, chunk_size=3)
+    of_all = [m for m in report.mismatches if m.key == "labels" and len(m.samples) > 1]
+    of_b = [m for m in report.mismatches if m.key == "labels" and m.samples == (1,)]
+
+    assert [one.code for one in of_all] == ["VLM011"]
+    assert sentence(report, of_all[0]).startswith("Samples 0:3 were given labels with other")
+    assert "Sample B learns its first token from another sample" in {
+        sentence(report, one).partition(",")[0] for one in of_b
+    }
 
 
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])

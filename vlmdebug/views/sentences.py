@@ -17,6 +17,8 @@ from vlmdebug.core.wording import letter, number
 MOST_NAMES = 3
 MOST_SLICES = 3
 ABOUT_ROWS = ("VLM001", "VLM002", "VLM003", "VLM005")
+AT_SEAMS = {"labels": "VLM013", "position_ids": "VLM014"}
+"""The code of a fault between two samples of a row, by its key; of any other key, VLM015."""
 THEN: dict[bool | None, str] = {
     True: ", and the model does not notice.",
     False: ", and the model raises.",
@@ -59,14 +61,17 @@ def _at_seam(report: Record, mismatch: Mismatch) -> str:
         ),
         None,
     )
-    if row is None:
-        return ""
-    column = next(fault.column for fault in row.faults if fault.key == key)
-    place = next((one for one in row.places if one.start <= column < one.stop), None)
-    starts = place is not None and place.start == column
+    if row is None or mismatch.code != AT_SEAMS.get(key, "VLM015"):
+        return ""  # the row has a fault, but this is another one
+    own = [place for place in row.places if place.sample in mismatch.samples]
+    columns = [fault.column for fault in row.faults if fault.key == key]
+    inside = (at for at in columns if any(one.start <= at < one.stop for one in own))
+    column = next(inside, columns[0])
+    starts = any(one.start == column for one in own)
     match key:
-        case "labels":
-            return "learns its first token from another sample"
+        case "labels":  # or they are those of placeholder tokens
+            learned = starts and f" column {column} " in mismatch.message
+            return "learns its first token from another sample" if learned else ""
         case "input_ids":
             return "sees padding that its positions count"
         case "position_ids" if not row.given and not row.planes and len(mismatch.samples) > 1:
