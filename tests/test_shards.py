@@ -17,6 +17,7 @@ from sharders import (
     each,
     halve_pixels,
     part,
+    shift_on_rank,
     shifted,
     whole_on_each,
 )
@@ -430,6 +431,41 @@ def test_labels_that_the_slicer_makes_are_those_of_the_tokens(labs):
     assert vd.check(slicer(ahead), batch, chunk_size=3).ok
     assert codes(vd.check(slicer(on_ranks), batch, chunk_size=3)) == {"VLM013"}
     assert codes(vd.check(slicer(lambda labels: labels), batch, chunk_size=3)) == {"VLM013"}
+
+
+def test_labels_of_padding_that_are_the_batch_s_own_are_right(labs):
+    lab = labs["llava"]
+    ids = lab.batch.inputs["input_ids"]
+    labels = ids.masked_fill(ids == lab.batch.image.token_id, IGNORED)  # padding is learned
+    inputs = {**lab.batch.inputs, "labels": labels}
+    own = ShardLab(lab.model, lab.processor)
+    own.batch = vd.read_batch(inputs, processor=lab.processor, config=lab.model.config)
+
+    def other(calls):
+        labels = calls[0]["shift_labels"].clone()
+        labels[1, calls[0]["attention_mask"][1].sum() - 1] = 9  # the last token of sample 1
+        return [{**calls[0], "shift_labels": labels}, *calls[1:]]
+
+    assert (ids == 0).any() and (labels[ids == 0] == 0).all()
+    for way in WAYS:
+        assert vd.check(own.sharder(2, way), own.batch, chunk_size=3).ok
+    assert codes(vd.check(own.sharder(change=other), own.batch, chunk_size=3)) == {"VLM013"}
+    slicer = own.sharder(shift=False, change=each(shift_on_rank))
+    assert codes(vd.check(slicer, own.batch, chunk_size=3)) == {"VLM013"}
+
+
+def test_one_rank_without_positions_leaves_them_to_the_model(labs):
+    lab = labs["qwen2_5_vl"]
+    inputs = {key: value for key, value in lab.batch.inputs.items() if key != "position_ids"}
+    batch = vd.read_batch(inputs, processor=lab.processor, config=lab.model.config)
+
+    def shard(_, chunk_size):
+        yield from map(shifted, batch.chunks(chunk_size))
+
+    shard.shards = 1
+
+    assert vd.check(shard, batch, chunk_size=3).ok
+    assert vd.prove(shard, batch, lab.model, chunk_size=3).ok
 
 
 def test_padding_that_a_mask_shows_is_named_where_tokens_attend_to_later_ones(labs):
