@@ -844,6 +844,8 @@ def test_embeddings_in_place_of_ids_are_not_called_dropped(batch):
 
     assert report.verdict == "AMBIGUOUS"
     assert report.ambiguities[0].startswith("The chunks hold inputs_embeds in place of input_ids")
+    assert report.compared[0].what.startswith("rows of ")
+    assert report.compared[0].against is None
 
 
 # --- loud, silent, or not known ------------------------------------------------------------

@@ -408,6 +408,35 @@ def test_collator_that_pads_tokens_alone_drops_the_images_behind_a_text(built):
     assert "KeyError" in found["processed rows: images per row [1, 0]"].message
 
 
+@pytest.mark.parametrize("family", ["llava", "internvl", "deepseek_ocr2"])
+def test_pixels_without_rows_are_left_out_where_no_row_has_an_image(built, family):
+    model, processor = built[family]
+
+    def nested(rows):
+        given = {"text": [row["text"] for row in rows], "images": [row["images"] for row in rows]}
+        return processor(**given, return_tensors="pt", padding=True)
+
+    def mended(rows):
+        if any(row["images"] for row in rows):
+            return nested(rows)
+        return processor(text=[row["text"] for row in rows], return_tensors="pt", padding=True)
+
+    texts = rows_of(processor, [0, 0])
+    report = vd.check(vd.collator(nested, processor), texts)
+
+    assert [one.code for one in report.findings] == ["VLM005"], str(report)
+    assert report.findings[0].loudness == "loud"
+    assert "Leave pixel_values out" in report.findings[0].message
+    with pytest.raises((RuntimeError, ValueError)), torch.no_grad():
+        model(**nested(texts))
+    with torch.no_grad():
+        model(**mended(texts))
+    assert vd.check(vd.collator(mended, processor), texts).ok
+    assert vd.check(vd.collator(nested, processor), rows_of(processor, [1, 0])).ok
+    found = vd.falsify(vd.collator(nested, processor, rows="text"), max_examples=20)
+    assert repr(found) == "text rows: images per row [0]"
+
+
 def test_pairs_may_come_all_chosen_before_all_rejected(built):
     one = Collators(built["llava"][1])
 

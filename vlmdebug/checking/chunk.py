@@ -55,7 +55,7 @@ class ChunkChecker:
         """The verdict on each key; fills `found` and `doubts`."""
         chunk = self.chunk
         self._split()
-        if chunk.used.embedded or chunk.used.scattered:
+        if not chunk.used.identified:
             return self._apart()
         layout = self.batch.layout.items()
         keys = {key: self._key(key) for key, axis in layout if axis.unit != "batch"}

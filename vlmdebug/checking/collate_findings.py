@@ -137,6 +137,15 @@ class SurplusTogether(KeyDifference):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ZeroRows(KeyDifference):
+    """A key of media without rows, and without the dimensions of one: its shape."""
+
+    code: ClassVar[str] = "VLM005"
+    given: tuple[int, ...]
+    outcome: Outcome = DEPENDS
+
+
+@dataclass(frozen=True, kw_only=True)
 class NotATensor(KeyDifference):
     """A key that was left as it came: `given` says what it is."""
 

@@ -108,7 +108,7 @@ def _raised(run: SlicerRun) -> list[SlicerRaised]:
 
 def _order(batch: Batch, run: SlicerRun, reports: Sequence[ChunkReport]) -> list[Difference]:
     """Samples over all chunks: each as often as it should come, in the batch's order."""
-    if run.partial or any(chunk.embedded or chunk.scattered for chunk in run.chunks):
+    if run.partial or not all(chunk.identified for chunk in run.chunks):
         return []
     visited = [sample for report in reports for sample in report.samples]
     times = Counter(visited)

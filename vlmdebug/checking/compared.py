@@ -23,14 +23,12 @@ def compared(batch: Batch, run: SlicerRun | None) -> tuple[Compared, ...]:
     """Rows against the batch's own, and placeholder tokens of each modality against features."""
     found = []
     if run is not None:
+        judged = any(chunk.identified for chunk in run.chunks)
         rows = f"rows of {number(len(batch.layout), 'key')} in {number(len(run.chunks), 'chunk')}"
-        judged = any(not chunk.scattered for chunk in run.chunks)
-        against = "those that the batch's counts give them" if judged else None
-        found.append(Compared(rows, against))
-    if run is not None and run.shards is not None:
-        joined = any(not chunk.scattered and not chunk.embedded for chunk in run.chunks)
-        tokens = f"tokens of {number(run.shards, 'rank')}"
-        found.append(Compared(tokens, "those of the batch" if joined else None))
+        found.append(Compared(rows, "those that the batch's counts give them" if judged else None))
+        if run.shards is not None:
+            tokens = f"tokens of {number(run.shards, 'rank')}"
+            found.append(Compared(tokens, "those of the batch" if judged else None))
     if run is not None and run.partial:
         return tuple(found)
     if batch.image.keys and batch.rules.no_placeholders:

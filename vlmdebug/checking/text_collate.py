@@ -25,6 +25,7 @@ from vlmdebug.checking.collate_findings import (
     RowsCounted,
     RowsReordered,
     SurplusTogether,
+    ZeroRows,
 )
 from vlmdebug.checking.findings import Difference, Dropped, MustBeAbsent, UnknownKey, WrongRows
 from vlmdebug.core.batch import Batch
@@ -139,6 +140,13 @@ def _surplus(found: SurplusTogether, batch: Batch) -> Words:
     )
 
 
+def _zero_rows(found: ZeroRows, batch: Batch) -> Words:
+    return Words(
+        f"The batch has {found.key} with shape {found.given}, which holds nothing.",
+        f"Leave {found.key} out: give the processor the text alone where no row has media.",
+    )
+
+
 def _not_a_tensor(found: NotATensor, batch: Batch) -> Words:
     return Words(
         f"The batch has {found.key} as {found.given}, but a model takes a tensor.",
@@ -181,6 +189,7 @@ WORDS: Mapping[type[Difference], Callable[[Any, Batch], Words]] = {
     Renamed: _renamed,
     LostTogether: _lost,
     SurplusTogether: _surplus,
+    ZeroRows: _zero_rows,
     NotATensor: _not_a_tensor,
     Nested: _nested,
     CollatorRaised: _raised,

@@ -196,6 +196,11 @@ class ObservedCall:
         """Whether it holds embeddings in place of token ids."""
         return "input_ids" not in self.keys and "inputs_embeds" in self.keys
 
+    @property
+    def identified(self) -> bool:
+        """Whether its samples are known, so that its keys were compared."""
+        return not (self.embedded or self.scattered)
+
 
 @dataclass(frozen=True)
 class SlicerRun:

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from vlmdebug.checking.collate_findings import Nested, NotATensor
+from vlmdebug.checking.collate_findings import Nested, NotATensor, ZeroRows
 from vlmdebug.checking.findings import Difference
 from vlmdebug.core.given import described
-from vlmdebug.core.keys import KNOWN, TOKEN_KEYS
+from vlmdebug.core.keys import KNOWN, MEDIA_KEYS, PIXELS, TOKEN_KEYS
 from vlmdebug.errors import BadInput, NotJudged
 from vlmdebug.families.probe import image_text
 from vlmdebug.families.unreadable import MEASURES
@@ -85,13 +85,25 @@ def tensors_of(output: Any, samples: int, dims: Mapping[str, int]) -> Tensors:
             value = _as_tensor(key, value, dims.get(key))
             if value is None:
                 continue
+        if isinstance(value, torch.Tensor) and _holds_nothing(key, value, dims.get(key)):
+            outcome = LOUD if key in PIXELS else DEPENDS
+            given = tuple(value.shape)
+            found.append(ZeroRows(key=key, samples=every, given=given, outcome=outcome))
+            continue
         if isinstance(value, torch.Tensor) and _is_nested(key, value, dims.get(key)):
             given = tuple(value.shape)
             value = value.flatten(0, 1)
             due = tuple(value.shape)
             found.append(Nested(key=key, samples=every, given=given, due=due))
         inputs[key] = value
+    if any(isinstance(one, ZeroRows) for one in found):  # nor is anything there to describe
+        empty = [key for key in MEDIA_KEYS & inputs.keys() if _shape(inputs[key]) == (0,)]
+        inputs = {key: value for key, value in inputs.items() if key not in empty}
     return Tensors(inputs, found)
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    return tuple(getattr(value, "shape", ()))
 
 
 def _listed(value: Sequence[Any]) -> str:
@@ -117,6 +129,11 @@ def _as_tensor(key: str, value: Sequence[Any], dims: int | None) -> torch.Tensor
         return torch.stack(tensors) if stacked else torch.cat(tensors)
     except (TypeError, ValueError, RuntimeError):
         return None
+
+
+def _holds_nothing(key: str, value: torch.Tensor, dims: int | None) -> bool:
+    """Whether it is a key of media without rows that has fewer dimensions than the processor's."""
+    return key in MEDIA_KEYS and dims is not None and value.ndim < dims and not value.numel()
 
 
 def _is_nested(key: str, value: torch.Tensor, dims: int | None) -> bool:

@@ -58,6 +58,19 @@ class ShardLabels:
         found[:, :-1] = np.where(self._tokens.firsts[:, 1:], IGNORED, self._due[:, 1:])
         return found
 
+    @cached_property
+    def _ahead_of_padding(self) -> np.ndarray:
+        """The same, where the last token of a sample learns the padding that the batch has next."""
+        found = self._ahead.copy()
+        table = numbers_of(self._batch.inputs[IDS if self._is_free else PLAIN])
+        if table is None or not self._tokens.one_per_row:
+            return found
+        for sample, (row, _, stop) in zip(self._tokens.samples, self._tokens.spans, strict=True):
+            behind = int(self._texts.columns(sample)[-1]) + 1
+            if behind < table.shape[-1]:
+                found[row, stop - 1] = table[sample, behind]
+        return found
+
     def faults(self) -> Iterator[ShardFault]:
         """Labels of other tokens, lost ones, and those that a loss on each rank does not learn."""
         for key in LABELS:
@@ -69,7 +82,7 @@ class ShardLabels:
 
     def _labels(self, key: str, labels: np.ndarray) -> Iterator[ShardFault]:
         plain = self._fits(labels, self._due) | (self._tokens.firsts & (labels == IGNORED))
-        ahead = self._fits(labels, self._ahead)
+        ahead = self._fits(labels, self._ahead) | self._fits(labels, self._ahead_of_padding)
         if key == PLAIN and plain.all():
             self._note_seams(labels)
             if AHEAD not in self._call:

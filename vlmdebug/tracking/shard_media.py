@@ -42,6 +42,7 @@ class RankMedia:
         self._batch, self._ranks, self._order = batch, ranks, order
         self._pieces, self._texts = pieces, texts
         self._rows = 1 + max(piece.span.row for piece in pieces)
+        self._units: list[int] = []  # of one modality
 
     def joined(self, *, embedded: bool, vectors: bool) -> dict[str, Any]:
         """The media of the whole call, in the order of its tokens.
@@ -160,8 +161,13 @@ class RankMedia:
         return range(len(self._ranks))
 
     def _owners(self, sides: Sides) -> np.ndarray | None:
-        """The image, tile or clip of each placeholder token, `(row, seq)`; -1 for other tokens."""
+        """The image, tile or clip of each placeholder token, `(row, seq)`; -1 for other tokens.
+
+        They are numbered in the order of the tokens, as samples of equal texts are not known here;
+        `_units` has their places in the batch.
+        """
         found = np.full((self._rows, len(self._order)), -1, dtype=np.int64)
+        self._units = []
         if sides.owned is None:
             return None
         for piece in self._pieces:
@@ -171,7 +177,9 @@ class RankMedia:
             features = [sides.features[unit] for unit in units]
             if sum(features) != len(columns):
                 return None
-            found[piece.span.row, columns] = np.repeat(np.array(units, dtype=np.int64), features)
+            numbers = len(self._units) + np.arange(len(units))
+            found[piece.span.row, columns] = np.repeat(numbers, features)
+            self._units += units
         return found
 
     def _needs(self, owners: np.ndarray) -> list[int]:
@@ -180,11 +188,11 @@ class RankMedia:
 
     def _sizes(self, key: str, sides: Sides) -> list[int] | None:
         """Rows of each unit in one key; None where they are not known."""
-        unit, total = self._batch.layout[key].unit, len(sides.pieces)
+        unit = self._batch.layout[key].unit
         if unit == sides.unit:
-            return [1] * total
+            return [1] * len(self._units)
         offsets = self._batch.image_offsets(unit) if sides.unit == "image" else None
-        return None if offsets is None else np.diff([*offsets]).tolist()
+        return None if offsets is None else [offsets[u + 1] - offsets[u] for u in self._units]
 
     def _length(self, key: str, value: Any) -> int:
         dim = self._batch.layout[key].dim
@@ -204,11 +212,8 @@ class RankMedia:
                 part = value[(*(slice(None),) * dim, slice(begin, end))]
                 if not same(found.setdefault(unit, part), part):
                     self.faults.append(ShardFault(Split.OTHER_ROWS, key, rank))
-        every = [found[unit] for unit in sorted(found, key=self._place(needs).index)]
+        every = [found[unit] for unit in sorted(found)]
         return side_by_side(every, dim) if every else None
-
-    def _place(self, needs: Sequence[Sequence[int]]) -> list[int]:
-        return sorted({unit for units in needs for unit in units})
 
     def _shared(
         self, sides: Sides, owners: np.ndarray, values: Mapping[str, list[Any]]

@@ -213,12 +213,12 @@ class Ranks:
         return None if absent else ObservedKey(expected.rows, len(expected.rows))
 
     def _for_model(self, call: dict[str, Any], tokens: ShardTokens) -> dict[str, Any]:
-        """The joined call as a model takes it: each rank counts from 0 if it has no positions."""
+        """The joined call as a model takes it; without positions, several ranks count from 0."""
         if self._vectors:
             media = {IDS, *self._batch.of_key}
             call = {key: value for key, value in call.items() if key not in media}
             call = self._keys.trimmed(call) if tokens.surplus else call
-        if POSITIONS in call:
+        if POSITIONS in call or len(self._ranks) == 1:
             return call
         like = call[EMBEDS if self._vectors else IDS]
         places = tokens.order.columns[None, : like.shape[1]].repeat(like.shape[0], 0)
