@@ -138,6 +138,8 @@ def test_every_trainer_runs_in_its_newest_releases_if_none_is_named(parity: Modu
     assert {other for _, _, other in everything} == {*parity.INSIDE} and len(parity.INSIDE) > 2
     named = [*parity.asked(["trl==1.4.0", "accelerate", "transformers==5.12.1"])]
     assert named[-1] == ("trl", "1.4.0", "5.12.1") and len(named) == parity.NEWEST + 1
+    with pytest.raises(SystemExit, match="no trainer is named 'tlr'; there are accelerate, "):
+        next(parity.asked(["trl", "tlr==1.4.0"]))
 
 
 def test_installed_code_is_judged_in_each_layout(

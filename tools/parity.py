@@ -257,6 +257,9 @@ def asked(arguments: Sequence[str]) -> Iterator[tuple[str, str, str]]:
     """Trainer, its release, and the release of transformers."""
     given = [one.partition("==")[::2] for one in arguments if not one.startswith("--")]
     named = [one for one in given if one[0] != "transformers"]
+    unknown = [name for name, _ in named if name not in TRAINERS]
+    if unknown:
+        raise SystemExit(f"no trainer is named {unknown[0]!r}; there are {', '.join(TRAINERS)}")
     inside = [release for name, release in given if name == "transformers"] or INSIDE
     for trainer in TRAINERS:
         own = [release for name, release in named if name == trainer]
