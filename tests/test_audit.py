@@ -460,7 +460,8 @@ def test_audit_below_its_data_goes_on_and_asks_no_other_table(saved: Path, tmp_p
     write_lines(tmp_path / "other.jsonl", ROWS[:1])
     audit(tmp_path / "other.jsonl", saved, tmp_path / "a1" / "out")
 
-    assert [audit(data, saved, data / "out").rows for _ in range(2)] == [4, 4]
+    out = data / ".." / data.name / "out"
+    assert [audit(data, saved, one).rows for one in (out, out, data / "out")] == [4, 4, 4]
 
 
 @pytest.fixture
