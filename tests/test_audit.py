@@ -274,6 +274,22 @@ def test_chat_template_of_a_text_model_gets_text_and_may_refuse_a_row() -> None:
     )
 
 
+def test_row_is_audited_with_the_processor_as_it_is_now() -> None:
+    processor = vd.tiny.build("idefics3")[1]
+    given = {"prompt": f"{processor.image_token} what?", "images": [size(400, 300)]}
+    cut = vd.audit_row(given, processor).image_tokens
+    processor.image_processor.do_image_splitting = False
+    (whole,) = vd.audit_row(given, processor).image_tokens
+    made = processor(text=[given["prompt"]], images=[[Image.new("RGB", (400, 300))]])["input_ids"]
+    assert (whole,) != cut
+    assert vd.audit_row(given, processor).tokens == len(made[0])
+    processor.chat_template = "{% for m in messages %}{{ m['role'] }}{% endfor %}"
+    (fault,) = vd.audit_row(row(size(400, 300)), processor).faults
+    assert fault.kind == Kind.PLACEHOLDERS
+    processor.chat_template = TEMPLATE
+    assert vd.audit_row(row(size(400, 300)), processor).ok
+
+
 @pytest.mark.parametrize(
     ("template", "said"),
     [
@@ -444,7 +460,8 @@ def test_audit_below_its_data_goes_on_and_asks_no_other_table(saved: Path, tmp_p
     write_lines(tmp_path / "other.jsonl", ROWS[:1])
     audit(tmp_path / "other.jsonl", saved, tmp_path / "a1" / "out")
 
-    assert [audit(data, saved, data / "out").rows for _ in range(2)] == [4, 4]
+    out = data / ".." / data.name / "out"
+    assert [audit(data, saved, one).rows for one in (out, out, data / "out")] == [4, 4, 4]
 
 
 @pytest.fixture

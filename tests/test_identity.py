@@ -11,6 +11,8 @@ import torch
 from architectures import REFUSES_TEXT, Built, architectures
 from packers import ORDER, Lab
 from test_watch import Accelerator
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import vlmdebug as vd
 from vlmdebug.families.packing import SEPARATES
@@ -102,6 +104,49 @@ def test_device_is_not_waited_for_and_gives_the_same_identities(
     assert [one["verdict"] for one in there] == ["OK", here[1]["verdict"]]
     assert here[0]["identities"] != here[1]["identities"]
     assert device.waited > 0  # at the end
+
+
+class FromHost(TorchDispatchMode):
+    """Counts tensors that torch made of values in host memory, such as of a list."""
+
+    def __init__(self, *given: torch.Tensor) -> None:
+        super().__init__()
+        self.made: list[Any] = [*given]  # kept, so that no other tensor gets the same id
+        self.copied = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        tensors = [one for one in tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)]
+        self.copied += sum(all(one is not other for other in self.made) for one in tensors)
+        self.made += tree_leaves(found := func(*args, **(kwargs or {})))
+        return found
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_nothing_is_copied_to_a_device_to_read_media_there(layout: torch.memory_format) -> None:
+    pixels = torch.empty(2, 3, 64, 64, device="meta").to(memory_format=layout)
+    with FromHost(pixels) as mode:
+        sampled = sampled_media({"pixel_values": pixels})
+
+    assert sampled["pixel_values"].table.shape == (2, 64)
+    assert mode.copied == 0
+
+
+def test_sample_with_media_that_cannot_be_read_on_a_device_has_no_identity(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, processor = built["gemma4"]
+    call = vd.tiny.batch("gemma4", images_per_sample=[1])
+
+    def refuse(*_: Any) -> None:
+        raise RuntimeError("no such operation for this dtype")
+
+    monkeypatch.setattr("vlmdebug.watching.watch.sampled_media", refuse)
+    here = traced(model, processor, tmp_path / "here.jsonl", call)
+    Accelerator(monkeypatch)
+    there = traced(model, processor, tmp_path / "there.jsonl", call)
+
+    assert [line["verdict"] for line in here + there] == ["OK", "OK"]
+    assert [line["identities"] for line in here + there] == [None, None]
 
 
 def test_packed_row_that_contradicts_itself_has_no_identity(built: Built, tmp_path: Path) -> None:

@@ -101,11 +101,13 @@ def test_first_run_has_no_changes_but_new_results(parity: ModuleType) -> None:
     assert "- 1 results are new." in text and "| trl | 1.0.0 | 5.24.0 | grpo | ? |" in text
 
 
-def test_releases_are_in_the_order_of_the_adapter_and_not_of_their_names(
+def test_releases_are_in_the_order_of_their_numbers_and_not_of_their_names(
     parity: ModuleType,
 ) -> None:
     cell = parity.Cell("trl", "1.4.0", "5.24.0", "grpo", "gemma4")
+    gone = "0.1.0"  # kept from a time when the adapter had it
     results = {
+        cell._replace(release=gone): found(),
         cell: found(finding("VLM001")),
         cell._replace(release="1.16.0"): found(finding("VLM003")),
         cell._replace(release="1.9.0"): found(finding("VLM002")),
@@ -113,7 +115,8 @@ def test_releases_are_in_the_order_of_the_adapter_and_not_of_their_names(
 
     between = [releases for releases, _, _ in parity.from_release_to_release(results)]
 
-    assert between == ["1.4.0 → 1.9.0", "1.9.0 → 1.16.0"]
+    assert gone not in adapter_of("trl").releases
+    assert between == [f"{gone} → 1.4.0", "1.4.0 → 1.9.0", "1.9.0 → 1.16.0"]
 
 
 def test_results_are_kept_between_runs(parity: ModuleType, tmp_path: Path) -> None:
@@ -135,6 +138,8 @@ def test_every_trainer_runs_in_its_newest_releases_if_none_is_named(parity: Modu
     assert {other for _, _, other in everything} == {*parity.INSIDE} and len(parity.INSIDE) > 2
     named = [*parity.asked(["trl==1.4.0", "accelerate", "transformers==5.12.1"])]
     assert named[-1] == ("trl", "1.4.0", "5.12.1") and len(named) == parity.NEWEST + 1
+    with pytest.raises(SystemExit, match="no trainer is named 'tlr'; there are accelerate, "):
+        next(parity.asked(["trl", "tlr==1.4.0"]))
 
 
 def test_installed_code_is_judged_in_each_layout(

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from drop_in import environment, required
+from packaging.version import Version
 from trainers import said
 from versions import ENVIRONMENTS, HERE
 
@@ -171,8 +172,7 @@ def from_release_to_release(results: Results) -> Iterator[tuple[str, str, list[s
     for cell, one in results.items():
         by_place[cell.place][cell.release] = one
     for place, by_release in by_place.items():
-        order = adapter_of(place.partition(" ")[0]).releases
-        for old, new in pairwise(sorted(by_release, key=order.index)):
+        for old, new in pairwise(sorted(by_release, key=Version)):
             lines = change(by_release[old], by_release[new])
             if lines:
                 yield f"{old} → {new}", place, lines
@@ -257,6 +257,9 @@ def asked(arguments: Sequence[str]) -> Iterator[tuple[str, str, str]]:
     """Trainer, its release, and the release of transformers."""
     given = [one.partition("==")[::2] for one in arguments if not one.startswith("--")]
     named = [one for one in given if one[0] != "transformers"]
+    unknown = [name for name, _ in named if name not in TRAINERS]
+    if unknown:
+        raise SystemExit(f"no trainer is named {unknown[0]!r}; there are {', '.join(TRAINERS)}")
     inside = [release for name, release in given if name == "transformers"] or INSIDE
     for trainer in TRAINERS:
         own = [release for name, release in named if name == trainer]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from vlmdebug.core.given import public
 from vlmdebug.errors import BadInput
@@ -86,9 +86,6 @@ class AuditSettings:
             )
 
 
-_AUDITORS: WeakKeyDictionary[Any, Auditor] = WeakKeyDictionary()
-
-
 @public
 def audit_row(
     row: Mapping[str, Any],
@@ -119,10 +116,20 @@ def audit_row(
             be read is no error, but the fault `unreadable`.
     """
     settings = AuditSettings(max_length, truncation_side, str(root), decode)
-    auditor = _AUDITORS.get(processor)
-    if auditor is None:
-        auditor = _AUDITORS[processor] = Auditor(processor)
-    return auditor.rows([row], settings)[0]
+    return _auditor(processor, _options_of(processor)).rows([row], settings)[0]
+
+
+@lru_cache(maxsize=4)
+def _auditor(processor: Any, options: str) -> Auditor:
+    """The auditor of a processor with these options; one that was changed is read again."""
+    return Auditor(processor)
+
+
+def _options_of(processor: Any) -> str:
+    """What a user can set on a processor, its image processor and its tokenizer."""
+    template = getattr(require_tokenizer(processor), "chat_template", None)
+    own = {name: one for name, one in vars(processor).items() if not hasattr(one, "__dict__")}
+    return repr((own, vars(processor.image_processor), template))
 
 
 class Auditor:

@@ -43,8 +43,9 @@ def blocks_of(data: Path, out: Path) -> list[Block]:
     if not data.exists():
         raise BadInput(f"{data} is not there. No row was audited. Pass a file or a folder.")
     files = [data] if data.is_file() else sorted(one for one in data.rglob("*") if one.is_file())
-    if data in out.parents:
-        files = [file for file in files if out not in file.parents]
+    out = out.resolve()  # `data/../data/out` is in `data`
+    if data.resolve() in out.parents:
+        files = [file for file in files if out not in file.resolve().parents]
     blocks = [block for file in files for block in _of_file(file, sole=data.is_file())]
     if not blocks:
         raise BadInput(

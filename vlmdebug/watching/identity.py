@@ -87,8 +87,21 @@ def _some(value: Any, shape: tuple[int, ...], step: int) -> Any:
     plain = value.flags.c_contiguous if isinstance(value, np.ndarray) else value.is_contiguous()
     if plain or prod(shape) <= FEW:
         return value.reshape(len(value), prod(shape))[:, ::step]
-    places = np.unravel_index(np.arange(0, prod(shape), step), shape)
-    return value[(slice(None), *(one.tolist() for one in places))]
+    if isinstance(value, np.ndarray):
+        return value[(slice(None), *np.unravel_index(np.arange(0, prod(shape), step), shape))]
+    return value[(slice(None), *_indices(value, shape, step))]
+
+
+def _indices(value: Any, shape: tuple[int, ...], step: int) -> Iterator[Any]:
+    """Where every `step`-th value of a row is, for each of its dimensions.
+
+    They are made on the tensor's device. The host would wait for a copy of its own to arrive there.
+    """
+    import torch
+
+    places = torch.arange(0, prod(shape), step, device=value.device)
+    for dim, size in enumerate(shape):
+        yield places // prod(shape[dim + 1 :]) % size
 
 
 def identities_of(

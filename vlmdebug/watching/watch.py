@@ -307,7 +307,8 @@ class Watcher:
         if all_on_cpu(tensors):
             return [call(**self._with_samples(origin, cached, lambda: tensors, media))]
         away = PendingTransfer(tensors, media)
-        later = partial(self._with_samples, origin, cached, away.tensors, away.media)
+        arriving = None if media is None else away.media
+        later = partial(self._with_samples, origin, cached, away.tensors, arriving)
         self._waiting.append((number, away, lambda: call(**later())))
         return []
 
