@@ -49,6 +49,23 @@ def test_right_batch_is_checked_alone(saved, name, capsys):
     assert "MISMATCH" not in printed
 
 
+def test_chunk_size_without_a_slicer_is_said(saved, capsys):
+    code = main(["check", str(saved / "batch.pt"), "--chunk-size", "2"])
+    printed = capsys.readouterr()
+
+    assert code == 2 and not printed.out
+    assert "--chunk-size 2 is for a slicer, and none was named" in printed.err
+    assert main(["check", str(saved / "batch.pt"), "--chunk-size", "2", "--story"]) == 0
+
+
+def test_version_is_printed(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"vlmdebug {vd.__version__}\n"
+
+
 def test_known_slicers_are_tried_on_a_batch_where_the_story_is_asked_for(saved, capsys):
     code = main(["check", str(saved / "batch.pt"), "--story"])
     printed = capsys.readouterr().out

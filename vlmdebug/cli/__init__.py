@@ -80,6 +80,8 @@ def _parser() -> argparse.ArgumentParser:
         "slice went wrong.",
         epilog="Exit codes: 0 nothing found, 1 found something, 2 could not run or could not tell.",
     )
+    version = f"vlmdebug {sys.modules['vlmdebug'].__version__}"
+    parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add(commands)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from vlmdebug.cli.given import batch_options, read, slicer_of
 from vlmdebug.cli.show import FAILED, FOUND, OK, Commands, show, show_line, text_width
 from vlmdebug.cli.typed import in_options
+from vlmdebug.errors import BadInput
 
 if TYPE_CHECKING:
     from vlmdebug.checking.report import Report
@@ -35,7 +36,7 @@ def add(commands: Commands) -> None:
         "--story", action="store_true", help="also try the slicers of the 5452 story on the batch"
     )
     check.add_argument(
-        "--chunk-size", metavar="N", type=int, default=1, help="samples per chunk (default 1)"
+        "--chunk-size", metavar="N", type=int, help="samples per chunk of a slicer (default 1)"
     )
     check.add_argument(
         "-v",
@@ -52,15 +53,21 @@ def _run(options: argparse.Namespace) -> int:
     from vlmdebug.core.record import Verdict
     from vlmdebug.running.check import check
 
+    if options.chunk_size is not None and not (options.slicer or options.story):
+        raise BadInput(
+            f"--chunk-size {options.chunk_size} is for a slicer, and none was named. Nothing was "
+            "checked. Add --slicer FILE.py:NAME or --story, or leave it out."
+        )
+    size = 1 if options.chunk_size is None else options.chunk_size
     batch = read(options)
     if options.slicer:
         with slicer_of(options.slicer, "--slicer") as slicer:
-            report = check(slicer, batch, chunk_size=options.chunk_size)
+            report = check(slicer, batch, chunk_size=size)
     else:
         report = check(batch)
     _show(report, options)
     if options.story:
-        _try_story(batch, options.chunk_size)
+        _try_story(batch, size)
     for path, write in ((options.html, report.to_html), (options.json, report.to_json)):
         if path is not None:
             write(path)
