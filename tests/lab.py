@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+in_browser = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 # As root and without a screen; nothing is fetched from anywhere.
 FLAGS = [
     "--no-sandbox",

@@ -39,6 +39,18 @@ WRONG = {
 OF_MROPE = {"no text plane", "one plane"}
 
 
+class Labs(dict):
+    """`labs["llava"]`: what `make("llava")` gives, made once."""
+
+    def __init__(self, make):
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, family):
+        self[family] = self._make(family)
+        return self[family]
+
+
 @dataclass
 class Lab:
     """One tiny model, a batch of three samples with 2, 0 and 1 images, and its packers."""

@@ -15,10 +15,7 @@ pytest.importorskip("anywidget")
 pytest.importorskip("playwright")
 pytest.importorskip("jupyterlab")
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(lab.CHROMIUM is None, reason="Chromium is not installed"),
-]
+pytestmark = [pytest.mark.slow, lab.in_browser]
 
 MAKE = """import vlmdebug as vd
 from vlmdebug import slicers

@@ -150,8 +150,6 @@ def test_what_no_page_can_hold_is_refused(explored, said, tmp_path):
 
 # --- in a browser ------------------------------------------------------------------------------
 
-in_browser = pytest.mark.skipif(lab.CHROMIUM is None, reason="Chromium is not installed")
-
 
 @pytest.fixture(scope="module")
 def chromium():
@@ -188,7 +186,7 @@ def verdict(page):
     return page.locator(".vlmdebug-verdict").inner_text()
 
 
-@in_browser
+@lab.in_browser
 @pytest.mark.slow
 def test_slider_and_slicer_change_the_verdict_by_keyboard(opened):
     page = opened()
@@ -210,7 +208,7 @@ def test_slider_and_slicer_change_the_verdict_by_keyboard(opened):
     assert verdict(page) == "✓ OK"
 
 
-@in_browser
+@lab.in_browser
 @pytest.mark.slow
 def test_keys_walk_through_chunks_mismatches_and_back(opened):
     page = opened()
@@ -235,7 +233,7 @@ def test_keys_walk_through_chunks_mismatches_and_back(opened):
     assert loaded and all(loaded)
 
 
-@in_browser
+@lab.in_browser
 @pytest.mark.slow
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [320, 800, 1280])
@@ -250,7 +248,7 @@ def test_page_fits_and_has_no_serious_violation(width, theme, opened):
     assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
 
 
-@in_browser
+@lab.in_browser
 @pytest.mark.slow
 def test_page_without_scripts_is_the_report(opened):
     page = opened(scripts=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from lab import CHROMIUM, browser
+from lab import browser, in_browser
 from test_readme import numbers_rounded
 
 ROOT = Path(__file__).parent.parent
@@ -61,8 +61,6 @@ def test_lines_of_a_tape_are_escaped_and_read_back(tape):
 
 @pytest.fixture(scope="module")
 def chromium():
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium")
     with browser() as opened:
         yield opened
 
@@ -93,6 +91,7 @@ def at(page, part):
 
 
 @pytest.mark.slow
+@in_browser
 def test_tape_moves_from_the_command_to_the_last_line(chromium, svg, tape):
     page = chromium.new_page()
     page.set_content(svg)
@@ -105,6 +104,7 @@ def test_tape_moves_from_the_command_to_the_last_line(chromium, svg, tape):
 
 
 @pytest.mark.slow
+@in_browser
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_tape_holds_still_where_a_reader_prefers_it_and_follows_the_scheme(chromium, svg, scheme):
     page = chromium.new_page(reduced_motion="reduce", color_scheme=scheme)

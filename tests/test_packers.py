@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from architectures import REFUSES_TEXT, architectures
-from packers import OF_MROPE, ORDER, WRONG, Lab, flash_arguments
+from packers import OF_MROPE, ORDER, WRONG, Lab, Labs, flash_arguments
 
 import vlmdebug as vd
 from vlmdebug.families.packing import SEPARATES
@@ -22,19 +22,12 @@ SAME = 1e-4
 @pytest.fixture(scope="module")
 def labs(built):
     """`labs["llava"]`: a batch of that family and its packers, built once."""
-    return Labs(built)
 
+    def lab(family):
+        model, processor = built[family]
+        return Lab(model, processor, vd.tiny.batch(family, images_per_sample=[2, 0, 1], seed=0))
 
-class Labs(dict):
-    def __init__(self, built):
-        super().__init__()
-        self._built = built
-
-    def __missing__(self, family):
-        inputs = vd.tiny.batch(family, images_per_sample=[2, 0, 1], seed=0)
-        model, processor = self._built[family]
-        self[family] = Lab(model, processor, inputs)
-        return self[family]
+    return Labs(lab)
 
 
 def codes(report):

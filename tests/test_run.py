@@ -528,7 +528,6 @@ def test_a_forked_process_reports_no_call_of_its_parent(built: Any) -> None:
     assert (seen.judged, seen.found, seen.models) == (0, {}, {})
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
 def test_a_forked_process_writes_files_of_its_own(tmp_path: Path) -> None:
     forked = f"{TRAIN}\nimport os\nif os.fork():\n    os.wait()\nelse:\n    step(inputs)\n"
     (tmp_path / "train.py").write_text(forked)

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 from architectures import REFUSES_TEXT, architectures
-from packers import Lab
+from packers import Lab, Labs
 from sharders import (
     IGNORED,
     WAYS,
@@ -37,17 +37,7 @@ BY_SAMPLE = {"idefics3", "smolvlm", "idefics2", "mllama", "granite_docling"}
 @pytest.fixture(scope="module")
 def labs(built):
     """`labs["llava"]`: a batch of that family with labels and positions, built once."""
-    return Labs(built)
-
-
-class Labs(dict):
-    def __init__(self, built):
-        super().__init__()
-        self._built = built
-
-    def __missing__(self, family):
-        self[family] = ShardLab(*self._built[family], family=family)
-        return self[family]
+    return Labs(lambda family: ShardLab(*built[family], family=family))
 
 
 def codes(report):

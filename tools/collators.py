@@ -13,9 +13,7 @@ import ast
 import contextlib
 import io
 import os
-import subprocess
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -25,6 +23,7 @@ from types import SimpleNamespace as Some
 from typing import Any
 from unittest.mock import MagicMock
 
+import isolated
 import torch
 
 import vlmdebug as vd
@@ -266,12 +265,7 @@ def main(arguments: list[str]) -> None:
     for requirement in COLLATORS:
         if arguments and requirement.partition("==")[0] not in arguments:
             continue
-        with tempfile.TemporaryDirectory() as folder:
-            if "==" in requirement:
-                install = ["pip", "install", "-q", "--no-deps", "--target", folder, requirement]
-                subprocess.run([sys.executable, "-m", *install], check=True)
-            command = [sys.executable, "-W", "ignore", __file__, "--in", folder, requirement]
-            subprocess.run(command, check=False)
+        isolated.run(__file__, requirement, requirement)
 
 
 if __name__ == "__main__":

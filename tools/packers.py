@@ -14,9 +14,7 @@ import builtins
 import inspect
 import math
 import os
-import subprocess
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +25,7 @@ from types import SimpleNamespace as Some
 from typing import Any
 from unittest.mock import MagicMock
 
+import isolated
 import torch
 from packaging import version
 
@@ -499,14 +498,8 @@ def main(arguments: list[str]) -> None:
     for requirement in PACKERS:
         if names and requirement.partition("==")[0] not in names:
             continue
-        with tempfile.TemporaryDirectory() as folder:
-            if "==" in requirement:
-                install = ["pip", "install", "-q", "--no-deps", "--target", folder, requirement]
-                install += NEEDS.get(requirement, ())
-                subprocess.run([sys.executable, "-m", *install], check=True)
-            command = [sys.executable, "-W", "ignore", __file__, "--in", folder, requirement]
-            few = ["--few"] if "--few" in arguments else []
-            subprocess.run([*command, *few], check=False)
+        few = ["--few"] if "--few" in arguments else []
+        isolated.run(__file__, requirement, requirement, *few, needs=NEEDS.get(requirement, ()))
 
 
 if __name__ == "__main__":

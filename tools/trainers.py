@@ -13,9 +13,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
 from functools import cache
 from typing import Any
+
+import isolated
 
 import vlmdebug as vd
 from vlmdebug.families import FAMILIES
@@ -82,13 +83,9 @@ def said(finding: Any) -> Found:
 
 def run(trainer: str, *options: str) -> dict[str, Found]:
     """The findings of one trainer, by function, from a separate process."""
-    with tempfile.TemporaryDirectory() as folder:
-        install = ["pip", "install", "-q", "--no-deps", "--target", folder]
-        command = [sys.executable, "-m", *install, requirement_of(trainer)]
-        command += adapter_of(trainer).needs
-        subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
-        command = [sys.executable, "-W", "ignore", __file__, "--in", folder, trainer, *options]
-        ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    needs = adapter_of(trainer).needs
+    piped = {"check": True, "stdout": subprocess.PIPE, "text": True}
+    ran = isolated.run(__file__, requirement_of(trainer), trainer, *options, needs=needs, **piped)
     return json.loads(ran.stdout.strip().splitlines()[-1])
 
 
