@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from architectures import architectures
 from transformers import BatchFeature
 
 import vlmdebug as vd
@@ -240,6 +241,40 @@ def test_padding_that_is_needed_or_is_no_padding_may_not_be_left_out(family):
     slicer = changing(batch, shortened)
     assert not vd.check(slicer, batch, chunk_size=2).ok
     assert not vd.prove(slicer, batch, model, chunk_size=2).ok
+
+
+@pytest.mark.parametrize("family", architectures(["diffusion_gemma"]))
+@pytest.mark.parametrize("hide", [False, True], ids=["shown", "hidden"])
+def test_padding_that_tokens_attend_to_is_compared(family, hide, built):
+    """Its canvas attends to padding of the prompt, but for a mask of its own."""
+    model, processor = built[family]
+    inputs = dict(vd.tiny.batch(family, [0, 2, 1]))
+    if hide:
+        padding = inputs["attention_mask"]
+        inputs["decoder_attention_mask"] = torch.cat([padding, torch.ones_like(padding)], 1)
+    batch = vd.read_batch(inputs, processor=processor, config=model.config)
+    spoilt, short = inputs["input_ids"].clone(), int(inputs["attention_mask"][0].sum())
+    spoilt[0, inputs["attention_mask"][0] == 0] += 1
+
+    def other_padding(chunk, index):
+        return {**chunk, "input_ids": spoilt[index : index + 1]}
+
+    def trimmed(chunk, index):
+        shown = chunk["attention_mask"][0].bool()
+        of_text = {key: chunk[key][:, shown] for key in chunk if key in OF_TEXT}
+        return {**chunk, **of_text} if index == 0 else chunk
+
+    assert 0 < short < len(spoilt[0])
+    report = vd.check(changing(batch, other_padding), batch)
+    assert report.ok == vd.prove(changing(batch, other_padding), batch, model).ok == hide
+    if not hide:
+        assert [m.code for m in report.mismatches] == ["VLM011"]
+        cut = vd.check(changing(batch, trimmed), batch)
+        assert cut.verdict == "AMBIGUOUS"
+        assert "Without decoder_attention_mask" in str(cut.ambiguities[0])
+
+
+OF_TEXT = {"input_ids", "attention_mask", "mm_token_type_ids", "decoder_input_ids"}
 
 
 def test_what_no_model_looks_at_may_be_left_out():

@@ -283,6 +283,20 @@ def test_key_is_needed_exactly_where_the_model_makes_something_else_without_it(f
     assert not wrong
 
 
+@pytest.mark.parametrize("family", architectures(["apertus1p5", "emu3", "lighton_ocr", "mistral3"]))
+@pytest.mark.parametrize("of", [(0, 0, 1), (0, 1, 1), (0, 1, 0)], ids=str)
+def test_surplus_sizes_are_as_loud_as_the_model(family, of, built):
+    """Apertus 1.5 pairs sizes with pixels, and ignores the rest; the others raise."""
+    model, processor = built[family]
+    inputs = vd.tiny.batch(family, [2, 1], sizes=[(96, 64), (160, 128), (96, 64)])
+    batch = vd.read_batch(inputs, processor=processor, config=model.config)
+    chunks = [dict(chunk) for chunk in batch.chunks(1)]
+    call = {**chunks[0], "image_sizes": chunks[0]["image_sizes"][list(of)]}
+
+    (said,) = {m.silent for m in judged(batch, chunks, 0, call) if m.key == "image_sizes"}
+    assert said is runs(model, call)
+
+
 VIDEOS = ("qwen2_5_vl", "qwen3_vl", "cosmos3_omni", "exaone4_5")
 
 

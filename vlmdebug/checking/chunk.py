@@ -7,9 +7,15 @@ from difflib import get_close_matches
 from functools import cached_property
 
 from vlmdebug.checking.altered import alteration
-from vlmdebug.checking.chunk_tokens import token_differences
+from vlmdebug.checking.chunk_tokens import columns_doubt, token_differences
 from vlmdebug.checking.cut_causes import WITHOUT_ZEROS, Causes
-from vlmdebug.checking.doubts import Doubt, Embedded, LeftOut, MayDiffer, NotRecomputed, Unmatched
+from vlmdebug.checking.doubts import (
+    Doubt,
+    Embedded,
+    MayDiffer,
+    NotRecomputed,
+    Unmatched,
+)
 from vlmdebug.checking.findings import (
     Difference,
     Dropped,
@@ -70,9 +76,8 @@ class ChunkChecker:
         features = chunk.forecast.call.features
         if not self.found:
             self.found += token_differences(chunk, self.doubts)
-        if chunk.used.left_out and not self.found and not chunk.run.partial:
-            left_out = tuple(chunk.used.left_out.items())
-            self.doubts["input_ids"] = LeftOut(chunk.index, left_out)
+        if not self.found and not chunk.run.partial and (doubt := columns_doubt(chunk)):
+            self.doubts["input_ids"] = doubt
         if chunk.used.cut or chunk.used.seams:
             self._seams()
         if not chunk.samples and "input_ids" in self.keys:

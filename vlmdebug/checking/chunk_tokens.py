@@ -1,4 +1,4 @@
-"""Placeholder tokens of one chunk and the features that its rows become.
+"""The tokens of one chunk: placeholders and the features that its rows become, and its columns.
 
 The rows of every key may be right while columns with placeholder tokens are missing.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
+from vlmdebug.checking.doubts import LeftOut, PaddingShown
 from vlmdebug.checking.findings import TokenFeatureMismatch, TokensLost
 from vlmdebug.checking.observed import ObservedChunk
 from vlmdebug.core.modality import Modality
@@ -53,3 +54,15 @@ def _lost(
         return
     if any(key in chunk.keys for key in modality.keys):
         yield TokensLost(given=given, owned=owned, modality=modality.name, **chunk.place)
+
+
+def columns_doubt(chunk: ObservedChunk) -> LeftOut | PaddingShown | None:
+    """Columns with tokens that others attend to, if the chunk has not all of the batch's own."""
+    used, batch, ids = chunk.used, chunk.batch, chunk.keys.get("input_ids")
+    if used.left_out:
+        return LeftOut(chunk.index, tuple(used.left_out.items()))
+    shown = batch.rules.shows_padding(batch.inputs) and batch.rules.shows_padding(chunk.keys)
+    if ids is None or used.spans is not None or not shown:
+        return None
+    cut = ids.columns != batch.inputs["input_ids"].shape[-1]
+    return PaddingShown(chunk.index, batch.rules.shows_padding_without) if cut else None

@@ -88,6 +88,13 @@ class LeftOut(NamedTuple):
     tokens: tuple[tuple[int, int], ...]
 
 
+class PaddingShown(NamedTuple):
+    """Another number of padding tokens, which others attend to as the batch has no such mask."""
+
+    chunk: int
+    mask: str
+
+
 class NotFinite(NamedTuple):
     """Media that hold NaN or infinity."""
 
@@ -156,6 +163,7 @@ Doubt = (
     | Hidden
     | Unmasked
     | LeftOut
+    | PaddingShown
     | NotFinite
     | SidesUnseen
     | LostMask

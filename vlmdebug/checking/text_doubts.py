@@ -19,6 +19,7 @@ from vlmdebug.checking.doubts import (
     NotNextTo,
     NotRecomputed,
     NotTheSame,
+    PaddingShown,
     PlacesUnknown,
     SidesUnseen,
     Unmasked,
@@ -157,8 +158,8 @@ def doubt(one: Doubt) -> str:
             )
         case FeaturesUnknown():
             return _features_unknown(one)
-        case LeftOut():
-            return _left_out(one)
+        case LeftOut() | PaddingShown():
+            return _of_columns(one)
         case SidesUnseen(key, images):
             return (
                 f"Which side of images {listed(images)} is the height could not be compared: "
@@ -238,7 +239,13 @@ def _features_unknown(one: FeaturesUnknown) -> str:
     return f"{said} Pass processor=, or processor= and config= together."
 
 
-def _left_out(one: LeftOut) -> str:
+def _of_columns(one: LeftOut | PaddingShown) -> str:
+    if isinstance(one, PaddingShown):
+        return (
+            f"input_ids of chunk {one.chunk} has more or fewer columns of padding than the batch. "
+            f"Without {one.mask}, tokens attend to padding, so what they compute may differ. "
+            f"Pass {one.mask}, or leave the padding as it is."
+        )
     cut = ", ".join(f"{count} of sample {sample}" for sample, count in one.tokens[:MOST_SAMPLES])
     return (
         f"input_ids of chunk {one.chunk} lacks tokens that attention_mask does not hide: {cut}. "

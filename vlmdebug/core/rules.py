@@ -127,6 +127,8 @@ class ModelRules:
         checks_each_row: Whether each row of pixels must fit the row of every key that describes it.
         causal: Whether no text token attends to later ones, so that padding on the right needs
             no mask.
+        shows_padding_without: A mask without which tokens attend to padding that `attention_mask`
+            hides; empty where that hides it from all.
         token_types_mark: The tokens at which `token_type_ids` are 1, if known: those of images, or
             those of the completion after a prompt with bidirectional attention.
         ignored: Keys that the model accepts and ignores.
@@ -159,6 +161,7 @@ class ModelRules:
     ignores_unmasked_audio: bool = False
     checks_each_row: bool = False
     causal: bool = True
+    shows_padding_without: str = ""
     token_types_mark: Literal["images", "completion"] | None = None
     ignored: frozenset[str] = frozenset()
     read_in_vain: frozenset[str] = frozenset()
@@ -201,6 +204,11 @@ class ModelRules:
         """Whether the model uses a key; `positions`: `position_ids` are passed."""
         only_places = positions and key in self.only_used_for_position_ids
         return key not in self.ignored and not only_places
+
+    def shows_padding(self, inputs: Mapping[str, Any]) -> bool:
+        """Whether tokens attend to padding that the `attention_mask` of these inputs hides."""
+        mask = self.shows_padding_without
+        return bool(mask) and inputs.get(mask) is None
 
     def takes_totals(self, placeholders: int, features: int) -> bool:
         """Whether the model runs with so many placeholder tokens and features in a call."""

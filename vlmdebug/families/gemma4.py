@@ -58,10 +58,13 @@ class Gemma4(Family):
     variants = {
         # An encoder of the prompt and a decoder, which denoises a canvas of tokens and attends to
         # all of it. Without a canvas, it draws one; of the token types it makes a mask that it does
-        # not use (`modeling_diffusion_gemma.DiffusionGemmaEncoderModel`, 5.24).
+        # not use (`modeling_diffusion_gemma.DiffusionGemmaEncoderModel`, 5.24). The canvas attends
+        # to padding of the prompt, too, where no mask of its own hides it
+        # (`DiffusionGemmaDecoderModel.create_diffusion_decoder_attention_mask`).
         "diffusion_gemma": replace(
             rules,
             causal=False,
+            shows_padding_without="decoder_attention_mask",
             ignored=TYPES,
             read_in_vain=TYPES,
             tokens={**rules.tokens, "decoder_input_ids": replace(DECODER, beside_one=False)},

@@ -48,6 +48,15 @@ class Mistral3(Family):
     )
     variants = {
         "mistral_large4": with_mask(rules, INDEXED),
+        # Surplus sizes are ignored like surplus pixels (`modeling_apertus1p5.get_image_tokens`,
+        # 5.24).
+        "apertus1p5": replace(
+            rules,
+            keys={
+                "pixel_values": SURPLUS,
+                "image_sizes": replace(DESCRIBES, runs_with=SURPLUS.runs_with),
+            },
+        ),
         PIXTRAL_12B: replace(rules, seen=()),  # its calls were never compared
     }
 

@@ -19,7 +19,7 @@ class Call:
     """The inputs that a call got, and the rows of the batch that it should get.
 
     Attributes:
-        keys: The rows that each key holds.
+        keys: The rows that each key holds, without those that the model pairs with no pixels.
         part: What the call should process.
         placeholders: Placeholder tokens of images, if known.
         pixels: The key of the pixels.
@@ -43,10 +43,22 @@ class Call:
         placeholders: int | None,
         expected: Callable[[str], ExpectedRows],
     ) -> None:
-        self.batch, self.keys, self.part = batch, keys, part
+        self.batch, self.part = batch, part
         self.layout, self.rules = batch.layout, batch.rules
         self.pixels = pixels_of(batch.layout.media)
+        self.keys = self._paired(keys)
         self.placeholders, self.expected = placeholders, expected
+
+    def _paired(self, keys: Mapping[str, ObservedKey]) -> Mapping[str, ObservedKey]:
+        """The keys, without rows behind those of the pixels that the model ignores."""
+        name, pixels = self.layout.feature_key or "", keys.get(self.pixels)
+        used = keys.get(name)
+        if used is None or used.rows is None or pixels is None or used.length <= pixels.length:
+            return keys
+        if "surplus" not in self.rules.of(name).runs_with:
+            return keys
+        rows = used.rows[: pixels.length]
+        return {**keys, name: used._replace(rows=rows, length=pixels.length)}
 
     @cached_property
     def features(self) -> int | None:

@@ -33,7 +33,9 @@ class Realigned:
 
     @classmethod
     def of(cls, batch: Batch, ids: Any, mask: Any) -> Realigned | None:
-        """None if batch or chunk has no mask of its own shape, or no row was identified."""
+        """None if batch or chunk has no mask of its own shape, or tokens attend to padding."""
+        if batch.rules.shows_padding(batch.inputs):
+            return None
         masks = ((batch.inputs["input_ids"], batch.inputs.get("attention_mask")), (ids, mask))
         for tokens, shows in masks:
             shape = tuple(getattr(shows, "shape", ()))
@@ -113,7 +115,7 @@ class Columns:
         `told`: the rows by memory or history. If there are as many columns as before, the new ones
         must be padding by the chunk's own `mask`; rotated tokens are not padding.
         """
-        if told is None or told.foreign:
+        if told is None or told.foreign or batch.rules.shows_padding(batch.inputs):
             return None
         have, width = batch.inputs["input_ids"].shape[-1], ids.shape[-1]
         ours, theirs = to_numpy(batch.inputs["input_ids"])[list(told)], to_numpy(ids)
