@@ -12,11 +12,13 @@ def mimebundle(report: Record) -> dict[str, str]:
 
     If a view fails, the cell does not: it shows the text instead, with the reason.
     """
-    return {
-        "text/html": _or_text(_html, report, _as_html),
-        "text/markdown": _or_text(_markdown, report, _as_markdown),
-        "text/plain": _text(report),
-    }
+    markdown = _or_text(_markdown, report, _as_markdown)
+    return {**fallback(report), "text/markdown": markdown}
+
+
+def fallback(report: Record) -> dict[str, str]:
+    """HTML and text: what stands in for the explorer where widgets do not live."""
+    return {"text/html": _or_text(_html, report, _as_html), "text/plain": _text(report)}
 
 
 def _or_text(view: Callable[[Record], str], report: Record, instead: Callable[[str], str]) -> str:

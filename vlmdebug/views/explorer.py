@@ -21,7 +21,7 @@ from vlmdebug.core.rows import Rows
 from vlmdebug.core.scene import Scene
 from vlmdebug.errors import BadInput, VlmDebugError
 from vlmdebug.safe import one_line
-from vlmdebug.views import mimebundle, packed, picture, rows
+from vlmdebug.views import fallback, packed, picture, rows
 from vlmdebug.views.details import Details
 
 HERE = Path(__file__).parent
@@ -290,8 +290,7 @@ class Explorer(anywidget.AnyWidget):
         data, *more = bundle if isinstance(bundle, tuple) else (bundle,)
         if data is None or self.report is None:
             return bundle
-        static = mimebundle(self.report)
-        both = {**data, "text/html": static["text/html"], "text/plain": static["text/plain"]}
+        both = {**data, **fallback(self.report)}
         return (both, *more) if more else both
 
 
