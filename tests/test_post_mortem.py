@@ -89,7 +89,21 @@ def test_an_exception_with_another_cause_blames_no_sample(built: Any) -> None:
     found = vd.post_mortem(caught(lambda: model(**inputs, logits_to_keep="all")))
 
     assert found.ok and found.samples == ()
+    assert "features of this call agree" in str(found)
     assert "the exception has another cause" in str(found)
+
+
+def test_what_agrees_is_called_what_it_is() -> None:
+    inputs = dict(vd.tiny.batch("llava", [1, 1]))
+    processor = vd.tiny.build("llava")[1]
+
+    def loss(inputs: Any, processor: Any) -> Any:
+        return len(inputs) / 0
+
+    found = vd.post_mortem(caught(lambda: loss(inputs, processor)))
+
+    assert found.ok and found.found == "A batch"
+    assert "features of this batch agree" in str(found)
     assert vd.post_mortem(caught(loss)).ok
 
 

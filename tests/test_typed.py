@@ -91,6 +91,46 @@ def test_report_is_as_wide_as_columns(saved, capsys, monkeypatch, columns, slice
     assert max(map(len, lines)) > columns - 15
 
 
+CUTS = """\
+def slicer(inputs, chunk_size):
+    for start in range(0, len(inputs["input_ids"]), chunk_size):
+        yield {key: inputs[key][start : start + chunk_size] for key in inputs}
+
+class Trainer:
+    def loss(self, model, batch):
+        if self.wide_name_of_an_option > 1 and self.another_long_name_of_an_option > 1:
+            batch = dict(batch)
+        model(**batch)
+"""
+SAY = {
+    "falsify finds": ["falsify", "cut.py:slicer", "--family", "gemma4"],
+    "falsify finds nothing": ["falsify", "corrected", "--family", "gemma4", "--max-examples", "20"],
+    "falsify invents": ["falsify", "cut.py:Trainer.loss", "--family", "llava"],
+    "review finds": ["review", "cut.py", "--no-cache"],
+    "review finds nothing": ["review", "empty.py", "--no-cache"],
+}
+
+
+@pytest.mark.parametrize("arguments", SAY.values(), ids=SAY)
+def test_prose_of_falsify_and_review_is_as_wide_as_columns(
+    arguments, tmp_path, capsys, monkeypatch
+):
+    (tmp_path / "cut.py").write_text(CUTS)
+    (tmp_path / "empty.py").write_text("x = 1\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    main(arguments)
+    unbroken = capsys.readouterr().out
+    monkeypatch.setenv("COLUMNS", "40")
+    main(arguments)
+    narrow = capsys.readouterr().out
+    prose = [line for line in narrow.splitlines() if not line.startswith(("cut.py:", "    Run it"))]
+
+    assert max(map(len, prose)) <= 40 < max(map(len, unbroken.splitlines()))
+    if arguments[0] == "falsify":
+        assert narrow.split() == unbroken.split()
+
+
 def test_narrow_table_loses_no_column(saved, capsys, monkeypatch):
     arguments = ["check", "batch.pt", "--slicer", "by_sample"]
     main(arguments)

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from vlmdebug.cli.given import not_checked, slicer_of
-from vlmdebug.cli.show import FOUND, OK, Commands, show, show_line
+from vlmdebug.cli.show import FOUND, OK, Commands, is_width_known, show_line, show_text, text_width
 from vlmdebug.errors import BadInput
 from vlmdebug.running.settings import FalsifySettings, options
-from vlmdebug.safe import harmless, one_line, plain
+from vlmdebug.safe import harmless, one_line
 
 
 def add(commands: Commands) -> None:
@@ -70,7 +70,9 @@ def _run(arguments: argparse.Namespace) -> int:
     settings = FalsifySettings(**{one.name: getattr(arguments, one.name) for one in options()})
     given = given_by(arguments.given)
     if not arguments.apart and is_apart(arguments.slicer):
-        status, output, errors = run_apart(arguments.typed, settings.seconds)
+        status, output, errors = run_apart(
+            arguments.typed, settings.seconds, text_width() if is_width_known() else None
+        )
         print(harmless(output), end="")
         print(harmless(errors), end="", file=sys.stderr)
         return status
@@ -108,25 +110,26 @@ def _search(arguments: argparse.Namespace, settings: FalsifySettings, given: Any
             "--seconds or a larger number."
         )
     if not found:
-        show_line("no counterexample, which is evidence and no proof; cases tried:")
+        show_text("no counterexample, which is evidence and no proof; cases tried:")
     for family, count in tried.items():
         left_out = not_checked(count)
         if left_out or not found:
             number = f"{int(count)} case{'' if count == 1 else 's'}"
-            show_line(f"  {family}: {number}{left_out}")
+            show_text(f"{family}: {number}{left_out}", "  ", "    ")
     invented = getattr(slicer, "invented", ())
     if invented:
-        show_line(f"Invented, as nobody gave it: {', '.join(map(one_line, invented))}")
+        names = ", ".join(map(one_line, invented))
+        show_text(f"Invented, as nobody gave it: {names}", then="  ")
     return FOUND if found else OK
 
 
 def _show_found(found: Iterable[Any], imported: str | None) -> None:
     """Each counterexample with its findings and, if a name is given to import, its test."""
     for example in found:
-        show_line(example)
+        show_text(example, then="  ")
         for finding in example.report.findings:
-            show(f"  {finding.code} {finding.title} ({finding.loudness})")
-            show_line("\n".join(f"    {line}" for line in plain(finding.message).splitlines()))
+            show_text(f"{finding.code} {finding.title} ({finding.loudness})", "  ", "    ")
+            show_text(finding.message, "    ", "      ")
         if imported is not None:
             show_line(f"\n{_test_of(example, imported)}")
 

@@ -76,9 +76,25 @@ def is_rich() -> bool:
     return _is_terminal() and importlib.util.find_spec("rich") is not None
 
 
+def show_text(said: object, first: str = "", then: str = "") -> None:
+    """Print text, each of its lines after `first`, and what goes on in another line after `then`.
+
+    Lines are as wide as the terminal, or `COLUMNS`; in a file each one stays as long as it is.
+    """
+    from vlmdebug.views.text import wrapped
+
+    width = text_width() if is_width_known() else sys.maxsize
+    show("\n".join(wrapped(str(said), first, then, width)))
+
+
+def is_width_known() -> bool:
+    """Whether text goes to a terminal, or `COLUMNS` says how wide it is."""
+    return "COLUMNS" in os.environ or _is_terminal()
+
+
 def text_width(in_a_file: int = WIDTH) -> int:
     """Columns for text: `COLUMNS`, or those of a terminal, within what can be read."""
-    known = "COLUMNS" in os.environ or _is_terminal()
+    known = is_width_known()
     columns = shutil.get_terminal_size((in_a_file, 0)).columns if known else in_a_file
     return min(max(columns, LEAST), MOST)
 

@@ -33,9 +33,10 @@ NOTHING = (
     "pass the batch: vlmdebug.check(inputs, model=model, processor=processor)."
 )
 AGREES = (
-    "Placeholder tokens and features of this call agree, as far as they were compared: the "
+    "Placeholder tokens and features of this {} agree, as far as they were compared: the "
     "exception has another cause."
 )
+A_BATCH = "A batch"
 
 SHAPES = re.compile(r"shape|size|dimension|inhomogeneous|broadcast|length|stack", re.IGNORECASE)
 """Words of an exception about tensors that do not fit each other."""
@@ -191,7 +192,7 @@ def _looked_into(frames: Sequence[Frame], error: str) -> PostMortem:
         )
     batch = batch_in(frames)
     if batch is not None:
-        return _of_report(error, "A batch", site_of(frames), *_checked(batch, frames))
+        return _of_report(error, A_BATCH, site_of(frames), *_checked(batch, frames))
     return PostMortem(error, "Nothing to compare", site_of(frames), (NOTHING,))
 
 
@@ -200,7 +201,8 @@ def _of_report(
 ) -> PostMortem:
     if report is None:
         return PostMortem(error, found, site, (unread or NOTHING,))
-    said = [finding.message for finding in report.findings] or [*report.ambiguities] or [AGREES]
+    said = [finding.message for finding in report.findings] or [*report.ambiguities]
+    said = said or [AGREES.format("batch" if found == A_BATCH else "call")]
     return PostMortem(error, found, site, tuple(said), _samples(report), report)
 
 

@@ -77,31 +77,33 @@ class Review:
         parts = [one.to_text(width) for one in self.findings]
         unsure = [one.to_text(width) for one in self.remarks if one.unsure is not None]
         if unsure:
-            parts += ["No findings, because a condition could not be evaluated:", *unsure]
+            why = "No findings, because a condition could not be evaluated:"
+            parts += [wrapped(why, width, ""), *unsure]
         if self.not_judged:
             parts.append("\n".join(["Not judged:", *self.not_judged]))
         if self.never_run:
             never = "Never runs, because no known layout has such a batch:"
-            parts.append("\n".join([never, *self.never_run]))
+            parts.append("\n".join([wrapped(never, width, ""), *self.never_run]))
         parts += [wrapped(note, width, "") for note in self.notes]
-        return harmless("\n\n".join([*parts, self._summary]))
+        parts.append("\n".join(wrapped(line, width, "") for line in self._summary))
+        return harmless("\n\n".join(parts))
 
     @property
-    def _summary(self) -> str:
+    def _summary(self) -> Iterator[str]:
         if not self.functions:
             none = "No function was found here that cuts the media of a batch"
             unread = number(len(self.not_judged), "file") if self.not_judged else ""
-            return "\n".join([f"{none}{unread and f'; {unread} not read'}.", *self._hidden])
-        return "\n".join(
-            [
-                f"Read {number(self.functions, 'function')} about media: "
-                f"{number(len(self.findings), 'finding')}, {number(self.agreeing, 'place')} right, "
-                f"{len(self.not_judged)} not judged.",
-                *self._hidden,
-                "The order of samples, and samples in no chunk, are not read: run the code with",
-                "`vlmdebug falsify FILE.py:NAME`.",
-            ]
+            yield f"{none}{unread and f'; {unread} not read'}."
+            yield from self._hidden
+            return
+        yield (
+            f"Read {number(self.functions, 'function')} about media: "
+            f"{number(len(self.findings), 'finding')}, {number(self.agreeing, 'place')} right, "
+            f"{len(self.not_judged)} not judged."
         )
+        yield from self._hidden
+        yield "The order of samples, and samples in no chunk, are not read: run the code with"
+        yield "`vlmdebug falsify FILE.py:NAME`."
 
     @property
     def _hidden(self) -> Iterator[str]:

@@ -49,16 +49,19 @@ def broken_by(name: str, data: bytes, layouts: Collection[str]) -> Broken | str:
     return frozenset(map(tuple, json.loads(ended.stdout)))
 
 
-def run(arguments: Sequence[str], seconds: float) -> subprocess.CompletedProcess[str]:
-    """Run a command of vlmdebug in another process.
+def run(
+    arguments: Sequence[str], seconds: float, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command of vlmdebug in another process, with these variables of the environment too.
 
     Raises:
         subprocess.TimeoutExpired: It takes longer.
     """
     paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    safe = {"PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
     return subprocess.run(
         [sys.executable, "-m", "vlmdebug", *arguments],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"},
+        env={**os.environ, **variables, **safe},
         capture_output=True,
         encoding="utf-8",
         errors="replace",

@@ -51,15 +51,23 @@ def is_apart(name: str) -> bool:
     return not entry.is_by_place and bool(roles & {"key", "batch"})
 
 
-def run_apart(arguments: Sequence[str], seconds: float | None) -> tuple[int, str, str]:
+def run_apart(
+    arguments: Sequence[str], seconds: float | None, columns: int | None = None
+) -> tuple[int, str, str]:
     """Run this command line in another process: exit status, output, errors.
+
+    Args:
+        arguments: The command line.
+        seconds: Those that the search may take, or None.
+        columns: Width of the text that it writes; None: as in a file.
 
     Raises:
         NotJudged: It took too long, or crashed.
     """
     limit = LIMIT if seconds is None else 2 * seconds + 120
     try:
-        ended = run([*arguments, "--apart"], limit)
+        width = {} if columns is None else {"COLUMNS": str(columns)}
+        ended = run([*arguments, "--apart"], limit, **width)
     except subprocess.TimeoutExpired:
         raise NotJudged(
             f"The trial took more than {limit:.0f} seconds and was stopped. Nothing was judged. "
