@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from pathlib import Path
@@ -322,6 +323,91 @@ def test_exercise_takes_what_the_library_cuts_and_nothing_else(topic, seed):
         )
         assert not question.predict((answer[0] + 1, answer[1] + 1)).right or padded
     assert not question.predict((0, 0)).right
+
+
+def as_a_student_reads_it(question):
+    """The answer by arithmetic on what the question says, and on nothing else."""
+    said = str(question)
+    family = said.partition(":")[0]
+    owned = re.findall(r"^  sample \d+ \(\w+\): (.*)$", said, re.MULTILINE)
+    images = [0 if line == "no image" else len(line.split(", ")) for line in owned]
+    tiles = [sum(map(int, re.findall(r"\((\d+) tiles?\)", line))) for line in owned]
+    unit = re.search(rf"^{question.key}: one row per (\w+)", said, re.MULTILINE).group(1)
+    counts = {"image": images, "tile": tiles, "sample": [1] * len(images)}.get(unit)
+    if unit == "patch":
+        grid = json.loads(re.search(r"^image_grid_thw: (\[\[.*)$", said, re.MULTILINE).group(1))
+        patches = iter([t * height * width for t, height, width in grid])
+        counts = [sum(next(patches) for _ in range(count)) for count in images]
+    chunk = int(re.search(r"does chunk (\d+) get", said).group(1))
+    size = int((re.search(r"up to (\d+) samples", said) or [0, 1])[1])
+    start, stop = chunk * size, min((chunk + 1) * size, len(images))
+    if not any(images[start:stop]) and family != "mllama":
+        return None
+    return sum(counts[:start]), sum(counts[:stop])
+
+
+def as_corrected_cuts_it(batch, key, chunk, size):
+    """The rows that the corrected slicer passes, by their address in the whole tensor."""
+    numbers = {
+        f"num_{unit}s": [*batch.counts[unit]] for unit in ("image", "tile") if unit in batch.counts
+    }
+    whole = {name: torch.as_tensor(value) for name, value in batch.inputs.items()}
+    passed = [*vd.slicers.corrected({**whole, **numbers}, size)][chunk].get(key)
+    if passed is None:
+        return None
+    step = whole[key].stride(0) * whole[key].element_size()
+    first = (passed.data_ptr() - whole[key].data_ptr()) // step
+    return first, first + len(passed)
+
+
+def wrong_answers(question, answer):
+    """Answers that are off by a row at either end, or hold nothing.
+
+    Of padded rows only those that take or leave an image: models skip the rows of other samples.
+    """
+    if answer is None:
+        return [(0, 1), (1, 2)]
+    start, stop = answer
+    near = [(start + 1, stop), (start, stop - 1), (max(start - 1, 0), stop)]
+    near = [rows for rows in near if rows[0] < rows[1] and rows != answer]
+    if question.batch.layout[question.key].unit == "sample":
+        images = [*question.batch.counts["image"]]
+        near = [rows for rows in near if sum(images[slice(*rows)]) != sum(images[slice(*answer)])]
+    return near if question.batch.layout.family == "mllama" else [None, *near]
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_answers_are_those_of_the_page_and_of_the_corrected_slicer(topic):
+    """Seeds that no other test draws: the answer is worked out twice without `learn`."""
+    answers = []
+    for seed in range(1000, 1030):
+        question = exercise(topic, seed=seed)
+        answer = as_a_student_reads_it(question)
+        where = question.batch, question.key, question.chunk, question.chunk_size
+        answers.append(answer)
+
+        assert as_corrected_cuts_it(*where) == answer, (topic, seed)
+        assert question.predict(answer).right, (topic, seed)
+        for rows in wrong_answers(question, answer):
+            assert not question.predict(rows).right, (topic, seed, rows)
+    assert len({*answers}) > 3
+
+
+FAMILIES_OF_TOPICS = sorted({name for names in TOPICS.values() for name in names})
+
+
+@pytest.mark.parametrize("family", [n for n in FAMILIES_OF_TOPICS if n in vd.tiny.families()])
+def test_answers_hold_for_batches_of_real_processors(family):
+    processor = vd.tiny.build(family)[1]
+    for seed in range(3):
+        question = exercise("text-only" if family in TOPICS["text-only"] else None, seed=seed)
+        images = [*question.batch.counts["image"]]
+        inputs = vd.tiny.batch(family, images, sizes=(64, 48), seed=seed, processor=processor)
+        batch = vd.read_batch(inputs, processor=processor, num_images=images)
+        for chunk in range(-(-len(images) // 2)):
+            for key in batch.layout.media:
+                rows = as_corrected_cuts_it(batch, key, chunk, 2)
+                assert predict(batch, key, rows, chunk=chunk, chunk_size=2).right, (key, chunk)
 
 
 def test_seed_decides_the_question_and_other_seeds_draw_others():
