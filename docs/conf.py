@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -50,6 +51,7 @@ def write_pages() -> None:
     GENERATED.mkdir()
     for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
         text = notebook.read_text(encoding="utf-8").replace("](../docs/", "](../")
+        text = text.replace('"# ', f'"# {notebook.name[:2]} ', 1)  # pages name them by number
         (GENERATED / notebook.name).write_text(text, encoding="utf-8")
     explored = fragment(explorer())
     (GENERATED / "explorer.html").write_text(explored, encoding="utf-8")
@@ -81,26 +83,44 @@ def family_page(family) -> str:
 
 
 def api_page(names: list[str]) -> str:
-    """Every public name with its docstring."""
-    parts = ["# Reference", ""]
-    for name in sorted(names, key=str.lower):
-        value = getattr(vlmdebug, name)
-        kind = "autoclass" if inspect.isclass(value) else "autofunction"
-        members = ":members:\n" if inspect.isclass(value) else ""
-        home = f"{value.__module__}.{value.__qualname__}"
-        parts += [f"```{{eval-rst}}\n.. {kind}:: {home}"]
-        parts += [f"   {members}" if members else "", "```", ""]
-    more = (
+    """Every public name with its docstring, under the name by which it is called."""
+    found = {name: getattr(vlmdebug, name) for name in sorted(names, key=str.lower)}
+    classes = [name for name, value in found.items() if inspect.isclass(value)]
+    errors = [name for name in classes if issubclass(found[name], Exception)]
+    functions = [name for name in found if name not in classes]
+    of_modules = (
+        "testing.assert_slices",
+        "testing.batches",
         "tiny.build",
         "tiny.batch",
         "learn.predict",
         "learn.exercise",
         "review.paths",
         "review.source",
+        "slicers.by_sample",
+        "slicers.corrected",
     )
-    for home in (f"vlmdebug.{name}" for name in more):
-        parts += [f"```{{eval-rst}}\n.. autofunction:: {home}\n```", ""]
+    parts = [
+        "# Python reference",
+        "",
+        "Every public name. After `import vlmdebug as vd`, `vlmdebug.check` is `vd.check`; of",
+        "modules, import `vlmdebug.testing` and `vlmdebug.learn` yourself.",
+        "",
+        *section("Functions", "autofunction", functions),
+        *section("Functions of modules", "autofunction", of_modules),
+        *section("Classes", "autoclass", [name for name in classes if name not in errors]),
+        *section("Errors", "autoclass", errors),
+    ]
     return "\n".join(parts)
+
+
+def section(title: str, kind: str, names: Iterable[str]) -> list[str]:
+    """Names of the package with their docstrings, and members if they are classes."""
+    members = ["   :members:", ""] if kind == "autoclass" else []
+    parts = [f"## {title}", ""]
+    for name in names:
+        parts += ["```{eval-rst}", f".. {kind}:: vlmdebug.{name}", *members, "```", ""]
+    return parts
 
 
 def options_page() -> str:
