@@ -79,7 +79,8 @@ def family_page(family) -> str:
         shape, missing = family.shapes[key], without[family.rules.of(key).when_no_media]
         lines.append(f"| `{key}` | `({shape})` | {axis} | {missing} |")
     models = ", ".join(f"`{model}`" for model in family.models)
-    return "\n".join([*lines, "", f"Models: {models}."]) + "\n"
+    others = "[Layouts](../layouts.md) compares the families."
+    return "\n".join([*lines, "", f"Models: {models}. {others}"]) + "\n"
 
 
 def api_page(names: list[str]) -> str:
@@ -161,6 +162,21 @@ def as_text(sentence: str) -> str:
 def block(language: str, text: str) -> list[str]:
     """Lines of code."""
     return [f"```{language}", text, "```", ""]
+
+
+def setup(app) -> None:
+    """Links that pages have here and nowhere else: in a terminal or on GitHub they lead nowhere."""
+    app.connect("source-read", lambda app, page, source: source.append(linked(page, source.pop())))
+
+
+def linked(page: str, text: str) -> str:
+    """Layouts in tables link to their pages, and pages of codes to what explains their words."""
+    if page in ("layouts", "architectures"):
+        names = "|".join(map(re.escape, FAMILIES))
+        return re.sub(rf"\| ({names}) \|", r"| [\1](generated/family_\1.md) |", text)
+    if page.startswith("codes/"):
+        return f"{text}\n[All codes](../layouts.md#codes) · [Glossary](../glossary.md)\n"
+    return text
 
 
 write_pages()

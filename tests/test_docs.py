@@ -210,3 +210,10 @@ def test_docs_build_without_a_warning(tmp_path):
     assert ran.returncode == 0, ran.stderr
     front = (tmp_path / "html" / "index.html").read_text(encoding="utf-8")
     assert "codes/VLM001.html" in front and "generated/api.html" in front
+    pages = {
+        name: (tmp_path / "html" / f"{name}.html").read_text(encoding="utf-8")
+        for name in ("generated/api", "layouts", "codes/VLM002")
+    }
+    assert 'id="vlmdebug.check"' in pages["generated/api"]  # as it is called, not where it is
+    assert "generated/family_llava.html" in pages["layouts"]
+    assert "../glossary.html" in pages["codes/VLM002"].partition("<article")[2]
