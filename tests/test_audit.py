@@ -5,12 +5,15 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
 import tarfile
 import time
+from base64 import b64encode
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,8 +25,11 @@ from PIL import Image
 
 import vlmdebug as vd
 from vlmdebug.cli import main
+from vlmdebug.fleet import engines
+from vlmdebug.fleet.audit_row import AuditSettings
 from vlmdebug.fleet.faults import MEANING, Kind
 from vlmdebug.fleet.questions import QUESTIONS, ask
+from vlmdebug.fleet.sources import blocks_of
 
 TEMPLATE = (
     "{% for m in messages %}[{{ m['role'] }}] {% for c in m['content'] %}"
@@ -123,6 +129,9 @@ FAULTY: dict[str, tuple[Kind, Callable[[], Any]]] = {
     "more-pixels-than-open": (Kind.SIZE, lambda: row(size(10**12, 10**12))),
     "empty-path": (Kind.BROKEN, lambda: row("")),
     "folder": (Kind.BROKEN, lambda: row("/")),
+    "text-that-is-no-size": (Kind.MISSING, lambda: row({"width": "64", "height": True})),
+    "pixels-that-no-column-holds": (Kind.SIZE, lambda: row(size(2**40, 0))),
+    "no-file-but-a-size": (Kind.MISSING, lambda: row({"path": "nowhere.png", **size(64, 48)})),
     "half-a-surrogate": (Kind.UNREADABLE, lambda: row(text="a \ud800 b")),
     "typed-place-without-image": (Kind.PLACEHOLDERS, lambda: {"messages": row(7)["messages"]}),
     "no-pixels": (Kind.SIZE, lambda: row(size(0, 48))),
@@ -186,6 +195,10 @@ SOUND: dict[str, Callable[[], Any]] = {
         *row()["messages"], *row(text=LONG)["messages"][:1]]},
     "last-answer-empty": lambda: {"messages": [*row()["messages"], *row(answer="")["messages"]]},
     "preference-without-prompt": lambda: {"chosen": row()["messages"], "rejected": []},
+    "image-in-base64": lambda: row(b64encode(png()).decode()),
+    "image-in-a-dict-in-a-dict": lambda: row({"image": {"bytes": png(), "path": None}}),
+    "size-of-pandas": lambda: row({"width": 64.0, "height": 48.0}),
+    "remote-image-with-a-size": lambda: row({"url": "https://example.com/a.png", **size(64, 48)}),
     "system-message": lambda: {
         "messages": [{"role": "system", "content": "Be kind."}, *row()["messages"]]},
 }  # fmt: skip
@@ -198,6 +211,20 @@ def test_sound_row_of_every_form_has_no_fault(name: str, processor: Any) -> None
     assert audited.faults == ()
     assert audited.unknown == ()
     assert audited.tokens is not None
+
+
+def test_photo_is_turned_as_the_processor_turns_it(processor: Any, tmp_path: Path) -> None:
+    from transformers.image_utils import load_image
+
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    path = tmp_path / "photo.jpg"
+    Image.new("RGB", (320, 80)).save(path, exif=turned)
+
+    audited = vd.audit_row(row(str(path)), processor)
+
+    assert audited.sizes == (load_image(str(path)).size,) == ((80, 320),)
+    assert vd.audit_row(row(Image.open(path)), processor).sizes == ((320, 80),)
 
 
 def test_image_of_another_machine_is_not_fetched_and_said_to_be_unknown(processor: Any) -> None:
@@ -394,17 +421,23 @@ def write_gzip(folder: Path) -> Path:
     return folder / "a.jsonl.gz"
 
 
+def pack(path: Path, files: dict[str, bytes], mode: Any = "w") -> Path:
+    with tarfile.open(path, mode) as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
 def write_tar(folder: Path) -> Path:
-    with tarfile.open(folder / "00.tar", "w") as archive:
-        for number, one in enumerate(ROWS):
-            said = {"messages": one["messages"]}
-            files = {"json": json.dumps(said).encode()}
-            if one["images"] and one["images"][0] != "nowhere.png":
-                files["png"] = png()
-            for extension, content in files.items():
-                info = tarfile.TarInfo(f"shard/{number:04d}.{extension}")
-                info.size = len(content)
-                archive.addfile(info, io.BytesIO(content))
+    files: dict[str, bytes] = {}
+    for number, one in enumerate(ROWS):
+        name = f"shard/{number:04d}"
+        files[f"{name}.json"] = json.dumps({"messages": one["messages"]}).encode()
+        if one["images"] and one["images"][0] != "nowhere.png":
+            files[f"{name}.png"] = png()
+    pack(folder / "00.tar", files)
     return folder
 
 
@@ -446,6 +479,145 @@ def test_archive_that_ends_too_early_is_a_fault_of_its_last_row(
     assert "cannot be read from here on" in found.ask("select details from rows").rows[-1][0][0]
 
 
+PIECES: dict[str, tuple[dict[str, bytes], list[str], list[str]]] = {
+    "row-names-its-file": ({"json": b'"images": ["a.png"]', "png": png()}, [], []),
+    "row-names-its-ending": ({"png": png(), "json": b'"image": "png"'}, [], []),
+    "row-names-files-in-its-own-order": (
+        {"1.png": png(9, 9), "0.png": png(), "json": b'"images": ["a.0.png"]'}, [], [],
+    ),
+    "numbers-are-a-list": ({"json": b"", "0.png": png(), "1.jpg": png()}, ["placeholders"], []),
+    "mask": (
+        {"json": b"", "jpg": png(), "mask.png": png()}, [],
+        ["which of .jpg, .mask.png the row has"],
+    ),
+    "row-names-more": (
+        {"json": b'"images": ["x.png", "y.png"]', "png": png()}, [],
+        ["which images of the archive the row has"],
+    ),
+    "other-formats": ({"JSON": b"", "GIF": png()}, [], []),
+    "image-that-is-not-read": (
+        {"json": b"", "npy": b"?"}, [],
+        ["a file that ends in .npy", "whether it is a media item: a file that ends in .npy"],
+    ),
+    "audio": ({"json": b"", "png": png(), "wav": b"RIFF"}, [], ["audio"]),
+    "label": ({"json": b"", "png": png(), "cls": b"3"}, [], []),
+    "no-image": ({"json": b""}, ["placeholders"], []),
+    "no-json": ({"json": b"{", "png": png()}, ["unreadable"], []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PIECES)
+def test_files_of_an_archive_are_the_row_that_a_loader_makes(
+    name: str, saved: Path, tmp_path: Path
+) -> None:
+    pieces, faults, unknown = PIECES[name]
+    messages = json.dumps(row(size(64, 48))["messages"]).encode()
+    files = {
+        f"a.{ending}": b'{"messages": ' + messages + b", " * bool(content) + content + b"}"
+        if ending.lower() == "json" and content != b"{" else content
+        for ending, content in pieces.items()
+    }  # fmt: skip
+
+    found = audit(pack(tmp_path / "a.tar", files), saved, tmp_path / "out")
+
+    assert found.ask("select faults, unknown from rows").rows == [(faults, unknown)]
+
+
+def test_videos_of_an_archive_are_counted(saved: Path, tmp_path: Path) -> None:
+    said = {"messages": [{"role": "user", "content": [{"type": "video"}]}, *row()["messages"]]}
+    files = {
+        "a.json": json.dumps(said).encode(),
+        "a.mp4": b"?",
+        "b.json": json.dumps(said).encode(),
+    }
+
+    found = audit(pack(tmp_path / "a.tgz", files, "w:gz"), saved, tmp_path / "out")
+
+    assert found.ask("select faults from rows order by row").rows == [([],), (["placeholders"],)]
+
+
+def test_archive_with_a_damaged_header_is_a_fault(saved: Path, tmp_path: Path) -> None:
+    said = {"a.json": json.dumps(row()).encode(), "b.json": json.dumps(row()).encode()}
+    data = pack(tmp_path / "a.tar", said)
+    stored = data.read_bytes()
+    data.write_bytes(stored[: stored.index(b"b.json") + 100])
+
+    found = audit(data, saved, tmp_path / "out")
+
+    assert "the archive ends too early" in found.ask("select details from rows").rows[-1][0][0]
+
+
+def test_column_that_is_not_read_does_no_harm(saved: Path, tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    far = pa.array([2**62], pa.timestamp("us"))  # a date that Python does not have
+    hostile = "'; drop table rows; --"
+    table = pa.table({"text": ["Why?"], "at": far, hostile: [1], "rows": [2]})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    parquet.write_table(pa.table({"at": far}), tmp_path / "b.parquet")
+
+    assert audit(tmp_path / "a.parquet", saved, tmp_path / "out").ok
+    assert audit(tmp_path / "b.parquet", saved, tmp_path / "other").kinds == {Kind.UNREADABLE: 1}
+
+
+def test_file_of_another_format_is_named_and_small_letters_are_not_needed(
+    saved: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    write_lines(data / "a.JSONL", ROWS[:1])
+    for name in ("b.jsonl.zst", "c.csv", "<b>.zip"):
+        (data / name).write_bytes(b"?")
+    (data / "d.json").write_text("[]")
+    for name in ("dataset_info.json", "readme.md", "cache-0.arrow", "a.png"):
+        (data / name).write_text("{}")
+
+    found = audit(data, saved, tmp_path / "out")
+
+    assert [Path(name).name for name in found.not_read] == [
+        "<b>.zip",
+        "b.jsonl.zst",
+        "c.csv",
+        "d.json",
+    ]
+    assert str(found).endswith(
+        "not read: 4 files in another format: <b>.zip, b.jsonl.zst, c.csv, d.json"
+    )
+    page = (tmp_path / "out" / "audit.html").read_text(encoding="utf-8")
+    assert "c.csv" in page and "<b>.zip" not in page
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems take only UTF-8")
+def test_name_of_a_file_that_is_no_utf8_is_spelled(saved: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    write_lines(data / os.fsdecode(b"\xff.jsonl"), ROWS[1:2])
+
+    found = audit(data, saved, tmp_path / "out")
+
+    assert found.ask("select file from rows").rows[0][0].endswith("\\xff.jsonl")
+    assert "\\xff.jsonl" in str(found)
+
+
+def test_data_without_a_row_are_refused(saved: Path, tmp_path: Path) -> None:
+    pack(tmp_path / "a.tar", {})
+
+    with pytest.raises(vd.BadInput, match="has no rows: each file in it is empty"):
+        audit(tmp_path / "a.tar", saved, tmp_path / "out")
+
+
+def test_folder_that_links_to_itself_is_read_once(saved: Path, tmp_path: Path) -> None:
+    data, other = tmp_path / "data", tmp_path / "other"
+    for folder in (data, other):
+        folder.mkdir()
+        write_lines(folder / "a.jsonl", ROWS[:1])
+    (data / "again").symlink_to(data)
+    (data / "other").symlink_to(other)
+
+    assert audit(data, saved, tmp_path / "out").rows == 2
+
+
 def test_array_of_json_is_refused(saved: Path, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("\n" + json.dumps(ROWS, indent=1))
 
@@ -463,6 +635,7 @@ def test_audit_below_its_data_goes_on_and_asks_no_other_table(saved: Path, tmp_p
 
     out = data / ".." / data.name / "out"
     assert [audit(data, saved, one).rows for one in (out, out, data / "out")] == [4, 4, 4]
+    assert audit(data, saved, data / "second").rows == audit(data, saved, tmp_path / "b").rows == 4
 
 
 @pytest.fixture
@@ -488,6 +661,61 @@ def test_both_engines_write_the_same_bytes(saved: Path, several: Path, tmp_path:
         (0,),
         (1,),
     ]
+
+
+def test_node_that_does_not_see_the_data_is_named_and_the_rest_is_kept(
+    saved: Path, several: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    def moved(left: Any) -> Any:
+        (*rest, (number, last)) = left
+        return items([*rest, (number, replace(last, file="/nowhere/c.jsonl"))])
+
+    out, items = tmp_path / "out", engines._items
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        shown = ray.data.DataContext.get_current().enable_progress_bars
+        with monkeypatch.context() as patched:
+            patched.setattr(engines, "_items", moved)
+            with pytest.raises(vd.BadInput, match=r"On the machine .*: /nowhere/c.jsonl is not th"):
+                vd.audit(several, saved, out, engine="ray", workers=2)
+        found = vd.audit(several, saved, out, engine="ray")
+
+        assert found.path.read_bytes() == audit(several, saved, tmp_path / "a").path.read_bytes()
+        assert ray.is_initialized()
+        assert ray.data.DataContext.get_current().enable_progress_bars == shown
+    finally:
+        ray.shutdown()
+
+
+def test_folder_that_the_nodes_do_not_share_is_refused(
+    saved: Path, several: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "SEEN_AFTER", 0.0)
+    settings = AuditSettings(root=str(several))
+    job = engines.Job(str(saved), settings, str(tmp_path / "parts"))
+    ((_, block), *_) = left = list(enumerate(blocks_of(several, tmp_path)))
+    (item, *_) = engines._items(left)
+
+    assert engines._Actor(job)(item)["problem"] == ""
+    engines._require_shared(job.part(0), "node-1")
+    with pytest.raises(vd.BadInput, match=r"node-1 wrote .*2\.parquet, and it is not on"):
+        engines._require_shared(job.part(2), "node-1")
+    for lacking in (
+        replace(job, processor="/no"),
+        replace(job, settings=AuditSettings(root="/no")),
+    ):
+        assert "/no is" in engines._Actor(lacking)(item)["problem"]
+    assert block.file == str(several / "a.jsonl")
+
+
+@pytest.mark.parametrize("address", ["auto", "nonsense"])
+def test_ray_that_does_not_answer_is_said(
+    address: str, saved: Path, several: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(vd.BadInput, match=f"Ray could not be reached at {address}"):
+        vd.audit(several, saved, tmp_path / "out", engine="ray", address=address)
 
 
 def test_audit_goes_on_where_it_stopped(saved: Path, several: Path, tmp_path: Path) -> None:
@@ -546,6 +774,8 @@ def test_folder_of_another_audit_is_refused(saved: Path, several: Path, tmp_path
         audit(several, saved, out)
     with pytest.raises(vd.BadInput, match="holds other files"):
         vd.audit(several, saved, several)
+    with pytest.raises(vd.BadInput, match=r"a\.jsonl is a file"):
+        vd.audit(several, saved, several / "a.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -556,6 +786,7 @@ def test_folder_of_another_audit_is_refused(saved: Path, several: Path, tmp_path
         ({"engine": "spark"}, "is one of local, ray"),
         ({"workers": 0}, "at least 1 is needed"),
         ({"address": "auto"}, "is of a Ray cluster"),
+        ({"root": "nowhere"}, "nowhere is not there"),
     ],
 )
 def test_wrong_argument_of_an_audit_is_refused(

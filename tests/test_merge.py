@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import socket
@@ -491,3 +492,74 @@ def test_pixels_with_gradients_have_the_same_identity(built: Built) -> None:
     inputs["pixel_values"] = inputs["pixel_values"].clone().requires_grad_()
 
     assert vd.identities(vd.read_batch(inputs, processor=processor)) == plain
+
+
+def compressed(folder: Path) -> None:
+    for rank in (1, 2):
+        trace = folder / f"run.rank{rank}.jsonl"
+        (folder / f"{trace.name}.gz").write_bytes(gzip.compress(trace.read_bytes()))
+        trace.unlink()
+
+
+def copied(folder: Path) -> None:
+    (folder / "copy.rank1.jsonl").write_bytes((folder / "run.rank1.jsonl").read_bytes())
+
+
+def gone(folder: Path) -> None:
+    (folder / "run.rank1.jsonl").unlink()
+    (folder / "run.rank2.jsonl").write_text("")
+
+
+def with_identities_of_others(folder: Path) -> None:
+    trace = folder / "run.rank1.jsonl"
+    first, rest = trace.read_text().split("\n", 1)
+    line = {**json.loads(first), "identities": ["no identity"]}
+    trace.write_text(json.dumps(line) + "\n" + rest)
+
+
+def without_media(folder: Path) -> None:
+    trace = folder / "run.rank1.jsonl"
+    lines = [json.loads(line) for line in trace.read_text().splitlines()]
+    trace.write_text("".join(json.dumps({**one, "media": None}) + "\n" for one in lines))
+
+
+def of_two_runs(folder: Path) -> None:
+    line = json.loads((folder / "run.rank1.jsonl").read_text().splitlines()[0])
+    later = {**line, "step": STEPS, "call": 0, "identities": ["f" * 16]}
+    (folder / "later.rank1.jsonl").write_text(json.dumps(later) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (compressed, None),
+        (copied, "run.rank1.jsonl: it is a copy of another trace (1 such files)"),
+        (gone, "2 ranks: 1, 2 without a trace"),
+        (with_identities_of_others, "the samples of 1 call, which could not be read"),
+        (without_media, "the media of 12 calls, which do not show which sample owns them"),
+        (of_two_runs, "runs apart: rank 1 in several traces. Use a folder for each run"),
+    ],
+)
+def test_what_traces_lack_is_no_fault_and_is_said(
+    change: Callable[[Path], None], said: str | None, tmp_path: Path
+) -> None:
+    folder = write(tmp_path / "traces", traces())
+    change(folder)
+
+    merged = vd.merge(folder)
+
+    assert set(merged.faults) == ({"absent"} if change is of_two_runs else set())
+    assert merged.not_compared[:-1] == (() if said is None else (said,))
+
+
+def test_damaged_lines_are_counted(tmp_path: Path) -> None:
+    folder = write(tmp_path / "traces", traces())
+    for rank in (1, 2):
+        trace = folder / f"run.rank{rank}.jsonl"
+        (first, second, *rest) = trace.read_text().splitlines(keepends=True)
+        trace.write_text("".join([first, second[:30] + "\n", *rest])[:-9])
+
+    merged = vd.merge(folder)
+
+    assert merged.calls == RANKS * STEPS * MICRO - 4
+    assert merged.not_compared[0].startswith("4 lines that are cut off or damaged, in 2 traces;")

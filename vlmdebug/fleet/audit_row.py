@@ -265,6 +265,8 @@ class _Row:
             if there == len(media):
                 if media and modality != "image":
                     self.unknown.append(f"{modality}s are counted, their tokens are not")
+            elif modality in dialogue.unsure:
+                self.unknown.append(dialogue.unsure[modality])
             elif not media:
                 said = f"The text has {there} places for {modality}s, and the row has none."
                 kind = Kind.PLACEHOLDERS if dialogue.typed else Kind.LITERAL

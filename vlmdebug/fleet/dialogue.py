@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from vlmdebug.safe import one_line
@@ -12,6 +13,12 @@ MARKERS = {"<image>": "image", "<video>": "video"}
 SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 COLUMNS = {"image": ("images", "image"), "video": ("videos", "video")}
 """Columns of a row that hold media, by modality."""
+AUDIO = ("audios", "audio")
+READ = {
+    *("messages", "conversations", "prompt", "completion", "chosen", "text", *AUDIO),
+    *(name for names in COLUMNS.values() for name in names),
+}
+"""All columns of a row that are read."""
 MEDIA_TYPES = {"image": "image", "image_url": "image", "video": "video", "video_url": "video"}
 """Types of the parts of a message that are media, as chat templates know them."""
 
@@ -50,6 +57,8 @@ class Dialogue(NamedTuple):
     """Whether parts of messages are places for media."""
     unread: tuple[str, ...] = ()
     """What a trainer may give the model, and is not read here."""
+    unsure: Mapping[str, str] = MappingProxyType({})
+    """By modality, why another number of media than of places is no fault."""
 
     def places(self, modality: str) -> int:
         return sum(part == (modality,) for turn in self.turns for part in turn.parts)
@@ -117,7 +126,10 @@ class _Builder:
         self.spelled = {**MARKERS, **tokens}
         self.columns = {modality: _column(row, names) for modality, names in COLUMNS.items()}
         self.by_marker = row.get("messages") is None and row.get("conversations") is not None
-        self.unread: list[str] = ["audio"] if _column(row, ("audios", "audio")) else []
+        self.unread: list[str] = [*getattr(row, "unread", ())]
+        if _column(row, AUDIO):
+            self.unread.append("audio")
+        self.unsure: Mapping[str, str] = getattr(row, "unsure", {})
         self.calls: list[int] = []
         self.turns: list[Turn] = []
         self.media: dict[str, list[Any]] = {modality: [] for modality in COLUMNS}
@@ -208,6 +220,7 @@ class _Builder:
             tuple(self.literals),
             self.typed,
             tuple(dict.fromkeys(self.unread)),
+            self.unsure,
         )
 
 

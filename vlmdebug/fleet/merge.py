@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vlmdebug.core.given import public
 from vlmdebug.fleet import sql
 from vlmdebug.fleet.sql import Answer
-from vlmdebug.fleet.traces import expected_of, files_of, tables_of
+from vlmdebug.fleet.traces import copies_in, expected_of, files_of, lines_in, tables_of
 from vlmdebug.safe import one_line
 
 FAULTS = {
@@ -113,7 +114,7 @@ SHOWN = 5
 """Lines of an answer that a summary shows."""
 _WHOLE = """
     select count(distinct rank), count(*), count(distinct step), count(*) filter (samples is null),
-        count(*) filter (list_count(media) < len(media)), count(distinct file), max(cp)
+        count(*) filter (samples is not null and media_count is null), max(cp)
     from calls
 """
 
@@ -175,7 +176,7 @@ def merge(traces: str | Path, *, expected: str | Path | None = None) -> Merged:
     tables = tables_of(Path(traces))
     if expected is not None:
         tables["expected"] = expected_of(Path(expected), Path(traces))
-    ((ranks, calls, steps, unread, unknown, files, shards),) = sql.ask(tables, _WHOLE, QUERIES).rows
+    ((ranks, calls, steps, unread, unknown, shards),) = sql.ask(tables, _WHOLE, QUERIES).rows
     faults = {}
     for name in FAULTS:
         if name == "unseen" and expected is None:
@@ -183,10 +184,7 @@ def merge(traces: str | Path, *, expected: str | Path | None = None) -> Merged:
         answer = sql.ask(tables, name, QUERIES)
         if answer.rows:
             faults[name] = (len(answer.rows), Answer(answer.columns, answer.rows[:SHOWN]))
-    left = []
-    written = sum(file.stat().st_size > 0 for file in files_of(Path(traces)))
-    if written > files:
-        left.append(f"{written - files} of {written} traces: no line in them names a rank")
+    left = _files_left(tables, files_of(Path(traces)))
     if shards:
         left.append("the samples of context-parallel peers, which see other tokens of them")
     if unread:
@@ -196,6 +194,41 @@ def merge(traces: str | Path, *, expected: str | Path | None = None) -> Merged:
     if expected is None:
         left.append("samples that no rank saw: pass the identities that were expected")
     return Merged(tables, ranks, calls, steps, faults, tuple(left))
+
+
+_RANKS_OF_FILES = "select file, min(rank), max(rank), count(*) from calls group by file"
+MOST_RANKS = 1_000_000
+"""A rank above is no number of a process, and those that have no trace are not listed."""
+
+
+def _files_left(tables: dict[str, Path], files: Sequence[Path]) -> list[str]:
+    """What the traces lack: whole files, lines, ranks."""
+    copies = copies_in(files)
+    written = [file for file in files if file.stat().st_size and file not in copies]
+    read = {name: found for name, *found in sql.ask(tables, _RANKS_OF_FILES, QUERIES).rows}
+    left = []
+    if len(written) > len(read):
+        said = f"{len(written) - len(read)} of {len(written)} traces"
+        left.append(f"{said}: no line in them names a rank")
+    if copies:
+        left.append(f"{copies[0].name}: it is a copy of another trace ({len(copies)} such files)")
+    cut = [lines_in(file) - read[file.name][2] for file in written if file.name in read]
+    if any(cut):
+        left.append(
+            f"{sum(cut):,} lines that are cut off or damaged, in {sum(map(bool, cut)):,} traces; "
+            "for lack of them a rank can be absent or uneven"
+        )
+    held = [rank for first, last, _ in read.values() for rank in {first, last}]
+    if several := sorted({rank for rank in held if held.count(rank) > 1}):
+        left.append(f"runs apart: {_ranks(several)} in several traces. Use a folder for each run")
+    if lacking := sorted({*range(min(max(held), MOST_RANKS))} - {*held}):
+        left.append(f"{_ranks(lacking)} without a trace")
+    return left
+
+
+def _ranks(ranks: Sequence[int]) -> str:
+    shown = ", ".join(map(str, ranks[:SHOWN])) + (", …" if len(ranks) > SHOWN else "")
+    return f"{'rank' if len(ranks) == 1 else f'{len(ranks):,} ranks:'} {shown}"
 
 
 def _calls(number: int) -> str:

@@ -16,6 +16,7 @@ from vlmdebug.fleet.pictures import opened
 from vlmdebug.fleet.sources import Block, rows_of
 from vlmdebug.fleet.sql import Answer
 from vlmdebug.fleet.summary import Summary
+from vlmdebug.fleet.table import shown
 from vlmdebug.safe import escaped, one_line
 from vlmdebug.views.page import TABLES, page
 
@@ -40,6 +41,7 @@ def to_page(summary: Summary, blocks: Sequence[Block], settings: AuditSettings) 
         _section("Worst rows", _worst(summary, blocks, settings)),
         _section("Tokens of a row", _bars(summary.ask("lengths"), "tokens from")),
         _section("Images of a row", _bars(summary.ask("images"), "images")),
+        _section("Not read", _names(summary.not_read)),
         _section("Not compared", _table(summary.ask("not_compared"))),
         _section("Texts and images that several rows share", _table(summary.ask("duplicates"))),
         _section("Files", _table(summary.ask("files"))),
@@ -81,6 +83,10 @@ def _faults(summary: Summary) -> str:
         for kind, count in summary.kinds.items()
     ]
     return _rows(("kind", "rows", "first row", "meaning"), cells, right=(1, 2))
+
+
+def _names(files: Sequence[str]) -> str:
+    return "<br>".join(f"<code>{escaped(one_line(shown(file), 200))}</code>" for file in files)
 
 
 def _bars(answer: Answer, label: str) -> str:

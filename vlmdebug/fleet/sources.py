@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vlmdebug.errors import BadInput
-from vlmdebug.fleet.dialogue import NoRow
+from vlmdebug.fleet.archives import rows_of_archive
+from vlmdebug.fleet.dialogue import READ, NoRow
 from vlmdebug.safe import one_line
 
 BLOCK_ROWS = 2_000
@@ -18,8 +20,9 @@ BLOCK_ROWS = 2_000
 BLOCK_BYTES = 2_000_000
 """Bytes of a block of a text file, which starts at the next line."""
 TEXTS = (".jsonl", ".ndjson", ".json")
-MEDIA = {"jpg": "image", "jpeg": "image", "png": "image", "webp": "image"}
-"""Extensions of images in the files of WebDataset."""
+ARCHIVES = (".tar", ".tar.gz", ".tgz")
+OTHERS = (".csv", ".tsv", ".zst", ".xz", ".bz2", ".gz", ".zip", ".arrow", ".feather", ".orc")
+"""What a data set can be in, and is not read here."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +45,7 @@ def blocks_of(data: Path, out: Path) -> list[Block]:
     """
     if not data.exists():
         raise BadInput(f"{data} is not there. No row was audited. Pass a file or a folder.")
-    files = [data] if data.is_file() else sorted(one for one in data.rglob("*") if one.is_file())
-    out = out.resolve()  # `data/../data/out` is in `data`
-    if data.resolve() in out.parents:
-        files = [file for file in files if out not in file.resolve().parents]
+    files = [data] if data.is_file() else _below(data, out.resolve())
     blocks = [block for file in files for block in _of_file(file, sole=data.is_file())]
     if not blocks:
         raise BadInput(
@@ -55,17 +55,49 @@ def blocks_of(data: Path, out: Path) -> list[Block]:
     return blocks
 
 
+def _below(data: Path, out: Path) -> list[Path]:
+    """Files below a folder, but not those of an audit: of this one in `out`, or of an earlier."""
+    files: list[Path] = []
+    seen = {data.resolve()}
+    for folder, inside, names in os.walk(data, followlinks=True):
+        below = [Path(folder, one) for one in sorted(inside)]
+        new = [one for one in below if one.resolve() not in seen and not _is_audit(one, out)]
+        seen.update(one.resolve() for one in new)
+        inside[:] = [one.name for one in new]
+        files += [Path(folder, name) for name in names]
+    return sorted(file for file in files if file.is_file())
+
+
+def _is_audit(folder: Path, out: Path) -> bool:
+    earlier = (folder / "plan.json").is_file() and (folder / "parts").is_dir()
+    return earlier or folder.resolve() == out  # `data/../data/out` is in `data`
+
+
+def not_read(data: Path, out: Path, blocks: Sequence[Block]) -> list[str]:
+    """Files below a folder that may hold rows in a format that is not read."""
+    held = {block.file for block in blocks}
+    files = [] if data.is_file() else _below(data, out.resolve())
+    return [str(file) for file in files if str(file) not in held and _may_hold_rows(file)]
+
+
+def _may_hold_rows(file: Path) -> bool:
+    suffix = file.suffix.lower()
+    if suffix == ".json":
+        return _is_array(file)
+    return suffix in OTHERS and not file.name.startswith("cache-")
+
+
 def _of_file(file: Path, sole: bool) -> list[Block]:
-    name, suffix = str(file), file.suffix
+    name, suffix = str(file), file.suffix.lower()
     if suffix == ".parquet":
         return _even(name, "parquet", _groups(file), 1)
     if suffix == ".arrow" and file.name.startswith("cache-"):
         return []  # what `datasets` computed from the others, such as by `map`
     if suffix == ".arrow":
         return _even(name, "arrow", _batches(file), max(1, BLOCK_ROWS // 1_000))
-    if suffix == ".tar":
+    if file.name.lower().endswith(ARCHIVES):
         return [Block(name, "tar", 0, file.stat().st_size)]
-    if suffix == ".gz" and file.stem.endswith(TEXTS):
+    if suffix == ".gz" and file.stem.lower().endswith(TEXTS):
         return [Block(name, "gzip", 0, file.stat().st_size)]
     if suffix in TEXTS and (sole or suffix != ".json"):
         _refuse_array(file)
@@ -74,12 +106,19 @@ def _of_file(file: Path, sole: bool) -> list[Block]:
 
 
 def _refuse_array(file: Path) -> None:
-    with file.open("rb") as opened:
-        if opened.read(1_024).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
-            raise BadInput(
-                f"{file} is one JSON array, but JSON lines have a row in each line. No row was "
-                f"audited. Convert it with: jq -c '.[]' in.json > out.jsonl"
-            )
+    if _is_array(file):
+        raise BadInput(
+            f"{file} is one JSON array, but JSON lines have a row in each line. No row was "
+            f"audited. Convert it with: jq -c '.[]' in.json > out.jsonl"
+        )
+
+
+def _is_array(file: Path) -> bool:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(1_024).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
+    except OSError as error:
+        raise _unreadable(file, error) from error
 
 
 def _even(name: str, format: str, whole: int, step: int) -> list[Block]:
@@ -105,7 +144,7 @@ def _batches(file: Path) -> int:
 
 
 def _unreadable(file: Path, error: Exception) -> BadInput:
-    said = one_line(str(error).partition("\n")[0], 160)
+    said = one_line(str(error).partition("\n")[0], 160).rstrip(".")
     return BadInput(
         f"{file} could not be read: {said}. No row was audited. Write it again, or take it away."
     )
@@ -116,7 +155,7 @@ def rows_of(block: Block) -> Iterator[Any]:
     try:
         yield from _READERS[block.format](block)
     except Exception as error:  # an archive that ends too early, a column that is damaged
-        said = one_line(str(error).partition("\n")[0].rstrip("."), 160) or type(error).__name__
+        said = one_line(str(error).partition("\n")[0].rstrip(".:"), 160) or type(error).__name__
         yield NoRow(f"The file cannot be read from here on: {said}.")
 
 
@@ -124,9 +163,15 @@ def _parquet(block: Block) -> Iterator[Any]:
     import pyarrow.parquet as parquet
 
     file = parquet.ParquetFile(block.file)
+    columns = _read_of(file.schema_arrow.names)
     for group in range(block.start, block.end):
-        for batch in file.iter_batches(batch_size=256, row_groups=[group]):
+        for batch in file.iter_batches(batch_size=256, row_groups=[group], columns=columns):
             yield from batch.to_pylist()
+
+
+def _read_of(columns: Sequence[str]) -> list[str]:
+    """The columns that an audit reads: others cost time, and can hold what Python has not."""
+    return [name for name in columns if name in READ] or list(columns)[:1]
 
 
 def _arrow(block: Block) -> Iterator[Any]:
@@ -134,7 +179,7 @@ def _arrow(block: Block) -> Iterator[Any]:
 
     rows = Dataset.from_file(block.file)
     table = rows.data.slice(block.start * 1_000, (block.end - block.start) * 1_000)
-    for batch in table.to_batches(max_chunksize=256):
+    for batch in table.select(_read_of(table.column_names)).to_batches(max_chunksize=256):
         yield from batch.to_pylist()
 
 
@@ -163,35 +208,7 @@ def _parsed(line: bytes) -> Iterator[Any]:
 
 
 def _tar(block: Block) -> Iterator[Any]:
-    """Files of an archive that share a name are one row, as WebDataset reads them."""
-    import tarfile
-
-    row: dict[str, Any] = {}
-    last = None
-    with tarfile.open(block.file) as archive:
-        for member in archive:
-            if not member.isfile():
-                continue
-            key, _, extension = member.name.rpartition("/")[2].partition(".")
-            key = member.name.removesuffix(f".{extension}") or key
-            if key != last and row:
-                yield row
-                row = {}
-            last = key
-            opened = archive.extractfile(member)
-            _put(row, extension.lower(), opened.read() if opened else b"")
-    if row:
-        yield row
-
-
-def _put(row: dict[str, Any], extension: str, content: bytes) -> None:
-    if extension.rpartition(".")[2] in MEDIA:
-        row.setdefault("images", []).append({"bytes": content})
-    elif extension == "json":
-        read = next(_parsed(content), None)
-        row.update(read if isinstance(read, dict) else {"messages": read})
-    elif extension in ("txt", "text"):
-        row["text"] = content.decode(errors="replace")
+    return rows_of_archive(block.file)
 
 
 _READERS = {"parquet": _parquet, "arrow": _arrow, "jsonl": _jsonl, "gzip": _gzip, "tar": _tar}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ class Summary:
         worst: Rows with the most kinds of faults: number, file, number in the file, block,
             number in the block, details.
         unknown: What was not compared, and in how many rows.
+        not_read: Files below the data that may have rows, in formats that are not read.
     """
 
     path: Path
@@ -32,6 +34,7 @@ class Summary:
     kinds: dict[Kind, int]
     worst: tuple[tuple[Any, ...], ...]
     unknown: dict[str, int]
+    not_read: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -50,10 +53,13 @@ class Summary:
             lines.append(f"  row {row} ({one_line(Path(file).name, 80)}, its row {number}): {said}")
         for what, rows in self.unknown.items():
             lines.append(f"  not compared in {rows:,} rows: {one_line(what, 120)}")
+        if self.not_read:
+            names = one_line(", ".join(Path(file).name for file in self.not_read), 120)
+            lines.append(f"  not read: {len(self.not_read):,} files in another format: {names}")
         return "\n".join(lines)
 
 
-def summary_of(out: Path) -> Summary:
+def summary_of(out: Path, not_read: Sequence[str] = ()) -> Summary:
     """The summary of a finished audit in a folder."""
     table = out / "rows.parquet"
     rows, faulty = ask(table, "select count(*), count(*) filter (len(faults) > 0) from rows").rows[
@@ -66,4 +72,5 @@ def summary_of(out: Path) -> Summary:
         kinds={Kind(name): count for name, count, _ in ask(table, "faults").rows},
         worst=tuple(ask(table, "worst").rows),
         unknown=dict(ask(table, "not_compared").rows),
+        not_read=tuple(not_read),
     )

@@ -46,7 +46,7 @@ def table_of(rows: Sequence[AuditedRow], file: str, block: int) -> pyarrow.Table
     import pyarrow as pa
 
     columns: dict[str, Sequence[Any]] = {
-        "file": [file] * len(rows),
+        "file": [shown(file)] * len(rows),
         "block": [block] * len(rows),
         "inside": range(len(rows)),
         "number": range(len(rows)),
@@ -63,6 +63,11 @@ def table_of(rows: Sequence[AuditedRow], file: str, block: int) -> pyarrow.Table
         "identity": [row.identity for row in rows],
     }
     return pa.table(columns, schema=schema())
+
+
+def shown(file: str) -> str:
+    """A name as Parquet takes it: bytes that are no UTF-8 are spelled."""
+    return os.fsencode(file).decode(errors="backslashreplace")
 
 
 def write(table: pyarrow.Table, path: Path) -> None:

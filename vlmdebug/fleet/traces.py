@@ -5,13 +5,18 @@
 
 from __future__ import annotations
 
+import gzip
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from vlmdebug.errors import BadInput
 from vlmdebug.fleet.sql import duckdb, literal, text
 from vlmdebug.safe import one_line
 
+ENDINGS = (".jsonl", ".jsonl.gz")
+_ENDS = 4_096
+"""Bytes at the begin and the end of a trace that tell it from others: times and samples."""
 COLUMNS = {
     "rank": "INTEGER",
     "coordinates": "MAP(VARCHAR, INTEGER)",
@@ -38,7 +43,9 @@ READ = """
         coalesce(micro, 0) as micro,
         coalesce(grad, true) as grad,
         call, "time", site, verdict, unread,
-        [('0x' || one)::ubigint for one in identities] as samples,
+        case when identities is not null and len(identities) = list_count(
+            [try_cast('0x' || one as ubigint) for one in identities])
+            then [try_cast('0x' || one as ubigint) for one in identities] end as samples,
         media,
         len(samples)::integer as sample_count,
         case when list_count(media) = len(media) then list_sum(media)::integer end as media_count,
@@ -81,13 +88,38 @@ def files_of(folder: Path) -> list[Path]:
             f"{folder} is no folder. Nothing was read. Pass the folder with the traces of all "
             "ranks, which watch(model, log='folder/trace.jsonl') writes."
         )
-    files = sorted(folder.glob("*.jsonl"))
+    files = sorted(file for ending in ENDINGS for file in folder.glob(f"*{ending}"))
     if not files:
         raise BadInput(
             f"{folder} has no file that ends in .jsonl. Nothing was read. Watch each rank with "
             "watch(model, log='folder/trace.jsonl') and pass that folder."
         )
     return files
+
+
+def copies_in(files: Sequence[Path]) -> list[Path]:
+    """The files that are equal to one before them, as far as size, begin and end show."""
+    seen: set[tuple[int, bytes, bytes]] = set()
+    copies: list[Path] = []
+    for file in files:
+        with file.open("rb") as opened:
+            first = opened.read(_ENDS)
+            opened.seek(max(0, file.stat().st_size - _ENDS))
+            key = (file.stat().st_size, first, opened.read(_ENDS))
+        if key in seen and first:
+            copies.append(file)
+        seen.add(key)
+    return copies
+
+
+def lines_in(file: Path) -> int:
+    """Lines of a trace, with one that is cut off."""
+    opener = gzip.open if file.suffix == ".gz" else open
+    lines, last = 0, b"\n"
+    with opener(file, "rb") as opened:
+        while read := opened.read(1 << 20):
+            lines, last = lines + read.count(b"\n"), read[-1:]
+    return lines + (last != b"\n")
 
 
 def tables_of(folder: Path) -> dict[str, Path]:
@@ -99,6 +131,7 @@ def tables_of(folder: Path) -> dict[str, Path]:
         BadInput: The folder has no traces, or none of their lines names a rank.
     """
     files = files_of(folder)
+    files = [file for file in files if file not in {*copies_in(files)}]
     table, again = folder / "calls.parquet", folder / "again.parquet"
     columns = "{" + ", ".join(f"'{name}': '{kind}'" for name, kind in COLUMNS.items()) + "}"
     listed = "[" + ", ".join(text(literal(file)) for file in files) + "]"
