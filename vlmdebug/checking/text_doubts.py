@@ -125,6 +125,11 @@ SEAMS: Mapping[Seams, tuple[str, str]] = {
     ),
 }
 """Why packed samples may not be apart, and what to do."""
+UNMASKED = (
+    "There is no attention_mask, and only position_ids keep the padding in front of samples apart: "
+    "right in the default attention, while flash-attention of several rows attends to padding. "
+    "Pass attention_mask."
+)
 UNSEEN: Mapping[Seams, str] = {
     Seams.OPEN: "position_ids were not compared",
     Seams.STRANGE: "those were not compared",
@@ -307,6 +312,8 @@ def _of_batch(
         case LostMask():
             return _lost_mask(one)
         case NotApart(samples, why):
+            if why is Seams.UNMASKED:
+                return UNMASKED
             said, todo = SEAMS[why]
             return (
                 f"Rows of input_ids hold {number(samples, 'sample')}, but {said}, so "

@@ -237,6 +237,15 @@ def _between(fault: ShardFault, first: str) -> str:
     )
 
 
+def _below_zero(fault: ShardFault, first: str) -> str:
+    return (
+        f"{_place(fault)} has position {fault.given[0]}, and the padding before it has "
+        f"{fault.given[0] - 1} {first}. Right only if attention begins a sample at each 0, as ring "
+        "attention of some trainers does: a model of transformers takes both for one sample. Give "
+        "the padding other position_ids."
+    )
+
+
 DOUBTS: Mapping[Split, Callable[[ShardFault, str], str]] = {
     Split.UNKNOWN: _unknown,
     Split.EMBEDDED: _embedded,
@@ -247,4 +256,5 @@ DOUBTS: Mapping[Split, Callable[[ShardFault, str], str]] = {
     Split.MASK_DIMS: _mask_dims,
     Split.DIFFER: _differ,
     Split.BETWEEN: _between,
+    Split.BELOW_ZERO: _below_zero,
 }

@@ -92,6 +92,7 @@ class Seams(Enum):
     FLASH = auto()  # apart in flash-attention alone
     JUMPS = auto()  # the same, because the text's own places do not go on by one
     UNLIKE = auto()  # positions start at numbers that differ, which flash-attention does not see
+    UNMASKED = auto()  # positions keep padding apart, but not in flash-attention
     NO_POSITIONS = auto()
     ORDER = auto()
     PLANES = auto()

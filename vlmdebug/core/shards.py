@@ -34,6 +34,7 @@ class Split(Enum):
     MASK_DIMS = auto()  # a mask of tokens and tokens
     DIFFER = auto()  # a key that is not along the tokens differs between ranks
     BETWEEN = auto()  # labels that a loss on each rank does not learn
+    BELOW_ZERO = auto()  # padding at -1, from which the next sample goes on
 
 
 DOUBTS = frozenset([*Split][[*Split].index(Split.UNKNOWN) :])

@@ -214,6 +214,11 @@ class Texts:
         """Its columns in the batch."""
         return self._columns[sample]
 
+    @property
+    def every(self) -> Sequence[np.ndarray]:
+        """The tokens of every sample."""
+        return self._texts
+
     def text(self, sample: int) -> np.ndarray:
         """Its tokens."""
         return self._texts[sample]

@@ -7,7 +7,7 @@ other key if several rows have equal values.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from vlmdebug.tracking.made import made_keys
 from vlmdebug.tracking.packed import PackedCall
 from vlmdebug.tracking.packed_rows import packed_rows
 from vlmdebug.tracking.rows import RowFinder
+from vlmdebug.tracking.unmasked import Unmasked
 from vlmdebug.tracking.values import recast
 
 OF_SEAMS = frozenset({*PACKED, "position_ids", "attention_mask"})
@@ -122,16 +123,26 @@ class _Chunk:
         """Whether the columns of its `input_ids` need a mask that was left out."""
         if self.joined is not None:
             return False  # it keeps apart no samples, and the padding is gone
+        if self.unmasked is not None:
+            return False
         if self.columns is None or self.given.get("attention_mask") is not None:
             return None
         return self.columns.need_mask()
+
+    @cached_property
+    def unmasked(self) -> Unmasked | None:
+        """What keeps padding apart from samples without a mask, if something does."""
+        if not isinstance(self.samples, Rows) or "input_ids" not in self.given:
+            return None
+        return Unmasked.of(self.batch, self.finder, self.given, [*self.samples])
 
     @property
     def joints(self) -> dict[str, Any]:
         """What its packed rows hold, and whether their samples are apart."""
         joined = self.joined
         if joined is None:
-            return {}
+            flash = self.unmasked is None or self.unmasked.for_flash
+            return {} if flash else {"seams": (Seam(Seams.UNMASKED, "attention_mask"),)}
         own = self.batch.inputs.get("position_ids")
         places = None if own is None else joined.own(own)
         call = PackedCall(self.batch, self.given, joined.spans, joined.samples, places)

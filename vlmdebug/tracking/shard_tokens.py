@@ -17,6 +17,7 @@ from vlmdebug.tracking.made import numbers_of, unlike
 from vlmdebug.tracking.orders import Order
 
 POSITIONS = "position_ids"
+APART = -9
 
 
 class ShardTokens:
@@ -149,6 +150,24 @@ class ShardTokens:
         off = unlike(np.broadcast_to(ours, shape), np.broadcast_to(theirs, shape), self.inside)
         if off is not None:
             yield self.fault(Split.POSITIONS, POSITIONS, *off)
+
+    def below_zero(self) -> ShardFault | None:
+        """The first sample at 0 behind padding at -1: no matter where each 0 begins a sample."""
+        table = numbers_of(self._call.get(POSITIONS))
+        plane = table if table is None or table.ndim == 2 else table[0]
+        if plane is None or plane.shape != self.shape or self.one_per_row:
+            return None
+        below = np.zeros(self.shape, dtype=bool)
+        below[:, 1:] = (plane[:, :-1] == -1) & ~self.inside[:, :-1] & (plane[:, 1:] == 0)
+        faults = self.at_first(Split.BELOW_ZERO, POSITIONS, below & self.firsts, plane)
+        return next(faults, None)
+
+    def with_padding_apart(self, positions: Any) -> Any:
+        """The same positions, with padding at numbers that no sample goes on from."""
+        if isinstance(positions, np.ndarray):
+            return np.where(self.inside, positions, APART)
+        inside = positions.new_tensor(self.inside).bool()
+        return positions.where(inside, positions.new_tensor(APART))
 
     # --- padding -----------------------------------------------------------------------------
 

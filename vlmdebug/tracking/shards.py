@@ -9,7 +9,7 @@ of other columns, positions and labels that start again on each rank, media of a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -26,12 +26,13 @@ from vlmdebug.errors import AmbiguousError
 from vlmdebug.tracking.joined import IDS, PADDING_MASK, Piece, Texts, edges
 from vlmdebug.tracking.made import numbers_of
 from vlmdebug.tracking.observe import used_chunk
-from vlmdebug.tracking.orders import Order, orders
+from vlmdebug.tracking.orders import Order, orders, zigzags_of_samples
 from vlmdebug.tracking.rank_keys import EMBEDS, RankKeys
 from vlmdebug.tracking.rows import RowFinder
 from vlmdebug.tracking.shard_labels import LABELS, ShardLabels
 from vlmdebug.tracking.shard_media import RankMedia, same
 from vlmdebug.tracking.shard_tokens import POSITIONS, ShardTokens
+from vlmdebug.tracking.unmasked import Unmasked
 
 
 class JoinedRanks(NamedTuple):
@@ -47,6 +48,14 @@ class JoinedRanks(NamedTuple):
     used: ObservedCall
     call: Mapping[str, Any] = {}
     learned: np.ndarray | None = None
+
+
+class _Whole(NamedTuple):
+    """An order in which the tokens of the ranks are whole samples: `falls` times, positions fall."""
+
+    order: Order
+    pieces: list[Piece]
+    falls: int
 
 
 class Ranks:
@@ -97,16 +106,35 @@ class Ranks:
         tables = [table for table in self._tables if table is not None]
         if self._texts is None or len(tables) < len(self._tables) or len({*map(len, tables)}) > 1:
             return self._scattered()
-        found = [
-            (order, pieces)
-            for order in orders([table.shape[1] for table in tables])
-            if (pieces := self._pieces(order)) is not None
-        ]
-        if not found:
-            return self._scattered()
-        return self._judged(*min(found, key=lambda one: self._falls(one[0])))  # first of equals
+        found = self._found(tables)
+        return self._scattered() if found is None else self._judged(found.order, found.pieces)
 
     # --- the order of the tokens -------------------------------------------------------------
+
+    def _found(self, tables: Sequence[np.ndarray]) -> _Whole | None:
+        """The order in which the tokens are whole samples; None if there is none.
+
+        Of several, one in which positions fall least: once per sample that does not begin its row.
+        """
+        assert self._texts is not None
+        widths, texts = [table.shape[1] for table in tables], self._texts.every
+        best = self._least_falling(self._whole_in(orders(widths)))
+        if best is None or best.falls > len(best.pieces) - len(tables[0]):
+            rows = np.concatenate(tables, axis=1)[:1]  # all have the same columns
+            each = (order for row in rows for order in zigzags_of_samples(row, widths, texts))
+            known = () if best is None else (best,)
+            best = self._least_falling([*known, *self._whole_in(each)])
+        return best
+
+    def _whole_in(self, tried: Iterable[Order]) -> Iterator[_Whole]:
+        """Those of these orders in which the tokens are whole samples."""
+        for order in tried:
+            pieces = self._pieces(order)
+            if pieces is not None:
+                yield _Whole(order, pieces, self._falls(order))
+
+    def _least_falling(self, found: Iterable[_Whole]) -> _Whole | None:
+        return min(found, key=lambda one: one.falls, default=None)  # first of equals
 
     def _pieces(self, order: Order) -> list[Piece] | None:
         """The samples of the tokens in this order; None if these are not whole samples."""
@@ -187,6 +215,10 @@ class Ranks:
             del given[PADDING_MASK]
             settled = settled | {PADDING_MASK}
             self._faults.append(masked)
+        below = tokens.below_zero()
+        if below is not None:
+            self._faults.append(below)
+            given[POSITIONS] = tokens.with_padding_apart(call[POSITIONS])
         used = used_chunk(self._batch, self._finder, given, self._planned)
         ids = used.keys.get(IDS)
         if ids is not None and ids.rows is not None and len(ids.rows) == len(tokens.samples):
@@ -201,7 +233,9 @@ class Ranks:
             due = self._as_due(key, tokens.samples)
             keys |= {} if due is None else {key: due}
         seams = (*used.seams, *labels.seams)
-        return replace(used, keys=keys, made=made, seams=seams, split=tuple(self._faults))
+        used = replace(used, keys=keys, made=made, seams=seams, split=tuple(self._faults))
+        apart = Unmasked.of(self._batch, self._finder, call, tokens.samples)
+        return used if apart is None else replace(used, needs_mask=False)
 
     def _as_due(self, key: str, samples: Sequence[int]) -> ObservedKey | None:
         """A key that was judged already, with the rows that belong there; None if none do."""

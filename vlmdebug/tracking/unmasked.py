@@ -1,0 +1,79 @@
+"""Padding in front of samples that no `attention_mask` hides, where positions keep it apart.
+
+A model of transformers takes a token for the first of a sample if its position does not go on by
+one (`masking_utils.find_packed_sequence_indices`, 5.24): as where padding has positions 0, 0, 0 or
+1, 1, 1 and the sample begins at 0. Flash-attention reads that in a single row alone
+(`modeling_flash_attention_utils._is_packed_sequence`, 5.24).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vlmdebug.core.batch import Batch
+from vlmdebug.core.keys import CACHES
+from vlmdebug.core.part import Span, Spans
+from vlmdebug.core.tensors import to_numpy
+from vlmdebug.tracking.joined import IDS, PADDING_MASK, Texts
+from vlmdebug.tracking.packed import PackedCall
+from vlmdebug.tracking.rows import RowFinder
+
+
+class Unmasked:
+    """A call without `attention_mask` in which positions keep each sample apart from padding.
+
+    Attributes:
+        for_flash: Whether flash-attention keeps them apart, too.
+    """
+
+    def __init__(self, *, for_flash: bool) -> None:
+        self.for_flash: bool = for_flash
+
+    @classmethod
+    def of(
+        cls, batch: Batch, finder: RowFinder, given: Mapping[str, Any], samples: Sequence[int]
+    ) -> Unmasked | None:
+        """None if the call has a mask, or if nothing keeps padding apart.
+
+        Args:
+            batch: The batch that was cut.
+            finder: Finds rows of it.
+            given: The call.
+            samples: The sample of each of its rows.
+        """
+        rules, mask = batch.rules, batch.inputs.get(PADDING_MASK)
+        if mask is None or given.get(PADDING_MASK) is not None or given.get("position_ids") is None:
+            return None
+        if not (rules.causal and rules.predict and rules.separates_packed):
+            return None
+        if given.get("use_cache") is True or any(given.get(key) is not None for key in CACHES):
+            return None
+        texts = finder.texts = finder.texts or Texts.of(batch)
+        spans = None if texts is None else _spans(texts, to_numpy(given[IDS]), samples)
+        if spans is None:
+            return None
+        call = PackedCall(batch, given, spans, samples, None)
+        plane = call.text_plane
+        if plane is None or not call.begins(plane):
+            return None
+        starts = [int(plane[row, start]) for row, start, _ in spans]
+        return cls(for_flash=len(plane) == 1 and starts == [int(plane.min())])
+
+
+def _spans(texts: Texts, table: np.ndarray, samples: Sequence[int]) -> Spans | None:
+    """Where the tokens of each sample are in its row; None if they are not all there."""
+    if table.ndim != 2 or len(table) != len(samples):
+        return None
+    found = list[Span]()
+    for row, (sample, tokens) in enumerate(zip(samples, table, strict=True)):
+        text = texts.text(sample)
+        starts = np.flatnonzero(tokens[: len(tokens) - len(text) + 1] == text[:1])
+        whole = (at for at in starts.tolist() if np.array_equal(tokens[at : at + len(text)], text))
+        start = next(whole, None) if len(text) else None
+        if start is None:
+            return None
+        found.append(Span(row, start, start + len(text)))
+    return Spans(found)
