@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from architectures import REFUSES_TEXT, architectures
@@ -25,6 +26,7 @@ from sharders import (
 import vlmdebug as vd
 from vlmdebug.families import FAMILIES as LAYOUTS
 from vlmdebug.testing import assert_slices
+from vlmdebug.tracking.orders import zigzags_of_samples
 
 FAMILIES = [one for one in architectures() if one not in REFUSES_TEXT]
 FEW = ["llava", "qwen2_5_vl", "idefics3", "internvl"]
@@ -38,6 +40,13 @@ BY_SAMPLE = {"idefics3", "smolvlm", "idefics2", "mllama", "granite_docling"}
 def labs(built):
     """`labs["llava"]`: a batch of that family with labels and positions, built once."""
     return Labs(lambda family: ShardLab(*built[family], family=family))
+
+
+@pytest.fixture(scope="module")
+def packs(built):
+    """`packs["llava"]`: a batch of that family and its packers, built once."""
+    images = [2, 0, 1]
+    return Labs(lambda f: Lab(*built[f], vd.tiny.batch(f, images_per_sample=images, seed=0)))
 
 
 def codes(report):
@@ -415,6 +424,125 @@ def test_windows_of_a_prefill_are_ranks_in_time(labs):
 
     assert vd.check(windows, batch).ok, str(vd.check(windows, batch))
     assert (torch.cat([first.logits, second.logits], 1) - alone).abs().max() < SAME
+
+
+# --- each sample of a packed row on its own ------------------------------------------------------
+
+
+def zigzag_of_samples(lab, rings, inner=1, multiple=None, below_zero=False, change=lambda c: c):
+    """Each sample in 2 * rings pieces, as ring attention takes them; groups of `inner` ranks."""
+    lengths = [lab.parts[sample]["input_ids"].shape[1] for sample in (2, 0, 1)]
+    multiple = multiple or 2 * rings * inner
+
+    def padded(key, one):
+        size = -one.shape[-1] % multiple
+        if key != "position_ids":
+            return torch.nn.functional.pad(one, (0, size))
+        on = one[..., -1:] * 0 - 1 if below_zero else one[..., -1:] + 1 + torch.arange(size)
+        return torch.cat([one, on.expand(*one.shape[:-1], size)], -1)
+
+    def shard(inputs, chunk_size):
+        call = change({k: v for k, v in lab.packed().items() if k in TOKENS})
+        media = {k: v for k, v in lab.packed().items() if k in lab.batch.layout.media}
+        ranks = [dict(media) for _ in range(rings * inner)]
+        for key, value in call.items():
+            pieces = [padded(key, one).chunk(2 * rings, -1) for one in value.split(lengths, -1)]
+            for ring in range(rings):
+                own = [one[at] for one in pieces for at in (ring, 2 * rings - 1 - ring)]
+                for at, held in enumerate(torch.cat(own, -1).chunk(inner, -1)):
+                    ranks[ring * inner + at][key] = held
+        yield from ranks
+
+    shard.shards, shard.embedded = rings * inner, True
+    return shard
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "internvl"])
+@pytest.mark.parametrize(
+    ("rings", "inner", "multiple"), [(2, 1, 4), (4, 1, 8), (2, 2, 8), (2, 1, 64)]
+)
+def test_zigzag_of_each_sample_passes_and_the_model_agrees(family, rings, inner, multiple, packs):
+    lab = packs[family]
+    slicer = zigzag_of_samples(lab, rings, inner, multiple)
+    report = vd.check(slicer, lab.batch, chunk_size=3)
+
+    assert report.ok, str(report)
+    assert vd.prove(slicer, lab.batch, lab.model, chunk_size=3).ok
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
+def test_faults_in_a_zigzag_of_each_sample_are_named(family, packs):
+    lab = packs[family]
+
+    def moved(call):
+        return {**call, "position_ids": call["position_ids"].roll(1, -1)}
+
+    def turned(call):
+        return {**call, "position_ids": call["position_ids"].flip(-1)}
+
+    def without(call):
+        return {key: value for key, value in call.items() if key != "position_ids"}
+
+    for change in (moved, turned, without):
+        slicer = zigzag_of_samples(lab, 2, change=change)
+
+        assert "VLM014" in codes(vd.check(slicer, lab.batch, chunk_size=3))
+        assert not vd.prove(slicer, lab.batch, lab.model, chunk_size=3).ok
+
+
+def test_tokens_lost_in_a_zigzag_of_each_sample_are_not_ok(packs):
+    lab = packs["llava"]
+    right = zigzag_of_samples(lab, 2)
+
+    def lose(inputs, chunk_size):
+        for call in right(inputs, chunk_size):
+            yield {k: v[..., :-1] if k in TOKENS else v for k, v in call.items()}
+
+    lose.shards, lose.embedded = 2, True
+    lost = vd.check(lose, lab.batch, chunk_size=3)
+
+    assert codes(lost) == {"VLM006"} or lost.verdict == "AMBIGUOUS"
+
+
+def test_padding_below_zero_is_right_only_where_each_zero_begins_a_sample(packs):
+    lab = packs["llava"]
+
+    def later(call):
+        positions = call["position_ids"].clone()
+        positions[..., -3:] += 1  # in the last sample
+        return {**call, "position_ids": positions}
+
+    slicer = zigzag_of_samples(lab, 2, below_zero=True)
+    report = vd.check(slicer, lab.batch, chunk_size=3)
+    wrong = zigzag_of_samples(lab, 2, below_zero=True, change=later)
+
+    assert report.verdict == "AMBIGUOUS"
+    assert "Right only if attention begins a sample at each 0" in report.ambiguities[0]
+    assert not vd.prove(slicer, lab.batch, lab.model, chunk_size=3).ok
+    assert codes(vd.check(wrong, lab.batch, chunk_size=3)) == {"VLM014"}
+
+
+@pytest.mark.parametrize("padding", [0, 7])
+def test_zigzag_of_samples_is_found_behind_any_padding(padding):
+    rng = np.random.default_rng(0)
+    texts = [rng.integers(10, 40, size) for size in (5, 16, 5, 9, 1)]
+    for rings in (2, 3, 4):
+        multiple = 2 * rings
+        rows = [np.pad(one, (0, padding * multiple + -len(one) % multiple)) for one in texts]
+        rows = [row.reshape(2 * rings, -1) for row in rows]
+        ranks = [
+            np.concatenate([part for row in rows for part in (row[r], row[2 * rings - 1 - r])])
+            for r in range(rings)
+        ]
+        found = [
+            order.joined([rank[None] for rank in ranks], 1)[0]
+            for order in zigzags_of_samples(
+                np.concatenate(ranks), [len(rank) for rank in ranks], texts
+            )
+        ]
+        whole = np.concatenate([row.ravel() for row in rows])
+
+        assert any(np.array_equal(one[one > 0], whole[whole > 0]) for one in found)
 
 
 # --- labels and padding --------------------------------------------------------------------------

@@ -51,7 +51,7 @@ class JoinedRanks(NamedTuple):
 
 
 class _Whole(NamedTuple):
-    """An order in which the tokens of the ranks are whole samples: `falls` times, positions fall."""
+    """An order in which the tokens are whole samples; positions fall `falls` times."""
 
     order: Order
     pieces: list[Piece]
