@@ -6,6 +6,7 @@ does not.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -277,6 +278,78 @@ def test_mask_is_missed_where_the_columns_of_the_chunk_need_it(family, side, cha
 
     assert (report.ok, proof.ok) == (ok, ok)
     assert ok or {m.key for m in report.mismatches} == {"attention_mask"}
+
+
+PLACES = {
+    "0, 0, 1": (lambda mask: (mask.cumsum(1) - 1).clamp(min=0), True),
+    "1, 1, 0": (lambda mask: (mask.cumsum(1) - 1).masked_fill(mask == 0, 1), True),
+    "-1, -1, 0": (lambda mask: mask.cumsum(1) - 1, False),
+    "0, 1, 2": (lambda mask: torch.arange(mask.shape[1]).expand_as(mask), False),
+}
+"""Positions of padding and the tokens behind it, and whether they keep both apart."""
+
+
+def placed(places, **more):
+    """A slicer that gives positions in place of the mask."""
+
+    def change(chunk):
+        return {**without_mask(chunk), "position_ids": places(chunk["attention_mask"]), **more}
+
+    return cut(change)
+
+
+@pytest.mark.parametrize("given", PLACES)
+def test_positions_keep_padding_apart_without_a_mask(given):
+    batch, model = real("llava", [2, 0, 1], padding_side="left")
+    places, apart = PLACES[given]
+    slicer = placed(places)
+    each, all_rows = (vd.check(slicer, batch, chunk_size=size) for size in (1, 3))
+
+    for size in (1, 3):
+        assert vd.prove(slicer, batch, model, chunk_size=size).ok == apart
+    assert each.ok == apart
+    assert all_rows.verdict == ("AMBIGUOUS" if apart else "MISMATCH")  # flash-attention
+    assert apart or {(m.code, m.key) for m in each.mismatches} == {("VLM003", "attention_mask")}
+    assert not apart or "flash-attention of several rows attends" in all_rows.ambiguities[0]
+
+
+def test_positions_that_a_cache_overrides_keep_no_padding_apart():
+    batch, _ = real("llava", [2, 0, 1], padding_side="left")
+    report = vd.check(placed(PLACES["0, 0, 1"][0], use_cache=True), batch)
+
+    assert {m.key for m in report.mismatches} == {"attention_mask"}
+
+
+def test_state_that_runs_along_the_row_needs_the_mask():
+    model, processor = vd.tiny.build("qwen3_5")
+    model = deepcopy(model)
+    inputs = vd.tiny.batch("qwen3_5", [0, 0], texts=["one two three", "one"], padding_side="left")
+    batch = vd.read_batch(inputs, processor=processor, config=model.config)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[inputs["input_ids"][1, 0]] = 1.0  # padding
+    slicer = placed(PLACES["0, 0, 1"][0])
+
+    assert {m.key for m in vd.check(slicer, batch).mismatches} == {"attention_mask"}
+    assert not vd.prove(slicer, batch, model).ok
+
+
+@pytest.mark.parametrize("planes", [3, 4])
+def test_m_rope_keeps_padding_apart_by_the_plane_of_text(planes):
+    batch, model = real("qwen2_5_vl", [2, 0, 1], padding_side="left")
+    inputs = {k: batch.inputs.get(k) for k in ("input_ids", "attention_mask", "mm_token_type_ids")}
+    grids = {"image_grid_thw": batch.inputs["image_grid_thw"], "video_grid_thw": None}
+    index = model.model.get_rope_index(**inputs, **grids)[0]  # (3, sample, seq)
+    text = PLACES["0, 0, 1"][0](batch.inputs["attention_mask"])
+    every = torch.cat([text[None], index])[-planes:]
+
+    def slicer(inputs, chunk_size):
+        for sample, chunk in enumerate(batch.chunks(1)):
+            own = every[:, sample : sample + 1]
+            yield {**without_mask(chunk), "position_ids": own}
+
+    report = vd.check(slicer, batch)
+
+    assert report.ok == vd.prove(slicer, batch, model).ok == (planes == 4), str(report)
 
 
 @pytest.mark.parametrize("key", ["mm_token_type_ids", "moe_mm_token_type_ids"])
