@@ -37,7 +37,7 @@ test-trl: .venv/.with-tiny,plot,notebook,trl,fleet,ray,test ## Test several TRL 
 	$(BIN)/python tools/trl_releases.py $(ARGS)
 
 test-trainers: .venv/.with-tiny,plot,notebook,trl,fleet,ray,test ## Test other trainers, many minutes
-	$(BIN)/python tools/$(or $(filter collators packers,$(ARGS)),trainers).py $(filter-out collators packers,$(ARGS))
+	$(BIN)/python tools/$(or $(filter collators packers shards,$(ARGS)),trainers).py $(filter-out collators packers shards,$(ARGS))
 
 test-review: .venv/.with-test ## Review several releases of other trainers
 	$(BIN)/python tools/reviews.py $(ARGS)

@@ -231,7 +231,8 @@ class Ranks:
         keys = dict(used.keys)
         for key in settled & self._batch.layout.keys():
             due = self._as_due(key, tokens.samples)
-            keys |= {} if due is None else {key: due}
+            dims = getattr(call.get(key), "ndim", 0)
+            keys |= {} if due is None else {key: due._replace(dims=dims)}
         seams = (*used.seams, *labels.seams)
         used = replace(used, keys=keys, made=made, seams=seams, split=tuple(self._faults))
         apart = Unmasked.of(self._batch, self._finder, call, tokens.samples)
