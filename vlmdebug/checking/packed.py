@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -10,6 +10,7 @@ from vlmdebug.checking.doubts import NotApart
 from vlmdebug.checking.findings import Difference, KeyDifference
 from vlmdebug.core.observed import ObservedCall, Seam, Seams
 from vlmdebug.core.packed_row import Fault, PackedRow
+from vlmdebug.core.shards import ShardFault, Split
 from vlmdebug.outcomes.reasons import Outcome, Raises, Runs, Unknown
 
 
@@ -67,6 +68,8 @@ KINDS: Mapping[Seams, type[AtSeam]] = {
     Seams.LABELS: LabelsAcross,
 }
 """What is a difference; all other seams are doubts."""
+AT_TOKENS = frozenset({Split.NO_POSITIONS, Split.POSITIONS, Split.INSIDE, Split.LABELS, Split.MASK})
+"""Faults of a split over ranks that are about one token of a sample."""
 LENGTHS = Outcome(Raises.LENGTHS_DIFFER)
 OUTCOMES: Mapping[Seams, Outcome] = {
     Seams.MROPE: Outcome(Runs.OTHER_PLACES),
@@ -109,27 +112,46 @@ def rows_of_calls(calls: Iterable[ObservedCall]) -> tuple[PackedRow, ...]:
         [
             row
             for index, call in enumerate(calls)
-            for row in with_faults(call.rows, call.seams, index)
+            for row in with_faults(call.rows, call.seams, index, call.split)
         ]
     )
 
 
 def with_faults(
-    rows: Iterable[PackedRow], seams: Iterable[Seam], chunk: int | None = None
+    rows: Iterable[PackedRow],
+    seams: Iterable[Seam],
+    chunk: int | None = None,
+    split: Iterable[ShardFault] = (),
 ) -> list[PackedRow]:
-    """Packed rows of one call with the differences among its seams."""
-    wrong = [one for one in seams if one.why in KINDS]
+    """Packed rows of one call with the differences among its seams, and of its split over ranks."""
+    wrong, split = [one for one in seams if one.why in KINDS], [*split]
     return [
         replace(
             row,
             chunk=chunk,
             faults=tuple(
                 dict.fromkeys(
-                    Fault(one.key, one.column)
-                    for one in wrong
-                    if one.sample is None or one.row == row.row
+                    [
+                        *(
+                            Fault(one.key, one.column)
+                            for one in wrong
+                            if one.sample is None or one.row == row.row
+                        ),
+                        *_of_split(row, split),
+                    ]
                 )
             ),
         )
         for row in rows
     ]
+
+
+def _of_split(row: PackedRow, split: Iterable[ShardFault]) -> Iterator[Fault]:
+    """Faults of a split over ranks at tokens of this row."""
+    for one in split:
+        if one.why in AT_TOKENS and one.sample in row.samples:
+            column = row.column(one.rank, one.column)
+            if column is not None:
+                yield Fault(one.key, column)
+        elif one.why in (Split.NO_POSITIONS, Split.POSITIONS) and row.off:
+            yield Fault(one.key, row.off[0][0])  # which names the first row only

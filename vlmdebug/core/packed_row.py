@@ -2,7 +2,7 @@
 
 The record knows which samples a call holds. This is the place of each in its row, and what says
 where each begins: `position_ids`, with those of the samples alone, and the ends that other keys
-give. A row that one rank of several holds is such a row, too.
+give. A row whose tokens are split over ranks is such a row, too, of one sample or several.
 """
 
 from __future__ import annotations
@@ -34,6 +34,15 @@ class Line(NamedTuple):
     step: int
 
 
+class Held(NamedTuple):
+    """Tokens of a row that one rank of several holds: every `step`-th of `start:stop`."""
+
+    rank: int
+    start: int
+    stop: int
+    step: int = 1
+
+
 class Fault(NamedTuple):
     """Where a key of a packed row differs from what its samples need."""
 
@@ -57,6 +66,8 @@ class PackedRow:
         ends: Columns in which other keys say that a sample ends or begins.
         faults: What is wrong.
         chunk: The number of the call; None for a row of the batch itself.
+        ranks: Over how many ranks the row is split; 0 if it is not.
+        held: The tokens of each rank, in the order in which it has them.
     """
 
     row: int
@@ -70,6 +81,8 @@ class PackedRow:
     ends: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     faults: tuple[Fault, ...] = ()
     chunk: int | None = None
+    ranks: int = 0
+    held: tuple[Held, ...] = ()
 
     @property
     def samples(self) -> tuple[int, ...]:
@@ -88,8 +101,24 @@ class PackedRow:
                 return first + step * (column - start)
         return None
 
+    def column(self, rank: int, column: int) -> int | None:
+        """The token of the row that a rank has at its own `column`; None if it has none there."""
+        for start, stop, step in ((one.start, one.stop, one.step) for one in self.of_rank(rank)):
+            size = len(range(start, stop, step))
+            if column < size:
+                return start + column * step
+            column -= size
+        return None
+
+    def of_rank(self, rank: int) -> list[Held]:
+        """The tokens of one rank."""
+        return [one for one in self.held if one.rank == rank]
+
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        data = asdict(self)
+        if not self.ranks:  # as older versions read it
+            del data["ranks"], data["held"]
+        return data
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> PackedRow:
@@ -102,6 +131,7 @@ class PackedRow:
                 "off": tuple((start, stop) for start, stop in data["off"]),
                 "ends": {key: tuple(ends) for key, ends in data["ends"].items()},
                 "faults": _tuples(Fault, data["faults"]),
+                "held": _tuples(Held, data.get("held", ())),
             }
         )
 

@@ -125,7 +125,7 @@ def _scene(scene: Any, samples: int) -> None:
 
 def _packed(row: Any, at: str, samples: int, chunks: int) -> None:
     numbers = ("row", "tokens", "planes")
-    names = ("places", "given", "due", "plane", "off", "ends", "faults", "chunk")
+    names = ("places", "given", "due", "plane", "off", "ends", "faults", "chunk", "ranks", "held")
     _only(_mapping(row, at), at, (*numbers, *names))
     for name in numbers:
         _is(_whole(_part(row, name, at)), f"{at}.{name}", row[name], NUMBER)
@@ -155,6 +155,19 @@ def _packed(row: Any, at: str, samples: int, chunks: int) -> None:
         good = isinstance(one, (list, tuple)) and len(one) == 2 and isinstance(one[0], str)
         good = good and _whole(one[1]) and one[1] <= tokens
         _is(good, f"{at}.faults", one, "a key and a column")
+    _held(row, at)
+
+
+def _held(row: dict[str, Any], at: str) -> None:
+    """The tokens of each rank."""
+    ranks, tokens = row.get("ranks", 0), row["tokens"]
+    _is(_whole(ranks) and ranks <= MOST_ROWS, f"{at}.ranks", ranks, NUMBER)
+    for one in _list(row.get("held", []), f"{at}.held"):
+        good = isinstance(one, (list, tuple)) and len(one) == 4 and all(map(_int, one))
+        good = good and 0 <= one[0] < ranks and 0 <= one[1] < one[2] <= tokens
+        good = good and 0 < one[3] <= tokens
+        wanted = f"[rank, start, stop, step] of {ranks} ranks, within {tokens} tokens"
+        _is(good, f"{at}.held", one, wanted)
 
 
 def _rows(rows: Any, at: str) -> None:

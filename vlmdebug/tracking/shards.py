@@ -18,6 +18,7 @@ import numpy as np
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import BOOKKEEPING, CACHES, KNOWN, PACKED
 from vlmdebug.core.observed import ObservedCall, ObservedKey
+from vlmdebug.core.packed_row import PackedRow
 from vlmdebug.core.presence import expected_rows
 from vlmdebug.core.rows import Rows
 from vlmdebug.core.shards import ShardFault, Split
@@ -32,6 +33,7 @@ from vlmdebug.tracking.rows import RowFinder
 from vlmdebug.tracking.shard_labels import LABELS, ShardLabels
 from vlmdebug.tracking.shard_media import RankMedia, same
 from vlmdebug.tracking.shard_tokens import POSITIONS, ShardTokens
+from vlmdebug.tracking.split_rows import counted, scattered_rows, split_rows
 from vlmdebug.tracking.unmasked import Unmasked
 
 
@@ -81,6 +83,7 @@ class Ranks:
         embedded: bool = False,
     ) -> None:
         self._batch, self._finder, self._planned = batch, finder, planned
+        self._shards = shards
         self._faults = list[ShardFault]()
         if len(ranks) < shards:
             given, due = (len(ranks),), (shards,)
@@ -236,7 +239,12 @@ class Ranks:
         seams = (*used.seams, *labels.seams)
         used = replace(used, keys=keys, made=made, seams=seams, split=tuple(self._faults))
         apart = Unmasked.of(self._batch, self._finder, call, tokens.samples)
-        return used if apart is None else replace(used, needs_mask=False)
+        used = used if apart is None else replace(used, needs_mask=False)
+        assert self._texts is not None
+        unread = POSITIONS not in call and any(POSITIONS in rank for rank in self._ranks)
+        given = call if unread else {IDS: call[IDS], **self._for_model(call, tokens)}
+        args = self._batch, self._texts, given, tokens, used.rows, used.seams
+        return replace(used, rows=split_rows(*args))
 
     def _as_due(self, key: str, samples: Sequence[int]) -> ObservedKey | None:
         """A key that was judged already, with the rows that belong there; None if none do."""
@@ -268,11 +276,12 @@ class Ranks:
     def _scattered(self) -> JoinedRanks:
         """Which tokens are missing or come twice; if none, their order is not known."""
         rows = self._rows()
-        lost = sum((due - given for given, due in rows), Counter[int]())
-        twice = sum((_only(given - due, due) for given, due in rows), Counter[int]())
+        lost = sum((row.due - row.given for row in rows), Counter[int]())
+        twice = sum((_only(row.given - row.due, row.due) for row in rows), Counter[int]())
         if len(twice) == 1 and any(rank.get(PADDING_MASK) is None for rank in self._ranks):
             twice.clear()  # it may be padding
-        whole = sum(due.total() for _, due in rows)
+        whole = sum(row.due.total() for row in rows)
+        drawn: tuple[PackedRow, ...] = ()
         if not (lost or twice) or 2 * lost.total() > whole:
             self._faults.append(ShardFault(Split.UNKNOWN))
         else:
@@ -281,11 +290,28 @@ class Ranks:
                     media = sum(tokens[one] for one in self._batch.token_ids.values())
                     size = (tokens.total(),)
                     self._faults.append(ShardFault(why, given=size, media=media))
+            drawn = self._drawn(rows, (lost.total(), twice.total()))
         samples = Rows.of(self._planned)
         keys = {IDS: ObservedKey(samples, len(samples))}
-        return JoinedRanks(ObservedCall(keys, split=tuple(self._faults)))
+        return JoinedRanks(ObservedCall(keys, rows=drawn, split=tuple(self._faults)))
 
-    def _rows(self) -> list[tuple[Counter[int], Counter[int]]]:
+    def _drawn(self, rows: Sequence[_Row], due: tuple[int, int]) -> tuple[PackedRow, ...]:
+        """The rows as they are drawn; none where they would not show what was counted."""
+        samples = [row.sample for row in rows if row.sample is not None]
+        if self._texts is None or len(samples) < len(rows):
+            return ()
+        real = [
+            [
+                tokens[shown]
+                for tokens, shown in zip(table, self._texts.real(table, rank), strict=True)
+            ]
+            for table, rank in zip(self._tables, self._ranks, strict=True)
+            if table is not None and len(table) == len(rows)
+        ]
+        found = scattered_rows(self._texts, real, samples, self._shards)
+        return found if len(real) == len(self._ranks) and counted(found) == due else ()
+
+    def _rows(self) -> list[_Row]:
         """How often each token comes on all ranks, and how often it should, row by row.
 
         A row of one sample is compared with the nearest sample, and a packed row with the batch if
@@ -303,10 +329,27 @@ class Ranks:
             for own, tokens, real in zip(given, table, shown, strict=False):
                 own.update(tokens[real].tolist())
         if len(given) == len(self._planned):
-            return [(own, min(owned, key=lambda one: _apart(one, own))) for own in given]
+            pairs = zip(given, self._planned, strict=True)
+            samples = [_sample_of(own, owned, planned) for own, planned in pairs]
+            return [_Row(own, owned[s], s) for own, s in zip(given, samples, strict=True)]
         if len(given) == 1 and len(self._planned) == len(owned):
-            return [(given[0], sum(owned, Counter[int]()))]
+            return [_Row(given[0], sum(owned, Counter[int]()))]
         return []
+
+
+class _Row(NamedTuple):
+    """How often each token of a row comes on all ranks, how often it should, and its sample."""
+
+    given: Counter[int]
+    due: Counter[int]
+    sample: int | None = None
+
+
+def _sample_of(given: Counter[int], owned: Sequence[Counter[int]], planned: int) -> int:
+    """The sample of a row: the nearest, but the planned one where just some tokens are missing."""
+    nearest = min(range(len(owned)), key=lambda sample: _apart(owned[sample], given))
+    whole = _apart(owned[nearest], given) == 0
+    return nearest if whole or given - owned[planned] else planned
 
 
 def _only(tokens: Counter[int], known: Counter[int]) -> Counter[int]:
