@@ -7,6 +7,8 @@ and words are as large in a narrow one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from vlmdebug.safe import escaped
 from vlmdebug.views.strips import BLUE, VERMILION
 
@@ -68,11 +70,18 @@ LEAST = _needed(1) * WIDTH / WIDE
 
 def fitted(text: str, x: float, top: int, share: float, room: float, fill: str = WORDS) -> str:
     """The chip where `room`, of `WIDTH`, is enough for it; hidden where the picture is narrow."""
-    needed = _needed(len(text)) * WIDTH / max(room, 1)
+    return shortened((text,), x, top, share, room, fill)
+
+
+def shortened(
+    texts: Sequence[str], x: float, top: int, share: float, room: float, fill: str = WORDS
+) -> str:
+    """The first of these words for which there is room in as narrow a picture as possible."""
     for width, look in ((NARROW, ""), (MIDDLE, "vlmdebug-m"), (WIDE, "vlmdebug-w")):
-        if needed <= width:
-            drawn = chip(text, x, top, share, fill)
-            return f'<g class="{look}">{drawn}</g>' if look else drawn
+        for text in texts:
+            if _needed(len(text)) * WIDTH / max(room, 1) <= width:
+                drawn = chip(text, x, top, share, fill)
+                return f'<g class="{look}">{drawn}</g>' if look else drawn
     return ""
 
 

@@ -194,9 +194,9 @@ def _packed(report: Record) -> str:
     if not drawn:
         return ""
     said, legend = (make(report, worst, drawn) for make in (packed.description, packed.legend))
-    noun = rows.plural_of(report, 1)
     labels = [(lane.name, lane.counts, lane.height) for lane in drawn]
-    return _lanes(packed.svg(drawn), labels, f"Packed rows of {noun} {worst}. {legend}", said)
+    title = packed.title(report, worst, drawn)
+    return _lanes(packed.svg(drawn), labels, f"{title}. {legend}", said)
 
 
 def _lanes(svg: str, labels: Sequence[tuple[str, str, int]], caption: str, said: str) -> str:

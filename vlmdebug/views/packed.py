@@ -10,7 +10,6 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import groupby
 from typing import NamedTuple
 
@@ -18,36 +17,20 @@ from vlmdebug.core.packed_row import Line, PackedRow
 from vlmdebug.core.record import ChunkReport, KeyState, Record
 from vlmdebug.core.scene import Scene
 from vlmdebug.core.wording import letter, number
+from vlmdebug.views import ranks
 from vlmdebug.views import rows as lines
-from vlmdebug.views.drawing import (
-    BAR,
-    HATCH,
-    HIDDEN,
-    LOOKS,
-    NAMES,
-    PITCH,
-    SHAPES,
-    WIDTH,
-    WORDS,
-    chip,
-    fitted,
-    path,
-    stretched,
-)
+from vlmdebug.views.drawing import HATCH, HIDDEN, NAMES, PITCH, SHAPES, WORDS, path, stretched
+from vlmdebug.views.lane import EDGE, MOST_PLACES, STAYS, Lane
 from vlmdebug.views.marks import LEGEND
 from vlmdebug.views.sentences import named
 from vlmdebug.views.strips import BLUE, VERMILION
 
 MOST_ROWS = 4
-MOST_PLACES = 200
 CURVE = 2 * PITCH
 """Height of the lane of positions in pixels."""
-EDGE = (PITCH - BAR) // 2
-STAYS = 'vector-effect="non-scaling-stroke"'
 GIVEN = f'fill="none" stroke="{BLUE}" stroke-width="4" {STAYS}'
 DUE = f'fill="none" stroke="#888" stroke-width="1.5" {STAYS}'
 LACKING = f'fill="none" stroke="{VERMILION}" stroke-width="2" stroke-dasharray="6 4" {STAYS}'
-SEAM = f'stroke="#888" stroke-width="2" {STAYS}'
 POSITIONS = "position_ids"
 
 
@@ -71,78 +54,6 @@ class Seen(NamedTuple):
     given: Sight | None
 
 
-@dataclass
-class Lane:
-    """A lane of a packed row, and what is drawn in it.
-
-    Attributes:
-        row: The row.
-        name: The name of the lane.
-        counts: What it counts, in words.
-        top: Its place in the picture in pixels.
-        height: Its height.
-        ground: Its frame and the seams, behind all else, which are stretched with the picture.
-        marks: What became of its tokens.
-        curves: Positions, which are stretched, too.
-        words: Names and notes.
-        used: Names of its marks.
-        said: What is wrong, in words.
-    """
-
-    row: PackedRow
-    name: str
-    counts: str
-    top: int
-    height: int = PITCH
-    ground: list[str] = field(default_factory=list)
-    marks: list[str] = field(default_factory=list)
-    curves: list[str] = field(default_factory=list)
-    words: list[str] = field(default_factory=list)
-    used: dict[str, None] = field(default_factory=dict)
-    said: list[str] = field(default_factory=list)
-
-    def x(self, column: float) -> float:
-        return column * WIDTH / self.row.tokens
-
-    def mark(self, look: str, start: float, stop: float) -> None:
-        """One of the marks of `LOOKS` over these columns."""
-        self.used[look] = None
-        x, wide = self.x(start) / 10, max(self.x(stop - start), 4) / 10
-        place = f'x="{x:.4g}%" y="{self.top + EDGE}" width="{wide:.4g}%"'
-        faint = ' opacity=".4"' if self.height > PITCH else ""  # curves stand before it
-        tall = self.height - 2 * EDGE
-        self.marks.append(f'<rect {place} height="{tall}" {LOOKS[look]}{faint}/>')
-
-    def tick(self, look: str, column: int) -> None:
-        """A mark as narrow as an end."""
-        self.used[look] = None
-        place = f'x="{self.x(column) / 10:.4g}%" y="{self.top + EDGE}" width="7" height="{BAR}"'
-        left = -7 * column / self.row.tokens  # the last one stays within the picture
-        self.marks.append(f'<rect {place} transform="translate({left:.3g})" {LOOKS[look]}/>')
-
-    def word(self, *texts: str, at: tuple[float, float], fill: str = WORDS) -> None:
-        """The first of these words for which there is room, in the middle of the columns `at`."""
-        start, stop = at
-        middle, room = self.x((start + stop) / 2), self.x(stop - start)
-        drawn = (fitted(text, middle, self.top + EDGE, 0.5, room, fill) for text in texts)
-        self.words.append(next(filter(None, drawn), ""))
-
-    def note(self, text: str, column: int) -> None:
-        """Words at a column, whatever room there is."""
-        x = self.x(column)
-        share = -0.1 if x < WIDTH / 2 else 1.1  # next to what stands there, and in the picture
-        self.words.append(chip(text, x, self.top + EDGE, share))
-
-    def framed(self) -> Lane:
-        """The lane with its frame and the seams of its row."""
-        begins = [place.start for place in self.row.places[:MOST_PLACES] if place.start]
-        seams = "".join(f"M{self.x(at):.5g} {self.top}v{self.height}" for at in begins)
-        frame = f"M0 {self.top + EDGE}h{WIDTH}v{self.height - 2 * EDGE}H0z"
-        look = f'fill="#8882" stroke="#888" stroke-width=".8" {STAYS}'
-        self.ground += [path(frame, look), path(seams, SEAM)]
-        return self
-
-
 def rows_of(report: Record, chunk: int) -> list[PackedRow]:
     """The packed rows of a chunk; of a batch alone, those of the sample."""
     if report.chunk_size is not None:
@@ -156,7 +67,7 @@ def lanes(report: Record, chunk: int) -> list[Lane]:
     shown = rows_of(report, chunk)[:MOST_ROWS]
     seen = _seen(report, report.chunks[chunk], shown) if shown else []
     for row, images in zip(shown, seen, strict=True):
-        for make in (_tokens, _images, _positions, _ends, _others):
+        for make in (_tokens, ranks.lanes, _images, _positions, _ends, _others):
             for lane in make(report, row, images, top):
                 found.append(lane.framed())
                 top += lane.height
@@ -229,7 +140,7 @@ def _positions(report: Record, row: PackedRow, seen: Sequence[Seen], top: int) -
     wrong = bool(row.wrong & {POSITIONS, "input_ids"})  # or padding that they count
     if not row.due or not (row.given or wrong):
         return
-    lane = Lane(row, POSITIONS, f"{row.plane} plane" if row.plane else "", top, CURVE)
+    lane = Lane(row, POSITIONS, f"{row.plane} plane" if row.plane else "", top, CURVE, faint=True)
     every = [value for one in (*row.given, *row.due) for value in (one.first, _last(one))]
     low, high = min(every), max(every)
     lane.counts = lane.counts or f"{low} to {high}"
@@ -237,7 +148,8 @@ def _positions(report: Record, row: PackedRow, seen: Sequence[Seen], top: int) -
         lane.mark("foreign" if wrong else "unknown", start, stop)
         lane.said.append(f"{POSITIONS} of tokens {start}:{stop} are not those of the sample alone")
     if row.given:
-        lane.curves.append(path(_curve(lane, row.given, low, high), GIVEN))
+        for look, given in ranks.curves(row) or [(GIVEN, row.given)]:
+            lane.curves.append(path(_curve(lane, given, low, high), look))
         lane.curves.append(path(_curve(lane, row.due, low, high), DUE))
     else:
         lane.used["missing"] = None
@@ -295,12 +207,16 @@ def _ends(report: Record, row: PackedRow, seen: Sequence[Seen], top: int) -> Ite
 def _others(report: Record, row: PackedRow, seen: Sequence[Seen], top: int) -> Iterator[Lane]:
     """Other keys with a fault: labels across a seam, and lengths."""
     drawn = {POSITIONS, "input_ids", *row.ends}
+    begins = {place.start for place in row.places if place.start}
     for key in dict.fromkeys(one.key for one in row.faults if one.key not in drawn):
-        lane, said = Lane(row, key, "", top), "learned across the seam" if key == "labels" else ""
+        lane = Lane(row, key, "", top)
         for column in (one.column for one in row.faults if one.key == key):
+            said = "not that of this token" if row.ranks else "not that of these samples"
+            if key == "labels" and (column in begins or not row.ranks):
+                said = "learned across the seam"
             lane.tick("foreign", column)
-            lane.note(said or "not that of these samples", column)
-            lane.said.append(f"{key}: {said or 'not that of these samples'}, token {column}")
+            lane.note(said, column)
+            lane.said.append(f"{key}: {said}, token {column}")
         top += lane.height
         yield lane
 
@@ -400,11 +316,20 @@ def svg(drawn: Sequence[Lane]) -> str:
     return f"<svg {size}>{HIDDEN}{drawing(drawn)}</svg>"
 
 
+def title(report: Record, chunk: int, drawn: Sequence[Lane]) -> str:
+    """What the picture shows."""
+    row, noun = drawn[0].row, lines.plural_of(report, 1)
+    packed = any(len(lane.row.places) > 1 for lane in drawn)
+    over = f", split over {number(row.ranks, 'rank')}" if row.ranks else ""
+    return f"{'Packed rows' if packed or not over else 'Rows'} of {noun} {chunk}{over}"
+
+
 def description(report: Record, chunk: int, drawn: Sequence[Lane]) -> str:
     """The same for those who do not see it."""
     said = []
     for row in rows_of(report, chunk)[:MOST_ROWS]:
         wrong = [text for lane in drawn if lane.row is row for text in lane.said]
+        wrong = [*ranks.said(row), *wrong]
         holds = f"Row {row.row} holds {named(row.samples)[:1].lower()}{named(row.samples)[1:]}"
         said.append("; ".join([f"{holds} in {number(row.tokens, 'token')}", *wrong]))
     return ". ".join(said)
@@ -414,9 +339,12 @@ def legend(report: Record, chunk: int, drawn: Sequence[Lane]) -> str:
     """The meaning of the marks and lines that occur in the picture."""
     used = {look for lane in drawn for look in lane.used}
     said = [f"{SHAPES[name]}: {LEGEND[name]}" for name in LEGEND if name in used]
-    said.append("upright lines: seams between samples")
+    if any(len(lane.row.places) > 1 for lane in drawn):
+        said.append("upright lines: seams between samples")
+    said += ranks.legend(drawn[0].row)
     if any(lane.name == POSITIONS and lane.row.given for lane in drawn):
-        said.append("bold curve: positions given; thin curve: those of each sample alone")
+        like = ", in the colour and dashes of its rank" if ranks.curves(drawn[0].row) else ""
+        said.append(f"bold curve: positions given{like}; thin curve: those of each sample alone")
     left = len(rows_of(report, chunk)) - MOST_ROWS
     if left > 0:
         said.append(f"{number(left, 'more row')} not drawn")
