@@ -7,8 +7,6 @@ and words are as large in a narrow one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from vlmdebug.safe import escaped
 from vlmdebug.views.strips import BLUE, VERMILION
 
@@ -70,19 +68,17 @@ LEAST = _needed(1) * WIDTH / WIDE
 
 def fitted(text: str, x: float, top: int, share: float, room: float, fill: str = WORDS) -> str:
     """The chip where `room`, of `WIDTH`, is enough for it; hidden where the picture is narrow."""
-    return shortened((text,), x, top, share, room, fill)
-
-
-def shortened(
-    texts: Sequence[str], x: float, top: int, share: float, room: float, fill: str = WORDS
-) -> str:
-    """The first of these words for which there is room in as narrow a picture as possible."""
+    needed = width_for(text, room)
     for width, look in ((NARROW, ""), (MIDDLE, "vlmdebug-m"), (WIDE, "vlmdebug-w")):
-        for text in texts:
-            if _needed(len(text)) * WIDTH / max(room, 1) <= width:
-                drawn = chip(text, x, top, share, fill)
-                return f'<g class="{look}">{drawn}</g>' if look else drawn
+        if needed <= width:
+            drawn = chip(text, x, top, share, fill)
+            return f'<g class="{look}">{drawn}</g>' if look else drawn
     return ""
+
+
+def width_for(text: str, room: float) -> float:
+    """Width of a picture in which `room`, of `WIDTH`, is enough for these words, in pixels."""
+    return _needed(len(text)) * WIDTH / max(room, 1)
 
 
 def chip(text: str, x: float, top: int, share: float, fill: str = WORDS) -> str:

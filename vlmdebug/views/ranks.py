@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
 from vlmdebug.core.packed_row import Held, Line, PackedRow
-from vlmdebug.views.drawing import BAR, LOOKS, NAMES, PITCH, WIDTH, chip, shortened
+from vlmdebug.views.drawing import BAR, LOOKS, MIDDLE, NAMES, PITCH, WIDTH, chip, fitted, width_for
 from vlmdebug.views.lane import EDGE, MOST_PLACES, STAYS, Lane
 from vlmdebug.views.strips import BLUE
 
@@ -82,8 +82,10 @@ def _name(lane: Lane, *texts: str, at: tuple[int, int], y: int) -> None:
     """The name of a rank on its step, where there is room for it."""
     if _step(lane.row) < STEP:
         return
-    middle, room, top = lane.x(sum(at) / 2), lane.x(at[1] - at[0]), lane.top + EDGE + y - 1
-    lane.words.append(shortened(texts, middle, top, 0.5, room, NAMES))
+    middle, top = lane.x(sum(at) / 2), lane.top + EDGE + y - 1
+    room = lane.x(at[1] - at[0]) / (2 if shares(lane.row) else 1)  # notes need some of it
+    text = next((one for one in texts if width_for(one, room) <= MIDDLE), texts[-1])
+    lane.words.append(fitted(text, middle, top, 0.5, room, NAMES))
 
 
 def _note(lane: Lane, text: str, start: int, stop: int, rank: int) -> None:
