@@ -16,7 +16,8 @@ from sharders import WAYS, WRONG, ShardLab, halve_pixels
 import vlmdebug as vd
 from vlmdebug.core.packed_row import Held, PackedRow, Place
 from vlmdebug.tracking.orders import orders
-from vlmdebug.tracking.split_rows import counted, held_in, scattered_rows
+from vlmdebug.tracking.scattered import counted, scattered_rows
+from vlmdebug.tracking.split_rows import held_in
 from vlmdebug.views import packed, ranks
 from vlmdebug.views.sentences import opening_sentence
 

@@ -5,8 +5,8 @@ unmodified, for one rank after another, in place of as many processes. The outpu
 table: for each of them, the smallest batch with each verdict of `check`, and how far `prove` finds
 the logits of a tiny real model with the joined ranks from those of the whole batch, in brackets
 what rounding explains. Where a trainer embeds on each rank, the model itself is also called with
-what each rank gets. A verdict that is not the one in `shards.json` fails; `--store` writes it. `--few` tries the
-smallest batches only.
+what each rank gets. A verdict that is not the one in `shards.json` fails; `--store` writes it.
+`--few` tries the smallest batches only.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Sharder:
 
 
 class Group:
-    """One process after another, in place of a group of them: whose turn it is, of how many."""
+    """One process after another, in place of a group of them: its number, and how many."""
 
     def __init__(self, ranks: int = RANKS) -> None:
         self.rank, self.ranks = 0, ranks

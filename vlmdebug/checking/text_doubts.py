@@ -272,6 +272,16 @@ def _unmasked(one: Unmasked) -> str:
     )
 
 
+def _not_apart(one: NotApart) -> str:
+    if one.why is Seams.UNMASKED:
+        return UNMASKED
+    said, todo = SEAMS[one.why]
+    return (
+        f"Rows of input_ids hold {number(one.samples, 'sample')}, but {said}, so "
+        f"{UNSEEN.get(one.why, 'the model may mix them')}. {todo}"
+    )
+
+
 def _lost_mask(one: LostMask) -> str:
     return (
         f"The batch has no {one.key}, which its processor returns: the model takes every pixel "
@@ -311,14 +321,8 @@ def _of_batch(
             )
         case LostMask():
             return _lost_mask(one)
-        case NotApart(samples, why):
-            if why is Seams.UNMASKED:
-                return UNMASKED
-            said, todo = SEAMS[why]
-            return (
-                f"Rows of input_ids hold {number(samples, 'sample')}, but {said}, so "
-                f"{UNSEEN.get(why, 'the model may mix them')}. {todo}"
-            )
+        case NotApart():
+            return _not_apart(one)
         case Written(key):
             return (
                 f"{key} was modified in place between two chunks of the same input_ids, so its "

@@ -2,7 +2,7 @@
 
 The record knows which samples a call holds. This is the place of each in its row, and what says
 where each begins: `position_ids`, with those of the samples alone, and the ends that other keys
-give. A row whose tokens are split over ranks is such a row, too, of one sample or several.
+give. A row that is split over ranks is such a row, too: of one sample or several.
 """
 
 from __future__ import annotations

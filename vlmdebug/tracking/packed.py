@@ -222,17 +222,6 @@ class PackedCall:
     def _due_shape(self) -> tuple[int, ...]:
         return (PLANES, *self.shape) if self.is_mrope else self.shape
 
-    @property
-    def text_plane(self) -> np.ndarray | None:
-        """The positions that say where samples begin, `(row, seq)`; None if none do."""
-        positions = self.numbers.get("position_ids")
-        if positions is None or positions.shape[-2:] != self.shape or positions.ndim > 3:
-            return None
-        planes = positions[None] if positions.ndim == 2 else positions
-        several = PLANES if self.is_mrope else 1
-        alone = len(planes) == 1 and self.batch.rules.repeats_positions
-        return planes[0] if alone or len(planes) == several else None
-
     def begins(self, plane: np.ndarray) -> bool:
         """Whether the default attention sees each sample begin, and go on to its end."""
         found = self._starts(plane)

@@ -8,7 +8,6 @@ of other columns, positions and labels that start again on each rank, media of a
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -30,10 +29,11 @@ from vlmdebug.tracking.observe import used_chunk
 from vlmdebug.tracking.orders import Order, orders, zigzags_of_samples
 from vlmdebug.tracking.rank_keys import EMBEDS, RankKeys
 from vlmdebug.tracking.rows import RowFinder
+from vlmdebug.tracking.scattered import Scattered
 from vlmdebug.tracking.shard_labels import LABELS, ShardLabels
 from vlmdebug.tracking.shard_media import RankMedia, same
 from vlmdebug.tracking.shard_tokens import POSITIONS, ShardTokens
-from vlmdebug.tracking.split_rows import counted, scattered_rows, split_rows
+from vlmdebug.tracking.split_rows import split_rows
 from vlmdebug.tracking.unmasked import Unmasked
 
 
@@ -240,11 +240,16 @@ class Ranks:
         used = replace(used, keys=keys, made=made, seams=seams, split=tuple(self._faults))
         apart = Unmasked.of(self._batch, self._finder, call, tokens.samples)
         used = used if apart is None else replace(used, needs_mask=False)
+        return replace(used, rows=self._rows(used, call, tokens))
+
+    def _rows(
+        self, used: ObservedCall, call: dict[str, Any], tokens: ShardTokens
+    ) -> tuple[PackedRow, ...]:
+        """The rows of the joined call, to be drawn."""
         assert self._texts is not None
         unread = POSITIONS not in call and any(POSITIONS in rank for rank in self._ranks)
         given = call if unread else {IDS: call[IDS], **self._for_model(call, tokens)}
-        args = self._batch, self._texts, given, tokens, used.rows, used.seams
-        return replace(used, rows=split_rows(*args))
+        return split_rows(self._batch, self._texts, given, tokens, used.rows, used.seams)
 
     def _as_due(self, key: str, samples: Sequence[int]) -> ObservedKey | None:
         """A key that was judged already, with the rows that belong there; None if none do."""
@@ -275,91 +280,12 @@ class Ranks:
 
     def _scattered(self) -> JoinedRanks:
         """Which tokens are missing or come twice; if none, their order is not known."""
-        rows = self._rows()
-        lost = sum((row.due - row.given for row in rows), Counter[int]())
-        twice = sum((_only(row.given - row.due, row.due) for row in rows), Counter[int]())
-        if len(twice) == 1 and any(rank.get(PADDING_MASK) is None for rank in self._ranks):
-            twice.clear()  # it may be padding
-        whole = sum(row.due.total() for row in rows)
-        drawn: tuple[PackedRow, ...] = ()
-        if not (lost or twice) or 2 * lost.total() > whole:
-            self._faults.append(ShardFault(Split.UNKNOWN))
-        else:
-            for why, tokens in ((Split.LOST, lost), (Split.TWICE, twice)):
-                if tokens:
-                    media = sum(tokens[one] for one in self._batch.token_ids.values())
-                    size = (tokens.total(),)
-                    self._faults.append(ShardFault(why, given=size, media=media))
-            drawn = self._drawn(rows, (lost.total(), twice.total()))
+        found = Scattered(self._batch, self._texts, self._ranks, self._tables, self._planned)
+        self._faults += found.faults()
         samples = Rows.of(self._planned)
         keys = {IDS: ObservedKey(samples, len(samples))}
-        return JoinedRanks(ObservedCall(keys, rows=drawn, split=tuple(self._faults)))
-
-    def _drawn(self, rows: Sequence[_Row], due: tuple[int, int]) -> tuple[PackedRow, ...]:
-        """The rows as they are drawn; none where they would not show what was counted."""
-        samples = [row.sample for row in rows if row.sample is not None]
-        if self._texts is None or len(samples) < len(rows):
-            return ()
-        real = [
-            [
-                tokens[shown]
-                for tokens, shown in zip(table, self._texts.real(table, rank), strict=True)
-            ]
-            for table, rank in zip(self._tables, self._ranks, strict=True)
-            if table is not None and len(table) == len(rows)
-        ]
-        found = scattered_rows(self._texts, real, samples, self._shards)
-        return found if len(real) == len(self._ranks) and counted(found) == due else ()
-
-    def _rows(self) -> list[_Row]:
-        """How often each token comes on all ranks, and how often it should, row by row.
-
-        A row of one sample is compared with the nearest sample, and a packed row with the batch if
-        it should hold all of it; nothing is known of any other.
-        """
-        texts = self._texts
-        if texts is None or any(table is None for table in self._tables):
-            return []
-        owned = [Counter(texts.text(sample).tolist()) for sample in range(len(self._batch))]
-        given = list[Counter[int]]()
-        for rank, table in zip(self._ranks, self._tables, strict=True):
-            assert table is not None
-            shown = texts.real(table, rank)
-            given += [Counter[int]() for _ in range(len(table) - len(given))]
-            for own, tokens, real in zip(given, table, shown, strict=False):
-                own.update(tokens[real].tolist())
-        if len(given) == len(self._planned):
-            pairs = zip(given, self._planned, strict=True)
-            samples = [_sample_of(own, owned, planned) for own, planned in pairs]
-            return [_Row(own, owned[s], s) for own, s in zip(given, samples, strict=True)]
-        if len(given) == 1 and len(self._planned) == len(owned):
-            return [_Row(given[0], sum(owned, Counter[int]()))]
-        return []
-
-
-class _Row(NamedTuple):
-    """How often each token of a row comes on all ranks, how often it should, and its sample."""
-
-    given: Counter[int]
-    due: Counter[int]
-    sample: int | None = None
-
-
-def _sample_of(given: Counter[int], owned: Sequence[Counter[int]], planned: int) -> int:
-    """The sample of a row: the nearest, but the planned one where just some tokens are missing."""
-    nearest = min(range(len(owned)), key=lambda sample: _apart(owned[sample], given))
-    whole = _apart(owned[nearest], given) == 0
-    return nearest if whole or given - owned[planned] else planned
-
-
-def _only(tokens: Counter[int], known: Counter[int]) -> Counter[int]:
-    """Those tokens that are known."""
-    return Counter({token: count for token, count in tokens.items() if token in known})
-
-
-def _apart(one: Counter[int], other: Counter[int]) -> int:
-    """How many tokens one has more often than the other, or less."""
-    return (one - other).total() + (other - one).total()
+        rows = found.drawn(self._shards)
+        return JoinedRanks(ObservedCall(keys, rows=rows, split=tuple(self._faults)))
 
 
 def _table(ids: Any) -> np.ndarray | None:

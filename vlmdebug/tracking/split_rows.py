@@ -1,8 +1,4 @@
-"""The rows of a call that is split over ranks, as they are drawn: which rank has which tokens.
-
-Where the ranks could be joined, their order says that. Where tokens are on no rank, or on two, the
-longest runs of each rank's tokens in the sample say it.
-"""
+"""The rows of a call that is split over ranks, as they are drawn: which rank has which tokens."""
 
 from __future__ import annotations
 
@@ -23,9 +19,6 @@ from vlmdebug.tracking.orders import Order
 from vlmdebug.tracking.packed import PackedCall
 from vlmdebug.tracking.packed_rows import packed_rows
 from vlmdebug.tracking.shard_tokens import POSITIONS, ShardTokens
-
-MOST_TOKENS = 2**14
-"""Tokens of a rank, or of a sample, above which lost tokens are counted and not placed."""
 
 
 def split_rows(
@@ -97,63 +90,3 @@ def _pieces(line: Line, edges: Sequence[int]) -> Iterator[Line]:
     for end in [*(edge for edge in edges if line.start < edge < line.stop), line.stop]:
         yield Line(at, end, line.first + line.step * (at - line.start), line.step)
         at = end
-
-
-# --- ranks that no order joins -------------------------------------------------------------------
-
-
-def scattered_rows(
-    texts: Texts, ranks: Sequence[Sequence[np.ndarray]], samples: Sequence[int], shards: int
-) -> tuple[PackedRow, ...]:
-    """Rows of one sample each, of which some tokens are on no rank or on two.
-
-    Args:
-        texts: The tokens of the batch.
-        ranks: The tokens of each row on each rank, without padding.
-        samples: The sample of each row.
-        shards: Over how many ranks the call should be split.
-    """
-    longest = max((len(tokens) for rows in ranks for tokens in rows), default=0)
-    if max([longest, *(texts.length(sample) for sample in samples)]) > MOST_TOKENS:
-        return ()
-    found = list[PackedRow]()
-    for row, sample in enumerate(samples):
-        due, held, reached = texts.text(sample), list[Held](), 0
-        for rank, rows in enumerate(ranks):
-            for start, stop in _runs_in(due, rows[row], reached):
-                held.append(Held(rank, start, stop))
-                reached = stop
-        place = Place(sample, 0, len(due), int(texts.columns(sample)[0]))
-        count = max(shards, len(ranks))
-        found.append(PackedRow(row, len(due), (place,), ranks=count, held=tuple(held)))
-    return tuple(found)
-
-
-def _runs_in(due: np.ndarray, tokens: np.ndarray, reached: int) -> Iterator[tuple[int, int]]:
-    """Where tokens are in those of a sample: the longest run from each on, nearest to `reached`."""
-    at = 0
-    while at < len(tokens):
-        starts, size = np.flatnonzero(due == tokens[at]), 1
-        while len(starts) and at + size < len(tokens):
-            on = starts[starts + size < len(due)]
-            on = on[due[on + size] == tokens[at + size]]
-            if not len(on):
-                break
-            starts, size = on, size + 1
-        if len(starts):
-            start = int(starts[np.argmin(np.abs(starts - reached))])
-            reached = start + size
-            yield start, reached
-        at += size
-
-
-def counted(rows: Iterable[PackedRow]) -> tuple[int, int]:
-    """How many tokens of these rows are on no rank, and how often others come once more."""
-    lost = twice = 0
-    for row in rows:
-        times = np.zeros(row.tokens, dtype=np.int64)
-        for one in row.held:
-            times[one.start : one.stop : one.step] += 1
-        lost += int((times == 0).sum())
-        twice += int(np.maximum(times - 1, 0).sum())
-    return lost, twice

@@ -18,7 +18,7 @@ from vlmdebug.core.keys import CACHES
 from vlmdebug.core.part import Span, Spans
 from vlmdebug.core.tensors import to_numpy
 from vlmdebug.tracking.joined import IDS, PADDING_MASK, Texts
-from vlmdebug.tracking.packed import PackedCall
+from vlmdebug.tracking.packed import PLANES, PackedCall
 from vlmdebug.tracking.rows import RowFinder
 
 
@@ -56,11 +56,21 @@ class Unmasked:
         if spans is None:
             return None
         call = PackedCall(batch, given, spans, samples, None)
-        plane = call.text_plane
+        plane = _text_plane(call)
         if plane is None or not call.begins(plane):
             return None
         starts = [int(plane[row, start]) for row, start, _ in spans]
         return cls(for_flash=len(plane) == 1 and starts == [int(plane.min())])
+
+
+def _text_plane(call: PackedCall) -> np.ndarray | None:
+    """The positions that say where samples begin, `(row, seq)`; None if none do."""
+    positions = call.numbers.get("position_ids")
+    if positions is None or positions.shape[-2:] != call.shape or positions.ndim > 3:
+        return None
+    planes = positions[None] if positions.ndim == 2 else positions
+    repeated = len(planes) == 1 and call.batch.rules.repeats_positions
+    return planes[0] if repeated or len(planes) == (PLANES if call.is_mrope else 1) else None
 
 
 def _spans(texts: Texts, table: np.ndarray, samples: Sequence[int]) -> Spans | None:
