@@ -190,7 +190,7 @@ class PackedCall:
         if planes.ndim != 3 or planes.shape[1:] != self.shape:
             return Seam(Seams.PLANES, given=tuple(positions.shape), due=self._due_shape)
         if not self.is_mrope and len(planes) == 1:
-            return self._starts(planes[0])
+            return self.starts(planes[0])
         if len(planes) == 1 and self.batch.rules.repeats_positions:
             planes = np.broadcast_to(planes, (PLANES, *self.shape))
         if self.is_mrope and len(planes) == PLANES:
@@ -201,7 +201,7 @@ class PackedCall:
 
     def _with_text(self, planes: np.ndarray) -> Seam | None:
         """M-RoPE's positions behind the places of text, which only say where samples begin."""
-        found = self._starts(planes[0])
+        found = self.starts(planes[0])
         if found is not None and found.why is Seams.ORDER and self._begins_for_flash(planes[0]):
             found = Seam(Seams.JUMPS)
         if found is not None and found.why in {Seams.ORDER, Seams.PADDING}:
@@ -222,12 +222,7 @@ class PackedCall:
     def _due_shape(self) -> tuple[int, ...]:
         return (PLANES, *self.shape) if self.is_mrope else self.shape
 
-    def begins(self, plane: np.ndarray) -> bool:
-        """Whether the default attention sees each sample begin, and go on to its end."""
-        found = self._starts(plane)
-        return found is None or found.why is Seams.UNLIKE
-
-    def _starts(self, plane: np.ndarray) -> Seam | None:
+    def starts(self, plane: np.ndarray) -> Seam | None:
         """Whether positions go on by one in each sample, and not from the token before it."""
         steps = np.diff(plane, axis=1, prepend=plane[:, :1] - 1) == 1  # (row, seq)
         firsts, before, flash = set[int](), {}, False
@@ -294,3 +289,9 @@ class PackedCall:
         row, start, _ = self.spans[place[0]]
         sample, column = self.samples[place[0]], start + place[1]
         return Seam(Seams.MROPE, "position_ids", sample, row, column, (*given,), (*due,))
+
+
+def begins(call: PackedCall, plane: np.ndarray) -> bool:
+    """Whether the default attention sees each sample begin, and go on to its end."""
+    found = call.starts(plane)
+    return found is None or found.why is Seams.UNLIKE

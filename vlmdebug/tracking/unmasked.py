@@ -18,7 +18,7 @@ from vlmdebug.core.keys import CACHES
 from vlmdebug.core.part import Span, Spans
 from vlmdebug.core.tensors import to_numpy
 from vlmdebug.tracking.joined import IDS, PADDING_MASK, Texts
-from vlmdebug.tracking.packed import PLANES, PackedCall
+from vlmdebug.tracking.packed import PLANES, PackedCall, begins
 from vlmdebug.tracking.rows import RowFinder
 
 
@@ -57,7 +57,7 @@ class Unmasked:
             return None
         call = PackedCall(batch, given, spans, samples, None)
         plane = _text_plane(call)
-        if plane is None or not call.begins(plane):
+        if plane is None or not begins(call, plane):
             return None
         starts = [int(plane[row, start]) for row, start, _ in spans]
         return cls(for_flash=len(plane) == 1 and starts == [int(plane.min())])
