@@ -7,6 +7,7 @@ import re
 import lab
 import nbformat
 import pytest
+import torch
 
 import vlmdebug as vd
 from vlmdebug import slicers
@@ -328,6 +329,31 @@ def test_exported_page_fits_and_has_no_serious_violation(chromium, report, tmp_p
     assert serious == []
     assert wider <= 0
     assert re.search("MISMATCH", page.inner_text("main"))
+    page.close()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [320, 1280])
+def test_page_of_ranks_fits_and_has_no_serious_violation(chromium, tmp_path, theme, width):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    batch = vd.make_batch("llava", [2, 0, 1])
+
+    def shard(inputs, chunk_size):
+        for first, last in ((0, 3), (1, 2)):  # a zigzag over two ranks, which loses tokens
+            pieces = inputs["input_ids"].chunk(4, 1)
+            own = torch.cat([pieces[first], pieces[last][:, 1:]], 1)
+            yield {"input_ids": own, "pixel_values": inputs["pixel_values"]}
+
+    shard.shards, shard.embedded = 2, True
+    vd.check(shard, batch, chunk_size=3, pictures=True).to_html(tmp_path / "report.html")
+    page = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=theme)
+    page.goto((tmp_path / "report.html").as_uri())
+    found = axe.Axe().run(page).response["violations"]
+    picture = page.locator("img[alt*='on no rank']")
+
+    assert [one["id"] for one in found if one["impact"] in ("serious", "critical")] == []
+    assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
+    assert picture.bounding_box()["width"] > 90
     page.close()
 
 
