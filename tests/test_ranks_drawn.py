@@ -127,7 +127,7 @@ def test_rank_that_is_missing_has_an_empty_step(labs):
 
     assert (row.ranks, row.samples) == (2, (0,))
     assert ranks.said(row) == ["rank 0 has tokens 0:35", "rank 1 has no tokens"]
-    assert ranks.shares(row) == [(35, 69, ())]
+    assert ranks.shares(row) == ((35, 69, ()),)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -213,7 +213,7 @@ def test_any_number_of_ranks_is_drawn(number, way, labs):
 
     assert all(ElementTree.fromstring(one).tag.endswith("svg") for one in pictures)
     assert "This view of the report failed" not in page
-    assert lane(report, "ranks").height < 1000 or number > 300
+    assert lane(report, "ranks").height < 200
 
 
 def test_explorer_draws_the_ranks_of_a_slicer(labs):
@@ -289,4 +289,4 @@ def test_tokens_of_other_texts_on_a_rank_leave_a_gap(labs):
 
     assert [m.code for m in report.mismatches if m.chunk == 0] == ["VLM006"]
     row = report.packed[0]
-    assert ranks.shares(row) == [(35, 37, ())]
+    assert ranks.shares(row) == ((35, 37, ()),)

@@ -6,8 +6,9 @@ every step. Tokens on no rank, or on two, have the marks of `vlmdebug.views.mark
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
 
 from vlmdebug.core.packed_row import Held, Line, PackedRow
 from vlmdebug.views.drawing import BAR, LOOKS, MIDDLE, NAMES, PITCH, WIDTH, chip, fitted, width_for
@@ -16,13 +17,13 @@ from vlmdebug.views.strips import BLUE
 
 COLOURS = (BLUE, "#009E73", "#CC79A7", "#56B4E9")  # Okabe and Ito, but for those of what is wrong
 DASHES = ("", "14 4", "5 4", "14 4 3 4")
-STEP, LEAST, TALLEST = 20, 3, 160
-"""Height of a step, of the lowest one, and of all together, in pixels."""
+STEP, TALLEST = 20, 160
+"""Height of a step, and at most of all together, in pixels."""
 MOST_SAID = 8
 
 
-def _step(row: PackedRow) -> int:
-    return max(LEAST, min(STEP, TALLEST // max(row.ranks, 1)))
+def _step(row: PackedRow) -> float:
+    return min(STEP, TALLEST / max(row.ranks, 1))
 
 
 def lanes(report: object, row: PackedRow, seen: object, top: int) -> Iterator[Lane]:
@@ -30,11 +31,12 @@ def lanes(report: object, row: PackedRow, seen: object, top: int) -> Iterator[La
     if not row.ranks:
         return
     step = _step(row)
-    tall = row.ranks * step + PITCH - BAR
+    tall = round(row.ranks * step) + PITCH - BAR
     lane = Lane(row, "ranks", f"0 to {row.ranks - 1}, top down", top, tall)
+    shared = shares(row)
     for one in row.held[:MOST_PLACES]:
-        _draw(lane, one, step)
-    for start, stop, on in shares(row)[:MOST_PLACES]:
+        _draw(lane, one, step, noted=bool(shared))
+    for start, stop, on in shared[:MOST_PLACES]:
         if not on:
             lane.mark("missing", start, stop)
             _note(lane, "on no rank", start, stop, row.ranks - 1)
@@ -43,11 +45,11 @@ def lanes(report: object, row: PackedRow, seen: object, top: int) -> Iterator[La
         for rank in on:
             lane.marks.append(_box(lane, start, stop, rank, step, LOOKS["foreign"]))
         _note(lane, "on two ranks" if len(on) == 2 else "again", start, stop, on[0])
-    lane.said += [_said(*one) for one in shares(row)[:MOST_SAID]]
+    lane.said += [_said(*one) for one in shared[:MOST_SAID]]
     yield lane
 
 
-def _draw(lane: Lane, held: Held, step: int) -> None:
+def _draw(lane: Lane, held: Held, step: float, *, noted: bool) -> None:
     """The tokens of a rank: one box, or one for each token where ranks take turns."""
     look = f'fill="{_colour(held.rank)}" fill-opacity=".55" stroke="{_colour(held.rank)}"'
     columns = range(held.start, held.stop, held.step)
@@ -60,60 +62,69 @@ def _draw(lane: Lane, held: Held, step: int) -> None:
     said = f"rank {held.rank}"
     if held.step > 1:
         said = f"{said}: every {_ordinal(held.step)} token"
-    at = (held.start, held.stop)
-    _name(lane, said, f"rank {held.rank}", str(held.rank), at=at, y=held.rank * step)
+    if step == STEP:
+        _name(lane, said, f"rank {held.rank}", str(held.rank), held=held, noted=noted)
 
 
 def _colour(rank: int) -> str:
     return COLOURS[rank % len(COLOURS)]
 
 
-def _ordinal(step: int) -> str:
+def _ordinal(step: float) -> str:
     return {2: "second", 3: "third"}.get(step, f"{step}th")
 
 
-def _box(lane: Lane, start: int, stop: int, rank: int, step: int, look: str) -> str:
+def _box(lane: Lane, start: int, stop: int, rank: int, step: float, look: str) -> str:
     x, wide = lane.x(start) / 10, lane.x(stop - start) / 10
-    y, tall = lane.top + EDGE + rank * step, max(step - 2, 2)
-    return f'<rect x="{x:.4g}%" y="{y + 1}" width="{wide:.4g}%" height="{tall}" {look}/>'
+    y, tall = lane.top + EDGE + rank * step + 1, max(step - 2, 1)
+    return f'<rect x="{x:.4g}%" y="{y:.6g}" width="{wide:.4g}%" height="{tall:.3g}" {look}/>'
 
 
-def _name(lane: Lane, *texts: str, at: tuple[int, int], y: int) -> None:
-    """The name of a rank on its step, where there is room for it."""
-    if _step(lane.row) < STEP:
-        return
-    middle, top = lane.x(sum(at) / 2), lane.top + EDGE + y - 1
-    room = lane.x(at[1] - at[0]) / (2 if shares(lane.row) else 1)  # notes need some of it
+def _name(lane: Lane, *texts: str, held: Held, noted: bool) -> None:
+    """The name of a rank on its step, where there is room for it; notes need some of that."""
+    middle, top = lane.x((held.start + held.stop) / 2), lane.top + EDGE + held.rank * STEP - 1
+    room = lane.x(held.stop - held.start) / (2 if noted else 1)
     text = next((one for one in texts if width_for(one, room) <= MIDDLE), texts[-1])
     lane.words.append(fitted(text, middle, top, 0.5, room, NAMES))
 
 
 def _note(lane: Lane, text: str, start: int, stop: int, rank: int) -> None:
     """Words on the step of a rank, whatever room there is."""
-    top, x = lane.top + EDGE + rank * _step(lane.row) - 1, lane.x((start + stop) / 2)
+    x, below = (
+        lane.x((start + stop) / 2),
+        min(rank * _step(lane.row), lane.height - 2 * EDGE - STEP),
+    )
+    top = lane.top + EDGE + max(round(below), 0) - 1
     lane.words.append(chip(text, x, top, x / WIDTH))
 
 
 # --- tokens on no rank, and on several ----------------------------------------------------------
 
 
-def shares(row: PackedRow) -> list[tuple[int, int, tuple[int, ...]]]:
+def shares(row: PackedRow) -> tuple[tuple[int, int, tuple[int, ...]], ...]:
     """Tokens of samples that are not on one rank: `start`, `stop`, and the ranks that have them."""
     if not row.ranks or any(one.step > 1 for one in row.held):
-        return []
-    edges = sorted({edge for one in (*row.held, *row.places) for edge in (one.start, one.stop)})
-    found = list[tuple[int, int, tuple[int, ...]]]()
-    for start, stop in pairwise(edges):
-        on = tuple(sorted({h.rank for h in row.held if h.start <= start < h.stop}))
-        times = sum(h.start <= start < h.stop for h in row.held)
-        inside = any(place.start <= start < place.stop for place in row.places)
-        if not inside or times == 1:
-            continue
-        if found and found[-1][1:] == (start, on):
-            found[-1] = (found[-1][0], stop, on)
+        return ()
+    changes = [(place.start, 1, -1) for place in row.places]
+    changes += [(place.stop, -1, -1) for place in row.places]
+    changes += [(one.start, 1, one.rank) for one in row.held]
+    changes += [(one.stop, -1, one.rank) for one in row.held]
+    changes.sort()
+    found, on, places = list[tuple[int, int, tuple[int, ...]]](), Counter[int](), 0
+    for at, (column, change, rank) in enumerate(changes):
+        if rank < 0:
+            places += change
         else:
-            found.append((start, stop, on))
-    return found
+            on[rank] += change
+        stop = changes[at + 1][0] if at + 1 < len(changes) else column
+        if stop == column or not places or on.total() == 1:
+            continue
+        ranks = tuple(sorted(rank for rank, times in on.items() if times))
+        if found and found[-1][1:] == (column, ranks):
+            found[-1] = (found[-1][0], stop, ranks)
+        else:
+            found.append((column, stop, ranks))
+    return tuple(found)
 
 
 def _said(start: int, stop: int, on: Sequence[int]) -> str:
@@ -138,13 +149,16 @@ def curves(row: PackedRow) -> list[tuple[str, list[Line]]]:
     """The positions that each rank was given, and what their curve looks like."""
     if not row.ranks or any(one.step > 1 for one in row.held):
         return []
+    order = sorted(row.held, key=lambda one: one.start)
+    starts, given = [one.start for one in order], dict[int, list[Line]]()
+    for line in row.given:
+        at = bisect_right(starts, line.start) - 1
+        given.setdefault(order[at].rank if at >= 0 else 0, []).append(line)
     found = list[tuple[str, list[Line]]]()
-    for rank in range(row.ranks):
-        own = row.of_rank(rank)
-        given = [line for line in row.given if any(h.start <= line.start < h.stop for h in own)]
+    for rank in sorted(given):
         dash = DASHES[rank % len(DASHES)]
         look = f'fill="none" stroke="{_colour(rank)}" stroke-width="4" {STAYS}'
-        found.append((f'{look} stroke-dasharray="{dash}"' if dash else look, given))
+        found.append((f'{look} stroke-dasharray="{dash}"' if dash else look, given[rank]))
     return found
 
 
