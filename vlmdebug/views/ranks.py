@@ -70,7 +70,7 @@ def _colour(rank: int) -> str:
     return COLOURS[rank % len(COLOURS)]
 
 
-def _ordinal(step: float) -> str:
+def _ordinal(step: int) -> str:
     return {2: "second", 3: "third"}.get(step, f"{step}th")
 
 
