@@ -310,7 +310,7 @@ def test_positions_keep_padding_apart_without_a_mask(given):
     assert each.ok == apart
     assert all_rows.verdict == ("AMBIGUOUS" if apart else "MISMATCH")  # flash-attention
     assert apart or {(m.code, m.key) for m in each.mismatches} == {("VLM003", "attention_mask")}
-    assert not apart or "flash-attention of several rows attends" in all_rows.ambiguities[0]
+    assert not apart or "flash-attention of several rows does not" in all_rows.ambiguities[0]
 
 
 def test_positions_that_a_cache_overrides_keep_no_padding_apart():

@@ -518,8 +518,31 @@ def test_padding_below_zero_is_right_only_where_each_zero_begins_a_sample(packs)
 
     assert report.verdict == "AMBIGUOUS"
     assert "Right only if attention begins a sample at each 0" in report.ambiguities[0]
+    assert {line.first for row in report.packed for line in row.given if line.first < 0} == {-1}
     assert not vd.prove(slicer, lab.batch, lab.model, chunk_size=3).ok
     assert codes(vd.check(wrong, lab.batch, chunk_size=3)) == {"VLM014"}
+
+
+@pytest.mark.parametrize("start", [0, -1])
+@pytest.mark.parametrize("own", [True, False], ids=["of the batch", "of the slicer"])
+def test_ranks_without_a_mask_keep_padding_apart_by_positions(own, start, built):
+    model, processor = built["llava"]
+    inputs = dict(vd.tiny.batch("llava", images_per_sample=[2, 0], seed=0, padding_side="left"))
+    places = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=start)
+    given = {**inputs, "position_ids": places} if own else inputs
+    batch = vd.read_batch(given, processor=processor, config=model.config)
+
+    def shard(_, chunk_size):
+        for sample, call in enumerate(batch.chunks(1)):
+            call = {"input_ids": call["input_ids"], "position_ids": places[sample][None]}
+            pixels = {"pixel_values": inputs["pixel_values"]} if sample == 0 else {}
+            for rank in (0, 1):
+                yield pixels | {k: part(v, k, 1, rank, 2, "contiguous") for k, v in call.items()}
+
+    shard.shards, shard.embedded = 2, True
+    report = vd.check(shard, batch)
+
+    assert report.ok == vd.prove(shard, batch, model).ok == (start == 0), str(report)
 
 
 @pytest.mark.parametrize("padding", [0, 7])

@@ -118,6 +118,11 @@ SEAMS: Mapping[Seams, tuple[str, str]] = {
         "position_ids start at numbers that differ, which flash-attention does not take for starts",
         "Start at 0 in each sample.",
     ),
+    Seams.UNMASKED: (
+        "without attention_mask only position_ids keep the padding in front of them apart, and "
+        "flash-attention of several rows does not read these",
+        "Pass attention_mask.",
+    ),
     Seams.OPEN: ("M-RoPE's places of this model are not recomputed", ALONE),
     Seams.STRANGE: (
         "also tokens that are of no sample of the batch and no padding",
@@ -125,12 +130,8 @@ SEAMS: Mapping[Seams, tuple[str, str]] = {
     ),
 }
 """Why packed samples may not be apart, and what to do."""
-UNMASKED = (
-    "There is no attention_mask, and only position_ids keep the padding in front of samples apart: "
-    "right in the default attention, while flash-attention of several rows attends to padding. "
-    "Pass attention_mask."
-)
 UNSEEN: Mapping[Seams, str] = {
+    Seams.UNMASKED: "they may attend to it",
     Seams.OPEN: "position_ids were not compared",
     Seams.STRANGE: "those were not compared",
 }
@@ -272,16 +273,6 @@ def _unmasked(one: Unmasked) -> str:
     )
 
 
-def _not_apart(one: NotApart) -> str:
-    if one.why is Seams.UNMASKED:
-        return UNMASKED
-    said, todo = SEAMS[one.why]
-    return (
-        f"Rows of input_ids hold {number(one.samples, 'sample')}, but {said}, so "
-        f"{UNSEEN.get(one.why, 'the model may mix them')}. {todo}"
-    )
-
-
 def _lost_mask(one: LostMask) -> str:
     return (
         f"The batch has no {one.key}, which its processor returns: the model takes every pixel "
@@ -321,8 +312,12 @@ def _of_batch(
             )
         case LostMask():
             return _lost_mask(one)
-        case NotApart():
-            return _not_apart(one)
+        case NotApart(samples, why):
+            said, todo = SEAMS[why]
+            return (
+                f"Rows of input_ids hold {number(samples, 'sample')}, but {said}, so "
+                f"{UNSEEN.get(why, 'the model may mix them')}. {todo}"
+            )
         case Written(key):
             return (
                 f"{key} was modified in place between two chunks of the same input_ids, so its "

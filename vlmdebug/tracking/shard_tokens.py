@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.observed import Made
+from vlmdebug.core.packed_row import PackedRow
 from vlmdebug.core.part import Span
 from vlmdebug.core.shards import ShardFault, Split
 from vlmdebug.tracking.joined import IDS, PADDING_MASK, Piece, Texts
@@ -18,6 +20,7 @@ from vlmdebug.tracking.orders import Order
 
 POSITIONS = "position_ids"
 APART = -9
+"""A position from which no sample goes on."""
 
 
 class ShardTokens:
@@ -168,6 +171,12 @@ class ShardTokens:
             return np.where(self.inside, positions, APART)
         inside = positions.new_tensor(self.inside).bool()
         return positions.where(inside, positions.new_tensor(APART))
+
+    @staticmethod
+    def as_given(row: PackedRow) -> PackedRow:
+        """A row that is drawn, with the -1 that `with_padding_apart` replaced."""
+        lines = [one._replace(first=-1) if one.first == APART else one for one in row.given]
+        return replace(row, given=tuple(lines))
 
     # --- padding -----------------------------------------------------------------------------
 

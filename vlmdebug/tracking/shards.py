@@ -16,7 +16,7 @@ import numpy as np
 
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import BOOKKEEPING, CACHES, KNOWN, PACKED
-from vlmdebug.core.observed import ObservedCall, ObservedKey
+from vlmdebug.core.observed import ObservedCall, ObservedKey, Seam, Seams
 from vlmdebug.core.packed_row import PackedRow
 from vlmdebug.core.presence import expected_rows
 from vlmdebug.core.rows import Rows
@@ -239,7 +239,9 @@ class Ranks:
         seams = (*used.seams, *labels.seams)
         used = replace(used, keys=keys, made=made, seams=seams, split=tuple(self._faults))
         apart = Unmasked.of(self._batch, self._finder, call, tokens.samples)
-        used = used if apart is None else replace(used, needs_mask=False)
+        if apart is not None:
+            open_ = () if apart.for_flash else (Seam(Seams.UNMASKED, PADDING_MASK),)
+            used = replace(used, needs_mask=False, seams=(*used.seams, *open_))
         return replace(used, rows=self._rows(used, call, tokens))
 
     def _rows(
@@ -249,7 +251,8 @@ class Ranks:
         assert self._texts is not None
         unread = POSITIONS not in call and any(POSITIONS in rank for rank in self._ranks)
         given = call if unread else {IDS: call[IDS], **self._for_model(call, tokens)}
-        return split_rows(self._batch, self._texts, given, tokens, used.rows, used.seams)
+        known = [tokens.as_given(row) for row in used.rows]
+        return split_rows(self._batch, self._texts, given, tokens, known, used.seams)
 
     def _as_due(self, key: str, samples: Sequence[int]) -> ObservedKey | None:
         """A key that was judged already, with the rows that belong there; None if none do."""
