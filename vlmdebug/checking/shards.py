@@ -71,7 +71,7 @@ class RowsOfRank(OnRanks):
 
 @dataclass(frozen=True, kw_only=True)
 class OtherRowsOfRank(OnRanks):
-    """An image that is not the same on two ranks."""
+    """An image that is not the same on two ranks, or is that of other placeholder tokens."""
 
     code: ClassVar[str] = "VLM002"
     outcome: Outcome = Outcome(Runs.WRONG_PIXELS)
@@ -101,6 +101,7 @@ KINDS: Mapping[Split, type[OnRanks]] = {
     Split.SHOWN: PaddingSeen,
     Split.ROWS: RowsOfRank,
     Split.OTHER_ROWS: OtherRowsOfRank,
+    Split.IMAGES: OtherRowsOfRank,
 }
 """What is a difference; all others are doubts."""
 

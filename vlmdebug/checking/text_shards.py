@@ -30,7 +30,7 @@ ALONG = "Split all keys along the tokens by the same columns as input_ids."
 def _place(fault: ShardFault) -> str:
     """`token 3 of rank 1 (sample 0)`."""
     whose = "" if fault.sample is None else f" (sample {fault.sample})"
-    return f"token {fault.column} of rank {fault.rank}{whose}"
+    return f"token {fault.column} of {fault.where}{whose}"
 
 
 def _values(numbers: tuple[int, ...]) -> str:
@@ -48,6 +48,13 @@ def _tokens(found: TokensOfRanks, batch: Batch) -> Words:
         )
     tokens = number(fault.given[0], "token")
     are = "is" if fault.given[0] == 1 else "are"
+    if fault.noun == "window":
+        where = "in no call" if fault.why is Split.LOST else "in two calls"
+        return Words(
+            f"{tokens} of {name_samples(found.samples)} {are} {where} of a prefill: column "
+            f"{fault.column} of the batch is the first of them.",
+            "Begin each window where the one before it ended.",
+        )
     where = f"{are} on no rank" if fault.why is Split.LOST else f"{are} on more than one rank"
     return Words(f"{tokens} of {name_samples(found.samples)} {where}.", EVERY)
 
@@ -97,13 +104,13 @@ def _columns(found: ColumnsOfRank, batch: Batch) -> Words:
         return Words(f"{_place(fault)} has {fault.key} {given}, but {due} belongs there.", ALONG)
     if fault.why is Split.SHAPE:
         return Words(
-            f"rank {fault.rank} was given {fault.key} of shape {_values(fault.given)}, but in the "
+            f"{fault.where} was given {fault.key} of shape {_values(fault.given)}, but in the "
             f"batch it has shape {_values(fault.due)}: its rows were cut.",
             f"Do not split {fault.key} along the tokens: it has none.",
         )
     have = "no columns" if not fault.given else number(fault.given[0], "column")
     return Words(
-        f"rank {fault.rank} was given {fault.key} with {have} for "
+        f"{fault.where} was given {fault.key} with {have} for "
         f"{number(fault.due[0], 'token')} of input_ids.",
         ALONG,
     )
@@ -112,14 +119,14 @@ def _columns(found: ColumnsOfRank, batch: Batch) -> Words:
 def _missing(found: MissingOnRank, batch: Batch) -> Words:
     key = found.fault.key
     return Words(
-        f"rank {found.fault.rank} was given no {key}, but other ranks of the call were.",
+        f"{found.fault.where} was given no {key}, but other ranks of the call were.",
         f"Pass {key} to each rank that has tokens for it.",
     )
 
 
 def _rows(found: RowsOfRank, batch: Batch) -> Words:
     fault, key = found.fault, found.fault.key
-    given = f"rank {fault.rank} was given {number(fault.given[0], 'row')} of {key}"
+    given = f"{fault.where} was given {number(fault.given[0], 'row')} of {key}"
     if not fault.due:
         return Words(
             f"{given}, which are not whole images, or other images than its other keys describe.",
@@ -133,9 +140,15 @@ def _rows(found: RowsOfRank, batch: Batch) -> Words:
 
 
 def _other_rows(found: OtherRowsOfRank, batch: Batch) -> Words:
-    key = found.fault.key
+    key, fault = found.fault.key, found.fault
+    if fault.why is Split.IMAGES:
+        given, due = (f"{key}[{a}:{b}]" for a, b in (fault.given, fault.due))
+        return Words(
+            f"{fault.where} was given {given}, but its placeholder tokens are of {due}.",
+            f"Give each {fault.noun} the rows of {key} of the images with placeholder tokens there.",
+        )
     return Words(
-        f"rank {found.fault.rank} was given other rows of {key} than the rank before it, for an "
+        f"{found.fault.where} was given other rows of {key} than the rank before it, for an "
         "image that has placeholder tokens on both.",
         f"Give both the same rows of {key}.",
     )
@@ -180,8 +193,8 @@ def _embedded(fault: ShardFault, first: str) -> str:
     return (
         f"Rank {fault.rank} has {fault.key} of images with placeholder tokens on other ranks, too: "
         f"it has {number(fault.given[0], 'placeholder token')}{whole} {first}. Right if tokens are "
-        "embedded before the split: then say so, slicer.embedded = True. A model that embeds on "
-        "each rank raises there."
+        "embedded before the split: then say so, slicer.embedded = True (of watch, embedded=True). "
+        "A model that embeds on each rank raises there."
     )
 
 
@@ -246,6 +259,50 @@ def _below_zero(fault: ShardFault, first: str) -> str:
     )
 
 
+def _places(fault: ShardFault, first: str) -> str:
+    return (
+        f"position_ids of {fault.where} were not compared {first}: they follow from media that this "
+        "call does not have. Slice the position_ids of the whole batch."
+    )
+
+
+def _packed(fault: ShardFault, first: str) -> str:
+    return (
+        f"{_place(fault)} has position_ids {_values(fault.given)}, and {_values(fault.due)} in a row "
+        f"of one sample {first}. Right only if another sample begins in the row. Slice the "
+        "position_ids of the whole batch, or pass attention_mask if each row is one sample."
+    )
+
+
+def _last(fault: ShardFault, first: str) -> str:
+    return (
+        f"{_place(fault)} has {fault.key} -100 {first}: right only if the next token, "
+        f"{fault.due[0]} on another rank, is not learned. {BEFORE}"
+    )
+
+
+def _rest(fault: ShardFault, first: str) -> str:
+    return (
+        f"{number(fault.given[0], 'token')} of the batch, from column {fault.column} on, came in no "
+        "window of the prefill. Right only if the program leaves them out, or passes them on in "
+        "another tensor."
+    )
+
+
+def _alone(fault: ShardFault, first: str) -> str:
+    return (
+        f"{fault.where.capitalize()} has a copy of its tokens {first}, so the tokens and positions "
+        "of other ranks are not known here. vlmdebug merge compares the traces of all ranks."
+    )
+
+
+def _gone(fault: ShardFault, first: str) -> str:
+    return (
+        f"{fault.key} of the ranks of one call was not compared {first}: it was gone before the "
+        "last of them was called. Keep it until then."
+    )
+
+
 DOUBTS: Mapping[Split, Callable[[ShardFault, str], str]] = {
     Split.UNKNOWN: _unknown,
     Split.EMBEDDED: _embedded,
@@ -257,4 +314,10 @@ DOUBTS: Mapping[Split, Callable[[ShardFault, str], str]] = {
     Split.DIFFER: _differ,
     Split.BETWEEN: _between,
     Split.BELOW_ZERO: _below_zero,
+    Split.PLACES: _places,
+    Split.PACKED: _packed,
+    Split.LAST: _last,
+    Split.REST: _rest,
+    Split.ALONE: _alone,
+    Split.GONE: _gone,
 }

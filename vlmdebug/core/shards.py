@@ -24,6 +24,7 @@ class Split(Enum):
     ROWS = auto()  # media that do not fit the placeholder tokens of a rank
     SHAPE = auto()  # media of another shape
     OTHER_ROWS = auto()  # an image that is not the same on two ranks
+    IMAGES = auto()  # images of other placeholder tokens
     # Not known:
     UNKNOWN = auto()  # the order of the tokens
     EMBEDDED = auto()  # whether tokens are embedded before the split
@@ -35,6 +36,12 @@ class Split(Enum):
     DIFFER = auto()  # a key that is not along the tokens differs between ranks
     BETWEEN = auto()  # labels that a loss on each rank does not learn
     BELOW_ZERO = auto()  # padding at -1, from which the next sample goes on
+    PLACES = auto()  # positions that follow from what is not seen
+    PACKED = auto()  # positions that start again, as in a packed row
+    LAST = auto()  # the label of the next token, which may have been lost
+    REST = auto()  # tokens that are in no call
+    ALONE = auto()  # the tokens of other ranks
+    GONE = auto()  # media that are no longer there
 
 
 DOUBTS = frozenset([*Split][[*Split].index(Split.UNKNOWN) :])
@@ -55,6 +62,7 @@ class ShardFault(NamedTuple):
         given: What the key has there: values, or a number of rows, columns or tokens.
         due: What belongs there.
         media: Of tokens that are lost or come twice, how many are placeholders.
+        noun: What has the tokens: a rank, or a window of a prefill.
     """
 
     why: Split
@@ -65,3 +73,9 @@ class ShardFault(NamedTuple):
     given: tuple[int, ...] = ()
     due: tuple[int, ...] = ()
     media: int = 0
+    noun: str = "rank"
+
+    @property
+    def where(self) -> str:
+        """`rank 1`."""
+        return f"{self.noun} {self.rank}"

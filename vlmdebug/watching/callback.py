@@ -25,7 +25,7 @@ class WatchCallback(TrainerCallback):
     notify its callbacks: then call `close()`, or train again, which starts a new trace.
 
     Args:
-        processor, config, on_mismatch, log, coordinates: As in `vlmdebug.watch`.
+        processor, config, on_mismatch, log, coordinates, shards, embedded: As in `vlmdebug.watch`.
 
     Attributes:
         trace: All calls of the last training run, also if it failed.
@@ -39,14 +39,18 @@ class WatchCallback(TrainerCallback):
         on_mismatch: OnMismatch = "warn",
         log: str | Path | None = None,
         coordinates: Mapping[str, int] | None = None,
+        shards: int | None = None,
+        embedded: bool = False,
     ) -> None:
         self.trace: Trace = Trace()
-        self._options = {
+        self._options: dict[str, Any] = {
             "processor": processor,
             "config": config,
             "on_mismatch": on_mismatch,
             "log": log,
             "coordinates": coordinates,
+            "shards": shards,
+            "embedded": embedded,
         }
         self._watching = ExitStack()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, TypedDict
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +40,10 @@ from vlmdebug.tracking.packed import open_seams
 from vlmdebug.tracking.rows import RowFinder
 from vlmdebug.watching.fast_path import TOKENS, FastPath, Tensors
 from vlmdebug.watching.identity import Identity, Sampled, identities_of
+from vlmdebug.watching.judged import Judged, Verdict, why
+from vlmdebug.watching.parts import PartChecker
 from vlmdebug.watching.tensor_refs import TensorRef, parents_of, root_of
+from vlmdebug.watching.windows import NOT_SPLIT, SplitCalls, Where, Windows
 
 COUNTS_DIFFER = "VLM009"
 """The code of a chunk with another number of placeholders than of features."""
@@ -50,29 +53,6 @@ BATCHES = 4
 """Batches that are known at a time, as chosen and rejected answers that take turns."""
 
 
-class Judged(NamedTuple):
-    """What was found in a call.
-
-    Attributes:
-        ok: Whether all was read and was right.
-        report: Puts the report together: most calls are right, and nobody asks for it.
-    """
-
-    ok: bool
-    report: Callable[[], Report]
-
-    @classmethod
-    def of(cls, report: Report) -> Judged:
-        return cls(report.ok, partial(_itself, report))
-
-
-class Verdict(TypedDict, total=False):
-    """What came of one call: what was found, or why it could not be read."""
-
-    judged: Judged
-    unread: str
-
-
 class CallChecker:
     """Judges calls one by one, and reads a batch only once while its chunks come.
 
@@ -80,22 +60,40 @@ class CallChecker:
     judged sample by sample, which names the one that was cut.
     """
 
-    def __init__(self, metadata: ProcessorMetadata, *, by_sample: bool = False) -> None:
+    def __init__(
+        self,
+        metadata: ProcessorMetadata,
+        *,
+        by_sample: bool = False,
+        split: SplitCalls = NOT_SPLIT,
+    ) -> None:
         self._metadata, self._by_sample = metadata, by_sample
+        self.parts: PartChecker = PartChecker(metadata, Windows(split), self._whole)
         self._cuts: list[_KnownBatch] = []  # the latest first
         self._last: tuple[Batch, range | None] | None = None  # what the last call was judged by
 
-    def __call__(self, tensors: Callable[[], Tensors], *, alone: bool = False) -> Verdict:
+    def __call__(
+        self,
+        tensors: Callable[[], Tensors],
+        *,
+        alone: bool = False,
+        where: Where | None = None,
+        site: str = "",
+    ) -> Verdict:
         """What is found in one call, or why it is unread.
 
-        `alone`: only by its own tensors, whatever they were cut from.
+        `alone`: only by its own tensors, whatever they were cut from. `where`: the columns of a
+        batch that it has, if that is not all of them; `site`: the line that made it.
         """
-        self._last = None
+        self._last = self.parts.last = None
         try:
             given = tensors()
             wide = [key for key in ALONG_TOKENS if key in given and given[key].ndim != 2]
             plain = {key: one for key, one in given.items() if key not in wide} if wide else given
-            judged = self._by_itself(plain, cached=True) if alone else self._judged(plain)
+            if where is not None:
+                judged = self.parts.judged(where, plain, site)
+            else:
+                judged = self._by_itself(plain, cached=True) if alone else self._judged(plain)
             return {"judged": _with_wide(judged, given, sorted(wide)) if wide else judged}
         except Exception as error:  # a debugger must not end the program that it watches
             return {"unread": why(error)}
@@ -107,6 +105,8 @@ class CallChecker:
             VlmDebugError: The tensors are no batch.
         """
         batch, samples = self._last or (None, None)
+        if self.parts.last is not None:
+            return self.parts.identities()
         if batch is None:
             batch = assemble(BatchFacts(of_batch(tensors), self._metadata), None)
             samples = range(len(batch))
@@ -127,6 +127,11 @@ class CallChecker:
         if "input_ids" not in slices or MEDIA_KEYS & tensors.keys() - slices:
             return self._by_both(tensors, parents)
         return self._by_batch(tensors, parents)
+
+    def _whole(self, tensors: Tensors) -> Judged:
+        """A batch that other calls have columns of."""
+        packed = None if SEAMS.isdisjoint(tensors) else self._packed(tensors)
+        return self._by_itself(tensors) if packed is None else packed
 
     def _packed(self, tensors: Tensors) -> Judged | None:
         """A call with rows of several samples, by itself; None if no row holds several."""
@@ -288,16 +293,6 @@ def _untold(made: Mapping[str, Made]) -> dict[str, Made]:
         for key, one in wrong.items()
         if key not in TOKENS or (one.why is not None and one.why.rule is typed)
     }
-
-
-def _itself(report: Report) -> Report:
-    return report
-
-
-def why(error: Exception) -> str:
-    """Why a call is unread: the message for the user, or that the error is ours."""
-    ours = f"vlmdebug failed: {type(error).__name__}: {error}"
-    return str(error) if isinstance(error, VlmDebugError) else ours
 
 
 def _has_all(tensors: Tensors, parents: Tensors, metadata: ProcessorMetadata) -> bool:

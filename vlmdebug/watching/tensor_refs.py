@@ -76,6 +76,24 @@ def root_of(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if tensor._base is None else tensor._base
 
 
+def columns_of(tensor: torch.Tensor, root: torch.Tensor) -> tuple[range, range] | None:
+    """Rows and columns of a tensor in the wider one that it is a view of; None if it is not such.
+
+    Both are `(row, seq)`, or have more dimensions before these, which are not cut.
+    """
+    shape, whole = tensor.shape, root.shape
+    if root is tensor or len(shape) < 2 or len(shape) != len(whole) or shape[:-2] != whole[:-2]:
+        return None
+    if not 0 < shape[-1] < whole[-1] or not root.is_contiguous() or root.dtype != tensor.dtype:
+        return None
+    strides = zip(shape, tensor.stride(), root.stride(), strict=True)
+    if any(own != of for size, own, of in strides if size > 1):
+        return None
+    row, column = divmod(int(tensor.storage_offset() - root.storage_offset()), whole[-1])
+    rows, columns = range(row, row + shape[-2]), range(column, column + shape[-1])
+    return (rows, columns) if rows.stop <= whole[-2] and columns.stop <= whole[-1] else None
+
+
 def parents_of(tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
     """What each tensor is a slice of; the tensors themselves if that is unknown.
 
@@ -98,12 +116,18 @@ def _parent(tensor: torch.Tensor) -> torch.Tensor:
 
     Rows that follow each other are looked up in their memory, which holds all rows of a
     contiguous parent; every second row, or some columns of each, in the tensor they are a view of.
+    A tensor with writes that is no view may have been made smaller in place (`resize_`): what is
+    behind it is left over, and no rows of its.
     """
     shape, count = tensor.shape, tensor.numel()
     if not shape or not count:
         return tensor
+    root = root_of(tensor)
+    if columns_of(tensor, root) is not None:
+        return root.detach()
+    if root is tensor and version(tensor):
+        return tensor
     if not tensor.is_contiguous():
-        root = root_of(tensor)
         alike = root.is_contiguous() and root.stride()[1:] == tensor.stride()[1:]
         return root.detach() if alike and root.dtype == tensor.dtype else tensor
     size, per_row = tensor.untyped_storage().nbytes() // tensor.itemsize, count // shape[0]

@@ -17,8 +17,7 @@ from bisect import insort
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from itertools import count
 from pathlib import Path
 from threading import RLock
@@ -26,23 +25,24 @@ from typing import Any, Literal
 
 import torch
 
-from vlmdebug.checking.report import Report
 from vlmdebug.core.given import public
 from vlmdebug.core.keys import CACHES, DERIVED, KNOWN, MEDIA_KEYS, PIXELS
-from vlmdebug.core.mismatch import Mismatch
-from vlmdebug.core.record import Verdict
 from vlmdebug.core.wording import short_name
-from vlmdebug.errors import BadInput, MismatchError, VlmDebugError
+from vlmdebug.errors import BadInput, MismatchError
 from vlmdebug.families.facts import ProcessorMetadata
 from vlmdebug.families.metadata import read_metadata
 from vlmdebug.watching.arguments import Arguments, is_dense, refuse_unreadable
 from vlmdebug.watching.fast_path import Tensors
 from vlmdebug.watching.identity import Sampled, sampled_media
+from vlmdebug.watching.judged import Verdict as JudgedCall
+from vlmdebug.watching.judged import why
 from vlmdebug.watching.log import Log, Notice, log_of
 from vlmdebug.watching.origin import Origin
 from vlmdebug.watching.pending import PendingTransfer, all_on_cpu
-from vlmdebug.watching.slices import CallChecker, Judged, why
-from vlmdebug.watching.slices import Verdict as JudgedCall
+from vlmdebug.watching.slices import CallChecker
+from vlmdebug.watching.trace import Call as Call
+from vlmdebug.watching.trace import Trace as Trace
+from vlmdebug.watching.windows import NOT_SPLIT, SplitCalls, Where, split_of_calls
 
 OnMismatch = Literal["record", "warn", "raise"]
 
@@ -50,108 +50,10 @@ ENCODED = (
     "Media came already encoded (mm_encoder_outputs, as generate() does it): "
     "their rows were not judged. Watch the code that encodes them."
 )
-UNCALLED = (
-    "the model was not called. Watch the module that is called; "
-    "wrappers such as PEFT call forward of the inner model and skip its hooks."
-)
 
 
 class MismatchWarning(UserWarning):
     """A watched model got rows that do not belong together."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call of the model, as plain data.
-
-    Attributes:
-        number: From 0.
-        site: `folder/file.py:line` of the code that called the model.
-        shapes: Shape of each tensor of the call.
-        judged: The result; None if the call could not be read.
-        unread: Why it could not be read.
-        origin: Rank, step and samples, where a log is written; see `docs/ranks.md`.
-        report: The result as a report with this call as its only chunk; built on first access.
-    """
-
-    number: int
-    site: str
-    shapes: Mapping[str, tuple[int, ...]]
-    judged: Judged | None = field(default=None, repr=False)
-    unread: str | None = None
-    origin: Mapping[str, Any] = field(default_factory=dict, repr=False)
-
-    @cached_property
-    def report(self) -> Report | None:
-        return None if self.judged is None else self.judged.report()
-
-    @property
-    def ok(self) -> bool:
-        return self.judged is not None and self.judged.ok
-
-    @property
-    def mismatches(self) -> tuple[Mismatch, ...]:
-        """The mismatches; also empty if the call could not be read."""
-        return () if self.ok or self.report is None else self.report.mismatches
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "call": self.number,
-            "site": self.site,
-            "shapes": {key: list(shape) for key, shape in self.shapes.items()},
-            "verdict": Verdict.OK if self.ok else self.report.verdict if self.report else "UNREAD",
-            "unread": self.unread,
-            "mismatches": [mismatch.to_dict() for mismatch in self.mismatches],
-            **self.origin,
-        }
-
-
-@dataclass
-class Trace:
-    """All calls of a watched model.
-
-    Attributes:
-        calls: Every call, in order.
-    """
-
-    calls: list[Call] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        """Whether every call was read and was right; False if there was no call."""
-        return bool(self.calls) and all(call.ok for call in self.calls)
-
-    def report(self) -> Report:
-        """One report on all calls; chunk numbers are call numbers.
-
-        Raises:
-            VlmDebugError: No call could be read.
-        """
-        read = [call for call in self.calls if call.report is not None]
-        if not read:
-            why = self.calls[0].unread if self.calls else UNCALLED
-            raise VlmDebugError(f"There is nothing to report: {why}")
-        first = read[0].report
-        assert first is not None
-        reports = [(call.number, call.report) for call in read if call.report is not None]
-        return replace(
-            first,
-            slicer="watched calls",
-            chunks=tuple(chunk for _, report in reports for chunk in report.chunks[:1]),
-            mismatches=tuple(
-                replace(mismatch, chunk=number)
-                for number, report in reports
-                for mismatch in report.mismatches
-            ),
-            ambiguities=tuple(
-                dict.fromkeys(
-                    [
-                        *(text for _, report in reports for text in report.ambiguities),
-                        *(call.unread for call in self.calls if call.unread is not None),
-                    ]
-                )
-            ),
-        )
 
 
 @public
@@ -164,6 +66,8 @@ def watch(
     on_mismatch: OnMismatch = "warn",
     log: str | Path | None = None,
     coordinates: Mapping[str, int] | None = None,
+    shards: int | None = None,
+    embedded: bool = False,
 ) -> Iterator[Trace]:
     """Judge every call of `model` inside the `with` block.
 
@@ -177,13 +81,17 @@ def watch(
             each (`.rank0` before the ending). `vlmdebug merge` reads them together.
         coordinates: The place of this rank in the dimensions `dp`, `tp`, `cp` and `pp`, for the
             log. By default each rank is a data-parallel one.
+        shards: Over how many ranks the tokens of each call are split. Each process is one of them
+            if a launcher gave it a rank (`RANK`) or `coordinates` has `cp`; else so many calls
+            after another share the tokens. Windows of a prefill need no declaration.
+        embedded: Tokens are embedded before they are split, so that all media may be on each rank.
 
     Yields:
         The trace, filled as calls come; it stays readable after an exception.
 
     Raises:
         BadInput: `model` is no module, `on_mismatch` is none of the three, `coordinates` has
-            another name, or `log` cannot be written.
+            another name, `shards` is no number of ranks, or `log` cannot be written.
     """
     if not isinstance(model, torch.nn.Module):
         raise BadInput(
@@ -195,9 +103,11 @@ def watch(
             f'on_mismatch is {on_mismatch!r}, but it is "record", "warn" or "raise". '
             "Nothing was watched."
         )
+    split = split_of_calls(shards, coordinates, embedded=embedded)
     metadata = read_metadata(processor, config, with_config(model))
     origin = Origin(coordinates) if log is not None else None
-    watcher = Watcher(metadata, Arguments(model), on_mismatch, log_of(log), origin=origin)
+    given = metadata, Arguments(model), on_mismatch, log_of(log)
+    watcher = Watcher(*given, origin=origin, split=split)
     handle = model.register_forward_pre_hook(_Hook(watcher), with_kwargs=True)
     try:
         if origin is not None:
@@ -261,6 +171,7 @@ class Watcher:
         *,
         by_sample: bool = False,
         origin: Origin | None = None,
+        split: SplitCalls = NOT_SPLIT,
     ) -> None:
         self.trace: Trace = Trace()
         self._origin = origin
@@ -268,7 +179,7 @@ class Watcher:
         self._own = arguments.own - KNOWN - DERIVED  # no part of a batch
         self._on_mismatch = on_mismatch
         self._log = log
-        self._judge = CallChecker(metadata, by_sample=by_sample)
+        self._judge = CallChecker(metadata, by_sample=by_sample, split=split)
         self._waiting: deque[tuple[int, PendingTransfer, Callable[[], Call]]] = deque()
         self._numbers = count()
         self._lock = RLock()
@@ -303,25 +214,41 @@ class Watcher:
             own = own | MEDIA_KEYS  # transformers 4 leaves image_grid_thw in each decoding step
         if not own.isdisjoint(tensors):
             tensors = {key: tensor for key, tensor in tensors.items() if key not in own}
+        where = self._where(tensors, inputs, cached=cached)
         media = {} if self._origin is None or cached else _sampled(tensors)
+        given = partial(self._with_samples, origin, cached, where, site)
         if all_on_cpu(tensors):
-            return [call(**self._with_samples(origin, cached, lambda: tensors, media))]
+            return [call(**given(lambda: tensors, media))]
         away = PendingTransfer(tensors, media)
         arriving = None if media is None else away.media
-        later = partial(self._with_samples, origin, cached, away.tensors, arriving)
+        later = partial(given, away.tensors, arriving)
         self._waiting.append((number, away, lambda: call(**later())))
         return []
+
+    def _where(self, tensors: Tensors, inputs: Mapping[str, Any], *, cached: bool) -> Where | None:
+        """The columns of a batch that a call has, if that is not all of them."""
+        windows = self._judge.parts.windows
+        try:
+            where = windows.where(tensors, inputs, cached=cached)
+            if where is None and cached:
+                windows.goes_on(tensors, inputs)
+        except Exception:  # a debugger must not end the program
+            return None
+        return where
 
     def _with_samples(
         self,
         origin: dict[str, Any],
         cached: bool,
+        where: Where | None,
+        site: str,
         tensors: Callable[[], Tensors],
         media: Mapping[str, Sampled] | None,
     ) -> JudgedCall:
         """Judge a call, and add the samples of a call without a cache to its origin."""
-        found = self._judge(tensors, alone=cached)
+        found = self._judge(tensors, alone=cached, where=where, site=site)
         if self._origin is not None and not cached:
+            origin.update(self._judge.parts.traced())
             read = self._judge.identities
             origin.update(
                 self._origin.samples(lambda: None if media is None else read(tensors(), media))
@@ -333,7 +260,7 @@ class Watcher:
         if self._origin is not None:
             self._origin.close()
         with self._lock:
-            untold = self._noted(self._arrived(wait=True))
+            untold = self._noted([*self._arrived(wait=True), *self._rest()])
             if self._log is not None:
                 untold += self._log.close()
         if raising:
@@ -342,6 +269,11 @@ class Watcher:
         for one in untold:
             with suppress(Warning):  # even if warnings are errors: the program's own matters
                 self._warn(one)
+
+    def _rest(self) -> Iterator[Call]:
+        """Tokens that came in no call, as one more line."""
+        for site, judged in self._judge.parts.rest():
+            yield Call(next(self._numbers), site, {}, judged)
 
     def _arrived(self, *, wait: bool = False) -> list[Call]:
         """Calls with tensors that have arrived."""

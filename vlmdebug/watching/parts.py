@@ -1,0 +1,289 @@
+"""Verdicts on calls with some columns of a batch: a rank of several, or a window of a prefill."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from vlmdebug.checking.batch_findings import NoFeatures, OneRun, RunsDiffer, TotalsDiffer
+from vlmdebug.checking.findings import Difference
+from vlmdebug.checking.report import Report
+from vlmdebug.checking.shards import shard_differences, shard_doubts
+from vlmdebug.checking.text import as_mismatch
+from vlmdebug.checking.text_doubts import doubt
+from vlmdebug.checking.whole_batch import batch_differences, doubts_alone, planned_report
+from vlmdebug.core.batch import Batch
+from vlmdebug.core.keys import MEDIA_KEYS
+from vlmdebug.core.shards import ShardFault, Split
+from vlmdebug.families.assemble import assemble
+from vlmdebug.families.facts import BatchFacts, ProcessorMetadata
+from vlmdebug.tracking.joined import IDS
+from vlmdebug.tracking.shard_labels import LABELS
+from vlmdebug.tracking.shard_tokens import POSITIONS
+from vlmdebug.tracking.window import Place, Whole, Window
+from vlmdebug.watching.fast_path import TOKENS, Tensors
+from vlmdebug.watching.identity import Identity, identities_of, sampled_media
+from vlmdebug.watching.judged import Judged
+from vlmdebug.watching.tensor_refs import TensorRef, parents_of, root_of
+from vlmdebug.watching.windows import Rest, Where, Windows
+
+OF_MEDIA = (NoFeatures, OneRun, RunsDiffer, TotalsDiffer)
+"""Findings on media that do not fit the placeholder tokens of a call."""
+KNOWN = 4
+"""Batches that are known at a time."""
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A batch that was read, and which tensors it was read from.
+
+    Attributes:
+        media: Media keys with all rows of the batch; empty where they do not fit its tokens.
+        said: What is wrong with it, whoever cuts it; None where nothing is.
+    """
+
+    whole: Whole
+    marks: Mapping[str, TensorRef]
+    media: frozenset[str]
+    said: Report | None
+    identities: list[Identity] | None
+
+
+class PartChecker:
+    """Judges calls that have some columns of a batch.
+
+    Args:
+        metadata: Of the model and its processor.
+        windows: Which columns came before.
+        alone: Judges a whole batch by itself.
+    """
+
+    def __init__(
+        self,
+        metadata: ProcessorMetadata,
+        windows: Windows,
+        alone: Callable[[Tensors], Judged],
+    ) -> None:
+        self._metadata, self._alone = metadata, alone
+        self.windows: Windows = windows
+        self._known: list[_Known] = []
+        self.last: tuple[_Known, Place] | None = None
+
+    def judged(self, where: Where, tensors: Tensors, site: str) -> Judged:
+        """What is found in a call with these columns.
+
+        Raises:
+            VlmDebugError: Its tensors are no part of a batch.
+        """
+        known = self._of(tensors)
+        number, faults = self.windows.add(where, known.whole, site)
+        cached = where.cache is not None
+        noun = "window" if cached else "rank"
+        window = Window(known.whole, where.at, tensors, number=number, noun=noun, cached=cached)
+        faults += window.faults()
+        batch = self._call(tensors)
+        found = batch_differences(batch)
+        of_media = [one for one in found if isinstance(one, OF_MEDIA)]
+        split = self.windows.split
+        share = self._share(known, where.at, tensors)
+        if of_media and split.declared and not cached:
+            why = share.without_own(embedded=split.embedded)
+            if why is not None:
+                found = [one for one in found if one not in of_media]
+                faults += [window.fault(*why)] if why else []
+        elif not of_media:
+            faults += [
+                window.fault(Split.IMAGES, key, (0, 0), *ends)._replace(sample=None)
+                for key, *ends in share.others()
+            ]
+        self.last = known, where.at
+        return self._report(batch, known, found, faults)
+
+    def _report(
+        self, batch: Batch, known: _Known, found: Iterable[Difference], faults: list[ShardFault]
+    ) -> Judged:
+        samples = tuple(range(len(batch)))
+        found = [*found, *shard_differences(faults, 0, samples)]
+        unsure = [*doubts_alone(batch), *map(doubt, shard_doubts(faults, 0))]
+        batch = replace(batch, inputs=dict.fromkeys(batch.inputs) | {IDS: batch.inputs[IDS]})
+        report = partial(planned_report, batch, one_chunk=True)
+        if not (found or unsure or known.said):
+            return Judged(True, report)
+        said = known.said
+        return Judged.of(
+            replace(
+                report(),
+                mismatches=(
+                    *(as_mismatch(one, batch) for one in found),
+                    *(said.mismatches if said else ()),
+                ),
+                ambiguities=(*unsure, *(said.ambiguities if said else ())),
+            )
+        )
+
+    def _call(self, tensors: Tensors) -> Batch:
+        """The call as a batch of its own, without its mask, which may reach further back."""
+        ids = tensors[IDS]
+        inputs: dict[str, Any] = {
+            key: value
+            for key, value in tensors.items()
+            if key in MEDIA_KEYS or key == IDS or (key in TOKENS and value.shape == ids.shape)
+        }
+        for key in LABELS:
+            inputs.pop(key, None)  # compared with those of the batch
+        return replace(assemble(BatchFacts(inputs, self._metadata), None), columns={})
+
+    # --- the batch -------------------------------------------------------------------------
+
+    def _of(self, tensors: Tensors) -> _Known:
+        """The batch of a call; it is read once while its windows come."""
+        names = [k for k in tensors if k in TOKENS or k in MEDIA_KEYS or k in (POSITIONS, *LABELS)]
+        wide = root_of(tensors[IDS]).shape
+        roots = {key: root_of(tensors[key]) for key in names}
+        roots = {k: root for k, root in roots.items() if k in MEDIA_KEYS or root.shape[-2:] == wide}
+        for one in self._known:
+            if all(key in one.marks and one.marks[key].is_of(root) for key, root in roots.items()):
+                return one
+        found = self._read(tensors, roots)
+        self._known = [found, *self._known[: KNOWN - 1]]
+        return found
+
+    def _read(self, tensors: Tensors, roots: Mapping[str, torch.Tensor]) -> _Known:
+        parents = parents_of({key: tensors[key] for key in roots})
+        marks = {key: TensorRef.of(tensors[key], parents[key]) for key in roots}
+        shape = parents[IDS].shape
+        own = {
+            key: parent
+            for key, parent in parents.items()
+            if key not in MEDIA_KEYS and parent.shape[-2:] == shape
+        }
+        tokens = {key: value for key, value in own.items() if key in TOKENS and value.ndim == 2}
+        media = {key: parents[key] for key in MEDIA_KEYS & parents.keys()}
+        batch = assemble(BatchFacts({**tokens, **media}, self._metadata), None)
+        fits = not batch.ambiguities and not batch_differences(batch)
+        if not fits:
+            media = {}
+            batch = assemble(BatchFacts(tokens, self._metadata), None)
+        bare = replace(batch, inputs=dict.fromkeys(batch.inputs))
+        whole = Whole(batch, {**own, **media}, bare, self._metadata.pad_token_id)
+        said, read = None, None
+        if fits:
+            judged = self._alone({**own, **media})
+            said = None if judged.ok else judged.report()
+            if not [one for one in media.values() if not one.is_cpu]:
+                read = identities_of(batch, range(len(batch)), tokens, sampled_media(media))
+        return _Known(whole, marks, frozenset(media), said, read)
+
+    def _share(self, known: _Known, at: Place, tensors: Tensors) -> _Share:
+        keys = [key for key in tensors if key in MEDIA_KEYS]
+        parents = parents_of({key: tensors[key] for key in (IDS, *keys)})
+        rows = {key: _rows(tensors[key], parents[key]) for key in keys if key in known.media}
+        every = {key: len(parents[key]) for key in keys}
+        return _Share(known, at, keys, rows, every)
+
+    # --- the trace -------------------------------------------------------------------------
+
+    def identities(self) -> list[Identity] | None:
+        """The samples that the last call has a part of; None where they are not known."""
+        assert self.last is not None
+        known, at = self.last
+        read = known.identities
+        return None if read is None else read[at.rows.start : at.rows.stop]
+
+    def traced(self) -> dict[str, Any]:
+        """Which tokens of these samples the last call has, for a line of the trace."""
+        if self.last is None:
+            return {}
+        known, at = self.last
+        return {"tokens": known.whole.pieces(at)}
+
+    # --- the end ---------------------------------------------------------------------------
+
+    def rest(self) -> Iterator[tuple[str, Judged]]:
+        """What windows leave at the end, with the last call that had some of their tokens."""
+        for one in self.windows.ended():
+            yield one.site, self._of_rest(one)
+
+    def _of_rest(self, one: Rest) -> Judged:
+        batch = one.whole.batch
+        inputs: dict[str, Any] = {**batch.inputs, IDS: one.whole.ids}
+        batch = replace(batch, inputs=inputs)
+        found = shard_differences([one.fault], 0, tuple(one.rows))
+        return Judged.of(
+            replace(
+                planned_report(batch, one_chunk=True),
+                mismatches=tuple(as_mismatch(each, batch) for each in found),
+                ambiguities=tuple(map(doubt, shard_doubts([one.fault], 0))),
+            )
+        )
+
+
+@dataclass(frozen=True)
+class _Share:
+    """The media of a call with some columns of a batch.
+
+    Attributes:
+        keys: Its media keys.
+        rows: Their rows in the batch; None where they are not known.
+        every: Rows of what each key is a slice of.
+    """
+
+    known: _Known
+    at: Place
+    keys: list[str]
+    rows: Mapping[str, range | None]
+    every: Mapping[str, int]
+
+    def _due(self, key: str) -> list[int] | None:
+        one = self.known.whole.batch.of_key.get(key)
+        return None if one is None else self.known.whole.rows_due(one.name, key, self.at)
+
+    def others(self) -> Iterator[tuple[str, tuple[int, int], tuple[int, int]]]:
+        """Keys with as many rows as are due, but others: given and due, as begin and end."""
+        for key, given in self.rows.items():
+            due = self._due(key)
+            if due and given and [*given] != due:
+                yield key, (given.start, given.stop), (due[0], due[-1] + 1)
+
+    def without_own(self, *, embedded: bool) -> tuple[Any, ...] | None:
+        """Why other media than those of its placeholder tokens may be right.
+
+        Empty if they are right, None if they cannot be.
+        """
+        if not self.keys:
+            names = self.known.whole.batch.rules
+            return (Split.NO_MEDIA, "pixel_values") if embedded and names else None
+        key = self.keys[0]
+        for key in self.keys:
+            given, due = self.rows.get(key), self._due(key) if key in self.known.media else None
+            if given is None or due is None:
+                return (Split.UNITS, key) if embedded else None
+            if not {*due} <= {*given}:
+                return (Split.UNITS, key) if embedded else None
+        if not embedded:
+            return (Split.EMBEDDED, key, (0, 0), (self._tokens(),))
+        whole = all(given == range(self.every[k]) for k, given in self.rows.items())
+        return () if whole else (Split.UNITS, key)
+
+    def _tokens(self) -> int:
+        """Placeholder tokens of the call."""
+        whole, rows = self.known.whole, self.at.rows
+        columns = whole.real[rows.start : rows.stop].copy()
+        columns[:, : self.at.start] = columns[:, self.at.stop :] = False
+        return whole.placeholders(rows, columns)
+
+
+def _rows(tensor: torch.Tensor, parent: torch.Tensor) -> range | None:
+    """The rows that a slice on dim 0 has of its parent; None where they are not consecutive."""
+    if parent is tensor:
+        return range(len(tensor))
+    if tensor.stride() != parent.stride() or tensor.shape[1:] != parent.shape[1:]:
+        return None
+    first, within = divmod(
+        int(tensor.storage_offset() - parent.storage_offset()), max(1, parent.stride(0))
+    )
+    return None if within else range(first, first + len(tensor))

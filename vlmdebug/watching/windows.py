@@ -1,0 +1,270 @@
+"""Calls with some columns of a batch: windows of a prefill, and the shares of ranks.
+
+What a call needs is in the memory of the batch that its `input_ids` are columns of. Which columns
+came before is kept, so that tokens that come twice, or in no call, are found.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+from weakref import ref
+
+import numpy as np
+import torch
+
+from vlmdebug.core.keys import CACHES
+from vlmdebug.core.shards import ShardFault, Split
+from vlmdebug.errors import BadInput
+from vlmdebug.safe import one_line
+from vlmdebug.tracking.window import Place, Whole
+from vlmdebug.watching.rank import rank
+from vlmdebug.watching.tensor_refs import columns_of, root_of
+
+OPEN = 64
+"""Splits that are not complete and are known at a time."""
+
+
+@dataclass(frozen=True)
+class SplitCalls:
+    """How a program splits the tokens of each call.
+
+    Attributes:
+        shards: Over how many calls or ranks; None where it is not said.
+        embedded: Whether tokens are embedded before the split.
+        rank: The rank of this process among those that share a call; None if it makes the calls
+            of all of them.
+        declared: Whether the program says that it splits calls.
+    """
+
+    shards: int | None = None
+    embedded: bool = False
+    rank: int | None = None
+    declared: bool = False
+
+
+NOT_SPLIT = SplitCalls()
+
+
+class Where(NamedTuple):
+    """Which columns of which tensor the `input_ids` of a call are.
+
+    Attributes:
+        root: The tensor.
+        version: Writes into it, by torch's count.
+        at: The columns.
+        width: All columns of the tensor.
+        cache: What identifies the cache of the call; None without one.
+        cached: Tokens in the cache before the call; None if that cannot be read without waiting.
+    """
+
+    root: ref[torch.Tensor]
+    version: int
+    at: Place
+    width: int
+    cache: int | None = None
+    cached: int | None = None
+
+
+@dataclass
+class _Pass:
+    """Windows of the same rows of one batch, one after another.
+
+    `spans`: those that came, in order. `number`: of the windows before.
+    """
+
+    first: Where
+    spans: list[tuple[int, int]] = field(default_factory=list)
+    whole: Whole | None = None
+    site: str = ""
+
+    def fits(self, where: Where) -> bool:
+        """Whether a window goes on in it."""
+        first = self.first
+        same = first.root() is where.root() and first.version == where.version
+        return same and first.at.rows == where.at.rows and first.cache == where.cache
+
+    def count(self, *, but: int = 0) -> np.ndarray:
+        """How often each token came, `(seq,)`, without the last `but` windows."""
+        found = np.zeros(self.first.width, dtype=np.int64)
+        for start, stop in self.spans[: len(self.spans) - but]:
+            found[start:stop] += 1
+        return found
+
+
+class Rest(NamedTuple):
+    """Tokens that were in no call when the program ended, or began again.
+
+    `site`: of the last call that had others of them.
+    """
+
+    site: str
+    whole: Whole
+    rows: range
+    fault: ShardFault
+
+
+class Windows:
+    """The windows that came, and which tokens they leave.
+
+    Attributes:
+        split: How the program splits calls.
+    """
+
+    def __init__(self, split: SplitCalls) -> None:
+        self.split: SplitCalls = split
+        self._open: deque[_Pass] = deque(maxlen=OPEN)
+
+    def where(
+        self, tensors: Mapping[str, torch.Tensor], inputs: Mapping[str, Any], *, cached: bool
+    ) -> Where | None:
+        """The columns that a call has; None for a call of whole rows, or of unknown ones.
+
+        Without a declaration, windows are those of a prefill: the first one ends before the batch
+        does, and all have a cache.
+        """
+        ids = tensors.get("input_ids")
+        if ids is None or not (cached or self.split.declared):
+            return None
+        root = root_of(ids)
+        found = columns_of(ids, root)
+        if found is None or root.ndim != 2 or root.is_inference():
+            return None
+        rows, columns = found
+        at = Place(rows, columns.start, columns.stop)
+        cache = next((inputs[key] for key in CACHES if inputs.get(key) is not None), None)
+        key = None if cache is None else id(cache)
+        where = Where(ref(root), root._version, at, root.shape[1], key, _length(cache))
+        known = self.split.declared or at.stop < where.width
+        return where if known or any(one.fits(where) for one in self._open) else None
+
+    def add(self, where: Where, whole: Whole, site: str) -> tuple[int, list[ShardFault]]:
+        """The number of this window or rank, and tokens that came twice or were left out."""
+        if self.split.rank is not None and where.cache is None:
+            return self.split.rank, []  # what other ranks have is not known here
+        one = next((one for one in reversed(self._open) if one.fits(where)), None)
+        if one is None or (where.cache is not None and _begins_again(one, where)):
+            one = _Pass(where)
+            self._open.append(one)
+        one.whole, one.site = whole, site
+        found = self._ranks if where.cache is None else self._in_time
+        faults = [*found(one, where)]
+        one.spans.append((where.at.start, where.at.stop))
+        number = len(one.spans) - 1
+        if where.cache is None and len(one.spans) == self.split.shards:
+            faults += self._left_by(one) if not faults else []
+            self._open.remove(one)
+        noun = "window" if where.cache is not None else "rank"
+        return number, [fault._replace(rank=number, noun=noun) for fault in faults]
+
+    def _in_time(self, one: _Pass, where: Where) -> Iterator[ShardFault]:
+        """Tokens between a window and the one before it, or in both."""
+        if not one.spans:
+            return
+        start, before = where.at.start, one.spans[-1][1]
+        if start == before or _goes_on(one, where):
+            one.spans = [span for span in one.spans if span[0] < start]
+            return
+        columns = np.zeros(where.width, dtype=bool)
+        columns[min(start, before) : max(start, before)] = True
+        yield from _tokens(
+            Split.LOST if start > before else Split.TWICE, one, where.at.rows, columns
+        )
+
+    def _ranks(self, one: _Pass, where: Where) -> Iterator[ShardFault]:
+        """Tokens that a rank before has, too."""
+        columns = one.count() > 0
+        columns[: where.at.start] = columns[where.at.stop :] = False
+        yield from _tokens(Split.TWICE, one, where.at.rows, columns)
+
+    def _left_by(self, one: _Pass, why: Split = Split.LOST) -> list[ShardFault]:
+        """Tokens that are in no window."""
+        return [*_tokens(why, one, one.first.at.rows, one.count() == 0)]
+
+    def ended(self) -> Iterator[Rest]:
+        """What the windows leave, now that no other will come."""
+        while self._open:
+            one = self._open.popleft()
+            if one.whole is None or (one.first.cache is not None and len(one.spans) < 2):
+                continue
+            why = Split.REST if one.first.cache is not None else Split.LOST
+            for fault in self._left_by(one, why):
+                noun = "window" if one.first.cache is not None else "rank"
+                yield Rest(one.site, one.whole, one.first.at.rows, fault._replace(noun=noun))
+
+    def goes_on(self, tensors: Mapping[str, torch.Tensor], inputs: Mapping[str, Any]) -> None:
+        """Note a call with a cache whose tokens are a copy of those that come next."""
+        ids = tensors.get("input_ids")
+        caches = {id(inputs[key]) for key in CACHES if inputs.get(key) is not None}
+        for one in self._open if ids is not None and caches else ():
+            rows, whole = one.first.at.rows, one.whole
+            if one.first.cache not in caches or whole is None or not ids.is_cpu:
+                continue
+            start = one.spans[-1][1]
+            due = whole.ids[rows.start : rows.stop, start : start + ids.shape[-1]]
+            if ids.shape == due.shape and np.array_equal(ids.numpy(), due):
+                one.spans.append((start, start + ids.shape[-1]))
+
+
+def _tokens(why: Split, one: _Pass, rows: range, columns: np.ndarray) -> Iterator[ShardFault]:
+    """A fault of the real tokens in these columns, `(seq,)`, if there are any."""
+    assert one.whole is not None
+    real = one.whole.real[rows.start : rows.stop] & columns
+    count = int(real.sum())
+    if count:
+        media = one.whole.placeholders(rows, real)
+        first = int(np.flatnonzero(real.any(axis=0))[0])
+        yield ShardFault(why, column=first, given=(count,), media=media)
+
+
+def _begins_again(one: _Pass, where: Where) -> bool:
+    """Whether a window is the first of another prefill."""
+    return where.cached == 0 or (where.cached is None and where.at.start <= one.first.at.start)
+
+
+def _goes_on(one: _Pass, where: Where) -> bool:
+    """Whether the cache says that tokens were taken back, or came in a call that was not seen."""
+    if where.cached is None or one.first.cached is None:
+        return False
+    return where.cached - one.first.cached == where.at.start - one.first.at.start
+
+
+def _length(cache: Any) -> int | None:
+    """Tokens in a cache, if they are a number on the host."""
+    length = getattr(cache, "get_seq_length", None)
+    if cache is None or length is None:
+        return None
+    try:
+        found = length()
+    except Exception:  # a cache of its own kind
+        return None
+    return found if type(found) is int else None
+
+
+def split_of_calls(
+    shards: int | None, coordinates: Mapping[str, int] | None, *, embedded: bool
+) -> SplitCalls:
+    """What the arguments of `watch` say of a split.
+
+    Raises:
+        BadInput: `shards` is no number of ranks, or `embedded` is not True or False.
+    """
+    if shards is not None and (
+        isinstance(shards, bool) or not isinstance(shards, int) or shards < 1
+    ):
+        raise BadInput(
+            f"shards is {one_line(shards, 80)!r}, but it says over how many ranks the tokens of each call "
+            "are split: a whole number, at least 1. Nothing was watched. Pass shards=2, or leave it."
+        )
+    if not isinstance(embedded, bool):
+        raise BadInput(
+            f"embedded is {one_line(embedded, 80)!r}, but it says whether tokens are embedded before they "
+            "are split: True or False. Nothing was watched. Pass embedded=True, or leave it."
+        )
+    own = None if coordinates is None else coordinates.get("cp")
+    split = shards is not None and shards > 1
+    if own is None and split:
+        own = rank()
+    return SplitCalls(shards if split else None, embedded, own, declared=split or own is not None)
