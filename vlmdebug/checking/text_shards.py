@@ -145,7 +145,7 @@ def _other_rows(found: OtherRowsOfRank, batch: Batch) -> Words:
         given, due = (f"{key}[{a}:{b}]" for a, b in (fault.given, fault.due))
         return Words(
             f"{fault.where} was given {given}, but its placeholder tokens are of {due}.",
-            f"Give each {fault.noun} the rows of {key} of the images with placeholder tokens there.",
+            f"Give each {fault.noun} the rows of {key} of the images of its placeholder tokens.",
         )
     return Words(
         f"{found.fault.where} was given other rows of {key} than the rank before it, for an "
@@ -261,15 +261,15 @@ def _below_zero(fault: ShardFault, first: str) -> str:
 
 def _places(fault: ShardFault, first: str) -> str:
     return (
-        f"position_ids of {fault.where} were not compared {first}: they follow from media that this "
-        "call does not have. Slice the position_ids of the whole batch."
+        f"position_ids of {fault.where} were not compared {first}: they follow from media that "
+        "this call does not have. Slice the position_ids of the whole batch."
     )
 
 
 def _packed(fault: ShardFault, first: str) -> str:
     return (
-        f"{_place(fault)} has position_ids {_values(fault.given)}, and {_values(fault.due)} in a row "
-        f"of one sample {first}. Right only if another sample begins in the row. Slice the "
+        f"{_place(fault)} has position_ids {_values(fault.given)}, and {_values(fault.due)} in a "
+        f"row of one sample {first}. Right only if another sample begins in the row. Slice the "
         "position_ids of the whole batch, or pass attention_mask if each row is one sample."
     )
 
@@ -283,8 +283,8 @@ def _last(fault: ShardFault, first: str) -> str:
 
 def _rest(fault: ShardFault, first: str) -> str:
     return (
-        f"{number(fault.given[0], 'token')} of the batch, from column {fault.column} on, came in no "
-        "window of the prefill. Right only if the program leaves them out, or passes them on in "
+        f"{number(fault.given[0], 'token')} of the batch, from column {fault.column} on, came in "
+        "no window of the prefill. Right only if the program leaves them out, or passes them on in "
         "another tensor."
     )
 

@@ -85,9 +85,10 @@ class Whole:
     def _placeholders(self) -> np.ndarray:
         return np.isin(self.ids, [*self.batch.token_ids.values()])
 
-    def placeholders(self, rows: range, columns: np.ndarray) -> int:
-        """How many of these tokens, `(row, seq)`, are placeholders."""
-        return int((self._placeholders[rows.start : rows.stop] & columns).sum())
+    def placeholders(self, at: Place, among: np.ndarray | None = None) -> int:
+        """How many tokens there are placeholders; `among` tokens of these rows, `(row, seq)`."""
+        found = at.of(self._placeholders)
+        return int((found if among is None else found & among).sum())
 
     def pieces(self, at: Place) -> list[dict[str, Any]]:
         """Of each row of a window: a digest of all its tokens, how many they are, and those here.
@@ -141,20 +142,25 @@ class Whole:
             found[row, start + np.array(columns, dtype=np.int64)] = np.repeat(units, features)
         return found
 
-    def rows_due(self, name: str, key: str, at: Place) -> list[int] | None:
-        """Rows of a media key that the placeholder tokens of a window need; None if not known."""
+    def rows_due(self, name: str, key: str, at: Place) -> tuple[list[int], bool] | None:
+        """Rows of a media key that the placeholder tokens of a window need.
+
+        And whether all placeholder tokens of these images are in it. None if that is not known.
+        """
         owners, sides = self._owners[name], sides_of(self.batch, self.batch.modalities[name])
         if owners is None or sides is None:
             return None
         here = at.of(owners)
-        units = [*dict.fromkeys(here[here >= 0].tolist())]
+        here = here[here >= 0]
+        units = [*dict.fromkeys(here.tolist())]
+        complete = bool(np.isin(owners, units).sum() == len(here))
         unit = self.batch.layout[key].unit
         if unit == sides.unit:
-            return units
+            return units, complete
         offsets = self.batch.image_offsets(unit) if sides.unit == "image" else None
         if offsets is None:
             return None
-        return [row for one in units for row in range(offsets[one], offsets[one + 1])]
+        return [row for one in units for row in range(offsets[one], offsets[one + 1])], complete
 
 
 class Window:

@@ -28,6 +28,7 @@ from vlmdebug.tracking.window import Place, Whole, Window
 from vlmdebug.watching.fast_path import TOKENS, Tensors
 from vlmdebug.watching.identity import Identity, identities_of, sampled_media
 from vlmdebug.watching.judged import Judged
+from vlmdebug.watching.share import Share
 from vlmdebug.watching.tensor_refs import TensorRef, parents_of, root_of
 from vlmdebug.watching.windows import Rest, Where, Windows
 
@@ -85,21 +86,16 @@ class PartChecker:
         noun = "window" if cached else "rank"
         window = Window(known.whole, where.at, tensors, number=number, noun=noun, cached=cached)
         faults += window.faults()
-        batch = self._call(tensors)
-        found = batch_differences(batch)
-        of_media = [one for one in found if isinstance(one, OF_MEDIA)]
-        split = self.windows.split
-        share = self._share(known, where.at, tensors)
-        if of_media and split.declared and not cached:
-            why = share.without_own(embedded=split.embedded)
-            if why is not None:
-                found = [one for one in found if one not in of_media]
-                faults += [window.fault(*why)] if why else []
-        elif not of_media:
-            faults += [
-                window.fault(Split.IMAGES, key, (0, 0), *ends)._replace(sample=None)
-                for key, *ends in share.others()
-            ]
+        share = Share(known.whole, known.media, where.at, tensors)
+        why = share.faults(self.windows.split, cached=cached)
+        found = list[Difference]()
+        batch = self._call(tensors, media=why is None)
+        if why is None:
+            found += batch_differences(batch)
+            if self.windows.split.embedded and not cached and share.keys:
+                found = [one for one in found if not isinstance(one, OF_MEDIA)]
+                why = [(Split.UNITS, share.keys[0])]
+        faults += [window.fault(*one)._replace(sample=None) for one in why or ()]
         self.last = known, where.at
         return self._report(batch, known, found, faults)
 
@@ -125,13 +121,18 @@ class PartChecker:
             )
         )
 
-    def _call(self, tensors: Tensors) -> Batch:
-        """The call as a batch of its own, without its mask, which may reach further back."""
+    def _call(self, tensors: Tensors, *, media: bool) -> Batch:
+        """The call as a batch of its own, without its mask, which may reach further back.
+
+        `media`: with its media, which were not compared with those of the batch.
+        """
         ids = tensors[IDS]
         inputs: dict[str, Any] = {
             key: value
             for key, value in tensors.items()
-            if key in MEDIA_KEYS or key == IDS or (key in TOKENS and value.shape == ids.shape)
+            if (key in MEDIA_KEYS and media)
+            or key == IDS
+            or (key in TOKENS and value.shape == ids.shape)
         }
         for key in LABELS:
             inputs.pop(key, None)  # compared with those of the batch
@@ -178,13 +179,6 @@ class PartChecker:
                 read = identities_of(batch, range(len(batch)), tokens, sampled_media(media))
         return _Known(whole, marks, frozenset(media), said, read)
 
-    def _share(self, known: _Known, at: Place, tensors: Tensors) -> _Share:
-        keys = [key for key in tensors if key in MEDIA_KEYS]
-        parents = parents_of({key: tensors[key] for key in (IDS, *keys)})
-        rows = {key: _rows(tensors[key], parents[key]) for key in keys if key in known.media}
-        every = {key: len(parents[key]) for key in keys}
-        return _Share(known, at, keys, rows, every)
-
     # --- the trace -------------------------------------------------------------------------
 
     def identities(self) -> list[Identity] | None:
@@ -220,70 +214,3 @@ class PartChecker:
                 ambiguities=tuple(map(doubt, shard_doubts([one.fault], 0))),
             )
         )
-
-
-@dataclass(frozen=True)
-class _Share:
-    """The media of a call with some columns of a batch.
-
-    Attributes:
-        keys: Its media keys.
-        rows: Their rows in the batch; None where they are not known.
-        every: Rows of what each key is a slice of.
-    """
-
-    known: _Known
-    at: Place
-    keys: list[str]
-    rows: Mapping[str, range | None]
-    every: Mapping[str, int]
-
-    def _due(self, key: str) -> list[int] | None:
-        one = self.known.whole.batch.of_key.get(key)
-        return None if one is None else self.known.whole.rows_due(one.name, key, self.at)
-
-    def others(self) -> Iterator[tuple[str, tuple[int, int], tuple[int, int]]]:
-        """Keys with as many rows as are due, but others: given and due, as begin and end."""
-        for key, given in self.rows.items():
-            due = self._due(key)
-            if due and given and [*given] != due:
-                yield key, (given.start, given.stop), (due[0], due[-1] + 1)
-
-    def without_own(self, *, embedded: bool) -> tuple[Any, ...] | None:
-        """Why other media than those of its placeholder tokens may be right.
-
-        Empty if they are right, None if they cannot be.
-        """
-        if not self.keys:
-            names = self.known.whole.batch.rules
-            return (Split.NO_MEDIA, "pixel_values") if embedded and names else None
-        key = self.keys[0]
-        for key in self.keys:
-            given, due = self.rows.get(key), self._due(key) if key in self.known.media else None
-            if given is None or due is None:
-                return (Split.UNITS, key) if embedded else None
-            if not {*due} <= {*given}:
-                return (Split.UNITS, key) if embedded else None
-        if not embedded:
-            return (Split.EMBEDDED, key, (0, 0), (self._tokens(),))
-        whole = all(given == range(self.every[k]) for k, given in self.rows.items())
-        return () if whole else (Split.UNITS, key)
-
-    def _tokens(self) -> int:
-        """Placeholder tokens of the call."""
-        whole, rows = self.known.whole, self.at.rows
-        columns = whole.real[rows.start : rows.stop].copy()
-        columns[:, : self.at.start] = columns[:, self.at.stop :] = False
-        return whole.placeholders(rows, columns)
-
-
-def _rows(tensor: torch.Tensor, parent: torch.Tensor) -> range | None:
-    """The rows that a slice on dim 0 has of its parent; None where they are not consecutive."""
-    if parent is tensor:
-        return range(len(tensor))
-    if tensor.stride() != parent.stride() or tensor.shape[1:] != parent.shape[1:]:
-        return None
-    first, within = divmod(
-        int(tensor.storage_offset() - parent.storage_offset()), max(1, parent.stride(0))
-    )
-    return None if within else range(first, first + len(tensor))

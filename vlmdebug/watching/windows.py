@@ -6,6 +6,7 @@ came before is kept, so that tokens that come twice, or in no call, are found.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -80,11 +81,14 @@ class _Pass:
     whole: Whole | None = None
     site: str = ""
 
-    def fits(self, where: Where) -> bool:
-        """Whether a window goes on in it."""
+    def fits(self, where: Where, whole: Whole | None = None) -> bool:
+        """Whether a window goes on in it: it is of the same tensor, or of one with its tokens."""
         first = self.first
-        same = first.root() is where.root() and first.version == where.version
-        return same and first.at.rows == where.at.rows and first.cache == where.cache
+        if first.at.rows != where.at.rows or first.cache != where.cache:
+            return False
+        if whole is not None and self.whole is not None:
+            return whole is self.whole or np.array_equal(whole.ids, self.whole.ids)
+        return first.root() is where.root() and first.version == where.version
 
     def count(self, *, but: int = 0) -> np.ndarray:
         """How often each token came, `(seq,)`, without the last `but` windows."""
@@ -144,7 +148,7 @@ class Windows:
         """The number of this window or rank, and tokens that came twice or were left out."""
         if self.split.rank is not None and where.cache is None:
             return self.split.rank, []  # what other ranks have is not known here
-        one = next((one for one in reversed(self._open) if one.fits(where)), None)
+        one = next((one for one in reversed(self._open) if one.fits(where, whole)), None)
         if one is None or (where.cache is not None and _begins_again(one, where)):
             one = _Pass(where)
             self._open.append(one)
@@ -214,7 +218,7 @@ def _tokens(why: Split, one: _Pass, rows: range, columns: np.ndarray) -> Iterato
     real = one.whole.real[rows.start : rows.stop] & columns
     count = int(real.sum())
     if count:
-        media = one.whole.placeholders(rows, real)
+        media = one.whole.placeholders(Place(rows, 0, one.first.width), real)
         first = int(np.flatnonzero(real.any(axis=0))[0])
         yield ShardFault(why, column=first, given=(count,), media=media)
 
@@ -251,20 +255,21 @@ def split_of_calls(
     Raises:
         BadInput: `shards` is no number of ranks, or `embedded` is not True or False.
     """
-    if shards is not None and (
-        isinstance(shards, bool) or not isinstance(shards, int) or shards < 1
-    ):
+    plain = isinstance(shards, int) and not isinstance(shards, bool)
+    if shards is not None and not (plain and shards > 0):
         raise BadInput(
-            f"shards is {one_line(shards, 80)!r}, but it says over how many ranks the tokens of each call "
-            "are split: a whole number, at least 1. Nothing was watched. Pass shards=2, or leave it."
+            f"shards is {one_line(repr(shards), 80)}, but it says over how many ranks the tokens "
+            "of each call are split: a whole number, at least 1. Nothing was watched. Pass "
+            "shards=2, or leave it."
         )
     if not isinstance(embedded, bool):
         raise BadInput(
-            f"embedded is {one_line(embedded, 80)!r}, but it says whether tokens are embedded before they "
-            "are split: True or False. Nothing was watched. Pass embedded=True, or leave it."
+            f"embedded is {one_line(repr(embedded), 80)}, but it says whether tokens are embedded "
+            "before they are split: True or False. Nothing was watched. Pass embedded=True, or "
+            "leave it."
         )
     own = None if coordinates is None else coordinates.get("cp")
     split = shards is not None and shards > 1
-    if own is None and split:
+    if own is None and split and os.environ.get("WORLD_SIZE") != "1":
         own = rank()
     return SplitCalls(shards if split else None, embedded, own, declared=split or own is not None)

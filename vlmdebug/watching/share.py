@@ -1,0 +1,112 @@
+"""The media of a call that has some columns of a batch, beside those of its placeholder tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+
+from vlmdebug.core.keys import MEDIA_KEYS
+from vlmdebug.core.shards import Split
+from vlmdebug.tracking.window import Place, Whole
+from vlmdebug.watching.fast_path import Tensors
+from vlmdebug.watching.tensor_refs import parents_of
+from vlmdebug.watching.windows import SplitCalls
+
+
+class Share:
+    """The media of one call, whose rows are known where they are slices of the batch's.
+
+    Args:
+        whole: The batch.
+        known: Media keys of which all rows are known to be those of the batch.
+        at: The tokens of the call.
+        tensors: Its tensors.
+
+    Attributes:
+        keys: Its media keys.
+    """
+
+    def __init__(self, whole: Whole, known: Collection[str], at: Place, tensors: Tensors) -> None:
+        self.keys: list[str] = [key for key in tensors if key in MEDIA_KEYS]
+        self._whole, self._at = whole, at
+        self._rows: dict[str, range | None] = {}
+        self._every: dict[str, range] = {}
+        parents = parents_of({key: tensors[key] for key in self.keys})
+        for key in self.keys:
+            self._rows[key] = _rows(tensors[key], parents[key]) if key in known else None
+            self._every[key] = range(len(parents[key]))
+
+    def faults(self, split: SplitCalls, *, cached: bool) -> list[tuple[Any, ...]] | None:
+        """What is wrong with them, or not known; None where the call is judged by itself.
+
+        Each is what it is, the key, a place, and what is given and due.
+        """
+        shared = split.declared and not cached  # among ranks, which may embed before the split
+        if not self.keys:
+            named = self._placeholders and split.embedded and shared
+            return [(Split.NO_MEDIA, self._pixels)] if named else None
+        if any(rows is None for rows in self._rows.values()):
+            return None
+        every = all(self._rows[key] == self._every[key] for key in self.keys)
+        rules = self._whole.batch.rules
+        if every and shared and (split.embedded or rules.no_placeholders):
+            return []
+        due = {key: self._due(key) for key in self.keys}
+        if not any(one is None for one in due.values()):
+            return self._compared(due, shared=shared, embedded=split.embedded)
+        if every and shared:
+            return [(Split.EMBEDDED, self.keys[0], (0, 0), (self._placeholders,))]
+        return None
+
+    def _due(self, key: str) -> tuple[list[int], bool] | None:
+        one = self._whole.batch.of_key.get(key)
+        return None if one is None else self._whole.rows_due(one.name, key, self._at)
+
+    def _compared(self, due: Any, *, shared: bool, embedded: bool) -> list[tuple[Any, ...]] | None:
+        """Rows that are known beside those that are due."""
+        found = list[tuple[Any, ...]]()
+        for key, (rows, complete) in due.items():
+            given = self._rows[key]
+            assert given is not None
+            if [*given] == rows and complete:
+                continue
+            if not shared:
+                same = len(given) == len(rows) and complete
+                return [_others(key, given, rows)] if same else None
+            if embedded:
+                return [(Split.UNITS, key)]
+            if {*rows} <= {*given}:
+                found.append((Split.EMBEDDED, key, (0, 0), (self._placeholders,)))
+            elif len(given) == len(rows):
+                return [_others(key, given, rows)]
+            else:
+                return [(Split.ROWS, key, (0, 0), (len(given),), (len(rows),))]
+        return found[:1]
+
+    @property
+    def _pixels(self) -> str:
+        return next(iter(self._whole.batch.layout.media), "pixel_values")
+
+    @property
+    def _placeholders(self) -> int:
+        """Placeholder tokens of the call."""
+        return self._whole.placeholders(self._at)
+
+
+def _others(key: str, given: range, due: list[int]) -> tuple[Any, ...]:
+    """As many rows as are due, but others."""
+    return Split.IMAGES, key, (0, 0), (given.start, given.stop), (due[0], due[-1] + 1)
+
+
+def _rows(tensor: torch.Tensor, parent: torch.Tensor) -> range | None:
+    """The rows that a slice on dim 0 has of its parent; None where they are not consecutive."""
+    if parent is tensor:
+        return range(len(tensor))
+    if tensor.stride() != parent.stride() or tensor.shape[1:] != parent.shape[1:]:
+        return None
+    first, within = divmod(
+        int(tensor.storage_offset() - parent.storage_offset()), max(1, parent.stride(0))
+    )
+    return None if within else range(first, first + len(tensor))
