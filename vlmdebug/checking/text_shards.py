@@ -291,8 +291,8 @@ def _rest(fault: ShardFault, first: str) -> str:
 
 def _alone(fault: ShardFault, first: str) -> str:
     return (
-        f"{fault.where.capitalize()} has a copy of its tokens {first}, so the tokens and positions "
-        "of other ranks are not known here. vlmdebug merge compares the traces of all ranks."
+        f"{fault.where.capitalize()} has a copy of its tokens {first}, so the tokens, positions "
+        "and media of other ranks are not known here. vlmdebug merge compares all ranks."
     )
 
 

@@ -23,9 +23,16 @@ FAULTS = {
         """,
     ),
     "peers": (
-        "Peers of one data-parallel rank (tensor or pipeline) have different samples.",
+        "Peers of one data-parallel rank (tensor, pipeline or context) have different samples.",
         """
-        with peers as (select dp, cp from calls group by dp, cp having min(rank) <> max(rank)),
+        with rows as (select step, micro, grad, dp, tp, pp, rank, unnest(tokens)."text" as own,
+                        generate_subscripts(tokens, 1) as row
+                      from calls where tokens is not null),
+            others as (select step, micro, dp, list_sort(list(distinct rank)) as ranks
+                       from (select * from rows where own is not null)
+                       group by step, micro, grad, dp, tp, pp, row
+                       having min(own) <> max(own)),
+            peers as (select dp, cp from calls group by dp, cp having min(rank) <> max(rank)),
             unlike as (select step, micro, dp, cp from calls semi join peers using (dp, cp)
                         where samples is not null group by step, micro, dp, cp
                         having min(hash(samples)) <> max(hash(samples))
@@ -34,7 +41,43 @@ FAULTS = {
         from (select step, micro, dp, cp, rank, list(samples order by call) as samples
               from calls join unlike using (step, micro, dp, cp)
               where samples is not null group by step, micro, dp, cp, rank)
-        group by step, micro, dp, cp having count(distinct samples) > 1 order by step, micro, dp, cp
+        group by step, micro, dp, cp having count(distinct samples) > 1
+        union select * from others order by step, micro, dp, ranks
+        """,
+    ),
+    "tokens": (
+        "A token of a row is on several context-parallel ranks, or on none. Where rows are copies, "
+        "positions alone say which tokens they are: does a row hold several samples?",
+        """
+        with rows as (select step, micro, grad, dp, tp, pp, cp, rank, unnest(tokens) as one,
+                        generate_subscripts(tokens, 1) - 1 as row
+                      from calls where tokens is not null),
+            known as (select step, micro, grad, dp, tp, pp, row, max(one."of") as tokens,
+                        list_sort(list(distinct rank)) as ranks
+                      from rows group by step, micro, grad, dp, tp, pp, row
+                      having min(cp) <> max(cp) and count(one.runs) = count(*)),
+            runs as (select step, micro, grad, dp, tp, pp, row, unnest(one.runs) as run from rows
+                     semi join known using (step, micro, grad, dp, tp, pp, row)),
+            pieces as (select * exclude run, run[1] as first, run[1] + run[2] as stop
+                       from runs where run[3] = 1
+                       union all
+                       select * exclude (run, first), first, first + 1 as stop from (
+                           select *,
+                               unnest(range(run[1], run[1] + run[2] * run[3], run[3])) as first
+                           from runs where run[3] > 1)),
+            ends as (select step, micro, grad, dp, tp, pp, row, first, stop from pieces
+                     union all
+                     select step, micro, grad, dp, tp, pp, row, tokens, tokens from known
+                     where tokens is not null),
+            held as (select *, max(stop) over (partition by step, micro, grad, dp, tp, pp, row
+                            order by first, stop rows between unbounded preceding and 1 preceding)
+                        as before from ends),
+            gaps as (select held.*, ranks, coalesce(before, if(tokens is null, first, 0)) as due
+                     from held join known using (step, micro, grad, dp, tp, pp, row))
+        select step, micro, dp, row, if(first > due, 'on no rank', 'on several') as what,
+            min(least(first, due)) as token, ranks
+        from gaps where first <> due group by step, micro, grad, dp, tp, pp, row, what, ranks
+        order by step, micro, dp, row, what
         """,
     ),
     "without_media": (
@@ -114,7 +157,9 @@ SHOWN = 5
 """Lines of an answer that a summary shows."""
 _WHOLE = """
     select count(distinct rank), count(*), count(distinct step), count(*) filter (samples is null),
-        count(*) filter (samples is not null and media_count is null), max(cp)
+        count(*) filter (samples is not null and media_count is null),
+        count(*) filter (dp in (select dp from calls group by dp having min(cp) <> max(cp))
+            and (tokens is null or len([one for one in tokens if one.runs is null]) > 0))
     from calls
 """
 
@@ -186,7 +231,10 @@ def merge(traces: str | Path, *, expected: str | Path | None = None) -> Merged:
             faults[name] = (len(answer.rows), Answer(answer.columns, answer.rows[:SHOWN]))
     left = _files_left(tables, files_of(Path(traces)))
     if shards:
-        left.append("the samples of context-parallel peers, which see other tokens of them")
+        left.append(
+            f"the tokens of context-parallel peers in {_calls(shards)}, which do not say which "
+            "they are: watch(shards=...) reads slices of the batch, or position_ids that grow"
+        )
     if unread:
         left.append(f"the samples of {_calls(unread)}, which could not be read")
     if unknown:

@@ -30,6 +30,7 @@ COLUMNS = {
     "unread": "VARCHAR",
     "identities": "VARCHAR[]",
     "media": "INTEGER[]",
+    "tokens": 'STRUCT("text" VARCHAR, "of" BIGINT, runs BIGINT[][])[]',
 }
 """What is read of a line, with DuckDB's types."""
 READ = """
@@ -49,6 +50,7 @@ READ = """
         media,
         len(samples)::integer as sample_count,
         case when list_count(media) = len(media) then list_sum(media)::integer end as media_count,
+        tokens,
         parse_filename(filename) as file
     from read_json($files, columns = {columns}, format = 'newline_delimited',
                    ignore_errors = true, filename = true)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -15,22 +15,29 @@ from vlmdebug.checking.report import Report
 from vlmdebug.checking.shards import shard_differences, shard_doubts
 from vlmdebug.checking.text import as_mismatch
 from vlmdebug.checking.text_doubts import doubt
-from vlmdebug.checking.whole_batch import batch_differences, doubts_alone, planned_report
+from vlmdebug.checking.whole_batch import (
+    batch_differences,
+    doubts_alone,
+    planned_report,
+    with_made,
+)
 from vlmdebug.core.batch import Batch
-from vlmdebug.core.keys import MEDIA_KEYS
+from vlmdebug.core.keys import ALONG_TOKENS, MEDIA_KEYS
 from vlmdebug.core.shards import ShardFault, Split
 from vlmdebug.families.assemble import assemble
 from vlmdebug.families.facts import BatchFacts, ProcessorMetadata
+from vlmdebug.tracking.copied import copied
 from vlmdebug.tracking.joined import IDS
 from vlmdebug.tracking.shard_labels import LABELS
 from vlmdebug.tracking.shard_tokens import POSITIONS
 from vlmdebug.tracking.window import Place, Whole, Window
+from vlmdebug.watching.copy_of_rank import Copy, by_count
 from vlmdebug.watching.fast_path import TOKENS, Tensors
 from vlmdebug.watching.identity import Identity, identities_of, sampled_media
 from vlmdebug.watching.judged import Judged
 from vlmdebug.watching.share import Share
 from vlmdebug.watching.tensor_refs import TensorRef, parents_of, root_of
-from vlmdebug.watching.windows import Rest, Where, Windows
+from vlmdebug.watching.windows import Rest, SplitCalls, Where, Windows
 
 OF_MEDIA = (NoFeatures, OneRun, RunsDiffer, TotalsDiffer)
 """Findings on media that do not fit the placeholder tokens of a call."""
@@ -73,6 +80,40 @@ class PartChecker:
         self.windows: Windows = windows
         self._known: list[_Known] = []
         self.last: tuple[_Known, Place] | None = None
+        self.copy: Copy | None = None  # the last call, if it has a share of tokens that is a copy
+
+    @property
+    def split(self) -> SplitCalls:
+        return self.windows.split
+
+    def forget(self) -> None:
+        """Forget the last call."""
+        self.last = self.copy = None
+
+    def of_copy(self, tensors: Tensors) -> Judged:
+        """What is found in a call with a copy of some tokens, of which the batch is not seen.
+
+        Raises:
+            VlmDebugError: Its tensors are no part of a batch.
+        """
+        self.copy = Copy(tensors, self._metadata.pad_token_id)
+        number = self.split.rank or 0
+        batch = self._call(tensors, media=True)
+        found, doubts = list[Difference](), [*doubts_alone(batch)]
+        why = by_count(batch, embedded=self.split.embedded)
+        if why is None:
+            found += batch_differences(batch)
+        else:
+            found += [one for one in batch_differences(batch) if not isinstance(one, OF_MEDIA)]
+            batch, doubts = self._call(tensors, media=False), []
+        faults = [ShardFault(*one, rank=number) for one in why or ()]
+        faults += [one._replace(rank=number) for one in self.copy.labels(batch)]
+        faults.append(ShardFault(Split.ALONE, rank=number))
+        report = self._report(batch, None, found, faults, doubts).report()
+        keys = [key for key in ALONG_TOKENS if key in tensors and tensors[key].ndim == 2]
+        made = {key: copied(key, tensors, self._metadata) for key in sorted(keys)}
+        wrong = {key: one for key, one in made.items() if one.right is False}
+        return Judged.of(with_made(report, batch, wrong) if wrong else report)
 
     def judged(self, where: Where, tensors: Tensors, site: str) -> Judged:
         """What is found in a call with these columns.
@@ -87,29 +128,33 @@ class PartChecker:
         window = Window(known.whole, where.at, tensors, number=number, noun=noun, cached=cached)
         faults += window.faults()
         share = Share(known.whole, known.media, where.at, tensors)
-        why = share.faults(self.windows.split, cached=cached)
+        why = share.faults(self.split, cached=cached)
         found = list[Difference]()
         batch = self._call(tensors, media=why is None)
         if why is None:
             found += batch_differences(batch)
-            if self.windows.split.embedded and not cached and share.keys:
+            if self.split.embedded and not cached and share.keys:
                 found = [one for one in found if not isinstance(one, OF_MEDIA)]
                 why = [(Split.UNITS, share.keys[0])]
         faults += [window.fault(*one)._replace(sample=None) for one in why or ()]
         self.last = known, where.at
-        return self._report(batch, known, found, faults)
+        return self._report(batch, known.said, found, faults, doubts_alone(batch))
 
     def _report(
-        self, batch: Batch, known: _Known, found: Iterable[Difference], faults: list[ShardFault]
+        self,
+        batch: Batch,
+        said: Report | None,
+        found: Iterable[Difference],
+        faults: list[ShardFault],
+        doubts: Sequence[str],
     ) -> Judged:
         samples = tuple(range(len(batch)))
         found = [*found, *shard_differences(faults, 0, samples)]
-        unsure = [*doubts_alone(batch), *map(doubt, shard_doubts(faults, 0))]
+        unsure = [*doubts, *map(doubt, shard_doubts(faults, 0))]
         batch = replace(batch, inputs=dict.fromkeys(batch.inputs) | {IDS: batch.inputs[IDS]})
         report = partial(planned_report, batch, one_chunk=True)
-        if not (found or unsure or known.said):
+        if not (found or unsure or said):
             return Judged(True, report)
-        said = known.said
         return Judged.of(
             replace(
                 report(),
@@ -183,17 +228,20 @@ class PartChecker:
 
     def identities(self) -> list[Identity] | None:
         """The samples that the last call has a part of; None where they are not known."""
-        assert self.last is not None
+        if self.last is None:
+            return None
         known, at = self.last
         read = known.identities
         return None if read is None else read[at.rows.start : at.rows.stop]
 
     def traced(self) -> dict[str, Any]:
         """Which tokens of these samples the last call has, for a line of the trace."""
-        if self.last is None:
+        if self.split.rank is None:
             return {}
-        known, at = self.last
-        return {"tokens": known.whole.pieces(at)}
+        if self.last is not None:
+            known, at = self.last
+            return {"tokens": known.whole.pieces(at)}
+        return {} if self.copy is None else {"tokens": self.copy.pieces()}
 
     # --- the end ---------------------------------------------------------------------------
 

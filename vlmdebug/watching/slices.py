@@ -85,13 +85,16 @@ class CallChecker:
         `alone`: only by its own tensors, whatever they were cut from. `where`: the columns of a
         batch that it has, if that is not all of them; `site`: the line that made it.
         """
-        self._last = self.parts.last = None
+        self._last = None
+        self.parts.forget()
         try:
             given = tensors()
             wide = [key for key in ALONG_TOKENS if key in given and given[key].ndim != 2]
             plain = {key: one for key, one in given.items() if key not in wide} if wide else given
             if where is not None:
                 judged = self.parts.judged(where, plain, site)
+            elif self.parts.split.shards and not alone:
+                judged = self.parts.of_copy(plain)
             else:
                 judged = self._by_itself(plain, cached=True) if alone else self._judged(plain)
             return {"judged": _with_wide(judged, given, sorted(wide)) if wide else judged}
@@ -105,7 +108,7 @@ class CallChecker:
             VlmDebugError: The tensors are no batch.
         """
         batch, samples = self._last or (None, None)
-        if self.parts.last is not None:
+        if self.parts.last is not None or self.parts.copy is not None:
             return self.parts.identities()
         if batch is None:
             batch = assemble(BatchFacts(of_batch(tensors), self._metadata), None)
