@@ -39,6 +39,13 @@ def _values(numbers: tuple[int, ...]) -> str:
 
 def _tokens(found: TokensOfRanks, batch: Batch) -> Words:
     fault = found.fault
+    if fault.why is Split.RANKS and fault.noun == "call":
+        are = "call came" if fault.given[0] == 1 else "calls came"
+        return Words(
+            f"{fault.given[0]} {are} of the {fault.due[0]} that share the tokens of a batch "
+            "(shards of watch).",
+            "Make the calls of all ranks of a batch one after another, or pass their number.",
+        )
     if fault.why is Split.RANKS:
         have = number(fault.given[0], "dict")
         return Words(

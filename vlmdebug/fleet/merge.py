@@ -55,7 +55,8 @@ FAULTS = {
             known as (select step, micro, grad, dp, tp, pp, row, max(one."of") as tokens,
                         list_sort(list(distinct rank)) as ranks
                       from rows group by step, micro, grad, dp, tp, pp, row
-                      having min(cp) <> max(cp) and count(one.runs) = count(*)),
+                      having min(cp) <> max(cp) and count(one.runs) = count(*)
+                          and min(one."text") is not distinct from max(one."text")),
             runs as (select step, micro, grad, dp, tp, pp, row, unnest(one.runs) as run from rows
                      semi join known using (step, micro, grad, dp, tp, pp, row)),
             pieces as (select * exclude run, run[1] as first, run[1] + run[2] as stop

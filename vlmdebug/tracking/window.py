@@ -313,18 +313,33 @@ class Window:
             wrong = np.argwhere((labels != due) & self._real)[:1]
         else:
             due, wrong = self._free(key, labels)
+        yield from self._learned_padding(key, labels, known=own is not None)
         for row, column in wrong:
             given = [int(labels[row, column])], [int(due[row, column])]
             yield self.fault(Split.LABELS, key, (row, column), *given)
         if not len(wrong):
             yield from self._at_the_cut(key, labels, known=own is not None)
 
-    def _free(self, key: str, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The label of each token, its own or that of the next, and where others are learned."""
-        ids, rules = self._whole.ids, self._whole.batch.rules
+    def _learned_padding(
+        self, key: str, labels: np.ndarray, *, known: bool
+    ) -> Iterator[ShardFault]:
+        """Padding with a label that is neither its own id, nor that of the next token."""
+        wrong = ~self._real & (labels != IGNORED)
+        for one in [self._at.of(self._whole.own[key])] if known else self._dues(key):
+            wrong &= labels != one
+        for row, column in np.argwhere(wrong)[:1]:
+            yield self.fault(Split.LEARNED, key, (row, column), [int(labels[row, column])])
+
+    def _dues(self, key: str) -> list[np.ndarray]:
+        """The label of each token: its own id and that of the next one, the likelier first."""
+        ids = self._whole.ids
         ahead = np.full_like(ids, IGNORED)
         ahead[:, :-1] = ids[:, 1:]
-        dues = [self._at.of(ids), self._at.of(ahead)][:: 1 if key == PLAIN else -1]
+        return [self._at.of(ids), self._at.of(ahead)][:: 1 if key == PLAIN else -1]
+
+    def _free(self, key: str, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The label of each token, its own or that of the next, and where others are learned."""
+        dues, rules = self._dues(key), self._whole.batch.rules
         learned = self._real & (labels != IGNORED)
         none = np.zeros((0, 2), dtype=np.int64)
         if has_two_texts(self._given, rules) or self._whole.batch.layout.family not in FAMILIES:

@@ -9,6 +9,9 @@ from typing import NamedTuple, TypedDict
 from vlmdebug.checking.report import Report
 from vlmdebug.errors import VlmDebugError
 
+COUNTS_DIFFER = "VLM009"
+"""The code of a chunk with another number of placeholders than of features."""
+
 
 class Judged(NamedTuple):
     """What was found in a call.

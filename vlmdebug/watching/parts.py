@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -24,15 +25,17 @@ from vlmdebug.checking.whole_batch import (
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import ALONG_TOKENS, MEDIA_KEYS
 from vlmdebug.core.shards import ShardFault, Split
+from vlmdebug.errors import VlmDebugError
 from vlmdebug.families.assemble import assemble
 from vlmdebug.families.facts import BatchFacts, ProcessorMetadata
 from vlmdebug.tracking.copied import copied
-from vlmdebug.tracking.joined import IDS
+from vlmdebug.tracking.joined import IDS, PADDING_MASK
 from vlmdebug.tracking.shard_labels import LABELS
 from vlmdebug.tracking.shard_tokens import POSITIONS
 from vlmdebug.tracking.window import Place, Whole, Window
 from vlmdebug.watching.copy_of_rank import Copy, by_count
 from vlmdebug.watching.fast_path import TOKENS, Tensors
+from vlmdebug.watching.group import Group
 from vlmdebug.watching.identity import Identity, identities_of, sampled_media
 from vlmdebug.watching.judged import Judged
 from vlmdebug.watching.share import Share
@@ -50,13 +53,13 @@ class _Known:
     """A batch that was read, and which tensors it was read from.
 
     Attributes:
-        media: Media keys with all rows of the batch; empty where they do not fit its tokens.
+        media: Where the media of the batch are, and how many rows; empty if they do not fit it.
         said: What is wrong with it, whoever cuts it; None where nothing is.
     """
 
     whole: Whole
     marks: Mapping[str, TensorRef]
-    media: frozenset[str]
+    media: Mapping[str, tuple[TensorRef, int]]
     said: Report | None
     identities: list[Identity] | None
 
@@ -79,6 +82,12 @@ class PartChecker:
         self._metadata, self._alone = metadata, alone
         self.windows: Windows = windows
         self._known: list[_Known] = []
+        shards, rank = windows.split.shards, windows.split.rank
+        self._group = (
+            Group(metadata, shards, alone, embedded=windows.split.embedded)
+            if shards is not None and rank is None
+            else None
+        )
         self.last: tuple[_Known, Place] | None = None
         self.copy: Copy | None = None  # the last call, if it has a share of tokens that is a copy
 
@@ -90,12 +99,17 @@ class PartChecker:
         """Forget the last call."""
         self.last = self.copy = None
 
-    def of_copy(self, tensors: Tensors) -> Judged:
+    def of_copy(self, tensors: Tensors, site: str) -> Judged:
         """What is found in a call with a copy of some tokens, of which the batch is not seen.
 
         Raises:
             VlmDebugError: Its tensors are no part of a batch.
         """
+        if self._group is not None:
+            found = self._grouped(tensors, site, copy=True)
+            batch = self._call({IDS: tensors[IDS]}, media=False)
+            waits = Judged(True, partial(planned_report, batch, one_chunk=True))
+            return found or waits
         self.copy = Copy(tensors, self._metadata.pad_token_id)
         number = self.split.rank or 0
         batch = self._call(tensors, media=True)
@@ -138,7 +152,26 @@ class PartChecker:
                 why = [(Split.UNITS, share.keys[0])]
         faults += [window.fault(*one)._replace(sample=None) for one in why or ()]
         self.last = known, where.at
-        return self._report(batch, known.said, found, faults, doubts_alone(batch))
+        judged = self._report(batch, known.said, found, faults, doubts_alone(batch))
+        return self._grouped(tensors, site, copy=False) or judged if not cached else judged
+
+    def _grouped(self, tensors: Tensors, site: str, *, copy: bool) -> Judged | None:
+        """A call of one process that makes the calls of all ranks.
+
+        With copies, all are judged with the last of them; None where nothing is to be said yet.
+        """
+        group = self._group
+        if group is None:
+            return None
+        group.add(tensors, site, copy=copy)
+        if not group.is_complete:
+            return None
+        copies = group.has_copies
+        self.windows.settle(close=copies)
+        if copies:
+            return group.judged()
+        group.clear()
+        return None
 
     def _report(
         self,
@@ -167,7 +200,7 @@ class PartChecker:
         )
 
     def _call(self, tensors: Tensors, *, media: bool) -> Batch:
-        """The call as a batch of its own, without its mask, which may reach further back.
+        """The call as a batch of its own, without its mask and labels, which are compared apart.
 
         `media`: with its media, which were not compared with those of the batch.
         """
@@ -179,8 +212,8 @@ class PartChecker:
             or key == IDS
             or (key in TOKENS and value.shape == ids.shape)
         }
-        for key in LABELS:
-            inputs.pop(key, None)  # compared with those of the batch
+        for key in (PADDING_MASK, *LABELS):
+            inputs.pop(key, None)
         return replace(assemble(BatchFacts(inputs, self._metadata), None), columns={})
 
     # --- the batch -------------------------------------------------------------------------
@@ -208,11 +241,17 @@ class PartChecker:
             if key not in MEDIA_KEYS and parent.shape[-2:] == shape
         }
         tokens = {key: value for key, value in own.items() if key in TOKENS and value.ndim == 2}
-        media = {key: parents[key] for key in MEDIA_KEYS & parents.keys()}
-        batch = assemble(BatchFacts({**tokens, **media}, self._metadata), None)
-        fits = not batch.ambiguities and not batch_differences(batch)
-        if not fits:
-            media = {}
+        keys = MEDIA_KEYS & parents.keys()
+        tried = [{key: parents[key] for key in keys}]
+        if any(tried[0][key] is not tensors[key] for key in keys):
+            tried.append({key: tensors[key] for key in keys})  # of the same samples as the tokens
+        for media in tried:
+            batch = assemble(BatchFacts({**tokens, **media}, self._metadata), None)
+            fits = not batch.ambiguities and not batch_differences(batch)
+            if fits:
+                break
+        else:
+            fits, media = False, {}
             batch = assemble(BatchFacts(tokens, self._metadata), None)
         bare = replace(batch, inputs=dict.fromkeys(batch.inputs))
         whole = Whole(batch, {**own, **media}, bare, self._metadata.pad_token_id)
@@ -222,7 +261,8 @@ class PartChecker:
             said = None if judged.ok else judged.report()
             if not [one for one in media.values() if not one.is_cpu]:
                 read = identities_of(batch, range(len(batch)), tokens, sampled_media(media))
-        return _Known(whole, marks, frozenset(media), said, read)
+        rows = {key: (TensorRef.of(tensors[key], one), len(one)) for key, one in media.items()}
+        return _Known(whole, marks, rows, said, read)
 
     # --- the trace -------------------------------------------------------------------------
 
@@ -247,6 +287,10 @@ class PartChecker:
 
     def rest(self) -> Iterator[tuple[str, Judged]]:
         """What windows leave at the end, with the last call that had some of their tokens."""
+        if self._group is not None and self._group.has_copies:
+            self.windows.settle(close=True)
+            with suppress(VlmDebugError):
+                yield self._group.site, self._group.judged()
         for one in self.windows.ended():
             yield one.site, self._of_rest(one)
 

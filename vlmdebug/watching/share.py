@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from vlmdebug.core.keys import MEDIA_KEYS
 from vlmdebug.core.shards import Split
 from vlmdebug.tracking.window import Place, Whole
 from vlmdebug.watching.fast_path import Tensors
-from vlmdebug.watching.tensor_refs import parents_of
+from vlmdebug.watching.tensor_refs import TensorRef
 from vlmdebug.watching.windows import SplitCalls
 
 
@@ -20,7 +20,7 @@ class Share:
 
     Args:
         whole: The batch.
-        known: Media keys of which all rows are known to be those of the batch.
+        known: Where the media of the batch are, and how many rows.
         at: The tokens of the call.
         tensors: Its tensors.
 
@@ -28,15 +28,23 @@ class Share:
         keys: Its media keys.
     """
 
-    def __init__(self, whole: Whole, known: Collection[str], at: Place, tensors: Tensors) -> None:
+    def __init__(
+        self,
+        whole: Whole,
+        known: Mapping[str, tuple[TensorRef, int]],
+        at: Place,
+        tensors: Tensors,
+    ) -> None:
         self.keys: list[str] = [key for key in tensors if key in MEDIA_KEYS]
         self._whole, self._at = whole, at
         self._rows: dict[str, range | None] = {}
-        self._every: dict[str, range] = {}
-        parents = parents_of({key: tensors[key] for key in self.keys})
+        self._every: dict[str, list[int]] = {}
+        rows = Place(at.rows, 0, whole.ids.shape[1])
         for key in self.keys:
-            self._rows[key] = _rows(tensors[key], parents[key]) if key in known else None
-            self._every[key] = range(len(parents[key]))
+            mark, length = known.get(key, (None, 0))
+            self._rows[key] = None if mark is None else _rows(mark, tensors[key], length)
+            due = None if len(at.rows) == len(whole.ids) else self._due(key, rows)
+            self._every[key] = [*range(length)] if due is None else due[0]
 
     def faults(self, split: SplitCalls, *, cached: bool) -> list[tuple[Any, ...]] | None:
         """What is wrong with them, or not known; None where the call is judged by itself.
@@ -49,20 +57,20 @@ class Share:
             return [(Split.NO_MEDIA, self._pixels)] if named else None
         if any(rows is None for rows in self._rows.values()):
             return None
-        every = all(self._rows[key] == self._every[key] for key in self.keys)
+        every = all([*(self._rows[key] or ())] == self._every[key] for key in self.keys)
         rules = self._whole.batch.rules
         if every and shared and (split.embedded or rules.no_placeholders):
             return []
-        due = {key: self._due(key) for key in self.keys}
+        due = {key: self._due(key, self._at) for key in self.keys}
         if not any(one is None for one in due.values()):
             return self._compared(due, shared=shared, embedded=split.embedded)
         if every and shared:
             return [(Split.EMBEDDED, self.keys[0], (0, 0), (self._placeholders,))]
         return None
 
-    def _due(self, key: str) -> tuple[list[int], bool] | None:
+    def _due(self, key: str, at: Place) -> tuple[list[int], bool] | None:
         one = self._whole.batch.of_key.get(key)
-        return None if one is None else self._whole.rows_due(one.name, key, self._at)
+        return None if one is None else self._whole.rows_due(one.name, key, at)
 
     def _compared(self, due: Any, *, shared: bool, embedded: bool) -> list[tuple[Any, ...]] | None:
         """Rows that are known beside those that are due."""
@@ -100,13 +108,9 @@ def _others(key: str, given: range, due: list[int]) -> tuple[Any, ...]:
     return Split.IMAGES, key, (0, 0), (given.start, given.stop), (due[0], due[-1] + 1)
 
 
-def _rows(tensor: torch.Tensor, parent: torch.Tensor) -> range | None:
-    """The rows that a slice on dim 0 has of its parent; None where they are not consecutive."""
-    if parent is tensor:
-        return range(len(tensor))
-    if tensor.stride() != parent.stride() or tensor.shape[1:] != parent.shape[1:]:
+def _rows(mark: TensorRef, tensor: torch.Tensor, length: int) -> range | None:
+    """The rows that a slice on dim 0 has of the batch's; None where they are not known."""
+    first = mark.first_row(tensor)
+    if first is None or first < 0 or first + len(tensor) > length:
         return None
-    first, within = divmod(
-        int(tensor.storage_offset() - parent.storage_offset()), max(1, parent.stride(0))
-    )
-    return None if within else range(first, first + len(tensor))
+    return range(first, first + len(tensor))

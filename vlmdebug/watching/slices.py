@@ -40,13 +40,11 @@ from vlmdebug.tracking.packed import open_seams
 from vlmdebug.tracking.rows import RowFinder
 from vlmdebug.watching.fast_path import TOKENS, FastPath, Tensors
 from vlmdebug.watching.identity import Identity, Sampled, identities_of
-from vlmdebug.watching.judged import Judged, Verdict, why
+from vlmdebug.watching.judged import COUNTS_DIFFER, Judged, Verdict, why
 from vlmdebug.watching.parts import PartChecker
 from vlmdebug.watching.tensor_refs import TensorRef, parents_of, root_of
 from vlmdebug.watching.windows import NOT_SPLIT, SplitCalls, Where, Windows
 
-COUNTS_DIFFER = "VLM009"
-"""The code of a chunk with another number of placeholders than of features."""
 SEAMS = frozenset({*PACKED, "position_ids"})
 """Arguments that say where samples of packed rows begin."""
 BATCHES = 4
@@ -94,7 +92,7 @@ class CallChecker:
             if where is not None:
                 judged = self.parts.judged(where, plain, site)
             elif self.parts.split.shards and not alone:
-                judged = self.parts.of_copy(plain)
+                judged = self.parts.of_copy(plain, site)
             else:
                 judged = self._by_itself(plain, cached=True) if alone else self._judged(plain)
             return {"judged": _with_wide(judged, given, sorted(wide)) if wide else judged}

@@ -120,6 +120,7 @@ class Windows:
     def __init__(self, split: SplitCalls) -> None:
         self.split: SplitCalls = split
         self._open: deque[_Pass] = deque(maxlen=OPEN)
+        self._latest: list[_Pass] = []
 
     def where(
         self, tensors: Mapping[str, torch.Tensor], inputs: Mapping[str, Any], *, cached: bool
@@ -153,15 +154,24 @@ class Windows:
             one = _Pass(where)
             self._open.append(one)
         one.whole, one.site = whole, site
+        self._latest.append(one)
         found = self._ranks if where.cache is None else self._in_time
         faults = [*found(one, where)]
         one.spans.append((where.at.start, where.at.stop))
         number = len(one.spans) - 1
         if where.cache is None and len(one.spans) == self.split.shards:
             faults += self._left_by(one) if not faults else []
-            self._open.remove(one)
+            self._open = deque((o for o in self._open if o is not one), maxlen=OPEN)
         noun = "window" if where.cache is not None else "rank"
         return number, [fault._replace(rank=number, noun=noun) for fault in faults]
+
+    def settle(self, *, close: bool) -> None:
+        """Note that as many calls as share a batch came; `close`: they are judged together."""
+        if close:
+            latest = [*self._latest]
+            kept = [one for one in self._open if not any(one is other for other in latest)]
+            self._open = deque(kept, maxlen=OPEN)
+        self._latest.clear()
 
     def _in_time(self, one: _Pass, where: Where) -> Iterator[ShardFault]:
         """Tokens between a window and the one before it, or in both."""
