@@ -104,7 +104,7 @@ def _runs(places: np.ndarray) -> list[list[int]]:
     return [[int(places[begin]), end - begin, 1] for begin, end in pairwise(cuts)]
 
 
-def by_count(batch: Batch, *, embedded: bool) -> list[tuple[Any, ...]] | None:
+def by_count(batch: Batch, *, embedded: bool) -> list[ShardFault] | None:
     """What is not known of the media of a rank; None where they fit its tokens, or are too few.
 
     More media than placeholder tokens may be those of all ranks.
@@ -118,5 +118,5 @@ def by_count(batch: Batch, *, embedded: bool) -> list[tuple[Any, ...]] | None:
             continue
         tokens = sum(one.placeholders)
         if sum(one.features) > tokens:
-            return [(Split.EMBEDDED, one.keys[0], 0, None, 0, (tokens,))]
+            return [ShardFault(Split.EMBEDDED, one.keys[0], given=(tokens,))]
     return None

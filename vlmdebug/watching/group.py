@@ -12,7 +12,8 @@ import torch
 
 from vlmdebug.checking.compare import compare
 from vlmdebug.checking.report import Report
-from vlmdebug.checking.shards import NotSplit
+from vlmdebug.checking.shards import NotSplit, shard_differences
+from vlmdebug.checking.text import as_mismatch
 from vlmdebug.checking.text_doubts import doubt
 from vlmdebug.checking.whole_batch import planned_report, with_made
 from vlmdebug.core.keys import ALONG_TOKENS, CACHES, KEYS, MEDIA_KEYS
@@ -134,6 +135,16 @@ class Group:
         if not alone.ok:
             return Judged.of(_with(alone.report(), doubts))
         return Judged.of(_with(self._compared(ranks, join), doubts))
+
+    def _too_few(self, ranks: Sequence[dict[str, Any]]) -> Report:
+        """Calls of some ranks, and no more came."""
+        batch = assemble(BatchFacts({IDS: ranks[0][IDS]}, self._metadata), None)
+        given, due = (len(ranks),), (self._shards,)
+        fault = ShardFault(Split.RANKS, rank=len(ranks), given=given, due=due, noun="call")
+        (found,) = shard_differences([fault], 0, tuple(range(len(batch))))
+        return replace(
+            planned_report(batch, one_chunk=True), mismatches=(as_mismatch(found, batch),)
+        )
 
     def _best(
         self, ranks: Sequence[dict[str, Any]], joins: Sequence[_Join]

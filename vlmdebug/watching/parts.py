@@ -120,7 +120,7 @@ class PartChecker:
         else:
             found += [one for one in batch_differences(batch) if not isinstance(one, OF_MEDIA)]
             batch, doubts = self._call(tensors, media=False), []
-        faults = [ShardFault(*one, rank=number) for one in why or ()]
+        faults = [one._replace(rank=number) for one in why or ()]
         faults += [one._replace(rank=number) for one in self.copy.labels(batch)]
         faults.append(ShardFault(Split.ALONE, rank=number))
         report = self._report(batch, None, found, faults, doubts).report()
@@ -149,8 +149,8 @@ class PartChecker:
             found += batch_differences(batch)
             if self.split.embedded and not cached and share.keys:
                 found = [one for one in found if not isinstance(one, OF_MEDIA)]
-                why = [(Split.UNITS, share.keys[0])]
-        faults += [window.fault(*one)._replace(sample=None) for one in why or ()]
+                why = [ShardFault(Split.UNITS, share.keys[0])]
+        faults += [one._replace(rank=number, noun=noun) for one in why or ()]
         self.last = known, where.at
         judged = self._report(batch, known.said, found, faults, doubts_alone(batch))
         return self._grouped(tensors, site, copy=False) or judged if not cached else judged

@@ -212,9 +212,11 @@ class Windows:
         """Note a call with a cache whose tokens are a copy of those that come next."""
         ids = tensors.get("input_ids")
         caches = {id(inputs[key]) for key in CACHES if inputs.get(key) is not None}
-        for one in self._open if ids is not None and caches else ():
+        if ids is None or not ids.is_cpu:
+            return  # the host would wait for it
+        for one in self._open:
             rows, whole = one.first.at.rows, one.whole
-            if one.first.cache not in caches or whole is None or not ids.is_cpu:
+            if one.first.cache not in caches or whole is None:
                 continue
             start = one.spans[-1][1]
             due = whole.ids[rows.start : rows.stop, start : start + ids.shape[-1]]
