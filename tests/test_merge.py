@@ -5,15 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from architectures import Built
+from processes import run_ranks
 from ranks import IMAGES, OF_PACKED, Collate
 
 import vlmdebug as vd
@@ -98,6 +96,40 @@ def every_worker_reads_all(lines: Lines) -> None:
         at(lines, 2, step)["identities"] = at(lines, 2, step - 1)["identities"]
 
 
+def context_peers(lines: Lines) -> None:
+    """Ranks 0 and 1, and 2 and 3, have the halves of one row of 20 tokens."""
+    pair_up(lines)
+    for rank, own in lines.items():
+        for line in own:
+            line["coordinates"] = {"dp": rank // 2, "cp": rank % 2}
+            row = {"text": f"{line['call']:016x}", "of": 20, "runs": [[10 * (rank % 2), 10, 1]]}
+            line["tokens"] = [row]
+
+
+def lost_token(lines: Lines) -> None:
+    context_peers(lines)
+    at(lines, 3, 2)["tokens"][0]["runs"] = [[11, 9, 1]]
+
+
+def token_on_both(lines: Lines) -> None:
+    context_peers(lines)
+    at(lines, 0, 1)["tokens"][0]["runs"] = [[0, 11, 1]]
+
+
+def striped_twice(lines: Lines) -> None:
+    context_peers(lines)
+    for own in lines.values():
+        for line in own:
+            cp = line["coordinates"]["cp"]
+            line["tokens"] = [{"text": None, "of": None, "runs": [[cp, 10, 2]]}]
+    at(lines, 1, 4)["tokens"][0]["runs"] = [[2, 10, 2]]
+
+
+def part_of_another_sample(lines: Lines) -> None:
+    context_peers(lines)
+    at(lines, 1, 5)["tokens"][0].update(text="f" * 16, of=25, runs=[[10, 15, 1]])
+
+
 PLANTED: dict[str, tuple[Callable[[Lines], None], str, tuple[Any, ...]]] = {
     "sample on two ranks": (same_sample, "twice", (3, f"{15:016x}", [0, 2])),
     "rank without images": (no_image, "without_media", (4, 1, [1], 3)),
@@ -105,6 +137,10 @@ PLANTED: dict[str, tuple[Callable[[Lines], None], str, tuple[Any, ...]]] = {
     "no call": (no_call, "absent", (2, [0])),
     "wrong call": (wrong_call, "wrong", (1, 0, 1, 2, "my/train.py:9")),
     "peers with other samples": (other_peer, "peers", (2, 0, 1, [2, 3])),
+    "token on no rank": (lost_token, "tokens", (2, 0, 1, 0, "on no rank", 10, [2, 3])),
+    "token on both ranks": (token_on_both, "tokens", (1, 0, 0, 0, "on several", 10, [0, 1])),
+    "striped tokens": (striped_twice, "tokens", (4, 0, 0, 0, "on no rank", 1, [0, 1])),
+    "part of another sample": (part_of_another_sample, "peers", (5, 0, 0, [0, 1])),
     "every worker reads all": (every_worker_reads_all, "repeated", (2, f"{49:016x}", [0, 1])),
 }
 
@@ -128,7 +164,9 @@ def test_each_kind_but_one_that_needs_more_is_planted() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [lambda lines: None, pair_up], ids=["data parallel", "with peers"]
+    "change",
+    [lambda lines: None, pair_up, context_peers],
+    ids=["data parallel", "with peers", "context parallel"],
 )
 def test_right_ranks_have_no_fault(change: Callable[[Lines], None], tmp_path: Path) -> None:
     lines = traces()
@@ -263,22 +301,7 @@ def test_question_is_answered_and_options_that_belong_together_are_asked_for(
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Traces of two processes, for each way of `ranks.py`."""
     folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    own = Path(__file__).with_name("ranks.py")
-    started = [
-        subprocess.Popen(
-            [sys.executable, str(own), str(folder)],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    errors = [process.communicate(timeout=600)[1] for process in started]
-    assert [process.returncode for process in started] == [0, 0], "\n".join(errors)
+    run_ranks(Path(__file__).with_name("ranks.py"), folder)
     return folder
 
 

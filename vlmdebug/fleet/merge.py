@@ -157,10 +157,12 @@ QUERIES = {name: query for name, (_, query) in FAULTS.items()}
 SHOWN = 5
 """Lines of an answer that a summary shows."""
 _WHOLE = """
-    select count(distinct rank), count(*), count(distinct step), count(*) filter (samples is null),
+    select count(distinct rank), count(*), count(distinct step),
+        count(*) filter (samples is null and tokens is null),
         count(*) filter (samples is not null and media_count is null),
         count(*) filter (dp in (select dp from calls group by dp having min(cp) <> max(cp))
-            and (tokens is null or len([one for one in tokens if one.runs is null]) > 0))
+            and (tokens is null or len([one for one in tokens if one.runs is null]) > 0)),
+        count(*) filter (samples is null and tokens is not null)
     from calls
 """
 
@@ -222,7 +224,8 @@ def merge(traces: str | Path, *, expected: str | Path | None = None) -> Merged:
     tables = tables_of(Path(traces))
     if expected is not None:
         tables["expected"] = expected_of(Path(expected), Path(traces))
-    ((ranks, calls, steps, unread, unknown, shards),) = sql.ask(tables, _WHOLE, QUERIES).rows
+    (found,) = sql.ask(tables, _WHOLE, QUERIES).rows
+    ranks, calls, steps, unread, unknown, shards, copies = found
     faults = {}
     for name in FAULTS:
         if name == "unseen" and expected is None:
@@ -236,6 +239,8 @@ def merge(traces: str | Path, *, expected: str | Path | None = None) -> Merged:
             f"the tokens of context-parallel peers in {_calls(shards)}, which do not say which "
             "they are: watch(shards=...) reads slices of the batch, or position_ids that grow"
         )
+    if copies:
+        left.append(f"the samples of {_calls(copies)}, which have copies of some of their tokens")
     if unread:
         left.append(f"the samples of {_calls(unread)}, which could not be read")
     if unknown:

@@ -1,0 +1,534 @@
+"""Watched calls with some of the tokens of a batch: windows of a prefill, and shares of ranks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from architectures import REFUSES_TEXT, architectures
+from packers import Labs
+from processes import run_ranks
+from sharders import IGNORED, WAYS, WRONG, ShardLab, along, each, halve_pixels, shifted, split
+from transformers import DynamicCache
+
+import vlmdebug as vd
+
+FEW = ["llava", "qwen2_5_vl", "gemma3", "internvl"]
+FAMILIES = [one for one in architectures() if one not in REFUSES_TEXT]
+SAME = 1e-4
+"""Far above rounding, and far below any other difference."""
+
+
+@pytest.fixture(scope="module")
+def labs(built):
+    """`labs["llava"]`: a batch of that family with labels and positions, built once."""
+    return Labs(lambda family: ShardLab(*built[family], family=family))
+
+
+class Asked(torch.nn.Module):
+    """A model whose calls are judged, and not computed: its kernels for ranks are elsewhere."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.config = model.config
+
+    def forward(self, **call):
+        return None
+
+
+def watched(lab, calls, *, model=None, **options):
+    """The trace of these calls."""
+    model = Asked(lab.model) if model is None else model
+    with vd.watch(model, processor=lab.processor, on_mismatch="record", **options) as trace:
+        for call in calls:
+            model(**call)
+    return trace
+
+
+def codes(trace):
+    """Codes of what was found, and AMBIGUOUS where something was not known."""
+    reports = [call.report for call in trace.calls if call.report is not None]
+    found = {finding.code for report in reports for finding in report.findings}
+    return found | {"AMBIGUOUS" for report in reports if report.ambiguities}
+
+
+def said(trace):
+    reports = [call.report for call in trace.calls if call.report is not None]
+    texts = [one.message for report in reports for one in report.mismatches]
+    return "\n".join([*texts, *(text for report in reports for text in report.ambiguities)])
+
+
+# --- windows of a prefill ------------------------------------------------------------------------
+
+
+def keys_along(lab):
+    return [key for key in lab.batch.inputs if along(lab.batch, key) and key != "labels"]
+
+
+def prefill(lab, cuts=None, change=lambda number, call: call):
+    """Calls of windows with one cache; images come with the first, which has their tokens."""
+    inputs, tokens = lab.batch.inputs, keys_along(lab)
+    ends = [run[1] for runs in lab.batch.image.places for run in runs]
+    wide = inputs["input_ids"].shape[1]
+    cuts = cuts or [max(ends), max(ends) + 3, max(ends) + 6, wide]
+    cache, begin = DynamicCache(config=lab.model.config), 0
+    for number, end in enumerate(cuts):
+        call = {key: inputs[key][..., begin:end] for key in tokens}
+        call["attention_mask"] = inputs["attention_mask"][:, :end]
+        if number == 0:
+            call |= {key: inputs[key] for key in lab.batch.of_key}
+        begin = end
+        yield change(number, {**call, "past_key_values": cache, "use_cache": True})
+
+
+def logits(lab, calls):
+    """What the model makes of the real tokens, and the trace; None if it raises."""
+    found = []
+
+    def noted(calls):
+        for call in calls:
+            yield call
+
+    with (
+        torch.no_grad(),
+        vd.watch(lab.model, processor=lab.processor, on_mismatch="record") as trace,
+    ):
+        try:
+            found = [lab.model(**call).logits for call in noted(calls)]
+        except (RuntimeError, ValueError, IndexError):
+            return None, trace
+    return torch.cat(found, 1), trace
+
+
+def apart(lab, calls):
+    """How far logits are from those of the whole, and the trace."""
+    inputs = {k: v for k, v in lab.batch.inputs.items() if k != "labels"}
+    with torch.no_grad():
+        whole = lab.model(**inputs).logits
+    found, trace = logits(lab, calls)
+    if found is None or found.shape != whole.shape:
+        return float("inf"), trace
+    real = inputs["attention_mask"] != 0
+    return float((found - whole)[real].abs().max()), trace
+
+
+@pytest.mark.parametrize("family", FEW)
+def test_windows_of_a_prefill_are_right_as_the_model_says(family, labs):
+    lab = labs[family]
+    off, trace = apart(lab, prefill(lab))
+
+    assert trace.ok, said(trace)
+    assert len(trace.calls) == 4
+    assert off < SAME
+
+
+def at(wanted, change):
+    """The change of one window alone."""
+    return lambda number, call: change(dict(call)) if number == wanted else call
+
+
+def begin_later(by):
+    """Window 2 begins later than window 1 ends, or earlier."""
+
+    def calls(lab):
+        inputs, tokens = lab.batch.inputs, keys_along(lab)
+        windows = [*prefill(lab)]
+        start = windows[0]["input_ids"].shape[1]
+        stop = start + windows[1]["input_ids"].shape[1]
+        own = {key: inputs[key][..., start + by : stop] for key in tokens}
+        own["attention_mask"] = windows[1]["attention_mask"]
+        if by < 0:
+            del own["attention_mask"]
+        yield windows[0]
+        yield {**windows[1], **own}
+        yield from windows[2:]
+
+    return calls
+
+
+def restart(call):
+    first = call["position_ids"][..., :1]
+    return {**call, "position_ids": call["position_ids"] - first}
+
+
+def of_next(lab, key):
+    """Window 1 has a key of window 2, of as many tokens."""
+    windows = [*prefill(lab)]
+    windows[1] = {**windows[1], key: windows[2][key]}
+    return windows
+
+
+def other_mask(call):
+    """A mask of the samples in another order."""
+    return {**call, "attention_mask": call["attention_mask"].flip(0)}
+
+
+WINDOWS = {
+    "a token lost": (begin_later(1), "VLM006"),
+    "a token twice": (begin_later(-1), "VLM006"),
+    "positions restart": (lambda lab: prefill(lab, change=at(1, restart)), "VLM014"),
+    "positions of the next window": (lambda lab: of_next(lab, "position_ids"), "VLM014"),
+    "mask of other samples": (lambda lab: prefill(lab, change=at(3, other_mask)), "VLM011"),
+    "a window twice": (
+        lambda lab: [window for n, window in enumerate(prefill(lab)) for _ in range(1 + (n == 1))],
+        "VLM006",
+    ),
+    "windows in another order": (
+        lambda lab: [[*prefill(lab)][number] for number in (0, 2, 1, 3)],
+        "VLM006",
+    ),
+}
+
+
+@pytest.mark.parametrize("family", FEW)
+@pytest.mark.parametrize("wrong", WINDOWS)
+def test_each_wrong_window_is_found_and_the_model_agrees(family, wrong, labs):
+    lab = labs[family]
+    calls, code = WINDOWS[wrong]
+    off, trace = apart(lab, calls(lab))
+
+    assert code in codes(trace), said(trace)
+    assert off > SAME
+
+
+def one_image_each(lab, pixels):
+    """One sample of two images in two windows, each with the rows `pixels` of the images."""
+    batch = lab.batch
+    begin = batch.image.places[0][1][0]
+    cache = DynamicCache(config=lab.model.config)
+    for window, (start, stop) in enumerate(((0, begin), (begin, None))):
+        call = {key: batch.inputs[key][..., start:stop] for key in keys_along(lab)}
+        call["attention_mask"] = batch.inputs["attention_mask"][:, :stop]
+        for key in batch.layout.media:
+            ends, image = batch.image_offsets(batch.layout[key].unit), pixels[window]
+            if image is not None:
+                call[key] = batch.inputs[key][ends[image] : ends[image + 1]]
+        yield {**call, "past_key_values": cache, "use_cache": True}
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "gemma3", "lighton_ocr"])
+def test_images_of_another_window_are_found_and_the_model_agrees(family, built):
+    lab = ShardLab(*built[family], images=(2,), family=family)
+    right, trace = apart(lab, one_image_each(lab, (0, 1)))
+
+    assert trace.ok, said(trace)
+    assert right < SAME
+    for pixels, code in (((0, 0), "VLM002"), ((0, None), "VLM009")):
+        off, trace = apart(lab, one_image_each(lab, pixels))
+
+        same = code == "VLM002" and not lab.batch.image_offsets(lab.batch.layout.media_key)
+        assert same or code in codes(trace) or "VLM001" in codes(trace), said(trace)
+        assert off > SAME
+
+
+def test_tokens_that_no_window_has_are_named_at_the_end(labs):
+    lab = labs["llava"]
+    cuts = [call["attention_mask"].shape[1] for call in prefill(lab)]
+    trace = watched(lab, prefill(lab, cuts[:-1]))
+    left = int(lab.batch.inputs["attention_mask"][:, cuts[-2] :].sum())
+
+    assert trace.report().verdict == "AMBIGUOUS"
+    assert said(trace).startswith(f"{left} tokens of the batch, from column {cuts[-2]} on, came in")
+
+
+def test_a_copy_of_the_next_tokens_goes_on(labs):
+    lab = labs["llava"]
+    windows = [*prefill(lab)]
+    last = {**windows[-1], "input_ids": windows[-1]["input_ids"].clone()}
+
+    assert watched(lab, [*windows[:-1], last]).ok
+
+
+def test_a_cache_that_was_taken_back_and_a_new_one_begin_where_they_are(labs):
+    lab = labs["llava"]
+    with torch.no_grad(), vd.watch(lab.model, processor=lab.processor) as trace:
+        for _ in range(2):
+            windows = [*prefill(lab)]
+            for window in windows[:2]:
+                lab.model(**window)
+            windows[1]["past_key_values"].crop(windows[0]["input_ids"].shape[1])
+            for window in windows[1:]:
+                lab.model(**window)
+
+    assert trace.ok, said(trace)
+
+
+@pytest.mark.parametrize("family", FEW)
+@pytest.mark.parametrize("options", [{}, {"prefill_chunk_size": 16}], ids=["whole", "in chunks"])
+def test_generate_is_no_false_alarm(family, options, labs):
+    lab = labs[family]
+    inputs = vd.tiny.batch(family, images_per_sample=[2, 1], seed=0)
+    with vd.watch(lab.model, processor=lab.processor, on_mismatch="record") as trace:
+        lab.model.generate(**inputs, max_new_tokens=3, do_sample=False, **options)
+
+    assert all(call.ok or "already encoded" in call.unread for call in trace.calls), said(trace)
+
+
+# --- ranks, in one process -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_shares_of_all_ranks_are_right(family, labs):
+    lab = labs[family]
+    for way in WAYS:
+        for ranks, chunk_size in ((2, 3), (3, 2)):
+            chunks = map(shifted, lab.batch.chunks(chunk_size))
+            calls = [one for chunk in chunks for one in split(lab.batch, chunk, ranks, way)]
+            trace = watched(lab, calls, shards=ranks, embedded=True)
+
+            assert trace.ok, (way, ranks, said(trace))
+
+
+MAY_BE_OPEN = {"labels shifted on ranks", "mask of another rank", "rows of pixels divided"}
+"""Wrong ways that one rank, or copies, do not prove."""
+
+
+@pytest.mark.parametrize("family", FEW)
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("wrong", WRONG)
+def test_wrong_shares_are_not_ok(wrong, way, family, labs):
+    change, code, shift = WRONG[wrong]
+    lab = labs[family]
+    chunk = next(lab.batch.chunks(3))
+    calls = change(split(lab.batch, shifted(chunk) if shift else chunk, 2, way))
+    trace = watched(lab, calls, shards=2, embedded=change is not halve_pixels)
+    broken = {"a token lost", "a token twice"}  # the copies that are left show other faults, too
+    due = {code} | ({"AMBIGUOUS"} if wrong in MAY_BE_OPEN else set())
+
+    assert not trace.ok
+    assert due & codes(trace) or (wrong in broken and codes(trace) - {"AMBIGUOUS"}), said(trace)
+
+
+def views(lab, ends):
+    """Shares that are slices of the batch, with all media on each."""
+    inputs = shifted(lab.batch.inputs)
+    keys = [key for key in inputs if along(lab.batch, key)]
+    for begin, end in ends:
+        own = {key: inputs[key][..., begin:end] for key in keys}
+        yield {**inputs, **own}
+
+
+@pytest.mark.parametrize("family", FEW)
+def test_slices_of_the_batch_need_each_token_once(family, labs):
+    lab = labs[family]
+    wide = lab.batch.inputs["input_ids"].shape[1]
+    half = wide // 2
+    cases = {
+        "right": [(0, half), (half, wide)],
+        "on no rank": [(0, half), (half + 2, wide)],
+        "on more than one rank": [(0, half + 2), (half, wide)],
+        "of samples 0:3 are on no rank": [(0, half), (half, wide - 2)],
+    }
+    for text, ends in cases.items():
+        trace = watched(lab, views(lab, ends), shards=2, embedded=True)
+
+        assert trace.ok == (text == "right"), said(trace)
+        assert text == "right" or (text in said(trace) and codes(trace) == {"VLM006"})
+
+
+def test_a_rank_that_never_comes_is_named_at_the_end(labs):
+    lab = labs["llava"]
+    wide = lab.batch.inputs["input_ids"].shape[1]
+    trace = watched(lab, views(lab, [(0, wide // 2)]), shards=2, embedded=True)
+
+    assert codes(trace) == {"VLM006"}
+    assert "on no rank" in said(trace)
+    assert len(trace.calls) == 2
+
+
+def test_all_media_need_the_word_that_tokens_were_embedded(labs):
+    lab = labs["llava"]
+    wide = lab.batch.inputs["input_ids"].shape[1]
+    halves = [(0, wide // 2), (wide // 2, wide)]
+
+    assert watched(lab, views(lab, halves), shards=2, embedded=True).ok
+    trace = watched(lab, views(lab, halves), shards=2)
+    assert codes(trace) == {"AMBIGUOUS"}
+    assert "embedded=True" in said(trace)
+
+
+def test_copies_of_a_row_that_may_be_packed_are_undecided():
+    ids = torch.arange(10, 34)[None]
+    lab = ShardLab(*vd.tiny.build("llava"))
+    halves = [ids[:, :12].clone(), ids[:, 12:].clone()]
+    calls = [{"input_ids": half, "position_ids": torch.arange(12)[None]} for half in halves]
+
+    assert codes(watched(lab, calls, shards=2)) == {"AMBIGUOUS"}
+    masked = [{**one, "attention_mask": torch.ones(1, 12, dtype=torch.long)} for one in calls]
+    assert "VLM014" in codes(watched(lab, masked, shards=2))
+    assert "VLM014" in codes(watched(lab, [{"input_ids": half} for half in halves], shards=2))
+
+
+def test_packed_rows_are_split_with_their_own_positions(built):
+    lab = ShardLab(*built["llava"])
+    ids, places = torch.arange(10, 34)[None], torch.cat([torch.arange(9), torch.arange(15)])[None]
+    calls = [
+        {"input_ids": ids[:, begin : begin + 12], "position_ids": places[:, begin : begin + 12]}
+        for begin in (0, 12)
+    ]
+    swapped = [{**calls[0], "position_ids": calls[1]["position_ids"]}, calls[1]]
+
+    assert watched(lab, calls, shards=2).ok
+    assert codes(watched(lab, swapped, shards=2)) == {"VLM014"}
+
+
+# --- one rank of several -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FEW)
+def test_a_rank_with_slices_is_judged_by_its_batch(family, labs):
+    lab = labs[family]
+    wide = lab.batch.inputs["input_ids"].shape[1]
+    ends = [(0, wide // 2), (wide // 2, wide)]
+    for rank, share in enumerate(views(lab, ends)):
+        options = {"embedded": True, "coordinates": {"dp": 0, "cp": rank}}
+
+        assert watched(lab, [share, share], **options).ok
+        other = [*views(lab, ends)][1 - rank]["position_ids"]
+        wrong = {**share, "position_ids": other[..., : share["input_ids"].shape[1]]}
+        if other.shape[-1] >= share["input_ids"].shape[1]:
+            assert codes(watched(lab, [wrong], **options)) == {"VLM014"}
+
+
+def test_coordinates_of_whole_calls_change_nothing(labs):
+    lab = labs["llava"]
+    coordinates = {"dp": 0, "tp": 0, "cp": 0, "pp": 0}
+
+    assert watched(lab, lab.batch.chunks(1), coordinates=coordinates).ok
+
+
+def test_traces_of_ranks_say_which_tokens_are_missing(labs, tmp_path):
+    lab = labs["qwen2_5_vl"]
+    wide = lab.batch.inputs["input_ids"].shape[1]
+    for name, last in (("right", wide), ("lost", wide - 2)):
+        folder = tmp_path / name
+        folder.mkdir()
+        for rank, share in enumerate(views(lab, [(0, wide // 2), (wide // 2, last)])):
+            coordinates, log = {"dp": 0, "cp": rank}, folder / f"run{rank}.jsonl"
+            trace = watched(lab, [share], embedded=True, coordinates=coordinates, log=log)
+            line = json.loads(log.read_text())
+            log.write_text(json.dumps({**line, "rank": rank}) + "\n")
+
+            assert trace.ok
+            assert line["identities"] == [one.digits for one in vd.identities(lab.batch)]
+        merged = vd.merge(folder)
+
+        assert merged.faults.keys() == (set() if name == "right" else {"tokens"}), str(merged)
+
+
+def test_two_processes_of_torch_s_context_parallel(tmp_path):
+    run_ranks(Path(__file__).with_name("context_parallel.py"), tmp_path)
+    lines = {
+        way.name: [json.loads(one.read_text()) for one in sorted(way.glob("*.jsonl"))]
+        for way in tmp_path.iterdir()
+    }
+
+    assert [line["verdict"] for line in lines["right"]] == ["AMBIGUOUS", "AMBIGUOUS"]
+    assert lines["right"][0]["tokens"][0]["runs"] == [[0, 16, 1], [48, 16, 1]]
+    assert vd.merge(tmp_path / "right").ok
+    assert "tokens" in vd.merge(tmp_path / "restart").faults
+    for way, code in (("other_labels", "VLM013"), ("labels_not_split", "VLM011")):
+        found = [{one["code"] for one in line["mismatches"]} for line in lines[way]]
+        assert found == [{code}, {code}]
+
+
+# --- bad and odd input ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shards", [0, -1, True, "2", 2.0])
+def test_bad_shards_are_refused(shards, labs):
+    with (
+        pytest.raises(vd.BadInput, match="shards is .*, but it says over how many ranks"),
+        vd.watch(labs["llava"].model, shards=shards),
+    ):
+        pass
+
+
+def test_a_bad_word_on_embedding_is_refused(labs):
+    with (
+        pytest.raises(vd.BadInput, match="embedded is 'yes', but it says whether"),
+        vd.watch(labs["llava"].model, embedded="yes"),
+    ):
+        pass
+
+
+ODD = {
+    "other rows": lambda calls: [calls[0], {k: v[:1] for k, v in calls[1].items()}],
+    "no positions": lambda calls: [{**one, "position_ids": None} for one in calls],
+    "meta positions": lambda calls: [
+        {**one, "position_ids": one["position_ids"].to("meta")} for one in calls
+    ],
+    "float positions": lambda calls: [
+        {**one, "position_ids": one["position_ids"].float() * torch.nan} for one in calls
+    ],
+    "labels of three dimensions": lambda calls: [
+        {**one, "shift_labels": one["shift_labels"][:, None]} for one in calls
+    ],
+    "a mask of four dimensions": lambda calls: [
+        {**one, "attention_mask": one["attention_mask"][:, None, None]} for one in calls
+    ],
+    "no tokens": lambda calls: [{**one, "input_ids": one["input_ids"][:, :0]} for one in calls],
+    "float tokens": lambda calls: [{**one, "input_ids": one["input_ids"].float()} for one in calls],
+    "pixels in a list": lambda calls: [{**one, "pixel_values": [1, 2]} for one in calls],
+    "one rank": lambda calls: calls[:1],
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("odd", ODD)
+def test_odd_shares_are_never_ok_and_raise_nothing(odd, way, labs):
+    lab = labs["llava"]
+    calls = split(lab.batch, shifted(next(lab.batch.chunks(3))), 2, way)
+    for options in ({}, {"coordinates": {"cp": 1}}):
+        trace = watched(lab, ODD[odd](calls), shards=2, embedded=True, **options)
+
+        lonely = odd == "one rank" and options
+        assert lonely or not trace.ok, said(trace)
+        assert not [one.unread for one in trace.calls if "vlmdebug failed" in str(one.unread)]
+
+
+def test_nothing_of_the_program_is_kept_alive(labs):
+    lab = labs["llava"]
+    from weakref import ref
+
+    model = Asked(lab.model)
+    with vd.watch(model, processor=lab.processor, on_mismatch="record", shards=2) as trace:
+        pixels = lab.batch.inputs["pixel_values"].clone()
+        ids = lab.batch.inputs["input_ids"].clone()
+        kept = ref(pixels), ref(ids)
+        model(input_ids=ids[:, :9].clone(), pixel_values=pixels)
+        model(input_ids=ids[:, :9], pixel_values=pixels)
+        del pixels, ids
+
+        assert [one() for one in kept] == [None, None]
+    assert not trace.ok
+
+
+def test_media_that_are_gone_are_said_to_be(labs):
+    lab = labs["llava"]
+
+    def calls():
+        for one in split(lab.batch, shifted(next(lab.batch.chunks(3))), 2, "zigzag"):
+            yield {**one, "pixel_values": one["pixel_values"].clone()}
+
+    trace = watched(lab, calls(), shards=2, embedded=True)
+
+    assert codes(trace) == {"AMBIGUOUS"}
+    assert "gone before the last of them was called" in said(trace)
+
+
+def test_a_label_of_padding_and_a_cut_label_are_found_on_one_rank(labs):
+    lab = labs["llava"]
+    shares = split(lab.batch, shifted(next(lab.batch.chunks(3))), 2, "contiguous")
+    cut = each(lambda rank, call: {**call, "shift_labels": _cut(call["shift_labels"])})(shares)
+
+    assert codes(watched(lab, cut[:1], coordinates={"cp": 0}, embedded=True)) == {"AMBIGUOUS"}
+    assert "-100" in said(watched(lab, cut[:1], coordinates={"cp": 0}, embedded=True))
+
+
+def _cut(labels):
+    found = labels.clone()
+    found[:, -1] = IGNORED
+    return found
