@@ -310,6 +310,14 @@ def _gone(fault: ShardFault, first: str) -> str:
     )
 
 
+def _behind(fault: ShardFault, first: str) -> str:
+    return (
+        f"{fault.where.capitalize()} has tokens that this model computes otherwise behind a cache "
+        f"than in one call {first}: tokens of an image see each other, or all of the prompt do, in "
+        "the first call alone. Give the images, or all of the prompt, in the first window."
+    )
+
+
 DOUBTS: Mapping[Split, Callable[[ShardFault, str], str]] = {
     Split.UNKNOWN: _unknown,
     Split.EMBEDDED: _embedded,
@@ -327,4 +335,5 @@ DOUBTS: Mapping[Split, Callable[[ShardFault, str], str]] = {
     Split.REST: _rest,
     Split.ALONE: _alone,
     Split.GONE: _gone,
+    Split.BEHIND: _behind,
 }

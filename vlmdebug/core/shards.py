@@ -42,6 +42,7 @@ class Split(Enum):
     REST = auto()  # tokens that are in no call
     ALONE = auto()  # the tokens of other ranks
     GONE = auto()  # media that are no longer there
+    BEHIND = auto()  # tokens that the model computes otherwise behind a cache
 
 
 DOUBTS = frozenset([*Split][[*Split].index(Split.UNKNOWN) :])

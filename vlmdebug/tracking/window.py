@@ -90,6 +90,10 @@ class Whole:
         found = at.of(self._placeholders)
         return int((found if among is None else found & among).sum())
 
+    def mask(self, at: Place) -> np.ndarray | None:
+        """The mask of a window; None if the batch has none."""
+        return at.of(self.own[PADDING_MASK]) if self.masked else None
+
     def pieces(self, at: Place) -> list[dict[str, Any]]:
         """Of each row of a window: a digest of all its tokens, how many they are, and those here.
 

@@ -28,14 +28,20 @@ class Copy:
     Args:
         tensors: The call.
         pad: The padding token, if it is known.
+
+    Attributes:
+        mask: Its mask, `(row, seq)`; None if it has none of that shape.
     """
 
     def __init__(self, tensors: Mapping[str, Any], pad: int | None) -> None:
         self._tensors = tensors
         self._ids = to_numpy(tensors[IDS])
         mask = numbers_of(tensors.get(PADDING_MASK))
-        if mask is not None and mask.shape == self._ids.shape:
-            self._real = mask != 0
+        self.mask: np.ndarray | None = (
+            mask if mask is not None and mask.shape == self._ids.shape else None
+        )
+        if self.mask is not None:
+            self._real = self.mask != 0
         else:
             self._real = np.ones(self._ids.shape, dtype=bool) if pad is None else self._ids != pad
         self._places = self._text_places()
@@ -49,7 +55,8 @@ class Copy:
             table = table[0] if len(table) == OF_TEXT else None
         if table is None or table.ndim != 2 or len(table) not in (1, len(self._ids)):
             return None
-        return np.broadcast_to(table, self._ids.shape).astype(np.int64)
+        with np.errstate(invalid="ignore"):  # what is no number counts no tokens
+            return np.broadcast_to(table, self._ids.shape).astype(np.int64)
 
     def pieces(self) -> list[dict[str, Any]]:
         """As `Whole.pieces`; the batch is not known, and runs are None where positions fall."""

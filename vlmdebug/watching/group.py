@@ -229,9 +229,9 @@ class _Join(NamedTuple):
         if places is None:
             return cls(order, along, real, 0, is_sure=False)
         first = np.broadcast_to(places if places.ndim == 2 else places[0], ids.shape)
-        falls = sum(
-            int((np.diff(row[shown]) < 0).sum()) for row, shown in zip(first, real, strict=True)
-        )
+        least = int(places.ndim == 2)  # tokens of an image have the same time
+        rows = zip(first, real, strict=True)
+        falls = sum(int((np.diff(row[shown]) < least).sum()) for row, shown in rows)
         return cls(order, along, real, falls, is_sure=not falls)
 
     @property

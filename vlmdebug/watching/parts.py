@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 from vlmdebug.checking.batch_findings import NoFeatures, OneRun, RunsDiffer, TotalsDiffer
@@ -28,6 +29,7 @@ from vlmdebug.core.shards import ShardFault, Split
 from vlmdebug.errors import VlmDebugError
 from vlmdebug.families.assemble import assemble
 from vlmdebug.families.facts import BatchFacts, ProcessorMetadata
+from vlmdebug.families.windows import is_computed_alike
 from vlmdebug.tracking.copied import copied
 from vlmdebug.tracking.joined import IDS, PADDING_MASK
 from vlmdebug.tracking.shard_labels import LABELS
@@ -62,6 +64,19 @@ class _Known:
     media: Mapping[str, tuple[TensorRef, int]]
     said: Report | None
     identities: list[Identity] | None
+
+    def is_of(self, roots: Mapping[str, torch.Tensor]) -> bool:
+        """Whether a call with slices of these tensors is of this batch.
+
+        Masks, positions and labels may also be other tensors: their values are compared.
+        """
+        if not roots.keys() <= self.marks.keys():
+            return False
+        own = [key for key in roots if key == IDS or key in MEDIA_KEYS]
+        others = [key for key in roots if key not in own]
+        return all(self.marks[key].is_of(roots[key]) for key in own) and not any(
+            self.marks[key].was_written(roots[key]) for key in others
+        )
 
 
 class PartChecker:
@@ -107,19 +122,20 @@ class PartChecker:
         """
         if self._group is not None:
             found = self._grouped(tensors, site, copy=True)
-            batch = self._call({IDS: tensors[IDS]}, media=False)
+            batch = self._call({IDS: tensors[IDS]}, None, media=False)
             waits = Judged(True, partial(planned_report, batch, one_chunk=True))
             return found or waits
         self.copy = Copy(tensors, self._metadata.pad_token_id)
         number = self.split.rank or 0
-        batch = self._call(tensors, media=True)
+        mask = self.copy.mask
+        batch = self._call(tensors, mask, media=True)
         found, doubts = list[Difference](), [*doubts_alone(batch)]
         why = by_count(batch, embedded=self.split.embedded)
         if why is None:
             found += batch_differences(batch)
         else:
             found += [one for one in batch_differences(batch) if not isinstance(one, OF_MEDIA)]
-            batch, doubts = self._call(tensors, media=False), []
+            batch, doubts = self._call(tensors, mask, media=False), []
         faults = [one._replace(rank=number) for one in why or ()]
         faults += [one._replace(rank=number) for one in self.copy.labels(batch)]
         faults.append(ShardFault(Split.ALONE, rank=number))
@@ -141,10 +157,13 @@ class PartChecker:
         noun = "window" if cached else "rank"
         window = Window(known.whole, where.at, tensors, number=number, noun=noun, cached=cached)
         faults += window.faults()
+        images = known.whole.placeholders(where.at) > 0
+        if cached and where.at.start and not is_computed_alike(self._metadata, images=images):
+            faults.append(ShardFault(Split.BEHIND, rank=number, noun=noun))
         share = Share(known.whole, known.media, where.at, tensors)
         why = share.faults(self.split, cached=cached)
         found = list[Difference]()
-        batch = self._call(tensors, media=why is None)
+        batch = self._call(tensors, known.whole.mask(where.at), media=why is None)
         if why is None:
             found += batch_differences(batch)
             if self.split.embedded and not cached and share.keys:
@@ -199,10 +218,11 @@ class PartChecker:
             )
         )
 
-    def _call(self, tensors: Tensors, *, media: bool) -> Batch:
-        """The call as a batch of its own, without its mask and labels, which are compared apart.
+    def _call(self, tensors: Tensors, mask: np.ndarray | None, *, media: bool) -> Batch:
+        """The call as a batch of its own, without labels, which are compared apart.
 
-        `media`: with its media, which were not compared with those of the batch.
+        `mask`: that of its tokens; its own may be wrong, or reach further back. `media`: with its
+        media, which were not compared with those of the batch.
         """
         ids = tensors[IDS]
         inputs: dict[str, Any] = {
@@ -214,6 +234,8 @@ class PartChecker:
         }
         for key in (PADDING_MASK, *LABELS):
             inputs.pop(key, None)
+        if mask is not None:
+            inputs[PADDING_MASK] = mask
         return replace(assemble(BatchFacts(inputs, self._metadata), None), columns={})
 
     # --- the batch -------------------------------------------------------------------------
@@ -225,7 +247,7 @@ class PartChecker:
         roots = {key: root_of(tensors[key]) for key in names}
         roots = {k: root for k, root in roots.items() if k in MEDIA_KEYS or root.shape[-2:] == wide}
         for one in self._known:
-            if all(key in one.marks and one.marks[key].is_of(root) for key, root in roots.items()):
+            if one.is_of(roots):
                 return one
         found = self._read(tensors, roots)
         self._known = [found, *self._known[: KNOWN - 1]]
