@@ -209,6 +209,8 @@ AUDIO_KEYS = tuple(key.name for key in _MEDIA if key.modality == "audio")
 """Keys of one modality; the key that the others describe comes first."""
 CLIP_KEYS = frozenset({*VIDEO_KEYS, *AUDIO_KEYS})
 MEDIA_KEYS = frozenset(key.name for key in _MEDIA)
+OF_BOTH = tuple(key.name for key in _MEDIA if key.holds == "mask" and len(key.of) > 1)
+"""Masks of tokens and images, `(sample, seq, …)`."""
 PIXELS = tuple(key.name for key in _MEDIA if not key.of)
 """Keys of pixels and sounds, which the other media keys describe or are computed from."""
 MEDIA_OF: Mapping[Modality, str] = {

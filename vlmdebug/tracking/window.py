@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vlmdebug.core.batch import Batch
-from vlmdebug.core.keys import ALONG_TOKENS
+from vlmdebug.core.keys import ALONG_TOKENS, OF_BOTH
 from vlmdebug.core.lazy import lazy
 from vlmdebug.core.presence import has_two_texts
 from vlmdebug.core.runs import sides_of
@@ -198,6 +198,9 @@ class Window:
         for key in ALONG_TOKENS:
             if self._given.get(key) is not None and key in self._whole.own:
                 yield from self._along(key)
+        for key in OF_BOTH:
+            if self._given.get(key) is not None and key in self._whole.own:
+                yield from self._of_both(key)
         yield from self._positions()
         for key in LABELS:
             if self._given.get(key) is not None:
@@ -241,6 +244,19 @@ class Window:
         for row, column in np.argwhere(other)[:1]:
             numbers = [int(value[row, column])], [int(due[row, column])]
             yield self.fault(Split.MASK, key, (row, column + first - start), *numbers)
+
+    def _of_both(self, key: str) -> Iterator[ShardFault]:
+        """A mask of tokens and images, of other tokens."""
+        value, (rows, start, stop) = numbers_of(self._given[key]), self._at
+        due = self._whole.own[key][rows.start : rows.stop, start:stop]
+        if value is None or value.shape != due.shape:
+            columns = 0 if value is None or value.ndim < 2 else int(value.shape[1])
+            given, wide = (columns,), (stop - start,)
+            yield self.fault(Split.COLUMNS, key, given=given, due=wide)._replace(sample=None)
+            return
+        for place in np.argwhere(value != due)[:1]:
+            given, belongs = [int(value[tuple(place)])], [int(due[tuple(place)])]
+            yield self.fault(Split.MASK, key, place[:2].tolist(), given, belongs)
 
     def _positions(self) -> Iterator[ShardFault]:
         value = self._given.get(POSITIONS)

@@ -111,19 +111,13 @@ def _runs(places: np.ndarray) -> list[list[int]]:
     return [[int(places[begin]), end - begin, 1] for begin, end in pairwise(cuts)]
 
 
-def by_count(batch: Batch, *, embedded: bool) -> list[ShardFault] | None:
-    """What is not known of the media of a rank; None where they fit its tokens, or are too few.
-
-    More media than placeholder tokens may be those of all ranks.
-    """
-    if embedded:
-        return []
+def more_media(batch: Batch) -> list[ShardFault]:
+    """More media than placeholder tokens, which may be those of all ranks."""
     for one in batch.modalities.values():
         if not one.keys or not batch.rules.checks_totals or batch.rules.no_placeholders:
             continue
-        if one.features is None or one.placeholders is None:
-            continue
-        tokens = sum(one.placeholders)
-        if sum(one.features) > tokens:
-            return [ShardFault(Split.EMBEDDED, one.keys[0], given=(tokens,))]
-    return None
+        if one.features is not None and one.placeholders is not None:
+            tokens = sum(one.placeholders)
+            if sum(one.features) > tokens:
+                return [ShardFault(Split.EMBEDDED, one.keys[0], given=(tokens,))]
+    return []

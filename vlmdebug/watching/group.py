@@ -16,7 +16,7 @@ from vlmdebug.checking.shards import NotSplit, shard_differences
 from vlmdebug.checking.text import as_mismatch
 from vlmdebug.checking.text_doubts import doubt
 from vlmdebug.checking.whole_batch import planned_report, with_made
-from vlmdebug.core.keys import ALONG_TOKENS, CACHES, KEYS, MEDIA_KEYS
+from vlmdebug.core.keys import ALONG_TOKENS, CACHES, KEYS, MEDIA_KEYS, OF_BOTH
 from vlmdebug.core.observed import SlicerRun
 from vlmdebug.core.shards import ShardFault, Split
 from vlmdebug.core.tensors import to_numpy
@@ -40,6 +40,8 @@ def _nothing() -> Report:
     raise AssertionError("nobody asks for the report of what is right")
 
 
+MEDIA = MEDIA_KEYS.difference(OF_BOTH)
+"""Keys that are not split along the tokens."""
 RIGHT = Judged(True, _nothing)
 
 
@@ -101,10 +103,7 @@ class Group:
         """Note a call: copies of its numbers, and where its media are."""
         self.has_copies, self.site = self.has_copies or copy, site
         self._calls.append(
-            {
-                key: _Gone.of(one) if key in MEDIA_KEYS else one.clone()
-                for key, one in tensors.items()
-            }
+            {key: _Gone.of(one) if key in MEDIA else one.clone() for key, one in tensors.items()}
         )
 
     def clear(self) -> None:
@@ -119,7 +118,7 @@ class Group:
         """
         calls = self._calls
         self.clear()
-        gone = dict.fromkeys(key for one in calls for key in one if key in MEDIA_KEYS)
+        gone = dict.fromkeys(key for one in calls for key in one if key in MEDIA)
         ranks = [{k: v.again() if k in gone else v for k, v in one.items()} for one in calls]
         gone = [key for key in gone if any(key in r and r[key] is None for r in ranks)]
         ranks = [{k: v for k, v in one.items() if v is not None} for one in ranks]
@@ -174,10 +173,10 @@ class Group:
         """The joined call, and what its split does wrong."""
         media, unsure = _media(ranks, join.order), list[ShardFault]()
         if media is None:
-            key = next(key for one in ranks for key in one if key in MEDIA_KEYS)
+            key = next(key for one in ranks for key in one if key in MEDIA)
             unsure.append(ShardFault(Split.UNITS, key))
-            ranks = [{k: v for k, v in one.items() if k not in MEDIA_KEYS} for one in ranks]
-        tokens = {key: value for key, value in join.along.items() if key in TOKENS}
+            ranks = [{k: v for k, v in one.items() if k not in MEDIA} for one in ranks]
+        tokens = {k: v for k, v in join.along.items() if k in TOKENS or k in OF_BOTH}
         tokens = {key: value for key, value in tokens.items() if key not in LABELS} | (media or {})
         batch = assemble(BatchFacts(tokens, self._metadata), None)
         if join.packed:
@@ -283,15 +282,16 @@ def _has_holes(mask: Any) -> bool:
 
 def _along(ranks: Sequence[Mapping[str, Any]], order: Order) -> dict[str, Any]:
     """The keys along the tokens that all ranks have, joined."""
-    found = {}
+    found, widths = {}, [(width,) for width in order.widths]
     for key in ranks[0]:
-        if key in MEDIA_KEYS or key in CACHES or key not in KEYS:
+        if key in MEDIA or key in CACHES or key not in KEYS:
             continue
         values = [one.get(key) for one in ranks]
         shapes = [tuple(getattr(value, "shape", ())) for value in values]
-        rows = {shape[:-1] for shape in shapes}
-        if len(rows) == 1 and [shape[-1:] for shape in shapes] == [(w,) for w in order.widths]:
-            found[key] = order.joined(values, len(shapes[0]) - 1)
+        dim = 1 if key in OF_BOTH else len(shapes[0]) - 1
+        others = {(*shape[:dim], *shape[dim + 1 :]) for shape in shapes}
+        if len(others) == 1 and [shape[dim : dim + 1] for shape in shapes] == widths:
+            found[key] = order.joined(values, dim)
     return found
 
 
@@ -321,7 +321,7 @@ def _media(ranks: Sequence[Mapping[str, Any]], order: Order) -> dict[str, Any] |
     """
     found = dict[str, Any]()
     plain = bool((np.diff(order.ranks) >= 0).all())
-    for key in dict.fromkeys(key for one in ranks for key in one if key in MEDIA_KEYS):
+    for key in dict.fromkeys(key for one in ranks for key in one if key in MEDIA):
         values = [one.get(key) for one in ranks]
         if all(same(one, values[0]) for one in values):
             found[key] = values[0]

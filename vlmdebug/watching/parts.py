@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from vlmdebug.checking.batch_findings import NoFeatures, OneRun, RunsDiffer, TotalsDiffer
 from vlmdebug.checking.findings import Difference
 from vlmdebug.checking.report import Report
 from vlmdebug.checking.shards import shard_differences, shard_doubts
@@ -24,7 +23,7 @@ from vlmdebug.checking.whole_batch import (
     with_made,
 )
 from vlmdebug.core.batch import Batch
-from vlmdebug.core.keys import ALONG_TOKENS, MEDIA_KEYS
+from vlmdebug.core.keys import ALONG_TOKENS, MEDIA_KEYS, OF_BOTH
 from vlmdebug.core.shards import ShardFault, Split
 from vlmdebug.errors import VlmDebugError
 from vlmdebug.families.assemble import assemble
@@ -35,7 +34,7 @@ from vlmdebug.tracking.joined import IDS, PADDING_MASK
 from vlmdebug.tracking.shard_labels import LABELS
 from vlmdebug.tracking.shard_tokens import POSITIONS
 from vlmdebug.tracking.window import Place, Whole, Window
-from vlmdebug.watching.copy_of_rank import Copy, by_count
+from vlmdebug.watching.copy_of_rank import Copy, more_media
 from vlmdebug.watching.fast_path import TOKENS, Tensors
 from vlmdebug.watching.group import Group
 from vlmdebug.watching.identity import Identity, identities_of, sampled_media
@@ -44,8 +43,6 @@ from vlmdebug.watching.share import Share
 from vlmdebug.watching.tensor_refs import TensorRef, parents_of, root_of
 from vlmdebug.watching.windows import Rest, SplitCalls, Where, Windows
 
-OF_MEDIA = (NoFeatures, OneRun, RunsDiffer, TotalsDiffer)
-"""Findings on media that do not fit the placeholder tokens of a call."""
 KNOWN = 4
 """Batches that are known at a time."""
 
@@ -128,18 +125,11 @@ class PartChecker:
         self.copy = Copy(tensors, self._metadata.pad_token_id)
         number = self.split.rank or 0
         mask = self.copy.mask
-        batch = self._call(tensors, mask, media=True)
-        found, doubts = list[Difference](), [*doubts_alone(batch)]
-        why = by_count(batch, embedded=self.split.embedded)
-        if why is None:
-            found += batch_differences(batch)
-        else:
-            found += [one for one in batch_differences(batch) if not isinstance(one, OF_MEDIA)]
-            batch, doubts = self._call(tensors, mask, media=False), []
-        faults = [one._replace(rank=number) for one in why or ()]
+        batch, found, why = self._counted(tensors, mask, shared=True)
+        faults = [one._replace(rank=number) for one in why]
         faults += [one._replace(rank=number) for one in self.copy.labels(batch)]
         faults.append(ShardFault(Split.ALONE, rank=number))
-        report = self._report(batch, None, found, faults, doubts).report()
+        report = self._report(batch, None, found, faults).report()
         keys = [key for key in ALONG_TOKENS if key in tensors and tensors[key].ndim == 2]
         made = {key: copied(key, tensors, self._metadata) for key in sorted(keys)}
         wrong = {key: one for key, one in made.items() if one.right is False}
@@ -162,17 +152,34 @@ class PartChecker:
             faults.append(ShardFault(Split.BEHIND, rank=number, noun=noun))
         share = Share(known.whole, known.media, where.at, tensors)
         why = share.faults(self.split, cached=cached)
-        found = list[Difference]()
-        batch = self._call(tensors, known.whole.mask(where.at), media=why is None)
+        mask, found = known.whole.mask(where.at), list[Difference]()
         if why is None:
-            found += batch_differences(batch)
-            if self.split.embedded and not cached and share.keys:
-                found = [one for one in found if not isinstance(one, OF_MEDIA)]
-                why = [ShardFault(Split.UNITS, share.keys[0])]
-        faults += [one._replace(rank=number, noun=noun) for one in why or ()]
+            batch, found, why = self._counted(
+                tensors, mask, shared=self.split.declared and not cached
+            )
+        else:
+            batch = self._call(tensors, mask, media=False)
+        faults += [one._replace(rank=number, noun=noun) for one in why]
         self.last = known, where.at
-        judged = self._report(batch, known.said, found, faults, doubts_alone(batch))
+        judged = self._report(batch, known.said, found, faults)
         return self._grouped(tensors, site, copy=False) or judged if not cached else judged
+
+    def _counted(
+        self, tensors: Tensors, mask: np.ndarray | None, *, shared: bool
+    ) -> tuple[Batch, list[Difference], list[ShardFault]]:
+        """The call by itself: its media beside its own placeholder tokens.
+
+        `shared`: among ranks, where tokens may be embedded before the split.
+        """
+        keys = [key for key in tensors if key in MEDIA_KEYS]
+        if shared and self.split.embedded and keys:
+            batch = self._call(tensors, mask, media=False)
+            return batch, [], [ShardFault(Split.UNITS, keys[0])]
+        batch = self._call(tensors, mask, media=True)
+        more = more_media(batch) if shared else []
+        if not more:
+            return batch, batch_differences(batch), []
+        return self._call(tensors, mask, media=False), [], more
 
     def _grouped(self, tensors: Tensors, site: str, *, copy: bool) -> Judged | None:
         """A call of one process that makes the calls of all ranks.
@@ -198,11 +205,10 @@ class PartChecker:
         said: Report | None,
         found: Iterable[Difference],
         faults: list[ShardFault],
-        doubts: Sequence[str],
     ) -> Judged:
         samples = tuple(range(len(batch)))
         found = [*found, *shard_differences(faults, 0, samples)]
-        unsure = [*doubts, *map(doubt, shard_doubts(faults, 0))]
+        unsure = [*doubts_alone(batch), *map(doubt, shard_doubts(faults, 0))]
         batch = replace(batch, inputs=dict.fromkeys(batch.inputs) | {IDS: batch.inputs[IDS]})
         report = partial(planned_report, batch, one_chunk=True)
         if not (found or unsure or said):
@@ -260,21 +266,24 @@ class PartChecker:
         own = {
             key: parent
             for key, parent in parents.items()
-            if key not in MEDIA_KEYS and parent.shape[-2:] == shape
+            if (key not in MEDIA_KEYS and parent.shape[-2:] == shape)
+            or (key in OF_BOTH and parent.shape[:2] == shape)
         }
         tokens = {key: value for key, value in own.items() if key in TOKENS and value.ndim == 2}
-        keys = MEDIA_KEYS & parents.keys()
+        both = {key: value for key, value in own.items() if key in OF_BOTH}
+        keys = MEDIA_KEYS.difference(OF_BOTH) & parents.keys()
         tried = [{key: parents[key] for key in keys}]
         if any(tried[0][key] is not tensors[key] for key in keys):
             tried.append({key: tensors[key] for key in keys})  # of the same samples as the tokens
-        for media in tried:
-            batch = assemble(BatchFacts({**tokens, **media}, self._metadata), None)
-            fits = not batch.ambiguities and not batch_differences(batch)
-            if fits:
-                break
-        else:
-            fits, media = False, {}
-            batch = assemble(BatchFacts(tokens, self._metadata), None)
+        fits, media = False, dict[str, torch.Tensor]()
+        batch = assemble(BatchFacts(tokens, self._metadata), None)
+        for one in tried:
+            with suppress(VlmDebugError):  # these are not of the same samples
+                whole = {**tokens, **both, **one}
+                found = assemble(BatchFacts(whole, self._metadata), None)
+                if not found.ambiguities and not batch_differences(found):
+                    fits, media, batch = True, one, found
+                    break
         bare = replace(batch, inputs=dict.fromkeys(batch.inputs))
         whole = Whole(batch, {**own, **media}, bare, self._metadata.pad_token_id)
         said, read = None, None

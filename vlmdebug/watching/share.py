@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from vlmdebug.core.keys import MEDIA_KEYS
+from vlmdebug.core.keys import MEDIA_KEYS, OF_BOTH
 from vlmdebug.core.shards import ShardFault, Split
 from vlmdebug.tracking.window import Place, Whole
 from vlmdebug.watching.fast_path import Tensors
@@ -35,7 +35,7 @@ class Share:
         at: Place,
         tensors: Tensors,
     ) -> None:
-        self.keys: list[str] = [key for key in tensors if key in MEDIA_KEYS]
+        self.keys: list[str] = [key for key in tensors if key in MEDIA_KEYS and key not in OF_BOTH]
         self._whole, self._at, self._known = whole, at, [*known]
         self._rows: dict[str, range | None] = {}
         self._every: dict[str, list[int]] = {}
