@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 
 from vlmdebug.checking.findings import Difference
 from vlmdebug.checking.report import Report
@@ -23,7 +22,7 @@ from vlmdebug.checking.whole_batch import (
     with_made,
 )
 from vlmdebug.core.batch import Batch
-from vlmdebug.core.keys import ALONG_TOKENS, MEDIA_KEYS, OF_BOTH
+from vlmdebug.core.keys import ALONG_TOKENS, MEDIA_KEYS
 from vlmdebug.core.shards import ShardFault, Split
 from vlmdebug.errors import VlmDebugError
 from vlmdebug.families.assemble import assemble
@@ -32,48 +31,15 @@ from vlmdebug.families.windows import is_computed_alike
 from vlmdebug.tracking.copied import copied
 from vlmdebug.tracking.joined import IDS, PADDING_MASK
 from vlmdebug.tracking.shard_labels import LABELS
-from vlmdebug.tracking.shard_tokens import POSITIONS
-from vlmdebug.tracking.window import Place, Whole, Window
+from vlmdebug.tracking.window import Place, Window
 from vlmdebug.watching.copy_of_rank import Copy, more_media
 from vlmdebug.watching.fast_path import TOKENS, Tensors
 from vlmdebug.watching.group import Group
-from vlmdebug.watching.identity import Identity, identities_of, sampled_media
+from vlmdebug.watching.identity import Identity
 from vlmdebug.watching.judged import Judged
+from vlmdebug.watching.known import Known, KnownBatches
 from vlmdebug.watching.share import Share
-from vlmdebug.watching.tensor_refs import TensorRef, parents_of, root_of
 from vlmdebug.watching.windows import Rest, SplitCalls, Where, Windows
-
-KNOWN = 4
-"""Batches that are known at a time."""
-
-
-@dataclass(frozen=True)
-class _Known:
-    """A batch that was read, and which tensors it was read from.
-
-    Attributes:
-        media: Where the media of the batch are, and how many rows; empty if they do not fit it.
-        said: What is wrong with it, whoever cuts it; None where nothing is.
-    """
-
-    whole: Whole
-    marks: Mapping[str, TensorRef]
-    media: Mapping[str, tuple[TensorRef, int]]
-    said: Report | None
-    identities: list[Identity] | None
-
-    def is_of(self, roots: Mapping[str, torch.Tensor]) -> bool:
-        """Whether a call with slices of these tensors is of this batch.
-
-        Masks, positions and labels may also be other tensors: their values are compared.
-        """
-        if not roots.keys() <= self.marks.keys():
-            return False
-        own = [key for key in roots if key == IDS or key in MEDIA_KEYS]
-        others = [key for key in roots if key not in own]
-        return all(self.marks[key].is_of(roots[key]) for key in own) and not any(
-            self.marks[key].was_written(roots[key]) for key in others
-        )
 
 
 class PartChecker:
@@ -91,16 +57,16 @@ class PartChecker:
         windows: Windows,
         alone: Callable[[Tensors], Judged],
     ) -> None:
-        self._metadata, self._alone = metadata, alone
+        self._metadata = metadata
         self.windows: Windows = windows
-        self._known: list[_Known] = []
+        self._batches = KnownBatches(metadata, alone)
         shards, rank = windows.split.shards, windows.split.rank
         self._group = (
             Group(metadata, shards, alone, embedded=windows.split.embedded)
             if shards is not None and rank is None
             else None
         )
-        self.last: tuple[_Known, Place] | None = None
+        self.last: tuple[Known, Place] | None = None
         self.copy: Copy | None = None  # the last call, if it has a share of tokens that is a copy
 
     @property
@@ -141,7 +107,7 @@ class PartChecker:
         Raises:
             VlmDebugError: Its tensors are no part of a batch.
         """
-        known = self._of(tensors)
+        known = self._batches.of(tensors)
         number, faults = self.windows.add(where, known.whole, site)
         cached = where.cache is not None
         noun = "window" if cached else "rank"
@@ -243,57 +209,6 @@ class PartChecker:
         if mask is not None:
             inputs[PADDING_MASK] = mask
         return replace(assemble(BatchFacts(inputs, self._metadata), None), columns={})
-
-    # --- the batch -------------------------------------------------------------------------
-
-    def _of(self, tensors: Tensors) -> _Known:
-        """The batch of a call; it is read once while its windows come."""
-        names = [k for k in tensors if k in TOKENS or k in MEDIA_KEYS or k in (POSITIONS, *LABELS)]
-        wide = root_of(tensors[IDS]).shape
-        roots = {key: root_of(tensors[key]) for key in names}
-        roots = {k: root for k, root in roots.items() if k in MEDIA_KEYS or root.shape[-2:] == wide}
-        for one in self._known:
-            if one.is_of(roots):
-                return one
-        found = self._read(tensors, roots)
-        self._known = [found, *self._known[: KNOWN - 1]]
-        return found
-
-    def _read(self, tensors: Tensors, roots: Mapping[str, torch.Tensor]) -> _Known:
-        parents = parents_of({key: tensors[key] for key in roots})
-        marks = {key: TensorRef.of(tensors[key], parents[key]) for key in roots}
-        shape = parents[IDS].shape
-        own = {
-            key: parent
-            for key, parent in parents.items()
-            if (key not in MEDIA_KEYS and parent.shape[-2:] == shape)
-            or (key in OF_BOTH and parent.shape[:2] == shape)
-        }
-        tokens = {key: value for key, value in own.items() if key in TOKENS and value.ndim == 2}
-        both = {key: value for key, value in own.items() if key in OF_BOTH}
-        keys = MEDIA_KEYS.difference(OF_BOTH) & parents.keys()
-        tried = [{key: parents[key] for key in keys}]
-        if any(tried[0][key] is not tensors[key] for key in keys):
-            tried.append({key: tensors[key] for key in keys})  # of the same samples as the tokens
-        fits, media = False, dict[str, torch.Tensor]()
-        batch = assemble(BatchFacts(tokens, self._metadata), None)
-        for one in tried:
-            with suppress(VlmDebugError):  # these are not of the same samples
-                whole = {**tokens, **both, **one}
-                found = assemble(BatchFacts(whole, self._metadata), None)
-                if not found.ambiguities and not batch_differences(found):
-                    fits, media, batch = True, one, found
-                    break
-        bare = replace(batch, inputs=dict.fromkeys(batch.inputs))
-        whole = Whole(batch, {**own, **media}, bare, self._metadata.pad_token_id)
-        said, read = None, None
-        if fits:
-            judged = self._alone({**own, **media})
-            said = None if judged.ok else judged.report()
-            if not [one for one in media.values() if not one.is_cpu]:
-                read = identities_of(batch, range(len(batch)), tokens, sampled_media(media))
-        rows = {key: (TensorRef.of(tensors[key], one), len(one)) for key, one in media.items()}
-        return _Known(whole, marks, rows, said, read)
 
     # --- the trace -------------------------------------------------------------------------
 

@@ -94,6 +94,22 @@ def columns_of(tensor: torch.Tensor, root: torch.Tensor) -> tuple[range, range] 
     return (rows, columns) if rows.stop <= whole[-2] and columns.stop <= whole[-1] else None
 
 
+def wide_of(tensor: torch.Tensor) -> torch.Tensor:
+    """What a tensor has some columns of; its root, whatever that is, if it has none.
+
+    One row may be a view of a tensor of one dimension, as `ids[None]` is.
+    """
+    root = root_of(tensor)
+    if (
+        root.ndim == 1
+        and tensor.ndim > 1
+        and set(tensor.shape[:-1]) == {1}
+        and root.is_contiguous()
+    ):
+        return root.detach().view(*tensor.shape[:-1], len(root))
+    return root
+
+
 def parents_of(tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
     """What each tensor is a slice of; the tensors themselves if that is unknown.
 

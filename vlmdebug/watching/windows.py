@@ -16,13 +16,15 @@ from weakref import ref
 import numpy as np
 import torch
 
-from vlmdebug.core.keys import CACHES
+from vlmdebug.core.keys import ALONG_TOKENS, CACHES
 from vlmdebug.core.shards import ShardFault, Split
 from vlmdebug.errors import BadInput
 from vlmdebug.safe import one_line
+from vlmdebug.tracking.shard_labels import LABELS
+from vlmdebug.tracking.shard_tokens import POSITIONS
 from vlmdebug.tracking.window import Place, Whole
 from vlmdebug.watching.rank import rank
-from vlmdebug.watching.tensor_refs import columns_of, root_of
+from vlmdebug.watching.tensor_refs import columns_of, root_of, wide_of
 
 OPEN = 64
 """Splits that are not complete and are known at a time."""
@@ -133,15 +135,17 @@ class Windows:
         ids = tensors.get("input_ids")
         if ids is None or not (cached or self.split.declared):
             return None
-        root = root_of(ids)
-        found = columns_of(ids, root)
-        if found is None or root.ndim != 2 or root.is_inference():
+        root, wide = root_of(ids), wide_of(ids)
+        found = columns_of(ids, wide)
+        if found is None or wide.ndim != 2 or root.is_inference():
             return None
+        if root.ndim == 1 and not _others_agree(tensors, found[1], len(root)):
+            return None  # it may be a stream of tokens, of which a batch is a part
         rows, columns = found
         at = Place(rows, columns.start, columns.stop)
         cache = next((inputs[key] for key in CACHES if inputs.get(key) is not None), None)
         key = None if cache is None else id(cache)
-        where = Where(ref(root), root._version, at, root.shape[1], key, _length(cache))
+        where = Where(ref(root), root._version, at, wide.shape[1], key, _length(cache))
         known = self.split.declared or at.stop < where.width
         return where if known or any(one.fits(where) for one in self._open) else None
 
@@ -245,6 +249,17 @@ def _goes_on(one: _Pass, where: Where) -> bool:
     if where.cached is None or one.first.cached is None:
         return False
     return where.cached - one.first.cached == where.at.start - one.first.at.start
+
+
+def _others_agree(tensors: Mapping[str, torch.Tensor], columns: range, width: int) -> bool:
+    """Whether positions, types or labels are the same columns of tensors of the same width."""
+    for key in (*ALONG_TOKENS, POSITIONS, *LABELS):
+        if key in tensors:
+            wide = wide_of(tensors[key])
+            found = columns_of(tensors[key], wide)
+            if found is not None and found[1] == columns and wide.shape[-1] == width:
+                return True
+    return False
 
 
 def _length(cache: Any) -> int | None:
