@@ -1,6 +1,6 @@
 """Models that compute tokens behind a cache otherwise than in one call.
 
-Measured: the logits of windows of a prefill beside those of the whole, in each tiny model (default
+Measured: the logits of windows of a prefill and those of the whole, in each tiny model (default
 attention, transformers 5.24).
 """
 

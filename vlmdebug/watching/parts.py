@@ -133,7 +133,7 @@ class PartChecker:
     def _counted(
         self, tensors: Tensors, mask: np.ndarray | None, *, shared: bool
     ) -> tuple[Batch, list[Difference], list[ShardFault]]:
-        """The call by itself: its media beside its own placeholder tokens.
+        """The call by itself: its media compared with its own placeholder tokens.
 
         `shared`: among ranks, where tokens may be embedded before the split.
         """

@@ -1,4 +1,4 @@
-"""The media of a call that has some columns of a batch, beside those of its placeholder tokens."""
+"""The media of a call that has some columns of a batch: those of its placeholder tokens, or others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vlmdebug.watching.windows import SplitCalls
 
 
 class Share:
-    """The media of one call, whose rows are known where they are slices of the batch's.
+    """The media of one call; their rows are known where they are slices of the batch's.
 
     Args:
         whole: The batch.
@@ -73,7 +73,7 @@ class Share:
         return None if one is None else self._whole.rows_due(one.name, key, at)
 
     def _compared(self, due: Any, *, shared: bool, embedded: bool) -> list[ShardFault] | None:
-        """Rows that are known beside those that are due."""
+        """Rows that are known, compared with those that are due."""
         found = list[ShardFault]()
         for key, (rows, complete) in due.items():
             given = self._rows[key]

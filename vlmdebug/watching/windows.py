@@ -213,7 +213,7 @@ class Windows:
                 yield Rest(one.site, one.whole, one.first.at.rows, fault._replace(noun=noun))
 
     def goes_on(self, tensors: Mapping[str, torch.Tensor], inputs: Mapping[str, Any]) -> None:
-        """Note a call with a cache whose tokens are a copy of those that come next."""
+        """Note a call with a cache, if its tokens are a copy of those that come next."""
         ids = tensors.get("input_ids")
         caches = {id(inputs[key]) for key in CACHES if inputs.get(key) is not None}
         if ids is None or not ids.is_cpu:
