@@ -33,7 +33,7 @@ def numbers_rounded(text: str) -> str:
     [
         ("README.md", 1),
         ("docs/from_an_error.md", 1),
-        ("docs/live_run.md", 1),
+        ("docs/live_run.md", 3),
         ("docs/review.md", 1),
         ("docs/audit.md", 1),
     ],

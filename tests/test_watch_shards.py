@@ -501,6 +501,43 @@ def test_assert_slices_takes_packers_and_sharders():
         assert_slices(lose_a_column, families=["llava"], max_examples=60)
 
 
+# --- tensors on a device -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def away(monkeypatch):
+    """Tensors are copied as from a device, and judged later."""
+    monkeypatch.setattr("vlmdebug.watching.watch.all_on_cpu", lambda tensors: False)
+
+
+@pytest.mark.parametrize("family", FEW)
+def test_windows_and_shares_on_a_device_are_judged_alike(family, labs, away):
+    lab = labs[family]
+    wide = lab.batch.inputs["input_ids"].shape[1]
+    ends = [(0, wide // 2), (wide // 2, wide)]
+
+    assert apart(lab, prefill(lab))[1].ok
+    assert "VLM006" in codes(apart(lab, begin_later(1)(lab))[1])
+    assert watched(lab, views(lab, ends), shards=2, embedded=True).ok
+    lost = [ends[0], (wide // 2 + 1, wide)]
+    assert codes(watched(lab, views(lab, lost), shards=2, embedded=True)) == {"VLM006"}
+
+
+def test_one_row_of_a_tensor_of_one_dimension_is_split_alike_on_a_device(built, away):
+    lab = ShardLab(*built["llava"])
+    ids, places = torch.arange(10, 33), torch.arange(23)
+    calls = [
+        {"input_ids": ids[None][:, begin:end], "position_ids": places[None][:, begin:end]}
+        for begin, end in ((0, 12), (12, 23))
+    ]
+
+    assert watched(lab, calls, shards=2).ok
+    assert codes(
+        watched(lab, [calls[0], {**calls[1], "position_ids": places[None, :11]}], shards=2)
+    )
+    assert not watched(lab, [calls[0], calls[0]], shards=2).ok
+
+
 # --- bad and odd input ---------------------------------------------------------------------------
 
 

@@ -22,7 +22,7 @@ from vlmdebug.tracking.window import Whole
 from vlmdebug.watching.fast_path import TOKENS, Tensors
 from vlmdebug.watching.identity import Identity, identities_of, sampled_media
 from vlmdebug.watching.judged import Judged
-from vlmdebug.watching.tensor_refs import TensorRef, columns_of, parents_of, root_of, wide_of
+from vlmdebug.watching.tensor_refs import TensorRef, parents_of, root_of, wide_of
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,7 @@ class KnownBatches:
         return found
 
     def _read(self, tensors: Tensors, shape: torch.Size) -> Known:
-        parents = {**parents_of(tensors)}
-        for key, tensor in tensors.items():
-            wide = wide_of(tensor)
-            parents[key] = wide.detach() if columns_of(tensor, wide) is not None else parents[key]
+        parents = parents_of(tensors, columns=True)
         marks = {key: TensorRef.of(tensors[key], parents[key]) for key in tensors}
         own = {
             key: parent

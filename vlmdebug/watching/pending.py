@@ -32,17 +32,25 @@ def all_on_cpu(tensors: Tensors) -> bool:
 class PendingTransfer:
     """The tensors of one call, on their way to the host.
 
+    `columns`: the call has some columns of a batch, which are copied, too.
+
     Attributes:
         media: Copies of some values of the media, to be read after `tensors()`.
     """
 
-    def __init__(self, tensors: Tensors, media: Mapping[str, Sampled] | None = None) -> None:
+    def __init__(
+        self,
+        tensors: Tensors,
+        media: Mapping[str, Sampled] | None = None,
+        *,
+        columns: bool = False,
+    ) -> None:
         self._failed: Exception | None = None
         self._events: list[Any] = []
         self._copies: Mapping[str, _Copy] = {}
         self.media: dict[str, Sampled] = {}
         try:
-            parents = parents_of(tensors)
+            parents = parents_of(tensors, columns=columns)
             self._copies = {key: _Copy.of(key, tensors[key], parents[key]) for key in tensors}
             for key, one in (media or {}).items():
                 self.media[key] = one._replace(table=_on_its_way(one.table))

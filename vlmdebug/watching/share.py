@@ -1,4 +1,4 @@
-"""The media of a call that has some columns of a batch: those of its placeholder tokens, or others."""
+"""The media of a call that has some columns of a batch: of its placeholder tokens, or others."""
 
 from __future__ import annotations
 

@@ -110,13 +110,21 @@ def wide_of(tensor: torch.Tensor) -> torch.Tensor:
     return root
 
 
-def parents_of(tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+def parents_of(
+    tensors: Mapping[str, torch.Tensor], *, columns: bool = False
+) -> Mapping[str, torch.Tensor]:
     """What each tensor is a slice of; the tensors themselves if that is unknown.
+
+    `columns`: of one row, as `ids[None]`, some columns are known to be a slice, too.
 
     If several of them share one memory, as after a broadcast in one buffer, its rows do not belong
     to one tensor.
     """
     parents = {key: _parent(tensor) for key, tensor in tensors.items()}
+    for key, tensor in tensors.items() if columns else ():
+        wide = wide_of(tensor)
+        if columns_of(tensor, wide) is not None:
+            parents[key] = wide.detach()
     owners: dict[int, torch.Tensor] = {}
     for key, parent in parents.items():
         tensor = tensors[key]

@@ -219,7 +219,7 @@ class Watcher:
         given = partial(self._with_samples, origin, cached, where, site)
         if all_on_cpu(tensors):
             return [call(**given(lambda: tensors, media))]
-        away = PendingTransfer(tensors, media)
+        away = PendingTransfer(tensors, media, columns=where is not None)
         arriving = None if media is None else away.media
         later = partial(given, away.tensors, arriving)
         self._waiting.append((number, away, lambda: call(**later())))
