@@ -636,3 +636,17 @@ def _cut(labels):
     found = labels.clone()
     found[:, -1] = IGNORED
     return found
+
+
+def test_a_buffer_that_is_wider_than_its_text_leaves_nothing(labs):
+    lab = labs["llava"]
+    ids = torch.cat([torch.arange(10, 30), torch.zeros(8, dtype=torch.long)])[None].clone()
+    cache = DynamicCache(config=lab.model.config)
+    windows = [ids[:, :9], ids[:, 9:20]]
+    calls = [{"input_ids": one, "past_key_values": cache} for one in windows]
+
+    assert watched(lab, calls, model=lab.model).ok
+    again = [{**calls[0], "past_key_values": DynamicCache(config=lab.model.config)}]
+    short = [{**one, "past_key_values": again[0]["past_key_values"]} for one in again]
+    short.append({**short[0], "input_ids": ids[:, 9:18]})
+    assert codes(watched(lab, short, model=lab.model)) == {"AMBIGUOUS"}

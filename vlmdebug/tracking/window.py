@@ -73,13 +73,13 @@ class Whole:
         self._owners = {name: self._owned(name) for name in bare.modalities}
 
     def _text(self, pad: int | None) -> np.ndarray:
-        """All tokens but padding at either end of each row."""
-        if pad is None:
-            return np.ones(self.ids.shape, dtype=bool)
-        padding = self.ids == pad
-        ends = np.logical_and.accumulate(padding, axis=1)
-        ends |= np.logical_and.accumulate(padding[:, ::-1], axis=1)[:, ::-1]
-        return ~ends
+        """All tokens but padding at either end of each row: one token again and again."""
+        same = self.ids == self.ids[:, :1], (self.ids == self.ids[:, -1:])[:, ::-1]
+        before, after = (np.logical_and.accumulate(one, axis=1) for one in same)
+        ends = np.zeros(self.ids.shape, dtype=bool)
+        for token, run in ((self.ids[:, :1], before), (self.ids[:, -1:], after[:, ::-1])):
+            ends |= run & ((token == pad) | (run.sum(axis=1, keepdims=True) > 1))
+        return ~ends | self._placeholders
 
     @lazy
     def _placeholders(self) -> np.ndarray:
