@@ -602,11 +602,13 @@ def test_nothing_of_the_program_is_kept_alive(labs):
         pixels = lab.batch.inputs["pixel_values"].clone()
         ids = lab.batch.inputs["input_ids"].clone()
         kept = ref(pixels), ref(ids)
-        model(input_ids=ids[:, :9].clone(), pixel_values=pixels)
         model(input_ids=ids[:, :9], pixel_values=pixels)
-        del pixels, ids
+        copy = ids[:, :9].clone()
+        kept = *kept, ref(copy)
+        model(input_ids=copy, pixel_values=pixels)
+        del pixels, ids, copy
 
-        assert [one() for one in kept] == [None, None]
+        assert [one() for one in kept] == [None, None, None]
     assert not trace.ok
 
 
