@@ -11,6 +11,7 @@ from functools import lru_cache
 from itertools import repeat
 from typing import NamedTuple
 
+from vlmdebug.core.lazy import lazy
 from vlmdebug.core.rows import Rows
 
 
@@ -36,7 +37,7 @@ class Spans(tuple[Span, ...]):
         """A sample per row: all columns of it, padding too."""
         return cls(map(Span, range(rows), repeat(0), repeat(width)))
 
-    @property
+    @lazy
     def lengths(self) -> tuple[int, ...]:
         """Tokens of each sample."""
         return tuple([stop - start for _, start, stop in self])

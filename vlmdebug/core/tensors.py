@@ -39,6 +39,11 @@ def side_by_side(table: np.ndarray, spans: Spans, fill: int) -> np.ndarray:
     return apart
 
 
+def filled(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The values, repeated where they have fewer dimensions or a length of 1; no copy."""
+    return values if values.shape == shape else np.broadcast_to(values, shape)
+
+
 def places_of(mask: np.ndarray) -> Places:
     """Where each unbroken run of a mask `(sample, seq)` begins and ends, by sample."""
     samples, width = mask.shape[0], mask.shape[1] + 1

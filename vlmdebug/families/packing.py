@@ -94,23 +94,29 @@ def read_packing(
             found[key] = _by_ends(to_numpy(tensors[key]), rows, width)
     if INDEX in tensors:
         found[INDEX] = _by_index(to_numpy(tensors[INDEX]), rows, width)
-    starts = _starts(tensors)
+    planes = _planes(tensors)
+    zero = None if planes is None else _are_zero(planes)
+    shown = _shown(tensors, zero)
+    starts = None if zero is None else _starts(zero, shown)
     if starts is not None:
-        found["position_ids"] = _by_starts(starts, _shown(tensors))
+        found["position_ids"] = _by_starts(starts, shown)
     bad = [key for key, spans in found.items() if spans is None]
     if bad:
         return Packing(ambiguities=(_unreadable(bad[0], rows, width),))
     told = {key: spans for key, spans in found.items() if spans is not None}
     if not told:
-        return Packing(ambiguities=() if single else tuple(_undecided(tensors)))
+        return Packing(ambiguities=() if single else tuple(_undecided(tensors, planes, shown)))
     source, spans = next(iter(told.items()))
     other = next((key for key, own in told.items() if own != spans), None)
     if other is not None:
         return Packing(spans, source, (_contradiction(source, spans, other, told[other]),))
-    spans = _without_padding(spans, tensors["input_ids"], pad)
+    ids = to_numpy(tensors["input_ids"])
+    spans = _without_padding(spans, ids, pad)
     if len({span.row for span in spans}) == len(spans):
         return Packing()  # one sample in each row
-    return Packing(spans, source, tuple(_left_over(tensors, spans, pad)))
+    if sum(spans.lengths) == ids.size:  # as nearly always
+        return Packing(spans, source)
+    return Packing(spans, source, tuple(_left_over(tensors, ids, spans, pad)))
 
 
 def _are_of_images(bounds: Any, rows: int, width: int) -> bool:
@@ -120,12 +126,11 @@ def _are_of_images(bounds: Any, rows: int, width: int) -> bool:
     return int(bounds[-1]) != rows * width
 
 
-def _without_padding(spans: Spans, ids: Any, pad: int | None) -> Spans:
+def _without_padding(spans: Spans, ids: np.ndarray, pad: int | None) -> Spans:
     """The spans that hold more than padding; collators number padding too."""
-    if pad is None:
+    if pad is None or not np.count_nonzero(ids == pad):  # as nearly always
         return spans
-    table = to_numpy(ids)
-    return Spans(span for span in spans if (table[span.row, span.start : span.stop] != pad).any())
+    return Spans(span for span in spans if (ids[span.row, span.start : span.stop] != pad).any())
 
 
 def _by_lengths(given: Any, rows: int, width: int) -> Spans:
@@ -176,14 +181,14 @@ def _by_index(index: np.ndarray, rows: int, width: int) -> Spans | None:
 
 def _by_starts(starts: np.ndarray, shown: np.ndarray) -> Spans | None:
     """The spans from each start to the next one, or to the last token that is shown."""
-    spans = list[Span]()
+    edges, rows = list[list[int]](), list[int]()
     for row, (begins, real) in enumerate(zip(starts, shown, strict=True)):
-        columns = np.flatnonzero(real)
+        columns = real.nonzero()[0]
         if len(columns):
             first, stop = int(columns[0]), int(columns[-1]) + 1
-            edges = [first, *np.flatnonzero(begins & real).tolist(), stop]
-            spans += _cut([sorted({*edges})], [row])
-    return Spans(spans) or None
+            edges.append(sorted({first, *(begins & real).nonzero()[0].tolist(), stop}))
+            rows.append(row)
+    return _cut(edges, rows) or None
 
 
 def _cut(edges: Iterable[Sequence[int]], rows: Iterable[int]) -> Spans:
@@ -204,19 +209,17 @@ def _planes(tensors: Mapping[str, Any]) -> np.ndarray | None:
     return values if values.ndim == 3 else values[None]
 
 
-def _shown(tensors: Mapping[str, Any]) -> np.ndarray:
+def _shown(tensors: Mapping[str, Any], zero: np.ndarray | None) -> np.ndarray:
     """Tokens that no `attention_mask` hides, `(row, seq)`, without positions of padding.
 
     Position 0 at the end of a row, or several times at its begin, is padding: no sample is one
-    token long.
+    token long. `zero`: tokens with that position, if the batch has positions.
     """
     ids, mask = tensors["input_ids"], tensors.get("attention_mask")
     masked = mask is not None and tuple(mask.shape) == tuple(ids.shape)
     shown = to_numpy(mask) != 0 if masked else np.ones(tuple(ids.shape), dtype=bool)
-    planes = _planes(tensors)
-    if planes is None:
-        return shown
-    zero = (planes == 0).all(axis=0)  # (row, seq)
+    if zero is None or not (zero[:, -1].any() or zero[:, :2].all(axis=1).any()):
+        return shown  # as nearly always
     behind = np.logical_and.accumulate(zero[:, ::-1], axis=1)[:, ::-1]
     behind[:, 0] = False
     before = np.logical_and.accumulate(zero, axis=1)
@@ -224,20 +227,23 @@ def _shown(tensors: Mapping[str, Any]) -> np.ndarray:
     return shown & ~behind & ~before
 
 
-def _starts(tensors: Mapping[str, Any]) -> np.ndarray | None:
+def _starts(zero: np.ndarray, shown: np.ndarray) -> np.ndarray | None:
     """Where all planes of `position_ids` are 0 after another token; None where nowhere."""
-    planes = _planes(tensors)
-    if planes is None:
-        return None
-    shown, starts = _shown(tensors), (planes == 0).all(axis=0)
-    starts &= shown
+    starts = zero & shown
     starts[:, 1:] &= shown[:, :-1]
     return starts if starts[:, 1:].any() else None
 
 
-def _undecided(tensors: Mapping[str, Any]) -> Iterator[Ambiguity]:
+def _are_zero(planes: np.ndarray) -> np.ndarray:
+    """Tokens with position 0 in all planes, `(row, seq)`."""
+    return planes[0] == 0 if len(planes) == 1 else ~np.logical_or.reduce(planes, axis=0)
+
+
+def _undecided(
+    tensors: Mapping[str, Any], planes: np.ndarray | None, shown: np.ndarray
+) -> Iterator[Ambiguity]:
     """Signs of several samples in a row that do not say where each begins."""
-    width, planes = tensors["input_ids"].shape[1], _planes(tensors)
+    width = tensors["input_ids"].shape[1]
     longest = [key for key in PACKED if key.startswith("max_") and key in tensors]
     if longest and int(tensors[longest[0]]) < width:
         yield _open(
@@ -248,7 +254,6 @@ def _undecided(tensors: Mapping[str, Any]) -> Iterator[Ambiguity]:
         if len(tensors["input_ids"]) == 1 and "attention_mask" not in tensors:
             yield _open("input_ids is one row without attention_mask and position_ids")
         return
-    shown = _shown(tensors)
     back = (np.diff(planes[0], axis=1) < 0) & shown[:, 1:] & shown[:, :-1]
     if back.any():
         row, column = map(int, np.argwhere(back)[0])
@@ -282,9 +287,10 @@ def _lengths(spans: Spans) -> str:
     return one_line(str(list(spans.lengths)), 80)
 
 
-def _left_over(tensors: Mapping[str, Any], spans: Spans, pad: int | None) -> Iterator[Ambiguity]:
+def _left_over(
+    tensors: Mapping[str, Any], ids: np.ndarray, spans: Spans, pad: int | None
+) -> Iterator[Ambiguity]:
     """Tokens of no sample that are not known to be padding."""
-    ids = to_numpy(tensors["input_ids"])
     left = np.ones(ids.shape, dtype=bool)
     for row, start, stop in spans:
         left[row, start:stop] = False

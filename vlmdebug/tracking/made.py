@@ -24,7 +24,7 @@ from vlmdebug.core.keys import (
 from vlmdebug.core.lazy import lazy
 from vlmdebug.core.observed import Made, MadeBy
 from vlmdebug.core.presence import has_two_texts
-from vlmdebug.core.tensors import to_numpy
+from vlmdebug.core.tensors import filled, to_numpy
 from vlmdebug.families import FAMILIES
 from vlmdebug.families.video_audio import TYPES
 from vlmdebug.tracking.places import mrope
@@ -239,17 +239,17 @@ class _Call:
             return Made.unchecked(MadeBy.HOLES)
         if self.batch.rules.checks_each_sample == "never" or not self._has_media:
             order = np.arange(self.ids.shape[1])
-            off = unlike(planes, np.broadcast_to(order, planes.shape), self.shown)
+            off = unlike(planes, filled(order, planes.shape), self.shown)
             return Made(True) if off is None else Made.wrong(MadeBy.ORDER, *off)
         expected = self.mrope()
         if expected is None:
             return Made.unchecked(MadeBy.OPEN_MROPE)
         if len(planes) == 4:  # the text's own places come first
-            order = np.broadcast_to(np.arange(self.ids.shape[1]), planes[:1].shape)
+            order = filled(np.arange(self.ids.shape[1]), planes[:1].shape)
             if unlike(planes[:1], order, self.shown) is not None:
                 return Made.unchecked(MadeBy.FIRST_PLANE)
             planes = planes[1:]
-        planes = np.broadcast_to(planes, expected.shape)
+        planes = filled(planes, expected.shape)
         off = unlike(planes, expected, self.shown)
         if off is None:
             return Made(True)
@@ -268,13 +268,14 @@ class _Call:
             return None
         if values.ndim == 3 and planes.shape[0] == 1:
             return None
-        return np.broadcast_to(planes, (planes.shape[0], rows, width))
+        return filled(planes, (planes.shape[0], rows, width))
 
     @property
     def _has_holes(self) -> bool:
         """Whether some real tokens do not stand side by side."""
-        edges = np.diff(self.shown.astype(np.int8), axis=1, prepend=0)
-        return bool(((edges == 1).sum(axis=1) > 1).any())
+        begins = self.shown.copy()
+        begins[:, 1:] &= ~self.shown[:, :-1]
+        return np.count_nonzero(begins) > len(begins) or bool((begins.sum(axis=1) > 1).any())
 
     @property
     def _has_media(self) -> bool:

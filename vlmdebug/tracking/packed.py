@@ -20,7 +20,7 @@ from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import CACHES, PACKED
 from vlmdebug.core.observed import Seam, Seams
 from vlmdebug.core.part import Spans
-from vlmdebug.core.tensors import side_by_side, to_numpy
+from vlmdebug.core.tensors import filled, side_by_side, to_numpy
 from vlmdebug.families.packing import INDEX
 from vlmdebug.tracking.block_mask import is_of_blocks, seam_of_blocks
 from vlmdebug.tracking.ends import cumulative_seam, label_seams, number_seam
@@ -38,6 +38,10 @@ def open_seams(batch: Batch) -> tuple[Seam, ...]:
     """What may mix the samples of a packed batch; empty if they are apart, or none are packed."""
     call = PackedCall.of_batch(batch)
     return () if call is None else call.seams()
+
+
+def _is_finite(values: np.ndarray) -> bool:
+    return values.dtype.kind != "f" or bool(np.isfinite(values).all())
 
 
 class PackedCall:
@@ -75,7 +79,7 @@ class PackedCall:
         self.numbers: dict[str, np.ndarray] = {
             key: one
             for key, one in read.items()
-            if one is not None and one.size and np.isfinite(one).all()
+            if one is not None and one.size and _is_finite(one)
         }
         for key in [key for key in self.numbers if key.startswith("cu_")]:
             if self.numbers[key].ndim != 1:
@@ -165,7 +169,7 @@ class PackedCall:
             return Seam(Seams.PLANES, given=tuple(positions.shape), due=self._due_shape)
         if in_blocks and len(planes) == PLANES:
             planes = planes[1:]  # nothing reads the places of text
-        planes = np.broadcast_to(planes, (len(planes), rows, wide))
+        planes = filled(planes, (len(planes), rows, wide))
         if len(planes) == PLANES:
             return self._with_text(planes)
         apart = side_by_side(planes, self.spans, 0)
@@ -192,7 +196,7 @@ class PackedCall:
         if not self.is_mrope and len(planes) == 1:
             return self.starts(planes[0])
         if len(planes) == 1 and self.batch.rules.repeats_positions:
-            planes = np.broadcast_to(planes, (PLANES, *self.shape))
+            planes = filled(planes, (PLANES, *self.shape))
         if self.is_mrope and len(planes) == PLANES:
             return self._with_text(planes)
         if self.is_mrope and self._is_flash and len(planes) in (1, PLANES - 1):
@@ -224,8 +228,13 @@ class PackedCall:
 
     def starts(self, plane: np.ndarray) -> Seam | None:
         """Whether positions go on by one in each sample, and not from the token before it."""
-        steps = np.diff(plane, axis=1, prepend=plane[:, :1] - 1) == 1  # (row, seq)
+        if plane.dtype.kind == "b":
+            plane = plane.astype(np.int64)
+        steps = np.ones(plane.shape, dtype=bool)  # (row, seq)
+        np.equal(plane[:, 1:] - plane[:, :-1], 1, out=steps[:, 1:])
         firsts, before, flash = set[int](), {}, False
+        if not self._is_flash and self._begin(steps, plane):
+            return None
         for sample, span in zip(self.samples, self.spans, strict=True):
             row, start, stop = span
             inside = np.flatnonzero(~steps[row, start + 1 : stop])
@@ -244,13 +253,20 @@ class PackedCall:
             return Seam(Seams.FLASH)
         return Seam(Seams.UNLIKE) if len(firsts) > 1 and not self._is_flash else None
 
+    def _begin(self, steps: np.ndarray, plane: np.ndarray) -> bool:
+        """Whether positions go on by one but where each sample begins, all with one number."""
+        rows, columns = zip(*[span[:2] for span in self.spans], strict=True)
+        jumps = [*zip(*[one.tolist() for one in (~steps).nonzero()], strict=True)]
+        behind = [(row, start) for row, start in zip(rows, columns, strict=True) if start]
+        return jumps == behind and bool((plane[rows, columns] == plane[rows[0], columns[0]]).all())
+
     def _order(self, sample: int, row: int, at: int, plane: np.ndarray, start: int) -> Seam:
         given = int(plane[row, at])
         return Seam(Seams.ORDER, "position_ids", sample, row, at, (given,), (at - start,))
 
     def _values(self, planes: np.ndarray) -> Seam | None:
         """Whether M-RoPE's positions of each sample are those that it has alone."""
-        planes = np.broadcast_to(planes[1 - PLANES :], (PLANES - 1, *self.shape))
+        planes = filled(planes[1 - PLANES :], (PLANES - 1, *self.shape))
         apart = side_by_side(planes, self.spans, 0)
         return self._compared(apart)
 
@@ -260,7 +276,7 @@ class PackedCall:
             own = self.own[-(PLANES - 1) :] if self.own.ndim == 3 else self.own[None]
             ours = apart[-len(own) :] if apart.ndim == 3 else apart[None]
             real = self.real != 0
-            off = unlike(np.broadcast_to(ours, own.shape), own, real)
+            off = unlike(filled(ours, own.shape), own, real)
             return None if off is None else self._at(*off)
         made = positions_of(self.batch, self.by_sample, apart, self.samples)
         if made.right:

@@ -7,7 +7,7 @@ and that of its variants (transformers 5.24); what differs between models is in 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import repeat
 from typing import Any, NamedTuple
@@ -71,44 +71,63 @@ def mrope(
         samples: Their numbers in the batch.
         given: The call, where the batch's own tensors are not kept.
     """
-    rule = batch.rules.mrope
-    own = types[shown]
-    if rule is None or (own < TEXT).any() or (own > max(CODES.values())).any():
+    rule, own = batch.rules.mrope, types[shown]  # (token,), of one sample behind the other
+    stops = shown.sum(axis=1).cumsum().tolist()
+    begins = [0, *((own[1:] != own[:-1]).nonzero()[0] + 1).tolist(), *stops]
+    begins = sorted({begin for begin in begins if begin < len(own)})
+    codes = own[begins].tolist()
+    present = {*codes} - {TEXT}
+    if rule is None or not present <= {*CODES.values()}:
         return None
     left: dict[int, Iterator[Block]] = {}
     for name, code in CODES.items():
-        if (own == code).any():
+        if code in present:
             blocks = _blocks(batch, rule, name, samples, given)
             if blocks is None:
                 return None
             left[code] = iter(blocks)
+    runs = zip(codes, begins, [*begins[1:], len(own)], strict=True)
+    laid = _laid(len(own), runs, {*stops}, left)
+    if laid is None or any(next(blocks, None) is not None for blocks in left.values()):
+        return None
     places = np.zeros((3, *types.shape), dtype=np.int64)
-    for row, real in enumerate(shown):
-        columns = np.flatnonzero(real)
-        there = _of_row(types[row, columns], left)
-        if there is None:
-            return None
-        places[:, row, columns] = there
-    return places if all(next(blocks, None) is None for blocks in left.values()) else None
+    places[:, shown] = laid
+    return places
 
 
-def _of_row(types: np.ndarray, left: Mapping[int, Iterator[Block]]) -> np.ndarray | None:
-    """Positions of the tokens of one sample, `(3, token)`; None if runs have other sizes."""
-    places, begin = np.zeros((3, len(types)), dtype=np.int64), 0
-    ends = [*(np.flatnonzero(types[1:] != types[:-1]) + 1).tolist(), len(types)]
-    at, codes = 0, types.tolist()
-    for end in ends if codes else ():
-        code = codes[at]
+def _laid(
+    tokens: int,
+    runs: Iterable[tuple[int, int, int]],
+    stops: Collection[int],
+    left: Mapping[int, Iterator[Block]],
+) -> np.ndarray | None:
+    """Positions of all tokens, `(3, token)`; None if runs have other sizes.
+
+    Args:
+        tokens: How many there are, of one sample behind the other.
+        runs: Runs of tokens of one type, as type, begin and end.
+        stops: Where samples end.
+        left: The images and videos, in order.
+    """
+    places = np.empty((3, tokens), dtype=np.int64)
+    places[:] = np.arange(tokens)
+    begin, sizes, by = 0, list[int](), list[int]()  # tokens, and what is added to their places
+    for code, at, end in runs:
         if code == TEXT:
-            places[:, at:end] = np.arange(begin, begin + end - at)
-            at, begin = end, begin + end - at
-            continue
+            sizes.append(end - at)
+            by.append(begin - at)
+            begin += end - at
+            at = end
         while at < end:  # images may stand side by side
             block = next(left[code], None)
             if block is None or not block.size or at + block.size > end:
                 return None
-            places[:, at : at + block.size] = begin + block.places
+            places[:, at : at + block.size] = block.places
+            sizes.append(block.size)
+            by.append(begin)
             at, begin = at + block.size, begin + max(block.height, block.width)
+        begin = 0 if end in stops else begin
+    places += np.repeat(np.array(by, dtype=np.int64), sizes)
     return places
 
 
