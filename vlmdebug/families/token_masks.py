@@ -109,6 +109,8 @@ def columns(facts: BatchFacts, layout: Layout) -> dict[str, int]:
 
 def unpadded(facts: BatchFacts) -> tuple[bool, ...] | None:
     """Samples with a mask that hides only tokens at the end, unseen by causal attention."""
+    if facts.packed is not None and not facts.has("attention_mask"):
+        return (True,) * facts.samples
     mask = facts.mask
     if mask is None or mask.ndim != 2:
         return None

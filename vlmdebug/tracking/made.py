@@ -8,6 +8,7 @@ they do not, nothing is claimed.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,12 @@ from vlmdebug.core.keys import (
 )
 from vlmdebug.core.lazy import lazy
 from vlmdebug.core.observed import Made, MadeBy
+from vlmdebug.core.part import Spans
 from vlmdebug.core.presence import has_two_texts
 from vlmdebug.core.tensors import filled, to_numpy
 from vlmdebug.families import FAMILIES
 from vlmdebug.families.video_audio import TYPES
-from vlmdebug.tracking.places import mrope
+from vlmdebug.tracking.places import mrope, mrope_in_row
 
 IGNORED = -100  # the label of what is not learned
 
@@ -58,13 +60,38 @@ def made_keys(
 def positions_of(
     batch: Batch, given: Mapping[str, Any], positions: np.ndarray, samples: Sequence[int]
 ) -> Made:
-    """What is known of `position_ids` of such tokens, `(sample, seq)` or `(plane, sample, seq)`."""
-    return _Call(batch, given, samples).places(positions)
+    """What is known of `position_ids` of such tokens, `(sample, seq)` or `(plane, sample, seq)`.
+
+    The tokens of each sample stand side by side.
+    """
+    planes = positions[None] if positions.ndim == 2 else positions
+    return _Call(batch, given, samples).compared(planes)
 
 
 def mrope_of(batch: Batch, given: Mapping[str, Any], samples: Sequence[int]) -> np.ndarray | None:
     """M-RoPE's positions of such tokens, `(3, sample, seq)`; None where no rule is proven."""
     return _Call(batch, given, samples).mrope()
+
+
+def has_own_mrope(
+    batch: Batch, given: Mapping[str, Any], planes: np.ndarray, samples: Sequence[int], spans: Spans
+) -> bool:
+    """Whether M-RoPE's positions of packed samples are plainly those of each alone; never a guess.
+
+    `planes`, `(3, row, seq)`: up to a constant for each sample, as in `unlike`.
+    """
+    call, (row, first, _), last = _Call(batch, given, samples), spans[0], spans[-1].stop
+    if any(b != (row, a.stop, b.stop) for a, b in pairwise(spans)) or not call.has_family:
+        return False  # not side by side in one row
+    if call.ids is None or call.types is None or planes.dtype.kind not in "iu":
+        return False
+    lengths = np.array(spans.lengths)
+    stops = lengths.cumsum()
+    due = mrope_in_row(batch, call.types[row, first:last], stops.tolist(), samples, given)
+    if due is None:
+        return False
+    off = planes[:, row, first:last] - due  # (3, token)
+    return bool((off == off[0, stops - lengths].repeat(lengths)).all())
 
 
 def own_positions(batch: Batch) -> Made | None:
@@ -229,14 +256,18 @@ class _Call:
 
     def places(self, values: np.ndarray) -> Made:
         """Positions of real tokens, up to a constant per row: rotary embeddings look no further."""
-        assert self.ids is not None
-        if self.batch.layout.family not in (*FAMILIES, "text"):
-            return Made.unchecked(MadeBy.NO_MODEL)
         planes = self.planes_of(values)
-        if planes is None:
-            return Made.unchecked(MadeBy.SHAPE, values.shape)
-        if self._has_holes:
+        if planes is not None and self._has_holes and self.has_family:
             return Made.unchecked(MadeBy.HOLES)
+        return self.compared(planes, values.shape)
+
+    def compared(self, planes: np.ndarray | None, shape: tuple[int, ...] = ()) -> Made:
+        """The same for planes, `(plane, sample, seq)`; None where `shape` is that of none."""
+        assert self.ids is not None
+        if not self.has_family:
+            return Made.unchecked(MadeBy.NO_MODEL)
+        if planes is None:
+            return Made.unchecked(MadeBy.SHAPE, shape)
         if self.batch.rules.checks_each_sample == "never" or not self._has_media:
             order = np.arange(self.ids.shape[1])
             off = unlike(planes, filled(order, planes.shape), self.shown)
@@ -269,6 +300,10 @@ class _Call:
         if values.ndim == 3 and planes.shape[0] == 1:
             return None
         return filled(planes, (planes.shape[0], rows, width))
+
+    @property
+    def has_family(self) -> bool:
+        return self.batch.layout.family in FAMILIES or self.batch.layout.family == "text"
 
     @property
     def _has_holes(self) -> bool:
@@ -308,8 +343,11 @@ def unlike(
     Its row and column, its positions, and those that follow from the first token; None if there is
     none.
     """
-    with np.errstate(invalid="ignore"):  # numbers beyond those that count tokens
-        off = planes.astype(np.int64) - expected  # (plane, sample, seq)
+    whole = planes
+    if planes.dtype != np.int64:
+        with np.errstate(invalid="ignore"):  # numbers beyond those that count tokens
+            whole = planes.astype(np.int64)
+    off = whole - expected  # (plane, sample, seq)
     if not off.size:
         return None
     begins = off[0, np.arange(len(real)), real.argmax(axis=1)]  # (sample,)

@@ -11,20 +11,20 @@ differences only, so a constant that is added to all positions of a sample chang
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import CACHES, PACKED
+from vlmdebug.core.lazy import lazy
 from vlmdebug.core.observed import Seam, Seams
 from vlmdebug.core.part import Spans
 from vlmdebug.core.tensors import filled, side_by_side, to_numpy
 from vlmdebug.families.packing import INDEX
 from vlmdebug.tracking.block_mask import is_of_blocks, seam_of_blocks
 from vlmdebug.tracking.ends import cumulative_seam, label_seams, number_seam
-from vlmdebug.tracking.made import numbers_of, positions_of, unlike
+from vlmdebug.tracking.made import has_own_mrope, numbers_of, positions_of, unlike
 
 PLANES = 4
 """Planes of `position_ids` from which M-RoPE models read where samples begin: text comes first."""
@@ -175,12 +175,12 @@ class PackedCall:
         apart = side_by_side(planes, self.spans, 0)
         return self._compared(apart if len(planes) > 1 else apart[0])
 
-    @cached_property
+    @lazy
     def _is_flash(self) -> bool:
         """Whether flash-attention gets the ends of samples, by arguments of its own."""
         return self.given.keys() >= FLASH and not self.wrong_ends
 
-    @cached_property
+    @lazy
     def is_mrope(self) -> bool:
         return self.batch.rules.checks_each_sample != "never"
 
@@ -267,6 +267,9 @@ class PackedCall:
     def _values(self, planes: np.ndarray) -> Seam | None:
         """Whether M-RoPE's positions of each sample are those that it has alone."""
         planes = filled(planes[1 - PLANES :], (PLANES - 1, *self.shape))
+        told = self.batch, self.given, planes, self.samples, self.spans
+        if self.own is None and has_own_mrope(*told):  # as nearly always
+            return None
         apart = side_by_side(planes, self.spans, 0)
         return self._compared(apart)
 
@@ -285,7 +288,7 @@ class PackedCall:
             return Seam(Seams.OPEN)
         return self._at(*made.why.shapes)
 
-    @cached_property
+    @lazy
     def by_sample(self) -> Mapping[str, Any]:
         """The call with a row per sample."""
         return {
@@ -294,7 +297,7 @@ class PackedCall:
             "attention_mask": self.real,
         }
 
-    @cached_property
+    @lazy
     def real(self) -> np.ndarray:
         """1 for the tokens of each sample, and 0 behind them, `(sample, seq)`."""
         lengths = np.array(self.spans.lengths)

@@ -7,7 +7,7 @@ and that of its variants (transformers 5.24); what differs between models is in 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import repeat
 from typing import Any, NamedTuple
@@ -71,44 +71,62 @@ def mrope(
         samples: Their numbers in the batch.
         given: The call, where the batch's own tensors are not kept.
     """
-    rule, own = batch.rules.mrope, types[shown]  # (token,), of one sample behind the other
     stops = shown.sum(axis=1).cumsum().tolist()
-    begins = [0, *((own[1:] != own[:-1]).nonzero()[0] + 1).tolist(), *stops]
-    begins = sorted({begin for begin in begins if begin < len(own)})
-    codes = own[begins].tolist()
-    present = {*codes} - {TEXT}
-    if rule is None or not present <= {*CODES.values()}:
-        return None
-    left: dict[int, Iterator[Block]] = {}
-    for name, code in CODES.items():
-        if code in present:
-            blocks = _blocks(batch, rule, name, samples, given)
-            if blocks is None:
-                return None
-            left[code] = iter(blocks)
-    runs = zip(codes, begins, [*begins[1:], len(own)], strict=True)
-    laid = _laid(len(own), runs, {*stops}, left)
-    if laid is None or any(next(blocks, None) is not None for blocks in left.values()):
+    laid = mrope_in_row(batch, types[shown], stops, samples, given)
+    if laid is None:
         return None
     places = np.zeros((3, *types.shape), dtype=np.int64)
     places[:, shown] = laid
     return places
 
 
+def mrope_in_row(
+    batch: Batch,
+    types: np.ndarray,
+    stops: Sequence[int],
+    samples: Sequence[int],
+    given: Mapping[str, Any],
+) -> np.ndarray | None:
+    """The same for the real tokens of all samples one behind the other, `(3, token)`.
+
+    `stops`: where each sample ends.
+    """
+    rule = batch.rules.mrope
+    begins = [0, *((types[1:] != types[:-1]).nonzero()[0] + 1).tolist(), *stops[:-1]]
+    begins = sorted({begin for begin in begins if begin < len(types)})
+    codes = types[begins].tolist()
+    present = {*codes} - {TEXT}
+    if rule is None or not present <= {*CODES.values()}:
+        return None
+    media = dict[int, tuple[Block, ...]]()
+    for name, code in CODES.items():
+        if code in present:
+            blocks = _blocks(batch, rule, name, samples, given)
+            if blocks is None:
+                return None
+            media[code] = tuple(blocks)
+    runs = zip(codes, begins, [*begins[1:], len(types)], strict=True)
+    return _laid(len(types), tuple(runs), tuple(stops), tuple(media.items()))
+
+
+@lru_cache(maxsize=8)
 def _laid(
     tokens: int,
-    runs: Iterable[tuple[int, int, int]],
-    stops: Collection[int],
-    left: Mapping[int, Iterator[Block]],
+    runs: Sequence[tuple[int, int, int]],
+    stops: Sequence[int],
+    media: Sequence[tuple[int, tuple[Block, ...]]],
 ) -> np.ndarray | None:
     """Positions of all tokens, `(3, token)`; None if runs have other sizes.
+
+    The models of a loop get the same samples in turn: a policy and its reference, for one.
 
     Args:
         tokens: How many there are, of one sample behind the other.
         runs: Runs of tokens of one type, as type, begin and end.
         stops: Where samples end.
-        left: The images and videos, in order.
+        media: The images and videos, in order, by type.
     """
+    left, ends = {code: iter(blocks) for code, blocks in media}, {*stops}
     places = np.empty((3, tokens), dtype=np.int64)
     places[:] = np.arange(tokens)
     begin, sizes, by = 0, list[int](), list[int]()  # tokens, and what is added to their places
@@ -126,8 +144,11 @@ def _laid(
             sizes.append(block.size)
             by.append(begin)
             at, begin = at + block.size, begin + max(block.height, block.width)
-        begin = 0 if end in stops else begin
+        begin = 0 if end in ends else begin
+    if any(next(blocks, None) is not None for blocks in left.values()):
+        return None
     places += np.repeat(np.array(by, dtype=np.int64), sizes)
+    places.setflags(write=False)
     return places
 
 

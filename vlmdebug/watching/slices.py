@@ -137,7 +137,7 @@ class CallChecker:
     def _packed(self, tensors: Tensors) -> Judged | None:
         """A call with rows of several samples, by itself; None if no row holds several."""
         inputs: dict[str, Any] = of_batch(tensors)
-        inputs |= {key: tensors[key] for key in SEAMS & tensors.keys()}
+        inputs |= {key: tensors[key] for key in tensors if key in SEAMS}
         packing = read_packing(inputs, None, self._metadata.pad_token_id, single=True)
         if packing.spans is None and not packing.ambiguities:
             return None
