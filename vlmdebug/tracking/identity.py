@@ -41,7 +41,7 @@ def identified(
     beside = [] if all(len(alike) == 1 for alike in options) else _beside(batch, finder, given)
     came, found = Counter(finder.came), list[int]()
     for row, alike in enumerate(options):
-        fits = [sample for sample in alike if all(one.fits(sample) for one in beside)]
+        fits = [one for one in alike if all(key.fits(one) for key in beside)] if beside else alike
         wanted = expected[row] if row < len(expected) else -1
         following = found[-1] + 1 if found else -1
         if fits:

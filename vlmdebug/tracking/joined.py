@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import PACKED
+from vlmdebug.core.lazy import lazy
 from vlmdebug.core.packed_row import Place
 from vlmdebug.core.part import Span, Spans
 from vlmdebug.core.rows import Rows
@@ -84,6 +84,7 @@ class Joined:
         several, told, strange = False, _is_told(given), False
         ends = cuts if batch.rules.causal or batch.rules.separates_packed else ()
         table = table.astype(texts.dtype, copy=False)
+        shown &= ~texts.is_padding(table)
         for row, (tokens, real) in enumerate(zip(table, shown, strict=True)):
             own = texts.pieces(row, tokens, real, cuts)
             if own is None:
@@ -111,7 +112,7 @@ class Joined:
         """The column behind the last of their tokens."""
         return max(span.stop for span in self.spans)
 
-    @cached_property
+    @lazy
     def lost(self) -> dict[int, tuple[int, int]]:
         """How many tokens each sample of which some are missing has here, and how many it owns."""
         lengths = zip(self.samples, self.spans.lengths, strict=True)
@@ -225,7 +226,13 @@ class Texts:
 
     def real(self, table: np.ndarray, given: Mapping[str, Any]) -> np.ndarray:
         """Tokens of a call that are no padding, `(row, seq)`."""
-        return self.not_padding(table, given) & ~np.isin(table, self._padding)
+        return self.not_padding(table, given) & ~self.is_padding(table)
+
+    def is_padding(self, table: np.ndarray) -> np.ndarray:
+        """Tokens that are padding wherever they stand."""
+        if len(self._padding) == 1:  # as nearly always
+            return table == self._padding[0]
+        return np.isin(table, self._padding)
 
     def not_padding(self, table: np.ndarray, given: Mapping[str, Any]) -> np.ndarray:
         """Tokens of a call that its own mask shows, `(row, seq)`."""
@@ -237,11 +244,15 @@ class Texts:
     def pieces(
         self, row: int, tokens: np.ndarray, shown: np.ndarray, edges: Collection[tuple[int, int]]
     ) -> list[Piece] | None:
-        """The samples in one row; None if too many of its tokens are of no sample."""
+        """The samples in one row; None if too many of its tokens are of no sample.
+
+        `shown`: its tokens that are no padding.
+        """
         found, at, strange, tried = list[Piece](), 0, 0, -1
-        real = np.flatnonzero(shown & ~np.isin(tokens, self._padding))
+        real = np.flatnonzero(shown)
+        full = len(real) == len(tokens)  # as nearly always
         while True:
-            after = int(np.searchsorted(real, at))
+            after = at if full else int(np.searchsorted(real, at))
             if after == len(real):
                 return found
             at = int(real[after])
@@ -262,7 +273,9 @@ class Texts:
 
     def is_strange(self, pieces: Sequence[Piece], tokens: np.ndarray, shown: np.ndarray) -> bool:
         """Whether a row holds other tokens: not padding, nor one token again and again."""
-        left = shown & ~np.isin(tokens, self._padding)
+        if sum(one.span.stop - one.span.start for one in pieces) == len(tokens):
+            return False  # as nearly always
+        left = shown.copy()
         for span in (one.span for one in pieces):
             left[span.start : span.stop] = False
         return bool((left[1:] & left[:-1] & (tokens[1:] != tokens[:-1])).any())
@@ -275,7 +288,7 @@ class Texts:
             return False
         row, _, stop = pieces[0].span
         left = tokens[stop:]
-        padding = _are_the_same(left) or bool(np.isin(left, self._padding).all())
+        padding = _are_the_same(left) or bool(self.is_padding(left).all())
         return not len(left) or ((row, stop) in ends and padding)
 
     def _whole(
@@ -285,7 +298,8 @@ class Texts:
         fits = list[int]()
         for sample in self._by_head.get(tokens[at : at + self._head].tobytes(), ()):
             text = self._texts[sample]
-            if np.array_equal(tokens[at : at + len(text)], text):
+            own = tokens[at : at + len(text)]
+            if len(own) == len(text) and not np.count_nonzero(own != text):
                 fits.append(sample)
         if not fits:
             return None

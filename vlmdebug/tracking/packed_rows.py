@@ -7,13 +7,15 @@ differences count.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import PACKED
+from vlmdebug.core.lazy import lazy
 from vlmdebug.core.observed import Seam, Seams
 from vlmdebug.core.packed_row import Line, PackedRow, Place
 from vlmdebug.core.part import Spans
@@ -29,7 +31,8 @@ MOST_LINES = 2000
 """Lines of one row's positions after which they are not kept."""
 
 
-class _Plane(NamedTuple):
+@dataclass(frozen=True)
+class _Plane:
     """One plane of positions, `(row, seq)`, with those due; `real`: tokens of a sample."""
 
     name: str
@@ -37,7 +40,7 @@ class _Plane(NamedTuple):
     due: np.ndarray
     real: np.ndarray
 
-    @property
+    @lazy
     def off(self) -> np.ndarray:
         if self.given is None:
             return np.zeros(self.real.shape, dtype=bool)
@@ -91,9 +94,12 @@ def _planes(call: PackedCall, seams: Sequence[Seam]) -> Iterator[_Plane]:
     planes = positions[None] if positions is not None and positions.ndim == 2 else positions
     if planes is not None and planes.ndim == len(shape) + 1 and planes.shape[1] == 1:
         planes = np.broadcast_to(planes, (len(planes), shape[0], planes.shape[2]))
-    real = _laid(call.spans, shape, [np.ones(size) for size in call.spans.lengths]) != 0
+    real = np.zeros(shape, dtype=bool)
+    for row, start, stop in call.spans:
+        real[row, start:stop] = True
     shaped = any(one.why is Seams.PLANES for one in seams)
-    order = _laid(call.spans, shape, [np.arange(size) for size in call.spans.lengths])
+    count = np.arange(shape[1])
+    order = _laid(call.spans, shape, [count[:size] for size in call.spans.lengths])
     if planes is None or planes.shape[1:] != shape or (shaped and len(planes) != 1):
         yield _Plane("", None, order, real)
         return
@@ -157,26 +163,25 @@ def _begun(call: PackedCall, given: np.ndarray, order: np.ndarray) -> np.ndarray
     """
     due, firsts, masked = order.copy(), dict[int, int](), "attention_mask" in call.given
     for row, start, stop in call.spans:
-        begins = masked or not start or given[row, start] != given[row, start - 1] + 1
-        first = firsts.setdefault(row, int(given[row, start]) if begins else 0)
-        due[row, start:stop] += int(given[row, start]) if begins else first
+        own = int(given[row, start])
+        begins = masked or not start or own != int(given[row, start - 1]) + 1
+        first = firsts.setdefault(row, own if begins else 0)
+        due[row, start:stop] += own if begins else first
     return due
 
 
 def _lines(values: np.ndarray, places: Iterable[tuple[int, int]]) -> tuple[Line, ...] | None:
     """Values that stay or go up by one, as lines; None if these are too many."""
-    steps = np.diff(values)
-    changes = np.flatnonzero(steps[1:] != steps[:-1]) + 1  # steps that differ from the one before
-    found = list[Line]()
+    steps = values[1:] - values[:-1]
+    changes = (steps[1:] != steps[:-1]).nonzero()[0] + 1  # steps that differ from the one before
+    edges, found = [*changes.tolist(), len(steps)], list[Line]()
     for at, end in places:
         while at < end:
             if len(found) == MOST_LINES:
                 return None
             step, last = int(steps[at]) if at + 1 < end else 0, at
             if at + 1 < end and step in (0, 1):
-                after = int(np.searchsorted(changes, at, side="right"))
-                reached = int(changes[after]) if after < len(changes) else len(steps)
-                last = min(reached, end - 1)
+                last = min(edges[bisect_right(edges, at)], end - 1)
             found.append(Line(at, last + 1, int(values[at]), step if last > at else 0))
             at = last + 1
     return tuple(found)

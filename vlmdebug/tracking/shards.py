@@ -158,8 +158,9 @@ class Ranks:
         texts, found = self._texts, list[Piece]()
         assert texts is not None
         for row, tokens in enumerate(table.astype(texts.dtype, copy=False)):
-            own = texts.pieces(row, tokens, shown[row], ends)
-            if own is None or texts.is_strange(own, tokens, shown[row]):
+            real = shown[row] & ~texts.is_padding(tokens)
+            own = texts.pieces(row, tokens, real, ends)
+            if own is None or texts.is_strange(own, tokens, real):
                 return None
             found += own
         sizes = [one.span.stop - one.span.start for one in found]
