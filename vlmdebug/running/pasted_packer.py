@@ -8,6 +8,7 @@ They need torch and what the written module defines: `slice_inputs`, `SAMPLE_KEY
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 from itertools import accumulate, repeat
 from math import isqrt
@@ -64,10 +65,10 @@ def _positions(row: dict, keep: torch.Tensor) -> torch.Tensor:
 
 def _positions_in_grids(row: dict, keep: torch.Tensor) -> torch.Tensor:
     """0, 1, 2 …, which keeps samples apart, and then M-RoPE's positions, (4, 1, seq)."""
-    order, planes = (keep.cumsum(1) - 1)[keep][None, None], row["position_ids"]
-    if planes is None:
-        return torch.cat([order, _mrope(row, keep.sum(1).tolist())])
-    return torch.cat([order, planes[-3:][:, keep][:, None]])
+    if row["position_ids"] is None:
+        return _mrope(row, keep.sum(1).tolist())
+    order = (keep.cumsum(1) - 1)[keep][None, None]
+    return torch.cat([order, row["position_ids"][-3:][:, keep][:, None]])
 
 
 def _is_along_tokens(key: str, value: Any, ids: torch.Tensor) -> bool:
@@ -77,7 +78,7 @@ def _is_along_tokens(key: str, value: Any, ids: torch.Tensor) -> bool:
 
 
 def _mrope(row: dict, lengths: list) -> torch.Tensor:
-    """M-RoPE's positions of each sample in time, height and width, (3, 1, seq)."""
+    """0, 1, 2 … for each sample, and M-RoPE's time, height and width, (4, 1, seq)."""
     if "video_grid_thw" in row or "input_features" in row:
         raise ValueError(
             "Positions of videos and audio depend on the model: put position_ids, from its "
@@ -88,9 +89,10 @@ def _mrope(row: dict, lengths: list) -> torch.Tensor:
     grids = row["image_grid_thw"].tolist() if "image_grid_thw" in row else []
     patches = sum(height * width for _, height, width in grids)
     merge = isqrt(patches // sum(is_image)) if grids else 1
-    left, time, down, across = iter(grids), [], [], []
+    left, order, time, down, across = iter(grids), [], [], [], []
     for length in lengths:
         begin, stop = 0, len(time) + length
+        order += range(length)
         while len(time) < stop:
             at = len(time)
             if not is_image[at]:
@@ -106,4 +108,5 @@ def _mrope(row: dict, lengths: list) -> torch.Tensor:
                 down += repeat(y, width)
                 across += range(begin, begin + width)
             begin += max(height, width)
-    return torch.tensor([time, down, across], device=ids.device)[:, None]  # (3, 1, seq)
+    planes = torch.frombuffer(array("q", order + time + down + across), dtype=torch.int64)
+    return planes.view(4, 1, -1).to(ids.device)

@@ -196,6 +196,8 @@ def _head(
     needs = "torch" if packs else "nothing"
     yield from ["", f"Written by vlmdebug; it depends on {needs}, not on vlmdebug either."]
     yield from ['"""', "", "from __future__ import annotations", ""]
+    if "array(" in source:
+        yield "from array import array"
     if packs:
         yield "from collections.abc import Iterator"
     if imported:
