@@ -94,15 +94,24 @@ class MRope:
 
     Attributes:
         videos: Each frame is laid out as an image (`frames`); or all are one block, one step of
-            time apart (`whole`), or as many steps as `second_per_grid_ts` says (`seconds`); None if
-            that is not known.
+            time apart (`whole`), or as many steps as the seconds between two frames have
+            (`seconds`); None if that is not known.
         newline: Whether a token ends each row of an image.
         per_second: Steps of time in a second; None if that is not known.
+        timed_by: The key that holds the seconds.
+        sounds: Audio is laid out as text, and text goes on behind the last place of a video, in
+            time too. The tokens of a video and of its own sound take turns: by stretches of time,
+            with one position for the begin tokens of both and one for the end tokens (`chunks`), or
+            one by one, with fractions of time (`times`). None in models without audio.
+        per_chunk: Steps of time in a stretch; None if that is not known.
     """
 
     videos: Literal["frames", "whole", "seconds"] | None = None
     newline: bool = False
     per_second: float | None = None
+    timed_by: str = "second_per_grid_ts"
+    sounds: Literal["chunks", "times"] | None = None
+    per_chunk: int | None = None
 
 
 @dataclass(frozen=True)

@@ -171,7 +171,8 @@ def _rules(rules: ModelRules, metadata: ProcessorMetadata, *, changed: bool) -> 
     if changed or metadata.other_model is not None:
         differ["seen"] = ()  # no model that was seen
     if rules.mrope is not None and metadata.steps_per_second is not None:
-        differ["mrope"] = _timed(rules.mrope, float(metadata.steps_per_second))
+        steps = float(metadata.steps_per_second), metadata.steps_per_chunk
+        differ["mrope"] = _timed(rules.mrope, *steps)
     if metadata.model_type in SEPARATES:
         differ["separates_packed"] = True
         differ["repeats_positions"] = metadata.model_type in REPEATS
@@ -180,8 +181,8 @@ def _rules(rules: ModelRules, metadata: ProcessorMetadata, *, changed: bool) -> 
 
 
 @lru_cache
-def _timed(mrope: MRope, steps: float) -> MRope:
-    return replace(mrope, per_second=steps)
+def _timed(mrope: MRope, steps: float, in_chunk: int | None) -> MRope:
+    return replace(mrope, per_second=steps, per_chunk=in_chunk)
 
 
 def _ambiguities(

@@ -44,6 +44,7 @@ class ProcessorMetadata:
     pooling_size: int | None = None
     downsample_factor: int | None = None
     steps_per_second: float | None = None
+    steps_per_chunk: int | None = None
     pixels_per_feature: int | None = None
     patch_pixels: frozenset[int] = frozenset()
     splits_images: bool = False

@@ -96,7 +96,9 @@ def read_metadata(
         pooling_size=_first(images, "pooling_kernel_size") or _first(vision, "pooling_kernel_size"),
         downsample_factor=_first(images, "downsample_factor")
         or _first(config, "downsample_factor"),
-        steps_per_second=_first(vision, "tokens_per_second"),
+        steps_per_second=_first(config, "position_id_per_seconds")
+        or _first(vision, "tokens_per_second"),
+        steps_per_chunk=_steps_per_chunk(config),
         pixels_per_feature=_pixels_per_feature(processor, config, vision),
         patch_pixels=_patch_pixels(images)
         or _patch_pixels(config if kind == "fuyu" else vision),  # Fuyu has no vision tower
@@ -111,6 +113,12 @@ def read_metadata(
         features_of_video=features_of_video(kind, processor, config),
         features_of_audio=features_of_audio(kind, processor, config),
     )
+
+
+def _steps_per_chunk(config: Any) -> int | None:
+    """Steps of time after which the tokens of a video and its sound take turns."""
+    steps, seconds = _first(config, "position_id_per_seconds"), _first(config, "seconds_per_chunk")
+    return None if steps is None or seconds is None else int(steps * seconds)
 
 
 def _model_type(config: Any, processor: Any) -> tuple[str | None, str | None]:

@@ -7,7 +7,7 @@ start again. All that are given must agree.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -72,7 +72,12 @@ class Packing:
 
 
 def read_packing(
-    tensors: Mapping[str, Any], seq_lens: Any, pad: int | None, *, single: bool = False
+    tensors: Mapping[str, Any],
+    seq_lens: Any,
+    pad: int | None,
+    *,
+    clips: Collection[int] = (),
+    single: bool = False,
 ) -> Packing:
     """Where the samples of packed rows are.
 
@@ -80,6 +85,7 @@ def read_packing(
         tensors: The batch, with `input_ids` of shape `(row, seq)`.
         seq_lens: Tokens of each sample of the one row, or a list of them per row.
         pad: Id of the padding token, where known.
+        clips: Ids of the placeholder tokens of videos and audio, where known.
         single: Whether counts were given for a single sample.
 
     Raises:
@@ -105,7 +111,7 @@ def read_packing(
         return Packing(ambiguities=(_unreadable(bad[0], rows, width),))
     told = {key: spans for key, spans in found.items() if spans is not None}
     if not told:
-        return Packing(ambiguities=() if single else tuple(_undecided(tensors, planes, shown)))
+        return Packing(ambiguities=() if single else tuple(_undecided(tensors, planes, shown, clips)))
     source, spans = next(iter(told.items()))
     other = next((key for key, own in told.items() if own != spans), None)
     if other is not None:
@@ -240,9 +246,15 @@ def _are_zero(planes: np.ndarray) -> np.ndarray:
 
 
 def _undecided(
-    tensors: Mapping[str, Any], planes: np.ndarray | None, shown: np.ndarray
+    tensors: Mapping[str, Any],
+    planes: np.ndarray | None,
+    shown: np.ndarray,
+    clips: Collection[int],
 ) -> Iterator[Ambiguity]:
-    """Signs of several samples in a row that do not say where each begins."""
+    """Signs of several samples in a row that do not say where each begins.
+
+    Positions also go back where a video and its sound take turns.
+    """
     width = tensors["input_ids"].shape[1]
     longest = [key for key in PACKED if key.startswith("max_") and key in tensors]
     if longest and int(tensors[longest[0]]) < width:
@@ -255,6 +267,9 @@ def _undecided(
             yield _open("input_ids is one row without attention_mask and position_ids")
         return
     back = (np.diff(planes[0], axis=1) < 0) & shown[:, 1:] & shown[:, :-1]
+    if back.any() and clips:
+        inside = np.isin(to_numpy(tensors["input_ids"]), [*clips])
+        back &= ~(inside[:, 1:] & inside[:, :-1])
     if back.any():
         row, column = map(int, np.argwhere(back)[0])
         yield _open(f"position_ids go back at token {column + 1} of row {row}, but not to 0")

@@ -126,7 +126,8 @@ def _read(
     lists |= {key for key in inputs if probed is not None and key in probed.axes}
     tensors = checked_tensors(inputs, lists)
     single = any(_is_single(one) for one in (*named.values(), *map(inputs.get, named)))
-    packing = read_packing(tensors, seq_lens, metadata.pad_token_id, single=single)
+    pad, tokens = metadata.pad_token_id, metadata.token_ids.values()
+    packing = read_packing(tensors, seq_lens, pad, clips=tokens, single=single)
     samples = len(packing.spans or tensors["input_ids"])
     given = counts_given(inputs, named, counts, samples)
     clips = {unit: given.pop(unit, None) for unit in VIDEO_AND_AUDIO}

@@ -97,9 +97,10 @@ QWEN3_IMAGES = replace(QWEN3, mrope=MRope())
 HY4 = replace(QWEN3, mrope=MRope(newline=True))
 """`modeling_hy_v4_vl.get_vision_position_ids` (transformers 5.24) adds a column to each row."""
 QWEN3_5 = with_mask(QWEN3, PLACED_MULTIPLIED)
-GLM = replace(QWEN3_IMAGES, one_placeholder=True)
-"""`get_placeholder_mask` of GLM-4V and its variants looks for image tokens in place of videos."""
-GLM_OCR = replace(QWEN2_IMAGES, one_placeholder=True)
+GLM = replace(QWEN3, one_placeholder=True)
+"""`get_placeholder_mask` of GLM-4V and its variants looks for image tokens in place of videos.
+`modeling_glm4v.get_rope_index` (transformers 5.24) takes each frame of a video for an image."""
+GLM_OCR = replace(QWEN2_FRAMES, one_placeholder=True)
 QWEN4 = with_mask(QWEN3, INDEXED_UNEQUAL)
 
 GRID = replace(
@@ -119,10 +120,21 @@ GRID_BROADCAST = replace(GRID, keys=_BROADCAST)
 GRID_BROADCAST_INDEXED = with_mask(GRID_BROADCAST, INDEXED)
 
 OMNI = with_mask(
-    replace(GRID, checks_each_sample="sometimes", causal=False, audio_surplus=True, mrope=MRope()),
+    replace(
+        GRID,
+        checks_each_sample="sometimes",
+        causal=False,
+        audio_surplus=True,
+        mrope=MRope("seconds", timed_by="video_second_per_grid", sounds="chunks"),
+    ),
     replace(INDEXED, same=None, more=None, beside_one=None),
 )
 """Positions are computed with the mask, or differently without it, and images are found in the text
 by their ids (`modeling_qwen2_5_omni.get_rope_index`, transformers 5.23), which does not always
 detect wrong sizes."""
-OMNI_BROADCAST = replace(OMNI, keys=_BROADCAST)
+OMNI_BROADCAST = replace(
+    OMNI,
+    keys=_BROADCAST,
+    mrope=MRope("seconds", timed_by="video_second_per_grid", sounds="times"),
+)
+"""`modeling_qwen3_omni_moe.get_rope_index` (transformers 5.24) does not round down times."""

@@ -32,6 +32,9 @@ from vlmdebug.families.video_audio import TYPES
 from vlmdebug.tracking.places import mrope, mrope_in_row
 
 IGNORED = -100  # the label of what is not learned
+ROUNDED = 0.01
+"""What rounding of single floats may do to positions that are fractions: rotary embeddings turn by
+no more than as many radians."""
 
 
 def made_keys(
@@ -165,6 +168,11 @@ class _Call:
                 found[self.ids == token] = codes[unit]
             elif self.given.get(pixels) is not None:
                 return None
+        if not self.batch.rules.one_placeholder or self.given.get(MEDIA_OF["video"]) is None:
+            return found
+        if self.given.get(MEDIA_OF["image"]) is not None:
+            return None  # which are frames is not known; models raise
+        found[found == codes["image"]] = codes["video"]
         return found
 
     # One rule per key.
@@ -343,15 +351,19 @@ def unlike(
     Its row and column, its positions, and those that follow from the first token; None if there is
     none.
     """
+    exact = expected.dtype.kind != "f"
     whole = planes
-    if planes.dtype != np.int64:
+    if not exact:
+        whole = planes.astype(np.float64)
+    elif planes.dtype != np.int64:
         with np.errstate(invalid="ignore"):  # numbers beyond those that count tokens
             whole = planes.astype(np.int64)
     off = whole - expected  # (plane, sample, seq)
     if not off.size:
         return None
     begins = off[0, np.arange(len(real)), real.argmax(axis=1)]  # (sample,)
-    wrong = (off != begins[:, None]).any(axis=0) & real
+    off = off != begins[:, None] if exact else ~(abs(off - begins[:, None]) <= ROUNDED)
+    wrong = off.any(axis=0) & real
     if not wrong.any():
         return None
     row, at = (int(one) for one in np.argwhere(wrong)[0])
