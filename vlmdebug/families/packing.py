@@ -253,7 +253,7 @@ def _undecided(
 ) -> Iterator[Ambiguity]:
     """Signs of several samples in a row that do not say where each begins.
 
-    Positions also go back where a video and its sound take turns.
+    Time also goes back behind a video, as text goes on behind its sides, or its sound comes.
     """
     width = tensors["input_ids"].shape[1]
     longest = [key for key in PACKED if key.startswith("max_") and key in tensors]
@@ -267,9 +267,8 @@ def _undecided(
             yield _open("input_ids is one row without attention_mask and position_ids")
         return
     back = (np.diff(planes[0], axis=1) < 0) & shown[:, 1:] & shown[:, :-1]
-    if back.any() and clips:
-        inside = np.isin(to_numpy(tensors["input_ids"]), [*clips])
-        back &= ~(inside[:, 1:] & inside[:, :-1])
+    if back.any() and clips and len(planes) == M_ROPE[0]:
+        back &= ~np.isin(to_numpy(tensors["input_ids"]), [*clips])[:, :-1]
     if back.any():
         row, column = map(int, np.argwhere(back)[0])
         yield _open(f"position_ids go back at token {column + 1} of row {row}, but not to 0")
