@@ -111,7 +111,9 @@ def read_packing(
         return Packing(ambiguities=(_unreadable(bad[0], rows, width),))
     told = {key: spans for key, spans in found.items() if spans is not None}
     if not told:
-        return Packing(ambiguities=() if single else tuple(_undecided(tensors, planes, shown, clips)))
+        return Packing(
+            ambiguities=() if single else tuple(_undecided(tensors, planes, shown, clips))
+        )
     source, spans = next(iter(told.items()))
     other = next((key for key, own in told.items() if own != spans), None)
     if other is not None:

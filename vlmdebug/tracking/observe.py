@@ -32,6 +32,8 @@ from vlmdebug.tracking.rows import RowFinder
 from vlmdebug.tracking.unmasked import Unmasked
 from vlmdebug.tracking.values import recast
 
+SHARED = ("image", "video")
+"""Modalities that have one placeholder token in some models."""
 OF_SEAMS = frozenset({*PACKED, "position_ids", "attention_mask"})
 """Keys that keep the samples of packed rows apart, which are judged together."""
 
@@ -198,14 +200,14 @@ class _Chunk:
         if told is not None:
             self.samples, self._part = told, self.batch.part(told)
             self.columns = columns if self.realigned is None else None
-        self.placeholders = _placeholders(self.batch, ids, told, is_slice)
+        self.placeholders = _placeholders(self.batch, ids, told, is_slice, self.given)
         length = ids.shape[0] if ids.ndim else 1
         return ObservedKey(rows, length, source, change=change, columns=self.width, dims=ids.ndim)
 
     def _ids_of(self, joined: Joined, ids: Any) -> ObservedKey:
         """`input_ids` with rows that hold several samples."""
         self.samples, self._part = joined.rows, None
-        found = _placeholders(self.batch, ids, None, is_slice=False)
+        found = _placeholders(self.batch, ids, None, False, self.given)
         dummies = _dummies(joined, self.batch, self.given)
         self.placeholders = {unit: own for unit, own in found.items() if unit not in dummies}
         own = self.batch.inputs["input_ids"]
@@ -393,10 +395,13 @@ def _numbers(value: Any) -> np.ndarray | None:
         return None
 
 
-def _placeholders(batch: Batch, ids: Any, rows: Rows | None, is_slice: bool) -> dict[str, int]:
+def _placeholders(
+    batch: Batch, ids: Any, rows: Rows | None, is_slice: bool, given: Mapping[str, Any]
+) -> dict[str, int]:
     """Placeholder tokens of the chunk's own `input_ids`, by modality, if they can be counted.
 
-    The batch's counts are valid only for a slice of it: a copy's columns may have been moved.
+    The batch's counts are valid only for a slice of it: a copy's columns may have been moved. Where
+    images and videos share a token, those of a call are of the one that it has.
     """
     found: dict[str, int] = {}
     whole = len(ids.shape) == 2 and ids.shape[1] == batch.inputs["input_ids"].shape[1]
@@ -409,6 +414,12 @@ def _placeholders(batch: Batch, ids: Any, rows: Rows | None, is_slice: bool) -> 
             counted = int((ids == modality.token_id).sum())
         if counted is not None:
             found[name] = counted
+    if is_slice or "video" not in found or not batch.rules.one_placeholder:
+        return found
+    there = {name for name in SHARED if given.get(MEDIA_OF[name]) is not None}
+    total = sum(found.pop(name, 0) for name in SHARED)
+    if len(there) < len(SHARED):
+        found |= {name: total if name in there or not there else 0 for name in SHARED}
     return found
 
 

@@ -1,0 +1,291 @@
+"""Positions of videos and audio, against those that the model itself gives them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from placed import Placing
+
+import vlmdebug as vd
+from vlmdebug.tracking.made import made_keys, own_positions
+from vlmdebug.tracking.sounds import pieces_of
+
+OMNI = ("qwen2_5_omni_thinker", "qwen3_omni_moe_thinker")
+GLM = ("glm4v", "glm4v_moe", "glm46v", "glm_ocr", "glmga")
+QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+CASES = [*((one, sound) for one in OMNI for sound in (False, True)), *((g, False) for g in GLM)]
+CASES += [(one, False) for one in QWEN]
+SEEDS = 12
+
+
+@pytest.fixture(scope="module")
+def placings(built):
+    known = {}
+
+    def of(family):
+        if family not in known:
+            known[family] = Placing(family, *built[family])
+        return known[family]
+
+    return of
+
+
+def kinds_of(placing, seed=0):
+    """Media of three samples that the model takes in one call."""
+    if placing.omni:
+        return (("va", "", "iv"), ("v", "aiv", "a"), ("aa", "vv", "i"))[seed % 3]
+    if placing.shares:
+        return (("v", "", "vv"), ("i", "", "ii"))[seed % 2]
+    return (("vi", "", "iv"), ("v", "vv", "i"))[seed % 2]
+
+
+@pytest.mark.parametrize(("family", "sound"), CASES)
+def test_positions_of_the_model_itself_are_right(family, sound, placings):
+    placing = placings(family)
+    for seed in range(SEEDS):
+        kinds = kinds_of(placing, seed)
+        inputs, positions = placing.draw(kinds, seed, sound=sound, left=bool(seed % 2))
+        report = vd.check(placing.read({**inputs, "position_ids": positions}))
+
+        assert report.ok, (seed, str(report))
+        assert "position_ids against places of the tokens" in " ".join(str(report).split())
+
+
+def of_text(placing, inputs, positions):
+    return (inputs["attention_mask"].cumsum(1) - 1).expand(3, -1, -1)
+
+
+def swapped(placing, inputs, positions):
+    return positions[[0, 2, 1]]
+
+
+def of_one_second(placing, inputs, positions):
+    """The seconds between frames were not passed on."""
+    found = dict(inputs)
+    key = "video_second_per_grid" if placing.omni else "second_per_grid_ts"
+    found[key] = torch.ones_like(inputs[key])
+    return placing.index(found)
+
+
+def of_one_block(placing, inputs, positions):
+    """All frames of a video laid out as one image would be, each at the time of the first."""
+    types, found = inputs["mm_token_type_ids"], positions.clone()
+    found[0, types == 2] = found[0, types == 2] + 1
+    return found
+
+
+def audio_at_one_place(placing, inputs, positions):
+    """The tokens behind a sound begin where the sound does."""
+    ids, found = inputs["input_ids"], positions.clone()
+    row, column = (ids == placing.token("audio")).nonzero()[0].tolist()
+    found[:, row, column + 1 :] -= 1
+    return found
+
+
+def of_the_last_batch(placing, inputs, positions):
+    """Positions, or the deltas that they were made from, of other samples."""
+    return positions.roll(1, 1)
+
+
+WRONG = {
+    "text": (of_text, (*OMNI, "glm4v", "qwen2_5_vl", "qwen3_vl")),
+    "swapped": (swapped, (*OMNI, "glm4v", "qwen2_5_vl", "qwen3_vl")),
+    "seconds": (of_one_second, (*OMNI, "qwen2_5_vl")),
+    "one block": (of_one_block, ("glm4v", "qwen3_vl")),
+    "audio": (audio_at_one_place, OMNI),
+    "stale": (of_the_last_batch, (*OMNI, "glm4v", "qwen2_5_vl")),
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "wrong"), [(one, name) for name, (_, many) in WRONG.items() for one in many]
+)
+def test_wrong_positions_fall_and_the_logits_differ(family, wrong, placings):
+    placing = placings(family)
+    inputs, positions = placing.draw(kinds_of(placing), 1)
+    other = WRONG[wrong][0](placing, inputs, positions)
+    report = vd.check(placing.read({**inputs, "position_ids": other}))
+    ours, theirs = (placing.logits({**inputs, "position_ids": p}) for p in (positions, other))
+
+    undecided = wrong == "stale" and any(
+        "may hold several samples" in o for o in report.ambiguities
+    )
+    assert undecided or {one.code for one in report.mismatches} == {"VLM014"}, str(report)
+    assert not torch.allclose(ours, theirs, atol=1e-5)
+    assert torch.allclose(ours, placing.logits(inputs), atol=1e-5)
+
+
+@pytest.mark.parametrize("family", [*OMNI, "glm4v", "qwen2_5_vl"])
+def test_positions_are_compared_in_each_chunk_and_under_watch(family, placings):
+    placing = placings(family)
+    inputs, positions = placing.draw(kinds_of(placing), 3)
+    batch = placing.read(inputs)
+
+    def making(positions):
+        return lambda _, size: (
+            {**chunk, "position_ids": positions[:, at : at + 1]}
+            for at, chunk in enumerate(batch.chunks(1))
+        )
+
+    wrong = of_text(placing, inputs, positions)
+
+    assert vd.check(making(positions), batch).ok
+    assert {one.code for one in vd.check(making(wrong), batch).mismatches} == {"VLM014"}
+    for own, verdict in ((positions, "OK"), (wrong, "MISMATCH")):
+        with (
+            vd.watch(placing.model, processor=placing.processor, on_mismatch="record") as trace,
+            torch.no_grad(),
+        ):
+            for chunk in making(own)(None, 1):
+                placing.model(**chunk, use_cache=False)
+        assert trace.report().verdict == verdict, str(trace.report())
+
+
+@pytest.mark.parametrize(("family", "sound"), [*CASES[:4], ("glm4v", False), ("qwen2_5_vl", False)])
+def test_positions_of_packed_videos_and_audio_are_compared(family, sound, placings):
+    placing = placings(family)
+    inputs, positions = placing.draw(("v", "", "v"), 5, sound=sound)
+    batch, real = placing.read(inputs), inputs["attention_mask"].bool()
+    along = {key for key, one in inputs.items() if one.shape == real.shape}
+    order = (inputs["attention_mask"].cumsum(1) - 1)[None].to(positions.dtype)
+    planes = torch.cat([order, positions])
+
+    def packing(planes):
+        row = {key: one[real][None] if key in along else one for key, one in inputs.items()}
+        del row["attention_mask"]
+        return lambda *_: [{**row, "position_ids": planes[:, real][:, None]}]
+
+    right = vd.check(packing(planes), batch, chunk_size=3)
+    wrong = vd.check(packing(planes[[0, 1, 3, 2]]), batch, chunk_size=3)
+
+    assert right.ok, str(right)
+    assert {one.code for one in wrong.mismatches} == {"VLM014"}
+
+
+def test_types_of_frames_are_right_where_they_share_the_token_of_images(placings):
+    placing = placings("glm4v")
+    inputs, _ = placing.draw(("v", "", "v"))
+    types = inputs.pop("mm_token_type_ids")
+    batch = placing.read(inputs, num_videos=[1, 0, 1])
+
+    def right(types):
+        given = {**inputs, "mm_token_type_ids": types}
+        return made_keys(batch, given, range(3))["mm_token_type_ids"].right
+
+    assert right(types) is True
+    assert right(types.clamp(max=1)) is False
+    assert right(types * 0) is None
+
+
+@pytest.mark.parametrize("kinds", [("v", "", "vv"), ("i", "", "ii"), ("v", "i", "vv")])
+@pytest.mark.parametrize("size", [1, 3])
+def test_copies_of_frames_are_right_where_they_share_the_token_of_images(kinds, size, placings):
+    batch = placings("glm4v").read(placings("glm4v").draw(kinds, 5)[0])
+
+    def copied(_, size, lost=0):
+        for chunk in batch.chunks(size):
+            found = {key: one.clone() for key, one in chunk.items()}
+            at = (found["input_ids"] == placings("glm4v").token("video")).nonzero()[:lost]
+            found["input_ids"][at[:, 0], at[:, 1]] = 60  # a token of text
+            yield found
+
+    def lossy(inputs, size):
+        return copied(inputs, size, lost=1)
+
+    assert vd.check(copied, batch, chunk_size=size).ok
+    assert not vd.check(lossy, batch, chunk_size=size).ok
+
+
+# --- where positions are not known ----------------------------------------------------------
+
+
+def unknown(placing, inputs, positions, **given):
+    report = vd.check(placing.read({**inputs, "position_ids": positions}, **given))
+
+    assert report.verdict == "AMBIGUOUS", str(report)
+    assert any("position_ids" in one for one in report.ambiguities)
+
+
+@pytest.mark.parametrize("family", OMNI)
+def test_videos_without_seconds_are_not_compared(family, placings):
+    placing = placings(family)
+    inputs, positions = placing.draw(("v", "v"), 3)
+    seconds = inputs.pop("video_second_per_grid")
+
+    unknown(placing, inputs, positions)
+    unknown(placing, {**inputs, "video_second_per_grid": seconds.half()}, positions)
+
+
+def test_sound_of_one_of_two_videos_is_not_compared(placings):
+    """The model takes all videos for those with sound, or none."""
+    placing = placings(OMNI[0])
+    inputs, positions = placing.draw(("v", "v"), 3, sound=True)
+    ids = inputs["input_ids"]
+    row = ids[1][ids[1] != placing.token("audio")]  # only the tokens of its own video
+    ids[1] = torch.nn.functional.pad(row, (0, ids.shape[1] - len(row)))
+    inputs["attention_mask"][1, len(row) :] = 0
+    own = own_positions(placing.read({**inputs, "position_ids": positions}, num_audios=[1, 1]))
+
+    assert own is not None
+    assert own.right is None
+
+
+def test_sound_in_another_order_than_the_model_takes_it_is_not_compared(placings):
+    placing = placings(OMNI[1])
+    inputs, positions = placing.draw(("v",), 3, sound=True)
+    ids = inputs["input_ids"]
+    inside = torch.isin(ids, torch.tensor([placing.token("video"), placing.token("audio")]))
+    ids[inside] = ids[inside].flip(0)
+    own = own_positions(placing.read({**inputs, "position_ids": positions}))
+
+    assert own is not None
+    assert own.right is None
+
+
+def test_begin_tokens_of_a_video_and_its_sound_share_one_position(placings):
+    shared, apart = (placings(one).draw(("v",), 3, sound=True) for one in OMNI)
+    steps = [positions[0, 0].diff() for _, positions in (shared, apart)]
+
+    assert int((steps[0] == 0).sum()) > int((steps[1][:5] == 0).sum())
+    at = int((shared[0]["input_ids"][0] == placings(OMNI[0]).token("video")).nonzero()[0])
+    assert shared[1][0, 0, at - 1] == shared[1][0, 0, at - 2]
+
+
+def test_stretches_take_turns_until_one_of_both_ends(placings):
+    rule = replace(placings(OMNI[0]).read(placings(OMNI[0]).draw(("v",))[0]).rules.mrope)
+    pieces = pieces_of(np.repeat([0, 25, 50, 75, 100], 2), 60, 7, rule)
+
+    assert pieces is not None
+    assert [(seen, end - begin) for seen, begin, end in pieces] == [
+        (True, 4),
+        (False, 50),
+        (True, 4),
+        (False, 10),
+        (True, 2),
+    ]
+
+
+def test_seconds_are_multiplied_in_the_precision_of_the_model(placings):
+    """With 25 frames a second, doubles would round down another time than single floats."""
+    placing = placings("qwen2_5_vl")
+    side = placing.known.merge_size
+    video, frames = placing.token("video"), 101
+    ids = torch.tensor([[60, 61, *[video] * frames, 62]])
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "mm_token_type_ids": (ids == video) * 2,
+        "video_grid_thw": torch.tensor([[frames, side, side]]),
+        "pixel_values_videos": torch.zeros(frames * side**2, placing.patch),
+        "second_per_grid_ts": torch.tensor([2 / 25]),
+    }
+    steps = placing.known.steps_per_second
+    assert steps is not None
+    doubles = (np.arange(frames) * (float(torch.tensor(2 / 25)) * steps)).astype(int)
+    positions = placing.index(inputs)
+
+    assert vd.check(placing.read({**inputs, "position_ids": positions})).ok
+    assert not np.array_equal(positions[0, 0, 2:-1] - 2, doubles)
