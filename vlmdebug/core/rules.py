@@ -98,7 +98,7 @@ class MRope:
             (`seconds`); None if that is not known.
         newline: Whether a token ends each row of an image.
         per_second: Steps of time in a second; None if that is not known.
-        timed_by: The key that holds the seconds.
+        timed_by: The key that holds the seconds, where videos have some.
         sounds: Audio is laid out as text, and text goes on behind the last place of a video, in
             time too. The tokens of a video and of its own sound take turns: by stretches of time,
             with one position for the begin tokens of both and one for the end tokens (`chunks`), or
@@ -109,7 +109,7 @@ class MRope:
     videos: Literal["frames", "whole", "seconds"] | None = None
     newline: bool = False
     per_second: float | None = None
-    timed_by: str = "second_per_grid_ts"
+    timed_by: str = ""
     sounds: Literal["chunks", "times"] | None = None
     per_chunk: int | None = None
 

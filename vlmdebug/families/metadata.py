@@ -96,9 +96,7 @@ def read_metadata(
         pooling_size=_first(images, "pooling_kernel_size") or _first(vision, "pooling_kernel_size"),
         downsample_factor=_first(images, "downsample_factor")
         or _first(config, "downsample_factor"),
-        steps_per_second=_first(config, "position_id_per_seconds")
-        or _first(vision, "tokens_per_second"),
-        steps_per_chunk=_steps_per_chunk(config),
+        **_steps(config, vision),
         pixels_per_feature=_pixels_per_feature(processor, config, vision),
         patch_pixels=_patch_pixels(images)
         or _patch_pixels(config if kind == "fuyu" else vision),  # Fuyu has no vision tower
@@ -115,10 +113,13 @@ def read_metadata(
     )
 
 
-def _steps_per_chunk(config: Any) -> int | None:
-    """Steps of time after which the tokens of a video and its sound take turns."""
+def _steps(config: Any, vision: Any) -> dict[str, Any]:
+    """Steps of time in a second, and in a stretch after which a video and its sound take turns."""
     steps, seconds = _first(config, "position_id_per_seconds"), _first(config, "seconds_per_chunk")
-    return None if steps is None or seconds is None else int(steps * seconds)
+    return {
+        "steps_per_second": steps or _first(vision, "tokens_per_second"),
+        "steps_per_chunk": int(steps * seconds) if steps and seconds else None,
+    }
 
 
 def _model_type(config: Any, processor: Any) -> tuple[str | None, str | None]:

@@ -80,7 +80,7 @@ QWEN2_5 = ModelRules(
     sometimes_returned=frozenset({"image_merge_sizes"}),
     keys={"image_grid_thw": DESCRIBES, "image_merge_sizes": DESCRIBES},
     tokens={**TOKENS, "attention_mask": PLACED},
-    mrope=MRope("seconds"),
+    mrope=MRope("seconds", timed_by="second_per_grid_ts"),
 )
 """`modeling_qwen2_5_vl.get_rope_index` (transformers 5.23), and that of the other variants, assigns
 the grids to runs of image tokens."""

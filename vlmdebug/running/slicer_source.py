@@ -178,6 +178,18 @@ def _packing(packs: Packs) -> list[str]:
     return [source.replace("_positions_in_grids(", "_positions(") for source in sources]
 
 
+def _imports(source: str, packs: Packs | None) -> Iterator[str]:
+    if "array(" in source:
+        yield "from array import array"
+    if packs:
+        yield "from collections.abc import Iterator"
+    imported = [name for name in ("accumulate", "pairwise", "repeat") if f"{name}(" in source]
+    if imported:
+        yield f"from itertools import {', '.join(imported)}"
+    if "isqrt(" in source:
+        yield "from math import isqrt"
+
+
 def _head(
     layout: Layout, groups: Sequence[Group], source: str, packs: Packs | None
 ) -> Iterator[str]:
@@ -185,7 +197,6 @@ def _head(
     plain = [key for key in layout if _is_plain(layout, key) and key not in media]
     moved = [key for key, axis in layout.items() if axis.unit == "sample" and axis.dim]
     whole = [key for key, axis in layout.items() if axis.unit == "batch"]
-    imported = [name for name in ("accumulate", "pairwise", "repeat") if f"{name}(" in source]
     family = in_docstring(layout.family)
     does = "Join samples of batches" if packs else "Cut batches"
     into = "in rows without padding" if packs else "into chunks of whole samples"
@@ -196,14 +207,7 @@ def _head(
     needs = "torch" if packs else "nothing"
     yield from ["", f"Written by vlmdebug; it depends on {needs}, not on vlmdebug either."]
     yield from ['"""', "", "from __future__ import annotations", ""]
-    if "array(" in source:
-        yield "from array import array"
-    if packs:
-        yield "from collections.abc import Iterator"
-    if imported:
-        yield f"from itertools import {', '.join(imported)}"
-    if "isqrt(" in source:
-        yield "from math import isqrt"
+    yield from _imports(source, packs)
     yield from ["from typing import Any", ""]
     if packs:
         yield from ["import torch", ""]

@@ -44,6 +44,14 @@ def _is_finite(values: np.ndarray) -> bool:
     return values.dtype.kind != "f" or bool(np.isfinite(values).all())
 
 
+def _all_begin(steps: np.ndarray, plane: np.ndarray, spans: Spans) -> bool:
+    """Whether positions go on by one but where each sample begins, all with one number."""
+    rows, columns = zip(*[span[:2] for span in spans], strict=True)
+    jumps = [*zip(*[one.tolist() for one in (~steps).nonzero()], strict=True)]
+    behind = [(row, start) for row, start in zip(rows, columns, strict=True) if start]
+    return jumps == behind and bool((plane[rows, columns] == plane[rows[0], columns[0]]).all())
+
+
 class PackedCall:
     """One call with packed rows.
 
@@ -233,7 +241,7 @@ class PackedCall:
         steps = np.ones(plane.shape, dtype=bool)  # (row, seq)
         np.equal(plane[:, 1:] - plane[:, :-1], 1, out=steps[:, 1:])
         firsts, before, flash = set[int](), {}, False
-        if not self._is_flash and self._begin(steps, plane):
+        if not self._is_flash and _all_begin(steps, plane, self.spans):
             return None
         for sample, span in zip(self.samples, self.spans, strict=True):
             row, start, stop = span
@@ -252,13 +260,6 @@ class PackedCall:
         if flash:
             return Seam(Seams.FLASH)
         return Seam(Seams.UNLIKE) if len(firsts) > 1 and not self._is_flash else None
-
-    def _begin(self, steps: np.ndarray, plane: np.ndarray) -> bool:
-        """Whether positions go on by one but where each sample begins, all with one number."""
-        rows, columns = zip(*[span[:2] for span in self.spans], strict=True)
-        jumps = [*zip(*[one.tolist() for one in (~steps).nonzero()], strict=True)]
-        behind = [(row, start) for row, start in zip(rows, columns, strict=True) if start]
-        return jumps == behind and bool((plane[rows, columns] == plane[rows[0], columns[0]]).all())
 
     def _order(self, sample: int, row: int, at: int, plane: np.ndarray, start: int) -> Seam:
         given = int(plane[row, at])
