@@ -318,7 +318,7 @@ class _Call:
         """Whether some real tokens do not stand side by side."""
         begins = self.shown.copy()
         begins[:, 1:] &= ~self.shown[:, :-1]
-        return np.count_nonzero(begins) > len(begins) or bool((begins.sum(axis=1) > 1).any())
+        return bool((begins.sum(axis=1) > 1).any())
 
     @property
     def _has_media(self) -> bool:
@@ -368,7 +368,12 @@ def unlike(
         return None
     row, at = (int(one) for one in np.argwhere(wrong)[0])
     due = expected[:, row, at] + begins[row]
-    return (row, at), (*planes[:, row, at].tolist(),), (*due.tolist(),)
+    return (row, at), _plain(planes[:, row, at]), _plain(due)
+
+
+def _plain(values: np.ndarray) -> tuple[Any, ...]:
+    """Numbers of Python, without a fraction where it is zero."""
+    return tuple(int(one) if one == one // 1 else one for one in values.tolist())
 
 
 def numbers_of(value: Any) -> np.ndarray | None:

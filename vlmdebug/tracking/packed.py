@@ -40,8 +40,18 @@ def open_seams(batch: Batch) -> tuple[Seam, ...]:
     return () if call is None else call.seams()
 
 
-def _is_finite(values: np.ndarray) -> bool:
-    return values.dtype.kind != "f" or bool(np.isfinite(values).all())
+def _numbers(given: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The values of keys of `READ` that are numbers; models take no lists of them."""
+    found = dict[str, np.ndarray]()
+    for key in READ:
+        value = given.get(key)
+        listed = not isinstance(value, int) and not hasattr(value, "shape")
+        one = None if listed else numbers_of(np.asarray(value) if isinstance(value, int) else value)
+        if one is None or not one.size or (key.startswith("cu_") and one.ndim != 1):
+            continue
+        if one.dtype.kind != "f" or np.isfinite(one).all():
+            found[key] = one
+    return found
 
 
 def _all_begin(steps: np.ndarray, plane: np.ndarray, spans: Spans) -> bool:
@@ -78,21 +88,8 @@ class PackedCall:
         self.given: Mapping[str, Any] = {k: v for k, v in given.items() if v is not None}
         self.shape: tuple[int, ...] = tuple(given["input_ids"].shape)
         self.wrong_ends: bool = False
-        asked = {key: self.given[key] for key in READ if key in self.given}
-        read = {
-            key: np.asarray(one) if isinstance(one, int) else numbers_of(one)
-            for key, one in asked.items()
-            if isinstance(one, int) or hasattr(one, "shape")  # models take no lists
-        }
-        self.numbers: dict[str, np.ndarray] = {
-            key: one
-            for key, one in read.items()
-            if one is not None and one.size and _is_finite(one)
-        }
-        for key in [key for key in self.numbers if key.startswith("cu_")]:
-            if self.numbers[key].ndim != 1:
-                del self.numbers[key]
-        self.unread: list[str] = [key for key in asked if key not in self.numbers]
+        self.numbers: dict[str, np.ndarray] = _numbers(self.given)
+        self.unread: list[str] = [k for k in READ if k in self.given and k not in self.numbers]
 
     @classmethod
     def of_batch(cls, batch: Batch) -> PackedCall | None:

@@ -20,7 +20,7 @@ from vlmdebug.core.observed import Seam, Seams
 from vlmdebug.core.packed_row import Line, PackedRow, Place
 from vlmdebug.core.part import Spans
 from vlmdebug.families.packing import INDEX
-from vlmdebug.tracking.made import mrope_of
+from vlmdebug.tracking.made import ROUNDED, mrope_of
 from vlmdebug.tracking.packed import PLANES, PackedCall
 
 NAMES = ("text", "time", "height", "width")
@@ -103,7 +103,7 @@ def _planes(call: PackedCall, seams: Sequence[Seam]) -> Iterator[_Plane]:
     if planes is None or planes.shape[1:] != shape or (shaped and len(planes) != 1):
         yield _Plane("", None, order, real)
         return
-    planes = planes.astype(np.int64)
+    planes = _whole(planes)
     if len(planes) != PLANES - 1:
         name = NAMES[0] if len(planes) == PLANES else ""
         due = _begun(call, planes[0], order)
@@ -119,13 +119,18 @@ def _planes(call: PackedCall, seams: Sequence[Seam]) -> Iterator[_Plane]:
     sizes = call.spans.lengths
     due = [
         _laid(call.spans, shape, [row[:size] for row, size in zip(one, sizes, strict=True)])
-        for one in alone
+        for one in _whole(alone)
     ]
     moved = np.zeros(shape, dtype=np.int64)
     for row, start, stop in call.spans:
         moved[row, start:stop] = planes[0][row, start] - due[0][row, start]
     for name, own, one in zip(NAMES[1:], planes, due, strict=True):
         yield _Plane(name, own, one + moved, real)
+
+
+def _whole(values: np.ndarray) -> np.ndarray:
+    """Positions as they are drawn: fractions are rounded down, but for what rounding adds."""
+    return (np.floor(values + ROUNDED) if values.dtype.kind == "f" else values).astype(np.int64)
 
 
 def _drawable(values: np.ndarray | None) -> np.ndarray | None:
