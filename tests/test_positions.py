@@ -118,6 +118,19 @@ def test_wrong_positions_fall_and_the_logits_differ(family, wrong, placings):
     assert torch.allclose(ours, placing.logits(inputs), atol=1e-5)
 
 
+def test_fractions_of_time_that_are_lost_are_named(placings):
+    placing = placings(OMNI[1])
+    drawn = (placing.draw(("v", "", "v"), seed) for seed in range(20))
+    inputs, positions = next(one for one in drawn if (one[1] % 1).any())
+    report = vd.check(placing.read({**inputs, "position_ids": positions.long()}))
+    ours, theirs = (
+        placing.logits({**inputs, "position_ids": one}) for one in (positions, positions.long())
+    )
+
+    assert {one.code for one in report.mismatches} == {"VLM014"}
+    assert not torch.allclose(ours, theirs, atol=1e-5)
+
+
 @pytest.mark.parametrize("family", [*OMNI, "glm4v", "qwen2_5_vl"])
 def test_positions_are_compared_in_each_chunk_and_under_watch(family, placings):
     placing = placings(family)
@@ -216,7 +229,8 @@ def test_videos_without_seconds_are_not_compared(family, placings):
     seconds = inputs.pop("video_second_per_grid")
 
     unknown(placing, inputs, positions)
-    unknown(placing, {**inputs, "video_second_per_grid": seconds.half()}, positions)
+    for odd in (seconds.half(), seconds * float("nan"), seconds * 1e30, seconds[:, None]):
+        unknown(placing, {**inputs, "video_second_per_grid": odd}, positions)
 
 
 def test_sound_of_one_of_two_videos_is_not_compared(placings):

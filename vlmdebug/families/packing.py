@@ -268,7 +268,7 @@ def _undecided(
         if len(tensors["input_ids"]) == 1 and "attention_mask" not in tensors:
             yield _open("input_ids is one row without attention_mask and position_ids")
         return
-    back = (np.diff(planes[0], axis=1) < 0) & shown[:, 1:] & shown[:, :-1]
+    back = (planes[0][:, 1:] < planes[0][:, :-1]) & shown[:, 1:] & shown[:, :-1]
     if back.any() and clips and len(planes) == M_ROPE[0]:
         back &= ~np.isin(to_numpy(tensors["input_ids"]), [*clips])[:, :-1]
     if back.any():

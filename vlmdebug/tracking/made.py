@@ -362,7 +362,8 @@ def unlike(
     if not off.size:
         return None
     begins = off[0, np.arange(len(real)), real.argmax(axis=1)]  # (sample,)
-    off = off != begins[:, None] if exact else ~(abs(off - begins[:, None]) <= ROUNDED)
+    with np.errstate(invalid="ignore"):  # infinite ones
+        off = off != begins[:, None] if exact else ~(abs(off - begins[:, None]) <= ROUNDED)
     wrong = off.any(axis=0) & real
     if not wrong.any():
         return None

@@ -26,6 +26,8 @@ CODES = {"image": 1, "video": TYPES["video"]}
 TEXT, VIDEO, AUDIO = 0, TYPES["video"], TYPES["audio"]
 MOST_MERGED = 8
 """Largest side of a square of patches that become one feature."""
+MOST_SECONDS = 2**32
+"""Seconds between two frames above which nothing is computed."""
 
 
 class Run(NamedTuple):
@@ -328,8 +330,9 @@ def _times(
     lacks = key not in batch.inputs and given.get(key) is None
     if per_second is None or (seconds is None and (rule.sounds or not lacks)):
         return None
-    if seconds is not None and seconds.shape != (len(rows),):
-        return None
+    if seconds is not None:
+        if seconds.shape != (len(rows),) or not (abs(seconds) < MOST_SECONDS).all():
+            return None
     found = list[tuple[float, ...]]()
     for at, many in enumerate(frames):
         one = np.float32(1) if seconds is None else seconds[at]
