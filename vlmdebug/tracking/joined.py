@@ -351,4 +351,5 @@ def edges(given: Mapping[str, Any], shape: tuple[int, ...]) -> set[tuple[int, in
     if table is None or table.shape[-2:] != shape or table.ndim > 3:
         return set()
     first = table if table.ndim == 2 else table[0]
-    return {(int(row), int(at) + 1) for row, at in np.argwhere(np.diff(first, axis=1) != 1)}
+    rows, columns = (np.diff(first, axis=1) != 1).nonzero()
+    return {*zip(rows.tolist(), (columns + 1).tolist(), strict=True)}

@@ -14,7 +14,7 @@ import numpy as np
 
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.change import Change
-from vlmdebug.core.keys import BOOKKEEPING, MEDIA_OF, PACKED, TYPE_IDS
+from vlmdebug.core.keys import BOOKKEEPING, MEDIA_OF, PACKED, PROMPT_TYPES, TYPE_IDS
 from vlmdebug.core.layout import Axis
 from vlmdebug.core.observed import Made, MadeBy, ObservedCall, ObservedKey, Seam, Seams
 from vlmdebug.core.part import Part
@@ -113,9 +113,12 @@ class _Chunk:
         told = self.samples if isinstance(self.samples, Rows) else None
         if self.joined is None:
             return made_keys(self.batch, self.given, told)
-        apart = self.joined.by_sample(self.given, tuple(self.given["input_ids"].shape))
-        apart = {key: value for key, value in apart.items() if key in self.given}
-        made = made_keys(self.batch, {k: v for k, v in apart.items() if k not in OF_SEAMS}, told)
+        made, own = dict[str, Made](), self.batch.inputs
+        added = [key for key in self.given if key not in own and key not in OF_SEAMS]
+        if added or PROMPT_TYPES in self.given:
+            apart = self.joined.by_sample(self.given, tuple(self.given["input_ids"].shape))
+            apart = {k: v for k, v in apart.items() if k in self.given and k not in OF_SEAMS}
+            made = made_keys(self.batch, apart, told)
         unknown = Made.unchecked(MadeBy.NO_MEDIA_TO_COMPARE)
         dummies = _dummies(self.joined, self.batch, self.given)
         return made | {pixels: unknown for pixels in dummies.values()}
