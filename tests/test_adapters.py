@@ -290,6 +290,144 @@ def test_other_release_that_raises_on_one_sample_is_not_blamed(own, monkeypatch)
         trainer_slicer("mine", "typo", any_release=True)
 
 
+# --- whose error it is ---------------------------------------------------------------------------
+
+CALLS_BACK = """
+def half(rows):
+    raise ValueError("odd number of rows")
+
+def given(shim, rows, **more):
+    return shim(rows, **more)
+
+def guards(shim, rows):
+    try:
+        return shim(rows)
+    except Exception:
+        raise RuntimeError("no rows") from None
+
+def as_dict(part):
+    return part["alpha"]
+
+def asks(part):
+    try:
+        return part.alpha
+    except AttributeError:
+        raise ValueError("alpha is needed") from None
+"""
+
+
+def misnamed(cuts, inputs):
+    cuts.half(rows=inputs, samples=2)
+
+
+def shim_raises(cuts, inputs):
+    cuts.given(lambda rows: rows["gone"], inputs)
+
+
+def shim_lacks_an_argument(cuts, inputs):
+    cuts.given(lambda rows: rows, inputs, samples=2)
+
+
+def shim_raises_and_the_trainer_hides_it(cuts, inputs):
+    cuts.guards(lambda rows: torch.cat([rows["input_ids"], None]), inputs)
+
+
+def part_is_no_dict(cuts, inputs):
+    cuts.as_dict(Part("self.args", alpha=1))
+
+
+def part_lacks_what_is_asked_for(cuts, inputs):
+    cuts.asks(Part("self.args"))
+
+
+def trainer_raises(cuts, inputs):
+    cuts.half(inputs)
+
+
+def trainer_raises_below_a_shim(cuts, inputs):
+    cuts.given(cuts.half, inputs)
+    cuts.given(lambda rows: cuts.half(rows), inputs)
+
+
+def trainer_calls_itself_wrongly(cuts, inputs):
+    cuts.given(cuts.half, inputs, samples=2)
+
+
+def tried_as(own, library, make_call):
+    (library.folder / "cuts.py").write_text(CALLS_BACK, encoding="utf-8")
+
+    @own.slicer("called", "cuts")
+    def called(found):
+        def slicer(inputs, chunk_size):
+            make_call(found.module("my_trainer.cuts"), inputs)
+            yield from ()
+
+        return slicer
+
+    return trainer_slicer("mine", "called")
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (misnamed, r"TypeError at tests/test_adapters.py:\d+: half\(\) got an unexpected"),
+        (shim_raises, r"KeyError at tests/test_adapters.py:\d+: 'gone'"),
+        (shim_lacks_an_argument, r"TypeError at my_trainer/cuts.py:6, which uses what the adapter"),
+        (shim_raises_and_the_trainer_hides_it, r"TypeError at tests/test_adapters.py:\d+"),
+        (part_is_no_dict, r"'Part' object is not subscriptable"),
+        (part_lacks_what_is_asked_for, r"reads alpha of self.args, which this test does not have"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_fault_of_the_adapter_accuses_nobody(own, library, call, said):
+    slicer = tried_as(own, library, call)
+
+    with pytest.raises(NotJudged, match=said) as caught:
+        vd.check(slicer, vd.make_batch("llava", [1]))
+    assert "Nothing was judged. Watch a training run instead" in str(caught.value)
+    if call is not part_lacks_what_is_asked_for:
+        assert "vlmdebug for my-trainer 1.0 called failed" in str(caught.value)
+        assert "says nothing about the trainer" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("call", "place"),
+    [
+        (trainer_raises, "my_trainer/cuts.py:3"),
+        (trainer_raises_below_a_shim, "my_trainer/cuts.py:3"),
+        (trainer_calls_itself_wrongly, "my_trainer/cuts.py:6"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_error_of_the_trainers_own_line_is_its_own(own, library, call, place):
+    report = vd.check(tried_as(own, library, call), vd.make_batch("llava", [1]))
+
+    assert [one.code for one in report.mismatches] == ["VLM008"]
+    assert f"Error at {place} after 0 chunks" in report.mismatches[0].message
+
+
+def test_error_that_was_handled_around_the_trial_is_no_part_of_it(own, library):
+    slicer = tried_as(own, library, trainer_raises)
+    try:
+        raise NotJudged("of another trial")
+    except NotJudged:
+        report = vd.check(slicer, vd.make_batch("llava", [1]))
+
+    assert [one.code for one in report.mismatches] == ["VLM008"]
+
+
+def test_release_of_trl_with_another_signature_is_not_blamed(monkeypatch):
+    trl = pytest.importorskip("trl")
+    loop = "_get_per_token_logps_and_entropies"
+
+    def needs_more(self, model, input_ids, attention_mask, *, groups):
+        raise AssertionError("never called")
+
+    monkeypatch.setattr(trl.GRPOTrainer, loop, needs_more)
+    with pytest.raises(NotJudged, match=r"TypeError at trainers/trl.py:\d+: .*needs_more\(\)"):
+        vd.check(vd.trl_slicer("grpo"), vd.make_batch("llava", [1]))
+
+
 # --- what TRL imports ----------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ from vlmdebug.running.check import check
 from vlmdebug.running.synthetic import make_batch
 from vlmdebug.safe import one_line
 from vlmdebug.trainers.adapter import Adapter
+from vlmdebug.trainers.blame import blaming
 from vlmdebug.trainers.source import Library
 
 TRAINERS = {
@@ -89,9 +90,11 @@ def trainer_slicer(
     if not tried and not any_release:
         raise BadInput(_not_tried(trainer, adapter, release))
     library = Library(adapter.package, f"{adapter.distribution} {release}", _folder(adapter))
-    slicer: Any = adapter.slicers[name].make(library)
+    make = adapter.slicers[name].make
+    slicer: Any = make(library)
     if not tried:
         _refuse_misfit(slicer, library.release)
+    slicer = blaming(slicer, f"{library.release} {name}", make)
     slicer.__name__ = f"{library.release} {name}"
     further = ", any_release=True" if not tried else ""
     slicer._vlmdebug_call = f"vd.trainer_slicer({literal(trainer)}, {literal(name)}{further})"

@@ -22,6 +22,7 @@ from vlmdebug.core.literals import literal
 from vlmdebug.errors import BadInput, VlmDebugError
 from vlmdebug.running.record import record
 from vlmdebug.trainers.adapter import Adapter, Maker
+from vlmdebug.trainers.blame import blaming
 from vlmdebug.trainers.source import cannot_import
 from vlmdebug.trainers.trl_trainer import Prepared, stop_after_one_call, trainer_of
 
@@ -85,8 +86,9 @@ def trl_slicer(name: str) -> Callable[[dict[str, Any], int], Iterator[dict[str, 
             "trl is not installed, so its code cannot be run. "
             "Install it: pip install 'vlmdebug[trl]'"
         ) from error
-    slicer = _slicer(name)
-    slicer.__name__ = f"trl {trl.__version__} {name}"
+    release = f"trl {trl.__version__} {name}"
+    slicer: Any = blaming(_slicer(name), release, trl_slicer)
+    slicer.__name__ = release
     slicer._vlmdebug_call = f"vd.trl_slicer({literal(name)})"
     return slicer
 
