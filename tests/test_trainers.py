@@ -116,6 +116,61 @@ def test_expected_failure_counts_only_with_its_code(tools, monkeypatch, tmp_path
     assert (len(result.passed), len(result.expected), len(result.failed)) == counts
 
 
+@pytest.fixture
+def kept(tools, monkeypatch, tmp_path):
+    """Environments in a folder of their own; installing writes what a release says of itself."""
+    drop_in, installed = tools[1], []
+
+    def install(site, *requirements):
+        for one in requirements:
+            name, _, release = one.partition("==")
+            folder = site / f"{name}-{release}.dist-info"
+            folder.mkdir(parents=True, exist_ok=True)
+            text = f"Metadata-Version: 2.1\nName: {name}\nVersion: {release}\n"
+            (folder / "METADATA").write_text(f"{text}Requires-Dist: numpy\n", encoding="utf-8")
+        installed.extend(requirements)
+
+    monkeypatch.setattr(drop_in, "BUILD", tmp_path)
+    monkeypatch.setattr(drop_in, "install", install)
+    return drop_in, installed
+
+
+def main_environment_has(monkeypatch, drop_in, **releases):
+    real = drop_in.metadata.version
+    monkeypatch.setattr(drop_in.metadata, "version", lambda name: releases.get(name) or real(name))
+
+
+def test_kept_environment_is_made_anew_when_it_would_share_another_release(kept, monkeypatch):
+    drop_in, installed = kept
+    adapter = adapter_of("accelerate")
+    main_environment_has(monkeypatch, drop_in, transformers="5.24.0")
+    python = drop_in.environment(adapter, "1.15.0", "5.24.0")
+    shared = next(python.parent.parent.glob("lib/python*/site-packages/shared.pth"))
+    assert len(shared.read_text(encoding="utf-8").split()) == 1
+    drop_in.environment(adapter, "1.15.0", "5.24.0")
+    assert installed == ["accelerate==1.15.0"]
+
+    main_environment_has(monkeypatch, drop_in, transformers="5.25.0")
+    drop_in.environment(adapter, "1.15.0", "5.24.0")
+
+    assert shared.read_text(encoding="utf-8").startswith(str(drop_in.BUILD / "transformers-5.24.0"))
+    assert installed == ["accelerate==1.15.0", "transformers==5.24.0", "accelerate==1.15.0"]
+
+
+def test_kept_release_of_transformers_is_made_anew_for_other_requirements(kept, monkeypatch):
+    drop_in, installed = kept
+    (folder,) = drop_in.with_transformers("4.1.0")
+    (folder / "left_over.py").touch()
+    assert drop_in.with_transformers("4.1.0") == [folder]
+    assert installed == ["transformers==4.1.0"]
+
+    main_environment_has(monkeypatch, drop_in, numpy="9.9")
+    drop_in.with_transformers("4.1.0")
+
+    assert installed == ["transformers==4.1.0"] * 2
+    assert not (folder / "left_over.py").exists()
+
+
 def test_page_lists_every_slicer_and_release():
     rows = [
         f"| {f'`{trainer}`' if first else ''} | `{name}` | `{maker.functions}` "

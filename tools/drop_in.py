@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -46,35 +47,55 @@ class Result:
 
 
 def environment(adapter: Adapter, release: str, transformers: str | None = None) -> Path:
-    """The Python of an environment with this release; it is built once.
+    """The Python of an environment with this release; it is kept while what it shares is the same.
 
     `transformers`: a release that it has in place of one that the trainer accepts.
     """
     other = f"-transformers-{transformers}" if transformers else ""
     folder = BUILD / f"{adapter.distribution}-{release}{other}"
     site = folder / Path(sysconfig.get_path("purelib")).relative_to(sys.prefix)
-    done = folder / "built"
-    if not done.is_file():
+    shared = [*map(str, with_transformers(transformers)), sysconfig.get_path("purelib")]
+    done, label = folder / "built", "\n".join([*shared, here(["torch", *KNOWN_BY, *adapter.needs])])
+    if not is_labelled(done, label):
         venv.create(folder, clear=True)
-        shared = [*map(str, with_transformers(transformers)), sysconfig.get_path("purelib")]
         (site / "shared.pth").write_text("\n".join([*shared, ""]), encoding="utf-8")
         install(site, f"{adapter.distribution}=={release}")
         install(site, *pinned(site, adapter, () if transformers else KNOWN_BY))
-        done.touch()
+        done.write_text(label, encoding="utf-8")
     return folder / "bin" / "python"
 
 
 def with_transformers(release: str | None) -> list[Path]:
-    """The folder with another release of transformers, for all trainers; it is built once."""
+    """The folder with another release of transformers, for all trainers; kept in the same way."""
     if release is None or accepted(Requirement(f"transformers=={release}")):
         return []
     folder = BUILD / f"transformers-{release}"
     done = folder / "built"
-    if not done.is_file():
+    if not done.is_file() or not is_labelled(done, here(required(folder, "transformers"))):
+        shutil.rmtree(folder, ignore_errors=True)
         install(folder, f"transformers=={release}")
-        install(folder, *lacking(required(folder, "transformers").values()))
-        done.touch()
+        needs = required(folder, "transformers")
+        install(folder, *lacking(needs.values()))
+        done.write_text(here(needs), encoding="utf-8")
     return [folder]
+
+
+def here(names: Iterable[str]) -> str:
+    """The Python of this environment and its releases of these packages, which others share."""
+    releases = {name: _release(name) for name in names}
+    return "\n".join([sys.version, *(f"{name} {releases[name]}" for name in sorted(releases))])
+
+
+def is_labelled(file: Path, label: str) -> bool:
+    """Whether what was built is still what it would be now."""
+    return file.is_file() and file.read_text(encoding="utf-8") == label
+
+
+def _release(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def install(site: Path, *requirements: str) -> None:
@@ -111,10 +132,8 @@ def lacking(requirements: Iterable[Requirement]) -> list[str]:
 
 def accepted(requirement: Requirement) -> bool:
     """Whether the release installed here will do."""
-    try:
-        return requirement.specifier.contains(metadata.version(requirement.name))
-    except metadata.PackageNotFoundError:
-        return False
+    release = _release(requirement.name)
+    return release is not None and requirement.specifier.contains(release)
 
 
 def run(python: Path, file: Path, *options: str) -> tuple[ET.Element, float]:

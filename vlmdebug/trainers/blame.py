@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import update_wrapper
 from pathlib import Path
 from traceback import walk_tb
@@ -44,7 +44,7 @@ def blaming(slicer: Slicer, release: str, maker: Callable[..., Any]) -> Slicer:
     """
     own = inspect.unwrap(maker)
 
-    def judged(inputs: dict[str, Any], chunk_size: int) -> Iterator[dict[str, Any]]:
+    def judged(inputs: dict[str, Any], chunk_size: int) -> Iterator[Mapping[str, Any]]:
         outer = sys.exception()
         try:
             yield from slicer(inputs, chunk_size)
