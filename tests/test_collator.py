@@ -569,6 +569,38 @@ def test_what_is_rarely_random_is_no_finding(built, own_dice):
         vd.falsify(trial, max_examples=20)
 
 
+def always_a_list(processor):
+    """Passes a list of images for every row, also for rows without any."""
+
+    def collate(rows):
+        texts, images = [row["text"] for row in rows], [row["images"] for row in rows]
+        return processor(text=texts, images=images, padding=True, return_tensors="pt")
+
+    return collate
+
+
+def test_rows_of_text_that_a_processor_refuses_are_found(built):
+    processor = built["qwen2_5_vl"][1]
+    trial = vd.collator(always_a_list(processor), processor, rows="text")
+    found: Any = vd.falsify(trial, max_examples=20)
+
+    assert repr(found) == "text rows: images per row [0]"
+    assert [finding.code for finding in found.report.findings] == ["VLM008"]
+    assert vd.falsify(trial, max_examples=10, text_only=False) is None
+
+
+def test_collator_of_pairs_alone_is_not_judged(built):
+    processor = built["llava"][1]
+
+    def of_pairs(rows):
+        if len(rows) % 2:
+            raise ValueError("rows come in pairs")
+        return Collators(processor).right(rows)
+
+    with pytest.raises(vd.AmbiguousError, match="Let the collator take one row"):
+        vd.falsify(vd.collator(of_pairs, processor, rows="text"), max_examples=20)
+
+
 def test_random_pixels_hide_no_other_finding(built):
     one = Collators(built["llava"][1])
 

@@ -281,7 +281,10 @@ class RowSearch:
         )
 
     def _rest(self) -> RowsCounterexample | None:
-        """Without a failure: what could not be judged, or rows that the collator refuses alone.
+        """Without a failure: rows that the collator refuses alone, or what could not be judged.
+
+        Rows that it refuses for what they hold come first: what else could not be judged may be
+        due to them. If it refuses all sets of as many rows, their number may be the reason.
 
         Raises:
             AmbiguousError: Some sets could not be judged.
@@ -289,8 +292,10 @@ class RowSearch:
         sets = sorted(self._reports, key=size_of)
         unsure = [one for one in sets if self._report(one).verdict == "AMBIGUOUS"]
         refused = [one for one in sets if self._refused(self._report(one))]
+        taken = {len(one) for one in sets if one not in refused}
+        for_content = [one for one in refused if len(one) in taken]
         judged = len(sets) - len(unsure) - len(refused)
-        if unsure:
+        if unsure and not for_content:
             example = RowsCounterexample(
                 self._trial, self.kind, unsure[0], (), self._report(unsure[0])
             )
@@ -301,7 +306,7 @@ class RowSearch:
             )
         if not refused:
             return None
-        specs = refused[0]
+        specs = (for_content or refused)[0]
         return RowsCounterexample(
             self._trial, self.kind, specs, tuple(self._rows(specs)), self._report(specs)
         )
