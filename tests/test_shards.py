@@ -113,6 +113,44 @@ def test_the_model_agrees_with_each_finding(family, wrong, labs):
     assert not vd.prove(slicer, lab.batch, lab.model, chunk_size=3).ok
 
 
+# --- no positions --------------------------------------------------------------------------------
+
+
+def whole_on_a_rank(lab, *, last=False, embedded=False):
+    """Each sample on one of two ranks; the other has padding alone. No positions are given."""
+    tokens = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
+
+    def slicer(inputs, chunk_size):
+        for call in lab.batch.chunks(chunk_size):
+            whole = {k: v for k, v in call.items() if k not in ("labels", "position_ids")}
+            empty = {k: torch.zeros_like(v) for k, v in whole.items() if k in tokens}
+            yield from (empty, whole) if last else (whole, empty)
+
+    slicer.shards, slicer.embedded = 2, embedded
+    return slicer
+
+
+@pytest.mark.parametrize("family", ["llava", "internvl", "qwen2_5_vl", "qwen3_vl", "glm4v"])
+@pytest.mark.parametrize("last", [False, True], ids=["on the first", "on the last"])
+def test_rank_with_a_whole_sample_lays_it_out_itself(family, last, labs):
+    lab = labs[family]
+    slicer = whole_on_a_rank(lab, last=last)
+
+    assert vd.check(slicer, lab.batch, chunk_size=1).ok
+    assert vd.prove(slicer, lab.batch, lab.model, chunk_size=1).ok
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "qwen3_vl", "glm4v"])
+def test_vectors_of_images_have_no_planes_without_positions(family, labs):
+    lab = labs[family]
+    slicer = whole_on_a_rank(lab, embedded=True)
+    report = vd.check(slicer, lab.batch, chunk_size=1)
+    right = family == "llava"
+
+    assert codes(report) == (set() if right else {"VLM014"})
+    assert vd.prove(slicer, lab.batch, lab.model, chunk_size=1).ok == right
+
+
 # --- media ---------------------------------------------------------------------------------------
 
 

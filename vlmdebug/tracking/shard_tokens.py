@@ -15,7 +15,7 @@ from vlmdebug.core.packed_row import PackedRow
 from vlmdebug.core.part import Span
 from vlmdebug.core.shards import ShardFault, Split
 from vlmdebug.tracking.joined import IDS, PADDING_MASK, Piece, Texts
-from vlmdebug.tracking.made import numbers_of, unlike
+from vlmdebug.tracking.made import numbers_of, positions_of, unlike
 from vlmdebug.tracking.orders import Order
 
 POSITIONS = "position_ids"
@@ -104,7 +104,12 @@ class ShardTokens:
     # --- positions ---------------------------------------------------------------------------
 
     def positions(
-        self, made: Mapping[str, Made], settled: Collection[str], *, cached: bool
+        self,
+        made: Mapping[str, Made],
+        settled: Collection[str],
+        *,
+        cached: bool,
+        embedded: bool,
     ) -> tuple[Mapping[str, Made], list[ShardFault]]:
         """What is known of keys that were made, without positions, and faults of positions.
 
@@ -112,11 +117,16 @@ class ShardTokens:
             made: Keys of the call that the batch does not have.
             settled: Keys that were judged already.
             cached: Whether the model continues positions from a cache.
+            embedded: Whether the model gets vectors, from which no M-RoPE positions follow.
         """
         if POSITIONS in settled:
             return made, []
         if POSITIONS not in self._call:
-            return made, [] if cached else [*self._without_positions()]
+            if cached:
+                return made, []
+            if embedded and self._lays_out_images and self.one_per_row:
+                return self._of_vectors(made)
+            return made, [*self._without_positions()]
         if not self.one_per_row:
             return made, []  # judged with the seams
         if POSITIONS in self._batch.inputs:
@@ -138,6 +148,31 @@ class ShardTokens:
                 given, belongs = [int(counted[at])], [int(due[at] + off[0])]
                 yield self.fault(Split.NO_POSITIONS, POSITIONS, (row, at), given, belongs)
                 return
+
+    def _of_vectors(self, made: Mapping[str, Made]) -> tuple[Mapping[str, Made], list[ShardFault]]:
+        """Each rank counts its own vectors from 0, also those of images."""
+        counted = np.broadcast_to(self.order.columns, self.shape)
+        one = positions_of(self._batch, self._call, counted, self.samples)
+        if one.right:
+            return made, []
+        if one.right is None or one.why is None or len(one.why.shapes) != 3:
+            return {**made, POSITIONS: one}, []
+        return made, [self.fault(Split.NO_POSITIONS, POSITIONS, *one.why.shapes)]
+
+    @property
+    def _lays_out_images(self) -> bool:
+        """Whether positions follow from the sizes of images, as M-RoPE's do."""
+        return self._batch.rules.checks_each_sample != "never"
+
+    @property
+    def follow_on_each_rank(self) -> bool:
+        """Whether the model of a rank can lay out M-RoPE itself: it has all of each sample."""
+        return (
+            self._lays_out_images
+            and self.one_per_row
+            and all(len({*self.order.ranks[a:b].tolist()}) == 1 for _, a, b in self.spans)
+            and not [*self._without_positions()]
+        )
 
     def _other_positions(self) -> Iterator[ShardFault]:
         """Positions that are not those of the batch, but for a constant per sample."""

@@ -228,7 +228,7 @@ class Ranks:
         if ids is not None and ids.rows is not None and len(ids.rows) == len(tokens.samples):
             tokens.samples = [*ids.rows]
         cached = any(rank.get(key) is not None for rank in self._ranks for key in CACHES)
-        made, faults = tokens.positions(used.made, settled, cached=cached)
+        made, faults = tokens.positions(used.made, settled, cached=cached, embedded=self._embedded)
         self._faults += [*faults, *labels.faults(), *labels.padding(), *tokens.shown()]
         settled |= {key for key in LABELS if key in call}
         settled |= {POSITIONS} if POSITIONS in self._batch.inputs and tokens.one_per_row else set()
@@ -265,12 +265,17 @@ class Ranks:
         return None if absent else ObservedKey(expected.rows, len(expected.rows))
 
     def _for_model(self, call: dict[str, Any], tokens: ShardTokens) -> dict[str, Any]:
-        """The joined call as a model takes it; without positions, several ranks count from 0."""
+        """The joined call as a model takes it; without positions, several ranks count from 0.
+
+        A model of M-RoPE does not count where it has the tokens of a sample and its media.
+        """
         if self._vectors:
             media = {IDS, *self._batch.of_key}
             call = {key: value for key, value in call.items() if key not in media}
             call = self._keys.trimmed(call) if tokens.surplus else call
         if POSITIONS in call or len(self._ranks) == 1:
+            return call
+        if not self._embedded and tokens.follow_on_each_rank:
             return call
         like = call[EMBEDS if self._vectors else IDS]
         places = tokens.order.columns[None, : like.shape[1]].repeat(like.shape[0], 0)
