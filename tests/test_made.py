@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from doubts import features_unknown
+from PIL import Image
 
 import vlmdebug as vd
 from vlmdebug.core.presence import expected_rows
@@ -391,6 +392,34 @@ def test_completion_behind_a_prompt_that_sees_all_of_itself_has_type_1(value):
 
     assert report.ok == vd.prove(cut(typed), batch, model).ok == (value == 1)
     assert {m.key for m in report.mismatches} == ({"token_type_ids"} if not value else set())
+
+
+@pytest.mark.parametrize("value", [0, 1])
+@torch.no_grad()
+def test_batch_with_completions_says_that_they_are_typed_as_prompts(value, built):
+    model, processor = built["paligemma"]
+    prompts = {k: v for k, v in vd.tiny.batch("paligemma", [1, 2]).items() if k != "labels"}
+    whole = {
+        **appended(prompts),
+        "token_type_ids": F.pad(prompts["token_type_ids"], (0, 3), value=value),
+    }
+    report, wide = vd.check(whole, processor=processor), prompts["input_ids"].shape[1]
+    off = (model(**whole).logits[:, :wide] - model(**prompts).logits).abs().max()
+
+    assert vd.check(prompts, processor=processor).ok
+    assert report.verdict == ("OK" if value else "AMBIGUOUS")
+    assert (off < 1e-4) == (value == 1)
+    if not value:
+        assert "sample 0 has 3 tokens with token_type_ids 0 behind" in report.ambiguities[0]
+
+
+def test_prompt_of_several_lines_and_a_suffix_of_the_processor_are_right(built):
+    processor = built["paligemma"][1]
+    text, images = ["<image>a\n\nb\nc", "<image>d"], [Image.new("RGB", (56, 56))] * 2
+    given = {"images": [[one] for one in images], "return_tensors": "pt", "padding": True}
+
+    assert vd.check(processor(text=text, **given), processor=processor).ok
+    assert vd.check(processor(text=text, suffix=["e", "f\ng"], **given), processor=processor).ok
 
 
 def test_prove_compares_the_tokens_that_both_have():

@@ -81,6 +81,13 @@ class Unmasked(NamedTuple):
     masked: bool
 
 
+class BehindPrompt(NamedTuple):
+    """Tokens of a sample that are typed as its prompt though they follow the end of it."""
+
+    sample: int
+    tokens: int
+
+
 class LeftOut(NamedTuple):
     """Real tokens that a chunk lacks, as pairs of a sample and their number."""
 
@@ -161,6 +168,7 @@ Doubt = (
     | FeaturesUnknown
     | WholePixels
     | Hidden
+    | BehindPrompt
     | Unmasked
     | LeftOut
     | PaddingShown

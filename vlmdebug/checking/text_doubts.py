@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from vlmdebug.checking.doubts import (
+    BehindPrompt,
     Doubt,
     Embedded,
     FeaturesUnknown,
@@ -282,7 +283,15 @@ def _lost_mask(one: LostMask) -> str:
 
 
 def _of_batch(
-    one: MoreColumns | WholePixels | NotFinite | Hidden | Unmasked | LostMask | NotApart | Written,
+    one: MoreColumns
+    | WholePixels
+    | NotFinite
+    | Hidden
+    | BehindPrompt
+    | Unmasked
+    | LostMask
+    | NotApart
+    | Written,
 ) -> str:
     match one:
         case MoreColumns(key, columns, of_ids):
@@ -301,6 +310,12 @@ def _of_batch(
                 f"attention_mask hides {number(tokens, 'token')} of sample {sample} that are not "
                 "the padding token, and nothing says that this is meant. The model does not see "
                 "them. Make the mask from the padding of the final input_ids."
+            )
+        case BehindPrompt(sample, tokens):
+            return (
+                f"sample {sample} has {number(tokens, 'token')} with token_type_ids 0 behind the "
+                "line break that ends a prompt: the model lets tokens of type 0 see each other, "
+                "later ones too. If they are a completion, set their token_type_ids to 1."
             )
         case Unmasked():
             return _unmasked(one)

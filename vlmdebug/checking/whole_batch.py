@@ -25,6 +25,7 @@ from vlmdebug.checking.causes import Fault, RunCause, faults_of, is_another_orde
 from vlmdebug.checking.chunk import images_of
 from vlmdebug.checking.compared import compared, counts_unknown, positions
 from vlmdebug.checking.doubts import (
+    BehindPrompt,
     Doubt,
     FeaturesUnknown,
     Hidden,
@@ -131,6 +132,9 @@ def doubts_alone(batch: Batch) -> list[str]:
     doubts += [MoreColumns(key, width, wide) for key, width in columns if width > wide]
     if any(batch.hidden):
         doubts += [Hidden(sample, count) for sample, count in enumerate(batch.hidden) if count]
+    if any(batch.behind_prompt) and "labels" not in batch.inputs:  # which say the same
+        typed = enumerate(batch.behind_prompt)
+        doubts += [BehindPrompt(sample, count) for sample, count in typed if count]
     if any(batch.unmasked):
         masked, shown = "attention_mask" in batch.inputs, enumerate(batch.unmasked)
         doubts += [Unmasked(sample, count, masked) for sample, count in shown if count]

@@ -82,6 +82,8 @@ class Batch:
             empty if the padding token is not known.
         unmasked: Padding tokens of each sample that no `attention_mask` hides and that its text
             would attend to; empty if the padding token is not known.
+        behind_prompt: Tokens of each sample that are typed as its prompt although they follow the
+            end of it; empty if no type says that.
         lost_masks: Masks of pixels that the processor returns and the batch lacks.
         marked: Placeholder tokens of each sample as each key of token types marks them, if the
             placeholders were counted by their id.
@@ -103,6 +105,7 @@ class Batch:
     marked: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     hidden: tuple[int, ...] = ()
     unmasked: tuple[int, ...] = ()
+    behind_prompt: tuple[int, ...] = ()
     lost_masks: tuple[str, ...] = ()
     known: frozenset[str] = frozenset()
     columns: Mapping[str, int] = field(default_factory=dict)

@@ -49,7 +49,7 @@ from vlmdebug.families.packing import OWN_MASK, REPEATS, SEPARATES
 from vlmdebug.families.probe import Probe
 from vlmdebug.families.probe_runs import plain
 from vlmdebug.families.rules import USUAL
-from vlmdebug.families.token_masks import columns, marked, masked_otherwise, unpadded
+from vlmdebug.families.token_masks import behind_prompt, columns, marked, masked_otherwise, unpadded
 from vlmdebug.families.video_audio import ClipReading, read_clips
 
 PER_SAMPLE, WHOLE, PLACES = Axis("sample"), Axis("batch"), Axis("sample", dim=1)
@@ -87,6 +87,7 @@ def assemble(
         marked=marked(facts, found.rules),
         hidden=hidden,
         unmasked=unmasked,
+        behind_prompt=behind_prompt(facts, found.rules),
         lost_masks=lost_masks(facts, found),
         known=KNOWN,
         columns=columns(facts, found),

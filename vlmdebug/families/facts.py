@@ -27,6 +27,7 @@ class ProcessorMetadata:
     that the placeholder tokens of an image see each other, later ones too. `tokens_per_image`
     takes a list of `(height, width)` and gives placeholder tokens each. `returned_keys` are
     those that the processor says it returns, `taken_keys` those that the model's forward names. The
+    `prompt_ends` are the tokens of line breaks, where each prompt ends in one. The
     `features_of_` rules are those of `vlmdebug.families.formulas`. `other_model` is the type of a
     model that no family knows, if the processor's family is known; `model_type` is the processor's.
     """
@@ -56,6 +57,7 @@ class ProcessorMetadata:
     features_of_audio: AudioRule | None = None
     pad_token_id: int | None = None
     vocabulary: int | None = None
+    prompt_ends: frozenset[int] = frozenset()
     other_model: str | None = None
 
     @lazy

@@ -88,6 +88,7 @@ def read_metadata(
         token_ids=_stream_token_ids(processor, config),
         pad_token_id=_pad_token_id(tokenizer, config),
         vocabulary=_vocabulary(tokenizer, config),
+        prompt_ends=_prompt_ends(processor, tokenizer),
         global_image_id=_global_image_id(processor, tokenizer),
         features_per_tile=1
         if kind in ROWS_ARE_FEATURES
@@ -273,6 +274,14 @@ def _vocabulary(tokenizer: Any, config: Any) -> int | None:
     with suppress(TypeError, ValueError):  # no tokenizer, or one without added tokens
         sizes += [len(tokenizer), max(tokenizer.added_tokens_decoder, default=-1) + 1]
     return max((size for size in sizes if isinstance(size, int)), default=None)
+
+
+def _prompt_ends(processor: Any, tokenizer: Any) -> frozenset[int]:
+    """The line breaks that end each prompt (`processing_paligemma`, 5.24)."""
+    if _processor_type(processor) != "paligemma" or tokenizer is None:
+        return frozenset()
+    breaks = (tokenizer.encode("\n" * n, add_special_tokens=False) for n in (1, 2, 3))
+    return frozenset(ids[-1] for ids in breaks if ids)
 
 
 def _global_image_id(processor: Any, tokenizer: Any) -> int | None:

@@ -74,6 +74,25 @@ def masked_otherwise(facts: BatchFacts, *, causal: bool) -> tuple[tuple[int, ...
     return by_sample(~(shown | padding)), unmasked
 
 
+def behind_prompt(facts: BatchFacts, rules: ModelRules) -> tuple[int, ...]:
+    """Tokens of each sample behind the end of its prompt that have the type of the prompt.
+
+    Empty where no type says that, or where it is not known how prompts end.
+    """
+    types, ends = facts.inputs.get(PROMPT_TYPES), facts.metadata.prompt_ends
+    if rules.token_types_mark != "completion" or types is None or not ends:
+        return ()
+    if tuple(types.shape) != tuple(facts.inputs["input_ids"].shape):
+        return ()
+    prompt = facts.by_sample(PROMPT_TYPES, 1) == 0  # (sample, seq)
+    if facts.mask is not None and facts.mask.shape == prompt.shape:
+        prompt = prompt & (facts.mask != 0)
+    ends_here = prompt & np.isin(facts.ids, [*ends])
+    before = np.logical_or.accumulate(ends_here, axis=1)
+    after = np.logical_or.accumulate(ends_here[:, ::-1], axis=1)[:, ::-1]
+    return by_sample(prompt & before & ~after)
+
+
 def _attended(
     shown: np.ndarray, padding: np.ndarray, front: np.ndarray, *, causal: bool, masked: bool
 ) -> tuple[int, ...]:
