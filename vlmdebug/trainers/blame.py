@@ -45,7 +45,7 @@ def blaming(slicer: Slicer, release: str, maker: Callable[..., Any]) -> Slicer:
     own = inspect.unwrap(maker)
 
     def judged(inputs: dict[str, Any], chunk_size: int) -> Iterator[Mapping[str, Any]]:
-        outer = sys.exception()
+        outer = sys.exc_info()[1]
         try:
             yield from slicer(inputs, chunk_size)
         except NotJudged:
@@ -97,21 +97,21 @@ def _is_about_a_replacement(maker: Any, said: str) -> bool:
     called = CALLED.match(said)
     if called is None:
         return PARTS.search(said) is not None
-    return any(code.co_qualname == called[1] for code in _functions(maker))
+    return called[1] in _functions(maker)
 
 
-def _functions(maker: Any) -> Iterator[CodeType]:
-    """The code of every function of the adapter, inner ones included."""
+def _functions(maker: Any) -> Iterator[str]:
+    """The qualified name of every function of the adapter, inner ones included."""
     modules = [vars(sys.modules[name]) for name in [*sys.modules] if name.startswith(ADAPTERS)]
     for scope in (maker.__globals__, *modules):
         for value in [*scope.values()]:
             if isinstance(value, FunctionType):
-                yield from _within(value.__code__)
-    yield from _within(maker.__code__)
+                yield from _within(value.__code__, value.__qualname__)
+    yield from _within(maker.__code__, maker.__qualname__)
 
 
-def _within(code: CodeType) -> Iterator[CodeType]:
-    yield code
+def _within(code: CodeType, name: str) -> Iterator[str]:
+    yield name
     for inner in code.co_consts:
         if isinstance(inner, CodeType):
-            yield from _within(inner)
+            yield from _within(inner, f"{name}.<locals>.{inner.co_name}")
