@@ -17,6 +17,7 @@ from architectures import VARIABLE
 from recorded import KINDS, PHI4, RECORDERS, Recorder, built
 
 import vlmdebug as vd
+from vlmdebug.core.keys import CLIP_KEYS
 from vlmdebug.errors import NotJudged
 from vlmdebug.families import FAMILIES
 
@@ -224,6 +225,41 @@ def test_placeholder_of_a_video_that_is_lost_is_found_where_its_type_stays(name,
         model(**kept)
     assert {(one.samples, one.silent) for one in found} == {((row,), False)}
     assert vd.check(vd.read_batch(inputs, processor=processor, config=model.config)).ok
+
+
+@pytest.mark.skipif(not VIDEOS_HERE, reason="needs torchvision")
+@pytest.mark.parametrize("name", ["qwen3_vl", "qwen3_5", "glm4v"])
+def test_videos_in_another_order_than_their_texts_are_seen_in_the_frames(name):
+    """As many tokens, but of two frames in one text and of one in the other."""
+    recorder, (model, processor) = RECORDERS[name], built(name)
+    inputs = recorder.inputs(("v", "", "v"))
+    along = ("input_ids", "attention_mask", "mm_token_type_ids")
+    turned = {k: v.roll(1, 0) if k in along else v for k, v in inputs.items()}
+    report = vd.check(vd.read_batch(turned, processor=processor, config=model.config))
+
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        model(**turned)
+    assert {one.code for one in report.mismatches} == {"VLM010"}
+    assert "in runs that do not fit" in report.mismatches[0].message
+    assert True not in {one.silent for one in report.mismatches}
+
+
+@pytest.mark.skipif(not VIDEOS_HERE, reason="needs torchvision")
+@pytest.mark.parametrize("name", ["qwen2_5_omni", "qwen3_omni"])
+@pytest.mark.parametrize(
+    ("samples", "raises"), [(("iv", "", "v"), True), (("v", "", "v"), False)], ids=str
+)
+def test_omni_model_without_the_videos_raises_next_to_images(name, samples, raises):
+    recorder, (model, processor) = RECORDERS[name], built(name)
+    inputs = {k: v for k, v in recorder.inputs(samples).items() if k not in CLIP_KEYS}
+    report = vd.check(vd.read_batch(inputs, processor=processor, config=model.config))
+
+    if raises:
+        with pytest.raises(TypeError, match="NoneType"):
+            model(**inputs)
+    else:
+        model(**inputs)
+    assert {one.silent for one in report.mismatches} == {None if raises else True}
 
 
 @pytest.mark.skipif(not VIDEOS_HERE, reason="needs torchvision")

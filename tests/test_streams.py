@@ -261,6 +261,53 @@ def test_frames_are_counted_through_their_videos(gemma):
     assert not vd.check(slicers.by_sample, batch, chunk_size=1).ok
 
 
+def raised_by(model, inputs):
+    """Whether the real model refuses the batch."""
+    try:
+        with torch.no_grad():
+            model(**inputs)
+    except Exception:
+        return True
+    return False
+
+
+def test_places_of_patches_in_floating_point_are_refused(gemma):
+    model, processor = gemma
+    inputs = frames(processor, [2, 3, 1], [2, 0, 1])
+    cast = {k: v.float() if k == "video_position_ids" else v for k, v in inputs.items()}
+
+    assert raised_by(model, cast)
+    with pytest.raises(vd.BadInput, match=r"video_position_ids holds torch\.float32"):
+        vd.check(cast, processor=processor, config=model.config)
+
+
+MORE_OR_LESS = {
+    "added": lambda v: v[None],
+    "behind": lambda v: v[..., None],
+    "lost": lambda v: v[0],
+}
+
+
+@pytest.mark.parametrize("change", MORE_OR_LESS.values(), ids=MORE_OR_LESS)
+@pytest.mark.parametrize(
+    "key", ["video_grid_thw", "num_frames_per_video", "video_position_ids", "pixel_values_videos"]
+)
+def test_keys_of_videos_have_their_dimensions(tiny, gemma, key, change):
+    if key == "video_grid_thw":
+        (model, processor), inputs = tiny, qwen(*tiny, SAMPLES)
+    else:
+        (model, processor), inputs = gemma, frames(gemma[1], [2, 3, 1], [2, 0, 1])
+    changed = {**inputs, key: change(inputs[key])}
+    known = {"processor": processor, "config": model.config}
+
+    try:
+        found = vd.check(changed, **known).verdict
+    except vd.BadInput as error:
+        found = str(error)
+    assert found == "MISMATCH" or f"{key} " in found
+    assert vd.check(inputs, **known).ok
+
+
 # --- audio ---------------------------------------------------------------------------------
 
 
@@ -328,6 +375,27 @@ def test_audio_clips_are_counted_and_cut(audio):
         for slicer in (by_plan(batch), exported_from(batch)):
             assert vd.check(slicer, batch, chunk_size=chunk_size).ok
             assert vd.prove(slicer, batch, model, chunk_size=chunk_size).ok
+
+
+CUT_SOUNDS = {
+    "frames of sounds": ("input_features", lambda v: v[..., :90]),
+    "frames of the mask": ("feature_attention_mask", lambda v: v[:, :90]),
+    "a dimension added": ("input_features", lambda v: v[..., None]),
+    "a dimension lost": ("input_features", lambda v: v[:, 0]),
+}
+
+
+@pytest.mark.parametrize(("key", "change"), CUT_SOUNDS.values(), ids=CUT_SOUNDS)
+def test_sounds_and_their_mask_share_their_frames(audio, key, change):
+    model, processor = audio
+    inputs = dict(heard(processor, [2, 0, 1]))
+    changed = {**inputs, key: change(inputs[key])}
+    report = vd.check(changed, processor=processor, config=model.config)
+
+    assert raised_by(model, changed)
+    assert report.verdict == "MISMATCH"
+    assert not {finding.loudness for finding in report.findings} & {"silent"}
+    assert key in str(report)
 
 
 def rows_beside(inputs):

@@ -271,8 +271,14 @@ def _ends(units: range) -> tuple[int, int]:
 
 
 def _agree(sides: Sides, lengths: Sequence[int], own: Sequence[Sequence[int]]) -> bool:
-    """Whether the runs of a sample are what its media become; of clips, whether the totals are."""
-    return fits(lengths, own) or (sides.noun != "image" and sum(lengths) == sum(map(sum, own)))
+    """Whether the runs of a sample are what its media become.
+
+    Of clips that may be written in any number of runs, whether the totals are the same.
+    """
+    if fits(lengths, own):
+        return True
+    anyhow = sides.noun != "image" and sides.batch.modalities[sides.noun].pieces is None
+    return anyhow and sum(lengths) == sum(map(sum, own))
 
 
 def _moved(units: range, by: int) -> range:

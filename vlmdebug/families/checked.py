@@ -11,6 +11,9 @@ from vlmdebug.errors import BadInput
 from vlmdebug.families.unreadable import refuse_measures, refuse_too_many, refuse_unreadable
 from vlmdebug.safe import one_line
 
+PLACES_OF_PATCHES = ("image_position_ids", "video_position_ids")
+"""Keys that an embedding reads (`modeling_gemma4`, transformers 5.24)."""
+
 
 def holds_tensors(value: Any) -> bool:
     """Whether it is a list of tensors or arrays with dimensions, or of such lists and dicts."""
@@ -50,6 +53,12 @@ def checked_tensors(inputs: Mapping[str, Any], lists: Collection[str] = ()) -> d
             f"input_ids holds {ids.dtype}, but token ids are whole numbers. "
             "An embedding would refuse them. Pass input_ids as the tokenizer returned them."
         )
+    for key in PLACES_OF_PATCHES:
+        if "float" in str(getattr(tensors.get(key), "dtype", "")):
+            raise BadInput(
+                f"{key} holds {tensors[key].dtype}, but the places of patches are whole numbers. "
+                "An embedding would refuse them. Cast only pixels to another dtype."
+            )
     if ids.ndim != 2 or 0 in ids.shape:
         raise BadInput(
             f"input_ids has shape {tuple(ids.shape)}, but a batch has one row of tokens per "

@@ -18,6 +18,7 @@ from vlmdebug.core.rows import Counts
 from vlmdebug.errors import BadInput
 from vlmdebug.families import Family, find_family
 from vlmdebug.families.base import dimensions
+from vlmdebug.families.clip_shapes import clip_shapes
 from vlmdebug.families.facts import BatchFacts
 from vlmdebug.families.given_counts import how_to_count
 from vlmdebug.safe import spell_names
@@ -83,17 +84,16 @@ def _packed_rows(key: str, rows: int, samples: int) -> Ambiguity:
 
 def odd_dimensions(facts: BatchFacts, family: Family | None) -> list[Contradiction]:
     """Keys that share a dimension but not its length, or have rows that are not patches."""
-    if family is None:
-        return []
-    present = facts.present(family.axes)
+    kind = facts.metadata.model_type
+    keys = facts.present(family.axes) if family else ()
+    shapes = {key: family.shape_of(key, kind) for key in keys} if family else {}
     first: dict[str, tuple[str, int]] = {}
     found = []
-    for key in present:
+    for key, named in [*shapes.items(), *clip_shapes(facts).items()]:
         shape = tuple(facts.inputs[key].shape)
-        named = family.shape_of(key, facts.metadata.model_type)
         names = dimensions(named)
         if names[-1] != "..." and len(shape) != len(names):
-            found.append(_other_dimensions(key, shape, named, facts.metadata.model_type))
+            found.append(_other_dimensions(key, shape, named, kind))
             continue
         patch = facts.metadata.patch_pixels
         if names[0] == "patch" and len(shape) == 2 and not _is_patch(shape[1], patch):

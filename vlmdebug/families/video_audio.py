@@ -30,6 +30,7 @@ from vlmdebug.core.modality import Modality
 from vlmdebug.core.rows import Counts
 from vlmdebug.core.tensors import places_of, to_numpy
 from vlmdebug.families.base import Family
+from vlmdebug.families.clip_shapes import refuse_other_dimensions
 from vlmdebug.families.facts import BatchFacts
 from vlmdebug.families.formulas import NEWLINES, with_newlines
 from vlmdebug.families.given_counts import how_to_count
@@ -189,6 +190,7 @@ def read_clips(
     `overrides` say what a row of single keys counts; the probe of an unknown processor overrules
     the names of keys, and leaves them to the reading by shape.
     """
+    refuse_other_dimensions(facts.inputs)
     found = []
     if facts.has("pixel_values_videos"):
         found.append(_video(facts, overrides))

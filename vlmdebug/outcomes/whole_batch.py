@@ -34,11 +34,15 @@ def runs_with_stray(batch: Batch, unit: str, sample: int) -> bool | None:
 
     Tried with each tiny model, transformers 5.23. Models that place media by `mm_token_type_ids`
     raise if these mark a video and the call has no grid for it ('NoneType' object is not an
-    iterator) but has some other grid. The others embed the token as text.
+    iterator) but has some other grid. Qwen's omni models, which have no such types, raise if the
+    token begins a video (`modeling_qwen2_5_omni.get_rope_index`, 5.24). The others embed the token
+    as text.
     """
     rules, types = batch.rules, batch.inputs.get("mm_token_type_ids")
     if not rules.predict:
         return None
+    if unit == "video" and types is None and batch.image.keys:
+        return True if rules.checks_each_sample == "never" else None
     places = bool(rules.only_used_for_position_ids and batch.image.keys)
     if unit != "video" or types is None or not places:
         return True
