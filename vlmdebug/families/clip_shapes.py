@@ -42,8 +42,14 @@ def refuse_other_dimensions(inputs: Mapping[str, Any]) -> None:
             )
 
 
-def clip_shapes(facts: BatchFacts) -> dict[str, str]:
-    """The dimensions of the clip keys of a batch, as far as all models agree on them."""
+def clip_shapes(facts: BatchFacts, *, sums: bool) -> dict[str, str]:
+    """The dimensions of the clip keys of a batch, as far as all models agree on them.
+
+    Args:
+        facts: The batch.
+        sums: Whether the model may use no more of a mask of sounds than its sum, so that the
+            mask may be shorter (`modeling_qwen2_audio.forward`, transformers 5.24).
+    """
     found = {}
     if facts.has("video_position_ids") and facts.has("pixel_values_videos"):
         found["video_position_ids"] = COUNT["video_position_ids"]
@@ -57,4 +63,6 @@ def clip_shapes(facts: BatchFacts) -> dict[str, str]:
     wide = heard[1]  # models differ in the order of frames and mel
     mel_first = mask == MEL_FIRST if wide not in shape[1:] else shape[1] != wide
     named = "clip, mel, frames" if mel_first else "clip, frames, mel"
-    return {**found, mask: "clip, frames", SOUND: named}
+    frames = shape[-1] if mel_first else shape[1] if len(shape) > 1 else wide
+    beside = {} if sums and wide < frames else {mask: "clip, frames"}
+    return {**found, **beside, SOUND: named}

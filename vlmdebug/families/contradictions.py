@@ -89,7 +89,7 @@ def odd_dimensions(facts: BatchFacts, family: Family | None) -> list[Contradicti
     shapes = {key: family.shape_of(key, kind) for key in keys} if family else {}
     first: dict[str, tuple[str, int]] = {}
     found = []
-    for key, named in [*shapes.items(), *clip_shapes(facts).items()]:
+    for key, named in [*shapes.items(), *clip_shapes(facts, sums=family is None).items()]:
         shape = tuple(facts.inputs[key].shape)
         names = dimensions(named)
         if names[-1] != "..." and len(shape) != len(names):
