@@ -392,3 +392,54 @@ def test_lost_image_tokens_are_found_where_features_are_unknown():
         ("VLM009", (0,), None),
         ("VLM009", (2,), None),
     ]
+
+
+def with_positions(model, inputs):
+    """The batch with the `position_ids` that the model would compute itself."""
+    given = {"input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask"}
+    found, _ = model.model.get_rope_index(**{key: inputs[key] for key in given})
+    return {**inputs, "position_ids": found}
+
+
+@pytest.mark.parametrize("placed", [False, True], ids=["without positions", "with positions"])
+def test_texts_in_another_order_raise_only_where_the_model_lays_images_out(placed, built):
+    model, processor = built["qwen2_5_vl"]
+    sizes = [(112, 112), (168, 112), (112, 224)]
+    inputs = dict(vd.tiny.batch("qwen2_5_vl", [1, 1, 1], sizes=sizes))
+    inputs = with_positions(model, inputs) if placed else inputs
+    dims = {"input_ids": 0, "attention_mask": 0, "mm_token_type_ids": 0, "position_ids": 1}
+    turned = {k: v.roll(1, dims[k]) if k in dims else v for k, v in inputs.items()}
+    report = vd.check(turned, processor=processor, config=model.config)
+    runs = True
+    with torch.no_grad():
+        try:
+            model(**turned)
+        except (ValueError, RuntimeError):
+            runs = False
+
+    assert runs == placed
+    assert {one.silent for one in report.mismatches if one.code == "VLM010"} == {placed}
+
+
+def test_boundaries_that_leave_a_sample_out_are_not_said_to_lose_its_tokens(built):
+    model, processor = built["llava"]
+    parts = list(vd.read_batch(vd.tiny.batch("llava", [1, 1, 1]), processor=processor).chunks(1))
+    shown = [one["attention_mask"][0].bool() for one in parts]
+    ids = [one["input_ids"][:, own] for one, own in zip(parts, shown, strict=True)]
+    ends = [0, ids[0].shape[1], ids[0].shape[1] + ids[1].shape[1]]  # the last sample has none
+    packed = {
+        "input_ids": torch.cat(ids, 1),
+        "pixel_values": torch.cat([one["pixel_values"] for one in parts]),
+        "cu_seq_lens_q": torch.tensor(ends, dtype=torch.int32),
+        "cu_seq_lens_k": torch.tensor(ends, dtype=torch.int32),
+    }
+    report = vd.check(packed, processor=processor)
+    (found,) = [one for one in report.mismatches if one.code == "VLM010"]
+    with torch.no_grad():
+        model(**packed)
+
+    assert (
+        "samples have 16 placeholder tokens, and 16 more are tokens of no sample" in found.message
+    )
+    assert "Give the boundaries of every sample" in found.message
+    assert found.silent is None

@@ -52,6 +52,7 @@ class TotalsDiffer(Difference):
         features: Features of each unit.
         unnamed: Units that no text names.
         owned: Whether it is known which units each sample owns.
+        outside: Placeholder tokens of packed rows that belong to no sample.
     """
 
     code: ClassVar[str] = "VLM010"
@@ -62,6 +63,7 @@ class TotalsDiffer(Difference):
     features: tuple[int, ...]
     unnamed: tuple[int, ...]
     owned: bool
+    outside: int = 0
     cause: Cause | None = Cause(Because.TOTALS)
 
 

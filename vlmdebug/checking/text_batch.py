@@ -119,6 +119,10 @@ def _totals_differ(found: TotalsDiffer, batch: Batch) -> Words:
     written, unit = sum(map(sum, found.runs)), found.unit
     features = number(sum(found.features), "feature")
     said = f"The batch has {_placeholders(written, found.noun)} but its {plural(found.noun)} "
+    if found.outside:
+        own = _placeholders(written, found.noun)
+        said = f"The samples have {own}, and {found.outside} more are tokens of no sample: the "
+        said += f"{plural(found.noun)} of the batch "
     by_sample = "; ".join(
         f"sample {sample}: {listed(own) or 'none'}"
         for sample, own in enumerate(found.runs[:MOST_SAMPLES])
@@ -132,7 +136,9 @@ def _totals_differ(found: TotalsDiffer, batch: Batch) -> Words:
         lines.append(f"No text names {unit} {listed(found.unnamed)} of the batch.")
     if not written:
         lines.append(REMEDIES[RunCause.NO_RUN].format(noun=found.noun))
-    if not found.owned:
+    if found.outside:
+        lines.append("Give the boundaries of every sample: no token with media is padding.")
+    elif not found.owned:
         counted = unit if unit == "tile" else found.noun
         lines.append(f"Pass num_{counted}s=[…] to see which sample it is.")
     return Words(f"{said}become {features}.", "\n".join(lines))

@@ -55,7 +55,12 @@ from vlmdebug.core.record import ChunkReport, KeyReport, KeyState
 from vlmdebug.core.runs import Sides, sides_of
 from vlmdebug.errors import AmbiguousError
 from vlmdebug.outcomes.reasons import DEPENDS, Outcome, Raises, Runs, Unknown, outcome
-from vlmdebug.outcomes.whole_batch import runs_side_by_side, runs_unchecked, runs_with_runs
+from vlmdebug.outcomes.whole_batch import (
+    lays_out_media,
+    runs_side_by_side,
+    runs_unchecked,
+    runs_with_runs,
+)
 
 
 def check_alone(batch: Batch, *, one_chunk: bool = False, seams: Sequence[Seam] = ()) -> Report:
@@ -246,7 +251,7 @@ def _side_by_side(batch: Batch, sides: Sides) -> list[OneRun]:
     `modeling_qwen2_vl.get_rope_index` and that of its variants takes the next row of image_grid_thw
     for each run of image tokens (transformers 5.23).
     """
-    if batch.rules.checks_each_sample == "never" or sides.unit != "image":
+    if not lays_out_media(batch) or sides.unit != "image":
         return []
     lengths, found, stop = sides.lengths, list[OneRun](), 0
     if sum(map(len, lengths)) >= len(sides.pieces):
@@ -328,7 +333,8 @@ def _unsettled(
 
 def _totals_differ(batch: Batch, sides: Sides, left: Sequence[Step]) -> TotalsDiffer:
     """The totals of the batch; `left`: images that are in the text of no sample that is named."""
-    differ = sum(sides.placeholders) != sum(sides.features)
+    outside = _outside(batch, sides)
+    differ = sum(sides.placeholders) + outside != sum(sides.features)
     return TotalsDiffer(
         outcome=Outcome(Raises.TOTALS_DIFFER) if differ and batch.rules.predict else DEPENDS,
         noun=sides.noun,
@@ -337,7 +343,16 @@ def _totals_differ(batch: Batch, sides: Sides, left: Sequence[Step]) -> TotalsDi
         features=tuple(sides.features),
         unnamed=tuple(unit for step in left for unit in step.images),
         owned=sides.owned is not None,
+        outside=outside,
     )
+
+
+def _outside(batch: Batch, sides: Sides) -> int:
+    """Placeholder tokens that belong to no sample: the boundaries of packed rows leave them out."""
+    token = batch.modalities[sides.noun].token_id
+    if batch.packed is None or token is None:
+        return 0
+    return int((batch.inputs["input_ids"] == token).sum()) - sum(sides.placeholders)
 
 
 def _is_guess(step: Step) -> bool:

@@ -24,9 +24,18 @@ def runs_with_runs(batch: Batch, sides: Sides, differ: bool | None) -> bool | No
     lengths = [length for own in sides.lengths for length in own]
     if differ is None or rules.checks_each_sample == "sometimes":
         return None
-    if fits(lengths, sides.pieces) or rules.checks_each_sample == "never":
+    if fits(lengths, sides.pieces) or not lays_out_media(batch):
         return True  # models assign the images to the runs in order, whatever their sample
     return False if differ else None
+
+
+def lays_out_media(batch: Batch) -> bool:
+    """Whether the model looks at the media of each sample, as M-RoPE does to compute positions.
+
+    It does not where the call has `position_ids` (`modeling_qwen2_5_vl.forward`, 5.24).
+    """
+    placed = batch.rules.mrope is not None and "position_ids" in batch.inputs
+    return batch.rules.checks_each_sample != "never" and not placed
 
 
 def runs_with_stray(batch: Batch, unit: str, sample: int) -> bool | None:
@@ -42,8 +51,8 @@ def runs_with_stray(batch: Batch, unit: str, sample: int) -> bool | None:
     if not rules.predict:
         return None
     if unit == "video" and types is None and batch.image.keys:
-        return True if rules.checks_each_sample == "never" else None
-    places = bool(rules.only_used_for_position_ids and batch.image.keys)
+        return None if lays_out_media(batch) else True
+    places = bool(rules.only_used_for_position_ids and batch.image.keys and lays_out_media(batch))
     if unit != "video" or types is None or not places:
         return True
     return not bool((batch.tokens("mm_token_type_ids", sample) == 2).any())
