@@ -439,7 +439,25 @@ def test_boundaries_that_leave_a_sample_out_are_not_said_to_lose_its_tokens(buil
         model(**packed)
 
     assert (
-        "samples have 16 placeholder tokens, and 16 more are tokens of no sample" in found.message
+        "samples have 32 placeholder tokens, and 16 more are tokens of no sample" in found.message
     )
     assert "Give the boundaries of every sample" in found.message
     assert found.silent is None
+
+
+@pytest.mark.parametrize("family", ["florence2", "t5gemma2", "diffusion_gemma", "llava"])
+def test_mask_that_shows_padding_behind_the_text_is_seen_where_the_model_looks_there(family, built):
+    model, processor = built[family]
+    inputs = dict(vd.tiny.batch(family, [1, 1, 1], padding_side="right"))
+    known = {"processor": processor, "config": model.config}
+    mask = inputs["attention_mask"]
+    begins = mask.sum(1).argmin()  # the sample with the most padding
+    one_more = mask.clone()
+    one_more[begins, mask[begins].sum()] = 1  # may be the end of a text
+    shown = {**inputs, "attention_mask": torch.ones_like(mask)}
+
+    assert vd.check(inputs, **known).ok
+    assert vd.check({**inputs, "attention_mask": one_more}, **known).ok
+    assert vd.check(shown, **known).ok == (family == "llava")
+    if family != "llava":
+        assert "padding tokens next to the text of" in vd.check(shown, **known).ambiguities[0]

@@ -74,11 +74,15 @@ class Hidden(NamedTuple):
 
 
 class Unmasked(NamedTuple):
-    """Padding of a sample that no mask hides; `masked`: there is a mask."""
+    """Padding of a sample that no mask hides.
+
+    `masked`: there is a mask; `causal`: only padding in front of the text is meant.
+    """
 
     sample: int
     tokens: int
     masked: bool
+    causal: bool = True
 
 
 class BehindPrompt(NamedTuple):

@@ -263,8 +263,9 @@ def _of_columns(one: LeftOut | PaddingShown) -> str:
 
 def _unmasked(one: Unmasked) -> str:
     tokens = number(one.tokens, "padding token")
+    where = "in front of" if one.causal else "next to"
     first = (
-        f"attention_mask shows {tokens} in front of the text of sample {one.sample}"
+        f"attention_mask shows {tokens} {where} the text of sample {one.sample}"
         if one.masked
         else f"The batch has no attention_mask, and sample {one.sample} has {tokens} that its text "
         "attends to"

@@ -142,7 +142,8 @@ def doubts_alone(batch: Batch) -> list[str]:
         doubts += [BehindPrompt(sample, count) for sample, count in typed if count]
     if any(batch.unmasked):
         masked, shown = "attention_mask" in batch.inputs, enumerate(batch.unmasked)
-        doubts += [Unmasked(sample, count, masked) for sample, count in shown if count]
+        causal = batch.rules.causal
+        doubts += [Unmasked(s, count, masked, causal) for s, count in shown if count]
     doubts += [LostMask(key) for key in batch.lost_masks]
     doubts += [WholePixels(key, dtype) for key, dtype in _whole_pixels(batch)]
     return [*messages, *map(doubt, doubts)]

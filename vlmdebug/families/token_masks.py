@@ -98,15 +98,19 @@ def _attended(
 ) -> tuple[int, ...]:
     """Padding tokens of each sample that its text attends to, of those that no mask hides.
 
-    A causal model never looks at those behind the text. `front`: what may stand before the text,
-    padding and the placeholder tokens of images, which BLIP-2 writes before it. A mask that shows
-    one token in front of the text may be right: for some tokenizers it is the first token of a text
-    too.
+    A causal model never looks at those behind the text. Where a mask shows padding within the text,
+    it may be text: some tokenizers pad with the token that ends one. `front`: what may stand before
+    the text, padding and the placeholder tokens of images, which BLIP-2 writes before it. A mask
+    that shows one token next to the text may be right: for some tokenizers it is the first or the
+    last token of a text too.
     """
     if not np.count_nonzero(shown):
         return (0,) * len(shown)
     if causal or masked:
-        shown = shown & np.logical_and.accumulate(front, axis=1)
+        edges = np.logical_and.accumulate(front, axis=1)
+        if not causal:
+            edges = edges | np.logical_and.accumulate(padding[:, ::-1], axis=1)[:, ::-1]
+        shown = shown & edges
     shown = shown & ~padding.all(axis=1, keepdims=True)
     return by_sample(shown & (shown.sum(axis=1, keepdims=True) > 1) if masked else shown)
 
