@@ -177,6 +177,8 @@ def doubt(one: Doubt) -> str:
             return _of_collator(one)
         case NotSplit():
             return shard_doubt(one)
+        case BehindPrompt():
+            return _behind_prompt(one)
         case _:
             return _of_batch(one)
 
@@ -275,6 +277,14 @@ def _unmasked(one: Unmasked) -> str:
     )
 
 
+def _behind_prompt(one: BehindPrompt) -> str:
+    return (
+        f"sample {one.sample} has {number(one.tokens, 'token')} with token_type_ids 0 behind the "
+        "line break that ends a prompt: the model lets tokens of type 0 see each other, later ones "
+        "too. If they are a completion, set their token_type_ids to 1."
+    )
+
+
 def _lost_mask(one: LostMask) -> str:
     return (
         f"The batch has no {one.key}, which its processor returns: the model takes every pixel "
@@ -284,15 +294,7 @@ def _lost_mask(one: LostMask) -> str:
 
 
 def _of_batch(
-    one: MoreColumns
-    | WholePixels
-    | NotFinite
-    | Hidden
-    | BehindPrompt
-    | Unmasked
-    | LostMask
-    | NotApart
-    | Written,
+    one: MoreColumns | WholePixels | NotFinite | Hidden | Unmasked | LostMask | NotApart | Written,
 ) -> str:
     match one:
         case MoreColumns(key, columns, of_ids):
@@ -311,12 +313,6 @@ def _of_batch(
                 f"attention_mask hides {number(tokens, 'token')} of sample {sample} that are not "
                 "the padding token, and nothing says that this is meant. The model does not see "
                 "them. Make the mask from the padding of the final input_ids."
-            )
-        case BehindPrompt(sample, tokens):
-            return (
-                f"sample {sample} has {number(tokens, 'token')} with token_type_ids 0 behind the "
-                "line break that ends a prompt: the model lets tokens of type 0 see each other, "
-                "later ones too. If they are a completion, set their token_type_ids to 1."
             )
         case Unmasked():
             return _unmasked(one)

@@ -80,13 +80,10 @@ class Batch:
         ambiguities: What could not be determined.
         hidden: Tokens of each sample that `attention_mask` hides although they are not padding;
             empty if the padding token is not known.
-        unmasked: Padding tokens of each sample that no `attention_mask` hides and that its text
-            would attend to; empty if the padding token is not known.
-        behind_prompt: Tokens of each sample that are typed as its prompt although they follow the
-            end of it; empty if no type says that.
+        unmasked: The same of padding tokens that no mask hides and that its text would attend to.
+        behind_prompt: Tokens of each sample that are typed as its prompt but follow its end.
         lost_masks: Masks of pixels that the processor returns and the batch lacks.
-        marked: Placeholder tokens of each sample as each key of token types marks them, if the
-            placeholders were counted by their id.
+        marked: Placeholder tokens of each sample as keys of token types mark them, where known.
         known: Keys that some layout has; looking up one that is missing is no error.
         columns: Columns of tokens of each key that should have as many as `input_ids`.
         strays: Placeholder tokens of each sample for kinds of clips that the batch does not have.

@@ -12,7 +12,7 @@ from vlmdebug.families.unreadable import refuse_measures, refuse_too_many, refus
 from vlmdebug.safe import one_line
 
 PLACES_OF_PATCHES = ("image_position_ids", "video_position_ids")
-"""Keys that an embedding reads (`modeling_gemma4`, transformers 5.24)."""
+"""Keys that an embedding reads (`modeling_gemma4.get_image_features`, transformers 5.24)."""
 
 
 def holds_tensors(value: Any) -> bool:

@@ -21,7 +21,7 @@ COUNT = {
 }
 """Keys from which the rows and features of videos follow."""
 PIXELS_OF_FRAMES = "frame, max_patches, patch_pixels"
-"""`pixel_values_videos` next to `video_position_ids` (`modeling_gemma4`, transformers 5.24)."""
+"""Next to `video_position_ids` (`modeling_gemma4.get_video_features`, transformers 5.24)."""
 SOUND, MASKS = AUDIO_KEYS[0], AUDIO_KEYS[1:]
 MEL_FIRST = "feature_attention_mask"
 """The mask of models that always have mel before frames: Qwen's."""

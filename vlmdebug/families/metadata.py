@@ -86,10 +86,8 @@ def read_metadata(
         image_start_id=_image_start_id(processor, tokenizer),
         attends_both_ways=_attends_both_ways(config),
         token_ids=_stream_token_ids(processor, config),
-        pad_token_id=_pad_token_id(tokenizer, config),
-        vocabulary=_vocabulary(tokenizer, config),
-        prompt_ends=_prompt_ends(processor, tokenizer),
         global_image_id=_global_image_id(processor, tokenizer),
+        **_of_text(processor, tokenizer, config),
         features_per_tile=1
         if kind in ROWS_ARE_FEATURES
         else _features_per_tile(processor, config, vision),
@@ -260,6 +258,15 @@ def _stream_token_ids(processor: Any, config: Any) -> dict[str, int]:
     return found
 
 
+def _of_text(processor: Any, tokenizer: Any, config: Any) -> dict[str, Any]:
+    """What is known of the tokens of text."""
+    return {
+        "pad_token_id": _pad_token_id(tokenizer, config),
+        "vocabulary": _vocabulary(tokenizer, config),
+        "prompt_ends": _prompt_ends(processor, tokenizer),
+    }
+
+
 def _pad_token_id(tokenizer: Any, config: Any) -> int | None:
     """The padding token, from the tokenizer or the text config."""
     said = _first(tokenizer, "pad_token_id")
@@ -277,7 +284,7 @@ def _vocabulary(tokenizer: Any, config: Any) -> int | None:
 
 
 def _prompt_ends(processor: Any, tokenizer: Any) -> frozenset[int]:
-    """The line breaks that end each prompt (`processing_paligemma`, 5.24)."""
+    """Line breaks, which end each prompt (`processing_paligemma.prepare_inputs_layout`, 5.24)."""
     if _processor_type(processor) != "paligemma" or tokenizer is None:
         return frozenset()
     breaks = (tokenizer.encode("\n" * n, add_special_tokens=False) for n in (1, 2, 3))
