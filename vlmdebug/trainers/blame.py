@@ -1,4 +1,4 @@
-"""Whose error ended a trial: the trainer's, or that of the adapter around its code.
+"""Which side an error is of that ended a trial: the trainer, or the adapter around its code.
 
 The trainer is blamed only for what its own lines raise. An error that a line of the adapter raises,
 a replacement that the trainer cannot use, and what follows from a part that the test lacks are gaps
