@@ -1,4 +1,4 @@
-"""Which side an error is of that ended a trial: the trainer, or the adapter around its code.
+"""Which side an error belongs to that ended a trial: the trainer, or the adapter of vlmdebug.
 
 The trainer is blamed only for what its own lines raise. An error that a line of the adapter raises,
 a replacement that the trainer cannot use, and what follows from a part that the test lacks are gaps
@@ -31,7 +31,7 @@ BELOW = {"torch", "numpy", "functools.py"}
 CALLED = re.compile(r"([\w.<>]+)\(\) (?:takes|got|missing) ")
 """What Python says of a call that does not fit the function's parameters."""
 PARTS = re.compile(r"'(?:Part|Instance|Prepared)'")
-"""What Python says of an object that stands for a part of a trainer."""
+"""What Python says of an object that represents a part of a trainer."""
 
 
 def blaming(slicer: Slicer, release: str, maker: Callable[..., Any]) -> Slicer:
