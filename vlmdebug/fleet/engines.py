@@ -63,7 +63,7 @@ class Worker:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.auditor = job.load()
+        self.auditor: Auditor = job.load()
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         number, block = item["number"], Block(**item["block"])
