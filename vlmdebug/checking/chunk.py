@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from difflib import get_close_matches
-from functools import cached_property
 
 from vlmdebug.checking.altered import alteration
 from vlmdebug.checking.chunk_tokens import columns_doubt, token_differences
@@ -32,6 +31,7 @@ from vlmdebug.checking.packed import CutInRow, seam_differences, seam_doubts
 from vlmdebug.checking.shards import shard_differences, shard_doubts
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import BOOKKEEPING, EXTRAS, pixels_of
+from vlmdebug.core.lazy import lazy
 from vlmdebug.core.observed import Made, ObservedCall, ObservedKey, SlicerRun
 from vlmdebug.core.part import Part
 from vlmdebug.core.presence import ExpectedRows, can_do_without
@@ -60,7 +60,8 @@ class ChunkChecker:
     def report(self) -> ChunkReport:
         """The verdict on each key; fills `found` and `doubts`."""
         chunk = self.chunk
-        self._split()
+        if chunk.used.split:
+            self._split()
         if not chunk.used.identified:
             return self._apart()
         layout = self.batch.layout.items()
@@ -142,7 +143,7 @@ class ChunkChecker:
             own = without
         return self._wrong_rows(key, own, used, used.rows)
 
-    @cached_property
+    @lazy
     def _all_without_empty(self) -> bool:
         """Whether the same padded rows were left out of every key that can do without them."""
         media, rules = self.batch.layout.media, self.batch.rules

@@ -24,7 +24,9 @@ def token_differences(
     """
     for modality in chunk.batch.modalities.values():
         given = chunk.used.placeholders.get(modality.name)
-        if given is None or not set(modality.keys or ("input_ids",)).isdisjoint(doubtful):
+        if given is None:
+            continue
+        if doubtful and not set(modality.keys or ("input_ids",)).isdisjoint(doubtful):
             continue
         features = chunk.forecast.call.features_of(modality)
         owned = chunk.batch.placeholders_of(chunk.part, modality.name)

@@ -7,10 +7,10 @@ that came out right and those without it too.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 
 from vlmdebug.checking.findings import Because, Cause
 from vlmdebug.core.batch import Batch
+from vlmdebug.core.lazy import lazy
 from vlmdebug.core.observed import ObservedCall, ObservedKey, SlicerRun
 from vlmdebug.core.rows import Counts, Rows, chunk_bounds
 
@@ -73,7 +73,7 @@ class Causes:
                 return False
         return True
 
-    @cached_property
+    @lazy
     def _chunks(self) -> list[tuple[Rows, ObservedCall]]:
         return [
             (samples_of(self.batch, self.run, index, chunk), chunk)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Literal
 
 from vlmdebug.core.lazy import lazy
@@ -81,7 +80,7 @@ class Axis:
     def __str__(self) -> str:
         return self._words
 
-    @cached_property
+    @lazy
     def _words(self) -> str:
         if self.unit == "ambiguous":
             return "no reading fits"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 from vlmdebug.core.lazy import lazy
-from vlmdebug.core.rows import Counts, Places
+from vlmdebug.core.rows import Counts, Places, Rows
 
 MODALITIES = ("image", "video", "audio")
 
@@ -69,4 +69,8 @@ def total(by_sample: Sequence[int] | None, samples: Iterable[int]) -> int | None
     >>> total((4, 0, 2), [0, 2]), total(None, [0])
     (6, None)
     """
-    return None if by_sample is None else sum([by_sample[sample] for sample in samples])
+    if by_sample is None:
+        return None
+    if isinstance(samples, Rows):
+        return sum([sum(by_sample[start:stop]) for start, stop in samples.ranges])
+    return sum([by_sample[sample] for sample in samples])

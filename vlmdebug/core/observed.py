@@ -190,7 +190,7 @@ class ObservedCall:
     @property
     def scattered(self) -> bool:
         """Whether its ranks could not be joined, so that no other key was compared."""
-        return any(one.why in APART for one in self.split)
+        return bool(self.split) and any(one.why in APART for one in self.split)
 
     @property
     def embedded(self) -> bool:

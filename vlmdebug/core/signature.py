@@ -29,7 +29,7 @@ def as_slicer(function: Callable[..., Any]) -> Slicer:
     Raises:
         BadInput: It cannot be a slicer; the message gives its arguments and a remedy.
     """
-    if _is_plain(function):
+    if is_plain(function):
         return function  # as most are; inspect is slow
     names, takes = _names(function), _name(function)
     if names is None:
@@ -52,7 +52,7 @@ def as_slicer(function: Callable[..., Any]) -> Slicer:
     raise BadInput(f"{takes} takes ({', '.join(names)}), but {SLICER}. It was not called. {todo}")
 
 
-def _is_plain(function: Callable[..., Any]) -> bool:
+def is_plain(function: Callable[..., Any]) -> bool:
     """Whether it is a function of exactly two positional arguments."""
     code = getattr(function, "__code__", None)
     if not inspect.isfunction(function) or code is None or code.co_argcount != 2:

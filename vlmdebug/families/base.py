@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from functools import cache, cached_property
+from functools import cache
 from typing import Any, ClassVar
 
 from vlmdebug.core.layout import VIDEO_AND_AUDIO, Axis, Layout
+from vlmdebug.core.lazy import lazy
 from vlmdebug.core.rules import ModelRules
 from vlmdebug.families.facts import BatchFacts, CountResult, ProcessorMetadata
 from vlmdebug.families.release import as_released, installed
@@ -118,7 +119,7 @@ class Family(ABC):
         """Dimensions of a media key, by name, as far as the model requires them."""
         return self.shapes[key]
 
-    @cached_property
+    @lazy
     def _shared_rules(self) -> ModelRules:
         every = [self.variants.get(name, self.rules) for name in self.models]
         return with_mask(self.rules, common_mask(every))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cached_property
 
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import pixels_of
 from vlmdebug.core.layout import Layout
+from vlmdebug.core.lazy import lazy
 from vlmdebug.core.modality import Modality
 from vlmdebug.core.observed import ObservedKey
 from vlmdebug.core.part import Part
@@ -22,7 +22,6 @@ class Call:
         keys: The rows that each key holds, without those that the model pairs with no pixels.
         part: What the call should process.
         placeholders: Placeholder tokens of images, if known.
-        pixels: The key of the pixels.
         expected: The rows of a key that the call should get.
     """
 
@@ -32,7 +31,6 @@ class Call:
     layout: Layout
     rules: ModelRules
     placeholders: int | None
-    pixels: str
     expected: Callable[[str], ExpectedRows]
 
     def __init__(
@@ -45,22 +43,27 @@ class Call:
     ) -> None:
         self.batch, self.part = batch, part
         self.layout, self.rules = batch.layout, batch.rules
-        self.pixels = pixels_of(batch.layout.media)
         self.keys = self._paired(keys)
         self.placeholders, self.expected = placeholders, expected
 
     def _paired(self, keys: Mapping[str, ObservedKey]) -> Mapping[str, ObservedKey]:
         """The keys, without rows behind those of the pixels that the model ignores."""
-        name, pixels = self.layout.feature_key or "", keys.get(self.pixels)
+        name = self.layout.feature_key or ""
         used = keys.get(name)
-        if used is None or used.rows is None or pixels is None or used.length <= pixels.length:
+        if used is None or used.rows is None or "surplus" not in self.rules.of(name).runs_with:
             return keys
-        if "surplus" not in self.rules.of(name).runs_with:
+        pixels = keys.get(self.pixels)
+        if pixels is None or used.length <= pixels.length:
             return keys
         rows = used.rows[: pixels.length]
         return {**keys, name: used._replace(rows=rows, length=pixels.length)}
 
-    @cached_property
+    @lazy
+    def pixels(self) -> str:
+        """The key of the pixels."""
+        return pixels_of(self.layout.media)
+
+    @lazy
     def features(self) -> int | None:
         """Features the model would make of the image rows used."""
         return self.features_of(self.batch.image)
@@ -80,7 +83,7 @@ class Call:
         offsets = modality.feature_offsets
         return sum(offsets[stop] - offsets[start] for start, stop in used.rows.ranges)
 
-    @cached_property
+    @lazy
     def balance(self) -> tuple[int, int] | None:
         """Placeholder tokens and features, if both are known."""
         features = self.features

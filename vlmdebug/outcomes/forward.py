@@ -7,10 +7,9 @@ with each other; it cannot see to which sample pixels belong. Every answer follo
 
 from __future__ import annotations
 
-from functools import cached_property
-
 from vlmdebug.core.keys import TWO_TEXTS
 from vlmdebug.core.layout import SAMPLE_WITH_IMAGES
+from vlmdebug.core.lazy import lazy
 from vlmdebug.core.observed import ObservedKey
 from vlmdebug.core.rules import Tolerated
 from vlmdebug.errors import AmbiguousError
@@ -24,15 +23,18 @@ IMAGES_AND_VIDEOS = {"pixel_values", "pixel_values_videos"}
 class Forward(Call):
     """The forward pass of one call."""
 
-    @cached_property
+    @lazy
     def features(self) -> int | None:
         """Features the model would make of the image rows used; of too few tiles, fewer."""
-        made, pieces = super().features, self.batch.image.pieces or ()
-        anchor = self.keys.get(self.layout.feature_key or "")
-        for key, used in self.keys.items():
-            if made is None or anchor is None or "short" not in self.tolerated(key):
+        made, anchor = super().features, self.keys.get(self.layout.feature_key or "")
+        if made is None or anchor is None:
+            return made
+        for key in self.layout.media:
+            used = self.keys.get(key)
+            if used is None or "short" not in self.tolerated(key):
                 continue
             due = self._expected_length(self.layout[key].unit, "image", anchor)
+            pieces = self.batch.image.pieces or ()
             of_one = next((own[0] for own in pieces if len(own) > 1), 0)
             made -= max(0, (due or 0) - used.length) * of_one
         return made
@@ -76,7 +78,7 @@ class Forward(Call):
         described = self.features or self._reads_no_images
         return self.runs(key) if clips or described else False  # zero rows: refused
 
-    @cached_property
+    @lazy
     def _takes_images(self) -> bool | None:
         """The same for images, whichever of their keys is wrong."""
         layout = self.layout
@@ -123,7 +125,7 @@ class Forward(Call):
         """Whether there are no pixels, so that keys that describe them are not read."""
         return self.pixels not in self.keys and self.rules.checks_each_sample == "never"
 
-    @cached_property
+    @lazy
     def _lacks_description(self) -> bool:
         """Whether there are pixels, but a key is missing without which the model raises."""
         keys, placed = self.keys, "position_ids" in self.keys
@@ -148,7 +150,7 @@ class Forward(Call):
         except (AmbiguousError, IndexError):
             return False
 
-    @cached_property
+    @lazy
     def _siblings_differ(self) -> bool:
         """Whether the model would wrongly treat images as the only ones of their samples, or not
         so.
@@ -175,7 +177,7 @@ class Forward(Call):
             alone[row] != flag for row, flag in zip(rows, taken, strict=False)
         )
 
-    @cached_property
+    @lazy
     def _rows_differ(self) -> bool:
         """Whether rows that must fit one another belong to tiles of other sizes.
 
@@ -229,7 +231,7 @@ class Forward(Call):
                 return False
         return next(made, None) is None
 
-    @cached_property
+    @lazy
     def lengths_agree(self) -> bool:
         """Whether each media key has the length that the feature key requires."""
         layout, keys = self.layout, self.keys

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from vlmdebug.core.given import public
-from vlmdebug.core.signature import Slicer, as_slicer, names_model, refuse_no_loop
+from vlmdebug.core.signature import Slicer, as_slicer, is_plain, names_model, refuse_no_loop
 from vlmdebug.errors import BadInput, NotJudged
 from vlmdebug.running.stand_in import RecordingModel
 
@@ -69,4 +69,6 @@ def bound(function: Callable[..., Any]) -> Slicer:
     Raises:
         BadInput: It can be called neither way; the message gives its parameters and a remedy.
     """
+    if is_plain(function) and not hasattr(function, "__signature__"):
+        return function  # as most are, which take no model; inspect is slow
     return as_slicer(record(function) if names_model(function) else function)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vlmdebug.core.rows import Rows
-from vlmdebug.core.tensors import version
+from vlmdebug.core.tensors import unreadable, version
 
 
 class Parent(NamedTuple):
@@ -71,6 +71,33 @@ def is_as_it_was(of: Parent) -> bool:
     if of.version != version(tensor) or tensor.shape != of.shape:
         return False
     return isinstance(tensor, np.ndarray) or tensor.data_ptr() == of.start
+
+
+def is_plain(of: Parent) -> bool:
+    """Whether it is a tensor or array, of no subclass, with rows one after another."""
+    kind, in_rows = type(of.tensor), of.dim == 0 and of.strides[:1] > (0,)
+    known = kind is np.ndarray or kind.__module__ == "torch"
+    return known and in_rows and unreadable(of.tensor) is None
+
+
+def sliced_rows(tensor: Any, of: Parent) -> tuple[int, int] | None:
+    """Start and end of the rows in a slice of a plain parent, of the same type.
+
+    Nearly all tensors of a call are whole rows, so this asks no more than that takes. None where
+    there are no rows, or where `view_rows` has to look.
+    """
+    own = of.tensor
+    if tensor.dtype is not own.dtype:
+        return None
+    if type(tensor) is not np.ndarray:
+        if tensor.layout is not own.layout or tensor.is_nested or tensor.is_neg() is not of.negated:
+            return None
+    address, shape, strides = place(tensor)
+    if strides != of.strides or shape[1:] != of.shape[1:]:
+        return None
+    row, within = divmod(address - of.start, strides[0] * tensor.itemsize)
+    stop = row + shape[0]
+    return (row, stop) if not within and 0 <= row < stop <= of.shape[0] else None
 
 
 def view_rows(tensor: Any, of: Parent) -> tuple[range | np.ndarray, int] | None:

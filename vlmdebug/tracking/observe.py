@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.change import Change
 from vlmdebug.core.keys import BOOKKEEPING, MEDIA_OF, PACKED, PROMPT_TYPES, TYPE_IDS
-from vlmdebug.core.layout import Axis
 from vlmdebug.core.observed import Made, MadeBy, ObservedCall, ObservedKey, Seam, Seams
 from vlmdebug.core.part import Part
 from vlmdebug.core.presence import expected_rows
@@ -96,6 +95,11 @@ class _Chunk:
     def used(self, key: str) -> ObservedKey | None:
         """The rows that one key holds; None if it is no tensor and not from the batch."""
         given = self.given[key]
+        rows = self.finder.whole_rows(key, given)
+        if rows is not None:
+            found = self._ids_sliced(rows) if key == "input_ids" else self._sliced(key, rows)
+            if found is not None:
+                return found  # as most are
         if isinstance(self.batch.inputs.get(key), list) and key in self.batch.layout:
             return _listed(self.batch, key, given, self._expected(key))
         if _is_tensor(given):
@@ -156,6 +160,28 @@ class _Chunk:
         if joined.strange:
             seams = (*seams, Seam(Seams.STRANGE, "input_ids"))
         return {"spans": joined.spans, "seams": seams, "cut": joined.lost, "rows": rows}
+
+    def _ids_sliced(self, rows: Rows) -> ObservedKey:
+        """`input_ids` that are these whole rows of the batch's own tensor."""
+        width = self.batch.inputs["input_ids"].shape[1]
+        self.samples, self._part, self.width = rows, self.batch.part(rows), width
+        self.columns = Columns(self.batch, rows, width, [0])
+        self.placeholders = _counted(self.batch, self._part)
+        return ObservedKey(rows, len(rows), columns=width, dims=2)
+
+    def _sliced(self, key: str, rows: Rows) -> ObservedKey | None:
+        """The same of another key; None where its columns are compared with other `input_ids`."""
+        fixed, columns = self._fixed(key), self.columns
+        if fixed.columns is not None:
+            if columns is None or columns.is_moved or fixed.columns != self.width:
+                return None
+        return ObservedKey(rows, len(rows), None, fixed.inner, None, fixed.columns, fixed.dims)
+
+    def _fixed(self, key: str) -> _Fixed:
+        fixed = self.finder.fixed.get(key)
+        if fixed is None:
+            fixed = self.finder.fixed[key] = _Fixed.of(self.batch, key)
+        return fixed
 
     def _tensor(self, key: str, value: Any) -> ObservedKey:
         if type(value) is np.ndarray or type(value).__module__ == "torch":
@@ -239,9 +265,7 @@ class _Chunk:
             return self._realigned(self.realigned, key, value)
         at = self.batch.token_dims.get(key)
         wide = shape[at] if at is not None and value.ndim > at else None
-        free = self.finder.free.get(key)
-        if free is None:
-            free = self.finder.free[key] = _free(self.batch, axis, at)
+        free = () if axis is None else self._fixed(key).free
         expected = partial(self._expected, key, value)
         rows, source, change, is_slice = self.finder.see(key, value, expected, free)
         turned = self.columns is not None and self.columns.is_moved
@@ -363,12 +387,29 @@ def _in_packed_rows(
     )
 
 
-def _free(batch: Batch, axis: Axis | None, tokens: int | None) -> tuple[int, ...]:
-    """Dimensions judged separately: columns of tokens, and a padded one of known length."""
-    if axis is None:
-        return ()
-    free = (axis.padded_dim,) if axis.unit == "sample" and axis.padded in batch.counts else ()
-    return free if tokens is None else (*free, tokens)
+class _Fixed(NamedTuple):
+    """What all calls of one run share of a key.
+
+    Attributes:
+        free: Dimensions judged separately: columns of tokens, and a padded one of known length.
+        inner: Length of the padded dimension of the batch's own tensor, if its layout has one.
+        columns: Its columns of tokens, if it has one per token.
+        dims: Its dimensions.
+    """
+
+    free: tuple[int, ...]
+    inner: int | None
+    columns: int | None
+    dims: int
+
+    @classmethod
+    def of(cls, batch: Batch, key: str) -> _Fixed:
+        axis, at = batch.layout[key], batch.token_dims.get(key)
+        shape = getattr(batch.inputs[key], "shape", ())
+        free = (axis.padded_dim,) if axis.unit == "sample" and axis.padded in batch.counts else ()
+        inner = shape[axis.padded_dim] if axis.padded and len(shape) > axis.padded_dim else None
+        wide = None if at is None else shape[at]
+        return cls(free if at is None else (*free, at), inner, wide, len(shape))
 
 
 def _listed(batch: Batch, key: str, value: Any, expected: Rows | None) -> ObservedKey:
@@ -396,6 +437,12 @@ def _numbers(value: Any) -> np.ndarray | None:
         return np.asarray(value)
     except ValueError:  # rows of several lengths
         return None
+
+
+def _counted(batch: Batch, part: Part) -> dict[str, int]:
+    """Placeholder tokens of a part of the batch, by modality, if they can be counted."""
+    found = {name: batch.placeholders_of(part, name) for name in batch.modalities}
+    return {name: counted for name, counted in found.items() if counted is not None}
 
 
 def _placeholders(

@@ -9,16 +9,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vlmdebug.core.change import Change
 from vlmdebug.core.layout import Layout
+from vlmdebug.core.lazy import lazy
 from vlmdebug.core.rows import Rows
 from vlmdebug.core.tensors import to_numpy, unreadable, version
-from vlmdebug.tracking.memory import Parent, as_rows, is_as_it_was, parent, view_rows
+from vlmdebug.tracking.memory import (
+    Parent,
+    as_rows,
+    is_as_it_was,
+    is_plain,
+    parent,
+    sliced_rows,
+    view_rows,
+)
 from vlmdebug.tracking.shapes import common, others, reshaped, resized, take
 from vlmdebug.tracking.values import (
     changed,
@@ -69,11 +77,12 @@ class RowFinder:
             for key, axis in layout.items()
             if axis.unit != "batch" and not isinstance(inputs[key], list)
         }
+        self._plain = {key: own for key, own in self._own.items() if is_plain(own)}
         self._indexing = {key for key in layout.media if layout.rules.of(key).indexes}
         self._copies: list[Parent] = []
         self._by_value: dict[tuple[str, str], _Values] = {}
         self.came: Counter[int] = Counter()  # how often each sample came, where texts are equal
-        self.free: dict[str, tuple[int, ...]] = {}  # of `observe`: dimensions judged separately
+        self.fixed: dict[str, Any] = {}  # of `observe`: what all calls share of a key
         self.texts: Any = None  # of `vlmdebug.tracking.joined`, once a call may be packed
         self._at_first = {
             key: _noted(own.tensor)
@@ -106,6 +115,14 @@ class RowFinder:
     def is_slice(self, key: str, tensor: Any) -> bool:
         """Whether `tensor` is in the memory of the batch's own tensor."""
         return key in self._own and self._within(tensor, self._own[key]) is not None
+
+    def whole_rows(self, key: str, tensor: Any) -> Rows | None:
+        """The rows of a slice of whole rows, as most are; None where it may be anything else."""
+        own = self._plain.get(key)
+        if own is None or type(tensor) is not type(own.tensor):
+            return None
+        rows = sliced_rows(tensor, own)
+        return None if rows is None or not is_as_it_was(own) else Rows([rows])
 
     def sliced(self, key: str, tensor: Any, free: Collection[int] = ()) -> Seen | None:
         """What `see` finds in a slice of the batch's own tensor; None where it is none."""
@@ -316,7 +333,7 @@ class _Values:
         self._dim, self._is_mask = own.dim, "mask" in own.key
         self._table = _table(_cast(own.tensor, like), own.dim)
 
-    @cached_property
+    @lazy
     def _rows(self) -> dict[bytes, list[int]]:
         return rows_by_value(self._table)
 
