@@ -7,7 +7,7 @@ recognised (`vlmdebug.tracking`) does not matter; every way of watching code end
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 
@@ -35,17 +35,35 @@ from vlmdebug.safe import one_line
 MOST_OF_ERROR = 500
 
 
-def compare(batch: Batch, run: SlicerRun, *, alone: bool = True) -> Report:
-    """Check every chunk of `run`, then the whole of it, then the batch `alone`."""
-    alone = alone and not run.partial
-    unsettled = {text: text for text in (doubts_alone if alone else unsettled_of)(batch)}
+def compare(batch: Batch, run: SlicerRun) -> Report:
+    """Check every chunk of `run`, then the whole of it, then the batch alone."""
+    reports, found, doubts = _all_differences(batch, run)
+    unsettled = (unsettled_of if run.partial else doubts_alone)(batch)
+    found += [] if run.partial else batch_differences(batch)
+    return report_of(batch, reports, found, _ambiguities(unsettled, doubts), run)
+
+
+def compare_cuts(batch: Batch, run: SlicerRun) -> Report | None:
+    """The same of a batch that is sound by itself; None where nothing at all is to be reported."""
+    reports, found, doubts = _all_differences(batch, run)
+    ambiguities = _ambiguities(unsettled_of(batch), doubts)
+    return report_of(batch, reports, found, ambiguities, run) if found or ambiguities else None
+
+
+def _all_differences(
+    batch: Batch, run: SlicerRun
+) -> tuple[list[ChunkReport], list[Difference], dict[str, Doubt]]:
+    """What `chunk_differences` finds, and what differs over all chunks."""
     reports, found, doubts = chunk_differences(batch, run)
-    unsettled |= {key: doubt(one) for key, one in doubts.items() if key not in unsettled}
     found = _with_stale_lookups(batch, run, found)
-    found += _raised(run)
-    found += _order(batch, run, reports)
-    found += batch_differences(batch) if alone else []
-    return report_of(batch, reports, found, list(unsettled.values()), run)
+    return reports, [*found, *_raised(run), *_order(batch, run, reports)], doubts
+
+
+def _ambiguities(unsettled: Iterable[str], doubts: Mapping[str, Doubt]) -> list[str]:
+    """What is not known of the batch, and what was not compared, each once."""
+    texts = {text: text for text in unsettled}
+    texts |= {key: doubt(one) for key, one in doubts.items() if key not in texts}
+    return list(texts.values())
 
 
 def chunk_differences(

@@ -7,7 +7,7 @@ proof: no tried batch distinguishes the slicer from a correct one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from itertools import chain, islice
@@ -15,7 +15,7 @@ from random import Random
 from time import monotonic
 from typing import Any, NamedTuple
 
-from vlmdebug.checking.compare import compare
+from vlmdebug.checking.compare import compare_cuts
 from vlmdebug.checking.report import Report
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import CLIP_KEYS
@@ -61,18 +61,23 @@ class Trial(NamedTuple):
     """The result of one case.
 
     Attributes:
-        report: The report of `check`.
+        report: The report of `check` on its cuts; None where it has nothing to report.
         handed_on: Names of the arguments that some chunk got.
         spared: Keys that the slicer left out of every chunk and is not blamed for.
         blamed: The remaining mismatches.
         refuses_whole: Whether the only remaining mismatch is an exception that no cut causes.
     """
 
-    report: Report
+    report: Report | None
     handed_on: frozenset[str]
     spared: frozenset[str]
     blamed: tuple[Mismatch, ...]
     refuses_whole: bool = False
+
+    @property
+    def ambiguities(self) -> tuple[str, ...]:
+        """What could not be judged."""
+        return () if self.report is None else tuple(self.report.ambiguities)
 
 
 class Search:
@@ -229,7 +234,7 @@ class Search:
         trial = self._run(case)
         if self._packs and not trial.blamed and case.spec.family not in SEPARATES:
             return frozenset()  # nothing is known to keep its samples apart
-        if trial.blamed or trial.report.ambiguities:
+        if trial.blamed or trial.ambiguities:
             plainer = self._without_its_own(case)
             if plainer != case:  # other people's keys are not tested
                 return self._as(case, plainer)
@@ -240,15 +245,16 @@ class Search:
         if trial.refuses_whole:
             self._refused[case] = self._counterexample(case, trial.report)
             return frozenset()
-        if not trial.blamed and trial.report.ambiguities:
-            self._untold[case] = trial.report.ambiguities
+        if not trial.blamed and trial.ambiguities:
+            self._untold[case] = trial.ambiguities
             return frozenset()
         self._tried[case.spec.family] += 1
         if trial.blamed:
             self._failed[case] = self._counterexample(case, trial.report)
         return kinds_of(trial.blamed)
 
-    def _counterexample(self, case: Case, report: Report) -> Counterexample:
+    def _counterexample(self, case: Case, report: Report | None) -> Counterexample:
+        assert report is not None
         call = getattr(self._slicer, "_vlmdebug_call", "{}")
         return Counterexample(case, report, call, self._slicer)
 
@@ -272,10 +278,11 @@ class Search:
         self._packs |= any(chunk.spans is not None for chunk in ran.chunks)
         if self._refuses_whole(case, ran):
             ran = replace(ran, refuses_whole=True)
-        report, handed_on = compare(batch, ran, alone=False), frozenset(names)  # drawn sound
-        spared = _spared(report, handed_on) if self._spares else frozenset[str]()
+        report, handed_on = compare_cuts(batch, ran), frozenset(names)  # drawn sound
+        found = () if report is None else tuple(report.mismatches)
+        spared = _spared(found, handed_on) if self._spares else frozenset[str]()
         self._note(case.spec.family, batch, spared, handed_on)
-        blamed = _blamed(report, spared)
+        blamed = _blamed(found, spared)
         refuses = ran.refuses_whole and all(m.code == "VLM008" for m in blamed)
         return Trial(report, handed_on, spared, blamed, refuses)
 
@@ -348,13 +355,13 @@ def _without(case: Case, **fields: Any) -> Case:
     return replace(case, spec=replace(case.spec, **fields))
 
 
-def _spared(report: Report, handed_on: frozenset[str]) -> frozenset[str]:
+def _spared(found: Sequence[Mismatch], handed_on: frozenset[str]) -> frozenset[str]:
     """Keys that a slicer need not pass and does not try to: no chunk has one of their kind.
 
     An unknown name, or a requested name close to a key's, shows that it tries to.
     """
     spared = frozenset({"position_ids"}) - handed_on
-    tries = any(m.code == "VLM004" and _is_slip(m, CLIP_KEYS) for m in report.mismatches)
+    tries = any(m.code == "VLM004" and _is_slip(m, CLIP_KEYS) for m in found)
     return spared if handed_on & (CLIP_KEYS - TIMES) or tries else spared | CLIP_KEYS
 
 
@@ -364,14 +371,10 @@ def _is_slip(mismatch: Mismatch, keys: Iterable[str]) -> bool:
     return not asked or bool(get_close_matches(mismatch.key or "", [*keys], 1, cutoff=0.9))
 
 
-def _blamed(report: Report, spared: frozenset[str]) -> tuple[Mismatch, ...]:
+def _blamed(found: Sequence[Mismatch], spared: frozenset[str]) -> tuple[Mismatch, ...]:
     """The mismatches without those of the spared keys and their consequences."""
-    out = [
-        m for m in report.mismatches if m.key in spared and (m.code == "VLM003" or m.key in TIMES)
-    ]
+    out = [m for m in found if m.key in spared and (m.code == "VLM003" or m.key in TIMES)]
     causes = {m.cause for m in out if m.cause is not None}
     return tuple(
-        m
-        for m in report.mismatches
-        if m not in out and not (m.code == "VLM004" and m.cause in causes)
+        m for m in found if m not in out and not (m.code == "VLM004" and m.cause in causes)
     )
