@@ -118,7 +118,7 @@ class ChunkChecker:
     def _key(self, key: str) -> KeyReport:
         used = self.keys.get(key)
         try:
-            expected = self.chunk.forecast.expected(key)
+            expected = self.chunk.forecast.expected[key]
         except (AmbiguousError, IndexError):
             return KeyReport(KeyState.CANNOT_TELL, None, used.rows if used else None)
         if used is None:

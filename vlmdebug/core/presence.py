@@ -54,6 +54,18 @@ def expected_rows(batch: Batch, key: str, part: Part) -> ExpectedRows:
     return ExpectedRows(rows, "either" if _is_optional(batch, key, part) else "required")
 
 
+class Expected(dict[str, ExpectedRows]):
+    """The expected rows of each key for one part of a batch; raises as `expected_rows` does."""
+
+    def __init__(self, batch: Batch, part: Part) -> None:
+        super().__init__()
+        self._batch, self._part = batch, part
+
+    def __missing__(self, key: str) -> ExpectedRows:
+        found = self[key] = expected_rows(self._batch, key, self._part)
+        return found
+
+
 def _of_media(batch: Batch, key: str, samples: Rows, rows: Rows, unit: str) -> ExpectedRows:
     """As `expected_rows`, for a key that a chunk gets if its samples own some `unit`."""
     rules, axis, counts = batch.rules.of(key), batch.layout[key], batch.counts[unit]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import pixels_of
@@ -11,7 +11,7 @@ from vlmdebug.core.lazy import lazy
 from vlmdebug.core.modality import Modality
 from vlmdebug.core.observed import ObservedKey
 from vlmdebug.core.part import Part
-from vlmdebug.core.presence import ExpectedRows
+from vlmdebug.core.presence import Expected
 from vlmdebug.core.rules import ModelRules
 
 
@@ -22,7 +22,7 @@ class Call:
         keys: The rows that each key holds, without those that the model pairs with no pixels.
         part: What the call should process.
         placeholders: Placeholder tokens of images, if known.
-        expected: The rows of a key that the call should get.
+        expected: The rows of each key that the call should get.
     """
 
     batch: Batch
@@ -31,7 +31,7 @@ class Call:
     layout: Layout
     rules: ModelRules
     placeholders: int | None
-    expected: Callable[[str], ExpectedRows]
+    expected: Expected
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Call:
         keys: Mapping[str, ObservedKey],
         part: Part,
         placeholders: int | None,
-        expected: Callable[[str], ExpectedRows],
+        expected: Expected,
     ) -> None:
         self.batch, self.part = batch, part
         self.layout, self.rules = batch.layout, batch.rules

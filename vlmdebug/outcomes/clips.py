@@ -67,7 +67,7 @@ def _takes_grids(call: Call, clips: Modality) -> bool | None:
     given = [call.keys[key] for key in clips.keys if key in call.keys]
     if any(call.is_foreign(used) for used in given):
         return None
-    expected = {key: call.expected(key).rows for key in clips.keys}
+    expected = {key: call.expected[key].rows for key in clips.keys}
     asked = [made[row] for row in grids.rows or ()]
     if sum(asked) != step[0]:
         return False
@@ -186,5 +186,5 @@ def _takes_features(call: Call, clips: Modality, written: int) -> bool | None:
     if sum(asked) < written or (sum(asked) > written and not call.rules.audio_surplus):
         return False
     placed = call.rules.checks_each_sample != "never" and any(key in call.keys for key in GRIDS)
-    expected = [made[row] for row in call.expected(last).rows]
+    expected = [made[row] for row in call.expected[last].rows]
     return True if not placed or asked == expected else None

@@ -16,7 +16,7 @@ from vlmdebug.core.lazy import lazy
 from vlmdebug.core.modality import Modality
 from vlmdebug.core.observed import ObservedCall, ObservedKey
 from vlmdebug.core.part import Part
-from vlmdebug.core.presence import ExpectedRows, expected_rows
+from vlmdebug.core.presence import Expected
 from vlmdebug.errors import AmbiguousError
 from vlmdebug.outcomes.forward import Forward
 from vlmdebug.outcomes.reasons import DEPENDS, LOUD, Outcome, Raises, Runs, Unknown, outcome
@@ -27,7 +27,11 @@ PATCHES = 3
 
 
 class Forecast:
-    """What the model would make of one chunk if a single thing in it were wrong."""
+    """What the model would make of one chunk if a single thing in it were wrong.
+
+    Attributes:
+        expected: The rows of each key that the chunk should get.
+    """
 
     batch: Batch
     chunk: ObservedCall
@@ -35,15 +39,8 @@ class Forecast:
 
     def __init__(self, batch: Batch, chunk: ObservedCall, part: Part) -> None:
         self.batch, self.chunk, self.part = batch, chunk, part
-        self._expected: dict[str, ExpectedRows] = {}
+        self.expected: Expected = Expected(batch, part)
         self._calls: dict[frozenset[str], Forward] = {}
-
-    def expected(self, key: str) -> ExpectedRows:
-        """The rows of `key` that the chunk should get; raises as `expected_rows` does."""
-        found = self._expected.get(key)
-        if found is None:
-            found = self._expected[key] = expected_rows(self.batch, key, self.part)
-        return found
 
     @lazy
     def call(self) -> Forward:
@@ -197,7 +194,7 @@ class Forecast:
 
     def _runs_because(self, key: str, length: int) -> Runs:
         """Why the model takes `length` wrong rows of `key`."""
-        if length == len(self.expected(key).rows):
+        if length == len(self.expected[key].rows):
             return Runs.WRONG_PIXELS if key in self.batch.layout.media else Runs.WRONG_TOKENS
         return Runs.ADDS_UP if length else Runs.NO_ROWS
 
@@ -229,7 +226,7 @@ class Forecast:
         if self.batch.layout[key].unit == "batch":
             return used  # an option, such as `use_audio_in_video`
         try:
-            expected = self.expected(key)
+            expected = self.expected[key]
         except (AmbiguousError, IndexError):
             return used
         if expected.presence == "absent":

@@ -146,7 +146,7 @@ class Forward(Call):
     def _belongs_to_none(self, key: str) -> bool:
         """Whether the samples have no media of the key, so that the call should lack it."""
         try:
-            return self.expected(key).presence == "absent"
+            return self.expected[key].presence == "absent"
         except (AmbiguousError, IndexError):
             return False
 
