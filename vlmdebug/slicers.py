@@ -20,12 +20,19 @@ model inputs of one chunk after another.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import accumulate
 from math import prod
 from typing import Any
 
-from vlmdebug.core.keys import ALONG_TOKENS, AUDIO_KEYS, IMAGE_KEYS, TOKEN_KEYS, VIDEO_KEYS
+from vlmdebug.core.keys import (
+    ALONG_TOKENS,
+    AUDIO_KEYS,
+    IMAGE_KEYS,
+    MEDIA_KEYS,
+    TOKEN_KEYS,
+    VIDEO_KEYS,
+)
 from vlmdebug.errors import NotJudged
 
 Inputs = dict[str, Any]
@@ -104,8 +111,7 @@ def corrected(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
         NotJudged: Nothing that it is given counts the rows of audio per sample, as of windows.
     """
     samples = len(inputs["input_ids"])
-    tokens = _present(inputs, (*_TOKENS, *_RARE_TOKENS))
-    media = _present(inputs, (*IMAGE_KEYS, *VIDEO_KEYS, *AUDIO_KEYS))
+    tokens, media = _present(inputs, _ALL_TOKENS), _present(inputs, MEDIA_KEYS)
     images = [0, *accumulate(inputs.get("num_images", [0] * samples))]
     videos = [0, *accumulate(inputs.get("num_videos", [0] * samples))]
     audios = [0, *accumulate(inputs.get("num_audios", [0] * samples))]
@@ -118,7 +124,8 @@ def corrected(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
     filmed = _is_filmed(media, inputs)
     pictures = videos if filmed else pictures
     offsets |= dict.fromkeys(IMAGE_KEYS, videos) if filmed else {}
-    options = {key: value for key, value in inputs.items() if _is_option(value)}
+    options = {key: one for key, one in inputs.items() if key not in tokens and _is_option(one)}
+    keeps_rows = bool(_KEEPS_ROWS & media.keys())
     places = inputs.get("position_ids")
     for start in range(0, samples, chunk_size):
         stop = min(start + chunk_size, samples)
@@ -127,11 +134,11 @@ def corrected(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
             mrope = len(places.shape) == 3 and places.shape[1] == samples
             chunk["position_ids"] = places[:, start:stop] if mrope else places[start:stop]
         for key, rows in media.items():
-            owned = videos if key in VIDEO_KEYS else audios if key in AUDIO_KEYS else pictures
+            owned = videos if key in _OF_VIDEO else audios if key in _OF_AUDIO else pictures
             first, last = offsets[key][start], offsets[key][stop]
             if key == "pixel_values_local" and first == last:
                 continue  # images without tiles
-            if owned[start] < owned[stop] or _KEEPS_ROWS & media.keys():
+            if keeps_rows or owned[start] < owned[stop]:
                 chunk[key] = rows[first:last]
         yield chunk
 
@@ -207,11 +214,12 @@ STORY: tuple[Callable[[Inputs, int], Iterator[Inputs]], ...] = (
 _KEEPS_ROWS = {"aspect_ratio_ids", "image_attention_mask"}
 """Keys of models that keep the padded row of a sample without images: Mllama and Idefics."""
 _TOKENS = ("input_ids", *ALONG_TOKENS, "labels")
-_RARE_TOKENS = tuple(sorted(TOKEN_KEYS - {*_TOKENS, "position_ids"}))
-"""The loops of the story do not have them."""
+_ALL_TOKENS = (TOKEN_KEYS | {*_TOKENS}) - {"position_ids"}
+"""The loops of the story do not have the rare ones."""
+_OF_VIDEO, _OF_AUDIO = frozenset(VIDEO_KEYS), frozenset(AUDIO_KEYS)
 
 
-def _present(inputs: Inputs, keys: tuple[str, ...]) -> Inputs:
+def _present(inputs: Inputs, keys: Collection[str]) -> Inputs:
     return {key: value for key, value in inputs.items() if key in keys and value is not None}
 
 
