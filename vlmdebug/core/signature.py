@@ -54,12 +54,19 @@ def as_slicer(function: Callable[..., Any]) -> Slicer:
 
 def is_plain(function: Callable[..., Any]) -> bool:
     """Whether it is a function of exactly two positional arguments."""
+    if not _has_places(function, 2):
+        return False
+    names = function.__code__.co_varnames
+    return names[0] != "chunk_size" and names[1] != "inputs"
+
+
+def _has_places(function: Callable[..., Any], places: int) -> bool:
+    """Whether it is a function of exactly so many positional arguments, all by its own code."""
     code = getattr(function, "__code__", None)
-    if not inspect.isfunction(function) or code is None or code.co_argcount != 2:
+    if not inspect.isfunction(function) or code is None or code.co_argcount != places:
         return False
-    if code.co_kwonlyargcount or code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS):
-        return False
-    return code.co_varnames[0] != "chunk_size" and code.co_varnames[1] != "inputs"
+    starred = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS
+    return not code.co_kwonlyargcount and not code.co_flags & starred
 
 
 def _by_name(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -75,6 +82,8 @@ def refuse_no_loop(function: Callable[..., Any]) -> None:
     Raises:
         BadInput: It takes other arguments; a slicer needs no `record`.
     """
+    if _has_places(function, 3) and not hasattr(function, "__signature__"):
+        return  # as most are; inspect is slow
     if _binds(function, 3):
         return
     names, takes = _names(function) or [], _name(function)
