@@ -25,14 +25,7 @@ from itertools import accumulate
 from math import prod
 from typing import Any
 
-from vlmdebug.core.keys import (
-    ALONG_TOKENS,
-    AUDIO_KEYS,
-    IMAGE_KEYS,
-    MEDIA_KEYS,
-    TOKEN_KEYS,
-    VIDEO_KEYS,
-)
+from vlmdebug.core.keys import ALONG_TOKENS, AUDIO_KEYS, IMAGE_KEYS, TOKEN_KEYS, VIDEO_KEYS
 from vlmdebug.errors import NotJudged
 
 Inputs = dict[str, Any]
@@ -111,7 +104,7 @@ def corrected(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
         NotJudged: Nothing that it is given counts the rows of audio per sample, as of windows.
     """
     samples = len(inputs["input_ids"])
-    tokens, media = _present(inputs, _ALL_TOKENS), _present(inputs, MEDIA_KEYS)
+    tokens, media = _present(inputs, _ALL_TOKENS), _present(inputs, _ALL_MEDIA)
     images = [0, *accumulate(inputs.get("num_images", [0] * samples))]
     videos = [0, *accumulate(inputs.get("num_videos", [0] * samples))]
     audios = [0, *accumulate(inputs.get("num_audios", [0] * samples))]
@@ -124,7 +117,7 @@ def corrected(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
     filmed = _is_filmed(media, inputs)
     pictures = videos if filmed else pictures
     offsets |= dict.fromkeys(IMAGE_KEYS, videos) if filmed else {}
-    options = {key: one for key, one in inputs.items() if key not in tokens and _is_option(one)}
+    options = {key: value for key, value in inputs.items() if _is_option(value)}
     keeps_rows = bool(_KEEPS_ROWS & media.keys())
     places = inputs.get("position_ids")
     for start in range(0, samples, chunk_size):
@@ -217,6 +210,7 @@ _TOKENS = ("input_ids", *ALONG_TOKENS, "labels")
 _ALL_TOKENS = (TOKEN_KEYS | {*_TOKENS}) - {"position_ids"}
 """The loops of the story do not have the rare ones."""
 _OF_VIDEO, _OF_AUDIO = frozenset(VIDEO_KEYS), frozenset(AUDIO_KEYS)
+_ALL_MEDIA = _OF_VIDEO.union(_OF_AUDIO, IMAGE_KEYS)
 
 
 def _present(inputs: Inputs, keys: Collection[str]) -> Inputs:

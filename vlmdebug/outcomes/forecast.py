@@ -212,7 +212,9 @@ class Forecast:
 
     def _mended_but(self, wrong: frozenset[str]) -> Forward:
         keys = dict(self.chunk.keys)
-        for key in self.batch.layout.keys() - wrong:
+        for key in self.batch.layout.axes:
+            if key in wrong:
+                continue
             mended = self._mended(key, keys.pop(key, None))
             if mended is not None:
                 keys[key] = mended

@@ -184,10 +184,10 @@ class Forward(Call):
         Pixels are padded to one size, so their rows always fit.
         """
         features = self.batch.image.features
-        described = self.layout.media.keys() & self.keys.keys() - {"pixel_values"}
-        used = [self.keys[key] for key in described]
         if not self.rules.checks_each_row or features is None:
             return False
+        described = self.layout.media.keys() & self.keys.keys() - {"pixel_values"}
+        used = [self.keys[key] for key in described]
         if any(one.rows is None or one.rows.foreign for one in used):
             return True
         made = {tuple(features[row] for row in one.rows or ()) for one in used}
@@ -234,12 +234,13 @@ class Forward(Call):
     @lazy
     def lengths_agree(self) -> bool:
         """Whether each media key has the length that the feature key requires."""
-        layout, keys = self.layout, self.keys
-        feature_key = layout.feature_key
-        anchor = keys.get(feature_key) if feature_key else None
-        for key, used in keys.items():
-            if key in layout.media and anchor is not None and feature_key is not None:
-                expected = self._expected_length(layout[key].unit, layout[feature_key].unit, anchor)
+        axes, media, feature_key = self.layout.axes, self.layout.media, self.layout.feature_key
+        anchor = self.keys.get(feature_key) if feature_key else None
+        if anchor is None or feature_key is None:
+            return True
+        for key, used in self.keys.items():
+            if key in media:
+                expected = self._expected_length(axes[key].unit, axes[feature_key].unit, anchor)
                 if expected is not None and not self.rules.of(key).takes(used.length, expected):
                     return False
                 if used.inner != anchor.inner and used.inner and anchor.inner:
