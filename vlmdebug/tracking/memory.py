@@ -27,6 +27,7 @@ class Parent(NamedTuple):
         stop: Address after the last byte.
         strides: In elements.
         negated: Whether its values are the negative of the stored ones, as in some views of torch.
+        plain: Whether it is of no subclass and can be read, with rows one after another.
     """
 
     key: str
@@ -39,6 +40,7 @@ class Parent(NamedTuple):
     strides: tuple[int, ...]
     version: int | None
     negated: bool
+    plain: bool
 
 
 def parent(key: str, tensor: Any, dim: int, rows: np.ndarray | None = None) -> Parent:
@@ -48,9 +50,10 @@ def parent(key: str, tensor: Any, dim: int, rows: np.ndarray | None = None) -> P
     for size, step in zip(shape, strides, strict=True):
         reach += (size - 1) * abs(step) if reach else 0
     stop = start + reach * tensor.itemsize
-    return Parent(
-        key, tensor, dim, rows, start, stop, shape, strides, version(tensor), _is_negated(tensor)
-    )
+    known = type(tensor) is np.ndarray or type(tensor).__module__ == "torch"
+    plain = known and dim == 0 and strides[:1] > (0,) and unreadable(tensor) is None
+    written, negated = version(tensor), _is_negated(tensor)
+    return Parent(key, tensor, dim, rows, start, stop, shape, strides, written, negated, plain)
 
 
 def place(tensor: Any) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
@@ -73,21 +76,13 @@ def is_as_it_was(of: Parent) -> bool:
     return isinstance(tensor, np.ndarray) or tensor.data_ptr() == of.start
 
 
-def is_plain(of: Parent) -> bool:
-    """Whether it is a tensor or array, of no subclass, with rows one after another."""
-    kind, in_rows = type(of.tensor), of.dim == 0 and of.strides[:1] > (0,)
-    known = kind is np.ndarray or kind.__module__ == "torch"
-    return known and in_rows and unreadable(of.tensor) is None
+def whole_rows(tensor: Any, of: Parent) -> Rows | None:
+    """The rows in a slice of whole rows, of the same type; None where `view_rows` has to look.
 
-
-def sliced_rows(tensor: Any, of: Parent) -> tuple[int, int] | None:
-    """Start and end of the rows in a slice of a plain parent, of the same type.
-
-    Nearly all tensors of a call are whole rows, so this asks no more than that takes. None where
-    there are no rows, or where `view_rows` has to look.
+    Nearly all tensors of a call are such slices, so this asks no more than that takes.
     """
     own = of.tensor
-    if tensor.dtype is not own.dtype:
+    if not of.plain or type(tensor) is not type(own) or tensor.dtype is not own.dtype:
         return None
     if type(tensor) is not np.ndarray:
         if tensor.layout is not own.layout or tensor.is_nested or tensor.is_neg() is not of.negated:
@@ -97,7 +92,9 @@ def sliced_rows(tensor: Any, of: Parent) -> tuple[int, int] | None:
         return None
     row, within = divmod(address - of.start, strides[0] * tensor.itemsize)
     stop = row + shape[0]
-    return (row, stop) if not within and 0 <= row < stop <= of.shape[0] else None
+    if within or not 0 <= row < stop <= of.shape[0] or not is_as_it_was(of):
+        return None
+    return Rows([(row, stop)])
 
 
 def view_rows(tensor: Any, of: Parent) -> tuple[range | np.ndarray, int] | None:

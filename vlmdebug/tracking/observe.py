@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from vlmdebug.core.rows import Rows
 from vlmdebug.core.tensors import to_numpy, unreadable
 from vlmdebug.errors import AmbiguousError
 from vlmdebug.tracking.columns import Columns, Realigned
+from vlmdebug.tracking.fixed import Fixed
 from vlmdebug.tracking.identity import identified
 from vlmdebug.tracking.joined import Joined
 from vlmdebug.tracking.made import made_keys
@@ -177,10 +178,10 @@ class _Chunk:
                 return None
         return ObservedKey(rows, len(rows), None, fixed.inner, None, fixed.columns, fixed.dims)
 
-    def _fixed(self, key: str) -> _Fixed:
+    def _fixed(self, key: str) -> Fixed:
         fixed = self.finder.fixed.get(key)
         if fixed is None:
-            fixed = self.finder.fixed[key] = _Fixed.of(self.batch, key)
+            fixed = self.finder.fixed[key] = Fixed.of(self.batch, key)
         return fixed
 
     def _tensor(self, key: str, value: Any) -> ObservedKey:
@@ -385,31 +386,6 @@ def _in_packed_rows(
     return ObservedKey(
         joined.rows, len(joined.samples), change=change, columns=wide, dims=len(shape)
     )
-
-
-class _Fixed(NamedTuple):
-    """What all calls of one run share of a key.
-
-    Attributes:
-        free: Dimensions judged separately: columns of tokens, and a padded one of known length.
-        inner: Length of the padded dimension of the batch's own tensor, if its layout has one.
-        columns: Its columns of tokens, if it has one per token.
-        dims: Its dimensions.
-    """
-
-    free: tuple[int, ...]
-    inner: int | None
-    columns: int | None
-    dims: int
-
-    @classmethod
-    def of(cls, batch: Batch, key: str) -> _Fixed:
-        axis, at = batch.layout[key], batch.token_dims.get(key)
-        shape = getattr(batch.inputs[key], "shape", ())
-        free = (axis.padded_dim,) if axis.unit == "sample" and axis.padded in batch.counts else ()
-        inner = shape[axis.padded_dim] if axis.padded and len(shape) > axis.padded_dim else None
-        wide = None if at is None else shape[at]
-        return cls(free if at is None else (*free, at), inner, wide, len(shape))
 
 
 def _listed(batch: Batch, key: str, value: Any, expected: Rows | None) -> ObservedKey:

@@ -18,15 +18,7 @@ from vlmdebug.core.layout import Layout
 from vlmdebug.core.lazy import lazy
 from vlmdebug.core.rows import Rows
 from vlmdebug.core.tensors import to_numpy, unreadable, version
-from vlmdebug.tracking.memory import (
-    Parent,
-    as_rows,
-    is_as_it_was,
-    is_plain,
-    parent,
-    sliced_rows,
-    view_rows,
-)
+from vlmdebug.tracking.memory import Parent, as_rows, is_as_it_was, parent, view_rows, whole_rows
 from vlmdebug.tracking.shapes import common, others, reshaped, resized, take
 from vlmdebug.tracking.values import (
     changed,
@@ -77,7 +69,6 @@ class RowFinder:
             for key, axis in layout.items()
             if axis.unit != "batch" and not isinstance(inputs[key], list)
         }
-        self._plain = {key: own for key, own in self._own.items() if is_plain(own)}
         self._indexing = {key for key in layout.media if layout.rules.of(key).indexes}
         self._copies: list[Parent] = []
         self._by_value: dict[tuple[str, str], _Values] = {}
@@ -118,11 +109,8 @@ class RowFinder:
 
     def whole_rows(self, key: str, tensor: Any) -> Rows | None:
         """The rows of a slice of whole rows, as most are; None where it may be anything else."""
-        own = self._plain.get(key)
-        if own is None or type(tensor) is not type(own.tensor):
-            return None
-        rows = sliced_rows(tensor, own)
-        return None if rows is None or not is_as_it_was(own) else Rows([rows])
+        own = self._own.get(key)
+        return None if own is None else whole_rows(tensor, own)
 
     def sliced(self, key: str, tensor: Any, free: Collection[int] = ()) -> Seen | None:
         """What `see` finds in a slice of the batch's own tensor; None where it is none."""
