@@ -17,6 +17,7 @@ from torch.utils.data import default_collate
 
 import vlmdebug as vd
 from vlmdebug.families import FAMILIES
+from vlmdebug.tracking.memory import parent, view_rows, whole_rows
 
 IMAGES = [1, 1, 1, 1]
 
@@ -1002,3 +1003,51 @@ def test_number_in_place_of_a_row_has_lost_a_dimension():
 
     assert (found.code, found.silent) == ("VLM011", None)
     assert "a dimension was lost" in found.message
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 6), (1, 3), (5, 6)])
+@pytest.mark.parametrize("kind", ["torch", "numpy"])
+def test_whole_rows_in_a_slice_are_those_of_its_memory(kind, start, stop):
+    whole = torch.arange(24.0).view(6, 4)
+    own = parent("pixel_values", whole if kind == "torch" else whole.numpy(), 0)
+    part = own.tensor[start:stop]
+    by_memory = view_rows(part, own)
+
+    assert by_memory is not None
+    assert whole_rows(part, own) == [*by_memory[0]] == [*range(start, stop)]
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda x: x[3:3],
+        lambda x: x[1],
+        lambda x: x[::2],
+        lambda x: x[:, :2],
+        lambda x: x[:, 1:],
+        lambda x: x.T,
+        lambda x: x.flatten()[1:9].view(2, 4),
+        lambda x: x[1:3].clone(),
+        lambda x: x[1:3].view(torch.int32),
+        lambda x: x[1:3].numpy(),
+        lambda x: torch._neg_view(x[1:3]),
+        lambda x: torch.nn.Parameter(x[1:3]),
+        lambda x: x[1:3].to("meta"),
+    ],
+    ids=[
+        *("no rows", "one row", "every other row", "first columns", "last columns", "turned"),
+        *("begins inside a row", "copy", "other dtype", "array", "negated", "parameter", "meta"),
+    ],
+)
+def test_other_views_are_left_to_a_closer_look(view):
+    whole = torch.arange(24.0).view(6, 4)
+
+    assert whole_rows(view(whole), parent("pixel_values", whole, 0)) is None
+
+
+def test_whole_rows_are_nobodys_after_a_write():
+    whole = torch.arange(24.0).view(6, 4)
+    own = parent("pixel_values", whole, 0)
+    whole[0] = 0
+
+    assert whole_rows(whole[1:3], own) is None
