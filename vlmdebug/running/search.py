@@ -79,6 +79,12 @@ class Trial(NamedTuple):
         """What could not be judged."""
         return () if self.report is None else tuple(self.report.ambiguities)
 
+    @property
+    def reported(self) -> Report:
+        """The report of a case that came out wrong or was not judged."""
+        assert self.report is not None
+        return self.report
+
 
 class Search:
     """One slicer under test; counts the cases it judged."""
@@ -243,18 +249,17 @@ class Search:
             if found:
                 return found  # it is also wrong without the clips that it leaves out
         if trial.refuses_whole:
-            self._refused[case] = self._counterexample(case, trial.report)
+            self._refused[case] = self._counterexample(case, trial.reported)
             return frozenset()
         if not trial.blamed and trial.ambiguities:
             self._untold[case] = trial.ambiguities
             return frozenset()
         self._tried[case.spec.family] += 1
         if trial.blamed:
-            self._failed[case] = self._counterexample(case, trial.report)
+            self._failed[case] = self._counterexample(case, trial.reported)
         return kinds_of(trial.blamed)
 
-    def _counterexample(self, case: Case, report: Report | None) -> Counterexample:
-        assert report is not None
+    def _counterexample(self, case: Case, report: Report) -> Counterexample:
         call = getattr(self._slicer, "_vlmdebug_call", "{}")
         return Counterexample(case, report, call, self._slicer)
 
@@ -279,10 +284,9 @@ class Search:
         if self._refuses_whole(case, ran):
             ran = replace(ran, refuses_whole=True)
         report, handed_on = compare_cuts(batch, ran), frozenset(names)  # drawn sound
-        found = () if report is None else tuple(report.mismatches)
-        spared = _spared(found, handed_on) if self._spares else frozenset[str]()
+        spared = _spared(_found(report), handed_on) if self._spares else frozenset[str]()
         self._note(case.spec.family, batch, spared, handed_on)
-        blamed = _blamed(found, spared)
+        blamed = _blamed(_found(report), spared)
         refuses = ran.refuses_whole and all(m.code == "VLM008" for m in blamed)
         return Trial(report, handed_on, spared, blamed, refuses)
 
@@ -353,6 +357,10 @@ def _lacks_positions(case: Case) -> bool:
 def _without(case: Case, **fields: Any) -> Case:
     """The case with some fields of its specification changed, to their defaults in most cases."""
     return replace(case, spec=replace(case.spec, **fields))
+
+
+def _found(report: Report | None) -> tuple[Mismatch, ...]:
+    return () if report is None else tuple(report.mismatches)
 
 
 def _spared(found: Sequence[Mismatch], handed_on: frozenset[str]) -> frozenset[str]:

@@ -263,7 +263,7 @@ class _Chunk:
         if self.joined is not None and key in self.batch.token_dims:
             return _in_packed_rows(self.joined, self.batch, self.given, key)
         if self.realigned is not None and key in self.batch.token_dims:
-            return self._realigned(self.realigned, key, value)
+            return _moved(self.realigned, self.given, key, value, self.samples)
         at = self.batch.token_dims.get(key)
         wide = shape[at] if at is not None and value.ndim > at else None
         free = () if axis is None else self._fixed(key).free
@@ -321,15 +321,6 @@ class _Chunk:
             return likely, None
         return likely, Change("longer" if matches is None else "columns", tuple(value.shape))
 
-    def _realigned(self, realigned: Realigned, key: str, value: Any) -> ObservedKey:
-        """A token key with moved padding: its rows are identified by its real tokens, if at all."""
-        shape, ids = tuple(value.shape), tuple(self.given["input_ids"].shape)
-        if shape != ids or not isinstance(self.samples, Rows):
-            return ObservedKey(None, shape[0] if shape else 1, dims=len(shape))
-        matches = realigned.matches(key, value, self.samples)
-        change = None if matches else Change("columns", shape)
-        return ObservedKey(self.samples, shape[0], change=change, columns=shape[1], dims=2)
-
     def _expected(self, key: str, value: Any = None) -> Rows | None:
         """The rows that belong there; those without empty ones if `value` has as many."""
         if key not in self.batch.layout:
@@ -363,6 +354,17 @@ def _dummies(joined: Joined, batch: Batch, given: Mapping[str, Any]) -> dict[str
         for unit, pixels in new.items()
         if (ids == tokens[unit]).sum() > (own == tokens[unit]).sum()
     }
+
+
+def _moved(
+    realigned: Realigned, given: Mapping[str, Any], key: str, value: Any, samples: Rows | range
+) -> ObservedKey:
+    """A token key with moved padding: its rows are identified by its real tokens, if at all."""
+    shape, ids = tuple(value.shape), tuple(given["input_ids"].shape)
+    if shape != ids or not isinstance(samples, Rows):
+        return ObservedKey(None, shape[0] if shape else 1, dims=len(shape))
+    change = None if realigned.matches(key, value, samples) else Change("columns", shape)
+    return ObservedKey(samples, shape[0], change=change, columns=shape[1], dims=2)
 
 
 def _in_packed_rows(
