@@ -30,3 +30,10 @@ class Fixed(NamedTuple):
         inner = shape[axis.padded_dim] if axis.padded and len(shape) > axis.padded_dim else None
         wide = shape[at] if at is not None and len(shape) > at else None
         return cls(free if at is None else (*free, at), inner, wide, len(shape))
+
+
+def fixed_of(known: dict[str, Fixed], batch: Batch, key: str) -> Fixed:
+    """The lengths of a key, which are worked out once and kept in `known`."""
+    if key not in known:
+        known[key] = Fixed.of(batch, key)
+    return known[key]

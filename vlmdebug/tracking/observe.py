@@ -22,7 +22,7 @@ from vlmdebug.core.rows import Rows
 from vlmdebug.core.tensors import to_numpy, unreadable
 from vlmdebug.errors import AmbiguousError
 from vlmdebug.tracking.columns import Columns, Realigned
-from vlmdebug.tracking.fixed import Fixed
+from vlmdebug.tracking.fixed import fixed_of
 from vlmdebug.tracking.identity import identified
 from vlmdebug.tracking.joined import Joined
 from vlmdebug.tracking.made import made_keys
@@ -97,12 +97,10 @@ class _Chunk:
         """The rows that one key holds; None if it is no tensor and not from the batch."""
         given = self.given[key]
         rows = self.finder.whole_rows(key, given)
-        if rows is not None:
-            found = self._ids_sliced(rows) if key == "input_ids" else self._sliced(key, rows)
-            if found is not None:
-                return found  # as most are
+        if rows is not None and (found := self._sliced(key, rows)) is not None:
+            return found  # as most are
         if isinstance(self.batch.inputs.get(key), list) and key in self.batch.layout:
-            return _listed(self.batch, key, given, self._expected(key))
+            return _listed(self.batch, key, given, self.expected(key))
         if _is_tensor(given):
             return self._tensor(key, given)
         numbers = _numbers(given)
@@ -171,18 +169,15 @@ class _Chunk:
         return ObservedKey(rows, len(rows), columns=width, dims=2)
 
     def _sliced(self, key: str, rows: Rows) -> ObservedKey | None:
-        """The same of another key; None where its columns are compared with other `input_ids`."""
-        fixed, columns = self._fixed(key), self.columns
-        if fixed.columns is not None:
-            if columns is None or columns.is_moved or fixed.columns != self.width:
-                return None
+        """A key with these whole rows; None where its columns differ from those of `input_ids`."""
+        if key == "input_ids":
+            return self._ids_sliced(rows)
+        fixed, own = fixed_of(self.finder.fixed, self.batch, key), self.columns
+        if fixed.columns is not None and (
+            own is None or own.is_moved or fixed.columns != self.width
+        ):
+            return None
         return ObservedKey(rows, len(rows), None, fixed.inner, None, fixed.columns, fixed.dims)
-
-    def _fixed(self, key: str) -> Fixed:
-        fixed = self.finder.fixed.get(key)
-        if fixed is None:
-            fixed = self.finder.fixed[key] = Fixed.of(self.batch, key)
-        return fixed
 
     def _tensor(self, key: str, value: Any) -> ObservedKey:
         if type(value) is np.ndarray or type(value).__module__ == "torch":
@@ -251,7 +246,7 @@ class _Chunk:
         """The samples of a copy of `input_ids`; other keys distinguish those of equal text."""
         options = self.finder.alike("input_ids", ids)
         found = self._identified(options) if options is not None else None
-        return found if found is not None else self._expected("input_ids")
+        return found if found is not None else self.expected("input_ids")
 
     def _identified(self, options: Sequence[Sequence[int]]) -> Rows | None:
         given, expected = self.given, list(self.samples)
@@ -266,16 +261,16 @@ class _Chunk:
             return _moved(self.realigned, self.given, key, value, self.samples)
         at = self.batch.token_dims.get(key)
         wide = shape[at] if at is not None and value.ndim > at else None
-        free = () if axis is None else self._fixed(key).free
-        expected = partial(self._expected, key, value)
+        free = () if axis is None else fixed_of(self.finder.fixed, self.batch, key).free
+        expected = partial(self.expected, key, value)
         rows, source, change, is_slice = self.finder.see(key, value, expected, free)
         turned = self.columns is not None and self.columns.is_moved
         as_wide = wide == self.width and self.columns is not None and not turned
         if wide is not None and source is None and not as_wide:
             if change is None or change.kind == "values":
                 rows, change = self._in_columns(key, value, rows, turned=turned)
-        if key in TYPE_IDS and not is_slice and self._is_zeroed(key, value, rows):
-            rows, source, change = self._expected(key), None, Change("zeros", tuple(shape))
+        if key in TYPE_IDS and not is_slice and _is_zeroed(self, key, value, rows):
+            rows, source, change = self.expected(key), None, Change("zeros", tuple(shape))
         dim = axis.dim if axis else 0
         inner = None
         if axis is not None and axis.padded and value.ndim == len(self.batch.inputs[key].shape):
@@ -290,14 +285,6 @@ class _Chunk:
             dims=value.ndim,
         )
 
-    def _is_zeroed(self, key: str, value: Any, rows: Rows | None) -> bool:
-        """Whether types are zeros that stand in for other values, not rows of text-only samples."""
-        expected = self._expected(key)
-        if expected is None or rows is None or rows == expected or value.ndim != 2:
-            return False
-        fits = value.shape[0] == len(expected) and value.shape[1] == self.width
-        return fits and not self.finder.is_slice(key, value) and not bool((value != 0).any())
-
     def _in_columns(
         self, key: str, value: Any, rows: Rows | None, *, turned: bool
     ) -> tuple[Rows | None, Change | None]:
@@ -309,7 +296,7 @@ class _Chunk:
         moved = turned or value.shape[at] != self.batch.inputs[key].shape[at]
         if moved and not self.finder.is_slice(key, value):
             known = rows is not None and not rows.foreign
-            likely, rows = rows if known else self._expected(key), None
+            likely, rows = rows if known else self.expected(key), None
         else:
             likely = rows
         if self.columns is None or likely is None or likely.foreign:
@@ -321,7 +308,7 @@ class _Chunk:
             return likely, None
         return likely, Change("longer" if matches is None else "columns", tuple(value.shape))
 
-    def _expected(self, key: str, value: Any = None) -> Rows | None:
+    def expected(self, key: str, value: Any = None) -> Rows | None:
         """The rows that belong there; those without empty ones if `value` has as many."""
         if key not in self.batch.layout:
             return None
@@ -354,6 +341,15 @@ def _dummies(joined: Joined, batch: Batch, given: Mapping[str, Any]) -> dict[str
         for unit, pixels in new.items()
         if (ids == tokens[unit]).sum() > (own == tokens[unit]).sum()
     }
+
+
+def _is_zeroed(chunk: _Chunk, key: str, value: Any, rows: Rows | None) -> bool:
+    """Whether types are zeros that stand in for other values, not rows of text-only samples."""
+    expected = chunk.expected(key)
+    if expected is None or rows is None or rows == expected or value.ndim != 2:
+        return False
+    fits = value.shape[0] == len(expected) and value.shape[1] == chunk.width
+    return fits and not chunk.finder.is_slice(key, value) and not bool((value != 0).any())
 
 
 def _moved(
