@@ -28,12 +28,11 @@ from vlmdebug.tracking.joined import Joined
 from vlmdebug.tracking.made import made_keys
 from vlmdebug.tracking.packed import PackedCall
 from vlmdebug.tracking.packed_rows import packed_rows
+from vlmdebug.tracking.placeholders import placeholders_of_ids, placeholders_of_part
 from vlmdebug.tracking.rows import RowFinder
 from vlmdebug.tracking.unmasked import Unmasked
 from vlmdebug.tracking.values import recast
 
-SHARED = ("image", "video")
-"""Modalities that have one placeholder token in some models."""
 OF_SEAMS = frozenset({*PACKED, "position_ids", "attention_mask"})
 """Keys that keep the samples of packed rows apart, which are judged together."""
 
@@ -165,7 +164,7 @@ class _Chunk:
         width = self.batch.inputs["input_ids"].shape[1]
         self.samples, self._part, self.width = rows, self.batch.part(rows), width
         self.columns = Columns(self.batch, rows, width, [0])
-        self.placeholders = _counted(self.batch, self._part)
+        self.placeholders = placeholders_of_part(self.batch, self._part)
         return ObservedKey(rows, len(rows), columns=width, dims=2)
 
     def _sliced(self, key: str, rows: Rows) -> ObservedKey | None:
@@ -225,14 +224,14 @@ class _Chunk:
         if told is not None:
             self.samples, self._part = told, self.batch.part(told)
             self.columns = columns if self.realigned is None else None
-        self.placeholders = _placeholders(self.batch, ids, told, is_slice, self.given)
+        self.placeholders = placeholders_of_ids(self.batch, ids, told, is_slice, self.given)
         length = ids.shape[0] if ids.ndim else 1
         return ObservedKey(rows, length, source, change=change, columns=self.width, dims=ids.ndim)
 
     def _ids_of(self, joined: Joined, ids: Any) -> ObservedKey:
         """`input_ids` with rows that hold several samples."""
         self.samples, self._part = joined.rows, None
-        found = _placeholders(self.batch, ids, None, False, self.given)
+        found = placeholders_of_ids(self.batch, ids, None, False, self.given)
         dummies = _dummies(joined, self.batch, self.given)
         self.placeholders = {unit: own for unit, own in found.items() if unit not in dummies}
         own = self.batch.inputs["input_ids"]
@@ -411,40 +410,6 @@ def _numbers(value: Any) -> np.ndarray | None:
         return np.asarray(value)
     except ValueError:  # rows of several lengths
         return None
-
-
-def _counted(batch: Batch, part: Part) -> dict[str, int]:
-    """Placeholder tokens of a part of the batch, by modality, if they can be counted."""
-    found = {name: batch.placeholders_of(part, name) for name in batch.modalities}
-    return {name: counted for name, counted in found.items() if counted is not None}
-
-
-def _placeholders(
-    batch: Batch, ids: Any, rows: Rows | None, is_slice: bool, given: Mapping[str, Any]
-) -> dict[str, int]:
-    """Placeholder tokens of the chunk's own `input_ids`, by modality, if they can be counted.
-
-    The batch's counts are valid only for a slice of it: a copy's columns may have been moved. Where
-    images and videos share a token, those of a call are of the one that it has.
-    """
-    found: dict[str, int] = {}
-    whole = len(ids.shape) == 2 and ids.shape[1] == batch.inputs["input_ids"].shape[1]
-    known = rows if whole and rows is not None and not rows.foreign else None
-    for name, modality in batch.modalities.items():
-        counted = None
-        if known is not None and (is_slice or modality.token_id is None):
-            counted = batch.placeholders_of(batch.part(known), name)
-        elif modality.token_id is not None:
-            counted = int((ids == modality.token_id).sum())
-        if counted is not None:
-            found[name] = counted
-    if is_slice or "video" not in found or not batch.rules.one_placeholder:
-        return found
-    there = {name for name in SHARED if given.get(MEDIA_OF[name]) is not None}
-    total = sum(found.pop(name, 0) for name in SHARED)
-    if len(there) < len(SHARED):
-        found |= {name: total if name in there or not there else 0 for name in SHARED}
-    return found
 
 
 def _is_tensor(value: Any) -> bool:
