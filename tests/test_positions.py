@@ -85,6 +85,13 @@ def audio_at_one_place(placing, inputs, positions):
     return found
 
 
+def not_rounded(placing, inputs, positions):
+    """Times of frames as numbers of seconds, where the model rounds them down."""
+    found = positions.double()
+    found[0, inputs["input_ids"] == placing.token("video")] += 0.7
+    return found
+
+
 def of_the_last_batch(placing, inputs, positions):
     """Positions, or the deltas that they were made from, of other samples."""
     return positions.roll(1, 1)
@@ -94,6 +101,7 @@ WRONG = {
     "text": (of_text, (*OMNI, "glm4v", "qwen2_5_vl", "qwen3_vl")),
     "swapped": (swapped, (*OMNI, "glm4v", "qwen2_5_vl", "qwen3_vl")),
     "seconds": (of_one_second, (*OMNI, "qwen2_5_vl")),
+    "not rounded": (not_rounded, (OMNI[0], "glm4v", "qwen2_5_vl")),
     "one block": (of_one_block, ("glm4v", "qwen3_vl")),
     "audio": (audio_at_one_place, OMNI),
     "stale": (of_the_last_batch, (*OMNI, "glm4v", "qwen2_5_vl")),

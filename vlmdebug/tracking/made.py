@@ -351,13 +351,8 @@ def unlike(
     Its row and column, its positions, and those that follow from the first token; None if there is
     none.
     """
-    exact = expected.dtype.kind != "f"
-    whole = planes
-    if not exact:
-        whole = planes.astype(np.float64)
-    elif planes.dtype != np.int64:
-        with np.errstate(invalid="ignore"):  # numbers beyond those that count tokens
-            whole = planes.astype(np.int64)
+    exact = "f" not in (planes.dtype.kind, expected.dtype.kind)
+    whole = planes.astype(np.int64 if exact else np.float64, copy=False)
     off = whole - expected  # (plane, sample, seq)
     if not off.size:
         return None
