@@ -305,6 +305,12 @@ def guards(shim, rows):
     except Exception:
         raise RuntimeError("no rows") from None
 
+def raises_again(rows):
+    try:
+        half(rows)
+    except ValueError as error:
+        raise error from error
+
 def as_dict(part):
     return part["alpha"]
 
@@ -347,6 +353,10 @@ def trainer_raises(cuts, inputs):
 def trainer_raises_below_a_shim(cuts, inputs):
     cuts.given(cuts.half, inputs)
     cuts.given(lambda rows: cuts.half(rows), inputs)
+
+
+def trainer_raises_again(cuts, inputs):
+    cuts.raises_again(inputs)
 
 
 def trainer_calls_itself_wrongly(cuts, inputs):
@@ -395,6 +405,7 @@ def test_fault_of_the_adapter_accuses_nobody(own, library, call, said):
     [
         (trainer_raises, "my_trainer/cuts.py:3"),
         (trainer_raises_below_a_shim, "my_trainer/cuts.py:3"),
+        (trainer_raises_again, "my_trainer/cuts.py:3"),
         (trainer_calls_itself_wrongly, "my_trainer/cuts.py:6"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

@@ -72,9 +72,10 @@ def _said(release: str, error: BaseException, fault: str) -> str:
 
 def _followed(error: BaseException, outer: BaseException | None) -> Iterator[BaseException]:
     """The error, and those in the handling of which it was raised, `from None` included."""
-    link: BaseException | None = error
-    while link is not None and link is not outer:
+    link, seen = error, set[int]()
+    while link is not None and link is not outer and id(link) not in seen:
         yield link
+        seen.add(id(link))  # `raise error from error` leads back to itself
         link = link.__cause__ or link.__context__
 
 
