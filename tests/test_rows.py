@@ -1051,3 +1051,15 @@ def test_whole_rows_are_nobodys_after_a_write():
     whole[0] = 0
 
     assert whole_rows(whole[1:3], own) is None
+
+
+def test_field_of_records_is_known_by_its_values():
+    """Its rows are no whole number of elements apart, so addresses would name other rows."""
+    whole = vd.make_batch("llava", [0] * 6).inputs["input_ids"].numpy()
+    records = np.zeros(whole.shape, dtype=[("ids", "i8"), ("type", "i4")])
+    records["ids"] = whole
+    own = parent("input_ids", records["ids"], 0)
+
+    for row in range(6):
+        part = own.tensor[row : row + 1]
+        assert whole_rows(part, own) is view_rows(part, own) is None

@@ -24,7 +24,7 @@ class Parent(NamedTuple):
         rows: Row of the batch at each index of `dim`; None for the batch's own tensor, where the
             index is the row.
         start: Address of the first byte that belongs to it.
-        stop: Address after the last byte.
+        stop: Address after the last byte; `start` where addresses do not determine rows.
         strides: In elements.
         negated: Whether its values are the negative of the stored ones, as in some views of torch.
         plain: Whether it is of no subclass and can be read, with rows one after another.
@@ -52,6 +52,8 @@ def parent(key: str, tensor: Any, dim: int, rows: np.ndarray | None = None) -> P
     stop = start + reach * tensor.itemsize
     known = type(tensor) is np.ndarray or type(tensor).__module__ == "torch"
     plain = known and dim == 0 and strides[:1] > (0,) and unreadable(tensor) is None
+    if _is_between_elements(tensor):
+        stop, plain = start, False
     written, negated = version(tensor), _is_negated(tensor)
     return Parent(key, tensor, dim, rows, start, stop, shape, strides, written, negated, plain)
 
@@ -62,6 +64,13 @@ def place(tensor: Any) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
         strides = tuple(step // (tensor.itemsize or 1) for step in tensor.strides)
         return tensor.__array_interface__["data"][0], tensor.shape, strides
     return tensor.data_ptr(), tensor.shape, tensor.stride()
+
+
+def _is_between_elements(tensor: Any) -> bool:
+    """Whether its strides are no whole number of elements, as those of a field of records."""
+    if not isinstance(tensor, np.ndarray):
+        return False
+    return any(step % (tensor.itemsize or 1) for step in tensor.strides)
 
 
 def is_as_it_was(of: Parent) -> bool:
