@@ -314,6 +314,25 @@ def test_positions_keep_padding_apart_without_a_mask(given):
     assert not apart or "flash-attention of several rows does not" in all_rows.ambiguities[0]
 
 
+@pytest.mark.parametrize("given", PLACES)
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
+def test_positions_of_a_batch_without_a_mask_may_leave_padding_out(given, family, built):
+    _, processor = built[family]
+    inputs = vd.tiny.batch(family, [0, 0], texts=["one two three", "one"], padding_side="left")
+    mask = inputs.pop("attention_mask")
+    right = PLACES[given][0](mask)
+    wrong = right.clone()
+    wrong[1, -1] += 1
+    of_right, of_wrong = (
+        vd.check({**inputs, "position_ids": one}, processor=processor) for one in (right, wrong)
+    )
+
+    assert (mask[1] == 0).sum() > 1
+    assert of_right.verdict == "AMBIGUOUS"  # nothing else hides the padding
+    assert "no attention_mask" in of_right.ambiguities[0]
+    assert {one.code for one in of_wrong.mismatches} == {"VLM014"}
+
+
 def test_positions_that_a_cache_overrides_keep_no_padding_apart():
     batch, _ = real("llava", [2, 0, 1], padding_side="left")
     report = vd.check(placed(PLACES["0, 0, 1"][0], use_cache=True), batch)

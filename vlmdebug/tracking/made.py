@@ -158,6 +158,23 @@ class _Call:
         return mask != 0 if mask is not None and fits else np.ones(self.ids.shape, dtype=bool)
 
     @lazy
+    def _compared_tokens(self) -> np.ndarray:
+        """`shown`, without padding in front of the text that no mask hides, `(sample, seq)`.
+
+        Positions may leave that out or count it: the text has the same, up to a constant.
+        """
+        assert self.ids is not None
+        padding, whole = self.batch.unmasked, self.batch.inputs
+        masked = any(one.get("attention_mask") is not None for one in (self.given, whole))
+        if self.samples is None or masked or not (any(padding) and self.batch.rules.causal):
+            return self.shown
+        own = getattr(whole.get("input_ids"), "shape", (0, 0))
+        if self.ids.shape != (len(self.samples), own[1]):
+            return self.shown
+        first = np.array(padding)[list(self.samples)]  # (sample,)
+        return self.shown & (np.arange(self.ids.shape[1]) >= first[:, None])
+
+    @lazy
     def types(self) -> np.ndarray | None:
         """0 for text, 1 for image, 2 for video, 3 for audio; None where a token is unknown."""
         assert self.ids is not None
@@ -278,21 +295,21 @@ class _Call:
             return Made.unchecked(MadeBy.SHAPE, shape)
         if self.batch.rules.checks_each_sample == "never" or not self._has_media:
             order = np.arange(self.ids.shape[1])
-            off = unlike(planes, filled(order, planes.shape), self.shown)
+            off = unlike(planes, filled(order, planes.shape), self._compared_tokens)
             return Made(True) if off is None else Made.wrong(MadeBy.ORDER, *off)
         expected = self.mrope()
         if expected is None:
             return Made.unchecked(MadeBy.OPEN_MROPE)
         if len(planes) == 4:  # the text's own places come first
             order = filled(np.arange(self.ids.shape[1]), planes[:1].shape)
-            if unlike(planes[:1], order, self.shown) is not None:
+            if unlike(planes[:1], order, self._compared_tokens) is not None:
                 return Made.unchecked(MadeBy.FIRST_PLANE)
             planes = planes[1:]
         planes = filled(planes, expected.shape)
-        off = unlike(planes, expected, self.shown)
+        off = unlike(planes, expected, self._compared_tokens)
         if off is None:
             return Made(True)
-        turned = unlike(planes[[0, 2, 1]], expected, self.shown) is None
+        turned = unlike(planes[[0, 2, 1]], expected, self._compared_tokens) is None
         return Made.wrong(MadeBy.TURNED if turned else MadeBy.MROPE, *off)
 
     def planes_of(self, values: np.ndarray) -> np.ndarray | None:
