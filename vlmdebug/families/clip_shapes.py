@@ -17,10 +17,10 @@ from vlmdebug.families.facts import BatchFacts
 COUNT = {
     "video_grid_thw": "video, 3",
     "num_frames_per_video": "video",
-    "video_position_ids": "frame, max_patches, 2",
+    "video_position_ids": "frame, frame_patches, 2",
 }
 """Keys from which the rows and features of videos follow."""
-PIXELS_OF_FRAMES = "frame, max_patches, patch_pixels"
+PIXELS_OF_FRAMES = "frame, frame_patches, patch_pixels"
 """Next to `video_position_ids` (`modeling_gemma4.get_video_features`, transformers 5.24)."""
 SOUND, MASKS = AUDIO_KEYS[0], AUDIO_KEYS[1:]
 MEL_FIRST = "feature_attention_mask"
