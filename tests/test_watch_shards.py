@@ -270,6 +270,98 @@ def test_a_cache_that_was_taken_back_and_a_new_one_begin_where_they_are(labs):
     assert trace.ok, said(trace)
 
 
+class Cache:
+    """A cache of so many tokens."""
+
+    def __init__(self, length):
+        self.length = length
+
+    def get_seq_length(self, *layer):
+        return self.length
+
+
+@pytest.mark.parametrize("step", [2, 4, 6], ids=["overlap", "side by side", "apart"])
+def test_windows_behind_copies_of_one_prefix_are_no_windows_of_one_prefill(step, labs):
+    lab = labs["llava"]
+    tokens = lab.batch.inputs["input_ids"]
+    wide = tokens.shape[1]
+    begins = range(wide - 16, wide - 6, step)
+    calls = ({"input_ids": tokens[:, a : a + 4], "past_key_values": Cache(9)} for a in begins)
+
+    assert watched(lab, calls).ok  # each cache is gone when the next one comes
+
+
+def test_positions_behind_other_tokens_than_the_batch_s_are_undecided(labs):
+    lab = labs["llava"]
+    tokens = lab.batch.inputs["input_ids"]
+    start = tokens.shape[1] - 8
+    places = torch.arange(start + 1, start + 5).repeat(len(tokens), 1)
+    call = {"input_ids": tokens[:, start : start + 4], "position_ids": places}
+
+    assert codes(watched(lab, [{**call, "past_key_values": Cache(start)}])) == {"VLM014"}
+    behind = watched(lab, [{**call, "past_key_values": Cache(9)}])
+    assert codes(behind) == {"AMBIGUOUS"}
+    assert f"the cache has 9 tokens, and window 0 begins at column {start}" in said(behind)
+
+
+def test_a_turn_after_other_tokens_than_the_batch_s_leaves_nothing_out(labs):
+    lab = labs["llava"]
+    tokens, cache = lab.batch.inputs["input_ids"], Cache(0)
+    wide = tokens.shape[1]
+    answer = torch.full((len(tokens), 5), 7)
+    cuts = [(wide - 12, wide - 8), (wide - 8, wide - 6), None, (wide - 4, wide)]
+
+    def calls():
+        for cut in cuts:
+            ids = answer if cut is None else tokens[:, slice(*cut)]
+            yield {"input_ids": ids, "past_key_values": cache}
+            cache.length += ids.shape[1]
+
+    assert "VLM006" not in codes(watched(lab, calls()))
+    cuts.remove(None)
+    cache.length = 0
+    assert "VLM006" in codes(watched(lab, calls()))
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "gemma3"])
+def test_copies_of_masks_and_types_in_windows_are_compared_with_tokens(family, labs):
+    lab = labs[family]
+    copies = {key: lab.batch.inputs[key].clone() for key in keys_along(lab) if "pos" not in key}
+    copies.pop("input_ids")
+    for wrong in (None, *copies):
+        given = {key: value.clone() for key, value in copies.items()}
+        if wrong is not None:
+            given[wrong][:, -4] = 1 - given[wrong][:, -4]
+
+        def copied(number, call, given=given):
+            stop = call["attention_mask"].shape[1]
+            start = stop - call["input_ids"].shape[1]
+            ends = {key: 0 if key == "attention_mask" else start for key in given}
+            return {**call, **{key: given[key][:, ends[key] : stop].clone() for key in given}}
+
+        trace = watched(lab, prefill(lab, change=copied), model=lab.model)
+
+        assert trace.ok == (wrong is None), (wrong, said(trace))
+        assert wrong is None or (codes(trace) == {"AMBIGUOUS"} and wrong in said(trace))
+
+
+def test_a_mask_that_reaches_back_names_a_token_before_the_window(labs):
+    lab = labs["llava"]
+
+    def hidden(number, call):
+        if number == 1:
+            call["attention_mask"] = call["attention_mask"].clone()
+            call["attention_mask"][0, 5] = 0
+        return call
+
+    windows = [*prefill(lab)]
+    start = windows[0]["attention_mask"].shape[1]
+    trace = watched(lab, prefill(lab, change=hidden), model=lab.model)
+
+    text = f"the token {start - 5} columns before window 1 (sample 0) has attention_mask 0"
+    assert text in said(trace)
+
+
 @pytest.mark.parametrize("family", FEW)
 @pytest.mark.parametrize("options", [{}, {"prefill_chunk_size": 16}], ids=["whole", "in chunks"])
 def test_generate_is_no_false_alarm(family, options, labs):
@@ -352,6 +444,35 @@ def test_a_rank_that_never_comes_is_named_at_the_end(labs):
     assert codes(trace) == {"VLM006"}
     assert "on no rank" in said(trace)
     assert len(trace.calls) == 2
+
+
+def test_ranks_that_do_not_come_for_an_exception_of_the_program_are_no_fault(labs):
+    lab = labs["llava"]
+    wide = lab.batch.inputs["input_ids"].shape[1]
+
+    def stopped():
+        yield from views(lab, [(0, wide // 2)])
+        raise KeyError("of the program")
+
+    model = Asked(lab.model)
+    watching = vd.watch(model, processor=lab.processor, shards=2, embedded=True)
+    with pytest.raises(KeyError), watching as trace:
+        for call in stopped():
+            model(**call)
+
+    assert trace.ok
+    assert len(trace.calls) == 1
+
+
+def test_the_whole_mask_on_each_rank_is_undecided(labs):
+    lab = labs["llava"]
+    wide = lab.batch.inputs["input_ids"].shape[1]
+    mask = {"attention_mask": lab.batch.inputs["attention_mask"]}
+    calls = [one | mask for one in views(lab, [(0, wide // 2), (wide // 2, wide)])]
+    trace = watched(lab, calls, shards=2, embedded=True)
+
+    assert codes(trace) == {"AMBIGUOUS"}
+    assert "Each rank has the attention_mask of all tokens" in said(trace)
 
 
 def test_all_media_need_the_word_that_tokens_were_embedded(labs):

@@ -30,6 +30,8 @@ ALONG = "Split all keys along the tokens by the same columns as input_ids."
 def _place(fault: ShardFault) -> str:
     """`token 3 of rank 1 (sample 0)`."""
     whose = "" if fault.sample is None else f" (sample {fault.sample})"
+    if fault.column < 0:  # a mask reaches back to the first token
+        return f"the token {number(-fault.column, 'column')} before {fault.where}{whose}"
     return f"token {fault.column} of {fault.where}{whose}"
 
 
@@ -267,9 +269,13 @@ def _below_zero(fault: ShardFault, first: str) -> str:
 
 
 def _places(fault: ShardFault, first: str) -> str:
+    why = "they follow from media that this call does not have"
+    if fault.given:
+        tokens, column = number(fault.given[0], "token"), fault.due[0]
+        why = f"the cache has {tokens}, and {fault.where} begins at column {column} of the batch"
     return (
-        f"position_ids of {fault.where} were not compared {first}: they follow from media that "
-        "this call does not have. Slice the position_ids of the whole batch."
+        f"position_ids of {fault.where} were not compared {first}: {why}. Slice the position_ids "
+        "of the whole batch."
     )
 
 

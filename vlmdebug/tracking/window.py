@@ -177,6 +177,7 @@ class Window:
         number: The number of the rank or window, to be named.
         noun: What it is.
         cached: Whether the model has the tokens before it in a cache.
+        behind: How many tokens are in the cache, if that is known.
     """
 
     def __init__(
@@ -188,9 +189,11 @@ class Window:
         number: int,
         noun: str,
         cached: bool,
+        behind: int | None = None,
     ) -> None:
         self._whole, self._at, self._given = whole, at, given
         self._number, self._noun, self._cached = number, noun, cached
+        self._behind = at.start if behind is None else behind
         self._real = at.of(whole.real)
 
     def faults(self) -> Iterator[ShardFault]:
@@ -232,9 +235,12 @@ class Window:
             return  # named as not compared
         rows, start, stop = self._at
         due = whole[rows.start : rows.stop]
-        reach = key == PADDING_MASK and value.shape[1] in (stop, whole.shape[1])
-        if reach and value.shape[1] != stop - start:
-            due, first = due[:, : value.shape[1]], 0
+        wide = value.shape[1]
+        reach = key == PADDING_MASK and wide != stop - start
+        if reach and (wide == whole.shape[1] or (self._cached and wide == stop)):
+            due, first = due[:, :wide], 0
+            if not self._cached:
+                yield self.fault(Split.WHOLE_MASK, key)
         else:
             due, first = due[:, start:stop], start
         if value.shape != due.shape:
@@ -290,6 +296,9 @@ class Window:
                 wrong = off, due
         if wrong is None:
             yield self.fault(Split.PLACES, POSITIONS)
+            return
+        if self._cached and self._behind != self._at.start:  # other tokens are before it
+            yield self.fault(Split.PLACES, POSITIONS, (0, 0), [self._behind], [self._at.start])
             return
         off, due = wrong
         row, column = np.argwhere(off)[0]

@@ -15,7 +15,7 @@ from vlmdebug.core.keys import MEDIA_KEYS, OF_BOTH
 from vlmdebug.errors import VlmDebugError
 from vlmdebug.families.assemble import assemble
 from vlmdebug.families.facts import BatchFacts, ProcessorMetadata
-from vlmdebug.tracking.joined import IDS
+from vlmdebug.tracking.joined import IDS, PADDING_MASK
 from vlmdebug.tracking.shard_labels import LABELS
 from vlmdebug.tracking.shard_tokens import POSITIONS
 from vlmdebug.tracking.window import Whole
@@ -83,11 +83,13 @@ class KnownBatches:
         for one in self._known:
             if one.is_of(roots):
                 return one
-        found = self._read({key: tensors[key] for key in names}, shape)
+        masked = PADDING_MASK in tensors
+        found = self._read({key: tensors[key] for key in names}, shape, masked=masked)
         self._known = [found, *self._known[: KNOWN - 1]]
         return found
 
-    def _read(self, tensors: Tensors, shape: torch.Size) -> Known:
+    def _read(self, tensors: Tensors, shape: torch.Size, *, masked: bool) -> Known:
+        """`masked`: the call has a mask, which may be no slice of the batch's."""
         parents = parents_of(tensors, columns=True)
         marks = {key: TensorRef.of(tensors[key], parents[key]) for key in tensors}
         own = {
@@ -101,7 +103,11 @@ class KnownBatches:
         whole = Whole(batch, {**own, **(media or {})}, bare, self._metadata.pad_token_id)
         if media is None:
             return Known(whole, marks, {}, None, None)
-        judged = self._alone({**own, **media})
+        given = {**own, **media}
+        if masked and not whole.masked:  # positions are counted without padding
+            pad = self._metadata.pad_token_id
+            given[PADDING_MASK] = torch.from_numpy(whole.real | (whole.ids != pad)).long()
+        judged = self._alone(given)
         away = any(not one.is_cpu for one in media.values())
         every = range(len(batch))
         read = None if away else identities_of(batch, every, tokens, sampled_media(media))

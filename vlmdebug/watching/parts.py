@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 
 from vlmdebug.checking.findings import Difference
 from vlmdebug.checking.report import Report
@@ -23,6 +24,7 @@ from vlmdebug.checking.whole_batch import (
 )
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import ALONG_TOKENS, MEDIA_KEYS
+from vlmdebug.core.observed import Made
 from vlmdebug.core.shards import ShardFault, Split
 from vlmdebug.errors import VlmDebugError
 from vlmdebug.families.assemble import assemble
@@ -94,11 +96,10 @@ class PartChecker:
         faults = [one._replace(rank=number) for one in why]
         faults += [one._replace(rank=number) for one in self.copy.labels(batch)]
         faults.append(ShardFault(Split.ALONE, rank=number))
-        report = self._report(batch, None, found, faults).report()
+        judged = self._report(batch, None, found, faults)
         keys = [key for key in ALONG_TOKENS if key in tensors and tensors[key].ndim == 2]
         made = {key: copied(key, tensors, self._metadata) for key in sorted(keys)}
-        wrong = {key: one for key, one in made.items() if one.right is False}
-        return Judged.of(with_made(report, batch, wrong) if wrong else report)
+        return _with_made(judged, batch, {k: one for k, one in made.items() if one.right is False})
 
     def judged(self, where: Where, tensors: Tensors, site: str) -> Judged:
         """What is found in a call with these columns.
@@ -110,7 +111,9 @@ class PartChecker:
         number, faults = self.windows.add(where, known.whole, site)
         cached = where.cache is not None
         noun = "window" if cached else "rank"
-        window = Window(known.whole, where.at, tensors, number=number, noun=noun, cached=cached)
+        names: dict[str, Any] = {"number": number, "noun": noun}
+        behind = {"cached": cached, "behind": where.cached}
+        window = Window(known.whole, where.at, tensors, **names, **behind)
         faults += window.faults()
         images = known.whole.placeholders(where.at) > 0
         if cached and where.at.start and not is_computed_alike(self._metadata, images=images):
@@ -127,6 +130,7 @@ class PartChecker:
         faults += [one._replace(rank=number, noun=noun) for one in why]
         self.last = known, where.at
         judged = self._report(batch, known.said, found, faults)
+        judged = _with_made(judged, batch, self._copies(known, where.at, tensors))
         return self._grouped(tensors, site, copy=False) or judged if not cached else judged
 
     def _counted(
@@ -145,6 +149,19 @@ class PartChecker:
         if not more:
             return batch, batch_differences(batch), []
         return self._call(tensors, mask, media=False), [], more
+
+    def _copies(self, known: Known, at: Place, tensors: Tensors) -> dict[str, Made]:
+        """Masks and types that no batch was judged with, and are not known to go with tokens."""
+        found, whole = dict[str, Made](), known.whole.ids
+        for key in ALONG_TOKENS:
+            value = tensors.get(key)
+            if value is None or value.ndim != 2 or (known.media and key in known.whole.own):
+                continue
+            ids, wide = tensors[IDS], value.shape[1]
+            if key == PADDING_MASK and wide in (at.stop, whole.shape[1]):  # from the first token on
+                ids = torch.from_numpy(whole[at.rows.start : at.rows.stop, :wide])
+            found[key] = copied(key, {IDS: ids, key: value}, self._metadata)
+        return {key: one for key, one in found.items() if not one.right}
 
     def _grouped(self, tensors: Tensors, site: str, *, copy: bool) -> Judged | None:
         """A call of one process that makes the calls of all ranks.
@@ -250,6 +267,11 @@ class PartChecker:
                 ambiguities=tuple(map(doubt, shard_doubts([one.fault], 0))),
             )
         )
+
+
+def _with_made(judged: Judged, batch: Batch, made: dict[str, Made]) -> Judged:
+    """What was found, and what is wrong or not known of keys that follow from the tokens."""
+    return Judged.of(with_made(judged.report(), batch, made)) if made else judged
 
 
 def _bare(batch: Batch) -> Batch:

@@ -114,7 +114,7 @@ def watch(
             origin.start()
         yield watcher.trace
     except BaseException:
-        watcher.finish(raising=False)
+        watcher.finish(raising=False, stopped=True)
         raise
     else:
         watcher.finish(raising=True)
@@ -255,12 +255,16 @@ class Watcher:
             )
         return found
 
-    def finish(self, *, raising: bool) -> None:
-        """Judge the waiting calls; `raising`: a mismatch may be raised (no other exception is)."""
+    def finish(self, *, raising: bool, stopped: bool = False) -> None:
+        """Judge the waiting calls; `raising`: a mismatch may be raised (no other exception is).
+
+        `stopped`: the program ended by an exception, so the calls that did not come are no fault.
+        """
         if self._origin is not None:
             self._origin.close()
         with self._lock:
-            untold = self._noted([*self._arrived(wait=True), *self._rest()])
+            rest = () if stopped else self._rest()
+            untold = self._noted([*self._arrived(wait=True), *rest])
             if self._log is not None:
                 untold += self._log.close()
         if raising:

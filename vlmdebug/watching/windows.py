@@ -67,7 +67,7 @@ class Where(NamedTuple):
     version: int
     at: Place
     width: int
-    cache: int | None = None
+    cache: ref[Any] | int | None = None
     cached: int | None = None
 
 
@@ -86,7 +86,7 @@ class _Pass:
     def fits(self, where: Where, whole: Whole | None = None) -> bool:
         """Whether a window goes on in it: it is of the same tensor, or of one with its tokens."""
         first = self.first
-        if first.at.rows != where.at.rows or first.cache != where.cache:
+        if first.at.rows != where.at.rows or not _is_same(first.cache, where.cache):
             return False
         if whole is not None and self.whole is not None:
             return whole is self.whole or np.array_equal(whole.ids, self.whole.ids)
@@ -144,8 +144,8 @@ class Windows:
         rows, columns = found
         at = Place(rows, columns.start, columns.stop)
         cache = next((inputs[key] for key in CACHES if inputs.get(key) is not None), None)
-        key = None if cache is None else id(cache)
-        where = Where(ref(root), root._version, at, wide.shape[1], key, _length(cache))
+        length = _length(cache)
+        where = Where(ref(root), root._version, at, wide.shape[1], _mark(cache), length)
         known = self.split.declared or at.stop < where.width
         return where if known or any(one.fits(where) for one in self._open) else None
 
@@ -215,12 +215,12 @@ class Windows:
     def goes_on(self, tensors: Mapping[str, torch.Tensor], inputs: Mapping[str, Any]) -> None:
         """Note a call with a cache, if its tokens are a copy of those that come next."""
         ids = tensors.get("input_ids")
-        caches = {id(inputs[key]) for key in CACHES if inputs.get(key) is not None}
+        caches = [_mark(inputs[key]) for key in CACHES if inputs.get(key) is not None]
         if ids is None or not ids.is_cpu:
             return  # the host would wait for it
         for one in self._open:
             rows, whole = one.first.at.rows, one.whole
-            if one.first.cache not in caches or whole is None:
+            if whole is None or not any(_is_same(one.first.cache, cache) for cache in caches):
                 continue
             start = one.spans[-1][1]
             due = whole.ids[rows.start : rows.stop, start : start + ids.shape[-1]]
@@ -240,8 +240,12 @@ def _tokens(why: Split, one: _Pass, rows: range, columns: np.ndarray) -> Iterato
 
 
 def _begins_again(one: _Pass, where: Where) -> bool:
-    """Whether a window is the first of another prefill."""
-    return where.cached == 0 or (where.cached is None and where.at.start <= one.first.at.start)
+    """Whether a window is the first of another prefill, or the cache has other tokens before it."""
+    if where.cached is None or one.first.cached is None:
+        return where.cached == 0 or where.at.start <= one.first.at.start
+    seen = sum(stop - start for start, stop in one.spans)
+    others = where.cached - one.first.cached != seen and not _goes_on(one, where)
+    return where.cached == 0 or others
 
 
 def _goes_on(one: _Pass, where: Where) -> bool:
@@ -260,6 +264,21 @@ def _others_agree(tensors: Mapping[str, torch.Tensor], columns: range, width: in
             if found is not None and found[1] == columns and wide.shape[-1] == width:
                 return True
     return False
+
+
+def _mark(cache: Any) -> ref[Any] | int | None:
+    """What identifies a cache, which is not kept alive."""
+    try:
+        return None if cache is None else ref(cache)
+    except TypeError:  # a tuple
+        return id(cache)
+
+
+def _is_same(one: ref[Any] | int | None, other: ref[Any] | int | None) -> bool:
+    """Whether two marks are of one cache; a new cache may be where one that is gone was."""
+    if isinstance(one, ref) and isinstance(other, ref):
+        return one is other or (one() is not None and one() is other())  # it may be gone by now
+    return one == other
 
 
 def _length(cache: Any) -> int | None:
