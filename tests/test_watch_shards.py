@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import operator
 from pathlib import Path
@@ -16,6 +17,9 @@ from transformers import DynamicCache
 
 import vlmdebug as vd
 from vlmdebug.testing import assert_slices
+from vlmdebug.tracking.window import Whole
+from vlmdebug.watching import windows
+from vlmdebug.watching.known import KNOWN
 
 FEW = ["llava", "qwen2_5_vl", "gemma3", "internvl"]
 FAMILIES = [one for one in architectures() if one not in REFUSES_TEXT]
@@ -731,6 +735,38 @@ def test_nothing_of_the_program_is_kept_alive(labs):
 
         assert [one() for one in kept] == [None, None, None]
     assert not trace.ok
+
+
+def test_a_rank_keeps_no_tensor_of_its_last_call(labs):
+    from weakref import ref
+
+    lab = labs["llava"]
+    model, rank = Asked(lab.model), {"cp": 0}
+    watching = vd.watch(model, processor=lab.processor, coordinates=rank, shards=2, embedded=True)
+    with watching as trace:
+        call = {key: lab.batch.inputs[key].clone() for key in ("input_ids", "pixel_values")}
+        kept = [ref(tensor) for tensor in call.values()]
+        model(**call)
+        del call
+
+        assert [one() for one in kept] == [None, None]
+    assert "AMBIGUOUS" in codes(trace)
+
+
+def test_batches_of_earlier_windows_are_forgotten(labs, monkeypatch):
+    monkeypatch.setattr(windows, "OPEN", 2)
+    lab = labs["llava"]
+    model = Asked(lab.model)
+    with vd.watch(model, processor=lab.processor, on_mismatch="record"):
+        for _ in range(12):
+            ids, cache = lab.batch.inputs["input_ids"].clone(), Cache(0)
+            for begin in (0, 4):
+                model(input_ids=ids[:, begin : begin + 4], past_key_values=cache)
+                cache.length += 4
+        gc.collect()
+        held = sum(type(one) is Whole for one in gc.get_objects())
+
+    assert held <= 2 + KNOWN
 
 
 def test_media_that_are_gone_are_said_to_be(labs):

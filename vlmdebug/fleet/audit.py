@@ -62,7 +62,7 @@ def audit(
 
     Raises:
         BadInput: A path is not there, an option is out of range, or `out` holds the audit of
-            other data or with other options.
+            other data, with other options, or of an earlier release.
     """
     data, out = Path(data).absolute(), Path(out).absolute()
     root = data if root is None else Path(root)
@@ -123,8 +123,8 @@ def _claim(out: Path, blocks: Sequence[Block], job: Job) -> None:
     text = json.dumps(plan, indent=1)
     if path.exists() and path.read_text(encoding="utf-8") != text:
         raise BadInput(
-            f"{out} holds the audit of other data, or with other options. No row was audited. "
-            "Pass another folder as out, or remove this one."
+            f"{out} holds the audit of other data, or with other options, or of an earlier "
+            "release. No row was audited. Pass another folder as out, or remove this one."
         )
     if out.exists() and not path.exists() and any(out.iterdir()):
         raise BadInput(

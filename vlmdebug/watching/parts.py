@@ -69,7 +69,7 @@ class PartChecker:
             else None
         )
         self.last: tuple[Known, Place] | None = None
-        self.copy: Copy | None = None  # the last call, if it has a share of tokens that is a copy
+        self.copied: list[dict[str, Any]] | None = None  # of a last call with a copy of its tokens
 
     @property
     def split(self) -> SplitCalls:
@@ -77,7 +77,7 @@ class PartChecker:
 
     def forget(self) -> None:
         """Forget the last call."""
-        self.last = self.copy = None
+        self.last = self.copied = None
 
     def of_copy(self, tensors: Tensors, site: str) -> Judged:
         """What is found in a call with a copy of some tokens, of which the batch is not seen.
@@ -89,12 +89,12 @@ class PartChecker:
             found = self._grouped(tensors, site, copy=True)
             batch = self._call({IDS: tensors[IDS]}, None, media=False)
             return found or Judged(True, partial(planned_report, _bare(batch), one_chunk=True))
-        self.copy = Copy(tensors, self._metadata.pad_token_id)
+        copy = Copy(tensors, self._metadata.pad_token_id)
+        self.copied = copy.pieces()
         number = self.split.rank or 0
-        mask = self.copy.mask
-        batch, found, why = self._counted(tensors, mask, shared=True)
+        batch, found, why = self._counted(tensors, copy.mask, shared=True)
         faults = [one._replace(rank=number) for one in why]
-        faults += [one._replace(rank=number) for one in self.copy.labels(batch)]
+        faults += [one._replace(rank=number) for one in copy.labels(batch)]
         faults.append(ShardFault(Split.ALONE, rank=number))
         judged = self._report(batch, None, found, faults)
         keys = [key for key in ALONG_TOKENS if key in tensors and tensors[key].ndim == 2]
@@ -242,7 +242,7 @@ class PartChecker:
         if self.last is not None:
             known, at = self.last
             return {"tokens": known.whole.pieces(at)}
-        return {} if self.copy is None else {"tokens": self.copy.pieces()}
+        return {} if self.copied is None else {"tokens": self.copied}
 
     # --- the end ---------------------------------------------------------------------------
 

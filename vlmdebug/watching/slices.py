@@ -106,7 +106,7 @@ class CallChecker:
             VlmDebugError: The tensors are no batch.
         """
         batch, samples = self._last or (None, None)
-        if self.parts.last is not None or self.parts.copy is not None:
+        if self.parts.last is not None or self.parts.copied is not None:
             return self.parts.identities()
         if batch is None:
             batch = assemble(BatchFacts(of_batch(tensors), self._metadata), None)

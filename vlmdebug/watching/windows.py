@@ -158,7 +158,8 @@ class Windows:
             one = _Pass(where)
             self._open.append(one)
         one.whole, one.site = whole, site
-        self._latest.append(one)
+        if where.cache is None:
+            self._latest.append(one)
         found = self._ranks if where.cache is None else self._in_time
         faults = [*found(one, where)]
         one.spans.append((where.at.start, where.at.stop))
