@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import io
 import json
@@ -27,9 +28,10 @@ import vlmdebug as vd
 from vlmdebug.cli import main
 from vlmdebug.fleet import engines
 from vlmdebug.fleet.audit_row import AuditSettings
+from vlmdebug.fleet.dialogue import NoRow
 from vlmdebug.fleet.faults import MEANING, Kind
 from vlmdebug.fleet.questions import QUESTIONS, ask
-from vlmdebug.fleet.sources import blocks_of
+from vlmdebug.fleet.sources import blocks_of, rows_of
 
 TEMPLATE = (
     "{% for m in messages %}[{{ m['role'] }}] {% for c in m['content'] %}"
@@ -534,6 +536,25 @@ def test_videos_of_an_archive_are_counted(saved: Path, tmp_path: Path) -> None:
     found = audit(pack(tmp_path / "a.tgz", files, "w:gz"), saved, tmp_path / "out")
 
     assert found.ask("select faults from rows order by row").rows == [([],), (["placeholders"],)]
+
+
+def test_row_that_an_archive_ends_in_is_not_blamed_for_what_is_cut_off(tmp_path: Path) -> None:
+    files = {f"{number}.{one}": b"{}" for number in "01" for one in ("json", "txt")}
+    data = pack(tmp_path / "a.tar", files)
+    data.write_bytes(data.read_bytes()[: 3 * 1_024 + 100])  # in the header of 1.txt
+
+    (first, last) = rows_of(blocks_of(data, tmp_path)[0])
+
+    assert first == {"text": "{}"}
+    assert isinstance(last, NoRow)
+
+
+def test_an_archive_of_any_size_is_read_in_little_memory(tmp_path: Path) -> None:
+    data = pack(tmp_path / "a.tar", {f"{number}.txt": b"a" for number in range(300)})
+
+    for number, _ in enumerate(rows_of(blocks_of(data, tmp_path)[0])):
+        if number == 250:
+            assert sum(type(one) is tarfile.TarInfo for one in gc.get_objects()) < 10
 
 
 def test_archive_with_a_damaged_header_is_a_fault(saved: Path, tmp_path: Path) -> None:

@@ -41,8 +41,10 @@ def rows_of_archive(file: str) -> Iterator[Any]:
 
     pieces: list[_Piece] = []
     last = None
+    archive: Any
     with tarfile.open(file) as archive:
         for member in archive:
+            archive.members.clear()  # it keeps them all, of a shard of any size
             folder, _, name = member.name.rpartition("/")
             key, _, ending = name.partition(".")
             if not member.isfile() or not key:
@@ -53,9 +55,9 @@ def rows_of_archive(file: str) -> Iterator[Any]:
             last = (folder, key)
             opened = archive.extractfile(member)
             pieces.append(_Piece(member.name, ending.lower(), opened.read() if opened else b""))
+        _require_end(archive)  # before the last row, of which files can be lacking
         if pieces:
             yield _row(pieces)
-        _require_end(archive)
 
 
 def _require_end(archive: Any) -> None:
