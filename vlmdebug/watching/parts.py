@@ -111,9 +111,15 @@ class PartChecker:
         number, faults = self.windows.add(where, known.whole, site)
         cached = where.cache is not None
         noun = "window" if cached else "rank"
-        names: dict[str, Any] = {"number": number, "noun": noun}
-        behind = {"cached": cached, "behind": where.cached}
-        window = Window(known.whole, where.at, tensors, **names, **behind)
+        window = Window(
+            known.whole,
+            where.at,
+            tensors,
+            number=number,
+            noun=noun,
+            cached=cached,
+            behind=where.cached,
+        )
         faults += window.faults()
         images = known.whole.placeholders(where.at) > 0
         if cached and where.at.start and not is_computed_alike(self._metadata, images=images):
