@@ -731,8 +731,8 @@ def test_ranks_in_another_order_are_not_ok(labs):
     assert report.verdict == "AMBIGUOUS"
     assert report.ambiguities == (
         "The ranks could not be joined (first in chunk 0): their tokens are those of the batch in "
-        "no known order (contiguous, zigzag or striped). Nothing else of these chunks was checked. "
-        "Split input_ids in one of these orders, and pass them on.",
+        "no known order (contiguous, zigzag of equal pieces, or striped). Nothing else of these "
+        "chunks was checked. Split input_ids in one of these orders, and pass them on.",
     )
     assert not vd.prove(slicer, lab.batch, lab.model, chunk_size=3).ok
 

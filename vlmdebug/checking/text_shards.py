@@ -22,7 +22,10 @@ from vlmdebug.core.batch import Batch
 from vlmdebug.core.shards import ShardFault, Split
 from vlmdebug.core.wording import Words, name_samples, number
 
-EVERY = "Let every token be on one rank: pad the call to a multiple of the ranks before the split."
+EVERY = (
+    "Let every token be on one rank: before the split, pad the call to a multiple of the ranks, and "
+    "for a zigzag of twice the ranks."
+)
 BEFORE = "Shift labels before the split, and pass them as shift_labels."
 ALONG = "Split all keys along the tokens by the same columns as input_ids."
 
@@ -192,8 +195,8 @@ def shard_doubt(one: NotSplit) -> str:
 def _unknown(fault: ShardFault, first: str) -> str:
     return (
         f"The ranks could not be joined {first}: their tokens are those of the batch in no known "
-        "order (contiguous, zigzag or striped). Nothing else of these chunks was checked. Split "
-        "input_ids in one of these orders, and pass them on."
+        "order (contiguous, zigzag of equal pieces, or striped). Nothing else of these chunks was "
+        "checked. Split input_ids in one of these orders, and pass them on."
     )
 
 
