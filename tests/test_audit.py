@@ -320,6 +320,12 @@ def test_row_is_audited_with_the_processor_as_it_is_now() -> None:
     assert vd.audit_row(row(size(400, 300)), processor).ok
 
 
+def test_one_place_is_said_in_the_singular() -> None:
+    given = {**row(size(9, 9)), "images": [size(64, 48)] * 2}
+    (fault,) = vd.audit_row(given, vd.tiny.build("llava_next")[1]).faults
+    assert fault.detail == "The text has 1 place for images, the row has 2."
+
+
 @pytest.mark.parametrize(
     ("template", "said"),
     [

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmdebug.core.given import public
+from vlmdebug.core.wording import number
 from vlmdebug.errors import BadInput
 from vlmdebug.fleet.dialogue import Dialogue, NoRow, Turn, dialogue_of
 from vlmdebug.fleet.expansion import (
@@ -230,7 +231,7 @@ class _Row:
         pictures = self._pictures(dialogue.media["image"])
         self._count(places)
         self._answer()
-        sizes = [self._image_tokens(number, one) for number, one in enumerate(pictures, start=1)]
+        sizes = [self._image_tokens(nth, one) for nth, one in enumerate(pictures, start=1)]
         tokens = self._length(places, sizes)
         return AuditedRow(
             faults=tuple(self.faults),
@@ -247,12 +248,12 @@ class _Row:
     def _pictures(self, given: Sequence[Any]) -> list[Picture | None]:
         root, decode = Path(self.settings.root), self.settings.decode
         pictures: list[Picture | None] = []
-        for number, one in enumerate(given, start=1):
-            read = picture_of(one, number, root, decode)
+        for nth, one in enumerate(given, start=1):
+            read = picture_of(one, nth, root, decode)
             if isinstance(read, Fault):
                 self.faults.append(read)
             elif read.width is None:
-                self.unknown.append(f"image {number} is remote and was not fetched")
+                self.unknown.append(f"image {nth} is remote and was not fetched")
             pictures.append(None if isinstance(read, Fault) else read)
         return pictures
 
@@ -262,17 +263,18 @@ class _Row:
             self.faults.append(Fault(Kind.LITERAL, f"The prose of a message spells {spelled!r}."))
         for modality, media in dialogue.media.items():
             there = dialogue.places(modality)
+            has = f"The text has {number(there, 'place')}"
             if there == len(media):
                 if media and modality != "image":
                     self.unknown.append(f"{modality}s are counted, their tokens are not")
             elif modality in dialogue.unsure:
                 self.unknown.append(dialogue.unsure[modality])
             elif not media:
-                said = f"The text has {there} places for {modality}s, and the row has none."
+                said = f"{has} for {modality}s, and the row has none."
                 kind = Kind.PLACEHOLDERS if dialogue.typed else Kind.LITERAL
                 self.faults.append(Fault(kind, said))
             else:
-                said = f"The text has {there} places for {modality}s, the row has {len(media)}."
+                said = f"{has} for {modality}s, the row has {len(media)}."
                 self.faults.append(Fault(Kind.PLACEHOLDERS, said))
 
     def _answer(self) -> None:
@@ -282,18 +284,18 @@ class _Row:
         elif dialogue.wants_answer and dialogue.first_answer is None:
             self.faults.append(Fault(Kind.NO_TARGET, "No message of the assistant has any text."))
 
-    def _image_tokens(self, number: int, picture: Picture | None) -> int | None:
+    def _image_tokens(self, nth: int, picture: Picture | None) -> int | None:
         if picture is None or picture.width is None or picture.height is None:
             return None
         size = f"{picture.width}x{picture.height} pixels"
         if min(picture.width, picture.height) < 1:
-            self.faults.append(Fault(Kind.SIZE, f"Image {number} has {size}."))
+            self.faults.append(Fault(Kind.SIZE, f"Image {nth} has {size}."))
             return None
         try:
             alone = len(self.dialogue.media["image"]) == 1
             return self.auditor.expansion.of(picture.width, picture.height, alone)
         except Refused as error:
-            self.faults.append(Fault(Kind.SIZE, f"Image {number} has {size}: {error}."))
+            self.faults.append(Fault(Kind.SIZE, f"Image {nth} has {size}: {error}."))
             return None
 
     def _length(self, places: int, sizes: Sequence[int | None]) -> int | None:
