@@ -23,8 +23,8 @@ from vlmdebug.core.shards import ShardFault, Split
 from vlmdebug.core.wording import Words, name_samples, number
 
 EVERY = (
-    "Let every token be on one rank: before the split, pad the call to a multiple of the ranks, and "
-    "for a zigzag of twice the ranks."
+    "Let every token be on one rank: before the split, pad the call to a multiple of the ranks, "
+    "and for a zigzag of twice the ranks."
 )
 BEFORE = "Shift labels before the split, and pass them as shift_labels."
 ALONG = "Split all keys along the tokens by the same columns as input_ids."
