@@ -167,12 +167,18 @@ def other_mask(call):
     return {**call, "attention_mask": call["attention_mask"].flip(0)}
 
 
+def own_mask(call):
+    """The mask of the window's own tokens, without those in the cache."""
+    return {**call, "attention_mask": call["attention_mask"][:, -call["input_ids"].shape[1] :]}
+
+
 WINDOWS = {
     "a token lost": (begin_later(1), "VLM006"),
     "a token twice": (begin_later(-1), "VLM006"),
     "positions restart": (lambda lab: prefill(lab, change=at(1, restart)), "VLM014"),
     "positions of the next window": (lambda lab: of_next(lab, "position_ids"), "VLM014"),
     "mask of other samples": (lambda lab: prefill(lab, change=at(3, other_mask)), "VLM011"),
+    "mask of its own tokens": (lambda lab: prefill(lab, change=at(1, own_mask)), "VLM011"),
     "a window twice": (
         lambda lab: [window for n, window in enumerate(prefill(lab)) for _ in range(1 + (n == 1))],
         "VLM006",
@@ -364,6 +370,75 @@ def test_a_mask_that_reaches_back_names_a_token_before_the_window(labs):
 
     text = f"the token {start - 5} columns before window 1 (sample 0) has attention_mask 0"
     assert text in said(trace)
+
+
+FRONT = 4
+"""Columns of padding that are put in front of a batch, or of other tokens in the cache."""
+
+
+def masks_of(way, mask, stop):
+    """The masks of two windows, of which the first one ends at `stop`; None for none."""
+    ones = torch.ones(len(mask), FRONT, dtype=mask.dtype)
+    return {
+        "from the first column": (mask[:, :stop], mask),
+        "from the first token": (mask[:, FRONT:stop], mask[:, FRONT:]),
+        "none behind the first": (mask[:, :stop], None),
+        "none": (None, None),
+        "without the prefix": (mask[:, :stop], mask),
+        "from the prefix on": (torch.cat([ones, mask[:, :stop]], 1), torch.cat([ones, mask], 1)),
+    }[way]
+
+
+@pytest.mark.parametrize("family", ["llava", "internvl"])
+@pytest.mark.parametrize(
+    ("way", "code"),
+    [
+        ("from the first column", None),
+        ("from the first token", None),  # the padding is in no call
+        ("none behind the first", "VLM003"),
+        ("none", "AMBIGUOUS"),
+    ],
+)
+def test_masks_of_windows_hide_the_padding_in_front(way, code, family, labs):
+    lab, fill = labs[family], torch.nn.functional.pad
+    inputs = {k: lab.batch.inputs[k] for k in ("input_ids", "attention_mask", *lab.batch.of_key)}
+    ids = fill(inputs["input_ids"], (FRONT, 0), value=lab.processor.tokenizer.pad_token_id)
+    mask = fill(inputs["attention_mask"], (FRONT, 0))
+    stop = ids.shape[1] - 4
+    begin = FRONT if way == "from the first token" else 0
+    cache = {"past_key_values": DynamicCache(config=lab.model.config)}
+    first, last = ({} if m is None else {"attention_mask": m} for m in masks_of(way, mask, stop))
+    media = {key: inputs[key] for key in lab.batch.of_key}
+    calls = [
+        {"input_ids": ids[:, begin:stop], **first, **media, **cache},
+        {"input_ids": ids[:, stop:], **last, **cache},
+    ]
+    with torch.no_grad():
+        whole = lab.model(input_ids=ids, attention_mask=mask, **media).logits[:, begin:]
+    found, trace = logits(lab, calls)
+    off = float((found - whole)[mask[:, begin:] != 0].abs().max())
+
+    assert codes(trace) == ({code} if code else set()), said(trace)
+    assert (off > SAME) == (code is not None)
+
+
+@pytest.mark.parametrize("way", ["without the prefix", "from the prefix on"])
+def test_masks_begin_with_the_first_token_in_the_cache(way, labs):
+    lab = labs["llava"]
+    ids, mask = (lab.batch.inputs[key] for key in ("input_ids", "attention_mask"))
+    stop = ids.shape[1] - FRONT - 1  # so that no mask has as many columns as the batch
+    cache = DynamicCache(config=lab.model.config)
+    with torch.no_grad():
+        lab.model(input_ids=ids[:, :FRONT].clone(), past_key_values=cache)
+    first, last = masks_of(way, mask, stop)
+    media = {key: lab.batch.inputs[key] for key in lab.batch.of_key}
+    calls = [
+        {"input_ids": ids[:, :stop], "attention_mask": first, **media},
+        {"input_ids": ids[:, stop:], "attention_mask": last},
+    ]
+    trace = watched(lab, [{**one, "past_key_values": cache} for one in calls], model=lab.model)
+
+    assert ("VLM011" in codes(trace)) == (way == "without the prefix"), said(trace)
 
 
 @pytest.mark.parametrize("family", FEW)

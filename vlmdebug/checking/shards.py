@@ -91,6 +91,7 @@ KINDS: Mapping[Split, type[OnRanks]] = {
     Split.RANKS: TokensOfRanks,
     Split.COLUMNS: ColumnsOfRank,
     Split.MASK: ColumnsOfRank,
+    Split.OWN_MASK: ColumnsOfRank,
     Split.SHAPE: ColumnsOfRank,
     Split.PARTLY: MissingOnRank,
     Split.NO_POSITIONS: PositionsOfRank,

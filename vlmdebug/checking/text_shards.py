@@ -114,6 +114,13 @@ def _columns(found: ColumnsOfRank, batch: Batch) -> Words:
     if fault.why is Split.MASK:
         given, due = fault.given[0], fault.due[0]
         return Words(f"{_place(fault)} has {fault.key} {given}, but {due} belongs there.", ALONG)
+    if fault.why is Split.OWN_MASK:
+        return Words(
+            f"{fault.where} was given {fault.key} with {number(fault.given[0], 'column')}, but "
+            f"there are {number(fault.due[0], 'token')} with those in the cache: the model takes "
+            "the first column for the first token in the cache.",
+            f"Slice {fault.key} from the first token in the cache on.",
+        )
     if fault.why is Split.SHAPE:
         return Words(
             f"{fault.where} was given {fault.key} of shape {_values(fault.given)}, but in the "
@@ -129,10 +136,10 @@ def _columns(found: ColumnsOfRank, batch: Batch) -> Words:
 
 
 def _missing(found: MissingOnRank, batch: Batch) -> Words:
-    key = found.fault.key
+    key, noun = found.fault.key, found.fault.noun
     return Words(
-        f"{found.fault.where} was given no {key}, but other ranks of the call were.",
-        f"Pass {key} to each rank that has tokens for it.",
+        f"{found.fault.where} was given no {key}, but other {noun}s of the call were.",
+        f"Pass {key} to each {noun} that has tokens for it.",
     )
 
 

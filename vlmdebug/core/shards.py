@@ -21,6 +21,7 @@ class Split(Enum):
     LEARNED = auto()  # padding with labels
     SHOWN = auto()  # padding that the mask shows
     MASK = auto()  # a mask of other tokens
+    OWN_MASK = auto()  # a mask without the tokens in the cache
     ROWS = auto()  # media that do not fit the placeholder tokens of a rank
     SHAPE = auto()  # media of another shape
     OTHER_ROWS = auto()  # an image that is not the same on two ranks

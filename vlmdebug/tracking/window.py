@@ -193,7 +193,7 @@ class Window:
     ) -> None:
         self._whole, self._at, self._given = whole, at, given
         self._number, self._noun, self._cached = number, noun, cached
-        self._behind = at.start if behind is None else behind
+        self._behind = behind
         self._real = at.of(whole.real)
 
     def faults(self) -> Iterator[ShardFault]:
@@ -201,6 +201,8 @@ class Window:
         for key in ALONG_TOKENS:
             if self._given.get(key) is not None and key in self._whole.own:
                 yield from self._along(key)
+        if self._cached and self._whole.masked and self._given.get(PADDING_MASK) is None:
+            yield from self._unmasked()
         for key in OF_BOTH:
             if self._given.get(key) is not None and key in self._whole.own:
                 yield from self._of_both(key)
@@ -234,15 +236,19 @@ class Window:
         if value is None or value.ndim != 2:
             return  # named as not compared
         rows, start, stop = self._at
-        due = whole[rows.start : rows.stop]
-        wide = value.shape[1]
-        reach = key == PADDING_MASK and wide != stop - start
-        if reach and (wide == whole.shape[1] or (self._cached and wide == stop)):
-            due, first = due[:, :wide], 0
-            if not self._cached:
-                yield self.fault(Split.WHOLE_MASK, key)
-        else:
-            due, first = due[:, start:stop], start
+        first, end = start, stop
+        if key == PADDING_MASK:
+            first, end = self._shown(value.shape[1], whole.shape[1])
+            value, first = value[:, max(-first, 0) :], max(first, 0)
+            if first != start or end != stop:
+                if not self._cached:
+                    yield self.fault(Split.WHOLE_MASK, key)
+            elif self._behind:
+                sizes = [value.shape[1]], [self._behind + stop - start]
+                found = self.fault(Split.OWN_MASK, key, (0, 0), *sizes)
+                yield found._replace(sample=None)
+                return
+        due = whole[rows.start : rows.stop, first:end]
         if value.shape != due.shape:
             yield self._columns(key, value)
             return
@@ -250,6 +256,29 @@ class Window:
         for row, column in np.argwhere(other)[:1]:
             numbers = [int(value[row, column])], [int(due[row, column])]
             yield self.fault(Split.MASK, key, (row, column + first - start), *numbers)
+
+    def _shown(self, wide: int, whole: int) -> tuple[int, int]:
+        """The columns of the batch that a mask of so many columns is for.
+
+        Behind a cache, a model takes the first one for the first token there, which may be before
+        the batch.
+        """
+        _, start, stop = self._at
+        begins = [] if self._behind is None else [start - self._behind]
+        for begin in begins if self._behind else [*begins, 0]:
+            for end in (stop, whole) if self._cached else (whole,):
+                if wide == end - begin != stop - start:
+                    return begin, end
+        return start, stop
+
+    def _unmasked(self) -> Iterator[ShardFault]:
+        """Padding in front of tokens, which they see without a mask."""
+        rows, start, stop = self._at
+        begin = max(start - (self._behind or 0), 0)
+        padding = ~self._whole.real[rows.start : rows.stop, begin:stop]
+        seen = np.logical_or.accumulate(padding, axis=1)[:, start - begin :] & self._real
+        for place in np.argwhere(seen)[:1]:
+            yield self.fault(Split.PARTLY, PADDING_MASK, place.tolist())
 
     def _of_both(self, key: str) -> Iterator[ShardFault]:
         """A mask of tokens and images, of other tokens."""
@@ -297,7 +326,7 @@ class Window:
         if wrong is None:
             yield self.fault(Split.PLACES, POSITIONS)
             return
-        if self._cached and self._behind != self._at.start:  # other tokens are before it
+        if self._behind not in (None, self._at.start):  # other tokens are before it
             yield self.fault(Split.PLACES, POSITIONS, (0, 0), [self._behind], [self._at.start])
             return
         off, due = wrong
