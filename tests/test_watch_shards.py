@@ -422,6 +422,29 @@ def test_masks_of_windows_hide_the_padding_in_front(way, code, family, labs):
     assert (off > SAME) == (code is not None)
 
 
+def test_a_mask_over_other_tokens_in_the_cache_is_compared_from_the_window_on(labs):
+    lab = labs["llava"]
+    ids, mask = (lab.batch.inputs[key].clone() for key in ("input_ids", "attention_mask"))
+    mask[:, :FRONT] = 0
+    stop = ids.shape[1] - FRONT
+    turn = torch.ones(len(ids), FRONT + 1, dtype=mask.dtype)
+    shown = torch.cat([mask[:, :stop], turn, mask[:, stop:]], 1)
+
+    def calls(shown):
+        cache = Cache(0)
+        for tokens, hidden in (
+            (ids[:, :stop], mask[:, :stop]),
+            (torch.full_like(turn, 7), shown[:, : stop + FRONT + 1]),
+            (ids[:, stop:], shown),
+        ):
+            yield {"input_ids": tokens, "attention_mask": hidden, "past_key_values": cache}
+            cache.length += tokens.shape[1]
+
+    assert "VLM011" not in codes(watched(lab, calls(shown))), said(watched(lab, calls(shown)))
+    shown[0, -1] = 1 - shown[0, -1]
+    assert "VLM011" in codes(watched(lab, calls(shown)))
+
+
 @pytest.mark.parametrize("way", ["without the prefix", "from the prefix on"])
 def test_masks_begin_with_the_first_token_in_the_cache(way, labs):
     lab = labs["llava"]

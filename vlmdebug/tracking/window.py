@@ -36,6 +36,19 @@ class Place(NamedTuple):
         """A table along the tokens, cut to them: `(…, row, seq)`."""
         return table[..., self.rows.start : self.rows.stop, self.start : self.stop]
 
+    def shown(self, wide: int, ends: Sequence[int], behind: int | None) -> tuple[int, int]:
+        """The columns of the batch that a mask of so many columns is for, up to one of `ends`.
+
+        Behind a cache of so many tokens, a model takes the first column for the first token there,
+        which may be before the batch. Where none of `ends` fits, they are those of the tokens.
+        """
+        begins = [] if behind is None else [self.start - behind]
+        for begin in begins if behind else [*begins, 0]:
+            for end in ends:
+                if wide == end - begin != self.stop - self.start:
+                    return begin, end
+        return self.start, self.stop
+
 
 class Whole:
     """What is known of a batch that windows are cut from; it keeps numbers, and no tensor.
@@ -93,6 +106,12 @@ class Whole:
     def mask(self, at: Place) -> np.ndarray | None:
         """The mask of a window; None if the batch has none."""
         return at.of(self.own[PADDING_MASK]) if self.masked else None
+
+    def behind_padding(self, at: Place, behind: int) -> np.ndarray:
+        """Which tokens of a window have padding in front of them, among so many, `(row, seq)`."""
+        begin = max(at.start - behind, 0)
+        padding = ~self.real[at.rows.start : at.rows.stop, begin : at.stop]
+        return np.logical_or.accumulate(padding, axis=1)[:, at.start - begin :]
 
     def pieces(self, at: Place) -> list[dict[str, Any]]:
         """Of each row of a window: a digest of all its tokens, how many they are, and those here.
@@ -238,9 +257,9 @@ class Window:
         rows, start, stop = self._at
         first, end = start, stop
         if key == PADDING_MASK:
-            first, end = self._shown(value.shape[1], whole.shape[1])
-            value, first = value[:, max(-first, 0) :], max(first, 0)
-            if first != start or end != stop:
+            ends = (stop, whole.shape[1]) if self._cached else (whole.shape[1],)
+            first, end = self._at.shown(value.shape[1], ends, self._behind)
+            if (first, end) != (start, stop):
                 if not self._cached:
                     yield self.fault(Split.WHOLE_MASK, key)
             elif self._behind:
@@ -248,6 +267,8 @@ class Window:
                 found = self.fault(Split.OWN_MASK, key, (0, 0), *sizes)
                 yield found._replace(sample=None)
                 return
+            if first != 0:  # the tokens before may be others
+                value, first = value[:, start - first :], start
         due = whole[rows.start : rows.stop, first:end]
         if value.shape != due.shape:
             yield self._columns(key, value)
@@ -257,26 +278,9 @@ class Window:
             numbers = [int(value[row, column])], [int(due[row, column])]
             yield self.fault(Split.MASK, key, (row, column + first - start), *numbers)
 
-    def _shown(self, wide: int, whole: int) -> tuple[int, int]:
-        """The columns of the batch that a mask of so many columns is for.
-
-        Behind a cache, a model takes the first one for the first token there, which may be before
-        the batch.
-        """
-        _, start, stop = self._at
-        begins = [] if self._behind is None else [start - self._behind]
-        for begin in begins if self._behind else [*begins, 0]:
-            for end in (stop, whole) if self._cached else (whole,):
-                if wide == end - begin != stop - start:
-                    return begin, end
-        return start, stop
-
     def _unmasked(self) -> Iterator[ShardFault]:
         """Padding in front of tokens, which they see without a mask."""
-        rows, start, stop = self._at
-        begin = max(start - (self._behind or 0), 0)
-        padding = ~self._whole.real[rows.start : rows.stop, begin:stop]
-        seen = np.logical_or.accumulate(padding, axis=1)[:, start - begin :] & self._real
+        seen = self._whole.behind_padding(self._at, self._behind or 0) & self._real
         for place in np.argwhere(seen)[:1]:
             yield self.fault(Split.PARTLY, PADDING_MASK, place.tolist())
 
