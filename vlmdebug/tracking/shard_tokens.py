@@ -124,7 +124,7 @@ class ShardTokens:
         if POSITIONS not in self._call:
             if cached:
                 return made, []
-            if embedded and self._lays_out_images and self.one_per_row:
+            if embedded and self.counts_planes:
                 return self._of_vectors(made)
             return made, [*self._without_positions()]
         if not self.one_per_row:
@@ -165,11 +165,15 @@ class ShardTokens:
         return self._batch.rules.checks_each_sample != "never"
 
     @property
+    def counts_planes(self) -> bool:
+        """Whether a rank that has vectors alone counts in each plane of M-RoPE alike."""
+        return self._lays_out_images and self.one_per_row
+
+    @property
     def follow_on_each_rank(self) -> bool:
         """Whether the model of a rank can lay out M-RoPE itself: it has all of each sample."""
         return (
-            self._lays_out_images
-            and self.one_per_row
+            self.counts_planes
             and all(len({*self.order.ranks[a:b].tolist()}) == 1 for _, a, b in self.spans)
             and not [*self._without_positions()]
         )

@@ -252,6 +252,9 @@ class Ranks:
         assert self._texts is not None
         unread = POSITIONS not in call and any(POSITIONS in rank for rank in self._ranks)
         given = call if unread else {IDS: call[IDS], **self._for_model(call, tokens)}
+        if self._embedded and POSITIONS not in call and tokens.counts_planes:
+            places = numbers_of(given.get(POSITIONS))  # the same in each plane
+            given |= {} if places is None else {POSITIONS: np.stack([places] * 3)}
         known = [tokens.as_given(row) for row in used.rows]
         return split_rows(self._batch, self._texts, given, tokens, known, used.seams)
 
