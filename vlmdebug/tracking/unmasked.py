@@ -36,7 +36,7 @@ class Unmasked:
     def of(
         cls, batch: Batch, finder: RowFinder, given: Mapping[str, Any], samples: Sequence[int]
     ) -> Unmasked | None:
-        """None if the call has a mask, or if nothing keeps padding apart.
+        """None if the call has a mask, no padding is in front, or nothing keeps it apart.
 
         Args:
             batch: The batch that was cut.
@@ -53,7 +53,7 @@ class Unmasked:
             return None
         texts = finder.texts = finder.texts or Texts.of(batch)
         spans = None if texts is None else _spans(texts, to_numpy(given[IDS]), samples)
-        if spans is None:
+        if spans is None or not any(start for _, start, _ in spans):
             return None
         call = PackedCall(batch, given, spans, samples, None)
         plane = _text_plane(call)
