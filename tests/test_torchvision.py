@@ -3,21 +3,44 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from architectures import FOLDER, VARIABLE
+
+from vlmdebug.tiny.registry import NEEDS
 
 # Files that a process of its own runs: each process imports transformers once more.
 RUNS = {
     "families": ("test_families.py",),
     "fuzz": ("test_fuzz.py",),
     "tiny models": ("test_tiny.py", "test_probe.py", "test_coverage.py", "test_pictures.py"),
-    "other layouts": ("test_processors.py",),
+    "other layouts": (
+        "test_processors.py",
+        "test_local_tiles.py",
+        "test_one_image.py::test_fuyu_takes_texts_without_an_image_and_its_older_key",
+        "test_loudness.py::test_surplus_sizes_are_as_loud_as_the_model",
+    ),
     "clips": ("test_clips.py",),
     "videos in collators": ("test_collator_clips.py",),
 }
+
+
+def test_each_file_that_names_such_an_architecture_has_a_run():
+    """Without one, its parameters are left out here, and run nowhere."""
+    named = re.compile(r"architectures\(\[(.*?)\]", re.DOTALL)
+    files = {
+        path.name
+        for path in Path(__file__).parent.glob("test_*.py")
+        for names in named.findall(path.read_text(encoding="utf-8"))
+        if NEEDS.keys() & {*re.findall(r"\w+", names)}
+    }
+
+    assert {"test_local_tiles.py", "test_loudness.py"} <= files
+    assert files <= {file.split("::")[0] for run in RUNS.values() for file in run}
 
 
 @pytest.mark.slow
