@@ -1,7 +1,8 @@
 # Every target sets up what it needs: Python 3.11 or newer and make are enough.
 # ARGS goes to the tool: make test ARGS="-k layout -x".
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all fast test-families test-trl test-trainers test-review test-drop-in test-versions parity fuzz coverage notebooks slides readme-pictures \
+.PHONY: help demo test test-all fast test-families test-trl test-trainers test-review test-drop-in test-versions test-accelerator \
+	parity fuzz coverage notebooks slides readme-pictures \
 	docs lint format lab bench clean
 
 export HF_HUB_OFFLINE := 1
@@ -47,6 +48,9 @@ test-drop-in: .venv/.with-tiny,plot,notebook,trl,fleet,ray,test ## Run docs/drop
 
 test-versions: .venv/.with-tiny,plot,notebook,trl,fleet,ray,test ## Test other releases of Python, torch, transformers; gigabytes
 	$(BIN)/python tools/versions.py $(ARGS)
+
+test-accelerator: .venv/.with-tiny,plot,notebook,trl,fleet,ray,test ## Judge, watch and prove on a GPU as on the CPU
+	$(BIN)/python tools/accelerator.py $(ARGS)
 
 parity: .venv/.with-tiny,plot,notebook,trl,fleet,ray,test ## What changed between releases of trainers since the last run; hours
 	$(BIN)/python tools/parity.py $(ARGS)

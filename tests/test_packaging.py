@@ -215,7 +215,7 @@ def test_extras_of_the_makefile_exist() -> None:
     stamps = re.findall(r"[:=] \.venv/\.with-([\w,]+)", text("Makefile"))
     extras = {extra for stamp in stamps for extra in stamp.split(",")}
 
-    assert len(stamps) == 20
+    assert len(stamps) == 21
     assert extras <= PROJECT["optional-dependencies"].keys()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
 from architectures import REFUSES_TEXT, architectures
@@ -501,6 +503,26 @@ def test_tolerance_of_prove_follows_from_the_model_and_its_dtype(labs):
 
     assert plain.tolerance == again.tolerance != other.tolerance
     assert [len(module._forward_hooks) for module in lab.model.modules()] == hooks
+
+
+def test_a_difference_that_rounding_may_cause_is_no_proof_of_wrong_pixels(labs):
+    lab = labs["internvl"]
+    model = deepcopy(lab.model).bfloat16()
+    with torch.no_grad():
+        for weight in model.model.language_model.parameters():
+            weight *= 3  # rounding grows with it
+    inputs = {**lab.inputs, "pixel_values": lab.inputs["pixel_values"].bfloat16()}
+    batch = vd.read_batch(inputs, processor=lab.processor)
+    right = vd.prove(lab.packer(), batch, model, chunk_size=3)
+    images = vd.prove(lab.packer("images in batch order"), batch, model, chunk_size=3)
+    exact = vd.prove(lab.packer(), lab.batch, model.float(), chunk_size=3)
+
+    assert right.tolerance < right.max_abs_diff < right.reach
+    assert (right.ok, right.undecided, right.silent_samples) == (False, (1, 2), ())
+    assert "samples 1:3 differ by more than 0.24, and" in str(right)
+    assert "prove it in float32" in str(right)
+    assert (images.ok, images.silent_samples) == (False, (0, 2))
+    assert (exact.ok, exact.undecided) == (True, ())
 
 
 def test_a_cache_that_the_packer_asks_for_is_not_ok(labs):

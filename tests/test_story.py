@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 import vlmdebug as vd
 from vlmdebug import slicers
@@ -142,6 +143,72 @@ def test_proof_in_sixteen_bits_allows_for_their_rounding(built):
 
     assert vd.prove(slicers.corrected, batch, model).ok
     assert vd.prove(slicers.by_sample, batch, model).silent_samples == (1, 2)
+
+
+def test_logits_in_another_dtype_are_rounded_as_the_model_computes():
+    model, processor = vd.tiny.build("diffusion_gemma")
+    model = model.bfloat16()
+    inputs = vd.tiny.batch("diffusion_gemma", [1, 0, 1])
+    inputs["pixel_values"] = inputs["pixel_values"].bfloat16()
+    with torch.no_grad():
+        assert model(**inputs).logits.dtype == torch.float32
+    proof = vd.prove(slicers.corrected, vd.read_batch(inputs, processor=processor), model)
+
+    assert proof.ok
+    assert proof.tolerance >= torch.finfo(torch.bfloat16).eps
+
+
+def precision():
+    """How torch multiplies on a GPU."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    sums = ("allow_bf16_reduced_precision_reduction", "allow_fp16_reduced_precision_reduction")
+    own = [getattr(matmul, name) for name in ("fp32_precision", *sums)]
+    return (cudnn.conv.fp32_precision, *own)
+
+
+@pytest.fixture(params=["as torch begins", "set for all", "set for each"])
+def asked(request):
+    """What a program may have asked for before."""
+    matmul, before = torch.backends.cuda.matmul, torch.get_float32_matmul_precision()
+    if request.param == "set for all":
+        torch.set_float32_matmul_precision("medium")
+    elif request.param == "set for each":  # then torch refuses to say it for all
+        matmul.fp32_precision = "tf32"
+    yield precision()
+    matmul.fp32_precision = "none"
+    torch.set_float32_matmul_precision(before)
+
+
+def test_proof_multiplies_in_full_precision_and_restores_the_settings(asked, built):
+    model, processor = built["llava"]
+    batch = vd.read_batch(vd.tiny.batch("llava", [1, 0]), processor=processor)
+    within = set()
+    with model.register_forward_pre_hook(lambda *given: within.add(precision())):
+        assert vd.prove(slicers.corrected, batch, model).ok
+
+    assert within == {("ieee", "ieee", False, False)}
+    assert precision() == asked
+    assert (asked[0], *asked[2:]) == ("tf32", True, True)
+
+
+class Elsewhere(torch.Tensor):
+    """A tensor that says it is on an accelerator."""
+
+    device = torch.device("cuda", 0)
+
+
+def test_report_on_an_accelerator_says_what_happened_and_shows_it(built):
+    _, processor = built["qwen2_5_vl"]
+    inputs = vd.tiny.batch("qwen2_5_vl", (2, 0, 1), sizes=(160, 160))
+    there = {key: value.as_subclass(Elsewhere) for key, value in inputs.items()}
+    reports = [
+        vd.check(slicers.by_sample, vd.read_batch(given, processor=processor))
+        for given in (inputs, there)
+    ]
+
+    assert str(reports[1]) == str(reports[0])
+    assert "Sample A sees only 1 of 64 rows of image A1" in str(reports[1])
+    assert reports[1].scene.thumbnails == reports[0].scene.thumbnails != {}
 
 
 def test_mask_left_out_where_it_hides_nothing_is_proven_harmless(built):

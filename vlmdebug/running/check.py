@@ -87,8 +87,8 @@ def check(
             checked. A function with rows of a data set is a collator.
         chunk_size: Samples per chunk; the last chunk may hold fewer.
         pictures: Whether the report shows the images that its findings are about, restored from
-            the pixel values. None: if the batch is on the CPU; of a batch that is not small, the
-            first images of the worst finding. Or the PIL images that the processor was given,
+            the pixel values. None: of a batch that is not small, the first images of the worst
+            finding alone. Or the PIL images that the processor was given,
             flat or per sample, to be shown instead.
         **reading: `processor=`, `num_images=` and the other arguments of `read_batch`, where the
             batch is not read yet.
@@ -122,7 +122,7 @@ def check(
         else with_own_values(compare(batch, run(slicer, batch, chunk_size)), batch)
     )
     if pictures is None:
-        if not report.mismatches or not _is_here(batch):
+        if not report.mismatches or "image" not in batch.counts:
             return report
         return illustrated(report, batch, most=None if _is_small(batch) else FEW)
     return report if pictures is False else illustrated(report, batch, originals)
@@ -177,14 +177,6 @@ def illustrated(
 def _is_small(batch: Batch) -> bool:
     """Whether drawing all images of its findings costs next to nothing."""
     return len(batch) <= SMALL and batch.counts["image"].total <= SMALL
-
-
-def _is_here(batch: Batch) -> bool:
-    """Whether its images are counted, and on the CPU."""
-    pixels = [batch.inputs[key] for key in batch.image.keys]
-    return "image" in batch.counts and all(
-        str(getattr(value, "device", "cpu")) == "cpu" for value in pixels
-    )
 
 
 def _arguments(args: tuple[Any, ...], reading: dict[str, Any]) -> tuple[Slicer | None, Batch]:

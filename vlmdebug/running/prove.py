@@ -25,7 +25,7 @@ from vlmdebug.core.wording import name_samples
 from vlmdebug.errors import BadInput
 from vlmdebug.families.read import read_batch
 from vlmdebug.running.check import run
-from vlmdebug.running.rounding import largest, rounding
+from vlmdebug.running.rounding import Rounding, full_precision, largest, rounding
 from vlmdebug.running.split import Call
 from vlmdebug.running.split_loss import SplitLoss, split_loss
 
@@ -44,6 +44,8 @@ class Proof:
         tolerance: The largest difference that rounding may cause: the model is run with noise as
             large as rounding in each of its modules, and the largest move of a logit is taken four
             times; at most 1 % of the largest logit.
+        reach: The same without that limit, where it is larger: a difference up to it may be
+            rounding or wrong pixels, and is neither proven nor a proof.
         error: The exception of the model, or of the slicer, that ended the comparison first.
         chunk: The chunk that raised it; None for the whole batch.
         raised_by: What raised it, `"model"` or `"slicer"`.
@@ -61,6 +63,7 @@ class Proof:
     raised_by: str = "model"
     other_tokens: tuple[int, ...] = ()
     losses: tuple[SplitLoss, ...] = ()
+    reach: float = 0.0
 
     @property
     def ok(self) -> bool:
@@ -74,11 +77,18 @@ class Proof:
     @property
     def silent_samples(self) -> tuple[int, ...]:
         """Samples that ran without an exception but have other logits than in the whole batch."""
+        return self._above(max(self.tolerance, self.reach))
+
+    @property
+    def undecided(self) -> tuple[int, ...]:
+        """Samples with a difference that rounding alone may reach, but too large to be passed."""
         return tuple(
-            sample
-            for sample, diff in enumerate(self.per_sample)
-            if diff is not None and diff > self.tolerance
+            sample for sample in self._above(self.tolerance) if sample not in {*self.silent_samples}
         )
+
+    def _above(self, limit: float) -> tuple[int, ...]:
+        diffs = enumerate(self.per_sample)
+        return tuple(sample for sample, diff in diffs if diff is not None and diff > limit)
 
     def __str__(self) -> str:
         if self.ok:
@@ -92,6 +102,11 @@ class Proof:
             said.append(
                 f"{name_samples(self.silent_samples)} ran without an exception, "
                 f"but the logits differ by up to {self.max_abs_diff:.2g}"
+            )
+        if self.undecided:
+            said.append(
+                f"{name_samples(self.undecided)} differ by more than {self.tolerance:.2g}, and "
+                "rounding in this dtype may do that: prove it in float32 (model.float())"
             )
         if self.other_tokens:
             said.append(
@@ -117,7 +132,8 @@ def prove(
 ) -> Proof:
     """Compare the model's logits on the whole batch with those on the slicer's chunks.
 
-    The model runs in eval mode without gradients; its state is restored. Real tokens are those of
+    The model runs in eval mode without gradients, on a GPU without TF32; its state and torch's
+    settings are restored. Real tokens are those of
     `attention_mask`, whatever the padding side. Samples are recognised by the rows of `input_ids`
     that a chunk holds, so a slicer may reorder them, or join several in one row. Chunks that are
     split over ranks (`slicer.shards`) are joined again first; with labels, the loss summed over
@@ -152,13 +168,13 @@ def prove(
         read_batch(batch, **{"model": model, **reading}) if not isinstance(batch, Batch) else batch
     )
     whole = {key: value for key, value in read.inputs.items() if key not in BOOKKEEPING}
-    with _evaluating(model):
+    with _evaluating(model), full_precision():
         try:
             logits = _logits(model, whole)
         except Exception as error:
             return Proof(None, (None,) * len(read), 0.0, error)
-        tolerance = rounding(model, partial(_logits, model), whole)
-        return _compare(slicer, read, model, chunk_size, logits, tolerance)
+        limits = rounding(model, partial(_logits, model), whole)
+        return _compare(slicer, read, model, chunk_size, logits, limits)
 
 
 def _compare(
@@ -167,14 +183,14 @@ def _compare(
     model: Any,
     chunk_size: int,
     whole: torch.Tensor,
-    tolerance: float,
+    limits: Rounding,
 ) -> Proof:
     diffs: list[float | None] = [None] * len(batch)
     real = _real_tokens(batch.inputs, whole.shape[1])
     error: BaseException | None = None
     failed: int | None = None
     others: set[int] = set()
-    answers, losses, ran = _answers(slicer, batch, model, chunk_size, tolerance)
+    answers, losses, ran = _answers(slicer, batch, model, chunk_size, limits.tolerance)
     for index, (answer, used) in enumerate(zip(answers, ran.chunks, strict=True)):
         ids = used.keys.get("input_ids")
         samples = list(ids.rows) if ids is not None and ids.rows is not None else []
@@ -197,8 +213,10 @@ def _compare(
             else:
                 diffs[sample] = max(diff, diffs[sample] or 0.0)
     known = [diff for diff in diffs if diff is not None]
-    proof = Proof(max(known, default=None), tuple(diffs), tolerance, error, failed)
-    proof = replace(proof, other_tokens=tuple(sorted(others)), losses=tuple(losses))
+    proof = Proof(max(known, default=None), tuple(diffs), limits.tolerance, error, failed)
+    proof = replace(
+        proof, other_tokens=tuple(sorted(others)), losses=tuple(losses), reach=limits.reach
+    )
     if ran.error is not None and error is None:
         return replace(proof, error=ran.error, chunk=len(answers), raised_by="slicer")
     return proof

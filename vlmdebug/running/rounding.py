@@ -10,9 +10,10 @@ adds in float32. The largest move of any logit, times `SAFETY`, is what rounding
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from math import sqrt
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -30,9 +31,19 @@ place. Noise in 16 bits may send tokens to other experts, which moves logits as 
 """
 
 
+class Rounding(NamedTuple):
+    """What rounding may move logits by."""
+
+    tolerance: float
+    """The largest difference that is put down to rounding."""
+    reach: float
+    """What noise as large as rounding was seen to cause, times `SAFETY`: above `tolerance` where
+    wrong pixels could hide in it."""
+
+
 def rounding(
     model: Any, answer: Callable[[Mapping[str, Any]], torch.Tensor], inputs: Mapping[str, Any]
-) -> float:
+) -> Rounding:
     """The largest difference of logits that rounding may cause on these inputs.
 
     Args:
@@ -41,17 +52,57 @@ def rounding(
         inputs: A call that it takes.
     """
     logits = answer(inputs)
-    limits = torch.finfo(logits.dtype)
-    size = (
-        float(logits.masked_fill(logits <= limits.min, 0.0).abs().max()) if logits.numel() else 0.0
-    )
-    least = limits.eps * max(1.0, size)  # one rounding of the logits themselves
-    most = min(1000 * limits.eps, MOST) * max(1.0, size)
+    lowest = torch.finfo(logits.dtype).min
+    size = max(1.0, largest(logits.masked_fill(logits <= lowest, 0.0), torch.zeros_like(logits)))
+    eps = max(torch.finfo(dtype).eps for dtype in {logits.dtype, *_dtypes(model)})
+    least = eps * size  # one rounding of the logits themselves
+    most = min(1000 * eps, MOST) * size
     try:
         moved = max(largest(logits, _perturbed(model, answer, inputs, run)) for run in range(RUNS))
     except Exception:  # its modules take no hooks
-        return most
-    return min(max(least, SAFETY * moved), most)
+        return Rounding(most, most)
+    reach = max(least, SAFETY * moved)
+    return Rounding(min(reach, most), reach)
+
+
+def _dtypes(model: Any) -> set[torch.dtype]:
+    """Those in which it computes; a last step may give its logits in another."""
+    weights = model.parameters() if hasattr(model, "parameters") else ()
+    return {one.dtype for one in weights if one.is_floating_point()}
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Products on a GPU are rounded as their dtype says; the program's settings are restored.
+
+    By default torch convolves in TF32, which keeps 10 bits of the 23 of float32, and may sum up
+    16 bits in 16 bits (torch 2.13, "Numerical accuracy"). Both move the logits of right chunks.
+    """
+    settings, before = _settings(), []
+    for read, write, value in settings:
+        with suppress(RuntimeError):  # set in two ways, which torch does not read as one
+            before.append((write, read(), value))
+    try:
+        for write, _, value in before:
+            write(value)
+        yield
+    finally:
+        for write, value, _ in before:
+            write(value)
+
+
+def _settings() -> list[tuple[Callable[[], Any], Callable[[Any], None], Any]]:
+    """How each is read and written, and its value: those for all kinds of products come first."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    named: list[tuple[Any, str, Any]] = [(cudnn, "allow_tf32", False)]
+    if hasattr(matmul, "fp32_precision"):  # since torch 2.9, for each kind
+        named += [(place, "fp32_precision", "ieee") for place in (cudnn.conv, matmul)]
+    for kind in ("bf16", "fp16"):
+        named.append((matmul, f"allow_{kind}_reduced_precision_reduction", False))
+    return [
+        (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest"),
+        *((partial(getattr, at, name), partial(setattr, at, name), to) for at, name, to in named),
+    ]
 
 
 def largest(ours: torch.Tensor, theirs: torch.Tensor) -> float:

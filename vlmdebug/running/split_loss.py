@@ -95,7 +95,7 @@ def split_loss(
     move = rounding(model, lambda inputs: _with_gradient(of_whole, model, inputs)[1], whole)
     count = int((ahead[samples] != IGNORED).sum())
     off = largest(slopes, others)
-    return [SplitLoss(tuple(samples), ours, theirs, 2 * tolerance * count, off, move)]
+    return [SplitLoss(tuple(samples), ours, theirs, 2 * tolerance * count, off, move.tolerance)]
 
 
 def _loss(logits: torch.Tensor, learned: torch.Tensor) -> torch.Tensor:
