@@ -43,8 +43,9 @@ from vlmdebug.families.contradictions import (
     unknown_tokens,
 )
 from vlmdebug.families.facts import BatchFacts, CountResult, ProcessorMetadata
+from vlmdebug.families.form import Form
 from vlmdebug.families.given_counts import how_to_count
-from vlmdebug.families.missing import lacks, lost_masks, promised, strays
+from vlmdebug.families.missing import lacks, promised, strays
 from vlmdebug.families.packing import OWN_MASK, REPEATS, SEPARATES
 from vlmdebug.families.probe import Probe
 from vlmdebug.families.probe_runs import plain
@@ -64,16 +65,17 @@ def assemble(
     overrides = axes_given(layout, facts.others)
     family = _family(facts, layout, probed)
     clips = read_clips(facts, overrides, probed if family is None else None)
-    found, reading = _laid_out(facts, family, clips, overrides, probed)
+    form, reading = _read(facts, family, clips, overrides, probed)
+    found = form.layout
     counts = {"sample": Counts([1] * facts.samples, facts.packing.source), **reading.counts}
     if facts.packed is not None:
         counts["token"] = Counts(facts.packed.lengths, facts.packing.source)
     counts |= {unit: count for one in clips for unit, count in one.counts.items()}
     counts |= _given(facts, counts, {axis.unit for axis in overrides.values()})
     refuse_uncounted(overrides, found, counts)
-    odd = odd_dimensions(facts, family)
+    odd = odd_dimensions(facts, form)
     broken = {key for one in odd for key in one.keys}
-    ambiguities = _ambiguities(facts, found, counts, reading, clips, odd)
+    ambiguities = _ambiguities(facts, form, counts, reading, clips, odd)
     hidden, unmasked = masked_otherwise(facts, causal=found.rules.causal)
     return Batch(
         inputs=facts.inputs,
@@ -88,12 +90,12 @@ def assemble(
         hidden=hidden,
         unmasked=unmasked,
         behind_prompt=behind_prompt(facts, found.rules),
-        lost_masks=lost_masks(facts, found),
+        lost_masks=form.lost_masks,
         known=KNOWN,
-        columns=columns(facts, found),
-        strays=strays(facts, found, {one.modality.name for one in clips}),
+        columns=columns(facts, form),
+        strays=strays(facts, form),
         promised=promised(facts, found),
-        lacks=lacks(facts, found),
+        lacks=lacks(facts, form),
     )
 
 
@@ -133,15 +135,36 @@ def _family(facts: BatchFacts, layout: Any, probed: Probe | None) -> Family | No
     return family.resolve_variant(facts) if present_keys(facts, family) else family
 
 
-def _laid_out(
+def _read(
     facts: BatchFacts,
     family: Family | None,
     clips: Sequence[ClipReading],
     overrides: Mapping[str, Axis],
     probed: Probe | None,
-) -> tuple[Layout, CountResult]:
-    """The layout of the keys that the batch has, and what its family counted."""
+) -> tuple[Form, CountResult]:
+    """The form of the batch, and what its family counted."""
     axes = _token_axes(facts, probed, known=family is not None)
+    if family is None or clips or overrides:
+        return _in_parts(facts, family, clips, overrides, axes, probed)
+    given = (*facts.present(facts.inputs),)
+    mark = family, given, *axes.items()
+    form = facts.metadata.forms.get(mark)
+    if form is None:
+        form, reading = _in_parts(facts, family, clips, overrides, axes, probed)
+        facts.metadata.forms[mark] = form
+        return form, reading
+    return form, family.read(facts) if form.shapes else _no_media(facts)
+
+
+def _in_parts(
+    facts: BatchFacts,
+    family: Family | None,
+    clips: Sequence[ClipReading],
+    overrides: Mapping[str, Axis],
+    axes: dict[str, Axis],
+    probed: Probe | None,
+) -> tuple[Form, CountResult]:
+    """The same for keys that did not come before; `axes`: of those that are no media."""
     for one in clips:
         axes |= one.axes
     if overrides:
@@ -163,7 +186,10 @@ def _laid_out(
     present = {key: axes[key] for key in facts.inputs if key in axes}
     feature_key = found.feature_key if found.feature_key in own else None
     rules = _rules(found.rules, facts.metadata, changed=changed)
-    return Layout(found.family, present, media, feature_key, rules, found.overview), reading
+    layout = Layout(found.family, present, media, feature_key, rules, found.overview)
+    given = frozenset(facts.present(facts.inputs))
+    of_clips = frozenset(one.modality.name for one in clips)
+    return Form(facts.metadata, layout, given, family, of_clips), reading
 
 
 def _rules(rules: ModelRules, metadata: ProcessorMetadata, *, changed: bool) -> ModelRules:
@@ -188,13 +214,14 @@ def _timed(mrope: MRope, steps: float, in_chunk: int | None) -> MRope:
 
 def _ambiguities(
     facts: BatchFacts,
-    layout: Layout,
+    form: Form,
     counts: Mapping[str, Counts],
     reading: CountResult,
     clips: Sequence[ClipReading],
     odd: Sequence[Contradiction],
 ) -> tuple[Ambiguity, ...]:
     """All that cannot be settled or cannot all be right; keys of `odd` can be cut all the same."""
+    layout = form.layout
     unsettled = [ambiguity for one in clips for ambiguity in one.ambiguities]
     found = [*facts.packing.ambiguities, *reading.ambiguities, *unsettled]
     found += strangers(facts, layout, counts)
@@ -202,7 +229,7 @@ def _ambiguities(
     named = [k for one in found if probed or isinstance(one, Contradiction) for k in one.keys]
     found += [replace(one, keys=()) for one in odd]
     found += other_rows(facts, layout, counts, named)
-    return (*found, *uncounted(layout, counts, found), *unknown_tokens(facts))
+    return (*found, *uncounted(form, counts, found), *unknown_tokens(facts))
 
 
 def _modalities(

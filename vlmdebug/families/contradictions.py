@@ -16,10 +16,11 @@ from vlmdebug.core.layout import Axis, Layout, plural
 from vlmdebug.core.literals import literal
 from vlmdebug.core.rows import Counts
 from vlmdebug.errors import BadInput
-from vlmdebug.families import Family, find_family
+from vlmdebug.families import find_family
 from vlmdebug.families.base import dimensions
 from vlmdebug.families.clip_shapes import clip_shapes
 from vlmdebug.families.facts import BatchFacts
+from vlmdebug.families.form import Form
 from vlmdebug.families.given_counts import how_to_count
 from vlmdebug.safe import spell_names
 
@@ -82,14 +83,13 @@ def _packed_rows(key: str, rows: int, samples: int) -> Ambiguity:
     return Ambiguity((key,), None, said)
 
 
-def odd_dimensions(facts: BatchFacts, family: Family | None) -> list[Contradiction]:
+def odd_dimensions(facts: BatchFacts, form: Form) -> list[Contradiction]:
     """Keys that share a dimension but not its length, or have rows that are not patches."""
     kind = facts.metadata.model_type
-    keys = facts.present(family.axes) if family else ()
-    shapes = {key: family.shape_of(key, kind) for key in keys} if family else {}
     first: dict[str, tuple[str, int]] = {}
     found = []
-    for key, named in [*shapes.items(), *clip_shapes(facts, sums=family is None).items()]:
+    clips = clip_shapes(facts, sums=form.family is None)
+    for key, named in [*form.shapes.items(), *clips.items()] if clips else form.shapes.items():
         shape = tuple(facts.inputs[key].shape)
         names = dimensions(named)
         if names[-1] != "..." and len(shape) != len(names):
@@ -231,12 +231,12 @@ def strangers(
 
 
 def uncounted(
-    layout: Layout, counts: Mapping[str, Counts], ambiguities: Sequence[Ambiguity]
+    form: Form, counts: Mapping[str, Counts], ambiguities: Sequence[Ambiguity]
 ) -> list[Ambiguity]:
     """Keys with rows that could not be assigned to samples, though no family reported it."""
-    needs = {axis.unit for axis in layout.axes.values()}.union(layout.media.values())
-    if needs - {"batch"} <= counts.keys():
+    if form.units <= counts.keys():
         return []  # as nearly always
+    layout = form.layout
     said = {key for ambiguity in ambiguities for key in ambiguity.keys}
     units: dict[str, list[str]] = {}
     for key, axis in layout.items():

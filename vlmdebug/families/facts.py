@@ -65,6 +65,11 @@ class ProcessorMetadata:
         """The layout of each family that was asked for one, as this model treats it."""
         return {}
 
+    @lazy
+    def forms(self) -> dict[Any, Any]:
+        """The form of batches that came, by their keys: `vlmdebug.families.form`."""
+        return {}
+
 
 _NOT_PACKED = Packing()
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vlmdebug.core.keys import ALONG_TOKENS, PROMPT_TYPES
-from vlmdebug.core.layout import Layout
+from vlmdebug.core.keys import PROMPT_TYPES
 from vlmdebug.core.rules import ModelRules
 from vlmdebug.core.tensors import by_sample
 from vlmdebug.families.facts import BatchFacts
+from vlmdebug.families.form import Form
 
 MARKS_EDGES = "moe_mm_token_type_ids"
 """Types that mark the begin and end tokens of images too."""
@@ -115,19 +115,17 @@ def _attended(
     return by_sample(shown & (shown.sum(axis=1, keepdims=True) > 1) if masked else shown)
 
 
-def columns(facts: BatchFacts, layout: Layout) -> dict[str, int]:
+def columns(facts: BatchFacts, form: Form) -> dict[str, int]:
     """Columns of tokens of the keys that a model aligns with `input_ids` and uses.
 
     Not of labels, which an encoder-decoder has for other tokens, nor of masks of more dimensions.
     """
-    axes, inputs = layout.axes, facts.inputs
-    along = [key for key in ALONG_TOKENS if key in axes]
-    dims = {key: 1 for key in along if getattr(inputs[key], "ndim", 0) == 2}
-    for key, axis in axes.items():
-        if axis.columns:
-            dims[key] = axis.dim + 1
-    uses = layout.rules.uses
-    return {key: int(inputs[key].shape[dim]) for key, dim in dims.items() if uses(key)}
+    inputs = facts.inputs
+    return {
+        key: int(inputs[key].shape[dim])
+        for key, dim, dims in form.columns
+        if dims is None or getattr(inputs[key], "ndim", 0) == dims
+    }
 
 
 def unpadded(facts: BatchFacts) -> tuple[bool, ...] | None:
