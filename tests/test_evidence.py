@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
+from architectures import REFUSES_TEXT, architectures
 
 import vlmdebug as vd
 from vlmdebug.core.record import Compared
+from vlmdebug.families.assemble import assemble
+from vlmdebug.families.facts import BatchFacts
 from vlmdebug.families.metadata import anyres_tokens, read_metadata
 
 CONSTANT = ("llava", "vipllava", "video_llava", "gemma3", "paligemma", "janus", "deepseek_vl")
@@ -543,3 +547,31 @@ def test_patches_that_the_model_reshapes_are_right():
 
     assert vd.check(reshaped, processor=processor).ok
     assert torch.equal(model(**inputs).logits, model(**reshaped).logits)
+
+
+@pytest.mark.parametrize("family", architectures())
+def test_what_follows_from_the_keys_is_the_same_whatever_came_before(family, built):
+    """The form of a batch is kept for the next one with its keys; no other may get it."""
+    model, processor = built[family]
+    inputs = dict(vd.tiny.batch(family, [2, 1, 1] if family in REFUSES_TEXT else [2, 0, 1]))
+    batches = [inputs, *({**inputs, key: None} for key in inputs if key != "input_ids")]
+    ids = inputs["input_ids"]
+    places = torch.arange(ids.shape[1]).expand(ids.shape)
+    batches += [{**inputs, "position_ids": places}]
+    batches += [{**inputs, "position_ids": places.expand(3, *ids.shape)}]
+    batches += [{**inputs, "advantages": torch.zeros(len(ids))}, {**inputs, "other": places}]
+    batches += [dict(reversed(inputs.items())), inputs]
+    shared = read_metadata(processor, None, model)
+    for given in batches:
+        alone = read_metadata(processor, None, model)
+        assert found(given, shared) == found(given, alone)
+
+
+def found(inputs, metadata):
+    """All that is read of a batch but its tensors; or why it cannot be."""
+    try:
+        batch = assemble(BatchFacts(inputs, metadata), None)
+    except vd.BadInput as error:
+        return str(error)
+    fields = (one.name for one in dataclasses.fields(batch) if one.name != "inputs")
+    return {name: getattr(batch, name) for name in fields}

@@ -70,11 +70,12 @@ def assemble(
     counts = {"sample": Counts([1] * facts.samples, facts.packing.source), **reading.counts}
     if facts.packed is not None:
         counts["token"] = Counts(facts.packed.lengths, facts.packing.source)
-    counts |= {unit: count for one in clips for unit, count in one.counts.items()}
-    counts |= _given(facts, counts, {axis.unit for axis in overrides.values()})
-    refuse_uncounted(overrides, found, counts)
+    for one in clips:
+        counts |= one.counts
+    if overrides or facts.others:
+        counts |= _given(facts, counts, {axis.unit for axis in overrides.values()})
+        refuse_uncounted(overrides, found, counts)
     odd = odd_dimensions(facts, form)
-    broken = {key for one in odd for key in one.keys}
     ambiguities = _ambiguities(facts, form, counts, reading, clips, odd)
     hidden, unmasked = masked_otherwise(facts, causal=found.rules.causal)
     return Batch(
@@ -82,7 +83,7 @@ def assemble(
         layout=found,
         counts=CountsByUnit(counts, ambiguities),
         spans=facts.spans,
-        modalities=_modalities(facts, found, reading, broken, clips),
+        modalities=_modalities(facts, found, reading, odd, clips),
         per_image=reading.per_image,
         unpadded=unpadded(facts),
         ambiguities=ambiguities,
@@ -107,8 +108,6 @@ def _given(
     Raises:
         BadInput: The batch itself says otherwise.
     """
-    if not facts.others and not named:
-        return {}
     for unit, given in facts.others.items():
         own = counts.get(unit)
         if own is not None and tuple(own) != given:
@@ -236,17 +235,20 @@ def _modalities(
     facts: BatchFacts,
     layout: Layout,
     reading: CountResult,
-    broken: Collection[str],
+    odd: Sequence[Contradiction],
     clips: Sequence[ClipReading],
 ) -> dict[str, Modality]:
     """Images, and the video and audio clips that the batch has."""
-    key, of_clips = layout.feature_key, {key for one in clips for key in one.media}
+    key, keys = layout.feature_key, [*layout.media]
+    for one in clips:
+        keys = [name for name in keys if name not in one.media]
+    broken = odd and key in {name for one in odd for name in one.keys}
     image = Modality(
         "image",
-        tuple(name for name in layout.media if name not in of_clips),
+        tuple(keys),
         key,
         layout[key].unit if key is not None and key in layout else None,
-        None if key in broken else reading.features,
+        None if broken else reading.features,
         reading.inferred,
         facts.metadata.image_token_id,
         facts.places,

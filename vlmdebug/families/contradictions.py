@@ -29,7 +29,7 @@ def refuse_uncounted(
     overrides: Mapping[str, Axis], layout: Layout, counts: Mapping[str, Counts]
 ) -> None:
     """Refuse a unit that `layout=` names and that nothing in this family counts."""
-    if not overrides or find_family(layout.family) is None:
+    if find_family(layout.family) is None:
         return
     for key, axis in overrides.items():
         if axis.unit not in (*counts, "batch") and key in layout and not _may_count(axis.unit):
@@ -88,7 +88,7 @@ def odd_dimensions(facts: BatchFacts, form: Form) -> list[Contradiction]:
     kind = facts.metadata.model_type
     first: dict[str, tuple[str, int]] = {}
     found = []
-    clips = clip_shapes(facts, sums=form.family is None)
+    clips = clip_shapes(facts, sums=form.family is None) if form.has_clips else {}
     for key, named in [*form.shapes.items(), *clips.items()] if clips else form.shapes.items():
         shape = tuple(facts.inputs[key].shape)
         names = dimensions(named)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vlmdebug.core.keys import ALONG_TOKENS, IMAGE_KEYS, PIXELS, TYPE_IDS
+from vlmdebug.core.keys import ALONG_TOKENS, CLIP_KEYS, IMAGE_KEYS, PIXELS, TYPE_IDS
 from vlmdebug.core.layout import Layout
 from vlmdebug.core.lazy import lazy
 from vlmdebug.families.base import Family
@@ -43,6 +43,11 @@ class Form:
         """Keys that the processor returns, or the model takes where no processor is at hand."""
         metadata = self.metadata
         return metadata.taken_keys if metadata.returned_keys is None else metadata.returned_keys
+
+    @lazy
+    def has_clips(self) -> bool:
+        """Whether the batch has a key of clips, even of such as are not read."""
+        return not CLIP_KEYS.isdisjoint(self.given)
 
     @lazy
     def units(self) -> frozenset[str]:
