@@ -5,8 +5,11 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -16,6 +19,7 @@ from ranks import IMAGES, OF_PACKED, Collate
 
 import vlmdebug as vd
 from vlmdebug.cli import main
+from vlmdebug.fleet.lanes import to_page
 from vlmdebug.fleet.merge import FAULTS
 
 Lines = dict[int, list[dict[str, Any]]]
@@ -223,7 +227,11 @@ def test_line_that_is_being_written_is_left_out(tmp_path: Path) -> None:
     merged = vd.merge(folder)
 
     assert merged.calls == RANKS * STEPS * MICRO - 1
-    assert set(merged.faults) == {"uneven"}
+    assert merged.ok, str(merged)
+    assert merged.not_compared[0] == (
+        "1 line that is cut off or damaged, in 1 trace; absent and uneven leave out rank 1 from "
+        "step 5 on"
+    )
 
 
 def test_newer_trace_is_read_again(tmp_path: Path) -> None:
@@ -556,7 +564,7 @@ def of_two_runs(folder: Path) -> None:
     ("change", "said"),
     [
         (compressed, None),
-        (copied, "run.rank1.jsonl: it is a copy of another trace (1 such files)"),
+        (copied, "run.rank1.jsonl: it is a copy of another trace (1 such file)"),
         (gone, "2 ranks: 1, 2 without a trace"),
         (with_identities_of_others, "the samples of 1 call, which could not be read"),
         (without_media, "the media of 12 calls, which do not show which sample owns them"),
@@ -585,4 +593,150 @@ def test_damaged_lines_are_counted(tmp_path: Path) -> None:
     merged = vd.merge(folder)
 
     assert merged.calls == RANKS * STEPS * MICRO - 4
-    assert merged.not_compared[0].startswith("4 lines that are cut off or damaged, in 2 traces;")
+    assert merged.ok, str(merged)
+    assert merged.not_compared[0] == (
+        "4 lines that are cut off or damaged, in 2 traces; absent and uneven leave out rank 1 in "
+        "step 0 to 1, rank 1 from step 5 on, rank 2 in step 0 to 1, rank 2 from step 5 on"
+    )
+
+
+def cut_at(folder: Path, rank: int, line: int) -> None:
+    """The process of a rank is killed while it writes this line."""
+    trace = folder / f"run.rank{rank}.jsonl"
+    lines = trace.read_text().splitlines(keepends=True)
+    trace.write_text("".join([*lines[:line], lines[line][:25]]))
+
+
+def test_steps_after_a_line_that_is_cut_off_are_not_compared(tmp_path: Path) -> None:
+    folder = write(tmp_path / "traces", traces())
+    cut_at(folder, 1, 3 * MICRO)
+
+    merged = vd.merge(folder)
+
+    assert merged.ok, str(merged)
+    assert merged.not_compared[0].endswith("absent and uneven leave out rank 1 from step 2 on")
+    assert "<td>not written</td>" in to_page(merged) and "no call" not in to_page(merged)
+
+
+def test_fault_of_another_rank_is_found_in_a_step_that_is_cut_off(tmp_path: Path) -> None:
+    lines = traces()
+    short_call(lines)
+    no_call(lines)
+    folder = write(tmp_path / "traces", lines)
+    cut_at(folder, 1, 2 * MICRO + 1)
+
+    merged = vd.merge(folder)
+
+    assert merged.ask("uneven").rows == [(5, 3, 4, [3])]
+    assert merged.ask("absent").rows == [(2, [0])]
+
+
+def test_token_in_a_line_that_is_cut_off_is_not_called_lost(tmp_path: Path) -> None:
+    lines = traces()
+    lost_token(lines)
+    four_parts(lines)
+    folder = write(tmp_path / "traces", lines)
+    assert vd.merge(folder).ok
+    cut_at(folder, 3, 4 * MICRO)
+
+    merged = vd.merge(folder)
+
+    assert merged.ok, str(merged)
+    assert merged.not_compared[1] == (
+        "whether a token is on no rank, in 4 rows: not every context-parallel rank has a call with "
+        "its tokens there"
+    )
+
+
+def four_parts(lines: Lines) -> None:
+    """All ranks have a quarter of one row of 20 tokens."""
+    for rank, own in lines.items():
+        for line, first in zip(own, lines[0], strict=True):
+            line["coordinates"] = {"dp": 0, "cp": rank}
+            line["identities"] = list(first["identities"])
+            row = {"text": f"{line['call']:016x}", "of": 20, "runs": [[5 * rank, 5, 1]]}
+            line["tokens"] = [row]
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        [[0, 10**9, 1]],
+        [[0, 10**9, 2]],
+        [[0, 10**18, 10**18]],
+        [[0, 10, 10**9]],
+        [[0, 10, 0]],
+        [[0, -10, 1]],
+        [[0, 10]],
+        [[10, 11, 1]],
+        [[10**9 + at, 1, 1] for at in range(1_000)] + [[0, 2, 10**9], [0, 10**9, 3]],
+    ],
+    ids=lambda runs: str(runs)[:24],
+)
+def test_trace_that_claims_many_tokens_takes_no_more_time(runs: Any, tmp_path: Path) -> None:
+    """A corrupt number is found, or is not compared; both in time."""
+    lines = traces()
+    context_peers(lines)
+    at(lines, 1, 2)["tokens"][0]["runs"] = runs
+    folder = write(tmp_path / "traces", lines)
+    began = time.process_time()
+
+    merged = vd.merge(folder)
+
+    assert time.process_time() - began < 10
+    found = {row[:4] for row in merged.ask("tokens").rows}
+    named = [said for said in merged.not_compared if "context-parallel" in said]
+    assert found <= {(2, 0, 0, 0)} and bool(found) != bool(named), str(merged)
+
+
+def test_numbers_that_overflow_are_not_known(tmp_path: Path) -> None:
+    lines = traces()
+    at(lines, 1, 3)["media"] = [2**31 - 1, 1]
+    at(lines, 2, 3)["media"] = [-1, 1]
+
+    merged = vd.merge(write(tmp_path / "traces", lines))
+
+    assert merged.ok, str(merged)
+    assert merged.not_compared[0].startswith("the media of 2 calls, which do not show")
+
+
+def drawn_runs(draw: Random) -> list[list[int]]:
+    """Up to three runs of one rank."""
+    return [
+        [draw.randrange(13), draw.randrange(1, 10), draw.randrange(1, 5)]
+        for _ in range(draw.randrange(4))
+    ]
+
+
+def test_shares_of_tokens_are_those_counted_one_by_one(tmp_path: Path) -> None:
+    draw = Random(7)
+    rows = [
+        (draw.choice([None, draw.randrange(46, 49)]), drawn_runs(draw), drawn_runs(draw))
+        for _ in range(2_000)
+    ]
+    lines = {0: traces()[0][:1], 1: traces()[1][:1]}
+    for cp, own in lines.items():
+        own[0].update(coordinates={"dp": 0, "cp": cp}, identities=["1" * 16, "2" * 16])
+        own[0]["tokens"] = [{"text": None, "of": row[0], "runs": row[1 + cp]} for row in rows]
+
+    merged = vd.merge(write(tmp_path / "traces", lines))
+
+    expected = [
+        (0, 0, 0, at, what, token, [0, 1])
+        for at, (of, *runs) in enumerate(rows)
+        for what, token in sorted(counted(of, [one for some in runs for one in some]).items())
+    ]
+    assert merged.ask("tokens").rows == expected
+    assert len(expected) > 1_000
+
+
+def counted(of: int | None, runs: list[list[int]]) -> dict[str, int]:
+    """The first token that no rank has, and the first that several have."""
+    held = Counter(
+        token for first, many, by in runs for token in range(first, first + many * by, by)
+    )
+    whole = range(of) if of is not None else range(min(held), max(held)) if held else ()
+    never = [token for token in whole if token not in held]
+    twice = [token for token, times in held.items() if times > 1]
+    found = {"on no rank": never, "on several": twice}
+    return {what: min(tokens) for what, tokens in found.items() if tokens}

@@ -38,6 +38,15 @@ def number(count: int, noun: str) -> str:
     return f"{count} {noun if count == 1 else plural(noun)}"
 
 
+def many(count: int, noun: str) -> str:
+    """Like `number`, for counts that can be long: `1,024 rows`.
+
+    >>> many(1, "row"), many(1024, "row")
+    ('1 row', '1,024 rows')
+    """
+    return f"{count:,} {noun if count == 1 else plural(noun)}"
+
+
 def listed(numbers: Sequence[int], most: int = 6) -> str:
     """`0, 1, 2`, and for long lists `0, 1, 2, 3, 4, 5 … 64 in all`."""
     shown = ", ".join(map(str, numbers[:most]))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vlmdebug.core.wording import many
 from vlmdebug.fleet.merge import FAULTS, Merged
 from vlmdebug.safe import escaped, one_line
 from vlmdebug.views.page import TABLES, page
@@ -22,12 +23,12 @@ STYLE = (
 def to_page(merged: Merged) -> str:
     """The faults, and the calls of the steps and ranks that have one."""
     verdict = "✓ no fault between ranks" if merged.ok else "✗ ranks differ"
-    title = f"{verdict}: {merged.ranks} ranks, {merged.steps:,} steps, {merged.calls:,} calls"
+    title = f"{verdict}: {merged.title}"
     parts = [f"<h1>vlmdebug merge: {escaped(title)}</h1>"]
     for name, (times, answer) in merged.faults.items():
         rows = [[one_line(cell, 120) for cell in row] for row in answer.rows]
         parts += [
-            f"<h2>{name}: {times:,} times</h2><p>{escaped(FAULTS[name][0])}</p>",
+            f"<h2>{name}: {many(times, 'time')}</h2><p>{escaped(FAULTS[name][0])}</p>",
             _table(answer.columns, rows),
         ]
     parts += [f"<p>Not compared: {escaped(text)}</p>" for text in merged.not_compared]
@@ -52,14 +53,16 @@ def _lanes(merged: Merged) -> str:
     wrong = {rank for step, rank in marked if step in steps}
     others = [rank for (rank,) in merged.ask(_RANKS).rows if rank not in wrong]
     ranks = sorted([*sorted(wrong), *others][:MOST_RANKS])
-    held = {(step, rank): said for step, rank, *said in merged.ask(_held(steps, ranks)).rows}
+    held = {
+        (step, rank): _said(*counts) for step, rank, *counts in merged.ask(_held(steps, ranks)).rows
+    }
+    lost = {*merged.ask(_lost(steps)).rows}
     lines = []
     for rank in ranks:
         cells = []
         for step in steps:
             names = ", ".join(sorted(marked.get((step, rank), ())))
-            samples, media = held.get((step, rank), ("no call", None))
-            said = f"{samples}" if media is None else f"{samples} samples, {media} media"
+            said = held.get((step, rank), "not written" if (step, rank) in lost else "no call")
             inside = f"{said}<br><strong>✗ {names}</strong>" if names else said
             cells.append(f'<td class="wrong">{inside}</td>' if names else f"<td>{inside}</td>")
         lines.append(f"<tr><th>rank {rank}</th>{''.join(cells)}</tr>")
@@ -74,14 +77,29 @@ _FIRST_STEPS = f"select distinct step from calls order by step limit {MOST_STEPS
 _RANKS = f"select distinct rank from calls order by rank limit {MOST_RANKS}"
 
 
-def _held(steps: Sequence[int], ranks: Sequence[int]) -> str:
-    def listed(numbers: Sequence[int]) -> str:
-        return ", ".join(str(int(number)) for number in numbers) or "null"
+def _said(samples: int | None, media: int | None) -> str:
+    """What a rank has in a step; what could not be read is left out."""
+    said = "samples not read" if samples is None else many(samples, "sample")
+    return said if media is None else f"{said}, {media} media"
 
+
+def _held(steps: Sequence[int], ranks: Sequence[int]) -> str:
     return (
         "select step, rank, sum(sample_count), sum(media_count) from calls "
-        f"where step in ({listed(steps)}) and rank in ({listed(ranks)}) group by step, rank"
+        f"where step in ({_listed(steps)}) and rank in ({_listed(ranks)}) group by step, rank"
     )
+
+
+def _lost(steps: Sequence[int]) -> str:
+    """Steps in which the trace of a rank lacks lines."""
+    return (
+        f"select step, rank from (select distinct step from calls where step in ({_listed(steps)}))"
+        " join lost on step between first and last"
+    )
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(str(int(number)) for number in numbers) or "null"
 
 
 def _marked(merged: Merged) -> dict[tuple[int, int], set[str]]:

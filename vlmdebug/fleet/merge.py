@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vlmdebug.core.given import public
+from vlmdebug.core.wording import many
 from vlmdebug.fleet import sql
+from vlmdebug.fleet.damage import Lost, lines_in, lost_in
+from vlmdebug.fleet.shares import NOT_COMPARED, TWICE_OR_NEVER
 from vlmdebug.fleet.sql import Answer
-from vlmdebug.fleet.traces import copies_in, expected_of, files_of, lines_in, tables_of
+from vlmdebug.fleet.traces import copies_in, expected_of, files_of, lost_of, tables_of
 from vlmdebug.safe import one_line
 
 FAULTS = {
@@ -48,38 +53,7 @@ FAULTS = {
     "tokens": (
         "A token of a row is on several context-parallel ranks, or on none. Where rows are copies, "
         "positions alone say which tokens they are: does a row hold several samples?",
-        """
-        with rows as (select step, micro, grad, dp, tp, pp, cp, rank, unnest(tokens) as one,
-                        generate_subscripts(tokens, 1) - 1 as row
-                      from calls where tokens is not null),
-            known as (select step, micro, grad, dp, tp, pp, row, max(one."of") as tokens,
-                        list_sort(list(distinct rank)) as ranks
-                      from rows group by step, micro, grad, dp, tp, pp, row
-                      having min(cp) <> max(cp) and count(one.runs) = count(*)
-                          and min(one."text") is not distinct from max(one."text")),
-            runs as (select step, micro, grad, dp, tp, pp, row, unnest(one.runs) as run from rows
-                     semi join known using (step, micro, grad, dp, tp, pp, row)),
-            pieces as (select * exclude run, run[1] as first, run[1] + run[2] as stop
-                       from runs where run[3] = 1
-                       union all
-                       select * exclude (run, first), first, first + 1 as stop from (
-                           select *,
-                               unnest(range(run[1], run[1] + run[2] * run[3], run[3])) as first
-                           from runs where run[3] > 1)),
-            ends as (select step, micro, grad, dp, tp, pp, row, first, stop from pieces
-                     union all
-                     select step, micro, grad, dp, tp, pp, row, tokens, tokens from known
-                     where tokens is not null),
-            held as (select *, max(stop) over (partition by step, micro, grad, dp, tp, pp, row
-                            order by first, stop rows between unbounded preceding and 1 preceding)
-                        as before from ends),
-            gaps as (select held.*, ranks, coalesce(before, if(tokens is null, first, 0)) as due
-                     from held join known using (step, micro, grad, dp, tp, pp, row))
-        select step, micro, dp, row, if(first > due, 'on no rank', 'on several') as what,
-            min(least(first, due)) as token, ranks
-        from gaps where first <> due group by step, micro, grad, dp, tp, pp, row, what, ranks
-        order by step, micro, dp, row, what
-        """,
+        TWICE_OR_NEVER,
     ),
     "without_media": (
         "Some ranks have media and others none, in one step: a vision tower that synchronises "
@@ -101,7 +75,9 @@ FAULTS = {
             list_sort(list(rank) filter (samples < usual)) as ranks_with_fewer
         from (select *, max(samples) over (partition by step, grad) as usual
               from (select step, grad, rank, sum(sample_count) as samples
-                    from calls group by step, grad, rank having count(sample_count) = count(*)))
+                    from calls anti join lost on calls.rank = lost.rank
+                        and step between first and last
+                    group by step, grad, rank having count(sample_count) = count(*)))
         group by step, grad having min(samples) <> max(samples) order by step
         """,
     ),
@@ -111,7 +87,8 @@ FAULTS = {
         select step, list_sort(list(rank)) as ranks
         from ((select step, rank from (select distinct step from calls),
                                       (select distinct rank from calls))
-              except (select step, rank from calls))
+              except (select step, rank from calls)) as lacking
+            anti join lost on lacking.rank = lost.rank and step between first and last
         group by step order by step
         """,
     ),
@@ -173,7 +150,8 @@ class Merged:
 
     Attributes:
         tables: Its Parquet files, by the names that they have in queries: `calls`, `again` with the
-            samples that come several times, and `expected` if that was given.
+            samples that come several times, `lost` with the steps to which damaged lines can
+            belong, and `expected` if that was given.
         ranks: Ranks that wrote a trace.
         calls: Calls of all ranks.
         steps: Training steps.
@@ -192,14 +170,20 @@ class Merged:
     def ok(self) -> bool:
         return not self.faults
 
+    @property
+    def title(self) -> str:
+        """How many ranks, steps and calls there are."""
+        counts = {"rank": self.ranks, "step": self.steps, "call": self.calls}
+        return ", ".join(many(count, noun) for noun, count in counts.items())
+
     def ask(self, question: str) -> Answer:
         """The answer to the name of a kind of fault, or to a query on the table `calls`."""
         return sql.ask(self.tables, question, QUERIES)
 
     def __str__(self) -> str:
-        lines = [f"{self.ranks} ranks, {self.steps:,} steps, {self.calls:,} calls"]
+        lines = [self.title]
         for name, (times, answer) in self.faults.items():
-            lines += ["", f"{name}: {times:,} times. {FAULTS[name][0]}"]
+            lines += ["", f"{name}: {many(times, 'time')}. {FAULTS[name][0]}"]
             lines += [f"  {line}" for line in str(answer).splitlines()]
         lines += [f"not compared: {one_line(text, 200)}" for text in self.not_compared]
         return "\n".join(lines if self.faults else [*lines, "no fault between ranks was found"])
@@ -209,8 +193,8 @@ class Merged:
 def merge(traces: str | Path, *, expected: str | Path | None = None) -> Merged:
     """Say what is wrong between ranks, although the calls of each rank are right.
 
-    `calls.parquet` and `again.parquet` are written in the folder of the traces; `docs/ranks.md`
-    lists their columns.
+    `calls.parquet`, `again.parquet` and `lost.parquet` are written in the folder of the traces;
+    `docs/ranks.md` lists their columns.
 
     Args:
         traces: The folder with the traces of all ranks, as `watch(model, log=...)` writes them.
@@ -221,9 +205,14 @@ def merge(traces: str | Path, *, expected: str | Path | None = None) -> Merged:
         BadInput: A path is not there, the folder has no trace, `expected` holds something else,
             or DuckDB is not installed.
     """
-    tables = tables_of(Path(traces))
+    folder = Path(traces)
+    files = files_of(folder)
+    tables = tables_of(folder)
     if expected is not None:
-        tables["expected"] = expected_of(Path(expected), Path(traces))
+        tables["expected"] = expected_of(Path(expected), folder)
+    read = {name: found for name, *found in sql.ask(tables, _OF_FILES, QUERIES).rows}
+    damaged = _damaged(files, read)
+    tables["lost"] = lost_of([one for _, lost in damaged for one in lost], folder)
     (found,) = sql.ask(tables, _WHOLE, QUERIES).rows
     ranks, calls, steps, unread, unknown, shards, copies = found
     faults = {}
@@ -233,57 +222,97 @@ def merge(traces: str | Path, *, expected: str | Path | None = None) -> Merged:
         answer = sql.ask(tables, name, QUERIES)
         if answer.rows:
             faults[name] = (len(answer.rows), Answer(answer.columns, answer.rows[:SHOWN]))
-    left = _files_left(tables, files_of(Path(traces)))
+    left = [*_files_left(files, read), *_lines_left(damaged), *_ranks_left(read)]
+    left += _shares_left(tables)
     if shards:
         left.append(
-            f"the tokens of context-parallel peers in {_calls(shards)}, which do not say which "
-            "they are: watch(shards=...) reads slices of the batch, or position_ids that grow"
+            f"the tokens of context-parallel peers in {many(shards, 'call')}, which do not say "
+            "which they are: watch(shards=...) reads slices of the batch, or position_ids that grow"
         )
     if copies:
-        left.append(f"the samples of {_calls(copies)}, which have copies of some of their tokens")
+        left.append(
+            f"the samples of {many(copies, 'call')}, which have copies of some of their tokens"
+        )
     if unread:
-        left.append(f"the samples of {_calls(unread)}, which could not be read")
+        left.append(f"the samples of {many(unread, 'call')}, which could not be read")
     if unknown:
-        left.append(f"the media of {_calls(unknown)}, which do not show which sample owns them")
+        left.append(
+            f"the media of {many(unknown, 'call')}, which do not show which sample owns them"
+        )
     if expected is None:
         left.append("samples that no rank saw: pass the identities that were expected")
     return Merged(tables, ranks, calls, steps, faults, tuple(left))
 
 
-_RANKS_OF_FILES = "select file, min(rank), max(rank), count(*) from calls group by file"
+_OF_FILES = "select file, count(*), list_sort(list(distinct rank)) from calls group by file"
 MOST_RANKS = 1_000_000
 """A rank above is no number of a process, and those that have no trace are not listed."""
+Read = Mapping[str, Sequence[Any]]
+"""Of each trace by its name: how many calls were read, and the ranks that they name."""
+Damaged = Sequence[tuple[int, list[Lost]]]
+"""Of each damaged trace: how many lines are, and the steps that they can belong to."""
 
 
-def _files_left(tables: dict[str, Path], files: Sequence[Path]) -> list[str]:
-    """What the traces lack: whole files, lines, ranks."""
+def _damaged(files: Sequence[Path], read: Read) -> Damaged:
+    found = []
+    for file in files:
+        calls, ranks = read.get(file.name, (None, ()))
+        if calls is not None and (lines := lines_in(file) - calls):
+            found.append((lines, lost_in(file, ranks, lines)))
+    return found
+
+
+def _files_left(files: Sequence[Path], read: Read) -> Iterator[str]:
     copies = copies_in(files)
     written = [file for file in files if file.stat().st_size and file not in copies]
-    read = {name: found for name, *found in sql.ask(tables, _RANKS_OF_FILES, QUERIES).rows}
-    left = []
     if len(written) > len(read):
-        said = f"{len(written) - len(read)} of {len(written)} traces"
-        left.append(f"{said}: no line in them names a rank")
+        said = f"{len(written) - len(read)} of {many(len(written), 'trace')}"
+        yield f"{said}: no line in them names a rank"
     if copies:
-        left.append(f"{copies[0].name}: it is a copy of another trace ({len(copies)} such files)")
-    cut = [lines_in(file) - read[file.name][2] for file in written if file.name in read]
-    if any(cut):
-        left.append(
-            f"{sum(cut):,} lines that are cut off or damaged, in {sum(map(bool, cut)):,} traces; "
-            "for lack of them a rank can be absent or uneven"
+        files_like = many(len(copies), "such file")
+        yield f"{copies[0].name}: it is a copy of another trace ({files_like})"
+
+
+def _lines_left(damaged: Damaged) -> Iterator[str]:
+    """Lines that are lost, and where the comparisons that need each line leave a rank out."""
+    lines = sum(found for found, _ in damaged)
+    lost = [one for _, some in damaged for one in some]
+    if lines:
+        more = ", …" if len(lost) > SHOWN else ""
+        are = "is" if lines == 1 else "are"
+        yield (
+            f"{many(lines, 'line')} that {are} cut off or damaged, in "
+            f"{many(len(damaged), 'trace')}; absent and uneven leave out "
+            f"{', '.join(map(str, lost[:SHOWN]))}{more}"
         )
-    held = [rank for first, last, _ in read.values() for rank in {first, last}]
-    if several := sorted({rank for rank in held if held.count(rank) > 1}):
-        left.append(f"runs apart: {_ranks(several)} in several traces. Use a folder for each run")
+
+
+def _ranks_left(read: Read) -> Iterator[str]:
+    held = [rank for _, ranks in read.values() for rank in ranks]
+    times = Counter(held)
+    if several := sorted(rank for rank in times if times[rank] > 1):
+        yield f"runs apart: {_ranks(several)} in several traces. Use a folder for each run"
     if lacking := sorted({*range(min(max(held), MOST_RANKS))} - {*held}):
-        left.append(f"{_ranks(lacking)} without a trace")
-    return left
+        yield f"{_ranks(lacking)} without a trace"
+
+
+def _shares_left(tables: dict[str, Path]) -> Iterator[str]:
+    """Rows of context-parallel ranks of which not all could be compared."""
+    if not sql.ask(tables, "select 1 from calls where tokens is not null limit 1", QUERIES).rows:
+        return
+    ((wide, lacking),) = sql.ask(tables, NOT_COMPARED, QUERIES).rows
+    if wide:
+        yield (
+            f"the tokens of {many(wide, 'row')} of context-parallel ranks: their runs have too "
+            "many different or too large steps"
+        )
+    if lacking:
+        yield (
+            f"whether a token is on no rank, in {many(lacking, 'row')}: not every "
+            "context-parallel rank has a call with its tokens there"
+        )
 
 
 def _ranks(ranks: Sequence[int]) -> str:
     shown = ", ".join(map(str, ranks[:SHOWN])) + (", …" if len(ranks) > SHOWN else "")
     return f"{'rank' if len(ranks) == 1 else f'{len(ranks):,} ranks:'} {shown}"
-
-
-def _calls(number: int) -> str:
-    return f"{number:,} call{'' if number == 1 else 's'}"

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from vlmdebug.errors import BadInput
+from vlmdebug.fleet.damage import Lost
+from vlmdebug.fleet.shares import SOUND
 from vlmdebug.fleet.sql import duckdb, literal, text
 from vlmdebug.safe import one_line
 
@@ -33,14 +34,15 @@ COLUMNS = {
     "tokens": 'STRUCT("text" VARCHAR, "of" BIGINT, runs BIGINT[][])[]',
 }
 """What is read of a line, with DuckDB's types."""
-READ = """
+_COLUMNS = "{" + ", ".join(f"'{name}': '{kind}'" for name, kind in COLUMNS.items()) + "}"
+READ = f"""
     select
         rank,
         coalesce(coordinates['dp'], rank) as dp,
         coalesce(coordinates['tp'], 0) as tp,
         coalesce(coordinates['cp'], 0) as cp,
         coalesce(coordinates['pp'], 0) as pp,
-        coalesce(step, 0) as step,
+        step,
         coalesce(micro, 0) as micro,
         coalesce(grad, true) as grad,
         call, "time", site, verdict, unread,
@@ -49,12 +51,13 @@ READ = """
             then [try_cast('0x' || one as ubigint) for one in identities] end as samples,
         media,
         len(samples)::integer as sample_count,
-        case when list_count(media) = len(media) then list_sum(media)::integer end as media_count,
-        tokens,
+        case when list_count(media) = len(media) and coalesce(list_min(media), 0) >= 0
+            then try_cast(list_sum(media) as integer) end as media_count,
+        {SOUND} as tokens,
         parse_filename(filename) as file
-    from read_json($files, columns = {columns}, format = 'newline_delimited',
+    from read_json($files, columns = {_COLUMNS}, format = 'newline_delimited',
                    ignore_errors = true, filename = true)
-    where rank is not null
+    where rank is not null and step >= 0
     order by step, micro, rank, call
 """
 AGAIN = """
@@ -114,16 +117,6 @@ def copies_in(files: Sequence[Path]) -> list[Path]:
     return copies
 
 
-def lines_in(file: Path) -> int:
-    """Lines of a trace, with one that is cut off."""
-    opener = gzip.open if file.suffix == ".gz" else open
-    lines, last = 0, b"\n"
-    with opener(file, "rb") as opened:
-        while read := opened.read(1 << 20):
-            lines, last = lines + read.count(b"\n"), read[-1:]
-    return lines + (last != b"\n")
-
-
 def tables_of(folder: Path) -> dict[str, Path]:
     """`calls.parquet` and `again.parquet` in the folder, written again, by their names.
 
@@ -135,9 +128,8 @@ def tables_of(folder: Path) -> dict[str, Path]:
     files = files_of(folder)
     files = [file for file in files if file not in {*copies_in(files)}]
     table, again = folder / "calls.parquet", folder / "again.parquet"
-    columns = "{" + ", ".join(f"'{name}': '{kind}'" for name, kind in COLUMNS.items()) + "}"
     listed = "[" + ", ".join(text(literal(file)) for file in files) + "]"
-    rows = _copy(READ.replace("{columns}", columns).replace("$files", listed), table)
+    rows = _copy(READ.replace("$files", listed), table)
     if not rows:
         table.unlink()
         raise BadInput(
@@ -146,6 +138,18 @@ def tables_of(folder: Path) -> dict[str, Path]:
         )
     _copy(f"with calls as (from read_parquet({text(literal(table))})), {AGAIN}", again)
     return {"calls": table, "again": again}
+
+
+def lost_of(lost: Sequence[Lost], folder: Path) -> Path:
+    """`lost.parquet` in the folder: the steps in which the trace of a rank lacks lines."""
+    table = folder / "lost.parquet"
+    rows = ", ".join(str(tuple(one)) for one in lost) or f"({', '.join(['null'] * 3)})"
+    _copy(
+        f"select rank::integer as rank, first::bigint as first, last::bigint as last "
+        f"from (values {rows}) as found(rank, first, last) where rank is not null",
+        table,
+    )
+    return table
 
 
 def expected_of(file: Path, folder: Path) -> Path:

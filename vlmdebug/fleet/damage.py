@@ -1,0 +1,80 @@
+"""Lines of a trace that are cut off or damaged, and the steps that they can belong to.
+
+A process that is killed while it writes leaves a line that is cut off. What the rank did in that
+step was not written, so it is not known what it did not do.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator, Sequence
+from io import BufferedIOBase
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+LAST = (1 << 63) - 1
+"""Stands for all later steps: those after a line that is cut off were not written either."""
+
+
+class Lost(NamedTuple):
+    """Steps of a rank, from `first` to `last`, in which its trace lacks lines."""
+
+    rank: int
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        if self.last == LAST:
+            return f"rank {self.rank} from step {self.first} on"
+        until = "" if self.first == self.last else f" to {self.last}"
+        return f"rank {self.rank} in step {self.first}{until}"
+
+
+def lines_in(file: Path) -> int:
+    """Lines of a trace, with one that is cut off."""
+    lines, last = 0, b"\n"
+    with _opened(file) as opened:
+        while read := opened.read(1 << 20):
+            lines, last = lines + read.count(b"\n"), read[-1:]
+    return lines + (last != b"\n")
+
+
+def lost_in(file: Path, ranks: Sequence[int], lines: int) -> list[Lost]:
+    """The steps that damaged lines of a trace can belong to, for each of its ranks.
+
+    Args:
+        file: A trace.
+        ranks: Those that its lines name.
+        lines: How many of its lines are damaged.
+    """
+    steps = list(_steps(file))
+    if steps.count(None) != lines or len(ranks) > 1:  # which line is whose is not known
+        return [Lost(rank, 0, LAST) for rank in ranks]
+    found = list[Lost]()
+    before = 0
+    for damaged, some in groupby(steps, lambda step: step is None):
+        numbers = [step for step in some if step is not None]
+        if found and not damaged and found[-1].last == LAST:  # what follows the damaged lines
+            found[-1] = Lost(ranks[0], *sorted((before, numbers[0])))
+        if damaged:
+            found.append(Lost(ranks[0], before, LAST))
+        before = numbers[-1] if numbers else before
+    return found
+
+
+def _steps(file: Path) -> Iterator[int | None]:
+    """The step of each line; None where it is damaged."""
+    with _opened(file) as opened:
+        for line in opened:
+            try:
+                read = json.loads(line)
+                whole = isinstance(read, dict) and isinstance(read.get("rank"), int)
+                yield max(int(read["step"]), 0) if whole else None
+            except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+                yield None
+
+
+def _opened(file: Path) -> BufferedIOBase:
+    return gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb")
