@@ -8,15 +8,17 @@ import io
 import json
 import logging
 import os
+import socket
 import subprocess
 import sys
 import tarfile
 import time
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import psutil
@@ -555,6 +557,55 @@ def test_row_that_an_archive_ends_in_is_not_blamed_for_what_is_cut_off(tmp_path:
     assert isinstance(last, NoRow)
 
 
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_archive_that_is_cut_between_two_files_is_a_fault(
+    mode: str, saved: Path, tmp_path: Path
+) -> None:
+    said = row(size(64, 48))
+    images = said.pop("images")
+    assert len(images) == 1
+    files = {
+        f"{name}.{ending}": content
+        for name in "ab"
+        for ending, content in (("json", json.dumps(said).encode()), ("png", png()))
+    }
+    data = pack(tmp_path / "a.tar", files, mode)
+    assert audit(data, saved, tmp_path / "whole").ok
+    stored = gzip.decompress(data.read_bytes()) if mode == "w:gz" else data.read_bytes()
+    with tarfile.open(data) as archive:
+        *_, last = archive.getmembers()
+    cut = stored[: last.offset]
+    data.write_bytes(gzip.compress(cut) if mode == "w:gz" else cut)
+
+    found = audit(data, saved, tmp_path / "cut")
+
+    assert found.ask("select faults, details from rows order by row").rows == [
+        ([], []),
+        (
+            ["unreadable"],
+            [
+                "The file cannot be read from here on: the archive is cut off between two files, "
+                "or its writer was not closed: it lacks the zeros at its end."
+            ],
+        ),
+    ]
+
+
+def test_archive_of_webdataset_is_whole_once_its_writer_is_closed(tmp_path: Path) -> None:
+    """`webdataset.TarWriter` writes to a stream of `tarfile`, which it closes."""
+    data = tmp_path / "a.tar"
+    with data.open("wb") as opened, tarfile.open(fileobj=opened, mode="w|") as writer:
+        for number in range(30):
+            info = tarfile.TarInfo(f"{number}.txt")
+            info.size = 1
+            writer.addfile(info, io.BytesIO(b"a"))
+        opened.flush()
+        (*_, cut) = rows_of(blocks_of(data, tmp_path)[0])
+    whole = list(rows_of(blocks_of(data, tmp_path)[0]))
+
+    assert isinstance(cut, NoRow) and whole == [{"text": "a"}] * 30
+
+
 def test_an_archive_of_any_size_is_read_in_little_memory(tmp_path: Path) -> None:
     data = pack(tmp_path / "a.tar", {f"{number}.txt": b"a" for number in range(300)})
 
@@ -702,6 +753,7 @@ def test_node_that_does_not_see_the_data_is_named_and_the_rest_is_kept(
     out, items = tmp_path / "out", engines._items
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
+        engines._require_answer(ray.get_runtime_context().gcs_address)
         shown = ray.data.DataContext.get_current().enable_progress_bars
         with monkeypatch.context() as patched:
             patched.setattr(engines, "_items", moved)
@@ -743,6 +795,60 @@ def test_ray_that_does_not_answer_is_said(
 ) -> None:
     with pytest.raises(vd.BadInput, match=f"Ray could not be reached at {address}"):
         vd.audit(several, saved, tmp_path / "out", engine="ray", address=address)
+
+
+@pytest.fixture
+def ear() -> Iterator[socket.socket]:
+    """A port of this machine at which nothing answers until it accepts."""
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        yield opened
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (None, "Connection refused"),
+        ("", "nothing answered in 0 seconds"),
+        ("HTTP/1.1 400 Bad Request", "what answers there is no Ray cluster"),
+    ],
+    ids=["closed", "silent", "another server"],
+)
+@pytest.mark.parametrize("form", ["{}", "ray://{}"])
+def test_ray_at_an_address_without_a_cluster_is_soon_said(
+    form: str,
+    answer: str | None,
+    said: str,
+    ear: socket.socket,
+    saved: Path,
+    several: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engines, "ANSWERS_WITHIN", 0.4)
+    monkeypatch.setattr("ray._private.services.resolve_ip_for_localhost", lambda host: host)
+    address = form.format(f"127.0.0.1:{ear.getsockname()[1]}")
+    if answer is not None:
+        ear.listen()
+        serve = Thread(target=_answer, args=(ear, answer), daemon=True)
+        serve.start()
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    began = time.monotonic()
+
+    with pytest.raises(vd.BadInput, match=said) as caught:
+        vd.audit(several, saved, tmp_path / "out", engine="ray")
+
+    assert time.monotonic() - began < 60
+    assert f"reached at {address}, the value of RAY_ADDRESS: " in str(caught.value)
+    assert "Pass the address of a running cluster" in str(caught.value)
+
+
+def _answer(ear: socket.socket, answer: str) -> None:
+    with ear.accept()[0] as opened:
+        opened.sendall(answer.encode())
+        opened.recv(1_000)
+        while not answer and opened.recv(1_000):
+            pass
 
 
 def test_audit_goes_on_where_it_stopped(saved: Path, several: Path, tmp_path: Path) -> None:

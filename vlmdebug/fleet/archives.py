@@ -21,6 +21,10 @@ NUMBERS = {"cls", "cls2", "class", "count", "index", "inx", "id"}
 """Endings of files that WebDataset reads as a number (`webdataset.autodecode.basichandlers`)."""
 
 
+_BLOCK = 512
+"""Bytes of a block of an archive."""
+
+
 class _Piece(NamedTuple):
     name: str
     ending: str
@@ -61,10 +65,20 @@ def rows_of_archive(file: str) -> Iterator[Any]:
 
 
 def _require_end(archive: Any) -> None:
-    """`tarfile` takes a damaged header for the end of the archive, except for the first one."""
+    """`tarfile` takes a damaged header for the end of the archive, except for the first one.
+
+    It takes the end of the file for it, too, but every writer ends with blocks of zeros: `tar`,
+    Python's `tarfile`, and so `webdataset.TarWriter`, which must be closed for it.
+    """
     archive.fileobj.seek(archive.offset)
-    if any(archive.fileobj.read(512)):
+    block = archive.fileobj.read(_BLOCK)
+    if any(block):
         raise ValueError("the archive ends too early, or is damaged")
+    if len(block) < _BLOCK:
+        raise ValueError(
+            "the archive is cut off between two files, or its writer was not closed: it lacks the "
+            "zeros at its end"
+        )
 
 
 def _row(pieces: Sequence[_Piece]) -> Any:

@@ -25,6 +25,10 @@ TOGETHER = 256
 """Rows with texts that are tokenized together."""
 SEEN_AFTER = 60.0
 """Seconds until a file that another machine wrote is seen here, if the folder is shared."""
+ANSWERS_WITHIN = 10.0
+"""Seconds until a cluster answers; Ray itself waits for one for minutes."""
+_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+"""How a connection of gRPC begins, with empty settings (RFC 9113, sections 3.4 and 6.5)."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +177,8 @@ def _over_ray(job: Job, left: Left, workers: int | None, address: str | None) ->
 def _cluster(ray: Any, address: str | None, workers: int | None) -> Iterator[None]:
     """Ray, as the program has it, or else connected or started here and left at the end."""
     ours = not ray.is_initialized()
-    address = address or os.environ.get("RAY_ADDRESS")
+    set_outside = None if address else os.environ.get("RAY_ADDRESS")
+    address = address or set_outside
     started = ours and not address
     if ours:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent unasked
@@ -181,13 +186,17 @@ def _cluster(ray: Any, address: str | None, workers: int | None) -> Iterator[Non
         local: dict[str, Any] = {"num_cpus": workers or cores(), "include_dashboard": False}
         given = local if started else {}
         try:
+            if address:
+                _require_answer(address)
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **given)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # Ray ends the program where it waited in vain
             where = "started here" if started else f"reached at {one_line(address, 80)}"
+            where += ", the value of RAY_ADDRESS" if set_outside else ""
             said = one_line(str(error).strip().partition("\n")[0], 160).rstrip(".")
             raise BadInput(
                 f"Ray could not be {where}: {said}. No row was audited. Pass the address "
-                "of a running cluster; without one, Ray starts on this machine."
+                "of a running cluster; without one, and without RAY_ADDRESS, Ray starts on this "
+                "machine."
             ) from error
     context = ray.data.DataContext.get_current()
     shown, context.enable_progress_bars = context.enable_progress_bars, False
@@ -197,6 +206,29 @@ def _cluster(ray: Any, address: str | None, workers: int | None) -> Iterator[Non
         context.enable_progress_bars = shown
         if ours:
             ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Connect to the address of a cluster, as far as it is one that Ray connects to.
+
+    Raises:
+        OSError: Nothing answers there in time, or what does is no cluster.
+    """
+    from ray._private.services import canonicalize_bootstrap_address
+
+    client = address.startswith("ray://")
+    found = address.removeprefix("ray://") if client else canonicalize_bootstrap_address(address)
+    host, _, port = (found or "").partition("/")[0].rpartition(":")
+    if not host or not port.isdecimal():
+        return  # Ray starts a cluster, or says what is wrong with the address
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), ANSWERS_WITHIN) as opened:
+            opened.sendall(_HELLO)
+            begin = opened.makefile("rb").read(4)
+    except TimeoutError as error:
+        raise TimeoutError(f"nothing answered in {ANSWERS_WITHIN:.0f} seconds") from error
+    if begin[3:] != _HELLO[-6:-5] and os.environ.get("RAY_USE_TLS", "0") == "0":
+        raise ConnectionError("what answers there is no Ray cluster, whose default port is 6379")
 
 
 class _Actor:
