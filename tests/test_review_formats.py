@@ -58,6 +58,7 @@ def test_sarif_has_what_its_schema_requires(trainer, capsys):
     assert place["artifactLocation"] == {"uri": "my%20trainer.py"}
     assert place["region"]["startLine"] == 5
     assert (place["region"]["startColumn"], place["region"]["endColumn"]) == (21, 38)
+    assert place["region"]["endLine"] == 5
     assert all(re.fullmatch("[0-9a-f]{32}", one) for one in result["partialFingerprints"].values())
     assert log == json.loads(review.paths(trainer.name).to_sarif())
 
@@ -70,6 +71,7 @@ def test_sarif_describes_each_rule():
         assert len(rule["fullDescription"]["text"]) > 30
         assert "**" not in rule["fullDescription"]["text"]
         assert rule["help"]["markdown"].startswith(f"# {rule['id']}")
+        assert ".md" not in rule["help"]["markdown"]
     assert run["results"] == []
 
 
@@ -80,6 +82,8 @@ def test_sarif_links_to_the_documentation_that_the_package_names(monkeypatch):
     rules = json.loads(review.Review().to_sarif())["runs"][0]["tool"]["driver"]["rules"]
 
     assert rules[0]["helpUri"] == "https://example.org/docs/codes/VLM001.html"
+    link = "[Shards](https://example.org/docs/packing.html#shards)"
+    assert link in rules[5]["help"]["markdown"]
 
 
 def test_sarif_notifies_of_what_was_not_judged(trainer):

@@ -128,7 +128,10 @@ def test_notebook_has_sensible_places_in_other_formats(answer):
     (result,) = sarif["runs"][0]["results"]
 
     assert result["message"]["text"].startswith("Cell 3, line 2: pixel_values is cut per")
-    assert result["locations"][0]["physicalLocation"] == {"artifactLocation": {"uri": "nb.ipynb"}}
+    assert result["locations"][0]["physicalLocation"] == {
+        "artifactLocation": {"uri": "nb.ipynb"},
+        "region": {"startLine": 1, "startColumn": 1, "endLine": 1, "endColumn": 2},
+    }
     assert row["location"] == {"path": "nb.ipynb", "lines": {"begin": 1}}
     assert "Cell 3, line 2" in row["description"]
     assert github.startswith("::error file=nb.ipynb,title=VLM001::Cell 3, line 2: pixel_values")

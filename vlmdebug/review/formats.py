@@ -26,6 +26,8 @@ from vlmdebug.safe import plain
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 LONGEST = 10_000
 """Characters of a message."""
+_PAGE = re.compile(r"\[([^]]*)\]\(\.\./(\w+)\.md(#[\w-]+)?\)")
+"""A link to a page of the documentation, in the page of a code."""
 
 
 def to_sarif(
@@ -101,8 +103,9 @@ def _message(one: Remark) -> str:
 
 def _rule(code: str) -> dict[str, Any]:
     """A rule with the page of its code: GitHub shows it next to the finding."""
-    path = page(code)
+    path, site = page(code), _site()
     text = path.read_text(encoding="utf-8").strip() if path.is_file() else CODES[code]
+    text = _PAGE.sub(r"\1" if site is None else rf"[\1]({site}/\2.html\3)", text)
     plain_text = text.replace("**What.** ", "")
     paragraphs = [part.replace("\n", " ") for part in plain_text.split("\n\n") if part[0] != "#"]
     rule = {
@@ -112,8 +115,7 @@ def _rule(code: str) -> dict[str, Any]:
         "help": {"text": text, "markdown": text},
         "defaultConfiguration": {"level": "error"},
     }
-    site = _site()
-    return rule if site is None else {**rule, "helpUri": f"{site.rstrip('/')}/codes/{code}.html"}
+    return rule if site is None else {**rule, "helpUri": f"{site}/codes/{code}.html"}
 
 
 def _site() -> str | None:
@@ -121,7 +123,7 @@ def _site() -> str | None:
     for line in importlib.metadata.metadata("vlmdebug").get_all("Project-URL") or ():
         name, _, address = line.partition(",")
         if name.strip().lower() == "documentation":
-            return address.strip()
+            return address.strip().rstrip("/")
     return None
 
 
@@ -138,15 +140,18 @@ def _result(one: Remark, mark: str) -> dict[str, Any]:
 
 
 def _location(one: Remark) -> dict[str, Any]:
-    region = {
-        "startLine": one.line,
-        "startColumn": one.column,
-        "endColumn": one.end,
-        "snippet": {"text": one.source},
-    }
-    place = _file(one.file)
+    """The code, or the first line of a notebook: GitHub takes no result without a region."""
+    region: dict[str, Any] = {"startLine": 1, "startColumn": 1, "endLine": 1, "endColumn": 2}
+    if one.cell is None:
+        region = {
+            "startLine": one.line,
+            "startColumn": one.column,
+            "endLine": one.line,
+            "endColumn": one.end,
+            "snippet": {"text": one.source},
+        }
     return {
-        "physicalLocation": place if one.cell is not None else {**place, "region": region},
+        "physicalLocation": {**_file(one.file), "region": region},
         "logicalLocations": [{"fullyQualifiedName": one.function, "kind": "function"}],
     }
 
