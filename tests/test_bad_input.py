@@ -294,7 +294,7 @@ def test_report_that_is_none(tmp_path):
 
 def test_synthetic_batch_with_numbers_that_do_not_fit():
     assert said(lambda: vd.make_batch("gemma4", [1], sizes=[1, 2])) == (
-        "sizes is [1, 2], but the samples have 1 images. Give one whole number above 0 per image."
+        "sizes is [1, 2], but the samples have 1 image. Give one whole number above 0 per image."
     )
     assert "at least one sample" in said(lambda: vd.make_batch("gemma4", []))
 

@@ -795,7 +795,7 @@ def test_test_that_would_not_fail_is_not_written(built):
         (lambda p: vd.make_rows("text", [1]), "Rows of the kind text have the processor's image"),
         (
             lambda p: vd.make_rows("messages", [1], videos_per_row=[1, 1]),
-            "videos_per_row has 2 entries, but there are 1 rows",
+            "videos_per_row has 2 entries, but images_per_row has 1",
         ),
         (
             lambda p: vd.make_rows("messages", [1], videos_per_row=[1], video_sizes=[9]),
@@ -812,7 +812,7 @@ def test_test_that_would_not_fail_is_not_written(built):
         (lambda p: vd.make_rows("messages", [1], sizes=[9]), "sizes is [9], but it has one number"),
         (
             lambda p: vd.make_rows(lambda images: 1, [1]),
-            "The function that makes rows raised TypeError for 1 images",
+            "The function that makes rows raised TypeError for 1 image",
         ),
     ],
 )

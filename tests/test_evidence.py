@@ -382,7 +382,7 @@ def test_lost_row_of_a_padded_key_is_named():
     for key in ("pixel_values", "pixel_attention_mask"):
         report = vd.check({**inputs, key: inputs[key][:-1]}, processor=processor)
 
-        assert report.mismatches[0].message.startswith(f"{key} has 1 rows on dim 0")
+        assert report.mismatches[0].message.startswith(f"{key} has 1 row on dim 0")
 
 
 def test_images_per_sample_that_the_text_does_not_have_are_found():

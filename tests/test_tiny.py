@@ -509,13 +509,13 @@ REFUSED = [
     ),
     pytest.param(
         {"images_per_sample": [1, 1], "sizes": [(8, 8)]},
-        "sizes has 1 entries, but images_per_sample adds up to 2 images. "
+        "sizes has 1 entry, but images_per_sample adds up to 2 images. "
         "Pass one (width, height) per image, or a single pair for all of them.",
         id="too few sizes",
     ),
     pytest.param(
         {"images_per_sample": [1], "sizes": []},
-        "sizes has 0 entries, but images_per_sample adds up to 1 images. "
+        "sizes has 0 entries, but images_per_sample adds up to 1 image. "
         "Pass one (width, height) per image, or a single pair for all of them.",
         id="no sizes",
     ),
@@ -539,19 +539,19 @@ REFUSED = [
     ),
     pytest.param(
         {"images_per_sample": [1], "texts": "hello"},
-        "texts is one string, but images_per_sample has 1 samples. "
+        "texts is one string, but images_per_sample has 1 sample. "
         "Pass a list with one text per sample.",
         id="text not in a list",
     ),
     pytest.param(
         {"images_per_sample": [1, 0], "texts": ["hello"]},
-        "texts has 1 entries, but images_per_sample has 2 samples. "
+        "texts has 1 entry, but images_per_sample has 2 samples. "
         "Pass a list with one text per sample.",
         id="too few texts",
     ),
     pytest.param(
         {"images_per_sample": [2], "texts": ["<image> hello"]},
-        "The text of sample 0 holds <image> 1 times, but the sample has 2 images. "
+        "The text of sample 0 holds <image> 1 time, but the sample has 2 images. "
         "Write it once per image, or leave it out to put all images in front.",
         id="too few marks",
     ),

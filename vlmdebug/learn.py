@@ -117,8 +117,8 @@ def predict(batch: Batch, key: str, rows: Said, *, chunk: int, chunk_size: int =
     if key not in known or chunk not in range(len(bounds)):
         raise BadInput(
             f"{one_line(repr(key), 80)} in chunk {chunk} was asked for, but the batch has "
-            f"{', '.join(one_line(name, 80) for name in known)} in {len(bounds)} chunks, from 0. "
-            "Name one of these."
+            f"{', '.join(one_line(name, 80) for name in known)} in "
+            f"{number(len(bounds), 'chunk')}, from 0. Name one of these."
         )
     samples = range(*bounds[chunk])
     asked = _Question(batch, key, samples, expected_rows(batch, key, batch.part(samples)))

@@ -179,7 +179,7 @@ def _marked_otherwise(found: MarkedOtherwise, batch: Batch) -> Words:
 def _short_columns(found: ShortColumns, batch: Batch) -> Words:
     key = found.key
     return Words(
-        f"{key} has {found.columns} columns of tokens, but input_ids has {found.of_ids}.",
+        f"{key} has {number(found.columns, 'column')} of tokens, but input_ids has {found.of_ids}.",
         f"Pad {key} wherever input_ids grows, as by a completion, and trim both alike.",
     )
 

@@ -83,7 +83,7 @@ def _other_text(found: OtherText, batch: Batch) -> Words:
 def _other_values(found: OtherTokenValues, batch: Batch) -> Words:
     key = found.key
     said = f"sample {found.sample} has other {key} than {ALONE}"
-    said += f" at {found.wrong} of {found.tokens} tokens" if found.tokens else ""
+    said += f" at {found.wrong} of {number(found.tokens, 'token')}" if found.tokens else ""
     if not found.by:
         return Words(f"{said}.", f"Make {key} of each sample as {ALONE}, and only add padding.")
     side = "right" if found.by > 0 else "left"

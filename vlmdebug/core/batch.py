@@ -18,6 +18,7 @@ from vlmdebug.core.modality import Modality, total
 from vlmdebug.core.part import Part, Spans
 from vlmdebug.core.rows import Counts, chunk_bounds
 from vlmdebug.core.rules import ModelRules
+from vlmdebug.core.wording import number
 from vlmdebug.errors import AmbiguousError, BadInput
 
 
@@ -120,7 +121,8 @@ class Batch:
             if unit != "sample"
         )
         unsettled = "; ambiguous, see .ambiguities" if self.ambiguities else ""
-        return f"Batch({self.layout.family}: {len(self)} samples; {counts or 'text'}{unsettled})"
+        samples = number(len(self), "sample")
+        return f"Batch({self.layout.family}: {samples}; {counts or 'text'}{unsettled})"
 
     def chunks(self, chunk_size: int) -> Iterator[dict[str, Any]]:
         """Yield the model inputs of each chunk of `chunk_size` samples, in order.

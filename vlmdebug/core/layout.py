@@ -37,6 +37,7 @@ IRREGULAR = {
     SAMPLE_WITH_IMAGES: "samples with images",
     "audio": "audio clips",
     "window": "audio windows",
+    "entry": "entries",
 }
 """Plurals that do not follow from the noun."""
 

@@ -29,6 +29,7 @@ from vlmdebug.core.literals import literal
 from vlmdebug.core.modality import Modality
 from vlmdebug.core.rows import Counts
 from vlmdebug.core.rules import ModelRules, MRope
+from vlmdebug.core.wording import number
 from vlmdebug.errors import BadInput
 from vlmdebug.families.base import Family
 from vlmdebug.families.by_shape import NAME, read_by_shape
@@ -289,8 +290,8 @@ def _token_axes(facts: BatchFacts, probed: Probe | None, *, known: bool) -> dict
         elif key in TOKEN_KEYS:
             if shape[0] != samples:
                 raise BadInput(
-                    f"{key} has {shape[0]} rows, but input_ids has {samples}, one per sample. "
-                    "One of the two was cut or padded without the other. "
+                    f"{key} has {number(shape[0], 'row')}, but input_ids has {samples}, one per "
+                    "sample. One of the two was cut or padded without the other. "
                     "Pass both as the processor returned them."
                 )
             axes[key] = PER_SAMPLE

@@ -20,6 +20,7 @@ from vlmdebug.core.literals import literal
 from vlmdebug.core.rows import Counts
 from vlmdebug.core.rules import UNKNOWN
 from vlmdebug.core.tensors import to_numpy
+from vlmdebug.core.wording import number
 from vlmdebug.families.facts import BatchFacts, CountResult
 from vlmdebug.families.given_counts import how_to_count
 from vlmdebug.families.probe import Probe
@@ -158,11 +159,11 @@ def _not_as_probed(
             Ambiguity(
                 (key,),
                 None,
-                f"{one_line(key)} has {rows} rows, but the probe of the processor found one row "
-                f"per {axis.unit}, and the batch has {total} {plural(axis.unit)}. It was not cut. "
-                f"Either the batch lacks rows or has too many, or the processor returns other rows "
-                f"than for {probed.holds if probed else ''}. Pass the batch as the processor "
-                f"returned it, or say it: {_said_with_counts(key, 'tile')}.",
+                f"{one_line(key)} has {number(rows, 'row')}, but the probe of the processor found "
+                f"one row per {axis.unit}, and the batch has {total} {plural(axis.unit)}. It was "
+                "not cut. Either the batch lacks rows or has too many, or the processor returns "
+                f"other rows than for {probed.holds if probed else ''}. Pass the batch as the "
+                f"processor returned it, or say it: {_said_with_counts(key, 'tile')}.",
             )
         )
     return found
@@ -252,17 +253,18 @@ def _unsettled(facts: BatchFacts, key: str, fits: list[str]) -> Ambiguity:
     if len(fits) > 1:
         why = f"its {rows} rows could count {' or '.join(f'{unit}s' for unit in fits)}"
     elif fits == ["sample"]:
-        why = f"its {rows} rows could count samples, or images or tiles of unknown number"
+        why = f"its {number(rows, 'row')} could count samples, or images or tiles of unknown number"
     elif fits:
-        why = f"its name is not known, although its {rows} rows could count {plural(fits[0])}"
+        could = f"{number(rows, 'row')} could count {plural(fits[0])}"
+        why = f"its name is not known, although its {could}"
     else:
-        why = f"no count that was given adds up to its {rows} rows"
+        why = f"no count that was given adds up to its {number(rows, 'row')}"
     return Ambiguity(
         keys=(key,),
         unit=None,
         message=(
-            f"{key} has shape {_shape(facts, key)} for {facts.samples} samples, and {why}. "
-            "Cutting it would be a guess, so it was not cut. "
+            f"{key} has shape {_shape(facts, key)} for {number(facts.samples, 'sample')}, and "
+            f"{why}. Cutting it would be a guess, so it was not cut. "
             f"{_other_sources(facts)}: {_said(facts, key, fits)}."
         ),
     )

@@ -15,6 +15,7 @@ from vlmdebug.core.keys import BOOKKEEPING
 from vlmdebug.core.layout import Axis, Layout, plural
 from vlmdebug.core.literals import literal
 from vlmdebug.core.rows import Counts
+from vlmdebug.core.wording import number
 from vlmdebug.errors import BadInput
 from vlmdebug.families import find_family
 from vlmdebug.families.base import dimensions
@@ -64,8 +65,8 @@ def other_rows(
                 continue
             takes = key in layout.media and layout.rules.of(key).takes(rows, count.total)
             said = (
-                f"{key} has {rows} rows on dim {axis.dim}, but layout {layout.family} has one row "
-                f"per {axis.unit} and the batch has {count.total} {plural(axis.unit)} "
+                f"{key} has {number(rows, 'row')} on dim {axis.dim}, but layout {layout.family} "
+                f"has one row per {axis.unit} and the batch has {count.total} {plural(axis.unit)} "
                 f"({count.evidence}). The tensors belong to different batches, or one was cut. "
                 "Pass the batch as the processor returned it."
             )
@@ -77,8 +78,9 @@ def other_rows(
 def _packed_rows(key: str, rows: int, samples: int) -> Ambiguity:
     """A padded row of media may be a sample, a packed row, or a sample that has media."""
     said = (
-        f"{key} has {rows} rows for {samples} packed samples, so its rows were not matched to "
-        "samples and were not checked. Pass one row per sample, or the batch before packing."
+        f"{key} has {number(rows, 'row')} for {samples} packed samples, so its rows were not "
+        "matched to samples and were not checked. Pass one row per sample, or the batch before "
+        "packing."
     )
     return Ambiguity((key,), None, said)
 
@@ -182,8 +184,7 @@ def _cut_columns(key: str, size: int, but: str, name: str = "columns") -> Contra
     return Contradiction(
         (key,),
         None,
-        f"{key} was cut to {size} {name}, but {but}. "
-        "The model raises, or reads other pixels. "
+        f"{key} was cut to {size} {name}, but {but}. The model raises, or reads other pixels. "
         "Trim and pad only keys along the tokens: its second dimension does not count tokens.",
         refused=False,
         silent=None,

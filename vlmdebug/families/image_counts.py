@@ -11,6 +11,7 @@ from math import isqrt
 
 from vlmdebug.core.batch import Ambiguity
 from vlmdebug.core.rows import Counts
+from vlmdebug.core.wording import number
 from vlmdebug.errors import BadInput
 from vlmdebug.families.facts import BatchFacts, CountResult
 
@@ -19,8 +20,8 @@ def check_total(name: str, given: Sequence[int], key: str, rows: int, unit: str)
     """Refuse counts if their sum is not the number of rows of `key`."""
     if sum(given) != rows:
         raise BadInput(
-            f"{name} adds up to {sum(given)} {unit}s, but {key} has {rows} rows, one per {unit}. "
-            "Every cut after the first wrong count would be shifted. "
+            f"{name} adds up to {number(sum(given), unit)}, but {key} has {number(rows, 'row')}, "
+            f"one per {unit}. Every cut after the first wrong count would be shifted. "
             f"{_other_total(name, sum(given) - rows, unit)}"
         )
 
@@ -121,8 +122,8 @@ def ambiguous_images(facts: BatchFacts, key: str, images: int) -> Ambiguity:
         keys=tuple(name for name in facts.inputs if name in (key, "pixel_values")),
         unit="image",
         message=(
-            f"{key} has {images} images for {facts.samples} samples, and {why}. "
-            f"Images per sample cannot be known, so no chunk was cut. "
+            f"{key} has {number(images, 'image')} for {number(facts.samples, 'sample')}, and "
+            f"{why}. Images per sample cannot be known, so no chunk was cut. "
             f"Pass {'' if known else 'processor= or '}num_images=[…], "
             "how many images of each sample are in the batch."
         ),

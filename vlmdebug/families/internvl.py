@@ -21,6 +21,7 @@ from typing import Any
 from vlmdebug.core.batch import Ambiguity, Contradiction
 from vlmdebug.core.layout import Axis
 from vlmdebug.core.rows import Counts
+from vlmdebug.core.wording import number
 from vlmdebug.families.base import Family
 from vlmdebug.families.facts import BatchFacts, CountResult, ProcessorMetadata
 from vlmdebug.families.image_counts import check_total, features_of_rows
@@ -217,8 +218,8 @@ def ambiguous_tiles(facts: BatchFacts, tiles: int, features: tuple[int, ...] | N
         keys=("pixel_values",),
         unit="tile",
         message=(
-            f"pixel_values has {tiles} tiles for {facts.samples} samples, and {why}. "
-            "Tiles per sample cannot be known, so no chunk was cut. "
+            f"pixel_values has {number(tiles, 'tile')} for {number(facts.samples, 'sample')}, and "
+            f"{why}. Tiles per sample cannot be known, so no chunk was cut. "
             f"Pass {'' if features else 'processor= or '}num_tiles=[…], "
             "how many tiles of each sample are in the batch."
         ),

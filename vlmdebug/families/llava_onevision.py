@@ -19,6 +19,7 @@ import numpy as np
 from vlmdebug.core.layout import SAMPLE_WITH_IMAGES, Axis
 from vlmdebug.core.rows import Counts
 from vlmdebug.core.tensors import to_numpy
+from vlmdebug.core.wording import number
 from vlmdebug.errors import BadInput
 from vlmdebug.families.base import Family
 from vlmdebug.families.facts import BatchFacts, CountResult, ProcessorMetadata
@@ -65,8 +66,8 @@ class LlavaOnevision(Family):
         owned = to_numpy(facts.inputs["batch_num_images"]).tolist()  # (sample with images,)
         if sum(owned) != facts.rows("image_sizes"):
             raise BadInput(
-                f"batch_num_images adds up to {sum(owned)} images, but image_sizes has "
-                f"{facts.rows('image_sizes')} rows, one per image. "
+                f"batch_num_images adds up to {number(sum(owned), 'image')}, but image_sizes has "
+                f"{number(facts.rows('image_sizes'), 'row')}, one per image. "
                 "The two belong to different batches or one was cut without the other. "
                 "Pass both as the processor returned them."
             )

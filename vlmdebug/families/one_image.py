@@ -20,6 +20,7 @@ from vlmdebug.core.batch import Ambiguity
 from vlmdebug.core.layout import Axis
 from vlmdebug.core.rows import Counts
 from vlmdebug.core.rules import KeyRules
+from vlmdebug.core.wording import number
 from vlmdebug.errors import BadInput
 from vlmdebug.families.base import Family
 from vlmdebug.families.facts import BatchFacts, CountResult, ProcessorMetadata
@@ -213,8 +214,9 @@ def _other_rows(key: str, rows: int, samples: int) -> Ambiguity:
         keys=(key,),
         unit="image",
         message=(
-            f"{key} has {rows} rows for {samples} samples, but the model takes one image "
-            "per sample. Cutting it would be a guess, so it was not cut. Pass one image with each "
+            f"{key} has {number(rows, 'row')} for {number(samples, 'sample')}, but the model "
+            "takes one image per sample. Cutting it would be a guess, so it was not cut. Pass one "
+            "image with each "
             f'text, or say what a row counts: layout={{"{key}": "image"}} with num_images=[…].'
         ),
     )

@@ -26,6 +26,7 @@ from vlmdebug.core.rows import Rows
 from vlmdebug.core.scene import Scene
 from vlmdebug.core.tensors import to_numpy
 from vlmdebug.core.tiling import aspect_ratios
+from vlmdebug.core.wording import number
 from vlmdebug.errors import BadInput
 from vlmdebug.families.facts import BatchFacts, ProcessorMetadata
 from vlmdebug.families.packing import Packing
@@ -128,7 +129,7 @@ def in_order(given: Any, batch: Batch) -> list[Any]:
     total = batch.counts["image"].total if "image" in batch.counts else len(flat)
     if len(flat) != total:
         raise BadInput(
-            f"pictures has {len(flat)} images, but the batch has {total}. "
+            f"pictures has {number(len(flat), 'image')}, but the batch has {total}. "
             "They would be shown in the wrong places. Pass the images that the processor was given."
         )
     return flat

@@ -27,6 +27,7 @@ from vlmdebug.core.batch import Contradiction
 from vlmdebug.core.layout import VIDEO_PATCH, Axis
 from vlmdebug.core.rows import Counts
 from vlmdebug.core.tensors import to_numpy
+from vlmdebug.core.wording import number
 from vlmdebug.families import rules as known
 from vlmdebug.families.base import Family
 from vlmdebug.families.facts import BatchFacts, CountResult, ProcessorMetadata
@@ -176,8 +177,8 @@ class Qwen2_5VL(Family):
         if sum(patches) == rows:
             return []
         said = (
-            f"{self.grid} asks for {sum(patches)} patches "
-            f"({len(patches)} images), but pixel_values has {rows} rows. "
+            f"{self.grid} asks for {number(sum(patches), 'patch')} "
+            f"({number(len(patches), 'image')}), but pixel_values has {number(rows, 'row')}. "
             "The two belong to different batches or one was cut without the other. "
             "Pass both as the processor returned them."
         )

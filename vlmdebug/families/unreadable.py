@@ -15,6 +15,7 @@ from vlmdebug.core.given import described, kind_of
 from vlmdebug.core.keys import ROWLESS, TOKEN_KEYS
 from vlmdebug.core.literals import literal
 from vlmdebug.core.tensors import to_numpy
+from vlmdebug.core.wording import number
 from vlmdebug.errors import BadInput
 from vlmdebug.safe import one_line
 
@@ -218,7 +219,8 @@ def refuse_measures(tensors: Mapping[str, Any]) -> None:
     for key, other in OF_EACH.items():
         if key in tensors and other in tensors and len(tensors[key]) != len(tensors[other]):
             raise BadInput(
-                f"{key} has {len(tensors[key])} rows, but {other} has {len(tensors[other])}, one "
+                f"{key} has {number(len(tensors[key]), 'row')}, but {other} has "
+                f"{len(tensors[other])}, one "
                 "each. One was cut without the other. Pass both as the processor returned them."
             )
 

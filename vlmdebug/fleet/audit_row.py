@@ -305,7 +305,8 @@ class _Row:
         spelled = self.ids.count(placeholder)
         known_places = not (self.dialogue.literals or self.dialogue.places("video"))
         if spelled != places and known_places:
-            said = f"The chat template writes {spelled} placeholders for {places} images."
+            images = number(places, "image")
+            said = f"The chat template writes {number(spelled, 'placeholder')} for {images}."
             self.faults.append(Fault(Kind.PLACEHOLDERS, said))
         unread = self.dialogue.places("video") or self.dialogue.unread
         if not len(known) == len(sizes) == spelled or unread:

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from vlmdebug.core.wording import many
 from vlmdebug.fleet.audit_row import AuditSettings
 from vlmdebug.fleet.dialogue import dialogue_of
 from vlmdebug.fleet.faults import MEANING
@@ -33,8 +34,8 @@ STYLE = (
 
 def to_page(summary: Summary, blocks: Sequence[Block], settings: AuditSettings) -> str:
     """The whole page."""
-    verdict = "✓ no faults" if summary.ok else f"✗ {summary.faulty:,} rows with a fault"
-    title = f"{verdict} in {summary.rows:,} rows"
+    verdict = "✓ no faults" if summary.ok else f"✗ {many(summary.faulty, 'row')} with a fault"
+    title = f"{verdict} in {many(summary.rows, 'row')}"
     parts = [
         f"<h1>vlmdebug audit: {escaped(title)}</h1>",
         _section("Faults", _faults(summary)),

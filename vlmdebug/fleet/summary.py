@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlmdebug.core.wording import number
+from vlmdebug.core.wording import many, number
 from vlmdebug.fleet.faults import MEANING, Kind
 from vlmdebug.fleet.questions import ask
 from vlmdebug.fleet.sql import Answer
@@ -46,14 +46,14 @@ class Summary:
         return ask(self.path, question)
 
     def __str__(self) -> str:
-        lines = [f"{self.rows:,} rows, {self.faulty:,} with a fault"]
+        lines = [f"{many(self.rows, 'row')}, {self.faulty:,} with a fault"]
         for kind, rows in self.kinds.items():
             lines.append(f"  {rows:>9,}  {kind.value:<13} {MEANING[kind]}")
         for row, file, nth, _, _, details in self.worst[:5]:
             said = one_line(details[0], 200)
             lines.append(f"  row {row} ({one_line(Path(file).name, 80)}, its row {nth}): {said}")
         for what, rows in self.unknown.items():
-            lines.append(f"  not compared in {rows:,} rows: {one_line(what, 120)}")
+            lines.append(f"  not compared in {many(rows, 'row')}: {one_line(what, 120)}")
         if self.not_read:
             names = one_line(", ".join(Path(file).name for file in self.not_read), 120)
             files = number(len(self.not_read), "file")

@@ -129,8 +129,8 @@ def make_rows(
     videos = None if videos_per_row is None else checked_counts(videos_per_row)
     if videos is not None and len(videos) != len(counts):
         raise BadInput(
-            f"videos_per_row has {len(videos)} entries, but there are {len(counts)} rows. "
-            "No row was made. Pass one number per row."
+            f"videos_per_row has {number(len(videos), 'entry')}, but images_per_row has "
+            f"{len(counts)}. No row was made. Pass one number per row."
         )
     images = _parted(counts, _numbers("sizes", sizes, sum(counts), len(SIZES), "image"))
     lengths = _numbers("words", words, len(counts), len(WORDS), "row")
@@ -217,7 +217,7 @@ def _own_row(make: Callable[..., Any], row: Drawn) -> Any:
         also = "" if not videos else f" and {number(len(videos['videos']), 'video')}"
         raise BadInput(
             f"The function that makes rows raised {type(error).__name__} for "
-            f"{len(row.images)} images{also}: "
+            f"{number(len(row.images), 'image')}{also}: "
             f"{one_line(error, 300)}. No row was made. It is called as rows(images=[…], text='…', "
             "answer='…'), with images of PIL, and videos=[…] of arrays if it takes them."
         ) from error

@@ -15,6 +15,7 @@ from vlmdebug.core.given import described, public
 from vlmdebug.core.keys import TOKEN_KEYS
 from vlmdebug.core.layout import plural
 from vlmdebug.core.rows import as_counts
+from vlmdebug.core.wording import number
 from vlmdebug.errors import BadInput
 from vlmdebug.families import FAMILIES, BatchSpec, Family, family_named
 from vlmdebug.families.assemble import assemble
@@ -117,7 +118,7 @@ def _sizes(
     found = (default,) * total if given is None else tuple(given)
     if len(found) != total or not all(_is_size(size) for size in found):
         raise BadInput(
-            f"{name} is {list(found)!r}, but the samples have {total} {noun}s. "
+            f"{name} is {list(found)!r}, but the samples have {number(total, noun)}. "
             f"Give one whole number above 0 per {noun}."
         )
     return found

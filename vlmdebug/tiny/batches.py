@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from vlmdebug.core.given import public
+from vlmdebug.core.wording import number
 from vlmdebug.errors import BadInput
 from vlmdebug.tiny.drawing import Size, checked_counts, images
 from vlmdebug.tiny.registry import Recipe, find_recipe, release_of
@@ -135,9 +136,9 @@ def _default_texts(counts: Sequence[int], seed: int) -> list[str]:
 
 def _marked(texts: Sequence[str], counts: Sequence[int]) -> list[str]:
     if isinstance(texts, str) or len(texts) != len(counts):
-        given = "is one string" if isinstance(texts, str) else f"has {len(texts)} entries"
+        given = "is one string" if isinstance(texts, str) else f"has {number(len(texts), 'entry')}"
         raise BadInput(
-            f"texts {given}, but images_per_sample has {len(counts)} samples. "
+            f"texts {given}, but images_per_sample has {number(len(counts), 'sample')}. "
             "Pass a list with one text per sample."
         )
     return [_with_marks(sample, texts[sample], count) for sample, count in enumerate(counts)]
@@ -147,7 +148,8 @@ def _with_marks(sample: int, text: str, count: int) -> str:
     marks = text.count(MARKER)
     if marks not in (0, count):
         raise BadInput(
-            f"The text of sample {sample} holds {MARKER} {marks} times, but the sample has "
-            f"{count} images. Write it once per image, or leave it out to put all images in front."
+            f"The text of sample {sample} holds {MARKER} {number(marks, 'time')}, but the sample "
+            f"has {number(count, 'image')}. Write it once per image, or leave it out to put all "
+            "images in front."
         )
     return text if marks else " ".join([*[MARKER] * count, text])

@@ -13,7 +13,7 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from vlmdebug.core.wording import image_name
+from vlmdebug.core.wording import image_name, number
 from vlmdebug.errors import BadInput
 
 if TYPE_CHECKING:
@@ -115,7 +115,8 @@ def _sizes_per_image(sizes: Size | Sequence[Size] | None, images: int) -> list[S
         return [_checked_size(sizes)] * images
     if len(given) != images:
         raise BadInput(
-            f"sizes has {len(given)} entries, but images_per_sample adds up to {images} images. "
+            f"sizes has {number(len(given), 'entry')}, but images_per_sample adds up to "
+            f"{number(images, 'image')}. "
             "Pass one (width, height) per image, or a single pair for all of them."
         )
     return [_checked_size(size) for size in given]

@@ -13,6 +13,7 @@ from typing import Any
 from vlmdebug.core.given import described, public
 from vlmdebug.core.literals import literal
 from vlmdebug.core.signature import Slicer
+from vlmdebug.core.wording import number
 from vlmdebug.errors import BadInput, NotJudged, VlmDebugError
 from vlmdebug.families import FAMILIES
 from vlmdebug.running.check import check
@@ -144,7 +145,7 @@ def _refuse_misfit(slicer: Slicer, release: str) -> None:
         if error is not None:
             raise NotJudged(
                 f"{release} raised {type(error).__name__}: {one_line(error, 200)}, on a batch of "
-                f"one sample with {images} images. The adapter was not tried in this release and "
-                "probably does not fit it. Nothing was judged. Watch a training run instead: "
-                "vlmdebug.watch(model)."
+                f"one sample with {number(images, 'image')}. The adapter was not tried in this "
+                "release and probably does not fit it. Nothing was judged. Watch a training run "
+                "instead: vlmdebug.watch(model)."
             ) from error

@@ -84,7 +84,9 @@ def _tokens(report: Record, row: PackedRow, seen: Sequence[Seen], top: int) -> I
         again = place.sample in come
         lane.mark("altered" if again or place.lost else "passed", *at)
         if place.lost:
-            lane.word(f"{name}, {place.lost} tokens missing", f"{name} in part", name, at=at)
+            lane.word(
+                f"{name}, {number(place.lost, 'token')} missing", f"{name} in part", name, at=at
+            )
             lane.said.append(f"sample {name} lacks {number(place.lost, 'token')}")
         elif again:
             lane.word(f"{name}, again", name, at=at)
