@@ -221,8 +221,8 @@ def _may_differ(one: MayDiffer) -> str:
     key, chunk, change = one.key, one.chunk, one.change
     if change.kind == "longer":
         return (
-            f"{key} has {one.columns} columns of tokens, more than input_ids (first in "
-            f"chunk {chunk}): some models look no further than input_ids, others raise. Trim both "
+            f"{key} has {one.columns} columns of tokens, more than input_ids (first in chunk "
+            f"{chunk}): some models look no further than input_ids, others raise. Trim both "
             f"alike, or {ASK}."
         )
     if change.kind == "recast":
@@ -299,9 +299,8 @@ def _of_batch(
     match one:
         case MoreColumns(key, columns, of_ids):
             return (
-                f"{key} has {number(columns, 'column')} of tokens, but input_ids has {of_ids}: "
-                "some models look no further than input_ids, others raise. Trim both alike, or "
-                f"{ASK}."
+                f"{key} has {columns} columns of tokens, but input_ids has {of_ids}: some models "
+                f"look no further than input_ids, others raise. Trim both alike, or {ASK}."
             )
         case WholePixels(key, dtype):
             return (

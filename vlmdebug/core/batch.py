@@ -115,14 +115,13 @@ class Batch:
         return len(self.counts["sample"])
 
     def __repr__(self) -> str:
-        counts = ", ".join(
+        held = ", ".join(
             f"{plural(unit)} per sample {list(count)}"
             for unit, count in self.counts.items()
             if unit != "sample"
         )
-        unsettled = "; ambiguous, see .ambiguities" if self.ambiguities else ""
-        samples = number(len(self), "sample")
-        return f"Batch({self.layout.family}: {samples}; {counts or 'text'}{unsettled})"
+        more = "; ambiguous, see .ambiguities" if self.ambiguities else ""
+        return f"Batch({self.layout.family}: {number(len(self), 'sample')}; {held or 'text'}{more})"
 
     def chunks(self, chunk_size: int) -> Iterator[dict[str, Any]]:
         """Yield the model inputs of each chunk of `chunk_size` samples, in order.

@@ -11,11 +11,12 @@ from typing import Any
 from vlmdebug.core.wording import many
 from vlmdebug.fleet.merge import FAULTS, Merged
 from vlmdebug.safe import escaped, one_line
-from vlmdebug.views.page import TABLES, page
+from vlmdebug.views.page import TABLES, page, wide
 
 MOST_STEPS, MOST_RANKS = 24, 64
 STYLE = (
-    f"{TABLES}td{{white-space:nowrap}}table.lanes td{{border:1px solid rgba(128,128,128,.35)}}"
+    f"{TABLES}td{{white-space:nowrap}}"
+    "table.lanes td{border:1px solid rgba(128,128,128,.35);padding:.15rem .4rem}"
     "td.wrong{background:rgba(213,94,0,.16);border-bottom:2px solid #D55E00}"
 )
 
@@ -29,20 +30,20 @@ def to_page(merged: Merged) -> str:
         rows = [[one_line(cell, 120) for cell in row] for row in answer.rows]
         parts += [
             f"<h2>{name}: {many(times, 'time')}</h2><p>{escaped(FAULTS[name][0])}</p>",
-            _table(answer.columns, rows),
+            _table(name, answer.columns, rows),
         ]
     parts += [f"<p>Not compared: {escaped(text)}</p>" for text in merged.not_compared]
     parts.append(_lanes(merged))
     return page(title, parts, STYLE)
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _table(name: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th>{escaped(name.replace('_', ' '))}</th>" for name in heads)
     body = "".join(
         "<tr>" + "".join(f"<td>{escaped(cell)}</td>" for cell in row) + "</tr>\n" for row in rows
     )
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<div class="wide">{table}</div>'
+    return wide(name, table)
 
 
 def _lanes(merged: Merged) -> str:
@@ -67,9 +68,10 @@ def _lanes(merged: Merged) -> str:
             cells.append(f'<td class="wrong">{inside}</td>' if names else f"<td>{inside}</td>")
         lines.append(f"<tr><th>rank {rank}</th>{''.join(cells)}</tr>")
     head = "".join(f"<th>step {step}</th>" for step in steps)
-    return (
-        '<h2>Ranks</h2><div class="wide"><table class="lanes">'
-        f"<thead><tr><th></th>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+    return "<h2>Ranks</h2>" + wide(
+        "ranks",
+        f'<table class="lanes"><thead><tr><th></th>{head}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table>",
     )
 
 

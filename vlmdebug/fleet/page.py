@@ -19,15 +19,15 @@ from vlmdebug.fleet.sql import Answer
 from vlmdebug.fleet.summary import Summary
 from vlmdebug.fleet.table import shown
 from vlmdebug.safe import escaped, one_line
-from vlmdebug.views.page import TABLES, page
+from vlmdebug.views.page import TABLES, page, wide
 
 SIDE = 96
 """Longest side of a thumbnail, in pixels."""
 THUMBNAILS = 4
 """Images shown of one row."""
 STYLE = (
-    f"{TABLES}td{{vertical-align:top}}tr+tr td{{border-top:1px solid rgba(128,128,128,.35)}}"
-    ".n{text-align:right}code{overflow-wrap:anywhere}"
+    f"{TABLES}td,th{{vertical-align:top}}tr+tr td{{border-top:1px solid rgba(128,128,128,.35)}}"
+    ".n{text-align:right}code{overflow-wrap:anywhere}td code{overflow-wrap:normal}"
     "img{margin:0 .4em .2em 0;border:1px solid rgba(128,128,128,.5)}"
 )
 
@@ -52,7 +52,7 @@ def to_page(summary: Summary, blocks: Sequence[Block], settings: AuditSettings) 
 
 
 def _section(title: str, content: str) -> str:
-    return f'<h2>{title}</h2>\n<div class="wide">{content}</div>' if content else ""
+    return f"<h2>{title}</h2>\n{wide(title, content)}" if content else ""
 
 
 def _rows(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:

@@ -16,9 +16,17 @@ STYLE = (
 )
 TABLES = (
     "h2{font-size:1.05rem;margin:2rem 0 .5rem}table{border-collapse:collapse}"
-    "th{text-align:left;font-weight:600}div.wide{overflow-x:auto}"
+    "th,td{padding:.15rem .6rem .15rem 0}th{text-align:left;font-weight:600;white-space:nowrap}"
+    "div.wide{overflow-x:auto}"
 )
 """More style, for a page of tables."""
+
+
+def wide(name: str, content: str) -> str:
+    """A table of any width, in a region that scrolls with the keyboard, too; `content` is HTML."""
+    return (
+        f'<div class="wide" tabindex="0" role="region" aria-label="{escaped(name)}">{content}</div>'
+    )
 
 
 def page(title: str, parts: Iterable[str], style: str = "") -> str:
