@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import gzip
+import importlib.util
 import io
 import json
 import logging
@@ -860,6 +861,21 @@ def test_audit_goes_on_where_it_stopped(saved: Path, several: Path, tmp_path: Pa
 
     assert audit(several, saved, out).path.read_bytes() == whole
     assert kept.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(("lacks", "extra"), [("pyarrow", "fleet"), ("ray", "ray")])
+def test_package_that_is_missing_is_said_before_anything_is_done(
+    lacks: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == lacks else find(name)
+    )
+    data = write_lines(tmp_path / "a.jsonl", ROWS[:1])
+
+    with pytest.raises(vd.BadInput, match=rf"{lacks}, which is .*install 'vlmdebug\[{extra}\]'"):
+        vd.audit(data, tmp_path / "nowhere", tmp_path / "out", engine="ray")
+    assert not (tmp_path / "out").exists()
 
 
 KILLED = """

@@ -431,6 +431,16 @@ def test_codes_are_explained_without_torch():
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
+def test_batch_that_is_not_there_is_said_without_torch():
+    code = (
+        "import sys; from vlmdebug.cli import main; main(['check', 'nowhere.pt']);"
+        "sys.exit('torch' in sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert ran.returncode == 0 and ran.stderr.startswith("vlmdebug: nowhere.pt is no file.")
+
+
 def test_in_a_terminal_the_output_has_links_and_colour(tmp_path):
     pytest.importorskip("rich")
     pty = pytest.importorskip("pty")

@@ -51,7 +51,6 @@ def add(commands: Commands) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from vlmdebug.core.record import Verdict
-    from vlmdebug.running.check import check
 
     if options.chunk_size is not None and not (options.slicer or options.story):
         raise BadInput(
@@ -59,7 +58,9 @@ def _run(options: argparse.Namespace) -> int:
             "checked. Add --slicer FILE.py:NAME or --story, or leave it out."
         )
     size = 1 if options.chunk_size is None else options.chunk_size
-    batch = read(options)
+    batch = read(options)  # what is wrong with the file is said before torch is loaded
+    from vlmdebug.running.check import check
+
     if options.slicer:
         with slicer_of(options.slicer, "--slicer") as slicer:
             report = check(slicer, batch, chunk_size=size)

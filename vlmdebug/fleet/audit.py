@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -78,6 +79,7 @@ def audit(
         )
     if workers is not None and workers < 1:
         raise BadInput(f"workers={workers}, but at least 1 is needed. No row was audited.")
+    _require_installed(engine)
     blocks = blocks_of(data, out)
     if not Path(settings.root).exists():
         raise BadInput(f"root={settings.root} is not there. No row was audited. Pass a folder.")
@@ -95,6 +97,17 @@ def audit(
     page = to_page(summary, blocks, job.settings)
     (out / "audit.html").write_text(page, encoding="utf-8")
     return summary
+
+
+def _require_installed(engine: str) -> None:
+    """Say what is missing before the processor is loaded, which takes long."""
+    needed = {"duckdb": "fleet", "pyarrow": "fleet"} | ({"ray": "ray"} if engine == "ray" else {})
+    for package, extra in needed.items():
+        if importlib.util.find_spec(package) is None:
+            raise BadInput(
+                f"An audit needs {package}, which is not installed. No row was audited. "
+                f"Install it with: pip install 'vlmdebug[{extra}]'"
+            )
 
 
 def _shown(done: Iterable[Any], whole: int, progress: bool) -> Iterable[Any]:
