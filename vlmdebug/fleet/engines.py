@@ -189,7 +189,7 @@ def _cluster(ray: Any, address: str | None, workers: int | None) -> Iterator[Non
             if address:
                 _require_answer(address)
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **given)
-        except (Exception, SystemExit) as error:  # Ray ends the program where it waited in vain
+        except (Exception, SystemExit) as error:  # Ray ends the program where none answers
             where = "started here" if started else f"reached at {one_line(address, 80)}"
             where += ", the value of RAY_ADDRESS" if set_outside else ""
             said = one_line(str(error).strip().partition("\n")[0], 160).rstrip(".")
@@ -228,7 +228,7 @@ def _require_answer(address: str) -> None:
     except TimeoutError as error:
         raise TimeoutError(f"nothing answered in {ANSWERS_WITHIN:.0f} seconds") from error
     if begin[3:] != _HELLO[-6:-5] and os.environ.get("RAY_USE_TLS", "0") == "0":
-        raise ConnectionError("what answers there is no Ray cluster, whose default port is 6379")
+        raise ConnectionError("what answers there is no Ray cluster; one usually has port 6379")
 
 
 class _Actor:
