@@ -34,8 +34,8 @@ def add(commands: Commands) -> None:
     merge.add_argument(
         "--ask",
         metavar="QUESTION",
-        help="ask one thing instead: twice, peers, tokens, without_media, uneven, absent, repeated, "
-        "wrong, or SQL on the table calls",
+        help="ask one thing instead: twice, peers, tokens, without_media, uneven, absent, "
+        "repeated, wrong, or SQL on the table calls",
     )
     merge.set_defaults(run=_run)
 

@@ -91,9 +91,9 @@ def _steps(file: Path) -> Iterator[int | None]:
 def _step(line: bytes) -> int | None:
     try:
         read = json.loads(line)
-        whole = isinstance(read, dict) and isinstance(read.get("rank"), int)
-        return max(int(read["step"]), 0) if whole else None
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        step = int(read["step"])
+        return step if isinstance(read.get("rank"), int) and 0 <= step <= LAST else None
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return None
 
 
