@@ -87,6 +87,7 @@ def _not_finite(batch: Batch) -> list[NotFinite]:
         kind = str(getattr(value, "dtype", ""))
         if value is None or "float" not in kind or "float8" in kind or 0 in value.shape:
             continue
+        value = value.detach() if hasattr(value, "detach") else value
         if not (isfinite(float(value.min())) and isfinite(float(value.max()))):
             found.append(NotFinite(key))
     return found

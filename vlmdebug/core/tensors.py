@@ -5,6 +5,8 @@ Nothing here imports torch; tensors are used through the few methods that torch 
 
 from __future__ import annotations
 
+import sys
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -91,6 +93,14 @@ def _unreadable(layout: Any, dtype: Any) -> str | None:
     if str(dtype).removeprefix("torch.").startswith(("quint", "qint")):
         return "quantized"
     return "of complex numbers" if dtype.is_complex else None
+
+
+def in_host_memory() -> AbstractContextManager[Any]:
+    """Where the program has another default device, new tensors are still made in host memory."""
+    torch = sys.modules.get("torch")
+    if torch is None or torch.empty(0).device.type == "cpu":
+        return nullcontext()
+    return torch.device("cpu")
 
 
 def version(tensor: Any) -> int | None:

@@ -145,7 +145,7 @@ def _odd_tensor(value: Any) -> tuple[str, str] | None:
         said = getattr(value, asked, False)
         if said() if callable(said) else said:
             return f"{what} tensor", instead
-    if _dispatches(type(value)):
+    if dispatches(type(value)):
         name = type(value).__name__
         dense = "value.full_tensor()" if hasattr(value, "full_tensor") else "a plain torch.Tensor"
         return f"{name}, a tensor class of its own", dense
@@ -158,7 +158,7 @@ def _is_in_rows(layout: Any) -> bool:
 
 
 @lru_cache(maxsize=64)
-def _dispatches(kind: type) -> bool:
+def dispatches(kind: type) -> bool:
     """Whether a tensor class computes by functions of its own."""
     base = next((cls for cls in kind.__mro__ if cls.__module__ == "torch"), None)
     own = getattr(kind, "__torch_dispatch__", None)

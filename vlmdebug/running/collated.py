@@ -18,6 +18,7 @@ from vlmdebug.families.probe import image_text
 from vlmdebug.families.unreadable import MEASURES
 from vlmdebug.outcomes.reasons import DEPENDS, LOUD
 from vlmdebug.running.dataset_rows import draw_video, video_text
+from vlmdebug.running.joined import tensor_of
 from vlmdebug.tiny.drawing import draw
 
 PLACES = "position_ids"
@@ -123,8 +124,8 @@ def _as_tensor(key: str, value: Sequence[Any], dims: int | None) -> torch.Tensor
         return None
     try:
         if not any(isinstance(one, (torch.Tensor, np.ndarray)) for one in parts):
-            return torch.tensor(parts)
-        tensors = [torch.as_tensor(one) for one in parts]
+            return torch.tensor(parts, device="cpu")
+        tensors = [tensor_of(one) for one in parts]
         stacked = key in TOKEN_KEYS if dims is None else tensors[0].ndim < dims
         return torch.stack(tensors) if stacked else torch.cat(tensors)
     except (TypeError, ValueError, RuntimeError):

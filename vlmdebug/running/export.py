@@ -18,6 +18,7 @@ from vlmdebug.core.given import public
 from vlmdebug.core.keys import LENGTHS, TOKEN_KEYS
 from vlmdebug.core.layout import Axis, Layout, plural
 from vlmdebug.core.literals import literal
+from vlmdebug.core.tensors import in_host_memory
 from vlmdebug.errors import BadInput, MismatchError
 from vlmdebug.families.packing import SEPARATES
 from vlmdebug.running.slicer_source import (
@@ -90,7 +91,9 @@ class Code:
             return Tried(0, ("other batches than its own",))
         cases = survived(self.function, family.name, max_examples=max_examples, seed=seed)
         batch = with_every_key(family)
-        if not _cuts_alike(self.slices, batch, NAMES):
+        with in_host_memory():
+            same = _cuts_alike(self.slices, batch, NAMES)
+        if not same:
             report = check(self.slices.function, batch, pictures=False)
             lost = {*batch.layout} - {key for chunk in report.chunks for key in chunk.keys}
             raise MismatchError(

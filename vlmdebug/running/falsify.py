@@ -7,6 +7,7 @@ from typing import Any, overload
 
 from vlmdebug.core.given import public
 from vlmdebug.core.signature import Slicer
+from vlmdebug.core.tensors import in_host_memory
 from vlmdebug.errors import MismatchError
 from vlmdebug.families import family_named
 from vlmdebug.running.collator import Collator
@@ -70,7 +71,8 @@ def falsify(
     )
     if isinstance(slicer, Collator):
         return RowSearch(slicer, settings, tried).first()
-    return Search(slicer, settings, tried).first()
+    with in_host_memory():  # as the batches, and what code makes next to them
+        return Search(slicer, settings, tried).first()
 
 
 @overload
@@ -110,7 +112,8 @@ def falsify_all(
     )
     if isinstance(slicer, Collator):
         return RowSearch(slicer, settings, tried).all()
-    return Search(slicer, settings, tried).all()
+    with in_host_memory():
+        return Search(slicer, settings, tried).all()
 
 
 def survived(slicer: Slicer, family: str, *, max_examples: int, seed: int) -> Tried:
@@ -122,7 +125,8 @@ def survived(slicer: Slicer, family: str, *, max_examples: int, seed: int) -> Tr
     """
     name, tried = family_named(family).name, dict[str, int]()
     settings = FalsifySettings([name], max_examples, seed=seed)
-    found = Search(slicer, settings, tried, spares=False).first()
+    with in_host_memory():
+        found = Search(slicer, settings, tried, spares=False).first()
     if found is not None:
         details = "\n".join(finding.message for finding in found.report.findings)
         raise MismatchError(f"{found!r}\n{details}", found.report) from found.error

@@ -26,7 +26,7 @@ from vlmdebug.families.unreadable import items_of
 from vlmdebug.running.collated import dims_of
 from vlmdebug.running.collator import Collator
 from vlmdebug.running.files import load_batch
-from vlmdebug.running.joined import samples_joined
+from vlmdebug.running.joined import samples_joined, tensor_of
 from vlmdebug.safe import one_line
 
 MOST_BATCHES = 2
@@ -269,8 +269,10 @@ def _tensor(key: str, value: list[Any]) -> Any:
     if key not in KNOWN:
         return value
     try:
+        if any(isinstance(one, torch.Tensor) for one in value):
+            return torch.stack([tensor_of(one).detach() for one in value])
         found = np.asarray(value)
-    except ValueError:  # rows of several lengths
+    except (ValueError, TypeError, RuntimeError):  # rows of several lengths, kinds or devices
         return value
     if found.dtype.kind not in "biuf":
         return value

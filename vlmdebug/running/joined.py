@@ -115,7 +115,8 @@ def unpacked(whole: Batch) -> dict[str, Any]:
             rows = [value[whole.spans[s][0], torch.from_numpy(c)] for s, c in enumerate(columns)]
             made[key] = torch.stack([_padded(row, wide, 0) for row in rows])
     made.pop("position_ids", None)  # judged with the tokens
-    ones = [torch.ones(len(own), dtype=torch.long) for own in columns]
+    ids = whole.inputs[TEXT]
+    ones = [ids.new_ones(len(own), dtype=torch.long) for own in columns]
     made["attention_mask"] = torch.stack([_padded(own, wide, 0) for own in ones])
     return made
 
@@ -160,7 +161,7 @@ def _fitted(value: Any, blank: Any) -> Any:
 
 def _is_padding(value: Any, kept: tuple[slice, ...]) -> bool:
     """Whether nothing but padding is outside of a part."""
-    outside = torch.ones(value.shape, dtype=torch.bool)
+    outside = torch.ones_like(value, dtype=torch.bool)
     outside[kept] = False
     cut = value[outside]
     return not len(cut) or any(bool((cut == pad).all()) for pad in PADDING)
@@ -301,13 +302,18 @@ def samples_joined(
 
 def _with_rows(sample: Mapping[str, Any]) -> dict[str, Any]:
     """The sample as a batch of one row, where its tokens have no dimension of rows."""
-    made = {key: torch.as_tensor(v) if hasattr(v, "dtype") else v for key, v in sample.items()}
+    made = {key: tensor_of(v) if hasattr(v, "dtype") else v for key, v in sample.items()}
     if getattr(made.get(TEXT), "ndim", 2) != 1:
         return made
     return {
         key: value[None] if key in TOKEN_KEYS and getattr(value, "ndim", 0) == 1 else value
         for key, value in made.items()
     }
+
+
+def tensor_of(value: Any) -> torch.Tensor:
+    """A tensor as it is; anything else in host memory, whatever the program's default device."""
+    return value if isinstance(value, torch.Tensor) else torch.as_tensor(value, device="cpu")
 
 
 def _single(reading: Mapping[str, Any]) -> dict[str, Any]:

@@ -171,7 +171,8 @@ def with_every_key(family: Family) -> Batch:
     others = {**family.axes, **clip_axes(family)}
     for key in [key for key in others if key not in inputs]:
         rows = batch.counts[others[key].unit].total
-        inputs[key] = torch.full([rows] + [1] * family.shapes.get(key, "").count(","), 2)
+        shape = [rows] + [1] * family.shapes.get(key, "").count(",")
+        inputs[key] = torch.full(shape, 2, device=inputs["input_ids"].device)
     metadata = ProcessorMetadata(model_type=family.name, image_token_id=batch.image.token_id)
     counts = {unit: tuple(counts) for unit, counts in batch.counts.items()}
     facts = BatchFacts(inputs, metadata, counts.get("image"), counts.get("tile"), counts)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from vlmdebug.core.given import public
+from vlmdebug.core.tensors import in_host_memory
 from vlmdebug.core.wording import number
 from vlmdebug.errors import BadInput
 from vlmdebug.tiny.drawing import Size, checked_counts, images
@@ -69,15 +70,16 @@ def batch(
     padding = {} if padding_side is None else {"padding_side": padding_side}
     # Any: upstream types these options as a TypedDict of TypedDicts, but takes them flat too.
     process: Any = processor or _processor(family)
-    made = process(
-        text=[_written(text, recipe) for text in marked],
-        # Most processors refuse a list of empty lists, but accept no images at all.
-        images=_given(pictures, recipe) if any(counts) else None,
-        padding=True,
-        return_tensors="pt",
-        **padding,
-        **recipe.call,
-    )
+    with in_host_memory():
+        made = process(
+            text=[_written(text, recipe) for text in marked],
+            # Most processors refuse a list of empty lists, but accept no images at all.
+            images=_given(pictures, recipe) if any(counts) else None,
+            padding=True,
+            return_tensors="pt",
+            **padding,
+            **recipe.call,
+        )
     if recipe.decoder and "input_ids" in made:
         made["decoder_input_ids"] = made["input_ids"].clone()
     return _cast(made) if recipe.cast else made

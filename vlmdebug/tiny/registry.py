@@ -142,7 +142,22 @@ NEEDS: dict[str, tuple[str, ...]] = {
     ),
     **dict.fromkeys(["gemma3n", "fast_vlm", "perception_lm"], ("timm", "torchvision")),
 }
+NEEDS_IN: dict[str, dict[str, tuple[str, ...]]] = {
+    "5.20": dict.fromkeys(["gemma4", "diffusion_gemma"], ("torchvision",)),
+}
+"""The same, of families whose processors need packages in one release alone."""
+_BEFORE_5_23 = ("5.20", "5.21", "5.22")
+_ABSENT = "it has no such model"
 BROKEN: dict[str, dict[str, str]] = {
+    **dict.fromkeys(
+        ["granite_docling", "lfm3_vl", "dots3_note"], dict.fromkeys(_BEFORE_5_23, _ABSENT)
+    ),
+    "hy_v4_vl": dict.fromkeys([*_BEFORE_5_23, "5.23"], _ABSENT),
+    "mllama": dict.fromkeys(_BEFORE_5_23, "its processor refuses a sample without images"),
+    **dict.fromkeys(
+        ["qwen2_5_omni_thinker", "qwen3_omni_moe_thinker"],
+        dict.fromkeys(_BEFORE_5_23, "its processor takes no images without a video processor"),
+    ),
     "llama4": {
         "5.24": "its forward raises AttributeError on every call (it reads `image_outputs` of a "
         "text model's output in modeling_llama4)"
@@ -196,11 +211,15 @@ def families() -> tuple[str, ...]:
 
 def broken(family: str) -> str | None:
     """Why the model cannot be called in the installed release; None if it can."""
-    reasons = BROKEN.get(family)
-    if not reasons:
-        return None
-    release = importlib.metadata.version("transformers")
-    return next((why for part, why in reasons.items() if release.startswith(f"{part}.")), None)
+    return BROKEN[family].get(_release()) if family in BROKEN else None
+
+
+def _release() -> str:
+    """`5.24`, of transformers; empty without it."""
+    try:
+        return ".".join(importlib.metadata.version("transformers").split(".")[:2])
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 @contextmanager
@@ -245,7 +264,10 @@ def recipe_of(family: str) -> Recipe:
 
 
 def _missing(family: str) -> list[str]:
-    return [name for name in NEEDS.get(family, ()) if importlib.util.find_spec(name) is None]
+    needs = NEEDS.get(family, ())
+    if any(family in those for those in NEEDS_IN.values()):
+        needs = (*needs, *NEEDS_IN.get(_release(), {}).get(family, ()))
+    return [name for name in needs if importlib.util.find_spec(name) is None]
 
 
 def _unknown(family: object) -> str:

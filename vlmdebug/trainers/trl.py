@@ -187,7 +187,7 @@ def _with_completions(inputs: Mapping[str, Any]) -> dict[str, Any]:
         "prompt_mask": mask,
         "completion_ids": ids[:, :0],
         "completion_mask": mask[:, :0],
-        "advantages": torch.zeros(len(ids)),
+        "advantages": torch.zeros(len(ids), device=ids.device),
     }
 
 

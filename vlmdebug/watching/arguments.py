@@ -15,6 +15,7 @@ import torch
 
 from vlmdebug.core.keys import KNOWN, MEDIA_KEYS
 from vlmdebug.errors import BadInput
+from vlmdebug.families.unreadable import dispatches
 
 Parameters = Mapping[str, inspect.Parameter]
 
@@ -83,7 +84,9 @@ def refuse_unreadable(inputs: Mapping[str, Any], dense: Collection[str]) -> None
 
 def is_dense(value: Any) -> bool:
     """Whether it is a tensor with rows stored in memory."""
-    return isinstance(value, torch.Tensor) and value.layout is torch.strided and not value.is_nested
+    if not isinstance(value, torch.Tensor) or value.is_nested:
+        return False
+    return value.layout is torch.strided and not dispatches(type(value))
 
 
 def _refuse(key: str, value: Any) -> None:
@@ -95,6 +98,12 @@ def _refuse(key: str, value: Any) -> None:
         raise BadInput(
             f"The model was called with {key} as a {type(value).__name__}{many}, but rows can be "
             "identified only in a tensor. This call was not judged. Pass the tensor."
+        )
+    if dispatches(type(value)):
+        raise BadInput(
+            f"The model was called with {key} as a {type(value).__name__}, a tensor class of its "
+            "own, but rows can be identified only in a plain tensor. This call was not judged. "
+            "Watch a module that is called with plain tensors."
         )
     raise BadInput(
         f"The model was called with a {'nested' if value.is_nested else 'sparse'} {key}, but "

@@ -11,6 +11,11 @@ from vlmdebug.errors import VlmDebugError
 
 COUNTS_DIFFER = "VLM009"
 """The code of a chunk with another number of placeholders than of features."""
+TRANSFORMED = (
+    "The model was called inside a transform of torch.func (vmap, grad, jvp), where tensors have no "
+    "memory of their own, so rows cannot be identified. This call was not judged. Watch a call "
+    "outside of it."
+)
 
 
 class Judged(NamedTuple):
@@ -42,5 +47,7 @@ def _itself(report: Report) -> Report:
 
 def why(error: Exception) -> str:
     """Why a call is unread: the message for the user, or that the error is ours."""
+    if isinstance(error, NotImplementedError) and "Cannot access storage" in str(error):
+        return TRANSFORMED
     ours = f"vlmdebug failed: {type(error).__name__}: {error}"
     return str(error) if isinstance(error, VlmDebugError) else ours

@@ -7,7 +7,7 @@ trace, a few values of each row are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +29,29 @@ def all_on_cpu(tensors: Tensors) -> bool:
     return not [one for one in tensors.values() if not one.is_cpu]
 
 
+def refuse_capture(tensors: Tensors) -> None:
+    """Leave a device alone that records what it is asked to do, to repeat it (a CUDA graph).
+
+    Raises:
+        BadInput: A copy would become part of the graph, or end the capture with an error.
+    """
+    if _is_capturing({one.device.type for one in tensors.values()}):
+        raise BadInput(
+            "The model was called while a graph of the device was captured, so nothing could be "
+            "copied from there. This call was not judged. Watch the calls before the capture."
+        )
+
+
+def _is_capturing(kinds: Iterable[str]) -> bool:
+    asked = [getattr(module_of(kind), "is_current_stream_capturing", None) for kind in kinds]
+    return any(ask() for ask in asked if ask is not None)
+
+
+def module_of(kind: str) -> Any:
+    """`torch.cuda` of `cuda`; `torch.get_device_module` is not in torch 2.2."""
+    return getattr(torch, kind, None)
+
+
 class PendingTransfer:
     """The tensors of one call, on their way to the host.
 
@@ -46,6 +69,7 @@ class PendingTransfer:
         columns: bool = False,
     ) -> None:
         self._failed: Exception | None = None
+        self._kinds = {tensor.device.type for tensor in tensors.values()}
         self._events: list[Any] = []
         self._copies: Mapping[str, _Copy] = {}
         self.media: dict[str, Sampled] = {}
@@ -61,8 +85,13 @@ class PendingTransfer:
 
     @property
     def arrived(self) -> bool:
-        """Whether they can be read without waiting, or never can be read."""
+        """Whether they can be read without waiting, or never can be read.
+
+        Nothing is asked while a graph is captured: the question would end the capture.
+        """
         try:
+            if _is_capturing(self._kinds):
+                return False
             return all(event.query() for event in self._events)
         except RuntimeError:  # the device has failed; the program will get that error
             return True
@@ -97,7 +126,7 @@ class _Copy(NamedTuple):
         if key in READ:
             whole = _on_its_way(parent.detach())
         else:  # memory that is never written costs nothing
-            whole = torch.zeros(parent.shape, dtype=parent.dtype)
+            whole = torch.zeros(parent.shape, dtype=parent.dtype, device="cpu")
             if parent.ndim == PADDED and parent.numel():
                 tile, pixels = (2, 3, 4), parent.detach()
                 real = _on_its_way((pixels.amax(tile) != 0) | (pixels.amin(tile) != 0))
@@ -123,5 +152,5 @@ def stream_of(device: torch.device) -> Any:
     """The current stream of this thread; None if the device has no streams."""
     if device.type == "cpu":
         return None
-    module = torch.get_device_module(device)
+    module = module_of(device.type)
     return module.current_stream(device) if hasattr(module, "current_stream") else None

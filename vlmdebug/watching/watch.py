@@ -38,7 +38,7 @@ from vlmdebug.watching.judged import Verdict as JudgedCall
 from vlmdebug.watching.judged import why
 from vlmdebug.watching.log import Log, Notice, log_of
 from vlmdebug.watching.origin import Origin
-from vlmdebug.watching.pending import PendingTransfer, all_on_cpu
+from vlmdebug.watching.pending import PendingTransfer, all_on_cpu, refuse_capture
 from vlmdebug.watching.slices import CallChecker
 from vlmdebug.watching.trace import Call as Call
 from vlmdebug.watching.trace import Trace as Trace
@@ -202,6 +202,8 @@ class Watcher:
             tensors = {key: value for key, value in inputs.items() if is_dense(value)}
             shapes.update({key: tuple(tensor.shape) for key, tensor in tensors.items()})
             refuse_unreadable(inputs, tensors)
+            if not all_on_cpu(tensors):
+                refuse_capture(tensors)
         except Exception as error:
             return [Call(number, site, shapes, unread=why(error), origin=origin)]
         call = partial(Call, number, site, shapes, origin=origin)
