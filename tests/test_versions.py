@@ -19,6 +19,8 @@ import torch
 
 import vlmdebug as vd
 from vlmdebug.testing import assert_slices
+from vlmdebug.tiny.registry import OLDEST
+from vlmdebug.watching.pending import stream_of
 
 ENCODED = "Media came already encoded"  # as `generate` passes them from transformers 5 on
 IMAGES = (2, 0, 1)
@@ -86,6 +88,11 @@ def test_review_names_the_line_that_cuts_pixels_by_sample():
 
     assert [one.line for one in vd.review.source(wrong).findings] == [6]
     assert not vd.review.source(right).findings
+
+
+def test_device_without_streams_is_known_as_such():
+    """By a way that torch 2.2 has, too."""
+    assert stream_of(torch.device("mps")) is None
 
 
 # --- models of the installed release -------------------------------------------------------
@@ -326,3 +333,17 @@ def test_generation_is_watched_without_a_false_alarm(own):
 
     assert len(trace.calls) == 3
     assert all(call.ok or (call.unread or "").startswith(ENCODED) for call in trace.calls)
+
+
+@pytest.mark.long
+@needs_transformers
+def test_each_tiny_model_of_the_release_is_built_and_runs():
+    import transformers
+
+    if [*map(int, transformers.__version__.split(".")[:2])] < [*map(int, OLDEST.split("."))]:
+        pytest.skip(f"tiny models require transformers {OLDEST}")
+    for family in vd.tiny.families():
+        model, processor = vd.tiny.build(family)
+        inputs = vd.tiny.batch(family, processor=processor)
+
+        assert runs(model, inputs) is not None, family

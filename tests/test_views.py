@@ -521,7 +521,7 @@ def test_plot_draws_the_wrong_chunk_of_many_and_says_how_many_it_left_out() -> N
 @pytest.mark.parametrize("text", MARKUP)
 def test_plot_draws_text_from_outside_literally(text: str) -> None:
     pytest.importorskip("matplotlib")
-    figure = plot(hostile(text)).get_figure(root=True)
+    figure = plot(hostile(text)).figure
 
     assert figure is not None
     figure.draw_without_rendering()  # a formula that does not parse would raise

@@ -57,7 +57,7 @@ ENVIRONMENTS = (
     *(Environment(HERE, release) for release in (None, "4.56.2", "4.57.6", "5.6.2", "5.12.1")),
     Environment(HERE, "5.24.0"),
     Environment("3.10", "4.57.6", "2.2.2", ("numpy<2",)),
-    Environment("3.10", "5.12.1", "2.6.0"),
+    Environment("3.10", "5.20.2", "2.6.0"),  # the last one for this Python
     Environment("3.13", "5.24.0", "2.13.0"),
 )
 
@@ -69,7 +69,8 @@ def find_python(version: str) -> str | None:
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     kept = sorted(pyenv.glob(f"{version}.*/bin/python"))
     for found in (shutil.which(f"python{version}"), *map(str, reversed(kept))):
-        if found and subprocess.run([found, "-c", ""], check=False).returncode == 0:
+        quiet = {"check": False, "stderr": subprocess.DEVNULL}
+        if found and subprocess.run([found, "-c", ""], **quiet).returncode == 0:
             return found
     return None
 
@@ -153,14 +154,18 @@ def page(rows: list[str]) -> str:
         "- Whether a wrong call raises is predicted for the releases in which the rules were",
         "  compared with the models: 5.23 and 5.24. In others the report says unknown; `prove`",
         "  runs your model.",
-        "- The tiny models of `vlmdebug[tiny]` require transformers 5.20 or newer.",
-        "- transformers 5.23 and 5.24 require Python 3.11 or newer; 5.20 accepts 3.10.",
+        "- The tiny models of `vlmdebug[tiny]` require transformers 5.20 or newer. Where the release",
+        "  has them, all are built and run. In 5.20, Gemma 4's require torchvision.",
+        "- transformers 5.21 and newer require Python 3.11 or newer; 5.20 accepts 3.10.",
     ]
     return "\n".join(lines) + "\n"
 
 
 def main(asked: list[str]) -> None:
     """Run the rows that were asked for, or all of them, and then write the page."""
+    known = {str(part) for one in ENVIRONMENTS for part in (one.python, one.transformers, one.torch)}
+    if not known.issuperset(asked):
+        sys.exit(f"{__doc__}\nVersions: {', '.join(sorted(known - {'None'}))}")
     rows, failed = [], False
     for one in ENVIRONMENTS:
         if asked and not {one.python, one.transformers, one.torch} & set(asked):

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from vlmdebug.core.given import public
-from vlmdebug.core.tensors import in_host_memory
 from vlmdebug.core.wording import number
 from vlmdebug.errors import BadInput
 from vlmdebug.tiny.drawing import Size, checked_counts, images
@@ -63,6 +62,8 @@ def batch(
     Raises:
         BadInput: The family, a count, a size or a text is not one that can be used.
     """
+    from vlmdebug.core.tensors import in_host_memory
+
     recipe = find_recipe(family)
     counts = _counts(family, recipe, images_per_sample)
     marked = _default_texts(counts, seed) if texts is None else _marked(texts, counts)
