@@ -178,6 +178,8 @@ def masked(chunk):
         pytest.param("attention_mask", lambda c: zeros(c) + 1, "OK", id="mask of ones"),
         pytest.param("attention_mask", lambda c: (order(c) > 8).long(), "AMBIGUOUS", id="hides"),
         pytest.param("token_type_ids", zeros, "AMBIGUOUS", id="types of another meaning"),
+        pytest.param("token_type_ids", lambda c: (c["input_ids"] == 3).int(), "OK", id="images"),
+        pytest.param("token_type_ids", lambda c: order(c) % 2, "AMBIGUOUS", id="types of no image"),
         pytest.param("mm_token_type_ids", lambda c: (c["input_ids"] == 3).long(), "OK", id="types"),
         pytest.param("mm_token_type_ids", lambda c: zeros(c) + 1, "AMBIGUOUS", id="all images"),
         pytest.param("mm_token_type_ids", zeros, "AMBIGUOUS", id="as if left out"),
@@ -207,6 +209,42 @@ def test_made_key_is_compared_or_named(key, make, verdict):
 
     assert report.verdict == verdict
     assert verdict == "OK" or key in str(report)
+
+
+@pytest.mark.parametrize("family", ["llava", "llava_next", "internvl", "idefics3", "idefics2"])
+def test_types_of_images_are_right_where_the_model_gives_the_same(family, built):
+    """As OpenRLHF's actor passes them to each model without a grid."""
+    model, processor = built[family]
+    inputs = dict(vd.tiny.batch(family, [1, 1]))
+    batch = vd.read_batch(inputs, processor=processor, config=model.config)
+
+    def types(chunk):
+        return (chunk["input_ids"] == batch.image.token_id).int()
+
+    with torch.no_grad():
+        plain = model(**inputs).logits
+        given = model(**inputs, token_type_ids=types(inputs)).logits
+
+    assert types(inputs).any()
+    assert torch.equal(plain, given)
+    assert vd.check(making(token_type_ids=types), batch).verdict == "OK"
+
+
+@pytest.mark.parametrize(("family", "verdict"), [("gemma3", "OK"), ("paligemma", "MISMATCH")])
+def test_types_of_images_are_judged_by_the_model_that_takes_them(family, verdict, built):
+    model, processor = built[family]
+    inputs = dict(vd.tiny.batch(family, [1, 1]))
+    batch = vd.read_batch(inputs, processor=processor, config=model.config)
+
+    def types(chunk):
+        return (chunk["input_ids"] == batch.image.token_id).int()
+
+    with torch.no_grad():
+        plain = model(**inputs).logits
+        given = model(**{**inputs, "token_type_ids": types(inputs)}).logits
+
+    assert torch.equal(plain, given) is (verdict == "OK")
+    assert vd.check(making(token_type_ids=types), batch).verdict == verdict
 
 
 TRAINERS_OWN = ["advantages", "old_per_token_logps", "completion_mask", "returns", "loss_scale"]

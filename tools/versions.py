@@ -163,7 +163,9 @@ def page(rows: list[str]) -> str:
 
 def main(asked: list[str]) -> None:
     """Run the rows that were asked for, or all of them, and then write the page."""
-    known = {str(part) for one in ENVIRONMENTS for part in (one.python, one.transformers, one.torch)}
+    known = {
+        str(part) for one in ENVIRONMENTS for part in (one.python, one.transformers, one.torch)
+    }
     if not known.issuperset(asked):
         sys.exit(f"{__doc__}\nVersions: {', '.join(sorted(known - {'None'}))}")
     rows, failed = [], False

@@ -225,6 +225,9 @@ class _Call:
                 if values.shape == self.types.shape
                 else Made.unchecked(MadeBy.SHAPE, values.shape)
             )
+        rules = self.batch.layout.rules
+        if rules.seen and PROMPT_TYPES in rules.ignored and self.type_ids(values).right:
+            return Made(True)  # the types of Gemma 3, for a model without such an argument
         return Made.unchecked(MadeBy.MEANING)
 
     @property
