@@ -154,8 +154,8 @@ def page(rows: list[str]) -> str:
         "- Whether a wrong call raises is predicted for the releases in which the rules were",
         "  compared with the models: 5.23 and 5.24. In others the report says unknown; `prove`",
         "  runs your model.",
-        "- The tiny models of `vlmdebug[tiny]` require transformers 5.20 or newer. Where the release",
-        "  has them, all are built and run. In 5.20, Gemma 4's require torchvision.",
+        "- The tiny models of `vlmdebug[tiny]` require transformers 5.20 or newer. All that a",
+        "  release has are built and run. In 5.20, Gemma 4's require torchvision.",
         "- transformers 5.21 and newer require Python 3.11 or newer; 5.20 accepts 3.10.",
     ]
     return "\n".join(lines) + "\n"

@@ -145,7 +145,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
 NEEDS_IN: dict[str, dict[str, tuple[str, ...]]] = {
     "5.20": dict.fromkeys(["gemma4", "diffusion_gemma"], ("torchvision",)),
 }
-"""The same, of families whose processors need packages in one release alone."""
+"""The same, of families with processors that need packages in one release alone."""
 _BEFORE_5_23 = ("5.20", "5.21", "5.22")
 _ABSENT = "it has no such model"
 BROKEN: dict[str, dict[str, str]] = {

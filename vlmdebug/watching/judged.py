@@ -12,8 +12,8 @@ from vlmdebug.errors import VlmDebugError
 COUNTS_DIFFER = "VLM009"
 """The code of a chunk with another number of placeholders than of features."""
 TRANSFORMED = (
-    "The model was called inside a transform of torch.func (vmap, grad, jvp), where tensors have no "
-    "memory of their own, so rows cannot be identified. This call was not judged. Watch a call "
+    "The model was called inside a transform of torch.func (vmap, grad, jvp), where tensors have "
+    "no memory of their own, so rows cannot be identified. This call was not judged. Watch a call "
     "outside of it."
 )
 
