@@ -84,9 +84,10 @@ def refuse_unreadable(inputs: Mapping[str, Any], dense: Collection[str]) -> None
 
 def is_dense(value: Any) -> bool:
     """Whether it is a tensor with rows stored in memory."""
-    if not isinstance(value, torch.Tensor) or value.is_nested:
+    kind = type(value)
+    if kind is not torch.Tensor and (not isinstance(value, torch.Tensor) or dispatches(kind)):
         return False
-    return value.layout is torch.strided and not dispatches(type(value))
+    return value.layout is torch.strided and not value.is_nested
 
 
 def _refuse(key: str, value: Any) -> None:

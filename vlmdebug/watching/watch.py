@@ -202,7 +202,8 @@ class Watcher:
             tensors = {key: value for key, value in inputs.items() if is_dense(value)}
             shapes.update({key: tuple(tensor.shape) for key, tensor in tensors.items()})
             refuse_unreadable(inputs, tensors)
-            if not all_on_cpu(tensors):
+            here = all_on_cpu(tensors)
+            if not here:
                 refuse_capture(tensors)
         except Exception as error:
             return [Call(number, site, shapes, unread=why(error), origin=origin)]
@@ -219,7 +220,7 @@ class Watcher:
         where = self._where(tensors, inputs, cached=cached)
         media = {} if self._origin is None or cached else _sampled(tensors)
         given = partial(self._with_samples, origin, cached, where, site)
-        if all_on_cpu(tensors):
+        if here or all_on_cpu(tensors):
             return [call(**given(lambda: tensors, media))]
         away = PendingTransfer(tensors, media, columns=where is not None)
         arriving = None if media is None else away.media
