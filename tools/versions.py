@@ -155,7 +155,7 @@ def page(rows: list[str]) -> str:
         "  compared with the models: 5.23 and 5.24. In others the report says unknown; `prove`",
         "  runs your model.",
         "- The tiny models of `vlmdebug[tiny]` require transformers 5.20 or newer. All that a",
-        "  release has are built; in 5.24, all run. With torch 2.6 and transformers 5.20.2, SmolVLM,",
+        "  release has are built; in 5.24 all run. With torch 2.6 and transformers 5.20.2 SmolVLM,",
         "  Qwen4-Exp, GLM-5-Next, Kosmos-2 and GOT-OCR 2 raise. In 5.20, Gemma 4's require",
         "  torchvision.",
         "- transformers 5.21 and newer require Python 3.11 or newer; 5.20 accepts 3.10.",
