@@ -44,17 +44,21 @@ class Placing:
 
     def index(self, inputs: Inputs, **given: Any) -> torch.Tensor:
         """The model's own positions, `(3, sample, seq)`."""
+        return self.indexed(inputs, **given)[0]
+
+    def indexed(self, inputs: Inputs, **given: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """The model's own positions, and its deltas, `(sample, 1)`."""
         told = {key: inputs.get(key) for key in ("image_grid_thw", "video_grid_thw")}
         told |= {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
         if self.omni:
             mask = inputs.get("feature_attention_mask")
             told["audio_seqlens"] = None if mask is None else mask.sum(1)
             told["second_per_grids"] = inputs.get("video_second_per_grid")
-            return self.model.get_rope_index(**{**told, **given})[0]
+            return self.model.get_rope_index(**{**told, **given})
         told["mm_token_type_ids"] = inputs["mm_token_type_ids"]
         if self.family == "qwen2_5_vl":
             told["second_per_grid_ts"] = inputs.get("second_per_grid_ts")
-        return self.model.model.get_rope_index(**{**told, **given})[0]
+        return self.model.model.get_rope_index(**{**told, **given})
 
     def draw(
         self, samples: Sequence[str], seed: int = 0, *, sound: bool = False, left: bool = False

@@ -273,7 +273,7 @@ def test_rope_deltas_of_other_rows_are_found_and_those_that_count_padding_are_no
         return made
 
     def padded(made, rows):
-        made["rope_deltas"] -= made["input_ids"].shape[1]
+        made["rope_deltas"] -= (made["attention_mask"] == 0).sum(1, keepdim=True)
         return made
 
     assert [one.key for one in with_positions(built, wrong).mismatches] == ["rope_deltas"] * 2

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from architectures import architectures
 from placed import Placing
 
 import vlmdebug as vd
@@ -218,6 +220,98 @@ def test_copies_of_frames_are_right_where_they_share_the_token_of_images(kinds, 
 
     assert vd.check(copied, batch, chunk_size=size).ok
     assert not vd.check(lossy, batch, chunk_size=size).ok
+
+
+# --- rope_deltas ----------------------------------------------------------------------------
+
+MROPE = (
+    *("cohere_compass", "cosmos3_edge", "cosmos3_omni", "ernie4_5_vl_moe", "glm46v", "glm4v"),
+    *("glm4v_moe", "glm_ocr", "glmga", "hy_v4_vl", "paddleocr_vl", "qwen2_5_omni_thinker"),
+    *("qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_5_moe", "qwen3_omni_moe_thinker", "qwen3_vl"),
+    *("qwen3_vl_moe", "qwen4_exp"),
+)
+
+
+def verdict_on(inputs, built):
+    model, processor = built
+    batch = vd.read_batch(inputs, processor=processor, config=model.config)
+    report = vd.check(batch)
+    return report.verdict, [(one.code, one.key, one.samples) for one in report.mismatches]
+
+
+@pytest.mark.parametrize("family", architectures(MROPE))
+def test_deltas_of_each_model_are_right_and_others_fall(family, built):
+    model = built[family][0]
+    own = model if hasattr(model, "get_rope_index") else model.model
+    inputs = dict(vd.tiny.batch(family, [1, 0, 2]))
+    taken = inspect.signature(own.get_rope_index).parameters
+    _, deltas = own.get_rope_index(**{key: one for key, one in inputs.items() if key in taken})
+    padding = (inputs["attention_mask"] == 0).sum(1, keepdim=True)
+
+    for right in (deltas, deltas[:, 0], deltas - padding):
+        assert verdict_on({**inputs, "rope_deltas": right}, built[family]) == ("OK", [])
+    wrongs = {"of other samples": (deltas.roll(1, 0), 0), "of text": (deltas * 0, 0)}
+    wrongs |= {"off by one": (deltas + 1, 0), "by two rules": (deltas - padding * (deltas == 0), 1)}
+    for name, (wrong, sample) in wrongs.items():
+        found = verdict_on({**inputs, "rope_deltas": wrong}, built[family])
+        assert found == ("MISMATCH", [("VLM014", "rope_deltas", (sample,))]), name
+
+
+@pytest.mark.parametrize(("family", "sound"), CASES)
+def test_deltas_of_videos_and_audio_are_compared(family, sound, placings):
+    placing = placings(family)
+    for seed in range(3):
+        kinds, given = kinds_of(placing, seed), {"use_audio_in_video": True} if sound else {}
+        inputs, _ = placing.draw(kinds, seed, sound=sound, left=bool(seed % 2))
+        _, deltas = placing.indexed(inputs, **given)
+        right, wrong = (
+            vd.check(placing.read({**inputs, "rope_deltas": one})) for one in (deltas, deltas - 2)
+        )
+
+        assert right.ok, (seed, str(right))
+        assert {one.code for one in wrong.mismatches} == {"VLM014"}
+
+
+def with_deltas(batch, deltas):
+    return lambda _, size: (
+        {**chunk, "rope_deltas": deltas[at : at + 1]} for at, chunk in enumerate(batch.chunks(1))
+    )
+
+
+def test_deltas_are_compared_in_each_chunk_and_under_watch(placings):
+    placing = placings("qwen2_5_vl")
+    inputs, _ = placing.draw(("i", "", "ii"), 3)
+    batch, (_, deltas) = placing.read(inputs), placing.indexed(inputs)
+    stale = deltas + 3  # of a batch with smaller images
+
+    assert vd.check(with_deltas(batch, deltas), batch).ok
+    found = vd.check(with_deltas(batch, stale), batch)
+    assert [(one.code, one.key) for one in found.findings[0].mismatches] == [
+        ("VLM014", "rope_deltas")
+    ] * 3
+    assert found.findings[0].loudness == "unknown"
+    for own, verdict in ((deltas, "OK"), (stale, "MISMATCH")):
+        for whole in (with_deltas(batch, own)(None, 1), [{**inputs, "rope_deltas": own}]):
+            with (
+                vd.watch(placing.model, processor=placing.processor, on_mismatch="record") as trace,
+                torch.no_grad(),
+            ):
+                for chunk in whole:
+                    placing.model(**chunk, use_cache=False)
+            assert trace.report().verdict == verdict, str(trace.report())
+
+
+def test_deltas_that_cannot_be_compared_are_named(placings):
+    placing = placings("qwen2_5_vl")
+    inputs, _ = placing.draw(("i", "", "ii"), 3)
+    _, deltas = placing.indexed(inputs)
+    text = dict(vd.tiny.batch("llava", [1, 0]))
+    odd = vd.check({**inputs, "rope_deltas": deltas.repeat(1, 2)}, processor=placing.processor)
+    other = vd.check({**text, "rope_deltas": deltas[:2]}, processor=vd.tiny.build("llava")[1])
+
+    assert odd.verdict == other.verdict == "AMBIGUOUS"
+    assert "its shape (3, 2) is not (sample, 1)" in " ".join(odd.ambiguities)
+    assert "no rule is known for it" in " ".join(other.ambiguities)
 
 
 # --- where positions are not known ----------------------------------------------------------

@@ -67,9 +67,9 @@ def order_of_sides(key: str) -> Compared:
     return Compared(f"order of height and width in {key}", beyond=True)
 
 
-def positions(*, known: bool) -> Compared:
-    """`position_ids` of the batch; `known`: whether those of its tokens could be recomputed."""
-    return Compared("position_ids", "places of the tokens of input_ids" if known else None)
+def positions(key: str, *, known: bool) -> Compared:
+    """Positions of the batch, or its deltas; `known`: whether these could be recomputed."""
+    return Compared(key, "places of the tokens of input_ids" if known else None)
 
 
 def is_padded_to_sizes(batch: Batch) -> bool:

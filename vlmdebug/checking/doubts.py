@@ -133,8 +133,9 @@ class NotApart(NamedTuple):
 
 
 class PlacesUnknown(NamedTuple):
-    """`position_ids` of the batch that no rule recomputes."""
+    """`position_ids` of the batch, or its `rope_deltas`, that no rule recomputes."""
 
+    key: str
     why: MadeReason
 
 

@@ -222,21 +222,32 @@ class PositionsMade(MadeOtherwise):
 
 @dataclass(frozen=True, kw_only=True)
 class PositionsDiffer(KeyDifference):
-    """Positions of the batch that its tokens do not have."""
+    """Positions of the batch that its tokens do not have, or deltas that do not follow from them."""
 
     code: ClassVar[str] = "VLM014"
-    key: str = "position_ids"
     why: MadeReason
     outcome: Outcome = Outcome(Runs.OTHER_PLACES)
+
+    @classmethod
+    def of(cls, key: str, sample: int, why: MadeReason) -> PositionsDiffer:
+        return cls(key=key, samples=(sample,), why=why, outcome=PLACED.get(key, DEPENDS))
+
+
+PLACED = {"position_ids": Outcome(Runs.OTHER_PLACES), "rope_deltas": Outcome(Unknown.DELTAS)}
+"""Keys that say where tokens are, and what a model does with wrong ones."""
 
 
 def made_otherwise(
     key: str, why: MadeReason, chunk: int, samples: tuple[int, ...]
 ) -> MadeOtherwise:
     """The difference of a key that the slicer made, by what the key is."""
-    kind = PositionsMade if key == "position_ids" else MadeOtherwise
-    kind = LabelsMade if why.rule is MadeBy.LABELS else kind
-    return kind(key=key, cause=Cause(Because.MAKES, key), why=why, chunk=chunk, samples=samples)
+    cause = Cause(Because.MAKES, key)
+    if key in PLACED:
+        return PositionsMade(
+            key=key, cause=cause, why=why, chunk=chunk, samples=samples, outcome=PLACED[key]
+        )
+    kind = LabelsMade if why.rule is MadeBy.LABELS else MadeOtherwise
+    return kind(key=key, cause=cause, why=why, chunk=chunk, samples=samples)
 
 
 # --- tokens and samples of chunks ------------------------------------------------------------

@@ -108,6 +108,8 @@ REASONS: Mapping[Raises | Runs | Unknown, str] = {
     "It takes each run of image tokens for one image.",
     Unknown.ATTENTION: "Flash-attention mixes samples or raises; other kinds of attention do not "
     "look at it.",
+    Unknown.DELTAS: "Models compute their own from all tokens; code that adds these to the "
+    "numbers of generated tokens puts them in other places.",
     Unknown.SIGNATURE: "The model ignores it or raises, depending on its signature.",
 }
 """What the model will do, for each reason."""

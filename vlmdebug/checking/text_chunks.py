@@ -216,9 +216,10 @@ def _made_otherwise(found: MadeOtherwise, batch: Batch) -> Words:
 
 
 def _positions_differ(found: PositionsDiffer, batch: Batch) -> Words:
+    key, why = found.key, made(found.why)
     return Words(
-        f"sample {found.sample} has position_ids that its tokens do not have: {made(found.why)}.",
-        "Compute position_ids from the final input_ids as the model does, or leave them out.",
+        f"sample {found.sample} has {key} that its tokens do not have: {why}.",
+        f"Compute {key} from the final input_ids as the model does, or leave them out.",
     )
 
 

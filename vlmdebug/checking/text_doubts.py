@@ -62,6 +62,9 @@ MADE: Mapping[MadeBy, str] = {
     "of row {0[0]} has {1}, and belongs at {2}",
     MadeBy.TURNED: "height and width are swapped: column {0[1]} of row {0[0]} has {1} in time, "
     "height and width, and belongs at {2}",
+    MadeBy.DELTAS: "they are the highest position of a sample, and 1, less the number of its "
+    "tokens: row {0[0]} has {1[0]}, and {2[0]} follows from the grids",
+    MadeBy.DELTAS_SHAPE: "its shape {} is not (sample, 1)",
     MadeBy.NO_MEDIA: "the batch has no such media",
     MadeBy.COMPLETION: "the completion must have type 1: tokens of type 0 are the prompt, which "
     "sees all of itself",
@@ -152,9 +155,9 @@ def doubt(one: Doubt) -> str:
                 f"{made(why)}. Ask the model, vlmdebug.prove, or put {key} into the batch that is "
                 "cut."
             )
-        case PlacesUnknown(why):
+        case PlacesUnknown(key, why):
             return (
-                f"position_ids of the batch were not checked: {made(why)}. Compare them with those "
+                f"{key} of the batch were not checked: {made(why)}. Compare them with those "
                 "that the model computes, or leave them out, so that it does."
             )
         case Embedded(chunk):

@@ -93,21 +93,21 @@ def with_made(report: Report, batch: Batch, made: Mapping[str, Made]) -> Report:
     )
 
 
-def with_positions(report: Report, batch: Batch, own: Made | None) -> Report:
-    """The report with what is known of the `position_ids` of the batch itself, if it has some."""
+def with_positions(report: Report, batch: Batch, key: str, own: Made | None) -> Report:
+    """The report with what is known of `position_ids` or `rope_deltas` of the batch itself."""
     if own is None:
         return report
     found, unsure = list[Mismatch](), list[str]()
     if own.right is False and own.why is not None:
         sample = own.why.shapes[0][0]
-        found.append(as_mismatch(PositionsDiffer(samples=(sample,), why=own.why), batch))
+        found.append(as_mismatch(PositionsDiffer.of(key, sample, own.why), batch))
     elif own.why is not None:
-        unsure.append(doubt(PlacesUnknown(own.why)))
+        unsure.append(doubt(PlacesUnknown(key, own.why)))
     return replace(
         report,
         mismatches=(*report.mismatches, *found),
         ambiguities=(*report.ambiguities, *unsure),
-        compared=(*report.compared, positions(known=own.right is not None)),
+        compared=(*report.compared, positions(key, known=own.right is not None)),
     )
 
 

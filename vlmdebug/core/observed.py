@@ -69,6 +69,8 @@ class MadeBy(Enum):
     ORDER = auto()
     MROPE = auto()
     TURNED = auto()
+    DELTAS = auto()  # the sample, what it has, and what follows from its positions
+    DELTAS_SHAPE = auto()
     NO_MEDIA = auto()
     COMPLETION = auto()
     PADDING_UNKNOWN = auto()

@@ -65,6 +65,7 @@ class Unknown(Enum):
     SIGNATURE = auto()
     RUN_PER_IMAGE = auto()
     ATTENTION = auto()  # kinds of attention differ
+    DELTAS = auto()  # forward passes compute their own, and only generation adds them
 
 
 class Outcome(NamedTuple):

@@ -13,6 +13,9 @@ from vlmdebug.tracking.made import own_positions
 from vlmdebug.tracking.packed import open_seams
 from vlmdebug.tracking.packed_rows import own_rows
 
+POSITIONS = ("position_ids", "rope_deltas")
+"""Keys of a batch that are recomputed from its grids."""
+
 
 def batch_report(batch: Batch) -> Report:
     """All that is known of a batch without a slicer."""
@@ -22,5 +25,8 @@ def batch_report(batch: Batch) -> Report:
 
 
 def with_own_values(report: Report, batch: Batch) -> Report:
-    """The report with what the pixels and `position_ids` of the batch itself show."""
-    return with_positions(with_pixels(report, batch), batch, own_positions(batch))
+    """The report with what the pixels, `position_ids` and `rope_deltas` of the batch itself show."""
+    report = with_pixels(report, batch)
+    for key in POSITIONS:
+        report = with_positions(report, batch, key, own_positions(batch, key))
+    return report

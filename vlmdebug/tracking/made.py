@@ -29,12 +29,10 @@ from vlmdebug.core.presence import has_two_texts
 from vlmdebug.core.tensors import filled, to_numpy
 from vlmdebug.families import FAMILIES
 from vlmdebug.families.video_audio import TYPES
+from vlmdebug.tracking.deltas import ROUNDED, judged_deltas
 from vlmdebug.tracking.places import mrope, mrope_in_row
 
 IGNORED = -100  # the label of what is not learned
-ROUNDED = 0.01
-"""What rounding of single floats may do to positions that are fractions: rotary embeddings turn by
-no more than as many radians."""
 
 
 def made_keys(
@@ -97,17 +95,17 @@ def has_own_mrope(
     return bool((off == off[0, stops - lengths].repeat(lengths)).all())
 
 
-def own_positions(batch: Batch) -> Made | None:
-    """What is known of the `position_ids` of a padded batch itself; None if it has none.
+def own_positions(batch: Batch, key: str = "position_ids") -> Made | None:
+    """What is known of the `position_ids` of a padded batch itself, or of what follows from them.
 
-    Also None where rows may hold several samples, as `read_batch` says then.
+    None if it has none, or where rows may hold several samples, as `read_batch` says then.
     """
-    values = batch.inputs.get("position_ids")
+    values = batch.inputs.get(key)
     undecided = any(isinstance(one, Undecided) for one in batch.ambiguities)
     if values is None or undecided or batch.packed is not None:
         return None
     call = _Call(batch, batch.inputs, range(len(batch)))
-    return call.judged("position_ids", values)
+    return call.judged(key, values)
 
 
 def _is_made(batch: Batch, key: str) -> bool:
@@ -289,6 +287,16 @@ class _Call:
             return Made.unchecked(MadeBy.HOLES)
         return self.compared(planes, values.shape)
 
+    def deltas(self, values: np.ndarray) -> Made:
+        assert self.ids is not None
+        if not self.has_family or self.batch.rules.checks_each_sample == "never":
+            return Made.unchecked(MadeBy.NO_MODEL if not self.has_family else MadeBy.NO_RULE)
+        places, whole = self.mrope(), self.batch.inputs.get("input_ids")
+        if places is None:
+            return Made.unchecked(MadeBy.OPEN_MROPE)
+        widths = [self.ids.shape[1], *getattr(whole, "shape", ())[1:]]
+        return judged_deltas(values, places, self.shown, widths)
+
     def compared(self, planes: np.ndarray | None, shape: tuple[int, ...] = ()) -> Made:
         """The same for planes, `(plane, sample, seq)`; None where `shape` is that of none."""
         assert self.ids is not None
@@ -412,6 +420,7 @@ _RULES: Mapping[str, Callable[[_Call, np.ndarray], Made]] = {
     "labels": _Call.labels,
     "shift_labels": _Call.shift_labels,
     "position_ids": _Call.places,
+    "rope_deltas": _Call.deltas,
 }
 
 READ = frozenset(_RULES)

@@ -24,7 +24,7 @@ from vlmdebug.tracking.made import made_keys
 from vlmdebug.watching.tensor_refs import TensorRef
 
 Tensors = Mapping[str, torch.Tensor]
-TOKENS = TOKEN_KEYS - {"position_ids", "inputs_embeds"}
+TOKENS = TOKEN_KEYS - {"position_ids", "rope_deltas", "inputs_embeds"}
 BESIDE = OPTIONS | BOOKKEEPING.keys()
 """Arguments that are not part of a batch."""
 MADE = DERIVED - TOKENS
