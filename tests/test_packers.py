@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from contextlib import contextmanager
 from copy import deepcopy
 
 import pytest
@@ -15,8 +17,11 @@ from vlmdebug.testing import assert_slices
 
 FAMILIES = [one for one in architectures() if one in SEPARATES and one not in REFUSES_TEXT]
 OTHERS = [one for one in architectures() if one not in SEPARATES and one not in REFUSES_TEXT]
-OWN_MASKS = {"hy_v4_vl"}
-"""Models that choose tokens by a mask of two dimensions: no other stands for flash-attention."""
+OWN_MASKS = {
+    *("cohere2_vision", "gemma3n", "gemma4_unified", "hy_v4_vl", "muse_glimmer"),
+    "muse_spark",
+}
+"""Models that do not show all tokens of one mask: it does not stand for flash-attention."""
 SAME = 1e-4
 """Far above rounding, which is 1e-6 here, and far below any other difference, which is 1e-2."""
 
@@ -96,6 +101,64 @@ def test_a_family_in_which_nothing_is_known_to_keep_samples_apart_is_never_ok(fa
     assert not report.ok
     if not report.mismatches:
         assert any("keeps samples apart" in text for text in report.ambiguities)
+
+
+def with_padding_in_front(inputs):
+    """A padded batch with all padding in front of the texts."""
+    mask = inputs["attention_mask"]
+    return {
+        key: torch.stack([torch.cat([r[m == 0], r[m != 0]]) for r, m in zip(v, mask, strict=True)])
+        if v.shape[:2] == mask.shape
+        else v
+        for key, v in inputs.items()
+    }
+
+
+def places_of(model, inputs):
+    """Positions that begin at 0 with the text, after padding at 0; M-RoPE's four planes."""
+    order = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
+    base = model if hasattr(model, "get_rope_index") else getattr(model, "model", model)
+    index = getattr(base, "get_rope_index", None)
+    if index is None:
+        return order
+    taken = inspect.signature(index).parameters
+    planes, _ = index(**{key: one for key, one in inputs.items() if key in taken})
+    return torch.cat([order[None].to(planes.dtype), planes])
+
+
+@contextmanager
+def padding_embedded(model, pads):
+    """The model with noise as embedding of padding, which is often zero in a new model."""
+    weight = model.get_input_embeddings().weight
+    with torch.no_grad():
+        kept = weight[pads].clone()
+        noise = torch.randn(kept.shape, generator=torch.Generator().manual_seed(0))
+        weight[pads] = noise * weight.std()
+        yield
+        weight[pads] = kept
+
+
+@pytest.mark.parametrize("family", architectures())
+def test_positions_keep_padding_in_front_apart_exactly_where_the_model_agrees(family, built):
+    model, processor = built[family]
+    sets = [[1, 1, 2]] if family in REFUSES_TEXT else [[1, 0, 2], [0, 0]]
+    for images in sets:
+        inputs = dict(vd.tiny.batch(family, images))
+        front = with_padding_in_front(inputs)
+        batch = vd.read_batch(front, processor=processor, config=model.config)
+        call = {**front, "position_ids": places_of(model, front)}
+        mask = call.pop("attention_mask").bool()
+        report = vd.check(lambda *_, call=call: [call], batch, chunk_size=3)
+        pads = front["input_ids"][~mask].unique()
+        with padding_embedded(model, pads):
+            alone = model(**inputs, use_cache=False).logits[inputs["attention_mask"].bool()]
+            off = float((model(**call, use_cache=False).logits[mask] - alone).abs().max())
+
+        assert report.verdict == ("OK" if off < SAME else "MISMATCH"), (images, off, str(report))
+        if off >= SAME:
+            assert {(one.code, one.key) for one in report.mismatches} == {
+                ("VLM003", "attention_mask")
+            }
 
 
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])

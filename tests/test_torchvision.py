@@ -25,6 +25,12 @@ RUNS = {
         "test_loudness.py::test_surplus_sizes_are_as_loud_as_the_model",
     ),
     "clips": ("test_clips.py",),
+    "packers": (
+        "test_packers.py::test_right_packers_pass_in_any_order_and_the_model_agrees",
+        "test_packers.py::test_each_wrong_packer_falls_with_its_code_and_the_model_agrees",
+        "test_packers.py::test_a_family_in_which_nothing_is_known_to_keep_samples_apart_is_never_ok",
+        "test_packers.py::test_positions_keep_padding_in_front_apart_exactly_where_the_model_agrees",
+    ),
     "videos in collators": ("test_collator_clips.py",),
 }
 

@@ -222,7 +222,7 @@ class PositionsMade(MadeOtherwise):
 
 @dataclass(frozen=True, kw_only=True)
 class PositionsDiffer(KeyDifference):
-    """Positions of the batch that its tokens do not have, or deltas that do not follow from them."""
+    """Positions of the batch that its tokens do not have, or deltas that follow from others."""
 
     code: ClassVar[str] = "VLM014"
     why: MadeReason

@@ -152,10 +152,13 @@ class ModelRules:
             other key, but its output changes.
         sometimes_returned: Media keys that only some processors of the layout return.
         mrope: How M-RoPE's positions follow from grids; None where none do, or that is not known.
-        separates_packed: Whether `position_ids` that start again keep samples in one row apart.
+        separates_packed: Whether `position_ids` that start again keep samples in one row apart;
+            None where the model is not known.
+        hides_padding: In which rows they keep padding in front of the text apart, too.
         repeats_positions: Whether a model with M-RoPE takes `position_ids` of two dimensions for
             all of its planes, so that those of texts keep samples apart.
         takes_block_mask: Whether an `attention_mask` of four dimensions keeps them apart, too.
+        flash_attention: Whether the text attends by flash-attention; None where that is not known.
         keys: Rules of single media keys; `KeyRules()` for any other key.
         tokens: What the model does with wrong rows of each token key.
     """
@@ -181,9 +184,11 @@ class ModelRules:
     raises_without: frozenset[str] = frozenset()
     sometimes_returned: frozenset[str] = frozenset()
     mrope: MRope | None = None
-    separates_packed: bool = False
+    separates_packed: bool | None = None
+    hides_padding: Literal["all", "texts"] | None = None
     repeats_positions: bool = False
     takes_block_mask: bool = False
+    flash_attention: bool | None = None
     keys: Mapping[str, KeyRules] = field(default_factory=dict)
     tokens: Mapping[str, TokenRows] = field(default_factory=dict)
 

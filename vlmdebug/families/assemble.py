@@ -47,7 +47,14 @@ from vlmdebug.families.facts import BatchFacts, CountResult, ProcessorMetadata
 from vlmdebug.families.form import Form
 from vlmdebug.families.given_counts import how_to_count
 from vlmdebug.families.missing import lacks, promised, strays
-from vlmdebug.families.packing import OWN_MASK, REPEATS, SEPARATES
+from vlmdebug.families.packing import (
+    HIDES_PADDING,
+    HIDES_PADDING_OF_TEXT,
+    OWN_MASK,
+    REPEATS,
+    SEPARATES,
+    SHARES_PROCESSOR,
+)
 from vlmdebug.families.probe import Probe
 from vlmdebug.families.probe_runs import plain
 from vlmdebug.families.rules import USUAL
@@ -200,10 +207,17 @@ def _rules(rules: ModelRules, metadata: ProcessorMetadata, *, changed: bool) -> 
     if rules.mrope is not None and metadata.steps_per_second is not None:
         steps = float(metadata.steps_per_second), metadata.steps_per_chunk
         differ["mrope"] = _timed(rules.mrope, *steps)
-    if metadata.model_type in SEPARATES:
-        differ["separates_packed"] = True
-        differ["repeats_positions"] = metadata.model_type in REPEATS
-        differ["takes_block_mask"] = metadata.model_type not in OWN_MASK
+    if metadata.flash_attention is not None:
+        differ["flash_attention"] = metadata.flash_attention
+    name = metadata.model_type
+    if name is None or (name in SHARES_PROCESSOR and not metadata.has_config):
+        return rules.but(**differ) if differ else rules
+    differ["separates_packed"] = name in SEPARATES
+    if name in SEPARATES:
+        differ["repeats_positions"] = name in REPEATS
+        differ["takes_block_mask"] = name not in OWN_MASK
+    if name in HIDES_PADDING or name in HIDES_PADDING_OF_TEXT:
+        differ["hides_padding"] = "all" if name in HIDES_PADDING else "texts"
     return rules.but(**differ) if differ else rules
 
 

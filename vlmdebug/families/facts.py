@@ -30,6 +30,7 @@ class ProcessorMetadata:
     `prompt_ends` are the tokens of line breaks, where each prompt ends in one. The
     `features_of_` rules are those of `vlmdebug.families.formulas`. `other_model` is the type of a
     model that no family knows, if the processor's family is known; `model_type` is the processor's.
+    `has_config` says that the type is the config's. `flash_attention` is None if nothing says it.
     """
 
     model_type: str | None = None
@@ -59,6 +60,8 @@ class ProcessorMetadata:
     vocabulary: int | None = None
     prompt_ends: frozenset[int] = frozenset()
     other_model: str | None = None
+    has_config: bool = False
+    flash_attention: bool | None = None
 
     @lazy
     def layouts(self) -> dict[Any, Layout]:

@@ -80,6 +80,8 @@ def read_metadata(
     return ProcessorMetadata(
         model_type=kind,
         other_model=other,
+        has_config=getattr(config, "model_type", None) is not None,
+        flash_attention=_flash_attention(config),
         processor_type=_processor_type(processor),
         image_token_id=_image_token_id(processor, tokenizer, config),
         image_edges=_image_edges(processor, tokenizer),
@@ -242,6 +244,13 @@ def _attends_both_ways(config: Any) -> bool | None:
     if text is None or not hasattr(text, "use_bidirectional_attention"):
         return None
     return text.use_bidirectional_attention == "vision"
+
+
+def _flash_attention(config: Any) -> bool | None:
+    """Whether the text model attends by flash-attention; a config says so once a model has it."""
+    text = getattr(config, "get_text_config", lambda: config)()
+    name = getattr(text, "_attn_implementation", None)
+    return "flash" in name if isinstance(name, str) else None
 
 
 def _stream_token_ids(processor: Any, config: Any) -> dict[str, int]:

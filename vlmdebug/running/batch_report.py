@@ -25,7 +25,7 @@ def batch_report(batch: Batch) -> Report:
 
 
 def with_own_values(report: Report, batch: Batch) -> Report:
-    """The report with what the pixels, `position_ids` and `rope_deltas` of the batch itself show."""
+    """The report with what the pixels, positions and deltas of the batch itself show."""
     report = with_pixels(report, batch)
     for key in POSITIONS:
         report = with_positions(report, batch, key, own_positions(batch, key))

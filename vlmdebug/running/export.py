@@ -164,7 +164,8 @@ def _packs(layout: Layout, image_token: int | None) -> Packs:
         BadInput: Nothing is known to keep them apart, or positions do not follow from the batch.
     """
     rules = layout.rules
-    if not (rules.separates_packed or layout.family in SEPARATES):
+    known = rules.separates_packed
+    if not (layout.family in SEPARATES if known is None else known):
         raise BadInput(
             f"Nothing is known to keep samples of a packed row apart in layout {layout.family}, so "
             "no packer was written. Pass model= or config= of a model that separates them by "

@@ -3,7 +3,8 @@
 A model of transformers takes a token for the first of a sample if its position does not go on by
 one (`masking_utils.find_packed_sequence_indices`, 5.24): as where padding has positions 0, 0, 0 or
 1, 1, 1 and the sample begins at 0. Flash-attention reads that in a single row alone
-(`modeling_flash_attention_utils._is_packed_sequence`, 5.24).
+(`modeling_flash_attention_utils._is_packed_sequence`, 5.24). A state that runs along the row is not
+kept apart so, nor, in some models, are images (`HIDES_PADDING`).
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Unmasked:
         rules, mask = batch.rules, batch.inputs.get(PADDING_MASK)
         if mask is None or given.get(PADDING_MASK) is not None or given.get("position_ids") is None:
             return None
-        if not (rules.causal and rules.predict and rules.separates_packed):
+        if rules.hides_padding is None or not rules.predict:
             return None
         if given.get("use_cache") is True or any(given.get(key) is not None for key in CACHES):
             return None
@@ -59,8 +60,30 @@ class Unmasked:
         plane = _text_plane(call)
         if plane is None or not begins(call, plane):
             return None
+        if rules.hides_padding == "texts" and _have_media(batch, to_numpy(given[IDS]), spans):
+            return None
+        if not rules.causal and not _end(plane, spans):
+            return None
         starts = [int(plane[row, start]) for row, start, _ in spans]
-        return cls(for_flash=len(plane) == 1 and starts == [int(plane.min())])
+        for_flash = len(plane) == 1 and starts == [int(plane.min())]
+        if rules.flash_attention and not for_flash:
+            return None
+        return cls(for_flash=for_flash or rules.flash_attention is False)
+
+
+def _have_media(batch: Batch, ids: np.ndarray, spans: Spans) -> bool:
+    """Whether a row with padding in front has placeholder tokens."""
+    rows = [row for row, start, _ in spans if start]
+    return bool(np.isin(ids[rows], [*batch.token_ids.values()]).any())
+
+
+def _end(plane: np.ndarray, spans: Spans) -> bool:
+    """Whether positions do not go on behind any sample, where tokens attend to later ones."""
+    wide = plane.shape[1]
+    return all(
+        stop == wide or int(plane[row, stop]) != int(plane[row, stop - 1]) + 1
+        for row, _, stop in spans
+    )
 
 
 def _text_plane(call: PackedCall) -> np.ndarray | None:
