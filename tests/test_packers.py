@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from contextlib import contextmanager
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from architectures import REFUSES_TEXT, architectures
 from packers import OF_MROPE, ORDER, WRONG, Lab, Labs, flash_arguments
 
 import vlmdebug as vd
-from vlmdebug.families.packing import SEPARATES
+from vlmdebug.families import find_family
+from vlmdebug.families.packing import SEPARATES, SHARES_PROCESSOR
 from vlmdebug.testing import assert_slices
 
 FAMILIES = [one for one in architectures() if one in SEPARATES and one not in REFUSES_TEXT]
@@ -434,6 +436,116 @@ def test_samples_of_the_same_text_are_told_apart_by_their_images():
     assert found([2, 0, 1]).mismatches == ()
     assert found([2, 0, 1]).chunks[0].samples == (2, 0, 1)
     assert codes(found([2, 0, 0])) == {"VLM006"}
+
+
+# --- rows, attention, and models of one processor ----------------------------------------------
+
+
+def in_rows(lab, rows):
+    """Packed rows of these samples as one call without arguments of flash-attention."""
+    calls = [lab.packed(order=row) for row in rows]
+    wide = max(call["input_ids"].shape[1] for call in calls)
+    calls = [padded_row(call, wide) for call in calls]
+    found = {}
+    for key in dict.fromkeys(key for call in calls for key in call):
+        if key.startswith(("cu_", "max_")):
+            continue
+        dim = -2 if key == "position_ids" else 0
+        found[key] = torch.cat([call[key] for call in calls if key in call], dim)
+    return found
+
+
+def attending(lab, name):
+    """The batch with the config of a model that has this kind of attention."""
+    config = deepcopy(lab.model.config)
+    for one in (config, config.get_text_config()):
+        one._attn_implementation_internal = name
+    return vd.read_batch(lab.inputs, processor=lab.processor, config=config)
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "idefics3"])
+def test_packed_rows_next_to_each_other_are_apart_but_in_flash_attention(family, labs):
+    lab, rows = labs[family], ((0, 1), (2,))
+    call, sizes = in_rows(lab, rows), [len(one) for one in lab.alone]
+    places = {0: (0, 0), 1: (0, sizes[0]), 2: (1, 0)}
+    wide = call["input_ids"].shape[1]
+    causal = torch.ones(wide, wide, dtype=torch.bool).tril()[None, None]  # a row is one sample
+
+    def off(**more):
+        with torch.no_grad():
+            given = {key: one for key, one in call.items() if key != "labels"}
+            logits = lab.model(**given, **more, use_cache=False).logits
+        return max(
+            float((logits[row, at : at + sizes[s]] - lab.alone[s]).abs().max())
+            for s, (row, at) in places.items()
+        )
+
+    def verdict(name, **more):
+        return vd.check(lambda *_: [{**call, **more}], attending(lab, name), chunk_size=3)
+
+    assert off() < SAME
+    assert off(attention_mask=causal.expand(2, -1, -1, -1)) > SAME
+    for name in ("sdpa", "eager"):
+        assert verdict(name).ok
+    flash, unknown = verdict("flash_attention_2"), verdict(None)
+    assert [(one.code, one.loudness) for one in flash.findings] == [("VLM015", "silent")]
+    assert flash.findings[0].message.splitlines()[0] == (
+        f"sample 1 begins at column {sizes[0]} of row 0, but flash-attention takes each of 2 rows "
+        "for one sample: it reads position_ids of a single row only."
+    )
+    assert unknown.verdict == "AMBIGUOUS"
+    assert "it is not known whether the model has it" in unknown.ambiguities[0]
+    ends = torch.tensor([0, sizes[0], sizes[0] + sizes[1], wide + sizes[2]]).int()
+    given = {f"cu_seq_lens_{one}": ends for one in "qk"} | {f"max_length_{o}": wide for o in "qk"}
+    for name in ("sdpa", "flash_attention_2", None):
+        assert verdict(name, **given).ok
+
+
+def test_arguments_of_flash_attention_alone_are_right_where_the_model_has_it(labs):
+    lab = labs["llava"]
+    call = {key: one for key, one in lab.packed().items() if key != "position_ids"}
+    verdicts = [
+        vd.check(lambda *_: [call], attending(lab, name), chunk_size=3).verdict
+        for name in ("flash_attention_2", None)
+    ]
+
+    assert lab.off(lab.flash(lab.packed())) < SAME < lab.off(lab.run(call))
+    assert verdicts == ["OK", "AMBIGUOUS"]
+
+
+@pytest.mark.parametrize("family", ["qwen3_5", "qwen3_5_moe", "qwen4_exp"])
+def test_a_processor_that_models_share_does_not_say_that_samples_are_apart(family, labs):
+    lab = labs[family]
+    bare = vd.read_batch(lab.inputs, processor=lab.processor)
+    other = vd.read_batch(
+        lab.inputs, processor=lab.processor, config=vd.tiny.build("qwen3_vl")[0].config
+    )
+    reports = [vd.check(lab.packer(), batch, chunk_size=3) for batch in (bare, lab.batch)]
+
+    assert lab.off(lab.run(lab.packed())) > 0.1
+    assert [report.verdict for report in reports] == ["AMBIGUOUS", "AMBIGUOUS"]
+    assert all("keeps samples apart in this model" in one.ambiguities[0] for one in reports)
+    assert vd.check(lab.packer(), other, chunk_size=3).ok
+    with pytest.raises(vd.BadInput, match="Nothing is known to keep samples"):
+        vd.export(lab.batch, packed=True)
+
+
+def test_processors_that_other_models_share_are_known():
+    from transformers import models
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+
+    users, folder = {}, Path(models.__file__).parent
+    for model, processor in PROCESSOR_MAPPING_NAMES.items():
+        users.setdefault(str(processor), set()).add(model)
+    shared = {
+        name
+        for models in users.values()
+        for name in models & SEPARATES
+        if (folder / name / f"processing_{name}.py").exists()  # the type that a processor shows
+        and any(find_family(other) and other not in SEPARATES for other in models)
+    }
+
+    assert shared == SHARES_PROCESSOR
 
 
 # --- positions of a batch ----------------------------------------------------------------------

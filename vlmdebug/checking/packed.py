@@ -65,6 +65,7 @@ KINDS: Mapping[Seams, type[AtSeam]] = {
     Seams.ENDS: Mixed,
     Seams.LONGEST: Mixed,
     Seams.SEEN: Mixed,
+    Seams.ROWS: Mixed,
     Seams.LABELS: LabelsAcross,
 }
 """What is a difference; all other seams are doubts."""
@@ -75,6 +76,7 @@ OUTCOMES: Mapping[Seams, Outcome] = {
     Seams.MROPE: Outcome(Runs.OTHER_PLACES),
     Seams.PADDING: Outcome(Runs.SEES_PADDING),
     Seams.SEEN: Outcome(Runs.OTHER_TOKENS),
+    Seams.ROWS: Outcome(Runs.MIXES),
 }
 
 

@@ -125,7 +125,13 @@ SEAMS: Mapping[Seams, tuple[str, str]] = {
     Seams.UNMASKED: (
         "without attention_mask only position_ids keep the padding in front of them apart, and "
         "flash-attention of several rows does not read these",
-        "Pass attention_mask.",
+        "Pass attention_mask, or model=, which shows its attention.",
+    ),
+    Seams.SEVERAL: (
+        "flash-attention reads position_ids of a single row only, and it is not known whether the "
+        "model has it",
+        "Pass model=, which shows its attention, or cu_seq_lens_q, cu_seq_lens_k, max_length_q and "
+        "max_length_k of all rows.",
     ),
     Seams.OPEN: ("M-RoPE's places of this model are not recomputed", ALONE),
     Seams.STRANGE: (

@@ -83,6 +83,13 @@ def _mixed(found: Mixed, batch: Batch) -> Words:
                 f"{number(seam.due[0], 'token')}.",
                 "Compute it from the samples of the packed row.",
             )
+        case Seams.ROWS:
+            return Words(
+                f"sample {seam.sample} begins at {_place(seam)}, but flash-attention takes each of "
+                f"{seam.given[0]} rows for one sample: it reads position_ids of a single row only.",
+                "Join all samples in one row, or pass cu_seq_lens_q, cu_seq_lens_k, max_length_q "
+                "and max_length_k of all rows.",
+            )
         case _ if seam.sample is None:
             return Words(
                 f"{seam.key} has shape {_shape(seam.given)}, but input_ids has {_shape(seam.due)}.",

@@ -95,6 +95,8 @@ class Seams(Enum):
     JUMPS = auto()  # the same, because the text's own places do not go on by one
     UNLIKE = auto()  # positions start at numbers that differ, which flash-attention does not see
     UNMASKED = auto()  # positions keep padding apart, but not in flash-attention
+    SEVERAL = auto()  # rows, in which flash-attention reads no positions, if the model has it
+    ROWS = auto()  # the same of a model that has it
     NO_POSITIONS = auto()
     ORDER = auto()
     PLANES = auto()

@@ -156,7 +156,7 @@ class PackedCall:
             return found if wrong else Seam(Seams.MASK, "attention_mask")
         if self.given.get("use_cache") is True:
             return Seam(Seams.CACHE, "use_cache")
-        return self._positions()
+        return _for_flash(self, self._positions())
 
     def _each_alone(self, *, in_blocks: bool = False) -> Seam | None:
         """Whether each sample has the positions that it has alone, up to a constant.
@@ -181,7 +181,7 @@ class PackedCall:
         return self._compared(apart if len(planes) > 1 else apart[0])
 
     @lazy
-    def _is_flash(self) -> bool:
+    def is_flash(self) -> bool:
         """Whether flash-attention gets the ends of samples, by arguments of its own."""
         return self.given.keys() >= FLASH and not self.wrong_ends
 
@@ -191,7 +191,7 @@ class PackedCall:
 
     def _positions(self) -> Seam | None:
         if "position_ids" not in self.given:
-            return Seam(Seams.FLASH if self._is_flash else Seams.NO_POSITIONS)
+            return Seam(Seams.FLASH if self.is_flash else Seams.NO_POSITIONS)
         positions = self.numbers.get("position_ids")
         if positions is None:
             return None  # it is unread
@@ -204,7 +204,7 @@ class PackedCall:
             planes = filled(planes, (PLANES, *self.shape))
         if self.is_mrope and len(planes) == PLANES:
             return self._with_text(planes)
-        if self.is_mrope and self._is_flash and len(planes) in (1, PLANES - 1):
+        if self.is_mrope and self.is_flash and len(planes) in (1, PLANES - 1):
             return self._values(planes) or Seam(Seams.FLASH)
         return Seam(Seams.PLANES, given=tuple(positions.shape), due=self._due_shape)
 
@@ -219,7 +219,7 @@ class PackedCall:
 
     def _begins_for_flash(self, plane: np.ndarray) -> bool:
         """Whether flash-attention sees each sample begin, by its arguments or the lowest number."""
-        if self._is_flash:
+        if self.is_flash:
             return True
         lowest, stop = np.flatnonzero(plane[0] == plane.min()), self.spans[-1].stop
         starts = [span.start for span in self.spans]
@@ -238,7 +238,7 @@ class PackedCall:
         steps = np.ones(plane.shape, dtype=bool)  # (row, seq)
         np.equal(plane[:, 1:] - plane[:, :-1], 1, out=steps[:, 1:])
         firsts, before, flash = set[int](), {}, False
-        if not self._is_flash and _all_begin(steps, plane, self.spans):
+        if not self.is_flash and _all_begin(steps, plane, self.spans):
             return None
         for sample, span in zip(self.samples, self.spans, strict=True):
             row, start, stop = span
@@ -248,15 +248,15 @@ class PackedCall:
                 return self._order(sample, row, at, plane, start)
             if start and steps[row, start]:
                 flash = True
-                if not self._is_flash and before.get(row) != start:
+                if not self.is_flash and before.get(row) != start:
                     return Seam(Seams.PADDING, "input_ids", sample, row, start)
-                if not self._is_flash:
+                if not self.is_flash:
                     return self._order(sample, row, start, plane, start)
             firsts.add(int(plane[row, start]))
             before[row] = stop
         if flash:
             return Seam(Seams.FLASH)
-        return Seam(Seams.UNLIKE) if len(firsts) > 1 and not self._is_flash else None
+        return Seam(Seams.UNLIKE) if len(firsts) > 1 and not self.is_flash else None
 
     def _order(self, sample: int, row: int, at: int, plane: np.ndarray, start: int) -> Seam:
         given = int(plane[row, at])
@@ -306,6 +306,26 @@ class PackedCall:
         row, start, _ = self.spans[place[0]]
         sample, column = self.samples[place[0]], start + place[1]
         return Seam(Seams.MROPE, "position_ids", sample, row, column, (*given,), (*due,))
+
+
+def _for_flash(call: PackedCall, found: Seam | None) -> Seam | None:
+    """What is found, next to what flash-attention makes of it where the model has that, or may.
+
+    Without its own arguments it looks for samples in a single row alone
+    (`modeling_flash_attention_utils._is_packed_sequence`, transformers 5.24).
+    """
+    flash = call.batch.rules.flash_attention
+    if found is not None:
+        return None if flash and found.why in (Seams.FLASH, Seams.JUMPS) else found
+    if call.shape[0] == 1 or call.given.keys() >= FLASH or flash is False:
+        return None
+    if "position_ids" in call.unread:
+        return None
+    pairs = zip(call.samples, call.spans, strict=True)
+    sample, (row, start, _) = next(one for one in pairs if one[1].start)
+    if not flash:
+        return Seam(Seams.SEVERAL)
+    return Seam(Seams.ROWS, "cu_seq_lens_q", sample, row, start, (call.shape[0],))
 
 
 def begins(call: PackedCall, plane: np.ndarray) -> bool:
