@@ -738,6 +738,56 @@ def test_ranks_in_another_order_are_not_ok(labs):
 
 
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
+def test_one_token_twice_is_named_without_a_mask_if_the_others_have_a_known_order(
+    way, family, labs
+):
+    lab = labs[family]
+    wide = lab.batch.inputs["input_ids"].shape[1] // 2
+
+    def twice(at, *, masked):
+        def change(calls):
+            cut = [{k: v for k, v in c.items() if masked or k != "attention_mask"} for c in calls]
+            first, own = cut[0], cut[0]["input_ids"].shape[1]
+            more = {
+                key: torch.cat([one[..., : at + 1], one[..., at:]], -1)
+                for key, one in first.items()
+                if getattr(one, "ndim", 0) > 1 and one.shape[-1] == own and "pixel" not in key
+            }
+            return [{**first, **more}, *cut[1:]]
+
+        return lab.sharder(2, way, change=change)
+
+    for at in range(0, wide - 1, 3):
+        for masked in (True, False):
+            report = vd.check(twice(at, masked=masked), lab.batch, chunk_size=1)
+            if at:
+                assert "VLM006" in codes(report), (at, masked, str(report))
+            else:  # the second one may begin the text, and what is in front is padding
+                assert report.mismatches, (masked, str(report))
+
+
+def test_padding_of_one_token_in_an_unknown_order_is_no_token_twice(labs):
+    lab = labs["llava"]
+    token = int(lab.batch.inputs["input_ids"][0, 0])
+
+    def change(calls):
+        calls = [{k: v for k, v in one.items() if k != "attention_mask"} for one in calls]
+        ids = [torch.nn.functional.pad(one["input_ids"], (0, 1), value=token) for one in calls]
+        keys = ("input_ids", "pixel_values")
+        calls = [
+            {k: {**c, "input_ids": i}[k] for k in keys if k in c}
+            for c, i in zip(calls, ids, strict=True)
+        ]
+        return [calls[2], calls[0], calls[3], calls[1]]
+
+    report = vd.check(lab.sharder(4, change=change), lab.batch, chunk_size=1)
+
+    assert report.verdict == "AMBIGUOUS"
+    assert any("in no known order" in " ".join(one.split()) for one in report.ambiguities)
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_positions_tell_orders_of_equal_tokens_apart(way):
     inputs = {
         "input_ids": torch.full((1, 8), 7),

@@ -77,18 +77,24 @@ def _mixed(found: Mixed, batch: Batch) -> Words:
                 "Make the mask of the numbers of the samples: hide tokens of other samples, and "
                 "those that come later.",
             )
-        case Seams.LONGEST:
-            return Words(
-                f"{seam.key} is {seam.given[0]}, but the longest sample has "
-                f"{number(seam.due[0], 'token')}.",
-                "Compute it from the samples of the packed row.",
-            )
         case Seams.ROWS:
             return Words(
                 f"sample {seam.sample} begins at {_place(seam)}, but flash-attention takes each of "
                 f"{seam.given[0]} rows for one sample: it reads position_ids of a single row only.",
                 "Join all samples in one row, or pass cu_seq_lens_q, cu_seq_lens_k, max_length_q "
                 "and max_length_k of all rows.",
+            )
+        case _:
+            return _ends(seam)
+
+
+def _ends(seam: Seam) -> Words:
+    match seam.why:
+        case Seams.LONGEST:
+            return Words(
+                f"{seam.key} is {seam.given[0]}, but the longest sample has "
+                f"{number(seam.due[0], 'token')}.",
+                "Compute it from the samples of the packed row.",
             )
         case _ if seam.sample is None:
             return Words(

@@ -80,13 +80,11 @@ def read_metadata(
     return ProcessorMetadata(
         model_type=kind,
         other_model=other,
-        has_config=getattr(config, "model_type", None) is not None,
-        flash_attention=_flash_attention(config),
         processor_type=_processor_type(processor),
         image_token_id=_image_token_id(processor, tokenizer, config),
         image_edges=_image_edges(processor, tokenizer),
         image_start_id=_image_start_id(processor, tokenizer),
-        attends_both_ways=_attends_both_ways(config),
+        **_of_config(config),
         token_ids=_stream_token_ids(processor, config),
         global_image_id=_global_image_id(processor, tokenizer),
         **_of_text(processor, tokenizer, config),
@@ -238,19 +236,19 @@ def _image_start_id(processor: Any, tokenizer: Any) -> int | None:
     return None if start is None else tokenizer.convert_tokens_to_ids(start)
 
 
-def _attends_both_ways(config: Any) -> bool | None:
-    """Whether placeholder tokens attend to each other, from Gemma 4's text config."""
+def _of_config(config: Any) -> dict[str, bool | None]:
+    """How the text model attends, if a config says so; it names a kernel once a model has it.
+
+    Gemma 4 says whether placeholder tokens attend to each other.
+    """
     text = getattr(config, "text_config", None)
-    if text is None or not hasattr(text, "use_bidirectional_attention"):
-        return None
-    return text.use_bidirectional_attention == "vision"
-
-
-def _flash_attention(config: Any) -> bool | None:
-    """Whether the text model attends by flash-attention; a config says so once a model has it."""
-    text = getattr(config, "get_text_config", lambda: config)()
-    name = getattr(text, "_attn_implementation", None)
-    return "flash" in name if isinstance(name, str) else None
+    name = getattr(config if text is None else text, "_attn_implementation", None)
+    both = getattr(text, "use_bidirectional_attention", "unsaid")
+    return {
+        "has_config": getattr(config, "model_type", None) is not None,
+        "flash_attention": "flash" in name if isinstance(name, str) else None,
+        "attends_both_ways": None if both == "unsaid" else both == "vision",
+    }
 
 
 def _stream_token_ids(processor: Any, config: Any) -> dict[str, int]:

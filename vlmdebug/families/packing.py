@@ -70,8 +70,9 @@ HIDES_PADDING = SEPARATES | {"mllama", "paligemma"}
 `attention_mask`, the logits of each tiny model are those of the sample alone, whatever the
 embedding of padding is (default attention, transformers 5.24)."""
 HIDES_PADDING_OF_TEXT = frozenset({"gemma3", "gemma4", "shieldgemma2"})
-"""The same for rows without images. In rows with images, `modeling_gemma3.create_masks_for_vision_model`
-(transformers 5.24) looks for the tokens of an image by numbers that begin again with each sample."""
+"""The same for rows without images. In rows with images,
+`modeling_gemma3.create_masks_for_vision_model` (transformers 5.24) looks for the tokens of an image
+by numbers that begin again with each sample."""
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,9 @@ class Scattered:
         ranks: The arguments of each rank.
         tables: `input_ids` of each rank, `(row, seq)`; None where they cannot be read.
         planned: The samples that the call should hold.
+
+    Attributes:
+        proven: Whether the one token that comes too often is known to be no padding.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Scattered:
         planned: range,
     ) -> None:
         self._batch, self._texts, self._planned = batch, texts, planned
+        self.proven: bool = False
         self._masked = all(rank.get(PADDING_MASK) is not None for rank in ranks)
         known = [table for table in tables if table is not None]
         self._tokens: list[list[np.ndarray]] = []  # of each row on each rank, without padding
@@ -87,12 +91,25 @@ class Scattered:
     def _lost(self) -> Counter[int]:
         return sum((row.due - row.given for row in self._rows), Counter[int]())
 
-    @cached_property
+    @property
     def _twice(self) -> Counter[int]:
-        found = sum((_only(row.given - row.due, row.due) for row in self._rows), Counter[int]())
-        if len(found) == 1 and not self._masked:
-            return Counter()  # it may be padding
-        return found
+        return Counter() if self.may_be_padding is not None and not self.proven else self._more
+
+    @cached_property
+    def _more(self) -> Counter[int]:
+        """How often tokens of the samples come too often."""
+        return sum((_only(row.given - row.due, row.due) for row in self._rows), Counter[int]())
+
+    @cached_property
+    def may_be_padding(self) -> int | None:
+        """The one token that comes too often where no mask says what is padding; None if none is.
+
+        No padding is made of placeholder tokens.
+        """
+        if len(self._more) != 1 or self._masked:
+            return None
+        (token,) = self._more
+        return None if token in self._batch.token_ids.values() else token
 
     @cached_property
     def _rows(self) -> list[_Row]:

@@ -225,8 +225,9 @@ class Ranks:
             given[POSITIONS] = tokens.with_padding_apart(call[POSITIONS])
         used = used_chunk(self._batch, self._finder, given, self._planned)
         ids = used.keys.get(IDS)
-        if ids is not None and ids.rows is not None and len(ids.rows) == len(tokens.samples):
-            tokens.samples = [*ids.rows]
+        rows = [] if ids is None or ids.rows is None else [*ids.rows]
+        if len(rows) == len(tokens.samples) and min(rows, default=0) >= 0:
+            tokens.samples = rows
         cached = any(rank.get(key) is not None for rank in self._ranks for key in CACHES)
         made, faults = tokens.positions(used.made, settled, cached=cached, embedded=self._embedded)
         self._faults += [*faults, *labels.faults(), *labels.padding(), *tokens.shown()]
@@ -234,7 +235,7 @@ class Ranks:
         settled |= {POSITIONS} if POSITIONS in self._batch.inputs and tokens.one_per_row else set()
         keys = dict(used.keys)
         for key in settled & self._batch.layout.keys():
-            due = self._as_due(key, tokens.samples)
+            due = _as_due(self._batch, key, tokens.samples)
             dims = getattr(call.get(key), "ndim", 0)
             keys |= {} if due is None else {key: due._replace(dims=dims)}
         seams = (*used.seams, *labels.seams)
@@ -257,15 +258,6 @@ class Ranks:
             given |= {} if places is None else {POSITIONS: np.stack([places] * 3)}
         known = [tokens.as_given(row) for row in used.rows]
         return split_rows(self._batch, self._texts, given, tokens, known, used.seams)
-
-    def _as_due(self, key: str, samples: Sequence[int]) -> ObservedKey | None:
-        """A key that was judged already, with the rows that belong there; None if none do."""
-        try:
-            expected = expected_rows(self._batch, key, self._batch.part(Rows.of(samples)))
-        except (AmbiguousError, IndexError):
-            return ObservedKey(None, 0)
-        absent = expected.presence == "absent"
-        return None if absent else ObservedKey(expected.rows, len(expected.rows))
 
     def _for_model(self, call: dict[str, Any], tokens: ShardTokens) -> dict[str, Any]:
         """The joined call as a model takes it; without positions, several ranks count from 0.
@@ -290,14 +282,53 @@ class Ranks:
 
     # --- ranks that no order joins -----------------------------------------------------------
 
+    def _are_whole_without(self, token: int) -> bool:
+        """Whether they are whole samples in a known order, but for one column with this token.
+
+        Be it padding or not, it does not belong there.
+        """
+        for ranks in _without(token, self._ranks, self._tables):
+            other = Ranks(self._batch, self._finder, ranks, self._planned, shards=self._shards)
+            tables = [table for table in other._tables if table is not None]
+            if other._found(tables) is not None:
+                return True
+        return False
+
     def _scattered(self) -> JoinedRanks:
         """Which tokens are missing or come twice; if none, their order is not known."""
         found = Scattered(self._batch, self._texts, self._ranks, self._tables, self._planned)
+        token = found.may_be_padding
+        found.proven = token is not None and self._are_whole_without(token)
         self._faults += found.faults()
         samples = Rows.of(self._planned)
         keys = {IDS: ObservedKey(samples, len(samples))}
         rows = found.drawn(self._shards)
         return JoinedRanks(ObservedCall(keys, rows=rows, split=tuple(self._faults)))
+
+
+def _as_due(batch: Batch, key: str, samples: Sequence[int]) -> ObservedKey | None:
+    """A key that was judged already, with the rows that belong there; None if none do."""
+    try:
+        expected = expected_rows(batch, key, batch.part(Rows.of(samples)))
+    except (AmbiguousError, IndexError):
+        return ObservedKey(None, 0)
+    absent = expected.presence == "absent"
+    return None if absent else ObservedKey(expected.rows, len(expected.rows))
+
+
+def _without(
+    token: int, ranks: Sequence[Mapping[str, Any]], tables: Sequence[np.ndarray | None]
+) -> Iterator[list[dict[str, Any]]]:
+    """What shows the order of the ranks, without one column that holds this token; each in turn."""
+    known = [
+        {k: v for k in (IDS, PADDING_MASK, POSITIONS) if (v := numbers_of(rank.get(k))) is not None}
+        for rank in ranks
+    ]
+    for number, table in enumerate(tables):
+        columns = () if table is None else np.flatnonzero((table == token).any(axis=0))
+        for column in columns:
+            cut = {key: np.delete(value, column, axis=-1) for key, value in known[number].items()}
+            yield [cut if at == number else one for at, one in enumerate(known)]
 
 
 def _table(ids: Any) -> np.ndarray | None:
