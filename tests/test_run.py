@@ -167,13 +167,16 @@ def test_children_that_call_no_model_say_nothing(tmp_path: Path) -> None:
 def test_what_cannot_be_run_is_named(capsys: Any) -> None:
     assert main(["run", "trains.py"]) == 2
     assert main(["run"]) == 2
-    with pytest.raises(SystemExit):
-        main(["run", "--sample-every", "0", "train.py"])
+    assert main(["run", "--embedded", "train.py"]) == 2
+    for option in ("--sample-every", "--shards"):
+        with pytest.raises(SystemExit):
+            main(["run", option, "0", "train.py"])
     said = capsys.readouterr().err
 
     assert "There is no file or command 'trains.py'. Nothing was run." in said
     assert "There is no program given." in said
-    assert "'0' is no whole number of at least 1" in said
+    assert said.count("'0' is no whole number of at least 1") == 2
+    assert "Nothing was run. Pass --shards N, too." in said
 
 
 def test_words_after_the_program_are_its_own(monkeypatch: Any) -> None:
@@ -181,8 +184,10 @@ def test_words_after_the_program_are_its_own(monkeypatch: Any) -> None:
     monkeypatch.setattr(command, "run_program", lambda *given: seen.append(given) or 0)
     main(["run", "--raise", "train.py", "--log", "x", "-m", "--raise"])
     main(["run", "--log", "d", "-m", "pkg.train", "--log", "x"])
+    main(["run", "--shards", "2", "--embedded", "train.py", "--shards", "3"])
 
-    assert seen == [
+    assert seen[2:] == [(["train.py", "--shards", "3"], Settings(shards=2, embedded=True))]
+    assert seen[:2] == [
         (["train.py", "--log", "x", "-m", "--raise"], Settings(raising=True)),
         (["-m", "pkg.train", "--log", "x"], Settings(log=Path("d"))),
     ]
@@ -197,6 +202,12 @@ def test_words_after_the_program_are_its_own(monkeypatch: Any) -> None:
         ({"VLMDEBUG": "/d/c.jsonl", "VLMDEBUG_RAISE": "1"}, Settings(Path("/d/c.jsonl"), True)),
         ({"VLMDEBUG": "1", "VLMDEBUG_SAMPLE_EVERY": "x"}, Settings()),
         ({"VLMDEBUG": "1", "VLMDEBUG_SAMPLE_EVERY": "9"}, Settings(sample_every=9)),
+        ({"VLMDEBUG": "1", "VLMDEBUG_SHARDS": "2"}, Settings(shards=2)),
+        ({"VLMDEBUG": "1", "VLMDEBUG_SHARDS": "two"}, Settings()),
+        (
+            {"VLMDEBUG": "1", "VLMDEBUG_SHARDS": "4", "VLMDEBUG_EMBEDDED": "1"},
+            Settings(shards=4, embedded=True),
+        ),
     ],
 )
 def test_settings_travel_in_the_environment(
@@ -294,6 +305,45 @@ def test_a_silent_mismatch_is_named_at_the_end(train: Path) -> None:
     assert done.stderr.rstrip().endswith("report.html")
     assert "image A1 of sample 0" in (train / "logs" / "report.html").read_text()
     assert [call["verdict"] for call in calls] == ["OK"] * 4 + ["MISMATCH"]
+
+
+SPLIT = """
+import sys
+
+import torch
+import vlmdebug as vd
+
+model, processor = vd.tiny.build("llava")
+inputs = dict(vd.tiny.batch("llava", [1, 1, 1], padding_side="right"))
+wide = inputs["input_ids"].shape[1]
+half, lost = wide // 2, "lost" in sys.argv
+places = torch.arange(wide).expand(3, -1)
+for _ in range(2):
+    for start, stop in ((0, half), (half + lost, wide)):
+        tokens = {key: inputs[key][:, start:stop] for key in ("input_ids", "attention_mask")}
+        try:
+            model(**tokens, position_ids=places[:, start:stop], pixel_values=inputs["pixel_values"])
+        except ValueError:
+            pass  # a rank has some of the placeholder tokens, and all of the images
+print("end")
+"""
+"""Two ranks of each batch, one after the other, as a trainer that embeds before it splits."""
+
+
+def test_ranks_of_a_program_are_judged_as_parts_of_a_call(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(SPLIT)
+    options = ("--shards", "2", "--embedded", "--sample-every", "2")
+    right = ran(tmp_path, *options, "train.py")
+    lost = ran(tmp_path, "--shards", "2", "--embedded", "train.py", "lost")
+    whole = ran(tmp_path, "train.py")
+
+    assert (right.returncode, right.stdout) == (0, "end\n")
+    assert right.stderr == (
+        "vlmdebug: 2 calls of LlavaForConditionalGeneration judged and 2 skipped, nothing found.\n"
+    )
+    assert "on no rank" in " ".join(lost.stderr.split())
+    assert "VLM006" in lost.stderr
+    assert "VLM006" not in whole.stderr and "nothing found" not in whole.stderr
 
 
 def test_an_exception_is_as_without_it_and_a_report_follows(train: Path) -> None:

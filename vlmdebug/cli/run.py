@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from vlmdebug.cli.show import OK, Commands
+from vlmdebug.errors import BadInput
 from vlmdebug.launch import command
 from vlmdebug.launch.settings import Settings
 
@@ -15,7 +16,8 @@ def add(commands: Commands) -> None:
     run = commands.add_parser(
         "run",
         help="run your program, and name the call, sample and image that is wrong",
-        usage="vlmdebug run [--raise] [--log PATH] [--sample-every N] FILE.py|-m MODULE|COMMAND …",
+        usage="vlmdebug run [--raise] [--log PATH] [--sample-every N] [--shards N [--embedded]] "
+        "FILE.py|-m MODULE|COMMAND …",
         description="Run a Python program unchanged, and check every call of a transformers model "
         "that gets images, videos or audio. COMMAND is a launcher, such as torchrun or accelerate "
         "launch: each rank writes a report of its own.",
@@ -33,6 +35,16 @@ def add(commands: Commands) -> None:
         "--sample-every", type=_positive, default=1, metavar="N", help="judge 1 of N calls"
     )
     run.add_argument(
+        "--shards",
+        type=_positive,
+        metavar="N",
+        help="the tokens of each call are split over N ranks: each process of a launcher is one, "
+        "else so many calls after another share the tokens",
+    )
+    run.add_argument(
+        "--embedded", action="store_true", help="tokens are embedded before they are split"
+    )
+    run.add_argument(
         "--path",
         action="store_true",
         help="print the folder for PYTHONPATH: with it and VLMDEBUG=1, or a path for the log, "
@@ -47,7 +59,18 @@ def _run(options: argparse.Namespace) -> int:
     if options.path:
         print(command.PATH)
         return OK
-    settings = Settings(options.log, options.raising, options.sample_every)
+    if options.embedded and options.shards is None:
+        raise BadInput(
+            "--embedded says that tokens are embedded before they are split, but no --shards says "
+            "over how many ranks. Nothing was run. Pass --shards N, too."
+        )
+    settings = Settings(
+        options.log,
+        options.raising,
+        options.sample_every,
+        shards=options.shards,
+        embedded=options.embedded,
+    )
     words = options.program if options.module is None else ["-m", *options.module]
     return command.run_program(words, settings)
 

@@ -22,7 +22,14 @@ def session_of(settings: Settings, html: Path, log: Path | None) -> Session:
     """A session that writes these files."""
     from vlmdebug.watching.session import Session
 
-    return Session(raising=settings.raising, sample_every=settings.sample_every, html=html, log=log)
+    return Session(
+        raising=settings.raising,
+        sample_every=settings.sample_every,
+        html=html,
+        log=log,
+        shards=settings.shards,
+        embedded=settings.embedded,
+    )
 
 
 def files_of(settings: Settings, *, main: bool, forked: bool) -> tuple[Path, Path | None]:

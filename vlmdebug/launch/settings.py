@@ -21,6 +21,8 @@ class Settings:
             report, and only if something is found.
         raising: Raise at the first mismatch, before the model runs.
         sample_every: Judge one call of so many.
+        shards: Over how many ranks the tokens of each call are split, if they are.
+        embedded: Tokens are embedded before they are split.
         main: Process id of the program itself; its children are other processes.
         seen: A file that exists once any process has judged a call.
     """
@@ -28,6 +30,8 @@ class Settings:
     log: Path | None = None
     raising: bool = False
     sample_every: int = 1
+    shards: int | None = None
+    embedded: bool = False
     main: int | None = None
     seen: str | None = None
 
@@ -39,10 +43,13 @@ class Settings:
         if said in ("", "0"):
             return None
         every, main = given.get("VLMDEBUG_SAMPLE_EVERY", "1"), given.get("VLMDEBUG_MAIN", "")
+        shards = given.get("VLMDEBUG_SHARDS", "")
         return cls(
             log=None if said == ON else Path(said),
             raising=given.get("VLMDEBUG_RAISE", "") not in ("", "0"),
             sample_every=max(1, int(every)) if every.isdecimal() else 1,
+            shards=max(1, int(shards)) if shards.isdecimal() else None,
+            embedded=given.get("VLMDEBUG_EMBEDDED", "") not in ("", "0"),
             main=int(main) if main.isdecimal() else None,
             seen=given.get("VLMDEBUG_SEEN"),
         )
@@ -54,6 +61,10 @@ class Settings:
             found["VLMDEBUG_RAISE"] = ON
         if self.sample_every != 1:
             found["VLMDEBUG_SAMPLE_EVERY"] = str(self.sample_every)
+        if self.shards is not None:
+            found["VLMDEBUG_SHARDS"] = str(self.shards)
+        if self.embedded:
+            found["VLMDEBUG_EMBEDDED"] = ON
         if self.main is not None:
             found["VLMDEBUG_MAIN"] = str(self.main)
         if self.seen is not None:

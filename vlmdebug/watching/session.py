@@ -31,6 +31,7 @@ from vlmdebug.watching.watch import (
     metadata_of,
     with_config,
 )
+from vlmdebug.watching.windows import split_of_calls
 
 CALLED = {
     "transformers.modeling_utils": ("PreTrainedModel", "__call__"),
@@ -79,7 +80,10 @@ class Session:
         sample_every: int = 1,
         html: Path | None = None,
         log: Path | None = None,
+        shards: int | None = None,
+        embedded: bool = False,
     ) -> None:
+        self._split = split_of_calls(shards, None, embedded=embedded)
         self.html: Path | None = html
         self._log_path = log
         self._raising, self._every = raising, sample_every
@@ -160,7 +164,8 @@ class Session:
             if watcher is None:
                 return False
             with self._lock:
-                skip = watcher.called % self._every  # of each model: models may take turns
+                # of each model, as models may take turns; calls that share tokens stay together
+                skip = watcher.called // self._calls % self._every
                 watcher.called += 1
                 self.skipped += bool(skip)
             if skip:
@@ -171,6 +176,11 @@ class Session:
         except Exception as error:  # never the program's matter
             self.fail(error)
         return True
+
+    @property
+    def _calls(self) -> int:
+        """How many calls of a model share their tokens."""
+        return 1 if self._split.rank is not None else self._split.shards or 1
 
     def fail(self, error: Exception) -> None:
         """Keep the first failure of our own; the program does not notice it."""
@@ -280,7 +290,7 @@ class _Live(Watcher):
         metadata = metadata_of(model)
         origin = None if session._log_path is None else Origin()
         given = (metadata, Arguments(model), on_mismatch)
-        super().__init__(*given, by_sample=True, origin=origin)
+        super().__init__(*given, by_sample=True, origin=origin, split=session._split)
         self.called: int = 0
         self._session, self._name = session, type(_unwrapped(inner)).__name__
         if origin is not None:
