@@ -767,6 +767,18 @@ def test_exported_packer_gives_the_logits_of_each_sample(family, labs):
     assert vd.prove(code.function, lab.batch, lab.model, chunk_size=2).ok
 
 
+def test_exported_packers_refuse_a_row_without_tokens(labs):
+    for family in ("llava", "qwen2_5_vl"):
+        inputs = dict(vd.tiny.batch(family, [1, 0]))
+        inputs["attention_mask"][1] = 0  # a sample that only fills the batch
+        packer = vd.export(labs[family].batch, packed=True).function
+        (both,) = packer(inputs, 2)
+
+        assert both["input_ids"].shape[1] == int(inputs["attention_mask"].sum())
+        with pytest.raises(ValueError, match="hides all tokens of these samples"):
+            list(packer(inputs, 1))
+
+
 @pytest.mark.parametrize("family", ["gemma4", "mllama"])
 def test_no_packer_is_written_where_nothing_keeps_samples_apart(family):
     with pytest.raises(vd.BadInput, match="Nothing is known to keep samples of a packed row apart"):

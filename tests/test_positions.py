@@ -222,6 +222,33 @@ def test_copies_of_frames_are_right_where_they_share_the_token_of_images(kinds, 
     assert not vd.check(lossy, batch, chunk_size=size).ok
 
 
+# --- packers of videos and audio ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("family", "sound"), [*CASES[:4], ("glm4v", False), ("qwen2_5_vl", False)])
+def test_exported_packers_say_where_positions_of_videos_and_audio_come_from(
+    family, sound, placings
+):
+    placing = placings(family)
+    inputs, _ = placing.draw(("v", "", "v"), 5, sound=sound)
+    batch = placing.read(inputs)
+    packer = vd.export(batch, packed=True).function
+
+    with pytest.raises(ValueError, match=r"inputs\['position_ids'\] = get_rope_index\(…\)\[0\]"):
+        list(packer(batch.for_slicer(), 3))
+    given = {"use_audio_in_video": True} if sound else {}
+    inputs["position_ids"] = placing.indexed(inputs, **given)[0]  # as the message says
+    placed = placing.read(inputs)
+    code = vd.export(placed, packed=True)
+    (row,) = code.function(placed.for_slicer(), 3)
+
+    assert vd.check(code.function, placed, chunk_size=3).ok
+    with torch.no_grad():
+        tokens = {key: one for key, one in row.items() if key in inputs}
+        packed = placing.model(**tokens, use_cache=False).logits[0]
+    assert torch.allclose(packed, placing.logits(inputs), atol=1e-4)
+
+
 # --- rope_deltas ----------------------------------------------------------------------------
 
 MROPE = (

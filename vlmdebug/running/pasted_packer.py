@@ -44,6 +44,11 @@ def _joined(chunk: dict) -> dict:
     ids, mask = chunk["input_ids"], chunk.pop("attention_mask", None)
     keep = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
     lengths = keep.sum(1).tolist()
+    if not any(lengths):
+        raise ValueError(
+            "attention_mask hides all tokens of these samples, so their row would be empty. Leave "
+            "such samples out, or pack them with others: raise chunk_size."
+        )
     row = {
         key: value[keep][None] if _is_along_tokens(key, value, ids) else value
         for key, value in chunk.items()
@@ -81,8 +86,9 @@ def _mrope(row: dict, lengths: list) -> torch.Tensor:
     """0, 1, 2 … for each sample, and M-RoPE's time, height and width, (4, 1, seq)."""
     if "video_grid_thw" in row or "input_features" in row:
         raise ValueError(
-            "Positions of videos and audio depend on the model: put position_ids, from its "
-            "get_rope_index, into the batch."
+            "Positions of videos and audio depend on the model, so they are not computed here. "
+            "Put them into the padded batch before it is packed: inputs['position_ids'] = "
+            "get_rope_index(…)[0] of the model, given the tensors of inputs that it takes."
         )
     ids, types = row["input_ids"][0], row.get("mm_token_type_ids")
     is_image = (ids == IMAGE_TOKEN if types is None else types[0] == 1).tolist()
