@@ -341,6 +341,75 @@ def test_deltas_that_cannot_be_compared_are_named(placings):
     assert "no rule is known for it" in " ".join(other.ambiguities)
 
 
+# --- deltas of another prompt than that in the cache ---------------------------------------
+
+
+TURNS = {
+    "one prompt": (("A",), True),
+    "two in turn": (("A", "B"), False),
+    "text after images": (("B", "text"), False),
+    "the same again": (("A", "A"), True),
+}
+"""Prompts that are read one after the other, and whether the first cache may go on then."""
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "glm4v", "qwen2_5_omni_thinker"])
+@pytest.mark.parametrize("turns", TURNS)
+def test_a_cache_that_goes_on_with_deltas_of_another_prompt_is_named(turns, family, built):
+    model, processor = built[family]
+    own = next(one for one in model.modules() if "rope_deltas" in vars(one))
+    prompts = {
+        name: dict(vd.tiny.batch(family, images))
+        for name, images in (("A", [1]), ("B", [2]), ("text", [0]))
+    }
+    names, right = TURNS[turns]
+    right |= turns == "text after images" and family in OMNI  # which computes those of texts, too
+    token = {"input_ids": torch.tensor([[60]])}
+
+    def read(name):
+        return model(**prompts[name], use_cache=True).past_key_values
+
+    def trial(names, **more):
+        own.rope_deltas = None
+        with (
+            vd.watch(model, processor=processor, on_mismatch="record") as trace,
+            torch.no_grad(),
+        ):
+            caches = [read(name) for name in names]
+            on = caches[-1] if turns == "text after images" else caches[0]
+            logits = model(**token, past_key_values=on, use_cache=True, **more).logits
+        own.rope_deltas = None
+        return logits, trace.report()
+
+    alone, _ = trial(names[-1:] if turns == "text after images" else names[:1])
+    logits, report = trial(names)
+
+    assert torch.allclose(logits, alone, atol=1e-5) == right
+    assert report.ok == right, str(report)
+    if not right:
+        found = report.mismatches[0]
+        assert (found.code, found.key, found.silent) == ("VLM014", "rope_deltas", True)
+        assert "is that of the prompt in the cache" in found.message
+
+
+def test_deltas_that_are_set_before_a_cache_goes_on_are_right(built):
+    model, processor = built["qwen2_5_vl"]
+    own, kept = model.model, []
+    with vd.watch(model, processor=processor, on_mismatch="record") as trace, torch.no_grad():
+        for images in ([1], [2]):
+            call = dict(vd.tiny.batch("qwen2_5_vl", images))
+            kept.append((model(**call, use_cache=True).past_key_values, own.rope_deltas.clone()))
+        for cache, deltas in kept:
+            own.rope_deltas = deltas  # as the message says
+            model(input_ids=torch.tensor([[60]]), past_key_values=cache, use_cache=True)
+        prompt = dict(vd.tiny.batch("qwen2_5_vl", [1, 2]))
+        model.generate(**prompt, max_new_tokens=3, do_sample=False)
+        model.generate(**prompt, max_new_tokens=3, do_sample=False, num_beams=2)
+    own.rope_deltas = None
+
+    assert not trace.report().mismatches, str(trace.report())
+
+
 # --- where positions are not known ----------------------------------------------------------
 
 

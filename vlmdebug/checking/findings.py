@@ -233,6 +233,17 @@ class PositionsDiffer(KeyDifference):
         return cls(key=key, samples=(sample,), why=why, outcome=PLACED.get(key, DEPENDS))
 
 
+@dataclass(frozen=True, kw_only=True)
+class StaleDeltas(KeyDifference):
+    """Deltas that a model has of another prompt than that in a cache: `given`, and those `due`."""
+
+    code: ClassVar[str] = "VLM014"
+    key: str = "rope_deltas"
+    given: float
+    due: float
+    outcome: Outcome = Outcome(Runs.OTHER_PLACES)
+
+
 PLACED = {"position_ids": Outcome(Runs.OTHER_PLACES), "rope_deltas": Outcome(Unknown.DELTAS)}
 """Keys that say where tokens are, and what a model does with wrong ones."""
 

@@ -23,6 +23,7 @@ from vlmdebug.checking.findings import (
     Reordered,
     Repeated,
     SlicerRaised,
+    StaleDeltas,
     StaleLookup,
     TokenFeatureMismatch,
     TokensLost,
@@ -223,6 +224,15 @@ def _positions_differ(found: PositionsDiffer, batch: Batch) -> Words:
     )
 
 
+def _stale_deltas(found: StaleDeltas, batch: Batch) -> Words:
+    return Words(
+        f"row {found.sample} goes on in a cache with the model's rope_deltas of another prompt: "
+        f"{found.given:g}, but {found.due:g} is that of the prompt in the cache.",
+        "Keep rope_deltas of the model next to each cache, and set them before a call goes on in "
+        "it; or pass position_ids.",
+    )
+
+
 # --- names of keys ---------------------------------------------------------------------------
 
 
@@ -344,6 +354,7 @@ WORDS: Mapping[type[Difference], Callable[[Any, Batch], Words]] = {
     LabelsMade: _made_otherwise,
     PositionsMade: _made_otherwise,
     PositionsDiffer: _positions_differ,
+    StaleDeltas: _stale_deltas,
     UnknownKey: _unknown_key,
     StaleLookup: _stale_lookup,
     TokenFeatureMismatch: _token_feature_mismatch,

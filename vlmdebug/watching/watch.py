@@ -40,6 +40,7 @@ from vlmdebug.watching.log import Log, Notice, log_of
 from vlmdebug.watching.origin import Origin
 from vlmdebug.watching.pending import PendingTransfer, all_on_cpu, refuse_capture
 from vlmdebug.watching.slices import CallChecker
+from vlmdebug.watching.stale import Deltas, StaleDeltas, with_stale
 from vlmdebug.watching.trace import Call as Call
 from vlmdebug.watching.trace import Trace as Trace
 from vlmdebug.watching.windows import NOT_SPLIT, SplitCalls, Where, split_of_calls
@@ -107,8 +108,11 @@ def watch(
     metadata = read_metadata(processor, config, with_config(model))
     origin = Origin(coordinates) if log is not None else None
     given = metadata, Arguments(model), on_mismatch, log_of(log)
-    watcher = Watcher(*given, origin=origin, split=split)
-    handle = model.register_forward_pre_hook(_Hook(watcher), with_kwargs=True)
+    deltas = Deltas(model)
+    watcher = Watcher(*given, origin=origin, split=split, deltas=deltas)
+    handles = [model.register_forward_pre_hook(_Hook(watcher.before), with_kwargs=True)]
+    if deltas.are_kept:
+        handles.append(model.register_forward_hook(_Hook(watcher.after), with_kwargs=True))
     try:
         if origin is not None:
             origin.start()
@@ -119,7 +123,8 @@ def watch(
     else:
         watcher.finish(raising=True)
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def with_config(model: Any) -> Any:
@@ -141,15 +146,17 @@ def metadata_of(model: Any, processor: Any = None) -> ProcessorMetadata:
 
 
 class _Hook:
-    """The pre-hook on the model; a copied or saved model does not contain it."""
+    """A hook on the model; a copied or saved model does not contain it."""
 
-    def __init__(self, watcher: Watcher) -> None:
-        self._before: Any = watcher.before
+    def __init__(self, then: Callable[..., None]) -> None:
+        self._then: Any = then
         if "torch._dynamo" in sys.modules:  # torch.compile must not trace into the hook
-            self._before = torch.compiler.disable(self._before)
+            self._then = torch.compiler.disable(self._then)
 
-    def __call__(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._before(args, kwargs)
+    def __call__(
+        self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *output: Any
+    ) -> None:
+        self._then(args, kwargs, *output)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A callable that accepts anything, does nothing, and can be loaded without vlmdebug."""
@@ -172,7 +179,9 @@ class Watcher:
         by_sample: bool = False,
         origin: Origin | None = None,
         split: SplitCalls = NOT_SPLIT,
+        deltas: Deltas | None = None,
     ) -> None:
+        self._deltas = deltas if deltas is not None and deltas.are_kept else None
         self.trace: Trace = Trace()
         self._origin = origin
         self._arguments = arguments
@@ -191,6 +200,17 @@ class Watcher:
             calls = [*self._arrived(), *self._judged(site, args, kwargs)]
             untold = self._noted(calls)
         self._tell(untold)
+
+    def after(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """Runs after a call of a model that keeps deltas."""
+        with suppress(Exception):  # a debugger must not end the program
+            assert self._deltas is not None
+            self._deltas.after(self._arguments.named(args, kwargs), output)
+
+    def _stale(self, inputs: Mapping[str, Any]) -> StaleDeltas | None:
+        with suppress(Exception):
+            return None if self._deltas is None else self._deltas.before(inputs)
+        return None
 
     def _judged(self, site: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Call]:
         """The call; empty while it waits for a device."""
@@ -219,7 +239,7 @@ class Watcher:
             tensors = {key: tensor for key, tensor in tensors.items() if key not in own}
         where = self._where(tensors, inputs, cached=cached)
         media = {} if self._origin is None or cached else _sampled(tensors)
-        given = partial(self._with_samples, origin, cached, where, site)
+        given = partial(self._with_samples, origin, cached, where, site, self._stale(inputs))
         if here or all_on_cpu(tensors):
             return [call(**given(lambda: tensors, media))]
         away = PendingTransfer(tensors, media, columns=where is not None)
@@ -245,11 +265,14 @@ class Watcher:
         cached: bool,
         where: Where | None,
         site: str,
+        stale: StaleDeltas | None,
         tensors: Callable[[], Tensors],
         media: Mapping[str, Sampled] | None,
     ) -> JudgedCall:
         """Judge a call, and add the samples of a call without a cache to its origin."""
         found = self._judge(tensors, alone=cached, where=where, site=site)
+        if stale is not None and "judged" in found:
+            found["judged"] = with_stale(found["judged"], stale)
         if self._origin is not None and not cached:
             origin.update(self._judge.parts.traced())
             read = self._judge.identities

@@ -144,7 +144,7 @@ class Windows:
         rows, columns = found
         at = Place(rows, columns.start, columns.stop)
         cache = next((inputs[key] for key in CACHES if inputs.get(key) is not None), None)
-        length = _length(cache)
+        length = length_of(cache)
         where = Where(ref(root), root._version, at, wide.shape[1], _mark(cache), length)
         known = self.split.declared or at.stop < where.width
         return where if known or any(one.fits(where) for one in self._open) else None
@@ -282,7 +282,7 @@ def _is_same(one: ref[Any] | int | None, other: ref[Any] | int | None) -> bool:
     return one == other
 
 
-def _length(cache: Any) -> int | None:
+def length_of(cache: Any) -> int | None:
     """Tokens in a cache, if they are a number on the host."""
     length = getattr(cache, "get_seq_length", None)
     if cache is None or length is None:
