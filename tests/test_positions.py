@@ -328,6 +328,26 @@ def test_deltas_are_compared_in_each_chunk_and_under_watch(placings):
             assert trace.report().verdict == verdict, str(trace.report())
 
 
+def test_deltas_of_packed_rows_are_not_compared(placings):
+    placing = placings("qwen2_5_vl")
+    inputs, _ = placing.draw(("i", "", "ii"), 3)
+    placed = placing.read({**inputs, "position_ids": placing.index(inputs)})
+    (row,) = vd.export(placed, packed=True).function(placed.for_slicer(), 3)
+    row = {key: one for key, one in row.items() if key in inputs or key == "position_ids"}
+    given = {**row, "rope_deltas": placing.indexed(inputs)[1]}
+    report = vd.check(placing.read(given))
+    with (
+        vd.watch(placing.model, processor=placing.processor, on_mismatch="record") as trace,
+        torch.no_grad(),
+    ):
+        placing.model(**given, use_cache=False)
+
+    assert vd.check(placing.read(row)).ok
+    for one in (report, trace.report()):
+        assert one.verdict == "AMBIGUOUS"
+        assert "its rows hold several samples" in " ".join(one.ambiguities)
+
+
 def test_deltas_that_cannot_be_compared_are_named(placings):
     placing = placings("qwen2_5_vl")
     inputs, _ = placing.draw(("i", "", "ii"), 3)

@@ -65,6 +65,7 @@ MADE: Mapping[MadeBy, str] = {
     MadeBy.DELTAS: "they are the highest position of a sample, and 1, less the number of its "
     "tokens: row {0[0]} has {1[0]}, and {2[0]} follows from the grids",
     MadeBy.DELTAS_SHAPE: "its shape {} is not (sample, 1)",
+    MadeBy.DELTAS_PACKED: "its rows hold several samples, and no model generates from such rows",
     MadeBy.NO_MEDIA: "the batch has no such media",
     MadeBy.COMPLETION: "the completion must have type 1: tokens of type 0 are the prompt, which "
     "sees all of itself",

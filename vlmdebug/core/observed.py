@@ -71,6 +71,7 @@ class MadeBy(Enum):
     TURNED = auto()
     DELTAS = auto()  # the sample, what it has, and what follows from its positions
     DELTAS_SHAPE = auto()
+    DELTAS_PACKED = auto()
     NO_MEDIA = auto()
     COMPLETION = auto()
     PADDING_UNKNOWN = auto()

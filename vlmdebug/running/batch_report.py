@@ -9,11 +9,12 @@ from vlmdebug.checking.pixels import with_pixels
 from vlmdebug.checking.report import Report
 from vlmdebug.checking.whole_batch import check_alone, with_positions
 from vlmdebug.core.batch import Batch
+from vlmdebug.tracking.deltas import DELTAS
 from vlmdebug.tracking.made import own_positions
 from vlmdebug.tracking.packed import open_seams
 from vlmdebug.tracking.packed_rows import own_rows
 
-POSITIONS = ("position_ids", "rope_deltas")
+POSITIONS = ("position_ids", DELTAS)
 """Keys of a batch that are recomputed from its grids."""
 
 

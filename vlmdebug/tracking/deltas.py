@@ -13,6 +13,7 @@ import numpy as np
 
 from vlmdebug.core.observed import Made, MadeBy
 
+DELTAS = "rope_deltas"
 ROUNDED = 0.01
 """What rounding of single floats may do to positions that are fractions."""
 

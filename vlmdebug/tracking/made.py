@@ -29,7 +29,7 @@ from vlmdebug.core.presence import has_two_texts
 from vlmdebug.core.tensors import filled, to_numpy
 from vlmdebug.families import FAMILIES
 from vlmdebug.families.video_audio import TYPES
-from vlmdebug.tracking.deltas import ROUNDED, judged_deltas
+from vlmdebug.tracking.deltas import DELTAS, ROUNDED, judged_deltas
 from vlmdebug.tracking.places import mrope, mrope_in_row
 
 IGNORED = -100  # the label of what is not learned
@@ -103,7 +103,8 @@ def own_positions(batch: Batch, key: str = "position_ids") -> Made | None:
     values = batch.inputs.get(key)
     undecided = any(isinstance(one, Undecided) for one in batch.ambiguities)
     if values is None or undecided or batch.packed is not None:
-        return None
+        packed = values is not None and key == DELTAS and not undecided
+        return Made.unchecked(MadeBy.DELTAS_PACKED) if packed else None
     call = _Call(batch, batch.inputs, range(len(batch)))
     return call.judged(key, values)
 
@@ -420,7 +421,7 @@ _RULES: Mapping[str, Callable[[_Call, np.ndarray], Made]] = {
     "labels": _Call.labels,
     "shift_labels": _Call.shift_labels,
     "position_ids": _Call.places,
-    "rope_deltas": _Call.deltas,
+    DELTAS: _Call.deltas,
 }
 
 READ = frozenset(_RULES)

@@ -20,11 +20,12 @@ from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import BOOKKEEPING, DERIVED, OPTIONS, TOKEN_KEYS
 from vlmdebug.core.observed import Made, ObservedCall, ObservedKey, SlicerRun
 from vlmdebug.core.rows import rows_of
+from vlmdebug.tracking.deltas import DELTAS
 from vlmdebug.tracking.made import made_keys
 from vlmdebug.watching.tensor_refs import TensorRef
 
 Tensors = Mapping[str, torch.Tensor]
-TOKENS = TOKEN_KEYS - {"position_ids", "rope_deltas", "inputs_embeds"}
+TOKENS = TOKEN_KEYS - {"position_ids", DELTAS, "inputs_embeds"}
 BESIDE = OPTIONS | BOOKKEEPING.keys()
 """Arguments that are not part of a batch."""
 MADE = DERIVED - TOKENS

@@ -34,6 +34,7 @@ from vlmdebug.families.facts import BatchFacts, ProcessorMetadata
 from vlmdebug.families.packing import read_packing
 from vlmdebug.families.video_audio import clip_of
 from vlmdebug.tracking.copied import copied
+from vlmdebug.tracking.deltas import DELTAS
 from vlmdebug.tracking.made import made_keys
 from vlmdebug.tracking.observe import used_chunk
 from vlmdebug.tracking.packed import open_seams
@@ -144,8 +145,10 @@ class CallChecker:
         batch = assemble(BatchFacts(inputs, self._metadata, packing=packing), None)
         self._last = _without_tensors(batch), None if packing.ambiguities else range(len(batch))
         seams = open_seams(batch)
-        if seams or doubts_alone(batch) or batch_differences(batch):
-            return Judged.of(check_alone(batch, one_chunk=True, seams=seams))
+        made = {DELTAS: Made.unchecked(MadeBy.DELTAS_PACKED)} if DELTAS in tensors else {}
+        if seams or made or doubts_alone(batch) or batch_differences(batch):
+            report = check_alone(batch, one_chunk=True, seams=seams)
+            return Judged.of(with_made(report, batch, made))
         shape = tuple(inputs["input_ids"].shape)
         inputs.update(dict.fromkeys(inputs))  # the names and the width are enough
         inputs["input_ids"] = np.broadcast_to(np.int64(0), shape)

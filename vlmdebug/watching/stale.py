@@ -21,10 +21,9 @@ from vlmdebug.checking.text import as_mismatch
 from vlmdebug.core.keys import CACHES
 from vlmdebug.families.assemble import assemble
 from vlmdebug.families.facts import BatchFacts, ProcessorMetadata
+from vlmdebug.tracking.deltas import DELTAS
 from vlmdebug.watching.judged import Judged
 from vlmdebug.watching.windows import length_of
-
-KEY = "rope_deltas"
 
 
 class Deltas:
@@ -37,7 +36,7 @@ class Deltas:
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
-        self._module = next((one for one in model.modules() if KEY in vars(one)), None)
+        self._module = next((one for one in model.modules() if DELTAS in vars(one)), None)
         self._due: WeakKeyDictionary[Any, list[float] | None] = WeakKeyDictionary()
         self._begun: tuple[Any, bool] | None = None  # the deltas before a prompt, and its positions
 
@@ -89,7 +88,7 @@ class Deltas:
 
     @property
     def _now(self) -> Any:
-        return getattr(self._module, KEY, None)
+        return getattr(self._module, DELTAS, None)
 
 
 def _cache_of(given: Mapping[str, Any]) -> tuple[Any, int | None]:
