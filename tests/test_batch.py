@@ -274,13 +274,13 @@ def qwen(**more):
 
 
 def test_things_per_sample_are_cut_with_their_samples():
-    prompts, deltas = ["a", "b", "c"], torch.tensor([[-5], [0], [-5]])  # as get_rope_index has them
+    prompts, deltas = ["a", "b", "c"], torch.tensor([[-5], [0], [-6]])  # as get_rope_index has them
     inputs, processor = qwen(prompts=prompts, rope_deltas=deltas, use_cache=None)
     batch = vd.read_batch(inputs, processor=processor)
     chunks = list(batch.chunks(2))
 
     assert [chunk["prompts"] for chunk in chunks] == [["a", "b"], ["c"]]
-    assert [chunk["rope_deltas"].tolist() for chunk in chunks] == [[[-5], [0]], [[-5]]]
+    assert [chunk["rope_deltas"].tolist() for chunk in chunks] == [[[-5], [0]], [[-6]]]
     assert "use_cache" not in batch.layout
     assert vd.check(lambda _, size: batch.chunks(size), batch, chunk_size=2).ok
 
