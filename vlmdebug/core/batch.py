@@ -82,6 +82,8 @@ class Batch:
         hidden: Tokens of each sample that `attention_mask` hides although they are not padding;
             empty if the padding token is not known.
         unmasked: The same of padding tokens that no mask hides and that its text would attend to.
+        behind: Padding behind the text of each sample, if the batch has no mask; empty if it has
+            one, or the padding token is not known.
         behind_prompt: Tokens of each sample that are typed as its prompt but follow its end.
         lost_masks: Masks of pixels that the processor returns and the batch lacks.
         marked: Placeholder tokens of each sample as keys of token types mark them, where known.
@@ -103,6 +105,7 @@ class Batch:
     marked: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     hidden: tuple[int, ...] = ()
     unmasked: tuple[int, ...] = ()
+    behind: tuple[int, ...] = ()
     behind_prompt: tuple[int, ...] = ()
     lost_masks: tuple[str, ...] = ()
     known: frozenset[str] = frozenset()

@@ -58,7 +58,14 @@ from vlmdebug.families.packing import (
 from vlmdebug.families.probe import Probe
 from vlmdebug.families.probe_runs import plain
 from vlmdebug.families.rules import USUAL
-from vlmdebug.families.token_masks import behind_prompt, columns, marked, masked_otherwise, unpadded
+from vlmdebug.families.token_masks import (
+    behind_prompt,
+    columns,
+    marked,
+    masked_otherwise,
+    padding_behind,
+    unpadded,
+)
 from vlmdebug.families.video_audio import ClipReading, read_clips
 
 PER_SAMPLE, WHOLE, PLACES = Axis("sample"), Axis("batch"), Axis("sample", dim=1)
@@ -98,6 +105,7 @@ def assemble(
         marked=marked(facts, found.rules),
         hidden=hidden,
         unmasked=unmasked,
+        behind=padding_behind(facts),
         behind_prompt=behind_prompt(facts, found.rules),
         lost_masks=form.lost_masks,
         known=KNOWN,

@@ -119,9 +119,11 @@ def read_packing(
             found[key] = _by_ends(to_numpy(tensors[key]), rows, width)
     if INDEX in tensors:
         found[INDEX] = _by_index(to_numpy(tensors[INDEX]), rows, width)
-    planes = _planes(tensors)
+    planes, ids = _planes(tensors), to_numpy(tensors["input_ids"])
     zero = None if planes is None else _are_zero(planes)
     shown = _shown(tensors, zero)
+    if planes is not None and pad is not None and (ids[:, -1] == pad).any():
+        shown &= ~_jumping_padding(planes, ids == pad)
     starts = None if zero is None else _starts(zero, shown)
     if starts is not None:
         found["position_ids"] = _by_starts(starts, shown)
@@ -134,10 +136,12 @@ def read_packing(
             ambiguities=() if single else tuple(_undecided(tensors, planes, shown, clips))
         )
     source, spans = next(iter(told.items()))
-    other = next((key for key, own in told.items() if own != spans), None)
-    if other is not None:
-        return Packing(spans, source, (_contradiction(source, spans, other, told[other]),))
-    ids = to_numpy(tensors["input_ids"])
+    if any(own != spans for own in told.values()):  # some may count padding behind a sample
+        texts = {key: _texts(own, ids, pad) for key, own in told.items()}
+        other = next((key for key in told if texts[key] != texts[source]), None)
+        if other is not None:
+            return Packing(spans, source, (_contradiction(source, spans, other, told[other]),))
+        spans = min(told.values(), key=lambda own: sum(own.lengths))
     spans = _without_padding(spans, ids, pad)
     if len({span.row for span in spans}) == len(spans):
         return Packing()  # one sample in each row
@@ -158,6 +162,16 @@ def _without_padding(spans: Spans, ids: np.ndarray, pad: int | None) -> Spans:
     if pad is None or not np.count_nonzero(ids == pad):  # as nearly always
         return spans
     return Spans(span for span in spans if (ids[span.row, span.start : span.stop] != pad).any())
+
+
+def _texts(spans: Spans, ids: np.ndarray, pad: int | None) -> Spans:
+    """The same, and without padding behind each."""
+    if pad is None:
+        return spans
+    return Spans(
+        Span(row, start, start + int(np.flatnonzero(ids[row, start:stop] != pad)[-1]) + 1)
+        for row, start, stop in _without_padding(spans, ids, pad)
+    )
 
 
 def _by_lengths(given: Any, rows: int, width: int) -> Spans:
@@ -252,6 +266,19 @@ def _shown(tensors: Mapping[str, Any], zero: np.ndarray | None) -> np.ndarray:
     before = np.logical_and.accumulate(zero, axis=1)
     before[:, :-1], before[:, -1] = before[:, 1:].copy(), False
     return shown & ~behind & ~before
+
+
+def _jumping_padding(planes: np.ndarray, padding: np.ndarray) -> np.ndarray:
+    """Padding at the end of a row from where positions do not go on by one, `(row, seq)`.
+
+    Collators give it any position, such as 0, 1 or its place in the row. A text that ends with the
+    same token may lose it here, which no other token of it attends to.
+    """
+    behind = np.logical_and.accumulate(padding[:, ::-1], axis=1)[:, ::-1]
+    behind &= ~padding.all(axis=1, keepdims=True)
+    jumps = np.zeros(padding.shape, dtype=bool)
+    jumps[:, 1:] = (planes[:, :, 1:] - planes[:, :, :-1] != 1).any(axis=0)
+    return np.logical_or.accumulate(jumps & behind, axis=1)
 
 
 def _starts(zero: np.ndarray, shown: np.ndarray) -> np.ndarray | None:

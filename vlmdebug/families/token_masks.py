@@ -74,6 +74,18 @@ def masked_otherwise(facts: BatchFacts, *, causal: bool) -> tuple[tuple[int, ...
     return by_sample(~(shown | padding)), unmasked
 
 
+def padding_behind(facts: BatchFacts) -> tuple[int, ...]:
+    """Padding behind the text of each sample of a batch without mask; empty if not known."""
+    pad = facts.metadata.pad_token_id
+    if pad is None or facts.mask is not None:
+        return ()
+    padding = facts.ids == pad  # (sample, seq)
+    if not np.count_nonzero(padding[:, -1:]):  # as nearly always
+        return (0,) * len(padding)
+    behind = np.logical_and.accumulate(padding[:, ::-1], axis=1)
+    return by_sample(behind & ~padding.all(axis=1, keepdims=True))
+
+
 def behind_prompt(facts: BatchFacts, rules: ModelRules) -> tuple[int, ...]:
     """Tokens of each sample behind the end of its prompt that have the type of the prompt.
 

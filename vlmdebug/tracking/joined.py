@@ -91,7 +91,7 @@ class Joined:
                 return None
             begun = [one for one in own if not one.first or not one.span.start]
             several |= len(begun) > 1
-            told &= texts.is_alone(own, tokens, ends)
+            told &= texts.is_alone(own, tokens, ends, behind=batch.rules.causal)
             strange |= texts.is_strange(own, tokens, real)
             pieces += own
         if not (several or (told and _shows_all(given, table.shape, texts.width))):
@@ -281,15 +281,24 @@ class Texts:
         return bool((left[1:] & left[:-1] & (tokens[1:] != tokens[:-1])).any())
 
     def is_alone(
-        self, pieces: Sequence[Piece], tokens: np.ndarray, ends: Collection[tuple[int, int]]
+        self,
+        pieces: Sequence[Piece],
+        tokens: np.ndarray,
+        ends: Collection[tuple[int, int]],
+        *,
+        behind: bool,
     ) -> bool:
-        """Whether a row is one sample, or one and padding behind one of these ends."""
+        """Whether a row is one sample, or one and padding behind one of these ends.
+
+        `behind`: padding of the batch may stand behind any end.
+        """
         if len(pieces) != 1 or pieces[0].span.start or pieces[0].first:
             return False
         row, _, stop = pieces[0].span
         left = tokens[stop:]
-        padding = _are_the_same(left) or bool(self.is_padding(left).all())
-        return not len(left) or ((row, stop) in ends and padding)
+        padding = bool(self.is_padding(left).all())
+        at_end = (row, stop) in ends and (padding or _are_the_same(left))
+        return not len(left) or at_end or (behind and padding)
 
     def _whole(
         self, row: int, tokens: np.ndarray, at: int, edges: Collection[tuple[int, int]]

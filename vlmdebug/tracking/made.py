@@ -158,20 +158,22 @@ class _Call:
 
     @lazy
     def _compared_tokens(self) -> np.ndarray:
-        """`shown`, without padding in front of the text that no mask hides, `(sample, seq)`.
+        """`shown`, without padding around the text that no mask hides, `(sample, seq)`.
 
         Positions may leave that out or count it: the text has the same, up to a constant.
         """
         assert self.ids is not None
-        padding, whole = self.batch.unmasked, self.batch.inputs
+        front, behind, whole = self.batch.unmasked, self.batch.behind, self.batch.inputs
         masked = any(one.get("attention_mask") is not None for one in (self.given, whole))
-        if self.samples is None or masked or not (any(padding) and self.batch.rules.causal):
+        padded = any(front) or any(behind)
+        if self.samples is None or masked or not (padded and self.batch.rules.causal):
             return self.shown
-        own = getattr(whole.get("input_ids"), "shape", (0, 0))
+        own, wide = getattr(whole.get("input_ids"), "shape", (0, 0)), self.ids.shape[1]
         if self.ids.shape != (len(self.samples), own[1]):
             return self.shown
-        first = np.array(padding)[list(self.samples)]  # (sample,)
-        return self.shown & (np.arange(self.ids.shape[1]) >= first[:, None])
+        samples, columns = list(self.samples), np.arange(wide)
+        starts, sizes = np.array(front)[samples], np.array(behind)[samples]  # (sample,)
+        return self.shown & (columns >= starts[:, None]) & (columns < wide - sizes[:, None])
 
     @lazy
     def types(self) -> np.ndarray | None:
