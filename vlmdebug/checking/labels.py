@@ -1,11 +1,13 @@
 """Labels compared with `input_ids`: the same tokens at learned positions, in the same columns.
 
-A decoder shifts them itself, so a label that is learned equals the token that it stands at.
-Labels of an encoder-decoder are another text, and `shift_labels` another key: neither is looked at.
+A decoder shifts them itself, so a label that is learned equals the token that it stands at, and one
+of `shift_labels`, which a loss takes as they are, the token behind it. Labels of an encoder-decoder
+are another text, and not looked at.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from vlmdebug.checking.batch_findings import (
@@ -21,6 +23,7 @@ from vlmdebug.core.presence import has_two_texts
 
 IGNORED = -100
 MOST_SHIFT = 8
+SHIFTED = "shift_labels"
 UNTOLD = ("unknown", "text")
 """Layouts that do not say whether the model is a decoder."""
 
@@ -35,8 +38,10 @@ def labels_differences(
 ) -> list[Difference]:
     """What is wrong with the labels of a whole batch."""
     labels = batch.inputs.get("labels")
-    if labels is None or not are_comparable(batch):
+    if not are_comparable(batch):
         return []
+    if labels is None:
+        return [*_shifted_differences(batch)]
     ids = batch.inputs["input_ids"]  # (sample, seq)
     if len(getattr(labels, "shape", ())) != 2:
         return []  # a class per sample
@@ -63,7 +68,27 @@ def labels_differences(
             found.append(LabelsOnMedia(samples=(sample,), placeholders=media))
         elif prompt:
             found.append(LabelsOnPrompt(samples=(sample,), tokens=prompt))
-    return found
+    return [*found, *_shifted_differences(batch)]
+
+
+def _shifted_differences(batch: Batch) -> Iterator[LabelsDiffer]:
+    """Samples with `shift_labels` that are not the tokens behind them; the last one has none."""
+    shifted = batch.inputs.get(SHIFTED)
+    if shifted is None or tuple(shifted.shape) != tuple(batch.inputs["input_ids"].shape):
+        return
+    for sample in range(len(batch)):
+        own, text = batch.tokens(SHIFTED, sample)[:-1], batch.tokens("input_ids", sample)[1:]
+        learned = own != IGNORED
+        wrong = int((learned & (own != text)).sum())
+        if wrong:
+            yield LabelsDiffer(
+                key=SHIFTED,
+                samples=(sample,),
+                cause=Cause(Because.LABELS_OTHER),
+                wrong=wrong,
+                learned=int(learned.sum()),
+                by=0,
+            )
 
 
 def _placeholders(batch: Batch, ids: Any, learned: Any) -> int:

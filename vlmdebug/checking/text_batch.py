@@ -272,6 +272,13 @@ def _labels_length(found: LabelsLength, batch: Batch) -> Words:
 
 def _labels_differ(found: LabelsDiffer, batch: Batch) -> Words:
     by = found.by
+    if found.key != "labels":
+        return Words(
+            f"sample {found.sample} has {number(found.wrong, 'label')} of {found.learned} in "
+            f"{found.key} that differ from the next token in input_ids.",
+            f"Shift labels by one column to the left to make {found.key}: no model shifts them "
+            "again.",
+        )
     said = (
         f"sample {found.sample} has {number(found.wrong, 'label')} of {found.learned} that differ "
         "from the tokens in input_ids"

@@ -118,6 +118,12 @@ def _ends(seam: Seam) -> Words:
 
 def _labels(found: LabelsAcross, batch: Batch) -> Words:
     seam = found.seam
+    if seam.key != "labels":
+        return Words(
+            f"the last token of sample {seam.sample}, at {_place(seam)}, has {seam.key} "
+            f"{seam.given[0]}, though no token of its sample is behind it.",
+            f"Set the last of {seam.key} of each sample to -100.",
+        )
     return Words(
         f"the first token of sample {seam.sample}, at {_place(seam)}, has label {seam.given[0]}, "
         "which is learned from the last token of the sample before it.",

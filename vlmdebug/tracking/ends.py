@@ -58,3 +58,12 @@ def label_seams(labels: np.ndarray, spans: Spans, samples: Sequence[int]) -> Ite
         if before.row == row and first != IGNORED:
             yield Seam(Seams.LABELS, "labels", sample, row, start, (first,), (IGNORED,))
             return
+
+
+def shifted_seams(shifted: np.ndarray, spans: Spans, samples: Sequence[int]) -> Iterator[Seam]:
+    """The same where labels are one ahead: the first sample that learns the one behind it."""
+    for sample, ((row, _, stop), behind) in zip(samples, pairwise(spans), strict=False):
+        last = int(shifted[row][stop - 1])
+        if behind.row == row and last != IGNORED:
+            yield Seam(Seams.LABELS, "shift_labels", sample, row, stop - 1, (last,), (IGNORED,))
+            return

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +33,7 @@ HEAD = 32
 MOST_STRANGE = 64
 """Tokens of no sample in a row after which it is not taken for a packed one."""
 PADDING_MASK, IDS = "attention_mask", "input_ids"
+LABELS = ("labels", "shift_labels")
 
 
 class Piece(NamedTuple):
@@ -168,10 +170,18 @@ class Joined:
             if own[-2:] == shape and len(own) in (2, 3) and own[:-2] != (1,):
                 numbers = numbers_of(value)
             if numbers is not None:
-                found[key] = self.apart(numbers)
+                found[key] = self.apart(numbers, IGNORED if key in LABELS else 0)
+        if LABELS[1] in found and found[LABELS[1]] is not given[LABELS[1]]:
+            self._blank_at_seams(found[LABELS[1]])
         lengths = np.array(self.spans.lengths)
         found[PADDING_MASK] = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
         return found
+
+    def _blank_at_seams(self, ahead: np.ndarray) -> None:
+        """Labels that are one ahead, without those in front of a seam, which are judged there."""
+        for at, (one, behind) in enumerate(pairwise(self.spans)):
+            if one.row == behind.row:
+                ahead[at, one.stop - one.start - 1] = IGNORED
 
 
 class Texts:

@@ -22,6 +22,7 @@ from vlmdebug.core.rows import Rows
 from vlmdebug.core.tensors import to_numpy, unreadable
 from vlmdebug.errors import AmbiguousError
 from vlmdebug.tracking.columns import Columns, Realigned
+from vlmdebug.tracking.first_labels import with_first_labels
 from vlmdebug.tracking.fixed import fixed_of
 from vlmdebug.tracking.identity import identified
 from vlmdebug.tracking.joined import Joined
@@ -194,6 +195,8 @@ class _Chunk:
         return self._ids(value) if key == "input_ids" else self._used(key, value)
 
     def _ids(self, ids: Any) -> ObservedKey:
+        if isinstance(self.given["input_ids"], (list, tuple)):
+            self.given = {**self.given, "input_ids": ids}
         seen = self.finder.sliced("input_ids", ids, (1,))
         if ids.shape[-1:] != self.batch.inputs["input_ids"].shape[-1:] or (
             seen is None and not self.finder.is_slice("input_ids", ids)
@@ -268,6 +271,10 @@ class _Chunk:
         if wide is not None and source is None and not as_wide:
             if change is None or change.kind == "values":
                 rows, change = self._in_columns(key, value, rows, turned=turned)
+        if key == "labels" and (rows is None or rows.foreign or change is not None):
+            restored = with_first_labels(self.batch, self.finder, self.given, value, self.samples)
+            if restored is not None:
+                return self._used(key, restored)
         if key in TYPE_IDS and not is_slice and _is_zeroed(self, key, value, rows):
             rows, source, change = self.expected(key), None, Change("zeros", tuple(shape))
         dim = axis.dim if axis else 0

@@ -23,14 +23,14 @@ from vlmdebug.core.part import Spans
 from vlmdebug.core.tensors import filled, side_by_side, to_numpy
 from vlmdebug.families.packing import INDEX
 from vlmdebug.tracking.block_mask import is_of_blocks, seam_of_blocks
-from vlmdebug.tracking.ends import cumulative_seam, label_seams, number_seam
+from vlmdebug.tracking.ends import cumulative_seam, label_seams, number_seam, shifted_seams
 from vlmdebug.tracking.made import has_own_mrope, numbers_of, positions_of, unlike
 
 PLANES = 4
 """Planes of `position_ids` from which M-RoPE models read where samples begin: text comes first."""
 FLASH = frozenset(key for key in PACKED if key.endswith(("_q", "_k")))
 """Arguments that flash-attention reads where all of them are passed."""
-READ = (*PACKED, "position_ids", "labels")
+READ = (*PACKED, "position_ids", "labels", "shift_labels")
 """Keys that say where samples begin, or what is learned there."""
 
 
@@ -127,9 +127,10 @@ class PackedCall:
 
     def labels(self) -> Iterator[Seam]:
         """The first sample that is learned from the last token of the sample before it."""
-        labels = self.numbers.get("labels")
-        if labels is not None and tuple(labels.shape) == self.shape:
-            yield from label_seams(labels, self.spans, self.samples)
+        for key, seams in (("labels", label_seams), ("shift_labels", shifted_seams)):
+            labels = self.numbers.get(key)
+            if labels is not None and tuple(labels.shape) == self.shape:
+                yield from seams(labels, self.spans, self.samples)
 
     # --- positions -------------------------------------------------------------------------
 
