@@ -101,6 +101,10 @@ SEAMS: Mapping[Seams, tuple[str, str]] = {
         "with an attention_mask, models ignore where position_ids start again",
         "Leave attention_mask out of a packed batch.",
     ),
+    Seams.BLOCKS: (
+        "what an attention_mask of four dimensions must show in each is not known",
+        "Pass the mask of two dimensions that the processor returns.",
+    ),
     Seams.UNREAD: (
         "an argument that says where they begin is no tensor of numbers",
         "Pass position_ids, labels and the ends of samples as tensors of whole numbers.",
@@ -142,6 +146,7 @@ SEAMS: Mapping[Seams, tuple[str, str]] = {
 }
 """Why packed samples may not be apart, and what to do."""
 UNSEEN: Mapping[Seams, str] = {
+    Seams.BLOCKS: "it was not compared",
     Seams.UNMASKED: "they may attend to it",
     Seams.OPEN: "position_ids were not compared",
     Seams.STRANGE: "those were not compared",

@@ -29,6 +29,17 @@ def to_numpy(value: Any) -> np.ndarray:
         return value.float().numpy(force=True)
 
 
+def numbers_of(value: Any) -> np.ndarray | None:
+    """Its values without a copy; None if it is not an array of numbers."""
+    if not hasattr(value, "shape") and not isinstance(value, (list, tuple)):
+        return None
+    try:
+        found = to_numpy(value)
+    except (TypeError, ValueError, RuntimeError):  # sparse, meta, ragged
+        return None
+    return found if found.dtype.kind in "biuf" else None
+
+
 def side_by_side(table: np.ndarray, spans: Spans, fill: int) -> np.ndarray:
     """The tokens of each sample in a row of its own, `(…, sample, seq)`, with `fill` behind them.
 

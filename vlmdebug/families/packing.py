@@ -2,7 +2,8 @@
 
 Trainers join samples in one row and say where each begins by `cu_seqlens` or `cu_seq_lens_q` and
 `_k` (ends over all tokens, from 0), by `seq_idx` (a number per token), or by `position_ids` that
-start again. All that are given must agree.
+start again. All that are given must agree. Where none is, it may be an `attention_mask` of four
+dimensions.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from vlmdebug.core.batch import Ambiguity, Contradiction, Undecided
+from vlmdebug.core.blocks import is_of_blocks, seen_of
 from vlmdebug.core.keys import PACKED
 from vlmdebug.core.part import Span, Spans
 from vlmdebug.core.tensors import to_numpy
@@ -131,6 +133,9 @@ def read_packing(
     if bad:
         return Packing(ambiguities=(_unreadable(bad[0], rows, width),))
     told = {key: spans for key, spans in found.items() if spans is not None}
+    if not told and pad is not None and is_of_blocks(tensors.get("attention_mask")):
+        blocks = _by_blocks(tensors["attention_mask"], ids, pad)
+        told = {} if blocks is None else {"attention_mask": blocks}
     if not told:
         return Packing(
             ambiguities=() if single else tuple(_undecided(tensors, planes, shown, clips))
@@ -230,6 +235,21 @@ def _by_starts(starts: np.ndarray, shown: np.ndarray) -> Spans | None:
             edges.append(sorted({first, *(begins & real).nonzero()[0].tolist(), stop}))
             rows.append(row)
     return _cut(edges, rows) or None
+
+
+def _by_blocks(mask: Any, ids: np.ndarray, pad: int) -> Spans | None:
+    """The spans of a mask of four dimensions: in each, a token sees the one before it.
+
+    None where it cannot be read, or no row holds several; no sample is one token long.
+    """
+    seen = seen_of(mask, *ids.shape)
+    if seen is None:
+        return None
+    starts = np.ones(ids.shape, dtype=bool)
+    starts[:, 1:] = ~np.diagonal(seen, offset=-1, axis1=1, axis2=2)
+    spans = _without_padding(_by_starts(starts, np.ones_like(starts)) or Spans(), ids, pad)
+    several = len({span.row for span in spans}) < len(spans)
+    return spans if several and min(spans.lengths) > 1 else None
 
 
 def _cut(edges: Iterable[Sequence[int]], rows: Iterable[int]) -> Spans:

@@ -1,12 +1,14 @@
-"""Whether keys that number the samples of packed rows, end or train them, fit the samples."""
+"""Whether keys that number the samples of packed rows, end, train or show them, fit the samples."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
+from vlmdebug.core.blocks import seen_of
 from vlmdebug.core.observed import Seam, Seams
 from vlmdebug.core.part import Spans
 from vlmdebug.tracking.made import IGNORED
@@ -67,3 +69,31 @@ def shifted_seams(shifted: np.ndarray, spans: Spans, samples: Sequence[int]) -> 
         if behind.row == row and last != IGNORED:
             yield Seam(Seams.LABELS, "shift_labels", sample, row, stop - 1, (last,), (IGNORED,))
             return
+
+
+def seam_of_blocks(
+    mask: Any, shape: tuple[int, ...], spans: Spans, samples: Sequence[int], *, cached: bool
+) -> Seam | None:
+    """The first token that sees others than itself and those of its sample before it.
+
+    Args:
+        mask: `(row, 1, seq, seq)`, or the same for all rows.
+        shape: Of `input_ids`.
+        spans: The tokens of each sample.
+        samples: Their numbers.
+        cached: Whether tokens may see others that a cache holds.
+    """
+    seen, pairs = seen_of(mask, *shape), (shape[1], shape[1])
+    if seen is None and not cached and tuple(mask.shape[-2:]) != pairs:
+        return Seam(Seams.ENDS, "attention_mask", given=tuple(mask.shape), due=shape)
+    if seen is None:
+        return Seam(Seams.MASK, "attention_mask")
+    for sample, (row, start, stop) in zip(samples, spans, strict=True):
+        due = np.zeros((stop - start, shape[1]), dtype=bool)
+        due[:, start:stop] = np.tri(stop - start, dtype=bool)
+        off = np.flatnonzero((seen[row, start:stop] != due).any(axis=1))
+        if len(off):
+            at = start + int(off[0])
+            given = (int(seen[row, at].sum()),)
+            return Seam(Seams.SEEN, "attention_mask", sample, row, at, given, (at - start + 1,))
+    return None

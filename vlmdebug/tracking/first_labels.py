@@ -13,8 +13,9 @@ import numpy as np
 
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.presence import has_two_texts
+from vlmdebug.core.tensors import numbers_of
 from vlmdebug.tracking.joined import Texts
-from vlmdebug.tracking.made import IGNORED, numbers_of
+from vlmdebug.tracking.made import IGNORED
 from vlmdebug.tracking.rows import RowFinder
 
 

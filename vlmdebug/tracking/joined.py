@@ -21,9 +21,9 @@ from vlmdebug.core.lazy import lazy
 from vlmdebug.core.packed_row import Place
 from vlmdebug.core.part import Span, Spans
 from vlmdebug.core.rows import Rows
-from vlmdebug.core.tensors import side_by_side, to_numpy
+from vlmdebug.core.tensors import numbers_of, side_by_side, to_numpy
 from vlmdebug.tracking.identity import identified
-from vlmdebug.tracking.made import IGNORED, numbers_of
+from vlmdebug.tracking.made import IGNORED
 from vlmdebug.tracking.rows import RowFinder
 
 SHORTEST = 3

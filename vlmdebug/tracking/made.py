@@ -26,7 +26,7 @@ from vlmdebug.core.lazy import lazy
 from vlmdebug.core.observed import Made, MadeBy
 from vlmdebug.core.part import Spans
 from vlmdebug.core.presence import has_two_texts
-from vlmdebug.core.tensors import filled, to_numpy
+from vlmdebug.core.tensors import filled, numbers_of
 from vlmdebug.families import FAMILIES
 from vlmdebug.families.video_audio import TYPES
 from vlmdebug.tracking.deltas import DELTAS, ROUNDED, judged_deltas
@@ -401,17 +401,6 @@ def unlike(
 def _plain(values: np.ndarray) -> tuple[Any, ...]:
     """Numbers of Python, without a fraction where it is zero."""
     return tuple(int(one) if one == one // 1 else one for one in values.tolist())
-
-
-def numbers_of(value: Any) -> np.ndarray | None:
-    """Its values without a copy; None if it is not an array of numbers."""
-    if not hasattr(value, "shape") and not isinstance(value, (list, tuple)):
-        return None
-    try:
-        found = to_numpy(value)
-    except (TypeError, ValueError, RuntimeError):  # sparse, meta, ragged
-        return None
-    return found if found.dtype.kind in "biuf" else None
 
 
 _RULES: Mapping[str, Callable[[_Call, np.ndarray], Made]] = {

@@ -16,15 +16,21 @@ from typing import Any
 import numpy as np
 
 from vlmdebug.core.batch import Batch
+from vlmdebug.core.blocks import is_of_blocks
 from vlmdebug.core.keys import CACHES, PACKED
 from vlmdebug.core.lazy import lazy
 from vlmdebug.core.observed import Seam, Seams
 from vlmdebug.core.part import Spans
-from vlmdebug.core.tensors import filled, side_by_side, to_numpy
+from vlmdebug.core.tensors import filled, numbers_of, side_by_side, to_numpy
 from vlmdebug.families.packing import INDEX
-from vlmdebug.tracking.block_mask import is_of_blocks, seam_of_blocks
-from vlmdebug.tracking.ends import cumulative_seam, label_seams, number_seam, shifted_seams
-from vlmdebug.tracking.made import has_own_mrope, numbers_of, positions_of, unlike
+from vlmdebug.tracking.ends import (
+    cumulative_seam,
+    label_seams,
+    number_seam,
+    seam_of_blocks,
+    shifted_seams,
+)
+from vlmdebug.tracking.made import has_own_mrope, positions_of, unlike
 
 PLANES = 4
 """Planes of `position_ids` from which M-RoPE models read where samples begin: text comes first."""
@@ -35,9 +41,19 @@ READ = (*PACKED, "position_ids", "labels", "shift_labels")
 
 
 def open_seams(batch: Batch) -> tuple[Seam, ...]:
-    """What may mix the samples of a packed batch; empty if they are apart, or none are packed."""
+    """What may mix samples of packed rows, or what a mask of four dimensions may hide of one."""
     call = PackedCall.of_batch(batch)
-    return () if call is None else call.seams()
+    if call is not None:
+        return call.seams()
+    mask, rules = batch.inputs.get("attention_mask"), batch.rules
+    if not is_of_blocks(mask):
+        return ()
+    shape, samples = tuple(batch.inputs["input_ids"].shape), range(len(batch))
+    seam = seam_of_blocks(mask, shape, batch.spans, samples, cached=False)
+    if seam is not None and seam.why is Seams.ENDS:
+        return (seam,)
+    known = rules.predict and rules.causal and rules.takes_block_mask
+    return () if known and seam is None else (Seam(Seams.BLOCKS, "attention_mask"),)
 
 
 def _numbers(given: Mapping[str, Any]) -> dict[str, np.ndarray]:

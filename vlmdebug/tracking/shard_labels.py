@@ -15,8 +15,9 @@ import numpy as np
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.observed import Seam, Seams
 from vlmdebug.core.shards import ShardFault, Split
+from vlmdebug.core.tensors import numbers_of
 from vlmdebug.tracking.joined import IDS, Texts
-from vlmdebug.tracking.made import IGNORED, numbers_of
+from vlmdebug.tracking.made import IGNORED
 from vlmdebug.tracking.shard_tokens import ShardTokens
 
 PLAIN, AHEAD = "labels", "shift_labels"

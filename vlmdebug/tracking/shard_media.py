@@ -16,8 +16,8 @@ from vlmdebug.core.batch import Batch
 from vlmdebug.core.modality import Modality
 from vlmdebug.core.runs import Sides, sides_of
 from vlmdebug.core.shards import ShardFault, Split
+from vlmdebug.core.tensors import numbers_of
 from vlmdebug.tracking.joined import Piece, Texts
-from vlmdebug.tracking.made import numbers_of
 from vlmdebug.tracking.orders import Order, side_by_side
 
 

@@ -14,8 +14,9 @@ from vlmdebug.core.observed import Made
 from vlmdebug.core.packed_row import PackedRow
 from vlmdebug.core.part import Span
 from vlmdebug.core.shards import ShardFault, Split
+from vlmdebug.core.tensors import numbers_of
 from vlmdebug.tracking.joined import IDS, PADDING_MASK, Piece, Texts
-from vlmdebug.tracking.made import numbers_of, positions_of, unlike
+from vlmdebug.tracking.made import positions_of, unlike
 from vlmdebug.tracking.orders import Order
 
 POSITIONS = "position_ids"

@@ -21,10 +21,9 @@ from vlmdebug.core.packed_row import PackedRow
 from vlmdebug.core.presence import expected_rows
 from vlmdebug.core.rows import Rows
 from vlmdebug.core.shards import ShardFault, Split
-from vlmdebug.core.tensors import unreadable
+from vlmdebug.core.tensors import numbers_of, unreadable
 from vlmdebug.errors import AmbiguousError
 from vlmdebug.tracking.joined import IDS, PADDING_MASK, Piece, Texts, edges
-from vlmdebug.tracking.made import numbers_of
 from vlmdebug.tracking.observe import used_chunk
 from vlmdebug.tracking.orders import Order, orders, zigzags_of_samples
 from vlmdebug.tracking.rank_keys import EMBEDS, RankKeys

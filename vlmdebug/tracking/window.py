@@ -18,9 +18,10 @@ from vlmdebug.core.lazy import lazy
 from vlmdebug.core.presence import has_two_texts
 from vlmdebug.core.runs import sides_of
 from vlmdebug.core.shards import ShardFault, Split
+from vlmdebug.core.tensors import numbers_of
 from vlmdebug.families import FAMILIES
 from vlmdebug.tracking.joined import IDS, PADDING_MASK
-from vlmdebug.tracking.made import IGNORED, mrope_of, numbers_of
+from vlmdebug.tracking.made import IGNORED, mrope_of
 from vlmdebug.tracking.shard_labels import LABELS, PLAIN
 from vlmdebug.tracking.shard_tokens import POSITIONS
 

@@ -26,6 +26,7 @@ from vlmdebug.checking.whole_batch import (
     with_made,
 )
 from vlmdebug.core.batch import Batch
+from vlmdebug.core.blocks import is_of_blocks
 from vlmdebug.core.keys import ALONG_TOKENS, MEDIA_KEYS, PACKED
 from vlmdebug.core.observed import Made, MadeBy, MadeReason, SlicerRun
 from vlmdebug.errors import VlmDebugError
@@ -48,6 +49,7 @@ from vlmdebug.watching.windows import NOT_SPLIT, SplitCalls, Where, Windows
 
 SEAMS = frozenset({*PACKED, "position_ids"})
 """Arguments that say where samples of packed rows begin."""
+MASK = "attention_mask"
 BATCHES = 4
 """Batches that are known at a time, as chosen and rejected answers that take turns."""
 
@@ -90,6 +92,12 @@ class CallChecker:
             given = tensors()
             wide = [key for key in ALONG_TOKENS if key in given and given[key].ndim != 2]
             plain = {key: one for key, one in given.items() if key not in wide} if wide else given
+            blocks = None if alone or where is not None or not wide else given.get(MASK)
+            if is_of_blocks(blocks) and not self.parts.split.shards:
+                packed = self._packed({**plain, MASK: blocks})
+                if packed is not None:
+                    wide.remove(MASK)
+                    return {"judged": _with_wide(packed, given, sorted(wide)) if wide else packed}
             if where is not None:
                 judged = self.parts.judged(where, plain, site)
             elif self.parts.split.shards and not alone:
@@ -138,7 +146,7 @@ class CallChecker:
     def _packed(self, tensors: Tensors) -> Judged | None:
         """A call with rows of several samples, by itself; None if no row holds several."""
         inputs: dict[str, Any] = of_batch(tensors)
-        inputs |= {key: tensors[key] for key in tensors if key in SEAMS}
+        inputs |= {key: tensors[key] for key in tensors if key in SEAMS or key == MASK}
         packing = read_packing(inputs, None, self._metadata.pad_token_id, single=True)
         if packing.spans is None and not packing.ambiguities:
             return None
@@ -160,7 +168,11 @@ class CallChecker:
         `cached`: behind a cache, where the mask has columns of earlier tokens.
         """
         inputs: dict[str, Any] = of_batch(tensors)
-        batch = assemble(BatchFacts(inputs, self._metadata), None)
+        facts = BatchFacts(inputs, self._metadata)
+        if not cached and SEAMS.isdisjoint(tensors) and len(inputs["input_ids"]) == 1:
+            told = read_packing(inputs, None, self._metadata.pad_token_id)
+            facts = BatchFacts(inputs, self._metadata, packing=told)
+        batch = assemble(facts, None)
         if cached:
             batch = replace(batch, columns={})
         made = {} if cached else _not_right(batch, tensors)
