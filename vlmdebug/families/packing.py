@@ -118,7 +118,7 @@ def read_packing(
         found["seq_lens"] = _by_lengths(seq_lens, rows, width)
     for key in ENDS:
         if key in tensors and not _are_of_images(tensors[key], rows, width):
-            found[key] = _by_ends(to_numpy(tensors[key]), rows, width)
+            found[key] = _by_ends(plain_ends(key, to_numpy(tensors[key])), rows, width)
     if INDEX in tensors:
         found[INDEX] = _by_index(to_numpy(tensors[INDEX]), rows, width)
     planes, ids = _planes(tensors), to_numpy(tensors["input_ids"])
@@ -153,6 +153,20 @@ def read_packing(
     if sum(spans.lengths) == ids.size:  # as nearly always
         return Packing(spans, source)
     return Packing(spans, source, tuple(_left_over(tensors, ids, spans, pad)))
+
+
+def plain_ends(key: str, ends: np.ndarray) -> np.ndarray:
+    """Cumulative lengths as `(end,)`, without -1 behind them.
+
+    Trainers collate `cu_seqlens` as one more key of one row, `(1, end)`, and pad it with -1; the
+    lengths that flash-attention takes, `cu_seq_lens_q` and `_k`, have one dimension.
+    """
+    if key.endswith(("_q", "_k")) or ends.dtype.kind not in "iu":
+        return ends
+    flat = ends[0] if ends.ndim == 2 and len(ends) == 1 else ends
+    if flat.ndim != 1 or not len(flat) or flat[-1] != -1:
+        return flat
+    return flat[: int(np.flatnonzero(flat != -1)[-1:].sum()) + 1]
 
 
 def _are_of_images(bounds: Any, rows: int, width: int) -> bool:

@@ -22,7 +22,7 @@ from vlmdebug.core.lazy import lazy
 from vlmdebug.core.observed import Seam, Seams
 from vlmdebug.core.part import Spans
 from vlmdebug.core.tensors import filled, numbers_of, side_by_side, to_numpy
-from vlmdebug.families.packing import INDEX
+from vlmdebug.families.packing import ENDS, INDEX, plain_ends
 from vlmdebug.tracking.ends import (
     cumulative_seam,
     label_seams,
@@ -63,6 +63,7 @@ def _numbers(given: Mapping[str, Any]) -> dict[str, np.ndarray]:
         value = given.get(key)
         listed = not isinstance(value, int) and not hasattr(value, "shape")
         one = None if listed else numbers_of(np.asarray(value) if isinstance(value, int) else value)
+        one = plain_ends(key, one) if one is not None and key in ENDS else one
         if one is None or not one.size or (key.startswith("cu_") and one.ndim != 1):
             continue
         if one.dtype.kind != "f" or np.isfinite(one).all():
