@@ -148,6 +148,8 @@ def read_packing(
             return Packing(spans, source, (_contradiction(source, spans, other, told[other]),))
         spans = min(told.values(), key=lambda own: sum(own.lengths))
     spans = _without_padding(spans, ids, pad)
+    if planes is not None and len(spans) > 1:
+        spans = _without_jumps(spans, ids, pad, planes)
     if len({span.row for span in spans}) == len(spans):
         return Packing()  # one sample in each row
     if sum(spans.lengths) == ids.size:  # as nearly always
@@ -181,6 +183,26 @@ def _without_padding(spans: Spans, ids: np.ndarray, pad: int | None) -> Spans:
     if pad is None or not np.count_nonzero(ids == pad):  # as nearly always
         return spans
     return Spans(span for span in spans if (ids[span.row, span.start : span.stop] != pad).any())
+
+
+def _without_jumps(spans: Spans, ids: np.ndarray, pad: int | None, planes: np.ndarray) -> Spans:
+    """The spans without padding behind each from where positions do not go on by one.
+
+    If the padding token is not known, one token again and again may be padding.
+    """
+    found = list[Span]()
+    for span in spans:
+        row, start, stop = span
+        one = ids[row, stop - 1]
+        if pad in (None, one):
+            text = np.flatnonzero(ids[row, start:stop] != one)
+            begin = start + int(text[-1:].sum()) + 1
+            steps = np.diff(planes[:, row, begin - 1 : stop], axis=1)
+            jumps = np.flatnonzero((steps != 1).any(axis=0))
+            if len(jumps) and (pad is not None or stop - begin > 1):
+                span = Span(row, start, begin + int(jumps[0]))
+        found.append(span)
+    return Spans(found)
 
 
 def _texts(spans: Spans, ids: np.ndarray, pad: int | None) -> Spans:

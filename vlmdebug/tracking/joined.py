@@ -91,7 +91,7 @@ class Joined:
             own = texts.pieces(row, tokens, real, cuts)
             if own is None:
                 return None
-            begun = [one for one in own if not one.first or not one.span.start]
+            begun = [one for one in own if one.first < SHORTEST or not one.span.start]
             several |= len(begun) > 1
             told &= texts.is_alone(own, tokens, ends, behind=batch.rules.causal)
             strange |= texts.is_strange(own, tokens, real)
