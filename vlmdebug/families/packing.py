@@ -146,7 +146,8 @@ def read_packing(
         other = next((key for key in told if texts[key] != texts[source]), None)
         if other is not None:
             return Packing(spans, source, (_contradiction(source, spans, other, told[other]),))
-        spans = min(told.values(), key=lambda own: sum(own.lengths))
+        bare = [_without_padding(own, ids, pad) for own in told.values()]
+        spans = Spans(min(same, key=lambda span: span.stop) for same in zip(*bare, strict=True))
     spans = _without_padding(spans, ids, pad)
     if planes is not None and len(spans) > 1:
         spans = _without_jumps(spans, ids, pad, planes)

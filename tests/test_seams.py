@@ -1,0 +1,316 @@
+"""Packed rows as trainers make them: padding behind samples, ends, shifted labels and masks.
+
+Right ones give the logits of each sample alone, as the tiny model says; wrong ones do not.
+"""
+
+import numpy as np
+import pytest
+import torch
+from packers import IGNORED, Lab, Labs
+
+import vlmdebug as vd
+
+FAMILIES = ("internvl", "llava", "qwen2_5_vl")  # padded on the left, on the right, with M-RoPE
+POSITIONS = {
+    "zeros": lambda last, at, size: torch.zeros(size),
+    "ones": lambda last, at, size: torch.ones(size),  # as `get_rope_index` gives padding
+    "that start again": lambda last, at, size: torch.arange(size),
+    "that go on": lambda last, at, size: last + 1 + torch.arange(size),
+    "of their places": lambda last, at, size: at + torch.arange(size),
+}
+SAME = 1e-4
+"""Far above rounding, which is 1e-6 here, and far below any other difference, which is 1e-2."""
+
+
+@pytest.fixture(scope="module")
+def labs(built):
+    """`labs["llava"]`: a batch of that family and its packers, built once."""
+
+    def lab(family):
+        model, processor = built[family]
+        return Lab(model, processor, vd.tiny.batch(family, images_per_sample=[2, 0, 1], seed=0))
+
+    return Labs(lab)
+
+
+def plain(lab, order=(0, 1, 2)):
+    """A packed row with `position_ids` alone."""
+    kept = lab.packed(order=order).items()
+    return {k: v for k, v in kept if not k.startswith(("cu_", "max_")) and k != "labels"}
+
+
+def lengths(lab, order=(0, 1, 2)):
+    return [len(lab.alone[sample]) for sample in order]
+
+
+def padding_id(lab):
+    ids, mask = lab.inputs["input_ids"], lab.inputs["attention_mask"]
+    return int(ids[mask == 0][0])
+
+
+def padded(lab, call, sizes, places, order=(0, 1, 2)):
+    """The row with so much padding behind each sample, and where each sample begins in it."""
+    wide, found, begins = call["input_ids"].shape[1], {}, []
+    stops = np.cumsum(lengths(lab, order)).tolist()
+    for key, value in call.items():
+        if getattr(value, "ndim", 0) not in (2, 3) or value.shape[-1] != wide:
+            found[key] = value
+            continue
+        pieces, start, begins = [], 0, []
+        for stop, size in zip(stops, sizes, strict=True):
+            begins.append(sum(piece.shape[-1] for piece in pieces))
+            fill = torch.full((*value.shape[:-1], size), padding_id(lab) * (key == "input_ids"))
+            if key == "position_ids" and size:
+                fill = places(value[..., stop - 1 : stop], stop, size).expand(fill.shape)
+            pieces += [value[..., start:stop], fill.to(value.dtype)]
+            start = stop
+        found[key] = torch.cat(pieces, -1)
+    return found, begins
+
+
+def checked(lab, call, **known):
+    known = known or {"processor": lab.processor, "config": lab.model.config}
+    return vd.check(vd.read_batch(call, **known))
+
+
+def packed(lab, *calls):
+    return vd.check(lambda inputs, size: iter(calls), lab.batch, chunk_size=3)
+
+
+def watched(lab, call):
+    with vd.watch(lab.model, processor=lab.processor, on_mismatch="record") as trace:
+        lab.run(call)
+    return trace.report()
+
+
+def codes(report):
+    return {finding.code for finding in report.findings}
+
+
+# --- padding -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", POSITIONS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_padding_behind_samples_may_have_any_positions(family, how, labs):
+    lab = labs[family]
+    for sizes in ((0, 0, 1), (0, 0, 5), (3, 1, 8)):
+        call, begins = padded(lab, plain(lab), sizes, POSITIONS[how])
+
+        assert lab.off(lab.run(call), (0, 1, 2), begins) < SAME
+        for report in (checked(lab, call), packed(lab, call), watched(lab, call)):
+            assert report.ok, (sizes, str(report))
+
+
+@pytest.mark.parametrize("how", POSITIONS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_bin_of_one_sample_may_have_padding_behind_it(family, how, labs):
+    lab = labs[family]
+    for sample in (1, 2):
+        call, begins = padded(lab, plain(lab, (sample,)), (6,), POSITIONS[how], (sample,))
+        rest = [plain(lab, (other,)) for other in range(3) if other != sample]
+
+        assert lab.off(lab.run(call), (sample,), begins) < SAME
+        assert checked(lab, call).ok
+        assert packed(lab, call, *rest).ok, str(packed(lab, call, *rest))
+
+
+@pytest.mark.parametrize("how", POSITIONS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_ends_may_count_padding_or_leave_it_out(family, how, labs):
+    lab, sizes = labs[family], (3, 1, 8)
+    call, begins = padded(lab, plain(lab), sizes, POSITIONS[how])
+    stops = [begin + size for begin, size in zip(begins, lengths(lab), strict=True)]
+    wide = call["input_ids"].shape[1]
+    right = {"of padded samples": [*begins, wide], "of all pieces": sorted({*begins, *stops, wide})}
+    for ends in right.values():
+        told = {**call, "cu_seqlens": torch.tensor(ends)}
+
+        assert checked(lab, told).ok
+        assert packed(lab, told).ok
+    unpadded = {**call, "cu_seqlens": torch.tensor([0, *np.cumsum(lengths(lab))])}
+    assert codes(packed(lab, unpadded)) == {"VLM015"}
+    with pytest.raises(vd.VlmDebugError, match="cu_seqlens and position_ids disagree"):
+        checked(lab, unpadded)
+
+
+def test_a_last_sample_with_other_positions_is_found_in_spite_of_padding(labs):
+    lab = labs["llava"]
+    call, begins = padded(lab, plain(lab), (0, 0, 4), POSITIONS["ones"])
+    call["position_ids"][0, -6:-4] += 3  # the last two tokens of the text
+
+    assert lab.off(lab.run(call), (0, 1, 2), begins) > SAME
+    assert codes(checked(lab, call)) == codes(packed(lab, call)) == {"VLM014"}
+
+
+def test_padding_that_is_not_known_is_no_finding(labs):
+    lab = labs["llava"]
+    call, _ = padded(lab, plain(lab), (3, 1, 8), POSITIONS["ones"])
+
+    assert checked(lab, call, config=lab.model.config).ok  # which has the padding token
+    report = checked(lab, call, num_images=[2, 0, 1])
+    assert report.verdict == "AMBIGUOUS"
+    assert not report.findings
+    assert any("nothing says that they are padding" in one for one in report.ambiguities)
+
+
+# --- ends, lists and lost tokens -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+@pytest.mark.parametrize("rows", [False, True], ids=["flat", "one row"])
+@pytest.mark.parametrize("filled", [0, 3], ids=["bare", "filled with -1"])
+def test_cumulative_lengths_may_be_a_row_and_filled(dtype, rows, filled, labs):
+    lab = labs["llava"]
+    for moved, code in ((0, None), (1, "VLM015")):
+        ends = torch.tensor([0, *np.cumsum(lengths(lab))], dtype=dtype)
+        ends[1] += moved
+        ends = torch.cat([ends, torch.full((filled,), -1, dtype=dtype)])
+        call = {**plain(lab), "cu_seqlens": ends[None] if rows else ends}
+
+        assert codes(packed(lab, call)) == ({code} if code else set())
+        if code is None:
+            assert packed(lab, call).ok
+            assert checked(lab, call).ok
+
+
+def test_packed_rows_in_lists_are_not_taken_for_another_chunk(labs):
+    lab = labs["llava"]
+    call = plain(lab)
+    listed = {key: call[key].tolist() for key in ("input_ids", "position_ids")}
+    report = packed(lab, {**call, **listed})
+
+    assert report.verdict == "AMBIGUOUS"
+    assert not report.findings
+    assert "no tensor of numbers" in report.ambiguities[0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_first_token_of_each_sample_is_missed(family, labs):
+    lab = labs[family]
+    begins = [0, *np.cumsum(lengths(lab))[:-1].tolist()]
+    call = plain(lab)
+    wide = call["input_ids"].shape[1]
+    kept = torch.tensor([column for column in range(wide) if column not in begins])
+    lost = {
+        key: value[..., kept] if getattr(value, "shape", (0,))[-1] == wide else value
+        for key, value in call.items()
+    }
+
+    assert "VLM006" in codes(packed(lab, lost))
+
+
+# --- labels --------------------------------------------------------------------------------------
+
+
+def shifted(lab, call, *, across=False):
+    """`shift_labels` of a packed row: the token behind each, and -100 at the end of a sample."""
+    labels = torch.nn.functional.pad(
+        lab.packed(order=(0, 1, 2))["labels"][:, 1:], (0, 1), value=IGNORED
+    )
+    ends = np.cumsum(lengths(lab)) - 1
+    if across:
+        labels[0, ends[:-1]] = call["input_ids"][0, ends[:-1] + 1]
+    return {**call, "shift_labels": labels}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_labels_that_are_one_ahead_end_with_their_sample(family, labs):
+    lab = labs[family]
+    right, wrong = (shifted(lab, plain(lab), across=across) for across in (False, True))
+
+    assert checked(lab, right).ok
+    assert packed(lab, right).ok
+    for report in (checked(lab, wrong), packed(lab, wrong)):
+        assert codes(report) == {"VLM013"}
+        said = report.findings[0].message.splitlines()
+        assert said[0].startswith("the last token of sample 0, at column ")
+        assert said[-1] == "Set the last of shift_labels of each sample to -100."
+
+
+def test_labels_that_are_not_the_next_token_are_found(labs):
+    lab = labs["llava"]
+    call = shifted(lab, plain(lab))
+    ends = np.cumsum(lengths(lab)) - 1
+    call["shift_labels"] = lab.packed(order=(0, 1, 2))["labels"].clone()  # not shifted
+    call["shift_labels"][0, ends] = IGNORED
+    report = checked(lab, call)
+
+    assert codes(report) == {"VLM013"}
+    assert "shift_labels that differ from the next token" in report.findings[0].message
+
+
+@pytest.mark.parametrize("column", [0, 1])
+def test_only_the_first_label_may_be_hidden(column, labs):
+    lab = labs["llava"]
+    labels = lab.inputs["input_ids"].clone()
+    labels[labels == lab.batch.token_ids["image"]] = IGNORED
+    inputs = {**lab.inputs, "labels": labels}
+    batch = vd.read_batch(inputs, processor=lab.processor, config=lab.model.config)
+
+    def slicer(inputs, chunk_size):
+        for chunk in batch.chunks(chunk_size):
+            hidden, first = chunk["labels"].clone(), chunk["attention_mask"].argmax(1)
+            hidden[torch.arange(len(hidden)), first + column] = IGNORED
+            yield {**chunk, "labels": hidden}
+
+    for size in (1, 2, 3):
+        assert codes(vd.check(slicer, batch, chunk_size=size)) == ({"VLM011"} if column else set())
+
+
+# --- masks of four dimensions --------------------------------------------------------------------
+
+
+def blocks(sizes):
+    parts = [torch.ones(size, size, dtype=torch.bool).tril() for size in sizes]
+    return torch.block_diag(*parts).bool()[None, None]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_watch_judges_masks_of_blocks(family, labs):
+    lab = labs[family]
+    first, second, third = lengths(lab)
+    right = {**plain(lab), "attention_mask": blocks([first, second, third])}
+    wrong = {**plain(lab), "attention_mask": blocks([first + 1, second - 1, third])}
+
+    assert lab.off(lab.run(right), (0, 1, 2)) < SAME < lab.off(lab.run(wrong), (0, 1, 2))
+    assert watched(lab, right).ok
+    assert codes(watched(lab, wrong)) == {"VLM015"}
+
+
+@pytest.mark.parametrize("family", ["internvl", "llava"])
+def test_a_mask_of_blocks_alone_says_where_samples_are(family, labs):
+    lab = labs[family]
+    call = {**plain(lab), "attention_mask": blocks(lengths(lab))}
+    del call["position_ids"]  # rotary embeddings look at differences only
+
+    assert lab.off(lab.run(call), (0, 1, 2)) < SAME
+    batch = vd.read_batch(call, processor=lab.processor, config=lab.model.config)
+    assert tuple(batch.counts["token"]) == tuple(lengths(lab))
+    assert vd.check(batch).ok
+
+
+def test_a_mask_of_blocks_over_one_sample_is_compared(labs):
+    lab = labs["llava"]
+    call = plain(lab, (0,))
+    size = lengths(lab)[0]
+    near = blocks([size]) & torch.ones(size, size, dtype=torch.bool).triu(-8)  # a sliding window
+
+    assert checked(lab, {**call, "attention_mask": blocks([size])}).ok
+    report = checked(lab, {**call, "attention_mask": near})
+    assert report.verdict == "AMBIGUOUS"
+    assert "four dimensions" in report.ambiguities[0]
+    assert lab.off(lab.run({**call, "attention_mask": near}), (0,)) > SAME
+
+
+def test_watch_and_check_agree_that_one_bare_row_may_hold_several_samples(labs):
+    lab = labs["llava"]
+    call = plain(lab)
+    del call["position_ids"]
+
+    assert lab.off(lab.run(call), (0, 1, 2)) > SAME
+    for report in (checked(lab, call), watched(lab, call)):
+        assert report.verdict == "AMBIGUOUS"
+        assert "may hold several samples" in report.ambiguities[0]
+    masked = {**plain(lab, (0,)), "attention_mask": torch.ones(1, lengths(lab)[0])}
+    assert watched(lab, masked).ok
