@@ -9,6 +9,7 @@ import torch
 from packers import IGNORED, Lab, Labs
 
 import vlmdebug as vd
+from vlmdebug.views.sentences import opening_sentence
 
 FAMILIES = ("internvl", "llava", "qwen2_5_vl")  # padded on the left, on the right, with M-RoPE
 POSITIONS = {
@@ -226,6 +227,10 @@ def test_labels_that_are_one_ahead_end_with_their_sample(family, labs):
         said = report.findings[0].message.splitlines()
         assert said[0].startswith("the last token of sample 0, at column ")
         assert said[-1] == "Set the last of shift_labels of each sample to -100."
+        assert opening_sentence(report) == (
+            "Sample A learns to go on with another sample, and the model does not notice."
+        )
+        assert "shift_labels: learned across the seam, token" in report.to_html()
 
 
 def test_labels_that_are_not_the_next_token_are_found(labs):

@@ -214,7 +214,8 @@ def _others(report: Record, row: PackedRow, seen: Sequence[Seen], top: int) -> I
         lane = Lane(row, key, "", top)
         for column in (one.column for one in row.faults if one.key == key):
             said = "not that of this token" if row.ranks else "not that of these samples"
-            if key == "labels" and (column in begins or not row.ranks):
+            across = key == "labels" and column in begins
+            if across or (key in ("labels", "shift_labels") and not row.ranks):
                 said = "learned across the seam"
             lane.tick("foreign", column)
             lane.note(said, column)

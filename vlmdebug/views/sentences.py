@@ -17,7 +17,7 @@ from vlmdebug.core.wording import letter, number
 MOST_NAMES = 3
 MOST_SLICES = 3
 ABOUT_ROWS = ("VLM001", "VLM002", "VLM003", "VLM005")
-AT_SEAMS = {"labels": "VLM013", "position_ids": "VLM014"}
+AT_SEAMS = {"labels": "VLM013", "shift_labels": "VLM013", "position_ids": "VLM014"}
 """The code of a fault between two samples of a row, by its key; of any other key, VLM015."""
 THEN: dict[bool | None, str] = {
     True: ", and the model does not notice.",
@@ -72,6 +72,9 @@ def _at_seam(report: Record, mismatch: Mismatch) -> str:
         case "labels":  # or they are those of placeholder tokens
             learned = starts and f" column {column} " in mismatch.message
             return "learns its first token from another sample" if learned else ""
+        case "shift_labels":
+            ends = any(one.stop == column + 1 for one in own) and "behind it" in mismatch.message
+            return "learns to go on with another sample" if ends and not row.ranks else ""
         case "input_ids":
             return "sees padding that its positions count"
         case "position_ids" if not row.given and not row.planes and len(mismatch.samples) > 1:
