@@ -220,8 +220,10 @@ def test_labels_that_are_one_ahead_end_with_their_sample(family, labs):
     lab = labs[family]
     right, wrong = (shifted(lab, plain(lab), across=across) for across in (False, True))
 
-    assert checked(lab, right).ok
-    assert packed(lab, right).ok
+    assert all(
+        report.ok for report in (checked(lab, right), packed(lab, right), watched(lab, right))
+    )
+    assert codes(watched(lab, wrong)) == {"VLM013"}
     for report in (checked(lab, wrong), packed(lab, wrong)):
         assert codes(report) == {"VLM013"}
         said = report.findings[0].message.splitlines()
@@ -304,7 +306,8 @@ def test_a_mask_of_blocks_over_one_sample_is_compared(labs):
     assert checked(lab, {**call, "attention_mask": blocks([size])}).ok
     report = checked(lab, {**call, "attention_mask": near})
     assert report.verdict == "AMBIGUOUS"
-    assert "four dimensions" in report.ambiguities[0]
+    assert "more than two dimensions" in report.ambiguities[0]
+    assert checked(lab, {**call, "attention_mask": near[0]}).verdict == "AMBIGUOUS"
     assert lab.off(lab.run({**call, "attention_mask": near}), (0,)) > SAME
 
 
@@ -319,3 +322,48 @@ def test_watch_and_check_agree_that_one_bare_row_may_hold_several_samples(labs):
         assert "may hold several samples" in report.ambiguities[0]
     masked = {**plain(lab, (0,)), "attention_mask": torch.ones(1, lengths(lab)[0])}
     assert watched(lab, masked).ok
+
+
+# --- what no trainer should pass -----------------------------------------------------------------
+
+ODD = {
+    "a mask of one row too many": lambda size: {"attention_mask": torch.ones(2, 1, size, size)},
+    "a mask without a number": lambda size: {
+        "attention_mask": torch.full((1, 1, size, size), torch.nan)
+    },
+    "a mask of whole numbers": lambda size: {"attention_mask": blocks([size]).long()},
+    "an empty mask": lambda size: {"attention_mask": torch.zeros(1, 1, 0, 0)},
+    "a list as mask": lambda size: {"attention_mask": blocks([size]).tolist()},
+    "labels that are no numbers": lambda size: {"shift_labels": "all"},
+    "labels of three dimensions": lambda size: {"shift_labels": torch.zeros(1, size, 2)},
+    "no ends": lambda size: {"cu_seqlens": torch.zeros(1, 0, dtype=torch.int32)},
+    "ends of -1": lambda size: {"cu_seqlens": torch.full((1, 4), -1)},
+    "two lengths": lambda size: {"max_length_q": torch.tensor([1, 2])},
+    "a length that is no number": lambda size: {"max_length_q": "longest"},
+}
+
+
+@pytest.mark.parametrize("odd", [name for name in ODD if name != "labels that are no numbers"])
+def test_odd_arguments_of_packed_rows_are_not_ok_and_raise_nothing_foreign(odd, labs):
+    lab = labs["llava"]
+    call = plain(lab)
+    call |= ODD[odd](call["input_ids"].shape[1])
+
+    assert not packed(lab, call).ok
+    try:
+        assert not checked(lab, call).ok
+    except vd.VlmDebugError as error:
+        assert "Pass " in str(error) or "Call " in str(error)
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_odd_arguments_of_one_sample_raise_nothing_foreign(odd, labs):
+    lab = labs["llava"]
+    call = plain(lab, (0,))
+    call |= ODD[odd](call["input_ids"].shape[1])
+    try:
+        report = checked(lab, call)
+    except vd.VlmDebugError:
+        return
+
+    assert not report.ok or odd == "labels that are no numbers"

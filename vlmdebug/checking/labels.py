@@ -74,7 +74,7 @@ def labels_differences(
 def _shifted_differences(batch: Batch) -> Iterator[LabelsDiffer]:
     """Samples with `shift_labels` that are not the tokens behind them; the last one has none."""
     shifted = batch.inputs.get(SHIFTED)
-    if shifted is None or tuple(shifted.shape) != tuple(batch.inputs["input_ids"].shape):
+    if tuple(getattr(shifted, "shape", ())) != tuple(batch.inputs["input_ids"].shape):
         return
     for sample in range(len(batch)):
         own, text = batch.tokens(SHIFTED, sample)[:-1], batch.tokens("input_ids", sample)[1:]

@@ -102,7 +102,7 @@ SEAMS: Mapping[Seams, tuple[str, str]] = {
         "Leave attention_mask out of a packed batch.",
     ),
     Seams.BLOCKS: (
-        "what an attention_mask of four dimensions must show in each is not known",
+        "what an attention_mask of more than two dimensions must show is not known",
         "Pass the mask of two dimensions that the processor returns.",
     ),
     Seams.UNREAD: (

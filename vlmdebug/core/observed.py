@@ -88,7 +88,7 @@ class Seams(Enum):
 
     MODEL = auto()
     MASK = auto()
-    BLOCKS = auto()  # a mask of four dimensions over rows of one sample
+    BLOCKS = auto()  # a mask of more than two dimensions over rows of one sample
     CACHE = auto()
     UNREAD = auto()
     OPEN = auto()

@@ -19,7 +19,7 @@ from vlmdebug.core.batch import Ambiguity, Contradiction, Undecided
 from vlmdebug.core.blocks import is_of_blocks, seen_of
 from vlmdebug.core.keys import PACKED
 from vlmdebug.core.part import Span, Spans
-from vlmdebug.core.tensors import to_numpy
+from vlmdebug.core.tensors import numbers_of, to_numpy
 from vlmdebug.core.wording import number
 from vlmdebug.errors import BadInput
 from vlmdebug.safe import one_line
@@ -361,12 +361,16 @@ def _undecided(
     Time also goes back behind a video, as text goes on behind its sides, or its sound comes.
     """
     width = tensors["input_ids"].shape[1]
-    longest = [key for key in PACKED if key.startswith("max_") and key in tensors]
-    if longest and int(tensors[longest[0]]) < width:
-        yield _open(
-            f"{longest[0]} is {int(tensors[longest[0]])}, below the {width} tokens of a row"
-        )
-        return
+    for key in (one for one in PACKED if one.startswith("max_") and one in tensors):
+        longest = _longest(tensors[key])
+        if longest is None or longest < width:
+            said = (
+                "not one number"
+                if longest is None
+                else f"{longest}, below the {width} tokens of a row"
+            )
+            yield _open(f"{key} is {said}")
+            return
     if planes is None:
         if len(tensors["input_ids"]) == 1 and "attention_mask" not in tensors:
             yield _open("input_ids is one row without attention_mask and position_ids")
@@ -377,6 +381,14 @@ def _undecided(
     if back.any():
         row, column = map(int, np.argwhere(back)[0])
         yield _open(f"position_ids go back at token {column + 1} of row {row}, but not to 0")
+
+
+def _longest(given: Any) -> int | None:
+    """A length that a key gives; None if it is no one number."""
+    values = None if given is None or isinstance(given, str) else numbers_of(np.asarray(given))
+    if values is None or values.size != 1 or not np.isfinite(values).all():
+        return None
+    return int(values.reshape(()))
 
 
 def _open(why: str) -> Ambiguity:

@@ -258,7 +258,7 @@ class _Chunk:
     def _used(self, key: str, value: Any) -> ObservedKey:
         axis, shape = self.batch.layout.get(key), value.shape
         if self.joined is not None and key in self.batch.token_dims:
-            return _in_packed_rows(self.joined, self.batch, self.given, key)
+            return _in_packed_rows(self.joined, self.batch, self.given, key, value)
         if self.realigned is not None and key in self.batch.token_dims:
             return _moved(self.realigned, self.given, key, value, self.samples)
         at = self.batch.token_dims.get(key)
@@ -370,10 +370,9 @@ def _moved(
 
 
 def _in_packed_rows(
-    joined: Joined, batch: Batch, given: Mapping[str, Any], key: str
+    joined: Joined, batch: Batch, given: Mapping[str, Any], key: str, value: Any
 ) -> ObservedKey:
     """A key along the tokens of packed rows: the values of each sample, in its own tokens."""
-    value = given[key]
     shape, ids = tuple(value.shape), tuple(given["input_ids"].shape)
     change = None
     if shape[-2:] != ids or len(shape) > len(ids) + 1:

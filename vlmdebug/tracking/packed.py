@@ -41,13 +41,15 @@ READ = (*PACKED, "position_ids", "labels", "shift_labels")
 
 
 def open_seams(batch: Batch) -> tuple[Seam, ...]:
-    """What may mix samples of packed rows, or what a mask of four dimensions may hide of one."""
+    """What may mix samples of packed rows, or what a mask of each pair of tokens may hide."""
     call = PackedCall.of_batch(batch)
     if call is not None:
         return call.seams()
     mask, rules = batch.inputs.get("attention_mask"), batch.rules
-    if not is_of_blocks(mask):
+    if len(getattr(mask, "shape", ())) < 3:
         return ()
+    if not is_of_blocks(mask):
+        return (Seam(Seams.BLOCKS, "attention_mask"),)
     shape, samples = tuple(batch.inputs["input_ids"].shape), range(len(batch))
     seam = seam_of_blocks(mask, shape, batch.spans, samples, cached=False)
     if seam is not None and seam.why is Seams.ENDS:
@@ -65,6 +67,8 @@ def _numbers(given: Mapping[str, Any]) -> dict[str, np.ndarray]:
         one = None if listed else numbers_of(np.asarray(value) if isinstance(value, int) else value)
         one = plain_ends(key, one) if one is not None and key in ENDS else one
         if one is None or not one.size or (key.startswith("cu_") and one.ndim != 1):
+            continue
+        if key.startswith("max_") and one.size > 1:
             continue
         if one.dtype.kind != "f" or np.isfinite(one).all():
             found[key] = one
@@ -135,7 +139,7 @@ class PackedCall:
             return number_seam(key, values, self.shape, self.spans, self.samples)
         if key.startswith("max_"):
             longest = max(self.spans.lengths)
-            if values.size != 1 or int(values.reshape(())) >= longest:
+            if int(values.reshape(())) >= longest:
                 return None
             return Seam(Seams.LONGEST, key, given=(int(values.max()),), due=(longest,))
         return cumulative_seam(key, values, self.shape, self.spans, self.samples)

@@ -49,7 +49,7 @@ from vlmdebug.watching.windows import NOT_SPLIT, SplitCalls, Where, Windows
 
 SEAMS = frozenset({*PACKED, "position_ids"})
 """Arguments that say where samples of packed rows begin."""
-MASK = "attention_mask"
+MASK, SHIFTED = "attention_mask", "shift_labels"
 BATCHES = 4
 """Batches that are known at a time, as chosen and rejected answers that take turns."""
 
@@ -146,7 +146,7 @@ class CallChecker:
     def _packed(self, tensors: Tensors) -> Judged | None:
         """A call with rows of several samples, by itself; None if no row holds several."""
         inputs: dict[str, Any] = of_batch(tensors)
-        inputs |= {key: tensors[key] for key in tensors if key in SEAMS or key == MASK}
+        inputs |= {key: tensors[key] for key in tensors if key in SEAMS or key in (MASK, SHIFTED)}
         packing = read_packing(inputs, None, self._metadata.pad_token_id, single=True)
         if packing.spans is None and not packing.ambiguities:
             return None
