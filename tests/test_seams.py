@@ -155,6 +155,21 @@ def test_padding_that_is_not_known_is_no_finding(labs):
     assert any("nothing says that they are padding" in one for one in report.ambiguities)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_constant_in_positions_is_the_same_until_floats_round_it(family, labs):
+    lab = labs[family]
+    call = plain(lab)
+    for added, right in ((7, True), (1000, True), (2**24, False), (2**31, False)):
+        moved = {**call, "position_ids": call["position_ids"] + added}
+        off = lab.off(lab.run(moved), (0, 1, 2))
+
+        assert (off < SAME) is right
+        assert codes(packed(lab, moved)) == (set() if right else {"VLM014"})
+    inputs = {**lab.inputs, "position_ids": lab.inputs["attention_mask"].cumsum(1) - 1 + 2**24}
+    if family == "llava":
+        assert codes(checked(lab, inputs)) == {"VLM014"}
+
+
 # --- ends, lists and lost tokens -----------------------------------------------------------------
 
 

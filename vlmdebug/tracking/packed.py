@@ -30,7 +30,7 @@ from vlmdebug.tracking.ends import (
     seam_of_blocks,
     shifted_seams,
 )
-from vlmdebug.tracking.made import has_own_mrope, positions_of, unlike
+from vlmdebug.tracking.made import FAR, has_own_mrope, positions_of, unlike
 
 PLANES = 4
 """Planes of `position_ids` from which M-RoPE models read where samples begin: text comes first."""
@@ -221,7 +221,7 @@ class PackedCall:
         if planes.ndim != 3 or planes.shape[1:] != self.shape:
             return Seam(Seams.PLANES, given=tuple(positions.shape), due=self._due_shape)
         if not self.is_mrope and len(planes) == 1:
-            return self.starts(planes[0])
+            return self.starts(planes[0]) or self._far(planes[0])
         if len(planes) == 1 and self.batch.rules.repeats_positions:
             planes = filled(planes, (PLANES, *self.shape))
         if self.is_mrope and len(planes) == PLANES:
@@ -279,6 +279,13 @@ class PackedCall:
         if flash:
             return Seam(Seams.FLASH)
         return Seam(Seams.UNLIKE) if len(firsts) > 1 and not self.is_flash else None
+
+    def _far(self, plane: np.ndarray) -> Seam | None:
+        """The first sample with positions that are too large for single floats."""
+        for sample, (row, start, _) in zip(self.samples, self.spans, strict=True):
+            if not abs(int(plane[row, start])) < FAR:
+                return self._order(sample, row, start, plane, start)
+        return None
 
     def _order(self, sample: int, row: int, at: int, plane: np.ndarray, start: int) -> Seam:
         given = int(plane[row, at])
