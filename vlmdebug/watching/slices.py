@@ -26,7 +26,6 @@ from vlmdebug.checking.whole_batch import (
     with_made,
 )
 from vlmdebug.core.batch import Batch
-from vlmdebug.core.blocks import is_of_blocks
 from vlmdebug.core.keys import ALONG_TOKENS, MEDIA_KEYS, PACKED
 from vlmdebug.core.observed import Made, MadeBy, MadeReason, SlicerRun
 from vlmdebug.errors import VlmDebugError
@@ -93,7 +92,7 @@ class CallChecker:
             wide = [key for key in ALONG_TOKENS if key in given and given[key].ndim != 2]
             plain = {key: one for key, one in given.items() if key not in wide} if wide else given
             blocks = None if alone or where is not None or not wide else given.get(MASK)
-            if is_of_blocks(blocks) and not self.parts.split.shards:
+            if blocks is not None and blocks.ndim == 4 and not self.parts.split.shards:
                 packed = self._packed({**plain, MASK: blocks})
                 if packed is not None:
                     wide.remove(MASK)
