@@ -76,14 +76,11 @@ class Batch:
         spans: The tokens of each sample: a whole row of `input_ids`, or a part of a packed one.
         modalities: Always images, and video and audio if the batch has some, by name.
         per_image: Rows (by unit) and features (under `"feature"`) of each image, in order.
-        unpadded: Whether a sample's `attention_mask` hides no token that a later one attends to;
-            such a sample's mask may be left out.
+        unpadded: Whether a sample's mask may be left out: no token attends to one that it hides.
         ambiguities: What could not be determined.
-        hidden: Tokens of each sample that `attention_mask` hides although they are not padding;
-            empty if the padding token is not known.
+        hidden: Tokens of each sample that `attention_mask` hides, but no padding; empty if unknown.
         unmasked: The same of padding tokens that no mask hides and that its text would attend to.
-        behind: Padding behind the text of each sample, if the batch has no mask; empty if it has
-            one, or the padding token is not known.
+        behind: Padding behind the text of each sample; empty if not known, or there is a mask.
         behind_prompt: Tokens of each sample that are typed as its prompt but follow its end.
         lost_masks: Masks of pixels that the processor returns and the batch lacks.
         marked: Placeholder tokens of each sample as keys of token types mark them, where known.

@@ -113,19 +113,12 @@ def read_packing(
         BadInput: `seq_lens` is no such list.
     """
     rows, width = map(int, tensors["input_ids"].shape)
-    found = dict[str, Spans | None]()
-    if seq_lens is not None:
-        found["seq_lens"] = _by_lengths(seq_lens, rows, width)
-    for key in ENDS:
-        if key in tensors and not _are_of_images(tensors[key], rows, width):
-            found[key] = _by_ends(plain_ends(key, to_numpy(tensors[key])), rows, width)
-    if INDEX in tensors:
-        found[INDEX] = _by_index(to_numpy(tensors[INDEX]), rows, width)
     planes, ids = _planes(tensors), to_numpy(tensors["input_ids"])
     zero = None if planes is None else _are_zero(planes)
     shown = _shown(tensors, zero)
     if planes is not None and pad is not None and (ids[:, -1] == pad).any():
         shown &= ~_jumping_padding(planes, ids == pad)
+    found = _found(tensors, seq_lens)
     starts = None if zero is None else _starts(zero, shown)
     if starts is not None:
         found["position_ids"] = _by_starts(starts, shown)
@@ -140,15 +133,10 @@ def read_packing(
         return Packing(
             ambiguities=() if single else tuple(_undecided(tensors, planes, shown, clips))
         )
-    source, spans = next(iter(told.items()))
-    if any(own != spans for own in told.values()):  # some may count padding behind a sample
-        texts = {key: _texts(own, ids, pad) for key, own in told.items()}
-        other = next((key for key in told if texts[key] != texts[source]), None)
-        if other is not None:
-            return Packing(spans, source, (_contradiction(source, spans, other, told[other]),))
-        bare = [_without_padding(own, ids, pad) for own in told.values()]
-        spans = Spans(min(same, key=lambda span: span.stop) for same in zip(*bare, strict=True))
-    spans = _without_padding(spans, ids, pad)
+    packing = _agreed(told, ids, pad)
+    if packing.spans is None or packing.ambiguities:
+        return packing
+    spans, source = packing.spans, packing.source
     if planes is not None and len(spans) > 1:
         spans = _without_jumps(spans, ids, pad, planes)
     if len({span.row for span in spans}) == len(spans):
@@ -156,6 +144,33 @@ def read_packing(
     if sum(spans.lengths) == ids.size:  # as nearly always
         return Packing(spans, source)
     return Packing(spans, source, tuple(_left_over(tensors, ids, spans, pad)))
+
+
+def _found(tensors: Mapping[str, Any], seq_lens: Any) -> dict[str, Spans | None]:
+    """The spans that each argument but `position_ids` gives; None where it gives none."""
+    rows, width = map(int, tensors["input_ids"].shape)
+    found = dict[str, Spans | None]()
+    if seq_lens is not None:
+        found["seq_lens"] = _by_lengths(seq_lens, rows, width)
+    for key in ENDS:
+        if key in tensors and not _are_of_images(tensors[key], rows, width):
+            found[key] = _by_ends(plain_ends(key, to_numpy(tensors[key])), rows, width)
+    if INDEX in tensors:
+        found[INDEX] = _by_index(to_numpy(tensors[INDEX]), rows, width)
+    return found
+
+
+def _agreed(told: Mapping[str, Spans], ids: np.ndarray, pad: int | None) -> Packing:
+    """The spans that all of these give; some may count padding behind a sample."""
+    source, spans = next(iter(told.items()))
+    if any(own != spans for own in told.values()):
+        texts = {key: _texts(own, ids, pad) for key, own in told.items()}
+        other = next((key for key in told if texts[key] != texts[source]), None)
+        if other is not None:
+            return Packing(spans, source, (_contradiction(source, spans, other, told[other]),))
+        bare = [_without_padding(own, ids, pad) for own in told.values()]
+        spans = Spans(min(same, key=lambda span: span.stop) for same in zip(*bare, strict=True))
+    return Packing(_without_padding(spans, ids, pad), source)
 
 
 def plain_ends(key: str, ends: np.ndarray) -> np.ndarray:

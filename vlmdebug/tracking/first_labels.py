@@ -1,4 +1,4 @@
-"""Labels in which -100 stands for that of a first token.
+"""Labels with -100 in place of that of a first token.
 
 No decoder learns the first token of a row, as no token is before it, and packers hide it: a row of
 one sample is labelled like one of several.

@@ -23,7 +23,7 @@ from vlmdebug.core.part import Span, Spans
 from vlmdebug.core.rows import Rows
 from vlmdebug.core.tensors import numbers_of, side_by_side, to_numpy
 from vlmdebug.tracking.identity import identified
-from vlmdebug.tracking.made import IGNORED
+from vlmdebug.tracking.made import IGNORED, LABELS
 from vlmdebug.tracking.rows import RowFinder
 
 SHORTEST = 3
@@ -33,7 +33,6 @@ HEAD = 32
 MOST_STRANGE = 64
 """Tokens of no sample in a row after which it is not taken for a packed one."""
 PADDING_MASK, IDS = "attention_mask", "input_ids"
-LABELS = ("labels", "shift_labels")
 
 
 class Piece(NamedTuple):

@@ -84,7 +84,7 @@ class _Chunk:
     def __init__(
         self, batch: Batch, finder: RowFinder, given: Mapping[str, Any], planned_samples: range
     ) -> None:
-        self.batch, self.finder, self.given = batch, finder, given
+        self.batch, self.finder, self.given = batch, finder, _with_ids(given)
         self.samples: Rows | range = planned_samples
         self._part: Part | None = None
         self.width: int | None = None
@@ -195,8 +195,6 @@ class _Chunk:
         return self._ids(value) if key == "input_ids" else self._used(key, value)
 
     def _ids(self, ids: Any) -> ObservedKey:
-        if isinstance(self.given["input_ids"], (list, tuple)):
-            self.given = {**self.given, "input_ids": ids}
         seen = self.finder.sliced("input_ids", ids, (1,))
         if ids.shape[-1:] != self.batch.inputs["input_ids"].shape[-1:] or (
             seen is None and not self.finder.is_slice("input_ids", ids)
@@ -271,25 +269,16 @@ class _Chunk:
         if wide is not None and source is None and not as_wide:
             if change is None or change.kind == "values":
                 rows, change = self._in_columns(key, value, rows, turned=turned)
-        if key == "labels" and (rows is None or rows.foreign or change is not None):
-            restored = with_first_labels(self.batch, self.finder, self.given, value, self.samples)
-            if restored is not None:
-                return self._used(key, restored)
+        restored = _first_labels(self, key, value, rows, change)
+        if restored is not None:
+            return self._used(key, restored)
         if key in TYPE_IDS and not is_slice and _is_zeroed(self, key, value, rows):
             rows, source, change = self.expected(key), None, Change("zeros", tuple(shape))
-        dim = axis.dim if axis else 0
-        inner = None
+        dim, inner = axis.dim if axis else 0, None
         if axis is not None and axis.padded and value.ndim == len(self.batch.inputs[key].shape):
             inner = shape[axis.padded_dim]
-        return ObservedKey(
-            rows,
-            shape[dim] if value.ndim > dim else 1,
-            source,
-            inner,
-            change=change,
-            columns=wide,
-            dims=value.ndim,
-        )
+        size, dims = shape[dim] if value.ndim > dim else 1, value.ndim
+        return ObservedKey(rows, size, source, inner, change=change, columns=wide, dims=dims)
 
     def _in_columns(
         self, key: str, value: Any, rows: Rows | None, *, turned: bool
@@ -325,6 +314,22 @@ class _Chunk:
             return None
         rows, full = expected.rows, expected.without_empty
         return full if full is not None and _length(value) == len(full) != len(rows) else rows
+
+
+def _with_ids(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The call, with an array in place of `input_ids` that are a list."""
+    ids = given.get("input_ids")
+    numbers = _numbers(ids) if isinstance(ids, (list, tuple)) else None
+    return given if numbers is None else {**given, "input_ids": numbers}
+
+
+def _first_labels(
+    chunk: _Chunk, key: str, value: Any, rows: Rows | None, change: Change | None
+) -> np.ndarray | None:
+    """Labels that are none of the batch's, with first ones as there; None if that is no matter."""
+    if key != "labels" or (rows is not None and not rows.foreign and change is None):
+        return None
+    return with_first_labels(chunk.batch, chunk.finder, chunk.given, value, chunk.samples)
 
 
 def _dummies(joined: Joined, batch: Batch, given: Mapping[str, Any]) -> dict[str, str]:

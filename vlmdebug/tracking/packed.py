@@ -30,13 +30,13 @@ from vlmdebug.tracking.ends import (
     seam_of_blocks,
     shifted_seams,
 )
-from vlmdebug.tracking.made import FAR, has_own_mrope, positions_of, unlike
+from vlmdebug.tracking.made import FAR, LABELS, has_own_mrope, positions_of, unlike
 
 PLANES = 4
 """Planes of `position_ids` from which M-RoPE models read where samples begin: text comes first."""
 FLASH = frozenset(key for key in PACKED if key.endswith(("_q", "_k")))
 """Arguments that flash-attention reads where all of them are passed."""
-READ = (*PACKED, "position_ids", "labels", "shift_labels")
+READ = (*PACKED, "position_ids", *LABELS)
 """Keys that say where samples begin, or what is learned there."""
 
 
@@ -148,7 +148,7 @@ class PackedCall:
 
     def labels(self) -> Iterator[Seam]:
         """The first sample that is learned from the last token of the sample before it."""
-        for key, seams in (("labels", label_seams), ("shift_labels", shifted_seams)):
+        for key, seams in zip(LABELS, (label_seams, shifted_seams), strict=True):
             labels = self.numbers.get(key)
             if labels is not None and tuple(labels.shape) == self.shape:
                 yield from seams(labels, self.spans, self.samples)
@@ -221,7 +221,7 @@ class PackedCall:
         if planes.ndim != 3 or planes.shape[1:] != self.shape:
             return Seam(Seams.PLANES, given=tuple(positions.shape), due=self._due_shape)
         if not self.is_mrope and len(planes) == 1:
-            return self.starts(planes[0]) or self._far(planes[0])
+            return self.starts(planes[0]) or _far(self, planes[0])
         if len(planes) == 1 and self.batch.rules.repeats_positions:
             planes = filled(planes, (PLANES, *self.shape))
         if self.is_mrope and len(planes) == PLANES:
@@ -279,13 +279,6 @@ class PackedCall:
         if flash:
             return Seam(Seams.FLASH)
         return Seam(Seams.UNLIKE) if len(firsts) > 1 and not self.is_flash else None
-
-    def _far(self, plane: np.ndarray) -> Seam | None:
-        """The first sample with positions that are too large for single floats."""
-        for sample, (row, start, _) in zip(self.samples, self.spans, strict=True):
-            if not abs(int(plane[row, start])) < FAR:
-                return self._order(sample, row, start, plane, start)
-        return None
 
     def _order(self, sample: int, row: int, at: int, plane: np.ndarray, start: int) -> Seam:
         given = int(plane[row, at])
@@ -355,6 +348,17 @@ def _for_flash(call: PackedCall, found: Seam | None) -> Seam | None:
     if not flash:
         return Seam(Seams.SEVERAL)
     return Seam(Seams.ROWS, "cu_seq_lens_q", sample, row, start, (call.shape[0],))
+
+
+def _far(call: PackedCall, plane: np.ndarray) -> Seam | None:
+    """The first sample with positions that are too large for single floats."""
+    if plane.min() > -FAR and plane.max() < FAR:
+        return None  # as nearly always
+    for sample, (row, start, _) in zip(call.samples, call.spans, strict=True):
+        given = int(plane[row, start])
+        if not -FAR < given < FAR:
+            return Seam(Seams.ORDER, "position_ids", sample, row, start, (given,), (0,))
+    return None
 
 
 def begins(call: PackedCall, plane: np.ndarray) -> bool:

@@ -17,11 +17,10 @@ from vlmdebug.core.observed import Seam, Seams
 from vlmdebug.core.shards import ShardFault, Split
 from vlmdebug.core.tensors import numbers_of
 from vlmdebug.tracking.joined import IDS, Texts
-from vlmdebug.tracking.made import IGNORED
+from vlmdebug.tracking.made import IGNORED, LABELS
 from vlmdebug.tracking.shard_tokens import ShardTokens
 
-PLAIN, AHEAD = "labels", "shift_labels"
-LABELS = (PLAIN, AHEAD)
+PLAIN, AHEAD = LABELS
 """Labels next to their tokens, or one ahead."""
 
 

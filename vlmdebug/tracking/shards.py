@@ -24,12 +24,13 @@ from vlmdebug.core.shards import ShardFault, Split
 from vlmdebug.core.tensors import numbers_of, unreadable
 from vlmdebug.errors import AmbiguousError
 from vlmdebug.tracking.joined import IDS, PADDING_MASK, Piece, Texts, edges
+from vlmdebug.tracking.made import LABELS
 from vlmdebug.tracking.observe import used_chunk
 from vlmdebug.tracking.orders import Order, orders, zigzags_of_samples
 from vlmdebug.tracking.rank_keys import EMBEDS, RankKeys
 from vlmdebug.tracking.rows import RowFinder
 from vlmdebug.tracking.scattered import Scattered
-from vlmdebug.tracking.shard_labels import LABELS, ShardLabels
+from vlmdebug.tracking.shard_labels import ShardLabels
 from vlmdebug.tracking.shard_media import RankMedia, same
 from vlmdebug.tracking.shard_tokens import POSITIONS, ShardTokens
 from vlmdebug.tracking.split_rows import split_rows

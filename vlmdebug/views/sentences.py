@@ -17,7 +17,7 @@ from vlmdebug.core.wording import letter, number
 MOST_NAMES = 3
 MOST_SLICES = 3
 ABOUT_ROWS = ("VLM001", "VLM002", "VLM003", "VLM005")
-AT_SEAMS = {"labels": "VLM013", "shift_labels": "VLM013", "position_ids": "VLM014"}
+AT_SEAMS = {"labels": "VLM013", "position_ids": "VLM014"}
 """The code of a fault between two samples of a row, by its key; of any other key, VLM015."""
 THEN: dict[bool | None, str] = {
     True: ", and the model does not notice.",
@@ -61,7 +61,7 @@ def _at_seam(report: Record, mismatch: Mismatch) -> str:
         ),
         None,
     )
-    if row is None or mismatch.code != AT_SEAMS.get(key, "VLM015"):
+    if row is None or mismatch.code != AT_SEAMS.get(key.removeprefix("shift_"), "VLM015"):
         return ""  # the row has a fault, but this is another one
     own = [place for place in row.places if place.sample in mismatch.samples]
     columns = [fault.column for fault in row.faults if fault.key == key]
