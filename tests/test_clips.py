@@ -9,6 +9,7 @@ import importlib.util
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -226,6 +227,65 @@ def test_placeholder_of_a_video_that_is_lost_is_found_where_its_type_stays(name,
         model(**kept)
     assert {(one.samples, one.silent) for one in found} == {((row,), False)}
     assert vd.check(vd.read_batch(inputs, processor=processor, config=model.config)).ok
+
+
+@next_to_torchvision
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5"])
+@pytest.mark.parametrize("types", [0, 1])
+def test_types_that_mark_no_video_are_found(name, types):
+    """The model raises for types of images, and lays videos out as text for types of text."""
+    recorder, (model, processor) = RECORDERS[name], built(name)
+    inputs = recorder.inputs(("vv", "", "v"))
+    wrong = {**inputs, "mm_token_type_ids": inputs["mm_token_type_ids"].clamp(max=types)}
+    known = {"processor": processor, "config": model.config}
+    found = vd.check(wrong, **known).mismatches
+
+    assert vd.check(inputs, **known).ok
+    assert {(one.code, one.key, one.silent) for one in found} == {
+        ("VLM010", "mm_token_type_ids", None)
+    }
+    assert [one.samples for one in found] == [(0,), (2,)]
+    assert "video placeholder tokens in input_ids, but mm_token_type_ids marks 0" in str(found[0])
+    with torch.no_grad():
+        if types:
+            with pytest.raises(TypeError, match="not an iterator"):
+                model(**wrong)
+        else:
+            assert (model(**wrong).logits - model(**inputs).logits).abs().max() > 0.1
+
+
+@next_to_torchvision
+def test_types_of_images_in_place_of_videos_do_no_harm_where_both_are_media():
+    recorder, (model, processor) = RECORDERS["gemma4"], built("gemma4")
+    inputs = recorder.inputs(("vv", "", "v"))
+    other = {**inputs, "mm_token_type_ids": inputs["mm_token_type_ids"].clamp(max=1)}
+
+    assert torch.equal(model(**other).logits, model(**inputs).logits)
+    assert vd.check(other, processor=processor, config=model.config).ok
+
+
+@next_to_torchvision
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("qwen2_5_omni", "video_second_per_grid"),
+        ("qwen3_omni", "video_second_per_grid"),
+    ],
+)
+@pytest.mark.parametrize("samples", [("vv", "", "v"), ("i", "", "i")], ids="|".join)
+def test_seconds_of_videos_that_a_collator_dropped_are_found(name, key, samples):
+    recorder, (model, processor) = RECORDERS[name], built(name)
+    inputs = recorder.inputs(samples)
+    less = {one: value for one, value in inputs.items() if one != key}
+    found = vd.check(less, processor=processor, config=model.config).mismatches
+    videos = "v" in "".join(samples)
+
+    assert vd.check(inputs, processor=processor, config=model.config).ok
+    assert [(one.code, one.key, one.silent) for one in found] == (
+        [("VLM003", key, False)] if videos else []
+    )
+    with torch.no_grad(), pytest.raises(TypeError) if videos else nullcontext():
+        model(**less)
 
 
 @next_to_torchvision

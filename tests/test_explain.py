@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import transformers
@@ -15,6 +17,7 @@ import vlmdebug as vd
 from vlmdebug.cli import main
 from vlmdebug.failing.explain import explanation
 from vlmdebug.failing.texts import ANYWHERE, PAGES, TEXTS, Kind, recognised
+from vlmdebug.tiny.registry import ONE_IMAGE
 
 MODELS = Path(transformers.__file__).parent
 DOCS = Path(__file__).parent.parent / "docs" / "codes"
@@ -213,3 +216,40 @@ def test_another_text_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_long_text_is_read_in_no_time() -> None:
     assert recognised("Found " * 20_000 + "tokens: " * 20_000) is None
+
+
+def _answer(family: str, change: Callable[[dict[str, Any]], dict[str, Any]], built: Any) -> str:
+    """The traceback of a tiny model that is called with a changed batch."""
+    images = [1, 1] if family in ONE_IMAGE else [2, 1]
+    inputs = dict(vd.tiny.batch(family, images, padding_side="right"))
+    try:
+        built[family][0](**change(inputs))
+    except Exception as error:
+        return "".join(traceback.format_exception(error))
+    raise AssertionError("the model did not raise")
+
+
+def _with(key: str, change: Callable[[Any], Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    return lambda inputs: {**inputs, key: change(inputs[key])}
+
+
+@pytest.mark.parametrize(
+    ("family", "change", "code"),
+    [
+        ("qwen2_5_vl", _with("image_grid_thw", lambda v: v.flip(0)), "VLM009"),
+        ("qwen2_5_vl", _with("attention_mask", lambda v: v[:, :-1]), "VLM011"),
+        ("llava", lambda b: {**b, "labels": b["input_ids"][:, :-2]}, "VLM013"),
+        ("llava", _with("pixel_values", lambda v: v[None]), "VLM011"),
+        ("llava", _with("pixel_values", lambda v: v.movedim(1, -1)), "VLM011"),
+        ("llava_next", _with("pixel_values", lambda v: v[:-1]), "VLM001"),
+        ("ernie4_5_vl_moe", _with("pixel_values", lambda v: v[:, :-2]), "VLM001"),
+        ("blip-2", _with("pixel_values", lambda v: v[:1]), "VLM010"),
+        ("kosmos-2", lambda b: {k: b[k] for k in b if k != "pixel_values"}, "VLM003"),
+    ],
+)
+def test_what_a_real_model_says_of_parts_that_differ_is_known(
+    family: str, change: Any, code: str, built: Any
+) -> None:
+    found = explanation(_answer(family, change, built))
+
+    assert (found.code, found.anywhere) == (code, family != "kosmos-2")

@@ -253,6 +253,72 @@ def test_a_sample_that_is_processed_alone_is_found_in_its_list(built: Any) -> No
     assert vd.post_mortem(caught(lambda: collate(rows))).samples == (2,)
 
 
+@pytest.mark.parametrize("family", ["llava", "idefics3", "qwen2_5_vl", "kosmos-2"])
+@pytest.mark.parametrize(("images", "sample"), [([[SQUARE], [None]], 1), ([None, SQUARE], 0)])
+def test_nothing_in_the_place_of_an_image_is_named(
+    family: str, images: Any, sample: int, built: Any
+) -> None:
+    _, processor = built[family]
+    token = getattr(processor, "image_token", "")
+    texts = [f"{token} What?"] * 2
+    found = vd.post_mortem(caught(lambda: processor(text=texts, images=images)))
+
+    assert found.samples == (sample,)
+    assert f"sample {sample}: images[{sample}] " in found.said[0]
+    assert "None, which is no image. Give a sample without any an empty list" in found.said[0]
+    assert not found.ok
+
+
+@pytest.mark.parametrize("family", ["llava", "idefics3", "paligemma", "mllama", "blip-2"])
+def test_texts_that_are_not_padded_are_not_blamed_on_their_images(family: str, built: Any) -> None:
+    """The processor wrote the placeholders, all of them, into its texts by then."""
+    _, processor = built[family]
+    token = "" if family == "blip-2" else processor.image_token
+    texts = [f"{token} What?", f"{token} What is on the left of it?"]
+    nested = [[SQUARE], [SQUARE]]
+    call = {"images": nested, "return_tensors": "pt", "padding": False}
+    found = vd.post_mortem(caught(lambda: processor(text=texts, **call)))
+
+    assert found.samples == ()
+    assert not [said for said in found.said if "placeholder" in said and "was given" in said]
+    assert "padding=True" in found.summary()
+
+
+@pytest.mark.parametrize("family", ["gemma3", "mllama"])
+def test_flat_list_for_a_processor_that_counts_per_text_is_named(family: str, built: Any) -> None:
+    _, processor = built[family]
+    stale = dict(vd.tiny.batch(family, [1, 1]))  # of an earlier step, and no cause
+    token = getattr(processor, "boi_token", None) or processor.image_token
+    texts = [f"{token}{token} What?", f"{token} What?"]
+    found = vd.post_mortem(caught(lambda: processor(text=texts, images=[SQUARE] * 3)))
+
+    assert stale
+    assert "3 images were given in one flat list. Nest them per sample" in found.said[0]
+
+
+def test_another_number_of_images_than_texts_is_named(built: Any) -> None:
+    _, processor = built["kosmos-2"]
+    found = vd.post_mortem(caught(lambda: processor(text=["a", "b"], images=[SQUARE] * 3)))
+
+    assert found.said == (
+        "The processor was given 2 texts and 3 images, but it takes one image with each text.",
+    )
+
+
+def test_batch_of_an_earlier_step_is_not_blamed_for_a_processor_that_raises(built: Any) -> None:
+    _, processor = built["gemma3"]
+
+    def step() -> Any:
+        inputs = dict(vd.tiny.batch("gemma3", [1, 1]))
+        inputs.pop("token_type_ids")  # VLM003, if it were looked at
+        return processor(text=[None], images=[[SQUARE]]), inputs
+
+    found = vd.post_mortem(caught(step))
+
+    assert (found.report, found.samples) == (None, ())
+    assert "the exception has another cause" in found.said[0]
+
+
 def test_truncation_in_the_processor_names_the_sample(built: Any) -> None:
     _, processor = built["gemma3"]
     texts = [f"{processor.image_token} a", f"{'word ' * 30} {processor.image_token}"]

@@ -473,3 +473,32 @@ def test_name_that_depends_on_options_of_the_trainer_alone_is_not_remarked_on():
 
     assert unbound('"input_ids" not in inputs') == []
     assert unbound('"image_grid_thw" not in inputs') == ["pads"]
+
+
+STEPS = {
+    "step of a range": "for i in range(0, inputs['input_ids'].size(0), mb):\n"
+    "        model(input_ids=inputs['input_ids'][i:i + mb], "
+    "pixel_values=inputs['pixel_values'][i:i + mb])",
+    "parts of tensor_split": "for ids, pixels in zip(torch.tensor_split(inputs['input_ids'], mb), "
+    "torch.tensor_split(inputs['pixel_values'], mb)):\n"
+    "        model(input_ids=ids, pixel_values=pixels)",
+}
+
+
+@pytest.mark.parametrize("body", STEPS.values(), ids=STEPS.keys())
+def test_size_of_a_chunk_is_known_by_its_use_whatever_its_name(body):
+    found = review.source(f"def loss(model, inputs, mb):\n    {body}\n")
+
+    assert [remark.code for remark in found.findings] == ["VLM001"]
+    assert "llava" in found.findings[0].wrong
+
+
+def test_name_that_is_no_step_stays_unknown():
+    found = review.source(
+        "def loss(model, inputs, mb):\n"
+        "    for i in range(mb):\n"
+        "        model(input_ids=inputs['input_ids'][i:i + 1], "
+        "pixel_values=inputs['pixel_values'][mb:mb + i])\n"
+    )
+
+    assert found.findings == ()

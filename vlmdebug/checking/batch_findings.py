@@ -89,12 +89,21 @@ class NoFeatures(Difference):
 
 
 @dataclass(frozen=True, kw_only=True)
+class NothingShown(KeyDifference):
+    """A sample that is padding as a whole, in a call that lays out its tokens."""
+
+    code: ClassVar[str] = "VLM010"
+    key: str = "attention_mask"
+
+
+@dataclass(frozen=True, kw_only=True)
 class MarkedOtherwise(KeyDifference):
     """A key of token types that marks more or fewer placeholder tokens than `input_ids` has."""
 
     code: ClassVar[str] = "VLM010"
     placeholders: int
     marked: int
+    noun: str = "image"
     outcome: Outcome = Outcome(Unknown.BY_MARKS)
 
 
@@ -177,6 +186,23 @@ class MaskDiffers(KeyDifference):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AttendsOtherwise(KeyDifference):
+    """A mask of images that is not the one that follows from the tokens of a sample.
+
+    Attributes:
+        tokens: How many of its tokens see other images.
+        first: The column of the first of them.
+        by: Columns by which the mask stands to the right of the tokens, 0 where no shift fits.
+    """
+
+    code: ClassVar[str] = "VLM010"
+    tokens: int
+    first: int
+    by: int
+    cause: Cause | None = Cause(Because.COLUMNS)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TilesDiffer(KeyDifference):
     """An aspect ratio of other tiles than an image has.
 
@@ -230,6 +256,17 @@ class LabelsOnMedia(Difference):
     placeholders: int
     outcome: Outcome = Outcome(Runs.LEARNS_MEDIA)
     cause: Cause | None = Cause(Because.LABELS_MEDIA)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelsOnPadding(Difference):
+    """Tokens that the mask hides among the labels."""
+
+    code: ClassVar[str] = "VLM013"
+    key: str = "labels"
+    tokens: int
+    outcome: Outcome = Outcome(Runs.LEARNS_PADDING)
+    cause: Cause | None = Cause(Because.LABELS_PADDING)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,6 +38,7 @@ class Because(Enum):
     LABELS_SHIFTED = auto()
     LABELS_OTHER = auto()
     LABELS_MEDIA = auto()
+    LABELS_PADDING = auto()
     LABELS_PROMPT = auto()
     ONE_RUN = auto()
     SIZES = auto()

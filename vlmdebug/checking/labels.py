@@ -14,6 +14,7 @@ from vlmdebug.checking.batch_findings import (
     LabelsDiffer,
     LabelsLength,
     LabelsOnMedia,
+    LabelsOnPadding,
     LabelsOnPrompt,
 )
 from vlmdebug.checking.findings import Because, Cause, Difference
@@ -91,9 +92,35 @@ def _shifted_differences(batch: Batch) -> Iterator[LabelsDiffer]:
             )
 
 
+def padding_learned(batch: Batch) -> list[LabelsOnPadding]:
+    """Samples with padding among their labels, though these are right otherwise."""
+    labels, ids = batch.inputs.get("labels"), batch.inputs["input_ids"]
+    if labels is None or not are_comparable(batch) or labels.shape != ids.shape:
+        return []
+    wrong = {sample for one in labels_differences(batch) for sample in one.samples}
+    return [
+        LabelsOnPadding(samples=(sample,), tokens=tokens)
+        for sample in range(len(batch))
+        if sample not in wrong
+        and (tokens := _hidden(batch, sample, batch.tokens("labels", sample) != IGNORED))
+    ]
+
+
 def _placeholders(batch: Batch, ids: Any, learned: Any) -> int:
     """Placeholder tokens of any kind of media that are learned."""
     return sum(int(((ids == token) & learned).sum()) for token in batch.token_ids.values())
+
+
+def _hidden(batch: Batch, sample: int, learned: Any) -> int:
+    """Tokens that `attention_mask` hides, if all of them are learned: labels that are a copy.
+
+    The loss reads labels alone (`loss_utils.ForCausalLMLoss`, 5.24).
+    """
+    mask = batch.inputs.get("attention_mask")
+    if mask is None or tuple(mask.shape) != tuple(batch.inputs["input_ids"].shape):
+        return 0
+    hidden = batch.tokens("attention_mask", sample) == 0
+    return 0 if bool((hidden & ~learned).any()) else int(hidden.sum())
 
 
 def _in_prompt(batch: Batch, sample: int, learned: Any) -> int:

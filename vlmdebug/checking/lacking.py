@@ -5,10 +5,17 @@ A collator drops them in one place for all samples, so that no comparison of row
 
 from __future__ import annotations
 
-from vlmdebug.checking.batch_findings import Lacking, OtherRows, Promised, Stray
+from vlmdebug.checking.batch_findings import (
+    Lacking,
+    NothingShown,
+    OtherRows,
+    Promised,
+    Stray,
+)
 from vlmdebug.checking.findings import Because, Cause, Difference
 from vlmdebug.core.batch import Batch
-from vlmdebug.outcomes.reasons import Raises, Runs, outcome
+from vlmdebug.core.tensors import to_numpy
+from vlmdebug.outcomes.reasons import DEPENDS, LOUD, Raises, Runs, outcome
 from vlmdebug.outcomes.whole_batch import runs_unchecked, runs_with_stray, runs_without
 
 
@@ -17,6 +24,26 @@ def lacking(batch: Batch) -> list[Difference]:
     lacks = batch.strays or batch.promised or batch.lacks  # nearly never
     found = [*_strays(batch), *_promised(batch), *_dropped(batch)] if lacks else []
     return [*found, *_in_other_rows(batch)]
+
+
+def nothing_shown(batch: Batch) -> list[NothingShown]:
+    """Samples of padding alone in a call with media, if the model lays shown tokens out by M-RoPE.
+
+    With a grid, `modeling_qwen2_5_vl.get_rope_index` joins the positions of what it shows, and
+    raises where that is nothing (transformers 5.24).
+    """
+    mask, media = batch.inputs.get("attention_mask"), batch.modalities.values()
+    if batch.rules.mrope is None or "position_ids" in batch.inputs or batch.packed is not None:
+        return []
+    if getattr(mask, "ndim", 0) != 2 or not any(one.keys for one in media):
+        return []
+    shown = [bool(row.any()) for row in to_numpy(mask)]  # (sample,)
+    then = LOUD if batch.rules.predict else DEPENDS
+    return [
+        NothingShown(samples=(sample,), outcome=then)
+        for sample, one in enumerate(() if all(shown) else shown)
+        if not one
+    ]
 
 
 def _strays(batch: Batch) -> list[Stray]:

@@ -1,28 +1,37 @@
-"""Pixels compared with keys that describe them: masks of padding, and aspect ratios of tiles.
+"""Masks compared with what they are masks of: pixels with padding, tiles, and images for tokens.
 
 Idefics 2 and 3 pad images with 0 after normalization, which makes no real pixel exactly 0, and give
 a mask of the same height and width (`image_processing_idefics2.pad`,
 `image_processing_idefics3.pad`, transformers 5.24). Mllama gives the id of the aspect ratio of each
 image, a mask of its tiles, and tiles of zeros behind them
-(`image_processing_mllama.build_aspect_ratio_mask`). The models compare none of these.
+(`image_processing_mllama.build_aspect_ratio_mask`).
+
+Mllama and Idefics write one token for each image, and a mask says which images each token attends
+to: the one before it, with Mllama all of them if they stand side by side
+(`processing_mllama.get_cross_attention_token_mask`,
+`processing_idefics.image_attention_mask_for_packed_input_ids_pt`). The models compare none of
+these.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from vlmdebug.checking.batch_findings import MaskDiffers, TilesDiffer
+from vlmdebug.checking.batch_findings import AttendsOtherwise, MaskDiffers, TilesDiffer
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import MEDIA_OF
+from vlmdebug.core.record import Compared
 from vlmdebug.core.tensors import to_numpy
-from vlmdebug.core.tiling import aspect_ratios
+from vlmdebug.core.tiling import aspect_ratios, images_seen
 from vlmdebug.outcomes.reasons import DEPENDS, Outcome, Runs
 
 PIXELS = MEDIA_OF["image"]
 MASK = "pixel_attention_mask"
 RATIOS, TILES = "aspect_ratio_ids", "aspect_ratio_mask"
+GROUPS: Mapping[str, bool] = {"cross_attention_mask": True, "image_attention_mask": False}
+"""Masks of images for each token, and whether images side by side are seen together."""
 
 
 def masks_differ(batch: Batch) -> Iterator[MaskDiffers]:
@@ -89,3 +98,92 @@ def tiles_differ(batch: Batch) -> Iterator[TilesDiffer]:
             shown=seen,
             held=held,
         )
+
+
+def attended(batch: Batch) -> list[Compared]:
+    """The masks of the batch, and whether they are compared with its tokens."""
+    token = batch.image.token_id
+    return [
+        Compared(key, None if token is None else "images in input_ids")
+        for key in GROUPS
+        if key in batch.layout
+    ]
+
+
+def attends_otherwise(batch: Batch, *, by_tile: bool) -> Iterator[AttendsOtherwise]:
+    """Samples with tokens that attend to other images than those in front of them.
+
+    `by_tile`: whether the tiles of the images are right, so that these are compared too.
+    """
+    token, ids = batch.image.token_id, batch.inputs["input_ids"]
+    for key, groups in GROUPS.items():
+        mask = batch.inputs.get(key)
+        if mask is None or token is None or tuple(mask.shape[:2]) != tuple(ids.shape):
+            continue  # its length is a finding of its own
+        for sample in range(len(batch)):
+            sees = to_numpy(mask[sample]) != 0  # (seq, max_images) or (seq, max_images, max_tiles)
+            due = _due(to_numpy(ids[sample]) == token, sees, groups=groups)
+            if due is None:
+                continue
+            if sees.ndim == 3:
+                own = _tiles(batch, sample, sees.shape[1:]) if by_tile else None
+                due = due[:, :, None] & (np.logical_or.reduce(sees, axis=0) if own is None else own)
+            read = _real(batch, sample)
+            wrong = (sees != due).reshape(len(sees), -1).any(axis=1) & read
+            if wrong.any():
+                yield AttendsOtherwise(
+                    key=key,
+                    samples=(sample,),
+                    outcome=Outcome(Runs.OTHER_ANSWER) if batch.rules.predict else DEPENDS,
+                    tokens=int(wrong.sum()),
+                    first=int(wrong.argmax()),
+                    by=_moved_by(sees, due, read),
+                )
+
+
+def _due(images: np.ndarray, sees: np.ndarray, *, groups: bool) -> np.ndarray | None:
+    """Which images each token attends to, `(seq, max_images)`; None if they have no room.
+
+    `images`: where the tokens of images are. Without groups, a text may end before the next image:
+    Idefics hides the image behind it.
+    """
+    if images.sum() > sees.shape[1]:
+        return None
+    due = images_seen(images, sees.shape[1], groups=groups)
+    for number in range(0 if groups else due.shape[1]):
+        own = np.flatnonzero(due[:, number])
+        shown = sees[own, number]
+        length = len(shown) if shown.all() else int(shown.argmin())
+        if length and not shown[length:].any():
+            due[own[length:], number] = False
+    return due
+
+
+def _tiles(batch: Batch, sample: int, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Tiles that are no padding, `(max_images, max_tiles)`, where a mask of that shape says so."""
+    tiles = batch.inputs.get(TILES)
+    if tiles is None or tuple(tiles.shape) != (len(batch), *shape):
+        return None
+    return np.not_equal(to_numpy(tiles[sample]), 0)
+
+
+def _real(batch: Batch, sample: int) -> np.ndarray:
+    """Which tokens of a sample are no padding, `(seq,)`."""
+    ids, mask = batch.inputs["input_ids"], batch.inputs.get("attention_mask")
+    if mask is None or tuple(mask.shape) != tuple(ids.shape):
+        return np.ones(ids.shape[1], dtype=bool)
+    return to_numpy(mask[sample]) != 0
+
+
+def _moved_by(sees: np.ndarray, due: np.ndarray, read: np.ndarray) -> int:
+    """Columns by which the mask stands to the right of its tokens, 0 where no shift fits."""
+    own, theirs = (mask.reshape(len(mask), -1) for mask in (due, sees))  # (seq, tiles)
+    first = int(own.any(axis=1).argmax())
+    alike = (theirs == own[first]).all(axis=1)
+    begins = np.flatnonzero(alike & ~np.roll(alike, 1))
+    for by in sorted((begins - first).tolist(), key=abs):
+        there = read.copy()
+        there[len(there) - by if by > 0 else 0 : len(there) if by > 0 else -by] = False
+        if by and there.any() and not (np.roll(theirs, -by, axis=0) != own)[there].any():
+            return by
+    return 0

@@ -1,4 +1,4 @@
-"""What the pixels of a whole batch show: values that no processor returns, and padding.
+"""What the pixels and masks of a whole batch show: values that no processor returns, and padding.
 
 All values are read, so no watched call asks for this, and a batch that several slicers are tried on
 is read once.
@@ -16,7 +16,16 @@ from vlmdebug.checking.batch_findings import OutsideSizes
 from vlmdebug.checking.compared import SIZES, is_padded_to_sizes, order_of_sides
 from vlmdebug.checking.doubts import NotFinite, SidesUnseen
 from vlmdebug.checking.findings import Difference
-from vlmdebug.checking.masks import MASK, RATIOS, TILES, masks_differ, tiles_differ
+from vlmdebug.checking.masks import (
+    GROUPS,
+    MASK,
+    RATIOS,
+    TILES,
+    attended,
+    attends_otherwise,
+    masks_differ,
+    tiles_differ,
+)
 from vlmdebug.checking.report import Report
 from vlmdebug.checking.text import as_mismatch
 from vlmdebug.checking.text_doubts import doubt
@@ -28,7 +37,7 @@ from vlmdebug.outcomes.reasons import Runs, outcome
 from vlmdebug.outcomes.whole_batch import runs_with_sizes
 
 PADDED = MEDIA_OF["image"]
-READ = (*PIXELS, SIZES, MASK, RATIOS, TILES)
+READ = (*PIXELS, SIZES, MASK, RATIOS, TILES, *GROUPS, "input_ids", "attention_mask")
 """Keys with values that are read."""
 
 
@@ -42,6 +51,7 @@ def with_pixels(report: Report, batch: Batch) -> Report:
             mismatches=(*report.mismatches, *(as_mismatch(one, batch) for one in shown.outside)),
             ambiguities=(*report.ambiguities, *map(doubt, doubts)),
         )
+    report = replace(report, compared=(*report.compared, *attended(batch)))
     if shown.infinite or not is_padded_to_sizes(batch):
         return report
     order = order_of_sides(SIZES)
@@ -75,7 +85,8 @@ def _shown(batch: Batch) -> _Shown:
     outside: list[Difference] = [*_outside_sizes(batch)] if read else []
     unseen = _sides_unseen(batch) if read and not outside else []
     if not infinite:
-        outside += [*masks_differ(batch), *tiles_differ(batch)]
+        tiles = [*tiles_differ(batch)]
+        outside += [*masks_differ(batch), *tiles, *attends_otherwise(batch, by_tile=not tiles)]
     _SEEN[batch] = found = _Shown(versions, infinite, outside, unseen)
     return found
 

@@ -45,6 +45,7 @@ CAUSES: Mapping[Because, str] = {
     Because.LABELS_SHIFTED: "labels shifted",
     Because.LABELS_OTHER: "labels of other tokens",
     Because.LABELS_MEDIA: "placeholders learned",
+    Because.LABELS_PADDING: "padding learned",
     Because.LABELS_PROMPT: "prompt learned",
     Because.ONE_RUN: "images in one run",
     Because.SIZES: "sizes of other pixels",
@@ -92,6 +93,7 @@ REASONS: Mapping[Raises | Runs | Unknown, str] = {
     Runs.OTHER_IMAGES: "The model will not raise: it compares no counts and shows it other images.",
     Runs.OTHER_LABELS: "The model will not raise, and learns other tokens.",
     Runs.LEARNS_MEDIA: "The model will not raise, and learns to write placeholders.",
+    Runs.LEARNS_PADDING: "The model will not raise, and learns to write padding.",
     Runs.LEARNS_PROMPT: "The model will not raise, and learns tokens that it sees, since a prompt "
     "sees all of itself.",
     Runs.PER_CALL: "No single call shows that, so the model will not raise.",

@@ -6,15 +6,18 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from vlmdebug.checking.batch_findings import (
+    AttendsOtherwise,
     Contradicted,
     LabelsDiffer,
     LabelsLength,
     LabelsOnMedia,
+    LabelsOnPadding,
     LabelsOnPrompt,
     Lacking,
     MarkedOtherwise,
     MaskDiffers,
     NoFeatures,
+    NothingShown,
     OneRun,
     OtherRows,
     OutsideSizes,
@@ -162,13 +165,21 @@ def _no_features(found: NoFeatures, batch: Batch) -> Words:
     )
 
 
+def _nothing_shown(found: NothingShown, batch: Batch) -> Words:
+    return Words(
+        f"{found.key} shows no token of sample {found.sample}, and the model lays out images by "
+        "the tokens that it shows.",
+        "Leave rows of padding alone out of a call with images, or repeat a real sample.",
+    )
+
+
 def _contradicted(found: Contradicted, batch: Batch) -> Words:
     first, *rest = found.said.split(". ")
     return Words(f"{first}.", "", ". ".join(rest))
 
 
 def _marked_otherwise(found: MarkedOtherwise, batch: Batch) -> Words:
-    tokens = number(found.placeholders, "placeholder token")
+    tokens = _placeholders(found.placeholders, found.noun)
     return Words(
         f"sample {found.sample} has {tokens} in input_ids, but {found.key} marks {found.marked}.",
         f"Make {found.key} from the final input_ids: "
@@ -247,6 +258,21 @@ def _mask_differs(found: MaskDiffers, batch: Batch) -> Words:
     )
 
 
+def _attends_otherwise(found: AttendsOtherwise, batch: Batch) -> Words:
+    key, tokens = found.key, number(found.tokens, "token")
+    said = (
+        f"{key} shows {tokens} of sample {found.sample} other images than those before them in "
+        f"the text, first at token {found.first}"
+    )
+    if not found.by:
+        return Words(f"{said}.", f"Make {key} from the final input_ids, as the processor does.")
+    side = "right" if found.by > 0 else "left"
+    return Words(
+        f"{said}: it stands {number(abs(found.by), 'column')} to the {side} of them.",
+        f"Pad {key} on the side where input_ids is padded, and cut both alike.",
+    )
+
+
 def _tiles_differ(found: TilesDiffer, batch: Batch) -> Words:
     said = f"{found.key}[{found.sample}][{found.image}] is {found.ratio}"
     if found.sides is None:
@@ -303,6 +329,14 @@ def _labels_on_media(found: LabelsOnMedia, batch: Batch) -> Words:
     )
 
 
+def _labels_on_padding(found: LabelsOnPadding, batch: Batch) -> Words:
+    return Words(
+        f"sample {found.sample} has {number(found.tokens, 'token')} among its labels that "
+        "attention_mask hides.",
+        "Set labels to -100 wherever attention_mask is 0.",
+    )
+
+
 def _labels_on_prompt(found: LabelsOnPrompt, batch: Batch) -> Words:
     return Words(
         f"sample {found.sample} has {number(found.tokens, 'token')} of the prompt among its "
@@ -317,6 +351,7 @@ WORDS: Mapping[type[Difference], Callable[[Any, Batch], Words]] = {
     TotalsDiffer: _totals_differ,
     OneRun: _one_run,
     NoFeatures: _no_features,
+    NothingShown: _nothing_shown,
     MarkedOtherwise: _marked_otherwise,
     ShortColumns: _short_columns,
     Stray: _stray,
@@ -325,9 +360,11 @@ WORDS: Mapping[type[Difference], Callable[[Any, Batch], Words]] = {
     OtherRows: _other_rows,
     OutsideSizes: _outside_sizes,
     MaskDiffers: _mask_differs,
+    AttendsOtherwise: _attends_otherwise,
     TilesDiffer: _tiles_differ,
     LabelsLength: _labels_length,
     LabelsDiffer: _labels_differ,
     LabelsOnMedia: _labels_on_media,
+    LabelsOnPadding: _labels_on_padding,
     LabelsOnPrompt: _labels_on_prompt,
 }

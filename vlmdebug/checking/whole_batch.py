@@ -6,7 +6,7 @@ later.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import accumulate, pairwise
@@ -14,7 +14,6 @@ from typing import Any
 
 from vlmdebug.checking.batch_findings import (
     Contradicted,
-    MarkedOtherwise,
     NoFeatures,
     OneRun,
     RunsDiffer,
@@ -37,8 +36,9 @@ from vlmdebug.checking.doubts import (
     WholePixels,
 )
 from vlmdebug.checking.findings import Difference, PositionsDiffer, made_otherwise, run_cause
-from vlmdebug.checking.labels import labels_differences
-from vlmdebug.checking.lacking import lacking
+from vlmdebug.checking.labels import labels_differences, padding_learned
+from vlmdebug.checking.lacking import lacking, nothing_shown
+from vlmdebug.checking.marks import marked_otherwise
 from vlmdebug.checking.packed import rows_of_calls, seam_differences, seam_doubts
 from vlmdebug.checking.report import Report
 from vlmdebug.checking.text import as_mismatch
@@ -69,7 +69,8 @@ def check_alone(batch: Batch, *, one_chunk: bool = False, seams: Sequence[Seam] 
     A line per sample, or one for all of them. `seams`: what may mix packed samples.
     """
     report = planned_report(batch, one_chunk=one_chunk)
-    found = [*batch_differences(batch), *seam_differences(seams, tuple(range(len(batch))))]
+    found = [*batch_differences(batch), *nothing_shown(batch), *padding_learned(batch)]
+    found += seam_differences(seams, tuple(range(len(batch))))
     return replace(
         report,
         mismatches=tuple(as_mismatch(one, batch) for one in found),
@@ -197,7 +198,7 @@ def batch_differences(batch: Batch) -> list[Difference]:
         found += _token_differences(batch, modality)
     found += [*lacking(batch), *labels_differences(batch)]
     seen = {sample for one in found for sample in one.samples}
-    return [*found, *_marked_otherwise(batch, seen)]
+    return [*found, *marked_otherwise(batch, seen)]
 
 
 def _contradicted(one: Contradiction) -> Contradicted:
@@ -213,7 +214,7 @@ def _token_differences(batch: Batch, modality: Modality) -> Sequence[Difference]
     if sides is not None:
         return _runs_differences(batch, sides) or _side_by_side(batch, sides)
     made, written = batch.features_by_sample[modality.name] or (), modality.placeholders or ()
-    then = outcome(runs_unchecked(batch), Runs.NO_IMAGE)
+    then = outcome(None if modality.keys else runs_unchecked(batch), Runs.NO_IMAGE)
     return [
         NoFeatures(samples=(sample,), outcome=then, placeholders=tokens)
         for sample, (features, tokens) in enumerate(zip(made, written, strict=False))
@@ -335,7 +336,8 @@ def _unsettled(
 def _totals_differ(batch: Batch, sides: Sides, left: Sequence[Step]) -> TotalsDiffer:
     """The totals of the batch; `left`: images that are in the text of no sample that is named."""
     outside = _outside(batch, sides)
-    differ = sum(sides.placeholders) + outside != sum(sides.features)
+    told = sides.noun == "image" or {*batch.marked.values()} <= {batch.image.placeholders}
+    differ = told and sum(sides.placeholders) + outside != sum(sides.features)
     return TotalsDiffer(
         outcome=Outcome(Raises.TOTALS_DIFFER) if differ and batch.rules.predict else DEPENDS,
         noun=sides.noun,
@@ -406,20 +408,6 @@ def _short_columns(batch: Batch) -> list[ShortColumns]:
         ShortColumns(key=key, columns=width, of_ids=wide)
         for key, width in batch.columns.items()
         if width < wide
-    ]
-
-
-def _marked_otherwise(batch: Batch, seen: Collection[int]) -> list[MarkedOtherwise]:
-    """Samples with placeholder tokens that two sources count differently."""
-    placeholders = batch.image.placeholders
-    if placeholders is None:
-        return []
-    return [
-        MarkedOtherwise(key=key, samples=(sample,), placeholders=counted, marked=marked)
-        for key, marks in batch.marked.items()
-        if marks != placeholders
-        for sample, (counted, marked) in enumerate(zip(placeholders, marks, strict=True))
-        if counted != marked and sample not in seen
     ]
 
 

@@ -40,6 +40,11 @@ class Undecided(Ambiguity):
 
 
 @dataclass(frozen=True)
+class Reshaped(Ambiguity):
+    """Rows that are all there, behind a dimension that was added."""
+
+
+@dataclass(frozen=True)
 class Contradiction(Ambiguity):
     """A contradiction inside a batch, independent of any cut.
 

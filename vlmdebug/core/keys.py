@@ -228,6 +228,16 @@ LENGTHS: Mapping[str, tuple[str, ...]] = {
 """Keys that give the number of rows of each image or video, by what these rows count."""
 GRIDS = tuple(name for name in LENGTHS["patch"] if "grid" in name)
 
+CUT_TO_IDS = ("cross_attention_mask",)
+"""Masks of media that the model cuts to its tokens (`modeling_mllama.MllamaModel`, 5.24); other
+masks have to be as long."""
+
+IMAGES_SEEN = ("cross_attention_mask", "image_attention_mask")
+"""Masks of the images that each token attends to, with the tokens on dim 1."""
+
+MARKS_CLIPS = "mm_token_type_ids"
+"""The types that say which tokens are of videos and audio clips."""
+
 BOOKKEEPING: Mapping[str, str] = {key.name: str(key.counts) for key in _named(Kind.COUNTS)}
 """Per-sample lists that trainers keep with the tensors, and what they count."""
 OPTIONS = frozenset(key.name for key in _named(Kind.OPTION))

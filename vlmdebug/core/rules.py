@@ -15,10 +15,13 @@ from vlmdebug.core.lazy import lazy
 
 WhenNoMedia = Literal["omit", "either", "keep"]
 """What a chunk without media gets of a key: nothing, nothing or zero rows, or its padded rows."""
-Tolerated = Literal["one", "several", "none", "surplus", "short", "any", "unbatched", "nested"]
-"""One row (it is broadcast), several rows in place of one (other keys are broadcast), no rows,
-rows after the right ones; fewer rows, of which it makes fewer features; any rows, as it reads none;
-a row without its dimension; rows with a dimension of one more."""
+Tolerated = Literal[
+    "one", "several", "repeated", "none", "surplus", "short", "any", "unbatched", "nested"
+]
+"""One row (it is broadcast), several rows in place of one (other keys are broadcast), fewer rows
+that are repeated until they are enough, no rows, rows after the right ones; fewer rows, of which it
+makes fewer features; any rows, as it reads none; a row without its dimension; rows with a dimension
+of one more."""
 EachSample = Literal["always", "sometimes", "never"]
 
 
@@ -50,6 +53,8 @@ class KeyRules:
             return True
         if given > expected:
             return "surplus" in self.runs_with and expected > 0
+        if given and expected % given == 0 and "repeated" in self.runs_with:
+            return True
         if "short" in self.runs_with:
             return True
         return ("none" if given == 0 else "one" if given == 1 else "") in self.runs_with

@@ -26,14 +26,29 @@ MEANS = {
     "length with the size of that image.",
     Kind.ROWS: "The pixel rows of a call cannot be arranged as the sizes next to them say: the "
     "rows and the sizes are not of the same images, or one of them was cut.",
-    Kind.STACK: "Samples were processed one by one, so their tensors have different shapes: images "
-    "differ in size, in tiles or in patches.",
+    Kind.STACK: "Samples were processed one by one, or without padding, so their tensors have "
+    "different shapes: texts differ in length, or images in size, in tiles or in patches.",
     Kind.NO_SIZES: "The model looks for the sizes of an image or video that it found in the text, "
     "but the call has none.",
     Kind.EMPTY: "A call without images was given pixel values with zero rows. Most models take a "
     "missing key, not an empty one.",
     Kind.INDEX: "Something was counted in the text and looked up in a shorter list of images, "
     "videos or audio clips.",
+    Kind.SCATTER: "The model writes the features of images, videos or audio clips over the "
+    "placeholder tokens of the call, and there are fewer features than tokens.",
+    Kind.LAID_OUT: "The model lays out the tokens of each sample from the sizes of its images, as "
+    "M-RoPE does, and gets more or fewer positions than the sample has tokens. The two numbers "
+    "differ by what is missing or too much in that sample.",
+    Kind.LABELS: "The loss takes one label per token. The two numbers are tokens and labels of the "
+    "whole call.",
+    Kind.COLUMNS: "Two tensors that go token by token, or row by row, have different lengths: "
+    "input_ids and attention_mask, token types or a mask of images, or media keys of one another.",
+    Kind.SHAPE: "The pixel values of the call have a dimension more or less than the model takes, "
+    "or their channels on another dimension.",
+    Kind.NO_PIXELS: "The call has no pixel values, and this model cannot be called without.",
+    Kind.NOTHING: "The list of images that the processor was given holds None.",
+    Kind.VOCABULARY: "An embedding was asked for a row that it does not have. On a GPU this is a "
+    "device-side assert.",
 }
 USUALLY = {
     Kind.IN_TEXT: "A placeholder was typed in the data (a literal <image>), the chat template was "
@@ -48,7 +63,8 @@ USUALLY = {
     Kind.RUNS: "Truncation inside an image, or images of another size than the text was made for.",
     Kind.ROWS: "Code that trims every 2-D tensor to the length of the text, or slices pixel_values "
     "by sample although it has one row per patch.",
-    Kind.STACK: "Process all samples in one call of the processor, or concatenate the rows "
+    Kind.STACK: "Process all samples in one call of the processor with padding=True, or "
+    "concatenate the rows "
     "of media on dim 0 where they count images, tiles or patches; do not stack them.",
     Kind.NO_SIZES: "A completion has sampled a placeholder token in a sample without images, or "
     "the key of sizes was dropped.",
@@ -56,6 +72,21 @@ USUALLY = {
     "out instead.",
     Kind.INDEX: "More placeholders in one text than images for it: a typed placeholder, or images "
     "of another sample.",
+    Kind.SCATTER: "Texts were repeated, as for several generations, but media were not; an image "
+    "is missing in the media; or images were processed again at a smaller size.",
+    Kind.LAID_OUT: "Truncation inside an image, grids in another order than the texts, an "
+    "attention_mask of other samples, or token types that were cut otherwise than input_ids.",
+    Kind.LABELS: "Labels made from the text before placeholders were expanded or padding was "
+    "added, or cut without input_ids.",
+    Kind.COLUMNS: "Code that pads, trims or appends a completion to input_ids and leaves another "
+    "key as it was, or that cuts one media key and not the others.",
+    Kind.SHAPE: "A [0] or squeeze too many, a data loader that stacks batches of one sample, or "
+    "images of data_format='channels_last'.",
+    Kind.NO_PIXELS: "A chunk of text-only samples, or a list of keys that does not have the key.",
+    Kind.NOTHING: "A text-only sample in a data set with images: give it an empty list, "
+    "images=[[first], []].",
+    Kind.VOCABULARY: "A placeholder token that was added to the tokenizer and not to the model, "
+    "the tokenizer of another checkpoint, -100 in input_ids, or more tokens than positions.",
 }
 ONWARD = (
     "vlmdebug run train.py      runs your program unchanged; names the call, sample and image",

@@ -24,7 +24,8 @@ from vlmdebug.failing.frames import (
     frames_of,
     site_of,
 )
-from vlmdebug.failing.prepared import counted
+from vlmdebug.failing.prepared import counted, prepares
+from vlmdebug.failing.texts import Kind, recognised
 from vlmdebug.safe import harmless, one_line
 
 NOTHING = (
@@ -32,12 +33,17 @@ NOTHING = (
     "frames of this exception, so no sample can be named. Run the program with `vlmdebug run`, or "
     "pass the batch: vlmdebug.check(inputs, model=model, processor=processor)."
 )
+BEFORE = "Texts and images, before a batch was made,"
 AGREES = (
     "Placeholder tokens and features of this {} agree, as far as they were compared: the "
     "exception has another cause."
 )
 A_BATCH = "A batch"
 
+COUNTED = (
+    "Placeholders and media of these texts agree, as far as they were counted: the exception has "
+    "another cause."
+)
 SHAPES = re.compile(r"shape|size|dimension|inhomogeneous|broadcast|length|stack", re.IGNORECASE)
 """Words of an exception about tensors that do not fit each other."""
 
@@ -178,18 +184,21 @@ def _looked_into(frames: Sequence[Frame], error: str) -> PostMortem:
     if call is not None:
         name = one_line(type(call.model).__name__, 80)
         return _of_report(error, f"A call of {name}", call.site, *_judged(call, frames))
-    texts = counted(frames, shapes=SHAPES.search(error) is not None)
+    known = recognised(error)
+    in_texts = known is not None and known.kind is Kind.IN_TEXT
+    texts = counted(frames, shapes=SHAPES.search(error) is not None, in_texts=in_texts)
     if texts:
         samples = sorted({sample for one in texts for sample in one.samples})
-        place = "Texts and images, before a batch was made,"
         return PostMortem(
             error,
-            place,
+            BEFORE,
             site_of(frames),
             tuple(one.said for one in texts),
             tuple(samples),
             differs=True,
         )
+    if any(map(prepares, frames)):  # a batch in these frames is an earlier one
+        return PostMortem(error, BEFORE, site_of(frames), (COUNTED,))
     batch = batch_in(frames)
     if batch is not None:
         return _of_report(error, A_BATCH, site_of(frames), *_checked(batch, frames))

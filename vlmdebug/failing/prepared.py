@@ -25,29 +25,88 @@ class Counted(NamedTuple):
     samples: tuple[int, ...] = ()
 
 
-def counted(frames: Sequence[Frame], *, shapes: bool) -> list[Counted]:
+def counted(frames: Sequence[Frame], *, shapes: bool, in_texts: bool = False) -> list[Counted]:
     """What a processor or collator of the frames had in hand, if it does not match.
 
-    `shapes`: the exception is about shapes, so samples of another shape may be its cause.
+    `shapes`: the exception is about shapes, so samples of another shape may be its cause;
+    `in_texts`: it is about the media of each text.
     """
     for place, frame in enumerate(frames):
-        if kind_of(frame.names.get("self")) == "processor" and frame.names.get("text") is not None:
-            found = _truncated(frames[place:]) or _in_texts(frame, frames[:place])
-            if found:
+        if prepares(frame):
+            found = _nothing(frame) or _truncated(frames[place:])
+            found = found or _in_texts(frame, frames[:place], nested=in_texts)
+            if found or (shapes and (found := _unpadded(frame))):
                 return found
     return _unlike(frames) if shapes else []
 
 
-def _in_texts(frame: Frame, outer: Sequence[Frame]) -> list[Counted]:
-    """Placeholders in each text against the media it was given."""
-    processor, found = frame.names["self"], list[Counted]()
-    texts = _texts(frame.names["text"])
+def prepares(frame: Frame) -> bool:
+    """Whether it is a call of a processor that makes a batch of texts."""
+    return kind_of(frame.names.get("self")) == "processor" and frame.names.get("text") is not None
+
+
+def _nothing(frame: Frame) -> list[Counted]:
+    """None in the place of an image, video or clip."""
+    found, texts = list[Counted](), _texts(frame.names["text"]) or ()
     for name, argument in MEDIA.items():
-        token = _token(processor, name)
-        if texts is None or token is None:
-            continue
         media = frame.names.get(argument)
+        if not isinstance(media, (list, tuple)):
+            continue
+        nested = any(isinstance(own, (list, tuple)) for own in media)
+        by_sample = nested or len(media) == len(texts)
+        for place, own in enumerate(media[:MOST]):
+            inside = isinstance(own, (list, tuple))
+            if None in map(_or_none, _flat(own) if inside else [own]):
+                found.append(_none(place, name, argument, inside=inside, by_sample=by_sample))
+    return found
+
+
+def _or_none(one: Any) -> bool | None:
+    """None for None; what else it is does not matter, and may not be compared."""
+    return None if one is None else True
+
+
+def _none(place: int, name: str, argument: str, *, inside: bool, by_sample: bool) -> Counted:
+    noun = "audio clip" if name == "audio" else name
+    return Counted(
+        f"{f'sample {place}: ' if by_sample else ''}{argument}[{place}] "
+        f"{'holds' if inside else 'is'} None, which is no {noun}. "
+        f"Give a sample without any an empty list: {argument}=[[first], []].",
+        (place,) if by_sample else (),
+    )
+
+
+def _unpadded(frame: Frame) -> list[Counted]:
+    """Texts of different lengths that were not padded."""
+    ids = _ids(frame.names.get("text_inputs"))
+    lengths = [*map(len, ids or ())]
+    if len(set(lengths)) < 2:
+        return []
+    odd = next(sample for sample, length in enumerate(lengths) if length != lengths[0])
+    return [
+        Counted(
+            f"sample 0 has {_number(lengths[0], 'token')} and sample {odd} has {lengths[odd]}: "
+            "they were not padded, so no tensor holds both. Call the processor with padding=True."
+        )
+    ]
+
+
+def _in_texts(frame: Frame, outer: Sequence[Frame], *, nested: bool) -> list[Counted]:
+    """Placeholders in each text against the media it was given.
+
+    `nested`: the processor counts the media of each text.
+    """
+    processor, found = frame.names["self"], list[Counted]()
+    texts = None if _are_expanded(frame) else _texts(frame.names["text"])
+    for name, argument in MEDIA.items():
+        token, media = _token(processor, name), frame.names.get(argument)
+        if texts is None or token is None:
+            if texts and nested and media is not None and len(_flat(media)) != len(texts):
+                found.append(_one_each(name, len(texts), len(_flat(media))))
+            continue
         written = [text.count(token) for text in texts]
+        if not any(written) and not nested:
+            continue  # the processor may write them itself, as that of BLIP-2
         given = _per_sample(media, name, len(texts), outer)
         shift = _index_of(texts, media, outer) if len(texts) == 1 else 0
         if given is not None:
@@ -56,9 +115,25 @@ def _in_texts(frame: Frame, outer: Sequence[Frame]) -> list[Counted]:
                 for sample, pair in enumerate(zip(written, given, strict=True))
                 if pair[0] != pair[1]
             ]
-        elif sum(written) != (total := len(_flat(media))):
+        elif sum(written) != (total := len(_flat(media))) or nested:
             found.append(_totals(token, name, written, total))
     return found
+
+
+def _are_expanded(frame: Frame) -> bool:
+    """Whether the texts of the frame have as many placeholders as features by now.
+
+    `processing_utils.ProcessorMixin` writes them over its argument before it tokenizes (5.24).
+    """
+    return "text_replacement_offsets" in frame.names or bool(frame.names.get("text_inputs"))
+
+
+def _one_each(name: str, texts: int, media: int) -> Counted:
+    noun = "audio clip" if name == "audio" else name
+    return Counted(
+        f"The processor was given {_number(texts, 'text')} and {_number(media, noun)}, but it "
+        f"takes one {noun} with each text."
+    )
 
 
 def _differs(sample: int, token: str, name: str, written: int, given: int) -> Counted:

@@ -28,6 +28,14 @@ class Kind(Enum):
     NO_SIZES = "the sizes of the media are missing"
     EMPTY = "media with zero rows were given"
     INDEX = "the text names more media than were given"
+    SCATTER = "fewer features than placeholder tokens were written into the text"
+    LAID_OUT = "positions made from sizes are not as many as the tokens of a sample"
+    LABELS = "labels and tokens have different lengths"
+    COLUMNS = "keys that go token by token, or row by row, have different lengths"
+    SHAPE = "media have another number of dimensions, or channels elsewhere"
+    NO_PIXELS = "the call has no pixel values"
+    NOTHING = "nothing in the place of an image"
+    VOCABULARY = "a token or position is beyond the embedding"
 
 
 PAGES = {
@@ -43,6 +51,14 @@ PAGES = {
     Kind.NO_SIZES: "VLM003",
     Kind.EMPTY: "VLM005",
     Kind.INDEX: "VLM010",
+    Kind.SCATTER: "VLM010",
+    Kind.LAID_OUT: "VLM009",
+    Kind.LABELS: "VLM013",
+    Kind.COLUMNS: "VLM011",
+    Kind.SHAPE: "VLM011",
+    Kind.NO_PIXELS: "VLM003",
+    Kind.NOTHING: "VLM010",
+    Kind.VOCABULARY: "VLM010",
 }
 """The page of docs/codes that has the texts of a kind."""
 
@@ -129,8 +145,45 @@ TEXTS: dict[Kind, tuple[str, ...]] = {
     Kind.ROWS: (
         "shape '[{}]' is invalid for input of size {}",
         "The packed visual patch count does not match `grid_thw`.",
+        "split_with_sizes expects split_sizes to sum exactly to {} (input tensor's size at "
+        "dimension 0), but got split_sizes={}",
+        "mat1 and mat2 shapes cannot be multiplied ({} and {})",
     ),
-    Kind.STACK: ("stack expects each tensor to be equal size, but got {}",),
+    Kind.STACK: (
+        "stack expects each tensor to be equal size, but got {}",
+        "Unable to create tensor, you should probably activate truncation and/or padding",
+        "expected sequence of length {} at dim {} (got {})",
+        "Sizes of tensors must match except in dimension {}.",
+    ),
+    Kind.SCATTER: ("Number of elements of source < number of ones in mask",),
+    Kind.LAID_OUT: (
+        "shape mismatch: value tensor of shape [{}] cannot be broadcast to indexing result of "
+        "shape [{}]",
+    ),
+    Kind.LABELS: ("Expected input batch_size ({}) to match target batch_size ({}).",),
+    Kind.COLUMNS: (
+        "The shape of the mask [{}] at index {} does not match the shape of the indexed tensor "
+        "[{}] at index {}",
+        "The size of tensor a ({}) must match the size of tensor b ({}) at non-singleton "
+        "dimension {}",
+    ),
+    Kind.SHAPE: (
+        "expected input[{}] to have {} channels, but got {} channels instead",
+        "Make sure that the channel dimension of the pixel values match with the one set in the "
+        "configuration.",
+        "Expected 3D (unbatched) or 4D (batched) input to conv2d, but got input of size: [{}]",
+        "expect to be of 4 or 5 dimensions",
+        "Input image size ({}) doesn't match model ({}).",
+        "too many values to unpack (expected {})",
+    ),
+    Kind.NO_PIXELS: (
+        "missing 1 required positional argument: 'pixel_values'",
+        "You have to specify either `pixel_values` or `image_embeds`.",
+    ),
+    Kind.NOTHING: (
+        "only a single or a list of entries is supported but got type=<class 'NoneType'>",
+    ),
+    Kind.VOCABULARY: ("index out of range in self",),
     Kind.NO_SIZES: (
         "'NoneType' object is not an iterator",
         "'NoneType' object is not iterable",
@@ -144,7 +197,12 @@ TEXTS: dict[Kind, tuple[str, ...]] = {
 }
 """The texts of each kind."""
 
-ANYWHERE = frozenset({Kind.ROWS, Kind.STACK, Kind.NO_SIZES, Kind.EMPTY, Kind.INDEX})
+ANYWHERE = frozenset(
+    {
+        *(Kind.ROWS, Kind.STACK, Kind.NO_SIZES, Kind.EMPTY, Kind.INDEX, Kind.SCATTER),
+        *(Kind.LAID_OUT, Kind.LABELS, Kind.COLUMNS, Kind.SHAPE, Kind.VOCABULARY),
+    }
+)
 """Texts of torch and Python, which any code may raise; in a model or processor of images, this is
 their first cause."""
 

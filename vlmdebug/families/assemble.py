@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from vlmdebug.core.batch import Ambiguity, Batch, Contradiction, CountsByUnit
+from vlmdebug.core.batch import Ambiguity, Batch, Contradiction, CountsByUnit, Reshaped
 from vlmdebug.core.keys import (
     ALONG_TOKENS,
     KEYS,
@@ -248,7 +248,8 @@ def _ambiguities(
     found = [*facts.packing.ambiguities, *reading.ambiguities, *unsettled]
     found += strangers(facts, layout, counts)
     probed = layout.family == NAME  # what it expects may not hold for these images
-    named = [k for one in found if probed or isinstance(one, Contradiction) for k in one.keys]
+    said = Contradiction, Reshaped
+    named = [key for one in found if probed or isinstance(one, said) for key in one.keys]
     found += [replace(one, keys=()) for one in odd]
     found += other_rows(facts, layout, counts, named)
     return (*found, *uncounted(form, counts, found), *unknown_tokens(facts))

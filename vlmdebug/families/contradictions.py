@@ -63,6 +63,10 @@ def other_rows(
             if facts.packed is not None and axis.unit == "sample":
                 found.append(_packed_rows(key, rows, count.total))
                 continue
+            owners = sum(map(bool, counts.get("image", ())))
+            if axis.unit == "sample" and rows == owners and _skips_empty_rows(layout, key):
+                found.append(_without_empty_rows(key, rows))
+                continue
             takes = key in layout.media and layout.rules.of(key).takes(rows, count.total)
             said = (
                 f"{key} has {number(rows, 'row')} on dim {axis.dim}, but layout {layout.family} "
@@ -73,6 +77,20 @@ def other_rows(
             silent = None if takes or not layout.rules.predict else False
             found.append(Contradiction((key,), None, said, silent=silent))
     return found
+
+
+def _skips_empty_rows(layout: Layout, key: str) -> bool:
+    return key in layout.media and layout.rules.of(key).may_skip_empty_rows
+
+
+def _without_empty_rows(key: str, rows: int) -> Ambiguity:
+    """A model that flattens all rows runs without those of samples that have no media."""
+    said = (
+        f"{key} has {number(rows, 'row')}, one for each sample with images and none for the "
+        "others. The model flattens them and may run, but cut by sample they are of other samples. "
+        "Pass a row of zeros for each sample without images, as the processor does."
+    )
+    return Ambiguity((key,), "sample", said)
 
 
 def _packed_rows(key: str, rows: int, samples: int) -> Ambiguity:

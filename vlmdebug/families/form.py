@@ -76,7 +76,10 @@ class Form:
         described = rules.sometimes_returned & rules.raises_without
         if described and all(clip_of(key) for key in self.layout.media):
             described = frozenset[str]()  # no pixels to describe
-        keys = [key for key in (*NEEDED, *described) if key in named or key in rules.raises_without]
+        wanted = [*NEEDED, *described]
+        if rules.mrope is not None and rules.mrope.sounds and "video_grid_thw" in self.layout.media:
+            wanted.append(rules.mrope.timed_by)  # which is looked up for each video
+        keys = [key for key in wanted if key in named or key in rules.raises_without]
         return tuple(key for key in keys if key not in self.given)
 
     @lazy

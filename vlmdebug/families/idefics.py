@@ -17,6 +17,7 @@ import numpy as np
 
 from vlmdebug.core.layout import Axis
 from vlmdebug.core.rules import KeyRules
+from vlmdebug.core.tiling import images_seen
 from vlmdebug.families.facts import BatchFacts, ProcessorMetadata
 from vlmdebug.families.mllama import Mllama
 from vlmdebug.families.rules import ONE, UNEQUAL, USUAL, with_mask
@@ -61,9 +62,8 @@ class Idefics(Mllama):
             samples, images = owned.shape
             pixels = numbered(samples, images, 3, 2, 2)
             inputs["pixel_values"] = pixels * owned[:, :, None, None, None].astype(np.float32)
-            seq = inputs["input_ids"].shape[1]
-            inputs["image_attention_mask"] = np.broadcast_to(
-                owned.astype(np.int64)[:, None, :], (samples, seq, images)
-            ).copy()
+            rows = inputs["input_ids"] == image
+            seen = [images_seen(row, images, groups=False) for row in rows]
+            inputs["image_attention_mask"] = np.stack(seen).astype(np.int64)
         metadata = ProcessorMetadata(model_type="idefics", image_token_id=image)
         return inputs, BatchFacts(inputs, metadata, spec.images_per_sample)

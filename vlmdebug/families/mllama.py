@@ -20,6 +20,7 @@ import numpy as np
 from vlmdebug.core.layout import Axis
 from vlmdebug.core.rows import Counts
 from vlmdebug.core.rules import KeyRules
+from vlmdebug.core.tiling import images_seen
 from vlmdebug.families.base import Family
 from vlmdebug.families.facts import BatchFacts, CountResult, ProcessorMetadata
 from vlmdebug.families.rules import ONE, USUAL
@@ -76,9 +77,8 @@ class Mllama(Family):
             inputs["pixel_values"] = numbered(samples, images, 1, 3, 2, 2)
             inputs["aspect_ratio_ids"] = owned.astype(np.int64)
             inputs["aspect_ratio_mask"] = owned.astype(np.int64)[:, :, None]
-            seq = inputs["input_ids"].shape[1]
-            inputs["cross_attention_mask"] = np.broadcast_to(
-                owned.astype(np.int64)[:, None, :, None], (samples, seq, images, 1)
-            ).copy()
+            rows = inputs["input_ids"] == image
+            seen = [images_seen(row, images, groups=True) for row in rows]
+            inputs["cross_attention_mask"] = np.stack(seen).astype(np.int64)[..., None]
         metadata = ProcessorMetadata(model_type="mllama", image_token_id=image)
         return inputs, BatchFacts(inputs, metadata, spec.images_per_sample)

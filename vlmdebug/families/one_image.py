@@ -30,7 +30,6 @@ from vlmdebug.families.rules import (
     INDEXED,
     INDEXED_UNEQUAL,
     MULTIPLIED,
-    ONE,
     UNEQUAL,
     USUAL,
     with_mask,
@@ -43,6 +42,8 @@ _PIXELS = frozenset({"pixel_values"})
 _USUAL = replace(USUAL, sometimes_returned=frozenset(_SOMETIMES), raises_without=_PIXELS)
 _ATTENDS = replace(_USUAL, checks_totals=False, no_placeholders=True)
 """The model attends to the images of a call, or puts them at a place of its own."""
+_REPEATED = KeyRules(runs_with=frozenset({"one", "repeated"}))
+"""GIT repeats its images until each row of the text has one (`modeling_git.GitModel`, 5.24)."""
 _BLIP2 = replace(with_mask(_USUAL, MULTIPLIED), ignores_surplus_features=True)
 _INSTRUCTED = replace(
     _BLIP2,
@@ -79,7 +80,7 @@ class OneImage(Family):
         **dict.fromkeys(["blip-2", "blip_2"], _BLIP2),  # by its config, and by its processor
         "instructblip": _INSTRUCTED,
         "git": with_mask(
-            replace(_ATTENDS, raises_without=frozenset(), keys={"pixel_values": ONE}),
+            replace(_ATTENDS, raises_without=frozenset(), keys={"pixel_values": _REPEATED}),
             INDEXED_UNEQUAL,
         ),
         **dict.fromkeys(

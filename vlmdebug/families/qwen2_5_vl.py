@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from vlmdebug.core.batch import Contradiction
+from vlmdebug.core.batch import Ambiguity, Contradiction, Reshaped
 from vlmdebug.core.layout import VIDEO_PATCH, Axis
 from vlmdebug.core.rows import Counts
 from vlmdebug.core.tensors import to_numpy
@@ -47,7 +47,7 @@ _FEATURES: dict[str, Callable[[list[int], int], int]] = {
 _PATCHES: dict[str, str] = {
     **dict.fromkeys(["paddleocr_vl", "kimi_k25"], "patch, channels, height, width"),
     **dict.fromkeys(
-        ["cosmos3_edge", "lfm3_vl", "ernie4_5_vl_moe", "muse_glimmer", "muse_spark"],
+        ["cosmos3_edge", "lfm3_vl", "ernie4_5_vl_moe", "muse_glimmer", "muse_spark", "hy_v4_vl"],
         "patch, patch_pixels",
     ),
 }
@@ -171,11 +171,18 @@ class Qwen2_5VL(Family):
         counts = {"image": images, "patch": Counts(owned, f"{self.grid}, {images.evidence}")}
         return CountResult(counts, features, per_image, ambiguities, inferred=inferred)
 
-    def _other_rows(self, facts: BatchFacts, patches: Sequence[int]) -> list[Contradiction]:
+    def _other_rows(self, facts: BatchFacts, patches: Sequence[int]) -> list[Ambiguity]:
         """Pixels of more or fewer patches than the grids ask for."""
         rows = facts.rows("pixel_values")
         if sum(patches) == rows:
             return []
+        shape = tuple(getattr(facts.inputs.get("pixel_values"), "shape", ()))
+        if shape[:-1] == (1, sum(patches)):
+            said = (
+                f"pixel_values has shape {shape}: a dimension was added in front of its patches. "
+                "A model that flattens it runs, but its rows cannot be cut. Pass pixel_values[0]."
+            )
+            return [Reshaped(("pixel_values",), "patch", said)]
         said = (
             f"{self.grid} asks for {number(sum(patches), 'patch')} "
             f"({number(len(patches), 'image')}), but pixel_values has {number(rows, 'row')}. "

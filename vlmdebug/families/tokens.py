@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from vlmdebug.core.keys import ALONG_TOKENS
+from vlmdebug.core.keys import ALONG_TOKENS, IMAGES_SEEN
 from vlmdebug.families.facts import ProcessorMetadata
 from vlmdebug.families.synthesize import BatchSpec
 
@@ -35,11 +35,9 @@ def _padded_left(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     padding = (inputs["attention_mask"] == 0).sum(axis=1)  # (sample,)
     width = inputs["attention_mask"].shape[1]
     columns = (np.arange(width) - padding[:, None]) % width  # (sample, seq)
-    return {
-        key: np.take_along_axis(inputs[key], columns, axis=1)
-        for key in ("input_ids", *ALONG_TOKENS)
-        if key in inputs
-    }
+    rows = np.arange(len(columns))[:, None]
+    along = ("input_ids", *ALONG_TOKENS, *IMAGES_SEEN)
+    return {key: inputs[key][rows, columns] for key in along if key in inputs}
 
 
 def _labels(inputs: Mapping[str, np.ndarray], metadata: ProcessorMetadata) -> np.ndarray:

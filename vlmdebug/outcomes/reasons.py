@@ -47,6 +47,7 @@ class Runs(Enum):
     OTHER_IMAGES = auto()
     OTHER_LABELS = auto()
     LEARNS_MEDIA = auto()
+    LEARNS_PADDING = auto()
     LEARNS_PROMPT = auto()
     PER_CALL = auto()  # no single call shows the fault
     OTHER_ORDER = auto()

@@ -26,6 +26,9 @@ def runs_with_runs(batch: Batch, sides: Sides, differ: bool | None) -> bool | No
         return None
     if fits(lengths, sides.pieces) or not lays_out_media(batch):
         return True  # models assign the images to the runs in order, whatever their sample
+    written = batch.image.placeholders
+    if any(marks != written for marks in batch.marked.values()):
+        return None  # newer releases lay images out by these marks, older ones by the tokens
     return False if differ else None
 
 
@@ -87,4 +90,6 @@ def runs_with_sizes(batch: Batch) -> bool | None:
 def runs_without(batch: Batch, key: str) -> bool | None:
     """Whether it runs if the whole batch lacks `key` and has pixels."""
     rules = batch.rules
+    if rules.mrope is not None and key == rules.mrope.timed_by:
+        return False if rules.predict else None
     return key not in rules.raises_without if rules.predict else None

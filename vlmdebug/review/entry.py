@@ -35,6 +35,8 @@ NUMBER = re.compile(
 )
 START = re.compile(r"^(start|begin|lo|left|first|a|i|s|from_idx|start_idx|start_index)$")
 STOP = re.compile(r"^(stop|end|hi|right|last|b|j|e|to_idx|end_idx|end_index)$")
+PARTS = ("chunk", "tensor_split")
+"""Functions with a number of parts as their last argument."""
 LOADER = re.compile(r"loader|batches|iterator", re.I)
 ALL = frozenset({"tree_map", "map_structure", "apply_to_collection", "KEYS"})
 """Names of what goes through all keys."""
@@ -187,7 +189,21 @@ class Entry:
         for role, names in (("start", START), ("stop", STOP), ("size", NUMBER)):
             if names.search(name):
                 return role
-        return "size" if annotation == "int" else "other"
+        return "size" if annotation == "int" or name in self._steps else "other"
+
+    @cached_property
+    def _steps(self) -> frozenset[str]:
+        """Names that a loop over samples advances by, or that say how many parts are made."""
+        calls = [node for node in self.nodes if isinstance(node, ast.Call) and node.args]
+        return frozenset(
+            call.args[-1].id
+            for call in calls
+            if isinstance(call.args[-1], ast.Name)
+            and (
+                (isinstance(call.func, ast.Name) and call.func.id == "range" and len(call.args) > 2)
+                or (isinstance(call.func, ast.Attribute) and call.func.attr in PARTS)
+            )
+        )
 
     @property
     def _mapped(self) -> frozenset[str]:

@@ -200,16 +200,20 @@ def run(
     batch: Batch,
     chunk_size: int,
     keep: Callable[[Call], None] = lambda call: None,
+    *,
+    plain: bool = False,
 ) -> SlicerRun:
     """SlicerRun the slicer and find the rows of everything it gives.
 
-    `keep` is called with each chunk, as the slicer gave it.
+    `keep` is called with each chunk, as the slicer gave it. A slicer that raises at once gets the
+    batch again as it is, `plain`, without the lists of counts: one that treats all keys as tensors,
+    as `{key: value.to(device)}`, works on that.
     """
     batch.refuse_packed()
     bounds, chunk_size = chunk_bounds(len(batch), chunk_size), int(chunk_size)
     expand_size, split = _expand_size(slicer), split_of(slicer)
     finder = RowFinder(batch.inputs, batch.layout, by_value=True)
-    inputs = TrackedInputs(batch.for_slicer(), batch.token_ids)
+    inputs = TrackedInputs(batch.inputs if plain else batch.for_slicer(), batch.token_ids)
     chunks: list[ObservedCall] = []
     error: BaseException | None = None
     steps = split.calls(_steps(slicer, inputs, chunk_size, finder))
@@ -237,6 +241,10 @@ def run(
         call = split.seen(batch, finder, ranks, expected)
         chunks.append(call.used)
         keep(call)
+    if error is not None and not (chunks or plain):
+        again = run(slicer, batch, chunk_size, keep, plain=True)
+        if again.chunks:
+            return again
     return SlicerRun(
         _judged_apart(chunks, finder.written()),
         chunk_size,

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from vlmdebug.core.batch import Batch
+from vlmdebug.core.keys import CUT_TO_IDS
 from vlmdebug.core.rows import Rows
 from vlmdebug.core.tensors import to_numpy
 from vlmdebug.tracking.rows import rows_by_value
@@ -150,7 +151,9 @@ class Columns:
         if not begins:
             return False
         self._begins = begins
-        return True if wide == self._width or self._batch.layout[key].columns else None
+        if self._batch.layout[key].columns:
+            return wide == self._width or key in CUT_TO_IDS
+        return True if wide == self._width else None
 
     def need_mask(self) -> bool | None:
         """Whether these columns hold padding that other tokens would attend to without a mask.

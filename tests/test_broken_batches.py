@@ -1,0 +1,275 @@
+"""Whole batches as collators and trainers break them, and their harmless twins: the model judges.
+
+Each is checked as its owner would, without saying which images belong to which sample.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from differential.sound import Sound, run, sound
+
+import vlmdebug as vd
+
+WITH_TEXT = (2, 0, 1)
+GRIDS = ("qwen2_5_vl", "qwen3_vl", "glm4v", "ernie4_5_vl_moe")
+MASKS = (("mllama", "cross_attention_mask"), ("idefics", "image_attention_mask"))
+
+
+def batch(family: str, images: tuple[int, ...] = WITH_TEXT, side: str = "left") -> Sound:
+    return sound(family, images, None, side, 0)
+
+
+def checked(source: Sound, **changes) -> vd.Report:
+    inputs = {**source.inputs, **changes}
+    known = {"processor": source.processor, "config": source.model.config}
+    return vd.check(inputs, pictures=False, **known)
+
+
+def answer(source: Sound, **changes) -> torch.Tensor | None:
+    """Logits of the tokens of the batch; None where the model raises."""
+    try:
+        return run(source.model, {**source.inputs, **changes})
+    except Exception:
+        return None
+
+
+def differs(source: Sound, **changes) -> bool:
+    logits = answer(source, **changes)
+    assert logits is not None
+    return float((logits - source.logits)[source.real].abs().max()) > 1e-3
+
+
+def codes(report: vd.Report) -> list[tuple[str, str | None, str]]:
+    return [(found.code, found.worst.key, found.loudness) for found in report.findings]
+
+
+# --- masks of images for each token ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(("family", "key"), MASKS)
+@pytest.mark.parametrize("images", [WITH_TEXT, (1, 1), (1, 2, 1)])
+@pytest.mark.parametrize("by", [-3, 2])
+def test_mask_of_images_that_moved_along_the_tokens_is_found(family, key, images, by):
+    source = batch(family, images)
+    moved = source.inputs[key].roll(by, 1)
+    report = checked(source, **{key: moved})
+
+    assert checked(source).ok
+    assert differs(source, **{key: moved})
+    assert codes(report) == [("VLM010", key, "silent")]
+    side = "right" if by > 0 else "left"
+    stands = f"it stands {abs(by)} columns to the {side} of them"
+    if family == "mllama":  # whose images stand in front of their texts
+        assert stands in report.findings[0].message
+
+
+@pytest.mark.parametrize(("family", "key"), MASKS)
+def test_mask_of_images_of_another_sample_is_found(family, key):
+    source = batch(family)
+    other = source.inputs[key].flip(0)
+
+    assert differs(source, **{key: other})
+    assert codes(checked(source, **{key: other})) == [("VLM010", key, "silent")]
+
+
+def test_mask_of_images_that_shows_padded_tiles_is_found():
+    source = batch("mllama")
+    shown = source.inputs["cross_attention_mask"].amax(-1, keepdim=True)
+    wide = shown.expand_as(source.inputs["cross_attention_mask"]).contiguous()
+
+    assert differs(source, cross_attention_mask=wide)
+    assert [code for code, _, _ in codes(checked(source, cross_attention_mask=wide))] == ["VLM010"]
+
+
+@pytest.mark.parametrize(("family", "key"), MASKS)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_may_show_what_it_likes(family, key, side):
+    source = batch(family, side=side)
+    mask = source.inputs[key].clone()
+    mask[~source.real] = 1 - mask[~source.real]
+
+    assert checked(source, **{key: mask}).ok
+
+
+@pytest.mark.parametrize(("family", "key"), MASKS)
+def test_report_says_what_a_mask_of_images_was_compared_with(family, key):
+    assert f"{key} against images in input_ids" in " ".join(str(checked(batch(family))).split())
+
+
+@pytest.mark.parametrize("family", ["idefics", "kosmos-2", "kosmos-2.5"])
+def test_slicer_that_leaves_a_mask_longer_than_its_tokens_is_found(family):
+    source = batch(family, (1, 1, 1), "right")
+    key = "image_attention_mask" if family == "idefics" else "image_embeds_position_mask"
+
+    def cut(*keys):
+        def slicer(inputs, chunk_size):
+            for start in range(len(inputs["input_ids"])):
+                chunk = {name: inputs[name][start : start + 1] for name in source.inputs}
+                yield {n: value[:, :-1] if n in keys else value for n, value in chunk.items()}
+
+        return slicer
+
+    tokens = ("input_ids", "attention_mask")
+    wrong, right = cut(*tokens), cut(*tokens, key)
+    known = {"processor": source.processor, "config": source.model.config}
+
+    assert vd.check(right, source.inputs, **known).ok
+    assert codes(vd.check(wrong, source.inputs, **known)) == [("VLM011", key, "unknown")]
+    with pytest.raises((IndexError, RuntimeError)):
+        run(source.model, next(wrong(source.inputs, 1)))
+
+
+# --- rows ------------------------------------------------------------------------------------
+
+
+def test_dimension_in_front_of_patches_is_named_and_does_no_harm():
+    source = batch("qwen2_5_vl")
+    pixels = source.inputs["pixel_values"][None]
+    report = checked(source, pixel_values=pixels)
+
+    assert not differs(source, pixel_values=pixels)
+    assert (report.verdict, report.findings) == ("AMBIGUOUS", ())
+    assert [said for said in report.ambiguities if "a dimension was added in front" in said]
+
+
+@pytest.mark.parametrize("family", ["ernie4_5_vl_moe", "hy_v4_vl"])
+def test_dimension_of_patches_that_a_model_refuses_is_found(family):
+    source = batch(family)
+    for pixels in (source.inputs["pixel_values"][None], source.inputs["pixel_values"][:, None]):
+        assert answer(source, pixel_values=pixels) is None
+        assert codes(checked(source, pixel_values=pixels)) == [("VLM010", None, "loud")]
+
+
+@pytest.mark.parametrize("family", ["idefics3", "idefics2", "granite_docling"])
+def test_rows_of_samples_with_images_alone_are_no_mismatch(family):
+    source = batch(family)
+    kept = {key: source.inputs[key][[0, 2]] for key in source.owned}
+    report = checked(source, **kept)
+
+    assert not differs(source, **kept)
+    assert (report.verdict, report.findings) == ("AMBIGUOUS", ())
+    assert "none for the others" in report.ambiguities[0]
+
+
+@pytest.mark.parametrize("family", ["idefics3", "smolvlm", "idefics2"])
+def test_images_of_zeros_are_not_said_to_run(family):
+    source = batch(family)
+    zeros = torch.zeros_like(source.inputs["pixel_values"])
+    report = checked(source, pixel_values=zeros)
+
+    assert answer(source, pixel_values=zeros) is None
+    assert {found.loudness for found in report.findings} == {"unknown"}
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_git_repeats_images_where_they_divide_the_texts(rows):
+    source = batch("git", (1, 1, 1, 1), "right")
+    pixels = source.inputs["pixel_values"][:rows]
+    report = checked(source, pixel_values=pixels)
+    runs = answer(source, pixel_values=pixels) is not None
+
+    assert runs == (4 % rows == 0)
+    assert codes(report) == [("VLM010", "pixel_values", "unknown" if runs else "loud")]
+
+
+# --- tokens ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", GRIDS)
+def test_row_of_padding_alone_is_refused_where_the_model_refuses_it(family):
+    source = batch(family)
+    added = {
+        key: torch.cat([source.inputs[key], torch.zeros_like(source.inputs[key][:1])])
+        for key in source.tokens
+    }
+    added["input_ids"][-1] = source.processor.tokenizer.pad_token_id
+    report = checked(source, **added)
+
+    assert answer(source, **added) is None
+    assert codes(report) == [("VLM010", "attention_mask", "loud")]
+    assert "shows no token of sample 3" in report.findings[0].message
+
+
+@pytest.mark.parametrize("family", ["llava", "gemma3", "video_llama_3"])
+def test_row_of_padding_alone_is_right_where_the_model_takes_it(family):
+    source = batch(family)
+    added = {
+        key: torch.cat([source.inputs[key], torch.zeros_like(source.inputs[key][:1])])
+        for key in source.tokens
+    }
+    added["input_ids"][-1] = source.processor.tokenizer.pad_token_id
+
+    assert answer(source, **added) is not None
+    assert checked(source, **added).ok
+
+
+@pytest.mark.parametrize("family", GRIDS)
+def test_texts_in_another_order_than_their_types_are_not_said_to_raise(family):
+    source = batch(family)
+    ids = source.inputs["input_ids"].flip(0)
+    report = checked(source, input_ids=ids)
+
+    assert differs(source, input_ids=ids)
+    assert report.verdict == "MISMATCH"
+    assert "loud" not in {found.loudness for found in report.findings}
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "llava", "paligemma"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_labels_that_are_a_copy_of_the_padding_are_found(family, side):
+    source = batch(family, (1, 2, 1), side)
+    ids, media = (
+        source.inputs["input_ids"],
+        vd.read_batch(source.inputs, processor=source.processor).image.token_id,
+    )
+    labels = ids.masked_fill(ids == media, -100)
+    if family == "paligemma":  # its prompts are not learned
+        labels = labels.masked_fill(source.real, -100)
+    right = labels.masked_fill(~source.real, -100)
+    found = codes(checked(source, labels=labels))
+
+    assert checked(source, labels=right).ok
+    assert found == [("VLM013", "labels", "silent")]
+    if family != "paligemma":
+        with torch.no_grad():
+            losses = [source.model(**source.inputs, labels=x).loss for x in (labels, right)]
+        assert float(losses[0] - losses[1]) != 0
+
+
+# --- slicers ---------------------------------------------------------------------------------
+
+
+def test_slicer_that_treats_every_key_as_a_tensor_gets_the_batch_as_it_is():
+    source = batch("llava")
+    known = {"processor": source.processor, "config": source.model.config}
+
+    def by_index(offset):
+        def slicer(inputs, chunk_size):
+            moved = {key: value.to("cpu") for key, value in inputs.items()}  # lists have no `to`
+            pixels = moved.pop("pixel_values")
+            for sample, rows in enumerate([[0, 1], [], [2]]):
+                tokens = {key: value[[sample]] for key, value in moved.items()}
+                own = pixels[[(row + offset) % 3 for row in rows]]
+                yield {**tokens, "pixel_values": own} if rows else tokens
+
+        return slicer
+
+    assert vd.check(by_index(0), source.inputs, **known).ok
+    wrong = vd.check(by_index(1), source.inputs, **known)
+    assert [found.code for found in wrong.findings] == ["VLM002"]
+
+
+def test_slicer_that_raises_on_any_batch_is_judged_by_its_first_run():
+    source = batch("llava")
+    seen = []
+
+    def slicer(inputs, chunk_size):
+        seen.append("num_images" in inputs)
+        raise RuntimeError("boom")
+        yield {}
+
+    report = vd.check(slicer, source.inputs, processor=source.processor)
+
+    assert [found.code for found in report.findings] == ["VLM008"]
+    assert seen == [True, False]
