@@ -92,6 +92,8 @@ class PackedCall:
         samples: Their numbers in the batch.
         own: Their `position_ids` in the batch, `(…, sample, seq)`, if it has some.
         numbers: What says where samples begin, or what is learned there, by key.
+        first: The number with which each sample begins and from which it goes on by one; None
+            where that is not so, or was not asked.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class PackedCall:
         self.given: Mapping[str, Any] = {k: v for k, v in given.items() if v is not None}
         self.shape: tuple[int, ...] = tuple(given["input_ids"].shape)
         self.wrong_ends: bool = False
+        self.first: int | None = None
         self.numbers: dict[str, np.ndarray] = _numbers(self.given)
         self.unread: list[str] = [k for k in READ if k in self.given and k not in self.numbers]
 
@@ -260,7 +263,8 @@ class PackedCall:
         steps = np.ones(plane.shape, dtype=bool)  # (row, seq)
         np.equal(plane[:, 1:] - plane[:, :-1], 1, out=steps[:, 1:])
         firsts, before, flash = set[int](), {}, False
-        if not self.is_flash and _all_begin(steps, plane, self.spans):
+        if _all_begin(steps, plane, self.spans):  # as nearly always
+            self.first = int(plane[self.spans[0][:2]])
             return None
         for sample, span in zip(self.samples, self.spans, strict=True):
             row, start, stop = span

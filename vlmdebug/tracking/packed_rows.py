@@ -60,6 +60,9 @@ def packed_rows(
     call: PackedCall, seams: Sequence[Seam], places: Sequence[Place]
 ) -> tuple[PackedRow, ...]:
     """Every row of a call that holds samples; `places`: those of `call.spans`."""
+    plain = _plain(call, seams, places)
+    if plain is not None:
+        return (plain,)
     planes = list(_planes(call, seams))
     plane = next((one for one in planes if one.off.any()), planes[0])
     by_row: dict[int, list[Place]] = {}
@@ -86,6 +89,22 @@ def packed_rows(
             )
         )
     return tuple(found)
+
+
+def _plain(call: PackedCall, seams: Sequence[Seam], places: Sequence[Place]) -> PackedRow | None:
+    """The one row of a call that is filled by samples with all positions as due, as most are."""
+    first, (rows, width), positions = call.first, call.shape, call.numbers.get("position_ids")
+    if first is None or seams or rows > 1 or positions is None or positions.dtype.kind not in "iu":
+        return None
+    edges = [0, *(place.stop for place in places)]
+    if [place.start for place in places] != edges[:-1] or edges[-1] != width:
+        return None
+    if min(call.spans.lengths) == 1 or len(places) > MOST_LINES or abs(first) > MOST - width:
+        return None
+    lines = tuple([Line(place.start, place.stop, first, 1) for place in places])
+    count = 1 if positions.ndim < 3 else len(positions)
+    plane = NAMES[0] if count == PLANES else ""
+    return PackedRow(0, width, tuple(places), count, lines, lines, plane, (), _ends(call, 0))
 
 
 def _planes(call: PackedCall, seams: Sequence[Seam]) -> Iterator[_Plane]:
@@ -201,16 +220,15 @@ def _runs(marked: np.ndarray) -> Iterator[tuple[int, int]]:
 def _ends(call: PackedCall, row: int) -> Mapping[str, tuple[int, ...]]:
     """Columns of a row in which keys say that a sample ends or begins, the first one too."""
     width, found = call.shape[1], dict[str, tuple[int, ...]]()
-    for key in PACKED:
-        values = _drawable(call.numbers.get(key))
-        if values is None or key.startswith("max_"):
+    for key in call.numbers:
+        values = call.numbers[key]
+        if key not in PACKED or key.startswith("max_"):
             continue
         if key != INDEX:
-            columns = values.reshape(-1).astype(np.int64) - row * width
-            columns = columns[(columns >= 0) & (columns <= width)]
+            columns = {int(end) - row * width for end in values.reshape(-1).tolist()}
         elif values.shape == call.shape:
-            columns = np.append(0, np.flatnonzero(values[row, 1:] != values[row, :-1]) + 1)
+            columns = {0, *(np.flatnonzero(values[row, 1:] != values[row, :-1]) + 1).tolist()}
         else:
             continue
-        found[key] = tuple(sorted({*columns.tolist()})[:MOST_LINES])
+        found[key] = tuple(sorted([end for end in columns if 0 <= end <= width])[:MOST_LINES])
     return found
