@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import vlmdebug as vd
-from vlmdebug.families.packing import SEPARATES
+from vlmdebug.families.apart import SEPARATES
 from vlmdebug.watching.identity import Sampled, sampled_media
 
 FAMILIES = [one for one in architectures() if one not in REFUSES_TEXT]

@@ -18,7 +18,9 @@ from packers import OF_MROPE, ORDER, WRONG, Lab
 
 import vlmdebug as vd
 from vlmdebug.core.packed_row import Fault, PackedRow, Place
-from vlmdebug.tracking.packed_rows import _lines
+from vlmdebug.core.part import Span, Spans
+from vlmdebug.tracking.packed import PackedCall
+from vlmdebug.tracking.packed_rows import _lines, _plain, packed_rows
 from vlmdebug.views import packed
 from vlmdebug.views.sentences import opening_sentence, sentence
 
@@ -241,6 +243,43 @@ def test_another_fault_of_a_key_is_not_described_as_one_at_the_seam():
     assert "Sample B learns its first token from another sample" in {
         sentence(report, one).partition(",")[0] for one in of_b
     }
+
+
+ENDS = {"cu_seq_lens_q": torch.int32, "cu_seqlens": torch.float32, "max_length_q": torch.int64}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.integers(2, 5), min_size=1, max_size=4),
+    first=st.integers(-2, 3),
+    planes=st.sampled_from([0, 4]),
+    keys=st.sets(st.sampled_from([*ENDS, "seq_idx"])),
+    behind=st.integers(0, 2),
+)
+def test_plain_rows_are_drawn_as_all_others_are(lab, sizes, first, planes, keys, behind):
+    """They are made from their samples alone; `behind`: padding, so that a row is not plain."""
+    own = lab("qwen2_5_vl" if planes else "llava")
+    ends = [0, *np.cumsum(sizes).tolist()]
+    width = ends[-1] + behind
+    order = torch.zeros(width, dtype=torch.long)
+    for start, stop in pairwise(ends):
+        order[start:stop] = torch.arange(stop - start) + first
+    call = {"input_ids": torch.zeros(1, width, dtype=torch.long)}
+    call["position_ids"] = order.expand(planes, 1, width) if planes else order[None]
+    call |= {key: torch.tensor(ends, dtype=ENDS[key]) for key in keys & ENDS.keys()}
+    if "seq_idx" in keys:
+        call["seq_idx"] = torch.arange(len(ends)).repeat_interleave(torch.tensor([*sizes, behind]))[
+            None
+        ]
+    spans = Spans([Span(0, *one) for one in pairwise(ends)])
+    places = [Place(sample, *one) for sample, one in enumerate(pairwise(ends))]
+    packed = PackedCall(own.batch, call, spans, [*range(len(sizes))], None)
+    packed.starts(order[None].numpy())
+    plain = _plain(packed, (), places)
+    packed.first = None  # so that it is looked at as all others are
+
+    assert (plain is None) == bool(behind)
+    assert plain is None or (plain,) == packed_rows(packed, (), places)
 
 
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])

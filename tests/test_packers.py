@@ -14,7 +14,7 @@ from packers import OF_MROPE, ORDER, WRONG, Lab, Labs, flash_arguments
 
 import vlmdebug as vd
 from vlmdebug.families import find_family
-from vlmdebug.families.packing import SEPARATES, SHARES_PROCESSOR
+from vlmdebug.families.apart import SEPARATES, SHARES_PROCESSOR
 from vlmdebug.testing import assert_slices
 
 FAMILIES = [one for one in architectures() if one in SEPARATES and one not in REFUSES_TEXT]

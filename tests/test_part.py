@@ -13,7 +13,7 @@ import vlmdebug as vd
 from vlmdebug.core.part import Part, Span, Spans
 from vlmdebug.core.rows import Rows
 from vlmdebug.core.tensors import side_by_side
-from vlmdebug.families.packing import SEPARATES
+from vlmdebug.families.apart import SEPARATES
 
 PACKED = Spans([Span(0, 0, 3), Span(0, 3, 5), Span(1, 1, 4)])
 

@@ -31,6 +31,14 @@ from vlmdebug.core.rows import Counts
 from vlmdebug.core.rules import ModelRules, MRope
 from vlmdebug.core.wording import number
 from vlmdebug.errors import BadInput
+from vlmdebug.families.apart import (
+    HIDES_PADDING,
+    HIDES_PADDING_OF_TEXT,
+    OWN_MASK,
+    REPEATS,
+    SEPARATES,
+    SHARES_PROCESSOR,
+)
 from vlmdebug.families.base import Family
 from vlmdebug.families.by_shape import NAME, read_by_shape
 from vlmdebug.families.checked import holds_tensors
@@ -47,14 +55,6 @@ from vlmdebug.families.facts import BatchFacts, CountResult, ProcessorMetadata
 from vlmdebug.families.form import Form
 from vlmdebug.families.given_counts import how_to_count
 from vlmdebug.families.missing import lacks, promised, strays
-from vlmdebug.families.packing import (
-    HIDES_PADDING,
-    HIDES_PADDING_OF_TEXT,
-    OWN_MASK,
-    REPEATS,
-    SEPARATES,
-    SHARES_PROCESSOR,
-)
 from vlmdebug.families.probe import Probe
 from vlmdebug.families.probe_runs import plain
 from vlmdebug.families.rules import USUAL

@@ -20,7 +20,7 @@ from vlmdebug.core.layout import Axis, Layout, plural
 from vlmdebug.core.literals import literal
 from vlmdebug.core.tensors import in_host_memory
 from vlmdebug.errors import BadInput, MismatchError
-from vlmdebug.families.packing import SEPARATES
+from vlmdebug.families.apart import SEPARATES
 from vlmdebug.running.slicer_source import (
     NAMES,
     OFFSETS,

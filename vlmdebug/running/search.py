@@ -25,7 +25,7 @@ from vlmdebug.core.signature import Slicer
 from vlmdebug.core.wording import number
 from vlmdebug.errors import AmbiguousError, BadInput, NotJudged
 from vlmdebug.families import Family, family_named
-from vlmdebug.families.packing import SEPARATES
+from vlmdebug.families.apart import SEPARATES
 from vlmdebug.families.release import TYPES, takes
 from vlmdebug.families.video_audio import clip_of
 from vlmdebug.running.cases import Case, draw, families_of, simplest
