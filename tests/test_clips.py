@@ -229,6 +229,36 @@ def test_placeholder_of_a_video_that_is_lost_is_found_where_its_type_stays(name,
     assert vd.check(vd.read_batch(inputs, processor=processor, config=model.config)).ok
 
 
+MASKS = ("feature_attention_mask", "input_features_mask", "video_compression_mask")
+WITH_MASKS = [case for case in CASES if case.values[0].axes.keys() & {*MASKS, "input_features"}]
+
+
+@pytest.mark.parametrize(("recorder", "samples"), WITH_MASKS)
+def test_masks_and_sounds_of_other_values_are_not_ok_where_the_model_refuses_them(
+    recorder, samples
+):
+    model, processor = built(recorder.name)
+    inputs = dict(recorder.inputs(samples))
+    changes = {}
+    for key in {*MASKS} & inputs.keys():
+        mask = inputs[key]
+        changes |= {(key, "twice"): mask.long() * 2, (key, "half"): mask.float() / 2}
+        changes |= {(key, "float"): mask.float(), (key, "negative"): -mask.long()}
+    if "input_features" in inputs:
+        sounds = inputs["input_features"]
+        mel = 1 if sounds.shape[1] < sounds.shape[2] else 2
+        changes["input_features", "mel"] = sounds.narrow(mel, 0, sounds.shape[mel] - 1)
+    for (key, what), value in changes.items():
+        wrong = {**inputs, key: value}
+        for known in ({"processor": processor}, {"config": model.config}):
+            try:
+                ok = vd.check(wrong, **known).ok
+            except vd.BadInput:
+                ok = False
+            assert not ok, (key, what)
+    assert vd.check(inputs, processor=processor).ok
+
+
 @next_to_torchvision
 @pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5"])
 @pytest.mark.parametrize("types", [0, 1])

@@ -227,6 +227,42 @@ def test_labels_in_a_prompt_that_sees_all_of_itself_are_found():
     assert vd.check({**inputs, "labels": labels, "token_type_ids": types}, processor=processor).ok
 
 
+def completed(inputs, kind):
+    """Three tokens of a completion with that type behind each prompt."""
+    more = inputs["input_ids"][:, -2:-1].expand(-1, 3)
+    new = {"input_ids": more, "attention_mask": torch.ones_like(more)}
+    new["token_type_ids"] = torch.full_like(more, kind)
+    return {**inputs, **{key: torch.cat([inputs[key], new[key]], 1) for key in new}}
+
+
+def labelled(inputs):
+    """Labels as the processor makes them, of tokens of type 1."""
+    labels = inputs["input_ids"].masked_fill(inputs["token_type_ids"] == 0, -100)
+    return {**inputs, "labels": labels}
+
+
+@pytest.mark.parametrize("change", [dict, labelled], ids=["no labels", "labels of types"])
+def test_completion_typed_as_prompt_is_doubted_with_labels_too(change):
+    model, processor, _ = real("paligemma", [1, 1])
+    given = vd.tiny.batch("paligemma", [1, 1], padding_side="left")
+    inputs = {key: value for key, value in given.items() if key != "labels"}
+    right, wrong = (change(completed(inputs, kind)) for kind in (1, 0))
+    with torch.no_grad():
+        ours, theirs = (model(**one).logits for one in (right, wrong))
+
+    assert float((ours - theirs).abs().max()) > 1e-3
+    assert vd.check(right, processor=processor).ok
+    doubts = vd.check(wrong, processor=processor).ambiguities
+    assert [doubt.partition(" with token_type_ids 0")[0] for doubt in doubts] == [
+        "sample 0 has 3 tokens",
+        "sample 1 has 3 tokens",
+    ]
+    unknown = "completions in token_type_ids"
+    for batch, named in ((wrong, True), (right, False)):
+        report = vd.check(batch, config=model.config)
+        assert ((unknown, None) in {(one.what, one.against) for one in report.compared}) is named
+
+
 def test_placeholders_outside_the_prompt_are_found():
     _, processor, inputs = real("paligemma", [1, 1])
     inputs["token_type_ids"] = torch.ones_like(inputs["token_type_ids"])

@@ -126,6 +126,24 @@ def test_lists_of_numbers_are_read(built):
     assert vd.check(inputs, processor=built["qwen2_5_vl"][1]).verdict == "OK"
 
 
+@pytest.mark.parametrize(("key", "silent"), [("input_ids", False), ("attention_mask", None)])
+def test_list_next_to_tensors_is_found(built, key, silent):
+    model, processor = built["qwen2_5_vl"]
+    inputs = inputs_of()
+    mixed = {**inputs, key: inputs[key].tolist()}
+
+    with pytest.raises((TypeError, AttributeError)):
+        model(**mixed)
+    for batch in (mixed, loader_of([mixed], batch_size=None)):
+        (found,) = vd.check(batch, processor=processor).mismatches
+        assert (found.key, found.silent) == (key, silent)
+        assert found.message.startswith(
+            f"{key} is a list, where other keys of the batch are tensors."
+        )
+    mended = {**mixed, key: torch.tensor(mixed[key])}
+    assert vd.check(mended, processor=processor).ok
+
+
 @pytest.mark.parametrize("broken", [False, True], ids=["right", "wrong"])
 def test_data_set_of_processed_rows_is_checked(built, broken):
     datasets = pytest.importorskip("datasets")

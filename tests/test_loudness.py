@@ -323,3 +323,21 @@ def test_each_mistake_with_videos_is_as_loud_as_the_model_or_not_known(family, b
 
     assert not wrong
     assert said[None] <= sum(said.values()) / 3, said
+
+
+@pytest.mark.parametrize("key", ["cross_attention_mask", "aspect_ratio_mask"])
+def test_mask_of_mllama_with_two_dimensions_swapped_is_not_called_loud(built, key):
+    """Its model reshapes the mask, so that as many numbers do."""
+    model, processor = built["mllama"]
+    inputs = vd.tiny.batch("mllama", [1, 1])
+    batch = vd.read_batch(inputs, processor=processor, config=model.config)
+
+    def slicer(_, chunk_size):
+        for chunk in batch.chunks(chunk_size):
+            yield {**chunk, key: chunk[key].transpose(-1, -2)}
+
+    report = vd.check(slicer, batch, chunk_size=2)
+    with torch.no_grad():
+        assert len(model(**next(iter(slicer(None, 2)))).logits) == 2
+    assert report.verdict == "MISMATCH"
+    assert {one.silent for one in report.mismatches} == {None}

@@ -192,3 +192,61 @@ def test_made_batch_has_one_image_per_sample():
     assert find_family("blip_2") is ONE_IMAGE
     with pytest.raises(vd.BadInput, match="exactly one image per sample"):
         vd.make_batch("blip", [2, 0])
+
+
+def test_lost_images_are_doubted_where_nothing_names_their_placeholder():
+    if "pp_chart2table" not in architectures(["pp_chart2table"]):
+        return
+    model, processor = built("pp_chart2table")
+    inputs = dict(vd.tiny.batch("pp_chart2table", [1, 1]))
+    lost = {key: inputs[key] for key in ("input_ids", "attention_mask")}
+
+    (doubt,) = vd.check(lost, processor=processor).ambiguities
+    assert doubt.startswith("The batch has no images, and the processor does not say which token")
+    assert vd.check(lost, processor=processor, config=model.config).verdict == "MISMATCH"
+    (advice,) = vd.check(inputs, processor=processor).ambiguities
+    assert "Pass config= or num_tiles=[" in advice
+    assert vd.check(inputs, processor=processor, config=model.config).ok
+
+
+@pytest.mark.parametrize("family", architectures(["blip-2", "instructblip"]))
+@pytest.mark.parametrize("more", [1, 3])
+def test_surplus_rows_of_a_whole_batch_are_not_called_loud(family, more):
+    model, processor = built(family)
+    inputs = dict(vd.tiny.batch(family, [1, 1, 1]))
+    pixels = inputs["pixel_values"]
+    wrong = {**inputs, "pixel_values": torch.cat([pixels, pixels[:more]])}
+    runs = family == "blip-2"  # InstructBLIP's Q-Former pairs its text with the images
+
+    report = vd.check(wrong, processor=processor, config=model.config)
+    assert report.verdict == "MISMATCH"
+    if runs:
+        with torch.no_grad():
+            assert model(**wrong).logits.shape[0] == 3
+        assert {one.silent for one in report.mismatches} == {None}
+    else:
+        with pytest.raises((ValueError, RuntimeError)):
+            model(**wrong)
+        assert True not in {one.silent for one in report.mismatches}
+
+
+def passed(batch, **changes):
+    """The first chunk of one sample with these keys, and the report on it."""
+
+    def slicer(_, chunk_size):
+        for index, chunk in enumerate(batch.chunks(chunk_size)):
+            yield {**chunk, **changes} if index == 0 else chunk
+
+    return next(iter(slicer(None, 1))), vd.check(slicer, batch)
+
+
+@pytest.mark.parametrize("key", ["qformer_input_ids", "qformer_attention_mask", "input_ids"])
+def test_shapes_that_a_q_former_takes_are_not_called_loud(key):
+    batch, (model, _) = batch_of("instructblip"), built("instructblip")
+    value = batch.inputs[key][:1]
+    chunk, report = passed(batch, **{key: value[0] if key == "input_ids" else value[:, :-1]})
+
+    with torch.no_grad():
+        assert len(model(**chunk).logits) == 1
+    assert report.verdict == "MISMATCH"
+    assert False not in {one.silent for one in report.mismatches}

@@ -31,6 +31,7 @@ RUNS = {
         "test_packers.py::test_a_family_in_which_nothing_is_known_to_keep_samples_apart_is_never_ok",
         "test_packers.py::test_positions_keep_padding_in_front_apart_exactly_where_the_model_agrees",
     ),
+    "sizes of rows": ("test_row_sizes.py",),
     "videos in collators": ("test_collator_clips.py",),
 }
 

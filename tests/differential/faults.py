@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from differential.sound import Sound, sound
 
 Inputs = dict[str, Any]
+TEXTS = ("input_ids", "decoder_input_ids")
+"""What a batch needs to be one, and what no processor returns: trainers make it from `labels`."""
 
 
 @dataclass(frozen=True)
@@ -278,8 +280,8 @@ def media_columns_cut(source: Sound, dice: Random) -> Inputs | None:
 
 
 def dropped(source: Sound, dice: Random) -> Inputs | None:
-    """A key did not get through the collator."""
-    key = dice.choice([key for key in source.inputs if key != "input_ids"])
+    """A key of the processor did not get through the collator."""
+    key = dice.choice([key for key in source.inputs if key not in TEXTS])
     return {name: value for name, value in source.inputs.items() if name != key}
 
 
@@ -292,8 +294,7 @@ def beside_ids(
     """
 
     def changed(source: Sound, dice: Random) -> Inputs | None:
-        texts = ("input_ids", "decoder_input_ids")
-        keys = [key for key in _along_tokens(source) if key not in texts]
+        keys = [key for key in _along_tokens(source) if key not in TEXTS]
         key = dice.choice(keys)
         made = change(source.inputs[key])
         return None if torch.equal(made, source.inputs[key]) else _with(source, {key: made})

@@ -61,7 +61,7 @@ def _padding_cut(chunk: ObservedChunk, key: str, used: ObservedKey) -> PaddingCu
         key=key,
         expected=used.rows,
         actual=used.rows,
-        outcome=chunk.forecast.short_padding(),
+        outcome=chunk.forecast.short_padding(key),
         cause=Cause(Because.PADDING, plural(axis.padded)),
         axis=axis,
         given=used.inner,

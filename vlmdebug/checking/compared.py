@@ -6,7 +6,14 @@ from functools import cache
 
 from vlmdebug.checking.labels import are_comparable
 from vlmdebug.core.batch import Batch
-from vlmdebug.core.keys import KEYS, MEDIA_OF, SIDES, TRAINERS_OWN, TWO_TEXTS
+from vlmdebug.core.keys import (
+    KEYS,
+    MEDIA_OF,
+    PROMPT_TYPES,
+    SIDES,
+    TRAINERS_OWN,
+    TWO_TEXTS,
+)
 from vlmdebug.core.layout import plural
 from vlmdebug.core.modality import Modality
 from vlmdebug.core.observed import SlicerRun
@@ -46,9 +53,22 @@ def compared(batch: Batch, run: SlicerRun | None) -> tuple[Compared, ...]:
     found += [Compared(key, beyond=True) for key in own if run is None]
     if "labels" in batch.layout:
         found.append(Compared("labels", "input_ids" if are_comparable(batch) else None))
+    if _may_hide_completions(batch) and run is None:
+        found.append(Compared(f"completions in {PROMPT_TYPES}", None))
     others = [*sorted(TWO_TEXTS), PLACE]
     found += [Compared(key, None) for key in others if key in batch.layout and run is None]
     return tuple(found)
+
+
+def _may_hide_completions(batch: Batch) -> bool:
+    """Whether a sample may have a completion, but has no token with the type of one.
+
+    Only the tokenizer knows the line break that ends a prompt.
+    """
+    types = batch.inputs.get(PROMPT_TYPES)
+    if types is None or batch.rules.token_types_mark != "completion" or batch.behind_prompt:
+        return False
+    return not bool((types == 1).any(1).all())
 
 
 def _against(batch: Batch, modality: Modality) -> str | None:

@@ -123,6 +123,14 @@ def _hidden(batch: Batch, sample: int, learned: Any) -> int:
     return 0 if bool((hidden & ~learned).any()) else int(hidden.sum())
 
 
+def learns_prompt(batch: Batch, sample: int) -> bool:
+    """Whether labels of a sample are tokens of its prompt."""
+    labels = batch.inputs.get("labels")
+    if labels is None or labels.shape != batch.inputs["input_ids"].shape:
+        return False
+    return _in_prompt(batch, sample, batch.tokens("labels", sample) != IGNORED) > 0
+
+
 def _in_prompt(batch: Batch, sample: int, learned: Any) -> int:
     """Tokens that are learned in a prompt that sees all of itself.
 

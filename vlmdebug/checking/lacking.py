@@ -96,7 +96,7 @@ def _in_other_rows(batch: Batch) -> list[OtherRows]:
     key, rows = ("pixel_values", pixels) if masked else ("aspect_ratio_ids", ratios)
     if rows is None or batch.image.placeholders is None or batch.rules.checks_totals:
         return []
-    if len(rows) != len(batch):
+    if len(rows) != len(batch) or 0 in rows.shape:
         return []  # said already: rows of another batch
     then = outcome(runs_unchecked(batch), Runs.OTHER_IMAGES)
     images = (rows != 0).reshape(*rows.shape[:2], -1).any(-1)  # (sample, max_images)

@@ -36,7 +36,7 @@ from vlmdebug.checking.doubts import (
     WholePixels,
 )
 from vlmdebug.checking.findings import Difference, PositionsDiffer, made_otherwise, run_cause
-from vlmdebug.checking.labels import labels_differences, padding_learned
+from vlmdebug.checking.labels import labels_differences, learns_prompt, padding_learned
 from vlmdebug.checking.lacking import lacking, nothing_shown
 from vlmdebug.checking.marks import marked_otherwise
 from vlmdebug.checking.packed import rows_of_calls, seam_differences, seam_doubts
@@ -138,9 +138,9 @@ def doubts_alone(batch: Batch) -> list[str]:
     doubts += [MoreColumns(key, width, wide) for key, width in columns if width > wide]
     if any(batch.hidden):
         doubts += [Hidden(sample, count) for sample, count in enumerate(batch.hidden) if count]
-    if any(batch.behind_prompt) and "labels" not in batch.inputs:  # which say the same
-        typed = enumerate(batch.behind_prompt)
-        doubts += [BehindPrompt(sample, count) for sample, count in typed if count]
+    if any(batch.behind_prompt):
+        typed = [(s, n) for s, n in enumerate(batch.behind_prompt) if n]
+        doubts += [BehindPrompt(*own) for own in typed if not learns_prompt(batch, own[0])]
     if any(batch.unmasked):
         masked, shown = "attention_mask" in batch.inputs, enumerate(batch.unmasked)
         causal = batch.rules.causal

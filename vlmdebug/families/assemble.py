@@ -16,10 +16,12 @@ import numpy as np
 from vlmdebug.core.batch import Ambiguity, Batch, Contradiction, CountsByUnit, Reshaped
 from vlmdebug.core.keys import (
     ALONG_TOKENS,
+    IMAGE_KEYS,
     KEYS,
     KNOWN,
     MEDIA_KEYS,
     PACKED,
+    PIXELS,
     ROWLESS,
     TOKEN_KEYS,
     TRAINERS_OWN,
@@ -168,7 +170,8 @@ def _read(
         form, reading = _in_parts(facts, family, clips, overrides, axes, probed)
         facts.metadata.forms[mark] = form
         return form, reading
-    return form, family.read(facts) if form.shapes else _no_media(facts)
+    rules = form.layout.rules
+    return form, family.read(facts) if form.shapes else _no_media(facts, rules)
 
 
 def _in_parts(
@@ -187,12 +190,12 @@ def _in_parts(
     if family is not None:
         found = family.layout(facts.metadata)
         own = {key: family.axes[key] for key in facts.present(family.axes)}
-        reading = family.read(facts) if own else _no_media(facts)
+        reading = family.read(facts) if own else _no_media(facts, found.rules)
     elif strange := [key for key in facts.inputs if key not in axes]:
         found, reading = read_by_shape(facts, strange, overrides, axes, probed)
         own = found.axes
     else:
-        found, reading, own = Layout("text", axes, rules=USUAL), _no_media(facts), {}
+        found, reading, own = Layout("text", axes, rules=USUAL), _no_media(facts, USUAL), {}
     media = {key: needs for key, needs in found.media.items() if key in own}
     for one in clips:
         media |= one.media
@@ -240,7 +243,7 @@ def _ambiguities(
     counts: Mapping[str, Counts],
     reading: CountResult,
     clips: Sequence[ClipReading],
-    odd: Sequence[Contradiction],
+    odd: Sequence[Ambiguity],
 ) -> tuple[Ambiguity, ...]:
     """All that cannot be settled or cannot all be right; keys of `odd` can be cut all the same."""
     layout = form.layout
@@ -259,7 +262,7 @@ def _modalities(
     facts: BatchFacts,
     layout: Layout,
     reading: CountResult,
-    odd: Sequence[Contradiction],
+    odd: Sequence[Ambiguity],
     clips: Sequence[ClipReading],
 ) -> dict[str, Modality]:
     """Images, and the video and audio clips that the batch has."""
@@ -267,6 +270,8 @@ def _modalities(
     for one in clips:
         keys = [name for name in keys if name not in one.media]
     broken = odd and key in {name for one in odd for name in one.keys}
+    if any(not isinstance(one, Contradiction) for one in odd):
+        broken = True  # what a model makes of images of other sizes is open
     image = Modality(
         "image",
         tuple(keys),
@@ -364,8 +369,19 @@ def _holds_objects(value: Any) -> bool:
     return isinstance(value, np.ndarray) and value.dtype.kind == "O"
 
 
-def _no_media(facts: BatchFacts) -> CountResult:
-    """A batch without media keys: nobody owns an image, whatever the text says."""
-    why = "no media key in the batch"
-    counts = {"image": Counts([0] * facts.samples, why)}
-    return CountResult(counts)
+def _no_media(facts: BatchFacts, rules: ModelRules) -> CountResult:
+    """A batch without media keys: nobody owns an image, whatever the text says.
+
+    Whether the text does say so is not known if nothing names the placeholder token.
+    """
+    counts = {"image": Counts([0] * facts.samples, "no media key in the batch")}
+    metadata = facts.metadata
+    takes = not {*PIXELS}.intersection(IMAGE_KEYS).isdisjoint(metadata.returned_keys or ())
+    if not takes or metadata.image_token_id is not None or not rules.checks_totals:
+        return CountResult(counts)
+    said = (
+        "The batch has no images, and the processor does not say which token is their placeholder, "
+        "so it is not known whether the text has images that the batch lacks. Pass config= or "
+        "model=, too."
+    )
+    return CountResult(counts, ambiguities=(Ambiguity((), None, said),))

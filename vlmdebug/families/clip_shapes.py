@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from vlmdebug.core.batch import Ambiguity, Contradiction
 from vlmdebug.core.keys import AUDIO_KEYS
+from vlmdebug.core.tensors import to_numpy
 from vlmdebug.errors import BadInput
 from vlmdebug.families.base import dimensions
 from vlmdebug.families.facts import BatchFacts
+from vlmdebug.families.row_sizes import FIXED
 
 COUNT = {
     "video_grid_thw": "video, 3",
@@ -20,7 +23,9 @@ COUNT = {
     "video_position_ids": "frame, frame_patches, 2",
 }
 """Keys from which the rows and features of videos follow."""
-PIXELS_OF_FRAMES = "frame, frame_patches, patch_pixels"
+VIDEOS, VIDEO_PATCH_PIXELS = "pixel_values_videos", "video_patch_pixels"
+PIXELS_OF_VIDEOS = "video, video_frames, channels, video_height, video_width"
+PIXELS_OF_FRAMES = f"frame, frame_patches, {VIDEO_PATCH_PIXELS}"
 """Next to `video_position_ids` (`modeling_gemma4.get_video_features`, transformers 5.24)."""
 SOUND, MASKS = AUDIO_KEYS[0], AUDIO_KEYS[1:]
 MEL_FIRST = "feature_attention_mask"
@@ -50,11 +55,10 @@ def clip_shapes(facts: BatchFacts, *, sums: bool) -> dict[str, str]:
         sums: Whether the model may use no more of a mask of sounds than its sum, so that the
             mask may be shorter (`modeling_qwen2_audio.forward`, transformers 5.24).
     """
-    found = {}
-    if facts.has("video_position_ids") and facts.has("pixel_values_videos"):
-        found["video_position_ids"] = COUNT["video_position_ids"]
-        found["pixel_values_videos"] = PIXELS_OF_FRAMES
+    found = _of_videos(facts)
     mask = next((key for key in MASKS if facts.has(key)), None)
+    if facts.metadata.model_type == "voxtral" and facts.has(SOUND):  # which has no mask
+        return {**found, SOUND: "window, mel, frames"}
     if mask is None or not facts.has(SOUND) or facts.metadata.features_of_audio is None:
         return found
     shape, heard = facts.inputs[SOUND].shape, facts.inputs[mask].shape
@@ -66,3 +70,44 @@ def clip_shapes(facts: BatchFacts, *, sums: bool) -> dict[str, str]:
     frames = shape[-1] if mel_first else shape[1] if len(shape) > 1 else wide
     beside = {} if sums and wide < frames else {mask: "clip, frames"}
     return {**found, **beside, SOUND: named}
+
+
+def _of_videos(facts: BatchFacts) -> dict[str, str]:
+    """The dimensions of the pixels of videos, and of what belongs to each of their rows."""
+    if not facts.has(VIDEOS):
+        return {}
+    if facts.has("video_position_ids"):
+        return {
+            "video_position_ids": COUNT["video_position_ids"],
+            VIDEOS: PIXELS_OF_FRAMES,
+        }
+    dims = len(facts.inputs[VIDEOS].shape)
+    if facts.has("video_grid_thw"):
+        return {VIDEOS: f"video_patch, {VIDEO_PATCH_PIXELS}"} if dims == 2 else {}
+    fixed = facts.metadata.model_type in FIXED and dims == 5
+    return {VIDEOS: PIXELS_OF_VIDEOS} if fixed else {}
+
+
+def odd_mask(mask: Any, key: str) -> Ambiguity | None:
+    """A mask of clips with other values than 0 and 1, or with these in floating point.
+
+    Models sum such masks, or take rows by them (`modeling_qwen2_5_omni.get_audio_features`,
+    `modeling_video_llama_3.get_video_features`, transformers 5.24).
+    """
+    kind = str(getattr(mask, "dtype", ""))
+    if "bool" in kind:
+        return None
+    values = to_numpy(mask)
+    if bool(((values != 0) & (values != 1)).any()):
+        said = (
+            f"{key} holds values other than 0 and 1, but it says which rows or frames are real. "
+            "The model raises, or counts others. Pass it as the processor returned it."
+        )
+        return Contradiction((), None, said, refused=False, silent=None)
+    if "float" not in kind:
+        return None
+    said = (
+        f"{key} holds {kind}, but a mask is of truth values or whole numbers: some models raise. "
+        "Cast only pixels and sounds to another dtype."
+    )
+    return Ambiguity((), None, said)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
-from math import isqrt
+from math import isqrt, prod
 from typing import Any
 
 import numpy as np
@@ -15,15 +15,21 @@ from vlmdebug.core.keys import BOOKKEEPING
 from vlmdebug.core.layout import Axis, Layout, plural
 from vlmdebug.core.literals import literal
 from vlmdebug.core.rows import Counts
+from vlmdebug.core.tensors import to_numpy
 from vlmdebug.core.wording import number
 from vlmdebug.errors import BadInput
 from vlmdebug.families import find_family
 from vlmdebug.families.base import dimensions
-from vlmdebug.families.clip_shapes import clip_shapes
+from vlmdebug.families.clip_shapes import VIDEO_PATCH_PIXELS, clip_shapes
 from vlmdebug.families.facts import BatchFacts
 from vlmdebug.families.form import Form
 from vlmdebug.families.given_counts import how_to_count
+from vlmdebug.families.image_counts import refuses_rows
+from vlmdebug.families.row_sizes import INTERPOLATES, SIDES, Lengths, Unlike, said_of, unlike
 from vlmdebug.safe import spell_names
+
+PIXELS_OF_IMAGES, PIXELS_OF_PAGES = "pixel_values", "flattened_patches"
+PATCH_PIXELS, PLACE_AND_PIXELS = "patch_pixels", "place_and_pixels"
 
 
 def refuse_uncounted(
@@ -67,14 +73,15 @@ def other_rows(
             if axis.unit == "sample" and rows == owners and _skips_empty_rows(layout, key):
                 found.append(_without_empty_rows(key, rows))
                 continue
-            takes = key in layout.media and layout.rules.of(key).takes(rows, count.total)
             said = (
                 f"{key} has {number(rows, 'row')} on dim {axis.dim}, but layout {layout.family} "
                 f"has one row per {axis.unit} and the batch has {count.total} {plural(axis.unit)} "
                 f"({count.evidence}). The tensors belong to different batches, or one was cut. "
                 "Pass the batch as the processor returned it."
             )
-            silent = None if takes or not layout.rules.predict else False
+            media = key in layout.media
+            loud = refuses_rows(facts, layout.rules, key, count.total) if media else True
+            silent = False if loud and layout.rules.predict else None
             found.append(Contradiction((key,), None, said, silent=silent))
     return found
 
@@ -103,25 +110,28 @@ def _packed_rows(key: str, rows: int, samples: int) -> Ambiguity:
     return Ambiguity((key,), None, said)
 
 
-def odd_dimensions(facts: BatchFacts, form: Form) -> list[Contradiction]:
-    """Keys that share a dimension but not its length, or have rows that are not patches."""
-    kind = facts.metadata.model_type
+def odd_dimensions(facts: BatchFacts, form: Form) -> list[Ambiguity]:
+    """Keys that share a dimension but not its length, or have rows of another size than theirs."""
+    kind, shapes = facts.metadata.model_type, form.shapes
+    exact = _exact_lengths(facts)
     first: dict[str, tuple[str, int]] = {}
-    found = []
+    found: list[Ambiguity] = [*_lost_tiles(facts, shapes), *_lost_patches(facts, shapes)]
     clips = clip_shapes(facts, sums=form.family is None) if form.has_clips else {}
-    for key, named in [*form.shapes.items(), *clips.items()] if clips else form.shapes.items():
+    for key, named in [*shapes.items(), *clips.items()] if clips else shapes.items():
         shape = tuple(facts.inputs[key].shape)
         names = dimensions(named)
         if names[-1] != "..." and len(shape) != len(names):
             found.append(_other_dimensions(key, shape, named, kind))
             continue
-        patch = facts.metadata.patch_pixels
-        if names[0] == "patch" and len(shape) == 2 and not _is_patch(shape[1], patch):
-            due = f"a patch has {max(patch)} values" if patch else "no square patch has as many"
-            found.append(_cut_columns(key, shape[1], due))
+        found += [] if (cut := _cut_patch(key, shape, names, facts)) is None else [cut]
         if "channels" in names and shape[-1] == 3 != shape[names.index("channels")]:
             found.append(_channels_last(key, shape))
             continue
+        if others := unlike(shape, names, exact):
+            found.append(_other_lengths(key, shape, others, kind))
+            continue
+        if others := unlike(shape, names, facts.metadata.row.usual):
+            found.append(_unusual_lengths(key, shape, others, kind))
         for dim, name in _shared(named):
             if dim >= len(shape):
                 break
@@ -156,6 +166,72 @@ def unknown_tokens(facts: BatchFacts) -> list[Contradiction]:
     ]
 
 
+def _exact_lengths(facts: BatchFacts) -> Lengths:
+    """The lengths that the dimensions of a row must have; sides are free if the tower is asked."""
+    lengths = facts.metadata.row.exact
+    if facts.inputs.get(INTERPOLATES) is True:
+        return {name: own for name, own in lengths.items() if not name.endswith(SIDES)}
+    return lengths
+
+
+def _cut_patch(
+    key: str, shape: Sequence[int], names: Sequence[str], facts: BatchFacts
+) -> Contradiction | None:
+    """Flat patches with other values than a patch has, which is known or must be some square."""
+    videos = VIDEO_PATCH_PIXELS in names
+    known = facts.metadata.row.video_patch if videos else facts.metadata.patch_pixels
+    if names[0] == "patch" and len(shape) > 2:  # each patch with its own dimensions
+        if not known or names[-1] != "..." or prod(shape[1:]) in known or shape[-1] in known:
+            return None
+        values = prod(shape[1:])
+    elif names[-1] in (PATCH_PIXELS, VIDEO_PATCH_PIXELS) or (names[0] == "patch"):
+        values = shape[-1]
+    elif names[-1] == PLACE_AND_PIXELS:
+        values = shape[-1] - 2
+    else:
+        return None
+    if _is_patch(values, known):
+        return None
+    due = f"a patch has {max(known)} values" if known else "no square patch has as many"
+    return _cut_columns(key, shape[-1] if len(shape) < 4 else values, due)
+
+
+def _lost_tiles(facts: BatchFacts, shapes: Mapping[str, str]) -> list[Contradiction]:
+    """Images with more tiles, by their size, than a row of pixels has."""
+    count, key = facts.metadata.row.tiles, PIXELS_OF_IMAGES
+    if count is None or not facts.has("image_sizes") or "max_tiles" not in shapes.get(key, ""):
+        return []
+    sizes = to_numpy(facts.inputs["image_sizes"]).tolist()
+    owned = facts.inputs.get("batch_num_images")  # several of a sample are not cut into tiles
+    alone = [True] * len(sizes)
+    if owned is not None:
+        alone = [own == 1 for own in to_numpy(owned).tolist() for _ in range(own)]
+    shape = tuple(facts.inputs[key].shape)
+    if len(alone) != len(sizes) or len(shape) != 5:
+        return []  # said elsewhere
+    tiles = count([(height, width) for height, width in sizes])
+    due = max((own for own, one in zip(tiles, alone, strict=True) if one), default=0)
+    if shape[1] >= due:
+        return []
+    return [_cut_columns(key, shape[1], f"an image of image_sizes has {due} of them", "tiles")]
+
+
+def _lost_patches(facts: BatchFacts, shapes: Mapping[str, str]) -> list[Contradiction]:
+    """Pages with more patches, by their `height` and `width`, than a row of Kosmos-2.5 has."""
+    key = PIXELS_OF_PAGES
+    if key not in shapes or not facts.has("height") or not facts.has("width"):
+        return []
+    shape = tuple(facts.inputs[key].shape)
+    side = isqrt(max(shape[-1] - 2, 0) // 3)  # in pixels; two values are the place
+    if side == 0 or 3 * side**2 + 2 != shape[-1]:
+        return []  # said elsewhere
+    sides = [to_numpy(facts.inputs[name]).reshape(-1) // side for name in ("height", "width")]
+    due = max((int(a * b) for a, b in zip(*sides, strict=False)), default=0)
+    if len(shape) != 3 or shape[1] >= due:
+        return []
+    return [_cut_columns(key, shape[1], f"a page has {due} of them", "patches")]
+
+
 @cache
 def _shared(named: str) -> tuple[tuple[int, str], ...]:
     """The dimensions, other than that of the rows, which may be in several keys of a family."""
@@ -165,7 +241,7 @@ def _shared(named: str) -> tuple[tuple[int, str], ...]:
 
 def _is_patch(values: int, known: Collection[int]) -> bool:
     """Whether a flat patch can have so many values: three channels of one or two square frames."""
-    if known:
+    if known or values <= 0:
         return values in known
     return any(
         values % (3 * n) == 0 and isqrt(values // (3 * n)) ** 2 * 3 * n == values for n in (1, 2)
@@ -183,6 +259,35 @@ def _other_dimensions(
         f"{change}. The model raises. Pass {key} as the processor returned it.",
         refused=False,
         silent=False,
+    )
+
+
+def _other_lengths(
+    key: str, shape: Sequence[int], found: Sequence[Unlike], kind: str | None
+) -> Contradiction:
+    are, due = said_of(found)
+    return Contradiction(
+        (key,),
+        None,
+        f"{key} has shape {tuple(shape)}: {are}, but {kind} takes {due}. "
+        "The model raises. Trim and pad only keys along the tokens, and pass the media as the "
+        "processor returned them.",
+        refused=False,
+        silent=False,
+    )
+
+
+def _unusual_lengths(
+    key: str, shape: Sequence[int], found: Sequence[Unlike], kind: str | None
+) -> Ambiguity:
+    are, due = said_of(found)
+    return Ambiguity(
+        (key,),
+        None,
+        f"{key} has shape {tuple(shape)}: {are}, but the processor or config of {kind} says {due}. "
+        "The model runs with some other sizes, too, so it is not known whether pixels were cut "
+        "off. Pass the media as the processor returned them, or the processor that makes this "
+        "size.",
     )
 
 

@@ -16,6 +16,7 @@ from vlmdebug.core.rows import Counts, Places
 from vlmdebug.core.tensors import places_of, side_by_side, to_numpy
 from vlmdebug.families.formulas import AudioRule, PixelRule, VideoRule
 from vlmdebug.families.packing import Packing
+from vlmdebug.families.row_sizes import NOT_KNOWN, RowSizes
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class ProcessorMetadata:
     takes a list of `(height, width)` and gives placeholder tokens each. `returned_keys` are
     those that the processor says it returns, `taken_keys` those that the model's forward names. The
     `prompt_ends` are the tokens of line breaks, where each prompt ends in one. The
-    `features_of_` rules are those of `vlmdebug.families.formulas`. `other_model` is the type of a
+    `features_of_` rules are those of `vlmdebug.families.formulas`. `row` says how large one row of
+    media is. `other_model` is the type of a
     model that no family knows, if the processor's family is known; `model_type` is the processor's.
     `has_config` says that the type is the config's. `flash_attention` is None if nothing says it.
     """
@@ -49,6 +51,7 @@ class ProcessorMetadata:
     steps_per_chunk: int | None = None
     pixels_per_feature: int | None = None
     patch_pixels: frozenset[int] = frozenset()
+    row: RowSizes = NOT_KNOWN
     splits_images: bool = False
     tokens_per_image: Callable[[list[tuple[int, int]]], list[int]] | None = None
     returned_keys: frozenset[str] | None = None

@@ -11,6 +11,7 @@ from math import isqrt
 
 from vlmdebug.core.batch import Ambiguity
 from vlmdebug.core.rows import Counts
+from vlmdebug.core.rules import ModelRules
 from vlmdebug.core.wording import number
 from vlmdebug.errors import BadInput
 from vlmdebug.families.facts import BatchFacts, CountResult
@@ -163,3 +164,18 @@ def infer_merge_size(patches: int, placeholders: Sequence[int] | None) -> int | 
         return None
     side = isqrt(patches // tokens)
     return side if side**2 == patches // tokens else None
+
+
+def refuses_rows(facts: BatchFacts, rules: ModelRules, key: str, expected: int) -> bool:
+    """Whether the model is known to raise because the rows of a media key are not `expected`.
+
+    Some models broadcast a single row, drop surplus features, or flatten a dimension that was
+    added; without its name, it may be any of the layout.
+    """
+    shape = tuple(getattr(facts.inputs[key], "shape", ()))
+    rows = shape[0] if shape else len(facts.inputs[key])
+    if not rules.predict or rules.of(key).takes(rows, expected):
+        return False
+    if rows == 1 and (facts.metadata.model_type is None or expected in shape[1:2]):
+        return False
+    return not (rules.ignores_surplus_features and rows > expected)

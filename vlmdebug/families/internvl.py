@@ -130,7 +130,7 @@ class Patches(InternVL):
     processors = ("inkling",)
     axes = {"pixel_values": Axis("tile")}
     media = {"pixel_values": "tile"}
-    shapes = {"pixel_values": "tile, frames, height, width, channels"}
+    shapes = {"pixel_values": "tile, frames_of_patch, patch_side, patch_side, channels"}
     also_takes = ()
     rules = with_mask(USUAL, UNEQUAL)
     variants = {}
@@ -220,7 +220,14 @@ def ambiguous_tiles(facts: BatchFacts, tiles: int, features: tuple[int, ...] | N
         message=(
             f"pixel_values has {number(tiles, 'tile')} for {number(facts.samples, 'sample')}, and "
             f"{why}. Tiles per sample cannot be known, so no chunk was cut. "
-            f"Pass {'' if features else 'processor= or '}num_tiles=[…], "
+            f"Pass {_other_source(facts, features)}num_tiles=[…], "
             "how many tiles of each sample are in the batch."
         ),
     )
+
+
+def _other_source(facts: BatchFacts, features: tuple[int, ...] | None) -> str:
+    """What to pass to learn the tokens of a tile, where it was not passed."""
+    if features:
+        return ""
+    return "config= or " if facts.metadata.processor_type is not None else "processor= or "

@@ -29,6 +29,7 @@ from vlmdebug.families.formulas import (
     tower_side,
 )
 from vlmdebug.families.mistral3 import PIXTRAL_12B
+from vlmdebug.families.row_sizes import best_canvas, patch_values, row_sizes
 
 PLACEHOLDERS = {"ovis2": "<IMG_ATOM>", "llama4": "<|patch|>", "instructblipvideo": "<video>"}
 """Placeholder tokens that no attribute of the processor names, by model type."""
@@ -97,8 +98,8 @@ def read_metadata(
         or _first(config, "downsample_factor"),
         **_steps(config, vision),
         pixels_per_feature=_pixels_per_feature(processor, config, vision),
-        patch_pixels=_patch_pixels(images)
-        or _patch_pixels(config if kind == "fuyu" else vision),  # Fuyu has no vision tower
+        patch_pixels=patch_values(kind, images, config),
+        row=row_sizes(kind, processor, config),
         splits_images=any(
             getattr(images, name, False)
             for name in ("do_image_splitting", "do_pan_and_scan", "split_image")
@@ -367,17 +368,6 @@ def _pixels_per_feature(processor: Any, config: Any, vision: Any) -> int | None:
     return side * merge if isinstance(side, int) and isinstance(merge, int) else None
 
 
-def _patch_pixels(holder: Any) -> frozenset[int]:
-    """Values of one flat patch, of one frame or of a few; empty if they are not known."""
-    side = _first(holder, "patch_size")
-    side = getattr(side, "height", side)  # a size of both sides
-    frames = _first(holder, "temporal_patch_size") or 1
-    channels = _first(holder, "in_channels", "in_chans", "num_channels") or 3
-    if not all(isinstance(one, int) for one in (side, frames, channels)):
-        return frozenset()
-    return frozenset(channels * count * side**2 for count in (1, 2, frames))
-
-
 def _tokens_per_image(processor: Any, config: Any) -> Callable[[Sizes], list[int]] | None:
     """The processor's own count of placeholder tokens from image sizes, `(height, width)`.
 
@@ -416,7 +406,9 @@ def anyres_tokens(config: Any) -> Callable[[Sizes], list[int]] | None:
         base, most = side**2, int(ratio[11:]) * side**2  # its vision tower has no class token
 
     def count(sizes: Sizes) -> list[int]:
-        return [base + _packed(size, _canvas(size, config.image_grid_pinpoints)) for size in sizes]
+        return [
+            base + _packed(size, best_canvas(size, config.image_grid_pinpoints)) for size in sizes
+        ]
 
     def _packed(size: tuple[int, int], canvas: tuple[int, int]) -> int:
         height, width = size
@@ -433,16 +425,3 @@ def anyres_tokens(config: Any) -> Callable[[Sizes], list[int]] | None:
         return rows * columns + rows
 
     return count
-
-
-def _canvas(size: tuple[int, int], canvases: list[list[int]]) -> tuple[int, int]:
-    """The canvas that keeps most of the image's pixels, then wastes least."""
-    height, width = size
-
-    def fit(canvas: list[int]) -> tuple[int, int]:
-        scale = min(canvas[1] / width, canvas[0] / height)
-        kept = min(int(width * scale) * int(height * scale), width * height)
-        return kept, kept - canvas[0] * canvas[1]
-
-    best = max(canvases, key=fit)
-    return best[0], best[1]

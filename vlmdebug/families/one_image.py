@@ -44,7 +44,11 @@ _ATTENDS = replace(_USUAL, checks_totals=False, no_placeholders=True)
 """The model attends to the images of a call, or puts them at a place of its own."""
 _REPEATED = KeyRules(runs_with=frozenset({"one", "repeated"}))
 """GIT repeats its images until each row of the text has one (`modeling_git.GitModel`, 5.24)."""
-_BLIP2 = replace(with_mask(_USUAL, MULTIPLIED), ignores_surplus_features=True)
+_BLIP2 = replace(
+    with_mask(_USUAL, MULTIPLIED),
+    ignores_surplus_features=True,
+    keys={"input_ids": KeyRules(runs_with=frozenset({"unbatched"}))},  # of a single sample
+)
 _INSTRUCTED = replace(
     _BLIP2,
     raises_without=_PIXELS | {"qformer_input_ids"},
@@ -150,7 +154,7 @@ class OnePage(OneImage):
     }
     media = dict.fromkeys(axes, "image")
     shapes = {
-        "flattened_patches": "sample, patches, values",
+        "flattened_patches": "sample, patches, place_and_pixels",
         "width": "sample",
         "height": "sample",
         "image_embeds_position_mask": "sample, seq",

@@ -32,7 +32,7 @@ from vlmdebug.families import rules as known
 from vlmdebug.families.base import Family
 from vlmdebug.families.facts import BatchFacts, CountResult, ProcessorMetadata
 from vlmdebug.families.formulas import UNMERGED, with_newlines
-from vlmdebug.families.image_counts import count_images, infer_merge_size
+from vlmdebug.families.image_counts import count_images, infer_merge_size, refuses_rows
 from vlmdebug.families.synthesize import BatchSpec, numbered, text, with_text
 
 # Features of one image of grid (t, h, w), if they are not t * h * w / merge ** 2.
@@ -45,7 +45,7 @@ _FEATURES: dict[str, Callable[[list[int], int], int]] = {
 # Shapes of patches of models that raise for any other number of dimensions; the others reshape them
 # (`forward` of the vision embeddings of each, transformers 5.23).
 _PATCHES: dict[str, str] = {
-    **dict.fromkeys(["paddleocr_vl", "kimi_k25"], "patch, channels, height, width"),
+    **dict.fromkeys(["paddleocr_vl", "kimi_k25"], "patch, channels, patch_side, patch_side"),
     **dict.fromkeys(
         ["cosmos3_edge", "lfm3_vl", "ernie4_5_vl_moe", "muse_glimmer", "muse_spark", "hy_v4_vl"],
         "patch, patch_pixels",
@@ -190,8 +190,8 @@ class Qwen2_5VL(Family):
             "Pass both as the processor returned them."
         )
         own = self.layout(facts.metadata).rules
-        unsure = not own.predict or own.of("pixel_values").takes(rows, sum(patches))
-        return [Contradiction(("pixel_values",), "patch", said, silent=None if unsure else False)]
+        loud = refuses_rows(facts, own, "pixel_values", sum(patches))
+        return [Contradiction(("pixel_values",), "patch", said, silent=False if loud else None)]
 
     def _odd_grids(
         self, facts: BatchFacts, grids: Sequence[Sequence[int]], merges: Sequence[int]

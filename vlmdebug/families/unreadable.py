@@ -36,6 +36,7 @@ STORED_OTHERWISE = {
 MEASURES: dict[str, int | None] = {
     "image_grid_thw": 3,
     "video_grid_thw": 3,
+    "image_grid_hw": 2,
     "image_sizes": 2,
     "spatial_shapes": 2,
     "image_merge_sizes": None,

@@ -30,7 +30,7 @@ from vlmdebug.core.modality import Modality
 from vlmdebug.core.rows import Counts
 from vlmdebug.core.tensors import places_of, to_numpy
 from vlmdebug.families.base import Family
-from vlmdebug.families.clip_shapes import refuse_other_dimensions
+from vlmdebug.families.clip_shapes import odd_mask, refuse_other_dimensions
 from vlmdebug.families.facts import BatchFacts
 from vlmdebug.families.formulas import NEWLINES, with_newlines
 from vlmdebug.families.given_counts import how_to_count
@@ -209,7 +209,15 @@ def _audio_clips(facts: BatchFacts, overrides: Mapping[str, Axis]) -> ClipReadin
     """Clips, or windows of clips, with the features of each row."""
     row = overrides[AUDIO].unit if AUDIO in overrides else _audio_row(facts)
     units = dict.fromkeys((key for key in AUDIO_KEYS if facts.has(key)), row)  # masks go with it
-    return _read(facts, "audio", units, facts.clips.get("audio"), _heard(facts), None)
+    found = _read(facts, "audio", units, facts.clips.get("audio"), _heard(facts), None)
+    return _with_masks(facts, found, AUDIO_KEYS[1:])
+
+
+def _with_masks(facts: BatchFacts, found: ClipReading, masks: Sequence[str]) -> ClipReading:
+    """The reading, with what is wrong with the values of its masks."""
+    odd = [odd_mask(facts.inputs[key], key) for key in masks if facts.has(key)]
+    more = [one for one in odd if one is not None]
+    return replace(found, ambiguities=(*found.ambiguities, *more)) if more else found
 
 
 def _audio_row(facts: BatchFacts) -> str:
@@ -243,6 +251,7 @@ def _video(facts: BatchFacts, overrides: Mapping[str, Axis]) -> ClipReading:
     kept = _kept(facts, features)
     pieces = pieces if kept is features else None
     found = _read(facts, "video", units, facts.clips.get("video"), kept, rows, pieces)
+    found = _with_masks(facts, found, [COMPRESSION])
     counts = found.counts.get("video")
     if COMPRESSION not in units or features is None or counts is None:
         return found

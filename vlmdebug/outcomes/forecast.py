@@ -8,9 +8,11 @@ with the corrected call.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from math import prod
 
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.change import Change
+from vlmdebug.core.keys import KEYS
 from vlmdebug.core.layout import SAMPLE_WITH_IMAGES
 from vlmdebug.core.lazy import lazy
 from vlmdebug.core.modality import Modality
@@ -123,11 +125,11 @@ class Forecast:
         """Whether rows of patches were cut, and no other media key of the chunk was.
 
         What towers make of smaller images differs: Mistral 3 and Gemma 3n take them. Gemma 4
-        Unified takes positions of patches that have one coordinate.
+        Unified takes positions of patches that have one coordinate. A Q-Former broadcasts a text.
         """
         media, shape = self.batch.layout.media, change.expected
-        if key not in media or len(shape) > PATCHES:
-            return False
+        if key not in media or len(shape) > PATCHES or "input_ids" in KEYS[key].of:
+            return False  # the text of a Q-Former is media by its images alone
         if key != "pixel_values" and change.given[:-1] == shape[:-1] and len(shape) == PATCHES:
             return False
         beside = (
@@ -157,10 +159,16 @@ class Forecast:
         placed = rules.checks_each_sample == "always" and "pixel_values" in keys
         return LOUD if placed else DEPENDS  # it is read token by token
 
-    def short_padding(self) -> Outcome:
-        """What follows from a padded dimension that lacks media of the chunk."""
+    def short_padding(self, key: str) -> Outcome:
+        """What follows from a padded dimension of `key` that lacks media of the chunk.
+
+        With two dimensions swapped it has as many numbers, and Mllama reshapes its masks
+        (`modeling_mllama._prepare_cross_attention_mask`, transformers 5.24).
+        """
         rules, agree = self.batch.rules, self.call.lengths_agree
-        if not rules.predict or (agree and not rules.checks_totals):
+        change = self.chunk.keys[key].change
+        swapped = change is not None and prod(change.given) == prod(change.expected)
+        if not rules.predict or swapped or (agree and not rules.checks_totals):
             return DEPENDS
         return Outcome(Raises.FEWER_FEATURES if agree else Raises.PADDING_DIFFERS)
 

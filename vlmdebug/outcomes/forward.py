@@ -209,7 +209,8 @@ class Forward(Call):
 
     def tolerated(self, key: str) -> frozenset[Tolerated]:
         """Wrong lengths and shapes of `key` that the model accepts without an error."""
-        return self.rules.of(key).runs_with if key in self.layout.media else frozenset()
+        known = key in self.layout.media or key == "input_ids"
+        return self.rules.of(key).runs_with if known else frozenset()
 
     @property
     def _laid_out(self) -> bool:

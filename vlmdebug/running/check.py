@@ -24,6 +24,7 @@ from vlmdebug.running.batch_report import batch_report, with_own_values
 from vlmdebug.running.check_rows import as_collator, collated, report_on
 from vlmdebug.running.collator import Collator
 from vlmdebug.running.handed import handed, one_report
+from vlmdebug.running.lists import with_lists
 from vlmdebug.running.raised import place_of
 from vlmdebug.running.record import bound
 from vlmdebug.running.split import Call, split_of
@@ -106,18 +107,19 @@ def check(
     args, reading = as_collator(args, reading)
     if args and isinstance(args[0], Collator):
         return collated(args, pictures, reading)
+    listed: tuple[str, ...] = ()
     if len(args) == 1 and not isinstance(args[0], Batch):
         found = handed(args[0], reading)
         if len(found) > 1 or found[0].trial is not None:
             return one_report([(one, report_on(one, reading)) for one in found])
-        args = (found[0].batch,)
+        listed, args = found[0].listed, (found[0].batch,)
     slicer, batch = _arguments(args, reading)
     chunk_bounds(len(batch), chunk_size)
     originals = None
     if pictures is not None and not isinstance(pictures, bool):
         originals = in_order(pictures, batch)
     report = (
-        batch_report(batch)
+        with_lists(batch_report(batch), listed, batch)
         if slicer is None
         else with_own_values(compare(batch, run(slicer, batch, chunk_size)), batch)
     )

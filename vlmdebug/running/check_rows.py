@@ -12,6 +12,7 @@ from vlmdebug.running.batch_report import batch_report
 from vlmdebug.running.collated import refuse_no_rows
 from vlmdebug.running.collator import Collator, collator
 from vlmdebug.running.handed import MOST_ROWS, Handed, is_rows
+from vlmdebug.running.lists import with_lists
 from vlmdebug.running.together import alone, collate_report
 
 
@@ -38,7 +39,8 @@ def report_on(one: Handed, reading: dict[str, Any]) -> Report:
     """The report on one of several things."""
     if one.trial is not None:
         return collate_report(one.trial, one.rows, [alone(one.trial, row) for row in one.rows])
-    return batch_report(read_as_it_is(one.batch, **reading))
+    batch = read_as_it_is(one.batch, **reading)
+    return with_lists(batch_report(batch), one.listed, batch)
 
 
 def collated(args: tuple[Any, ...], pictures: Any, reading: dict[str, Any]) -> Report:

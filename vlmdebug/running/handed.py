@@ -27,6 +27,7 @@ from vlmdebug.running.collated import dims_of
 from vlmdebug.running.collator import Collator
 from vlmdebug.running.files import load_batch
 from vlmdebug.running.joined import samples_joined, tensor_of
+from vlmdebug.running.lists import lists_next_to_tensors
 from vlmdebug.safe import one_line
 
 MOST_BATCHES = 2
@@ -45,12 +46,14 @@ class Handed:
         batch: The batch.
         trial: The collator, where there are rows.
         rows: The rows.
+        listed: Keys of the batch that held lists next to tensors.
     """
 
     what: str
     batch: Any = None
     trial: Collator | None = None
     rows: Sequence[Any] = ()
+    listed: tuple[str, ...] = ()
 
 
 def handed(thing: Any, reading: Mapping[str, Any]) -> list[Handed]:
@@ -79,7 +82,8 @@ def handed(thing: Any, reading: Mapping[str, Any]) -> list[Handed]:
         if rows:
             raise BadInput(_raw(thing, "row"))
     if hasattr(thing, "keys"):
-        return [Handed("batch", as_tensors(thing, processor, reading))]
+        batch = as_tensors(thing, processor, reading)
+        return [Handed("batch", batch, listed=lists_next_to_tensors(thing))]
     raise BadInput(
         f"check was given {described(thing)}, but it takes a batch: what a processor or collator "
         "returned. Nothing was checked. A DataLoader, a trainer, a list of samples, a saved batch "
@@ -115,7 +119,8 @@ def _of_loader(loader: Any, reading: Mapping[str, Any], name: str = "loader") ->
             f"The {name} gives no batch. Nothing was checked. Pass one with at least one row."
         )
     for place, one in enumerate(batches):
-        yield Handed(f"batch {place} of the {name}", as_tensors(one, known, reading))
+        batch = as_tensors(one, known, reading)
+        yield Handed(f"batch {place} of the {name}", batch, listed=lists_next_to_tensors(one))
     processor = getattr(collate, "processor", None) if known is None else known
     others = {key: reading[key] for key in ("config", "model") if reading.get(key) is not None}
     for place, rows in enumerate(sets):
