@@ -58,7 +58,7 @@ def made_keys(
         return {}
     call = _Call(batch, given, samples)
     made = {key: call.judged(key, value) for key, value in found.items()}
-    if appended and not call.completion_is_typed:
+    if appended and not _completion_is_typed(call):
         made[PROMPT_TYPES] = Made.wrong(MadeBy.COMPLETION)
     return made
 
@@ -237,33 +237,6 @@ class _Call:
             return Made(True)  # the types of Gemma 3, for a model without such an argument
         return Made.unchecked(MadeBy.MEANING)
 
-    @property
-    def completion_is_typed(self) -> bool:
-        """Whether tokens appended to the batch's own have type 1, as PaliGemma's `generate` does.
-
-        False only where the batch's own tokens come first (transformers 5.23,
-        `modeling_paligemma._update_model_kwargs_for_generation`).
-        """
-        ours, mask = (
-            numbers_of(self.batch.inputs.get(key)) for key in ("input_ids", "attention_mask")
-        )
-        types, ids = numbers_of(self.given[PROMPT_TYPES]), self.ids
-        masked = numbers_of(self.given.get("attention_mask"))
-        if ids is None or types is None or ours is None or self.samples is None:
-            return True
-        if masked is not None and masked.shape != ids.shape:
-            return True  # what is padding is not known
-        if types.shape != ids.shape or len(self.samples) != len(ids):
-            return True
-        for row, sample in enumerate(self.samples):
-            own = ours[sample] if mask is None else ours[sample][mask[sample] != 0]
-            shown = self.shown[row]
-            real, marks = ids[row][shown], types[row][shown]
-            begins = len(real) > len(own) and np.array_equal(real[: len(own)], own)
-            if begins and not marks[len(own) :].all():
-                return False
-        return True
-
     def cache_position(self, values: np.ndarray) -> Made:
         assert self.ids is not None
         right = np.array_equal(values, np.arange(self.ids.shape[1]))
@@ -378,6 +351,31 @@ class _Call:
         if values is not None and (values == 1).all():
             return Made(True)  # as the model assumes without it
         return Made.unchecked(MadeBy.NO_MEDIA_TO_COMPARE)
+
+
+def _completion_is_typed(call: _Call) -> bool:
+    """Whether tokens appended to the batch's own have type 1, as PaliGemma's `generate` does.
+
+    False only where the batch's own tokens come first (transformers 5.23,
+    `modeling_paligemma._update_model_kwargs_for_generation`).
+    """
+    ours, mask = (numbers_of(call.batch.inputs.get(key)) for key in ("input_ids", "attention_mask"))
+    types, ids = numbers_of(call.given[PROMPT_TYPES]), call.ids
+    masked = numbers_of(call.given.get("attention_mask"))
+    if ids is None or types is None or ours is None or call.samples is None:
+        return True
+    if masked is not None and masked.shape != ids.shape:
+        return True  # what is padding is not known
+    if types.shape != ids.shape or len(call.samples) != len(ids):
+        return True
+    for row, sample in enumerate(call.samples):
+        own = ours[sample] if mask is None else ours[sample][mask[sample] != 0]
+        shown = call.shown[row]
+        real, marks = ids[row][shown], types[row][shown]
+        begins = len(real) > len(own) and np.array_equal(real[: len(own)], own)
+        if begins and not marks[len(own) :].all():
+            return False
+    return True
 
 
 def unlike(
