@@ -149,3 +149,16 @@ def test_tower_that_is_asked_to_interpolate_takes_other_sizes():
     assert run(model, asked) is not None
     assert vd.check(larger, processor=processor, config=model.config).verdict == "MISMATCH"
     assert vd.check(asked, processor=processor, config=model.config).ok
+
+
+def test_sizes_that_were_right_once_are_not_right_for_another_call():
+    """`watch` remembers the sizes of rows that were right, not of those that were asked for."""
+    model, processor = built("kosmos-2")
+    inputs = inputs_of("kosmos-2")
+    larger = {**inputs, "pixel_values": torch.randn(3, 3, 84, 84)}
+    asked = {**larger, "interpolate_pos_encoding": True}
+    with vd.watch(model, processor=processor, on_mismatch="record") as trace:
+        for call in (inputs, asked, larger, inputs):
+            run(model, call)
+
+    assert [call.report.verdict for call in trace.calls] == ["OK", "OK", "MISMATCH", "OK"]

@@ -106,6 +106,6 @@ def is_padded_to_sizes(batch: Batch) -> bool:
 
 def counts_unknown(batch: Batch, modality: Modality) -> bool:
     """Whether placeholder tokens and features of media in the batch cannot be compared."""
-    known = modality.features is not None and modality.placeholders is not None
-    compares = bool(modality.keys) and batch.rules.checks_totals
-    return compares and (not known or modality.inferred)
+    if not modality.keys or not batch.rules.checks_totals:
+        return False
+    return modality.inferred or modality.features is None or modality.placeholders is None

@@ -39,7 +39,7 @@ def labels_differences(
 ) -> list[Difference]:
     """What is wrong with the labels of a whole batch."""
     labels = batch.inputs.get("labels")
-    if not are_comparable(batch):
+    if (labels is None and SHIFTED not in batch.inputs) or not are_comparable(batch):
         return []
     if labels is None:
         return [*_shifted_differences(batch)]

@@ -21,7 +21,10 @@ def marked_otherwise(batch: Batch, seen: Collection[int]) -> list[MarkedOtherwis
     `seen`: samples that are known to be wrong.
     """
     sources = [("image", key, marks) for key, marks in batch.marked.items()]
-    sources += [(noun, MARKS_CLIPS, marks) for noun, marks in _clips(batch)]
+    if MARKS_CLIPS in batch.inputs:
+        sources += [(noun, MARKS_CLIPS, marks) for noun, marks in _clips(batch)]
+    if not sources:
+        return []
     return [
         MarkedOtherwise(key=key, samples=(s,), placeholders=counted, marked=marked, noun=noun)
         for noun, key, marks in sources
@@ -37,6 +40,8 @@ def _clips(batch: Batch) -> Iterator[tuple[str, tuple[int, ...]]]:
     Only of modalities with a token of their own. Without M-RoPE, models look only at whether a
     token is of any media.
     """
+    if len(batch.modalities) == 1:
+        return  # images alone
     types, ids = batch.inputs.get(MARKS_CLIPS), batch.inputs["input_ids"]
     if types is None or batch.packed is not None or tuple(types.shape) != tuple(ids.shape):
         return

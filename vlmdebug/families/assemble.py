@@ -16,6 +16,7 @@ import numpy as np
 from vlmdebug.core.batch import Ambiguity, Batch, Contradiction, CountsByUnit, Reshaped
 from vlmdebug.core.keys import (
     ALONG_TOKENS,
+    CLIP_KEYS,
     IMAGE_KEYS,
     KEYS,
     KNOWN,
@@ -81,7 +82,9 @@ def assemble(
     """The `Batch` of these facts; `read_batch` after the arguments are checked."""
     overrides = axes_given(layout, facts.others)
     family = _family(facts, layout, probed)
-    clips = read_clips(facts, overrides, probed if family is None else None)
+    clips: Sequence[ClipReading] = ()
+    if not CLIP_KEYS.isdisjoint(facts.inputs):
+        clips = read_clips(facts, overrides, probed if family is None else None)
     form, reading = _read(facts, family, clips, overrides, probed)
     found = form.layout
     counts = {"sample": Counts([1] * facts.samples, facts.packing.source), **reading.counts}

@@ -25,11 +25,15 @@ from vlmdebug.families.facts import BatchFacts
 from vlmdebug.families.form import Form
 from vlmdebug.families.given_counts import how_to_count
 from vlmdebug.families.image_counts import refuses_rows
-from vlmdebug.families.row_sizes import INTERPOLATES, SIDES, Lengths, Unlike, said_of, unlike
+from vlmdebug.families.row_sizes import INTERPOLATES, Unlike, said_of, unlike
 from vlmdebug.safe import spell_names
 
 PIXELS_OF_IMAGES, PIXELS_OF_PAGES = "pixel_values", "flattened_patches"
 PATCH_PIXELS, PLACE_AND_PIXELS = "patch_pixels", "place_and_pixels"
+
+
+MOST_ROWS = 256
+"""Sizes of rows that are remembered as right; media are padded to many sizes in some families."""
 
 
 def refuse_uncounted(
@@ -112,10 +116,25 @@ def _packed_rows(key: str, rows: int, samples: int) -> Ambiguity:
 
 def odd_dimensions(facts: BatchFacts, form: Form) -> list[Ambiguity]:
     """Keys that share a dimension but not its length, or have rows of another size than theirs."""
-    kind, shapes = facts.metadata.model_type, form.shapes
-    exact = _exact_lengths(facts)
-    first: dict[str, tuple[str, int]] = {}
+    shapes = form.shapes
     found: list[Ambiguity] = [*_lost_tiles(facts, shapes), *_lost_patches(facts, shapes)]
+    if form.has_clips or INTERPOLATES in facts.inputs:
+        return [*found, *_odd_rows(facts, form)]
+    row = tuple([facts.inputs[key].shape[1:] for key in shapes])  # of each key
+    if row not in form.right_rows:
+        odd = _odd_rows(facts, form)
+        found += odd
+        if not odd and len(form.right_rows) < MOST_ROWS:
+            form.right_rows.add(row)
+    return found
+
+
+def _odd_rows(facts: BatchFacts, form: Form) -> list[Ambiguity]:
+    """The same for what each row of a key measures, whatever the other dimensions are."""
+    kind, shapes, found = facts.metadata.model_type, form.shapes, list[Ambiguity]()
+    asked = facts.inputs.get(INTERPOLATES) is True
+    sizes = facts.metadata.row.of_any_side if asked else facts.metadata.row
+    first: dict[str, tuple[str, int]] = {}
     clips = clip_shapes(facts, sums=form.family is None) if form.has_clips else {}
     for key, named in [*shapes.items(), *clips.items()] if clips else shapes.items():
         shape = tuple(facts.inputs[key].shape)
@@ -127,10 +146,10 @@ def odd_dimensions(facts: BatchFacts, form: Form) -> list[Ambiguity]:
         if "channels" in names and shape[-1] == 3 != shape[names.index("channels")]:
             found.append(_channels_last(key, shape))
             continue
-        if others := unlike(shape, names, exact):
+        if others := unlike(shape, names, sizes.exact):
             found.append(_other_lengths(key, shape, others, kind))
             continue
-        if others := unlike(shape, names, facts.metadata.row.usual):
+        if others := unlike(shape, names, sizes.usual):
             found.append(_unusual_lengths(key, shape, others, kind))
         for dim, name in _shared(named):
             if dim >= len(shape):
@@ -164,14 +183,6 @@ def unknown_tokens(facts: BatchFacts) -> list[Contradiction]:
         )
         for sample, column in np.argwhere((ids >= size) & ~known)[:1].tolist()
     ]
-
-
-def _exact_lengths(facts: BatchFacts) -> Lengths:
-    """The lengths that the dimensions of a row must have; sides are free if the tower is asked."""
-    lengths = facts.metadata.row.exact
-    if facts.inputs.get(INTERPOLATES) is True:
-        return {name: own for name, own in lengths.items() if not name.endswith(SIDES)}
-    return lengths
 
 
 def _cut_patch(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,11 @@ class ProcessorMetadata:
     other_model: str | None = None
     has_config: bool = False
     flash_attention: bool | None = None
+
+    @lazy
+    def interpolated(self) -> ProcessorMetadata:
+        """The same for a call in which the model is asked to take images of any size."""
+        return replace(self, row=self.row.of_any_side)
 
     @lazy
     def layouts(self) -> dict[Any, Layout]:

@@ -7,6 +7,7 @@ once and kept with the metadata.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from vlmdebug.core.keys import ALONG_TOKENS, CLIP_KEYS, IMAGE_KEYS, PIXELS, TYPE_IDS
 from vlmdebug.core.layout import Layout
@@ -121,6 +122,11 @@ class Form:
             if axis.columns:
                 dims[key] = axis.dim + 1, None
         return tuple((key, *dim) for key, dim in dims.items() if uses(key))
+
+    @lazy
+    def right_rows(self) -> set[tuple[Any, ...]]:
+        """What a row of each of `shapes` measures, in batches in which nothing was odd."""
+        return set()
 
     @lazy
     def shapes(self) -> dict[str, str]:

@@ -8,8 +8,10 @@ of the model that takes it; either is right. Without both, nothing is known, and
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
+
+from vlmdebug.core.lazy import lazy
 
 Lengths = Mapping[str, frozenset[int]]
 """By the name of a dimension, the lengths that it may have."""
@@ -58,6 +60,12 @@ class RowSizes:
     usual: Lengths = field(default_factory=dict)
     tiles: Callable[[Sizes], list[int]] | None = None
     video_patch: frozenset[int] = frozenset()
+
+    @lazy
+    def of_any_side(self) -> RowSizes:
+        """The same in a call with `INTERPOLATES`: sides are free."""
+        exact = {name: own for name, own in self.exact.items() if not name.endswith(SIDES)}
+        return replace(self, exact=exact)
 
 
 NOT_KNOWN = RowSizes()

@@ -68,6 +68,7 @@ class CallChecker:
         split: SplitCalls = NOT_SPLIT,
     ) -> None:
         self._metadata, self._by_sample = metadata, by_sample
+        self._given = metadata
         self.parts: PartChecker = PartChecker(metadata, Windows(split), self._whole)
         self._cuts: list[_KnownBatch] = []  # the latest first
         self._last: tuple[Batch, range | None] | None = None  # what the last call was judged by
@@ -79,13 +80,16 @@ class CallChecker:
         alone: bool = False,
         where: Where | None = None,
         site: str = "",
+        interpolated: bool = False,
     ) -> Verdict:
         """What is found in one call, or why it is unread.
 
         `alone`: only by its own tensors, whatever they were cut from. `where`: the columns of a
         batch that it has, if that is not all of them; `site`: the line that made it.
+        `interpolated`: the model is asked to take images of any size.
         """
         self._last = None
+        self._metadata = self._given.interpolated if interpolated else self._given
         self.parts.forget()
         try:
             given = tensors()

@@ -31,6 +31,7 @@ from vlmdebug.core.wording import short_name
 from vlmdebug.errors import BadInput, MismatchError
 from vlmdebug.families.facts import ProcessorMetadata
 from vlmdebug.families.metadata import read_metadata
+from vlmdebug.families.row_sizes import INTERPOLATES
 from vlmdebug.watching.arguments import Arguments, is_dense, refuse_unreadable
 from vlmdebug.watching.fast_path import Tensors
 from vlmdebug.watching.identity import Sampled, sampled_media
@@ -239,7 +240,14 @@ class Watcher:
             tensors = {key: tensor for key, tensor in tensors.items() if key not in own}
         where = self._where(tensors, inputs, cached=cached)
         media = {} if self._origin is None or cached else _sampled(tensors)
-        given = partial(self._with_samples, origin, cached, where, site, self._stale(inputs))
+        judge = partial(
+            self._judge,
+            alone=cached,
+            where=where,
+            site=site,
+            interpolated=inputs.get(INTERPOLATES) is True,
+        )
+        given = partial(self._with_samples, origin, cached, judge, self._stale(inputs))
         if here or all_on_cpu(tensors):
             return [call(**given(lambda: tensors, media))]
         away = PendingTransfer(tensors, media, columns=where is not None)
@@ -263,14 +271,13 @@ class Watcher:
         self,
         origin: dict[str, Any],
         cached: bool,
-        where: Where | None,
-        site: str,
+        judge: Callable[..., JudgedCall],
         stale: StaleDeltas | None,
         tensors: Callable[[], Tensors],
         media: Mapping[str, Sampled] | None,
     ) -> JudgedCall:
         """Judge a call, and add the samples of a call without a cache to its origin."""
-        found = self._judge(tensors, alone=cached, where=where, site=site)
+        found = judge(tensors)
         if stale is not None and "judged" in found:
             found["judged"] = with_stale(found["judged"], stale)
         if self._origin is not None and not cached:
