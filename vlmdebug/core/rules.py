@@ -221,7 +221,8 @@ class ModelRules:
 
     def uses(self, key: str, *, positions: bool = False) -> bool:
         """Whether the model uses a key; `positions`: `position_ids` are passed."""
-        only_places = positions and key in self.only_used_for_position_ids
+        times = self.mrope is not None and key == self.mrope.timed_by
+        only_places = positions and (times or key in self.only_used_for_position_ids)
         return key not in self.ignored and not only_places
 
     def shows_padding(self, inputs: Mapping[str, Any]) -> bool:
