@@ -33,8 +33,9 @@ def counted(frames: Sequence[Frame], *, shapes: bool, in_texts: bool = False) ->
     """
     for place, frame in enumerate(frames):
         if prepares(frame):
-            found = _nothing(frame) or _truncated(frames[place:])
+            found = _truncated(frames[place:])
             found = found or _in_texts(frame, frames[:place], nested=in_texts)
+            found = [*_nothing(frame), *found]
             if found or (shapes and (found := _unpadded(frame))):
                 return found
     return _unlike(frames) if shapes else []
