@@ -120,6 +120,29 @@ def test_slicer_that_leaves_a_mask_longer_than_its_tokens_is_found(family):
         run(source.model, next(wrong(source.inputs, 1)))
 
 
+@pytest.mark.parametrize("by", [0, 3])
+def test_mask_of_images_that_is_longer_than_its_tokens_is_not_said_to_be_compared(by):
+    source = batch("mllama")
+    mask = source.inputs["cross_attention_mask"]
+    longer = torch.nn.functional.pad(mask, (0, 0, 0, 0, by, 3 - by))
+    report = checked(source, cross_attention_mask=longer)
+    said = {str(one) for one in report.compared}
+
+    assert report.verdict == "AMBIGUOUS"
+    assert "cross_attention_mask against images in input_ids" not in said
+    assert differs(source, cross_attention_mask=longer) == (by > 0)
+
+
+def test_mask_of_images_is_compared_where_pixels_are_not_finite():
+    source = batch("mllama")
+    pixels = source.inputs["pixel_values"].clone()
+    pixels[0, 0, 0, 0, 0, 0] = float("nan")
+    moved = source.inputs["cross_attention_mask"].roll(2, 1)
+    report = checked(source, pixel_values=pixels, cross_attention_mask=moved)
+
+    assert codes(report) == [("VLM010", "cross_attention_mask", "silent")]
+
+
 # --- rows ------------------------------------------------------------------------------------
 
 
@@ -191,6 +214,21 @@ def test_row_of_padding_alone_is_refused_where_the_model_refuses_it(family):
     assert "shows no token of sample 3" in report.findings[0].message
 
 
+def test_row_of_padding_alone_is_not_said_to_raise_where_nothing_is_laid_out():
+    source = batch("qwen2_5_vl")
+    added = {
+        key: torch.cat([source.inputs[key], torch.zeros_like(source.inputs[key][:1])])
+        for key in source.tokens
+    }
+    added["input_ids"][-1] = source.processor.tokenizer.pad_token_id
+    inputs = {**source.inputs, **added}
+    inputs.pop("mm_token_type_ids")
+    report = vd.check(inputs, processor=source.processor, config=source.model.config)
+
+    assert run(source.model, inputs) is not None
+    assert codes(report) == [("VLM003", "mm_token_type_ids", "silent")]
+
+
 @pytest.mark.parametrize("family", ["llava", "gemma3", "video_llama_3"])
 def test_row_of_padding_alone_is_right_where_the_model_takes_it(family):
     source = batch(family)
@@ -235,6 +273,68 @@ def test_labels_that_are_a_copy_of_the_padding_are_found(family, side):
         with torch.no_grad():
             losses = [source.model(**source.inputs, labels=x).loss for x in (labels, right)]
         assert float(losses[0] - losses[1]) != 0
+
+
+def ending(source: Sound, hidden: int) -> dict[str, torch.Tensor]:
+    """The batch with texts that end in the padding token, which is learned, and nothing behind.
+
+    `hidden`: how many of the last tokens of the longest text a mask of `ids != pad` hides.
+    """
+    inputs, pad = source.inputs, source.processor.tokenizer.pad_token_id
+    media = vd.read_batch(inputs, processor=source.processor).image.token_id
+    ids = torch.nn.functional.pad(inputs["input_ids"], (0, hidden), value=pad)
+    labels = torch.full_like(ids, -100)
+    for sample, length in enumerate(inputs["attention_mask"].sum(1).tolist()):
+        text = ids[sample, : length + hidden]
+        labels[sample, : length + hidden] = text.masked_fill(text == media, -100)
+    more = {"input_ids": ids, "attention_mask": (ids != pad).long(), "labels": labels}
+    types = inputs.get("mm_token_type_ids")
+    pads = torch.nn.functional.pad
+    return more if types is None else {**more, "mm_token_type_ids": pads(types, (0, hidden))}
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "llava"])
+def test_end_of_text_that_is_the_padding_token_may_be_learned(family):
+    source = batch(family, (1, 2, 1), "right")
+
+    assert checked(source, **ending(source, 1)).ok
+    assert codes(checked(source, **ending(source, 2))) == [("VLM013", "labels", "silent")]
+
+
+def test_labels_of_one_column_of_padding_in_front_are_never_read():
+    source = batch("llava", (1, 1), "left")
+    ids, media = (
+        torch.nn.functional.pad(
+            source.inputs["input_ids"], (1, 0), value=source.processor.tokenizer.pad_token_id
+        ),
+        vd.read_batch(source.inputs, processor=source.processor).image.token_id,
+    )
+    mask = torch.nn.functional.pad(source.inputs["attention_mask"], (1, 0))
+    labels = ids.masked_fill(mask == 0, -100).masked_fill(ids == media, -100)
+    labels[:, 0] = ids[:, 0]
+    longest = int(mask.sum(1).argmax())
+    first = labels.clone()
+    first[longest, 0] = -100
+    batches = [{"input_ids": ids, "attention_mask": mask, "labels": x} for x in (labels, first)]
+
+    with torch.no_grad():
+        losses = [float(source.model(**{**source.inputs, **one}).loss) for one in batches]
+    assert losses[0] == losses[1]
+    assert all(checked(source, **one).ok for one in batches)
+
+
+def test_labels_of_tokens_that_a_mask_hides_on_purpose_are_a_doubt_alone():
+    source = batch("llava", (1, 1), "right")
+    mask, media = (
+        source.inputs["attention_mask"].clone(),
+        vd.read_batch(source.inputs, processor=source.processor).image.token_id,
+    )
+    ids = source.inputs["input_ids"]
+    labels = ids.masked_fill(~source.real, -100).masked_fill(ids == media, -100)
+    mask[:, -4:-2] = 0
+    report = checked(source, attention_mask=mask, labels=labels)
+
+    assert (report.verdict, report.findings) == ("AMBIGUOUS", ())
 
 
 # --- slicers ---------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from vlmdebug.checking.batch_findings import (
     LabelsDiffer,
     LabelsLength,
@@ -21,6 +23,7 @@ from vlmdebug.checking.findings import Because, Cause, Difference
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import PROMPT_TYPES
 from vlmdebug.core.presence import has_two_texts
+from vlmdebug.core.tensors import to_numpy
 
 IGNORED = -100
 MOST_SHIFT = 8
@@ -114,13 +117,20 @@ def _placeholders(batch: Batch, ids: Any, learned: Any) -> int:
 def _hidden(batch: Batch, sample: int, learned: Any) -> int:
     """Tokens that `attention_mask` hides, if all of them are learned: labels that are a copy.
 
-    The loss reads labels alone (`loss_utils.ForCausalLMLoss`, 5.24).
+    The loss reads labels alone (`loss_utils.ForCausalLMLoss`, 5.24), but never that of the first
+    column. One token behind the text may be its end, where that is the padding token too.
     """
     mask = batch.inputs.get("attention_mask")
     if mask is None or tuple(mask.shape) != tuple(batch.inputs["input_ids"].shape):
         return 0
-    hidden = batch.tokens("attention_mask", sample) == 0
-    return 0 if bool((hidden & ~learned).any()) else int(hidden.sum())
+    if batch.hidden and batch.hidden[sample]:
+        return 0  # a doubt of its own: other tokens are hidden
+    hidden = to_numpy(batch.tokens("attention_mask", sample)) == 0
+    if (hidden & ~to_numpy(learned)).any():
+        return 0
+    front, behind = (np.logical_and.accumulate(side) for side in (hidden, hidden[::-1]))
+    padding = front | behind[::-1]
+    return int(hidden.sum()) if (padding[1:] & padding[:-1]).any() else 0
 
 
 def learns_prompt(batch: Batch, sample: int) -> bool:

@@ -14,6 +14,7 @@ from vlmdebug.checking.batch_findings import (
 )
 from vlmdebug.checking.findings import Because, Cause, Difference
 from vlmdebug.core.batch import Batch
+from vlmdebug.core.keys import MARKS_CLIPS
 from vlmdebug.core.tensors import to_numpy
 from vlmdebug.outcomes.reasons import DEPENDS, LOUD, Raises, Runs, outcome
 from vlmdebug.outcomes.whole_batch import runs_unchecked, runs_with_stray, runs_without
@@ -32,6 +33,8 @@ def nothing_shown(batch: Batch) -> list[NothingShown]:
     With a grid, `modeling_qwen2_5_vl.get_rope_index` joins the positions of what it shows, and
     raises where that is nothing (transformers 5.24).
     """
+    if MARKS_CLIPS in batch.lacks:
+        return []  # said already: without, the model raises or lays out nothing
     mask, media = batch.inputs.get("attention_mask"), batch.modalities.values()
     if batch.rules.mrope is None or "position_ids" in batch.inputs or batch.packed is not None:
         return []

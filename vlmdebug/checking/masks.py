@@ -102,12 +102,19 @@ def tiles_differ(batch: Batch) -> Iterator[TilesDiffer]:
 
 def attended(batch: Batch) -> list[Compared]:
     """The masks of the batch, and whether they are compared with its tokens."""
-    token = batch.image.token_id
     return [
-        Compared(key, None if token is None else "images in input_ids")
+        Compared(key, "images in input_ids" if _is_along(batch, key) else None)
         for key in GROUPS
         if key in batch.layout
     ]
+
+
+def _is_along(batch: Batch, key: str) -> bool:
+    """Whether a mask has a row for each token, with images that are known by their token."""
+    mask, ids = batch.inputs.get(key), batch.inputs["input_ids"]
+    if mask is None or batch.image.token_id is None:
+        return False
+    return tuple(mask.shape[:2]) == tuple(ids.shape)
 
 
 def attends_otherwise(batch: Batch, *, by_tile: bool) -> Iterator[AttendsOtherwise]:
@@ -117,9 +124,9 @@ def attends_otherwise(batch: Batch, *, by_tile: bool) -> Iterator[AttendsOtherwi
     """
     token, ids = batch.image.token_id, batch.inputs["input_ids"]
     for key, groups in GROUPS.items():
-        mask = batch.inputs.get(key)
-        if mask is None or token is None or tuple(mask.shape[:2]) != tuple(ids.shape):
-            continue  # its length is a finding of its own
+        if not _is_along(batch, key):
+            continue  # its length is a finding or doubt of its own
+        mask = batch.inputs[key]
         for sample in range(len(batch)):
             sees = to_numpy(mask[sample]) != 0  # (seq, max_images) or (seq, max_images, max_tiles)
             due = _due(to_numpy(ids[sample]) == token, sees, groups=groups)

@@ -84,9 +84,9 @@ def _shown(batch: Batch) -> _Shown:
     read = not infinite and is_padded_to_sizes(batch)
     outside: list[Difference] = [*_outside_sizes(batch)] if read else []
     unseen = _sides_unseen(batch) if read and not outside else []
-    if not infinite:
-        tiles = [*tiles_differ(batch)]
-        outside += [*masks_differ(batch), *tiles, *attends_otherwise(batch, by_tile=not tiles)]
+    tiles = [] if infinite else [*tiles_differ(batch)]
+    outside += [] if infinite else [*masks_differ(batch), *tiles]
+    outside += attends_otherwise(batch, by_tile=not (tiles or infinite))
     _SEEN[batch] = found = _Shown(versions, infinite, outside, unseen)
     return found
 
