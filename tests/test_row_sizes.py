@@ -162,3 +162,19 @@ def test_sizes_that_were_right_once_are_not_right_for_another_call():
             run(model, call)
 
     assert [call.report.verdict for call in trace.calls] == ["OK", "OK", "MISMATCH", "OK"]
+
+
+@pytest.mark.parametrize(("name", "tokens"), [("internvl", 16), ("qianfan_ocr", 16)])
+def test_tower_that_takes_other_sizes_is_not_said_to_raise_where_only_its_config_is_known(
+    name, tokens
+):
+    model, processor = built(name)
+    other = of_size(processor, 112)
+    other.image_seq_length = tokens
+    inputs = dict(vd.tiny.batch(name, (1, 2), processor=other))
+    alone = vd.check(inputs, config=model.config, pictures=False)
+
+    assert run(model, inputs) is not None
+    assert vd.check(inputs, processor=other, config=model.config, pictures=False).ok
+    assert (alone.verdict, alone.mismatches) == ("AMBIGUOUS", ())
+    assert "The model runs with some other sizes" in " ".join(alone.ambiguities)

@@ -30,6 +30,10 @@ FIXED = frozenset(
 """Model types with a vision tower, or a number of placeholder tokens, for one size of image alone.
 
 They raise with any other (tried with each tiny model, transformers 5.24)."""
+ADAPTS = frozenset({"internvl", "qianfan_ocr", "chameleon"})
+"""Those of them that raise by that number alone, which only the processor knows.
+
+Their towers take images of other sizes (`modeling_internvl.InternVLVisionEmbeddings`, 5.24)."""
 USUAL = frozenset(
     {
         *("blip", "blip-2", "blip_2", "instructblip", "instructblipvideo", "florence2"),
@@ -84,12 +88,15 @@ def row_sizes(kind: str | None, processor: Any, config: Any) -> RowSizes:
     if kind in ("inkling", "inkling_mm_model"):
         exact["frames_of_patch"] = _either(getattr(vision, "temporal_patch_size", None))
         exact["patch_side"] = _either(getattr(vision, "patch_size", None), _height(images, "size"))
-    sides = _sides(kind, images or videos, config, vision)
+    made = _made(kind, images or videos)
+    sides = _sides(kind, images or videos, [*made, *_taken(kind, config, vision)], config)
     flat = patch_values(kind, videos, config)
     if kind in FIXED:
         more = {f"video_{name}": _of_videos(videos, own) for name, own in sides.items()}
-        tiles = _tiles(kind, images, config)
-        return RowSizes(_known({**exact, **sides, **more}), {}, tiles, flat)
+        sides, tiles = _known({**sides, **more}), _tiles(kind, images, config)
+        if kind in ADAPTS and not made:
+            return RowSizes(_known(exact), sides, tiles, flat)
+        return RowSizes({**_known(exact), **sides}, {}, tiles, flat)
     return RowSizes(_known(exact), _known(sides if kind in USUAL else {}), None, flat)
 
 
@@ -129,11 +136,10 @@ def _mel(processor: Any, config: Any) -> frozenset[int]:
 # --- sides -----------------------------------------------------------------------------------
 
 
-def _sides(kind: str | None, images: Any, config: Any, vision: Any) -> dict[str, frozenset[int]]:
-    """Heights and widths of an image or tile, and of the further key of some models."""
-    made, taken = _made(kind, images), _taken(kind, config, vision)
+def _sides(kind: str | None, images: Any, sizes: Sizes, config: Any) -> dict[str, frozenset[int]]:
+    """Heights and widths of an image or tile, of `sizes`, and of the further key of some models."""
     found = {
-        name: _either(*(size[place] for size in (*made, *taken)))
+        name: _either(*(size[place] for size in sizes))
         for place, name in enumerate(("height", "width"))
     }
     high, tile = _pair(getattr(images, "high_res_size", None)), getattr(images, "tile_size", None)
