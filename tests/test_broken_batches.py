@@ -199,14 +199,19 @@ def test_git_repeats_images_where_they_divide_the_texts(rows):
 # --- tokens ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", GRIDS)
-def test_row_of_padding_alone_is_refused_where_the_model_refuses_it(family):
-    source = batch(family)
+def with_a_row_of_padding(source: Sound) -> dict[str, torch.Tensor]:
     added = {
         key: torch.cat([source.inputs[key], torch.zeros_like(source.inputs[key][:1])])
         for key in source.tokens
     }
     added["input_ids"][-1] = source.processor.tokenizer.pad_token_id
+    return added
+
+
+@pytest.mark.parametrize("family", GRIDS)
+def test_row_of_padding_alone_is_refused_where_the_model_refuses_it(family):
+    source = batch(family)
+    added = with_a_row_of_padding(source)
     report = checked(source, **added)
 
     assert answer(source, **added) is None
@@ -216,12 +221,7 @@ def test_row_of_padding_alone_is_refused_where_the_model_refuses_it(family):
 
 def test_row_of_padding_alone_is_not_said_to_raise_where_nothing_is_laid_out():
     source = batch("qwen2_5_vl")
-    added = {
-        key: torch.cat([source.inputs[key], torch.zeros_like(source.inputs[key][:1])])
-        for key in source.tokens
-    }
-    added["input_ids"][-1] = source.processor.tokenizer.pad_token_id
-    inputs = {**source.inputs, **added}
+    inputs = {**source.inputs, **with_a_row_of_padding(source)}
     inputs.pop("mm_token_type_ids")
     report = vd.check(inputs, processor=source.processor, config=source.model.config)
 
@@ -232,11 +232,7 @@ def test_row_of_padding_alone_is_not_said_to_raise_where_nothing_is_laid_out():
 @pytest.mark.parametrize("family", ["llava", "gemma3", "video_llama_3"])
 def test_row_of_padding_alone_is_right_where_the_model_takes_it(family):
     source = batch(family)
-    added = {
-        key: torch.cat([source.inputs[key], torch.zeros_like(source.inputs[key][:1])])
-        for key in source.tokens
-    }
-    added["input_ids"][-1] = source.processor.tokenizer.pad_token_id
+    added = with_a_row_of_padding(source)
 
     assert answer(source, **added) is not None
     assert checked(source, **added).ok
@@ -373,3 +369,17 @@ def test_slicer_that_raises_on_any_batch_is_judged_by_its_first_run():
 
     assert [found.code for found in report.findings] == ["VLM008"]
     assert seen == [True, False]
+
+
+def test_slicer_that_writes_into_the_batch_and_raises_is_not_run_again():
+    source = batch("llava")
+    inputs = {key: value.clone() for key, value in source.inputs.items()}
+
+    def slicer(given, chunk_size):
+        given["input_ids"].add_(1)
+        raise RuntimeError("boom")
+        yield {}
+
+    vd.check(slicer, inputs, processor=source.processor)
+
+    assert torch.equal(inputs["input_ids"], source.inputs["input_ids"] + 1)

@@ -319,6 +319,15 @@ def test_batch_of_an_earlier_step_is_not_blamed_for_a_processor_that_raises(buil
     assert "the exception has another cause" in found.said[0]
 
 
+def test_texts_without_placeholders_that_were_not_counted_are_not_said_to_agree(built: Any) -> None:
+    _, processor = built["gemma3"]
+    given = {"text": ["a", "b"], "images": [[SQUARE], ["no such file"]]}
+    found = vd.post_mortem(caught(lambda: processor(**given)))
+
+    assert (found.differs, found.samples) == (False, ())
+    assert " agree" not in found.said[0]
+
+
 def test_truncation_in_the_processor_names_the_sample(built: Any) -> None:
     _, processor = built["gemma3"]
     texts = [f"{processor.image_token} a", f"{'word ' * 30} {processor.image_token}"]

@@ -41,8 +41,8 @@ AGREES = (
 A_BATCH = "A batch"
 
 COUNTED = (
-    "Placeholders and media of these texts agree, as far as they were counted: the exception has "
-    "another cause."
+    "No difference between the placeholders and media of these texts was counted, so as far as is "
+    "known the exception has another cause."
 )
 SHAPES = re.compile(r"shape|size|dimension|inhomogeneous|broadcast|length|stack", re.IGNORECASE)
 """Words of an exception about tensors that do not fit each other."""

@@ -243,7 +243,7 @@ def run(
         call = split.seen(batch, finder, ranks, expected)
         chunks.append(call.used)
         keep(call)
-    if error is not None and not (chunks or plain):
+    if error is not None and not (chunks or plain or finder.written()):
         again = run(slicer, batch, chunk_size, keep, plain=True)
         if again.chunks:
             return again
