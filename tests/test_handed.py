@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from architectures import built as real
 from collators import Collators
 
 import vlmdebug as vd
@@ -142,6 +143,41 @@ def test_list_next_to_tensors_is_found(built, key, silent):
         )
     mended = {**mixed, key: torch.tensor(mixed[key])}
     assert vd.check(mended, processor=processor).ok
+
+
+@pytest.mark.parametrize(
+    ("family", "keys"),
+    [
+        ("llava_next", {"image_sizes"}),
+        ("llava_onevision", {"image_sizes", "batch_num_images"}),
+        ("kosmos-2.5", {"width", "height"}),
+        ("qwen2_5_vl", {"second_per_grid_ts"}),
+    ],
+)
+def test_list_that_a_model_reads_as_numbers_is_right(family, keys):
+    model, processor = real(family)
+    inputs = inputs_of(family, (1, 1)) if family != "qwen2_5_vl" else with_a_video(model)
+    mixed = {**inputs, **{key: inputs[key].tolist() for key in keys}}
+
+    with torch.no_grad():
+        logits = [model(**one).logits for one in (inputs, mixed)]
+    assert torch.equal(*logits)
+    assert vd.check(mixed, processor=processor, config=model.config).ok
+
+
+def with_a_video(model):
+    """A text with a video of two frames, each of one feature."""
+    token, vision = model.config.video_token_id, model.config.vision_config
+    ids = torch.tensor([[60, 61, token, token, 62]])
+    side, wide = vision.spatial_merge_size, vision.temporal_patch_size * vision.patch_size**2
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "mm_token_type_ids": (ids == token) * 2,
+        "video_grid_thw": torch.tensor([[2, side, side]]),
+        "pixel_values_videos": torch.ones(2 * side**2, 3 * wide),
+        "second_per_grid_ts": torch.tensor([0.5]),
+    }
 
 
 @pytest.mark.parametrize("broken", [False, True], ids=["right", "wrong"])

@@ -16,6 +16,14 @@ from vlmdebug.families.unreadable import items_of
 from vlmdebug.outcomes.reasons import DEPENDS, LOUD
 
 IDS = "input_ids"
+AS_NUMBERS = frozenset(
+    {
+        *("image_sizes", "batch_num_images", "num_local_patches", "width", "height"),
+        "second_per_grid_ts",
+    }
+)
+"""Keys that models read number by number, so that they take lists, which some trainers pass (tried
+with each tiny model that has one, transformers 5.24)."""
 
 
 def lists_next_to_tensors(inputs: Any) -> tuple[str, ...]:
@@ -29,6 +37,7 @@ def lists_next_to_tensors(inputs: Any) -> tuple[str, ...]:
     if sample or not any(isinstance(value, torch.Tensor) for value in known.values()):
         return ()
     lists = [key for key, value in known.items() if isinstance(value, list) and value]
+    lists = [key for key in lists if key not in AS_NUMBERS]
     return tuple(key for key in lists if isinstance(known[key][0], (list, tuple, int, float)))
 
 
