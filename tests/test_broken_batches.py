@@ -10,6 +10,7 @@ import torch
 from differential.sound import Sound, run, sound
 
 import vlmdebug as vd
+from vlmdebug.errors import NotJudged
 
 WITH_TEXT = (2, 0, 1)
 GRIDS = ("qwen2_5_vl", "qwen3_vl", "glm4v", "ernie4_5_vl_moe")
@@ -383,3 +384,19 @@ def test_slicer_that_writes_into_the_batch_and_raises_is_not_run_again():
     vd.check(slicer, inputs, processor=source.processor)
 
     assert torch.equal(inputs["input_ids"], source.inputs["input_ids"] + 1)
+
+
+@pytest.mark.parametrize("end", [SystemExit(2), NotJudged("not known")])
+def test_slicer_that_raises_is_judged_where_its_second_run_cannot_be(end):
+    source = batch("llava")
+
+    def slicer(inputs, chunk_size):
+        if "num_images" not in inputs:
+            raise end
+        raise RuntimeError("boom")
+        yield {}
+
+    report = vd.check(slicer, source.inputs, processor=source.processor)
+
+    assert [found.code for found in report.findings] == ["VLM008"]
+    assert "RuntimeError" in report.findings[0].message

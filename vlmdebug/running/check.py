@@ -244,8 +244,8 @@ def run(
         chunks.append(call.used)
         keep(call)
     if error is not None and not (chunks or plain or finder.written()):
-        again = run(slicer, batch, chunk_size, keep, plain=True)
-        if again.chunks:
+        again = _plainly(slicer, batch, chunk_size, keep)
+        if again is not None:
             return again
     return SlicerRun(
         _judged_apart(chunks, finder.written()),
@@ -258,6 +258,20 @@ def run(
         expand_size=expand_size,
         shards=split.shards,
     )
+
+
+def _plainly(
+    slicer: Slicer, batch: Batch, chunk_size: int, keep: Callable[[Call], None]
+) -> SlicerRun | None:
+    """The run on the batch as it is; None where it gives no chunk, or cannot be judged."""
+    calls: list[Call] = []
+    try:
+        again = run(slicer, batch, chunk_size, calls.append, plain=True)
+    except BadInput:  # or NotJudged, which is one
+        return None
+    for call in calls:
+        keep(call)
+    return again if again.chunks else None
 
 
 def _refuse_other(given: Any, chunk: int) -> None:
