@@ -235,6 +235,15 @@ masks have to be as long."""
 IMAGES_SEEN = ("cross_attention_mask", "image_attention_mask")
 """Masks of the images that each token attends to, with the tokens on dim 1."""
 
+AS_NUMBERS = frozenset(
+    {
+        *("image_sizes", "batch_num_images", "num_local_patches", "width", "height"),
+        "second_per_grid_ts",
+    }
+)
+"""Keys that models read number by number, so that lists of them do, which some trainers pass
+(tried with the tiny models that take one, transformers 5.24)."""
+
 MARKS_CLIPS = "mm_token_type_ids"
 """The types that say which tokens are of videos and audio clips."""
 

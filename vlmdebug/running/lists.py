@@ -11,19 +11,11 @@ from vlmdebug.checking.batch_findings import Contradicted
 from vlmdebug.checking.report import Report
 from vlmdebug.checking.text import as_mismatch
 from vlmdebug.core.batch import Batch
-from vlmdebug.core.keys import KNOWN
+from vlmdebug.core.keys import AS_NUMBERS, KNOWN
 from vlmdebug.families.unreadable import items_of
 from vlmdebug.outcomes.reasons import DEPENDS, LOUD
 
 IDS = "input_ids"
-AS_NUMBERS = frozenset(
-    {
-        *("image_sizes", "batch_num_images", "num_local_patches", "width", "height"),
-        "second_per_grid_ts",
-    }
-)
-"""Keys that models read number by number, so that they take lists, which some trainers pass (tried
-with each tiny model that has one, transformers 5.24)."""
 
 
 def lists_next_to_tensors(inputs: Any) -> tuple[str, ...]:
