@@ -328,6 +328,14 @@ def test_texts_without_placeholders_that_were_not_counted_are_not_said_to_agree(
     assert " agree" not in found.said[0]
 
 
+def test_one_image_of_a_flat_list_was_given(built: Any) -> None:
+    _, processor = built["gemma3"]
+    texts = [processor.image_token * 2, "b"]
+    found = vd.post_mortem(caught(lambda: processor(text=texts, images=[SQUARE])))
+
+    assert "2 in all, but 1 image was given in one flat list." in found.said[0]
+
+
 def test_truncation_in_the_processor_names_the_sample(built: Any) -> None:
     _, processor = built["gemma3"]
     texts = [f"{processor.image_token} a", f"{'word ' * 30} {processor.image_token}"]

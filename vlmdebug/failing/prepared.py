@@ -9,6 +9,7 @@ from operator import is_
 from typing import Any, NamedTuple
 
 from vlmdebug.core.given import kind_of
+from vlmdebug.core.wording import number
 from vlmdebug.failing.frames import Frame
 from vlmdebug.safe import one_line
 
@@ -86,7 +87,7 @@ def _unpadded(frame: Frame) -> list[Counted]:
     odd = next(sample for sample, length in enumerate(lengths) if length != lengths[0])
     return [
         Counted(
-            f"sample 0 has {_number(lengths[0], 'token')} and sample {odd} has {lengths[odd]}: "
+            f"sample 0 has {number(lengths[0], 'token')} and sample {odd} has {lengths[odd]}: "
             "they were not padded, so no tensor holds both. Call the processor with padding=True."
         )
     ]
@@ -132,7 +133,7 @@ def _are_expanded(frame: Frame) -> bool:
 def _one_each(name: str, texts: int, media: int) -> Counted:
     noun = "audio clip" if name == "audio" else name
     return Counted(
-        f"The processor was given {_number(texts, 'text')} and {_number(media, noun)}, but it "
+        f"The processor was given {number(texts, 'text')} and {number(media, noun)}, but it "
         f"takes one {noun} with each text."
     )
 
@@ -145,8 +146,8 @@ def _differs(sample: int, token: str, name: str, written: int, given: int) -> Co
         else f"placeholder {given} has no {noun}"
     )
     return Counted(
-        f"sample {sample}: its text has {_number(written, 'placeholder')} {one_line(token, 80)} "
-        f"but it was given {_number(given, noun)}: {gap}.",
+        f"sample {sample}: its text has {number(written, 'placeholder')} {one_line(token, 80)} "
+        f"but it was given {number(given, noun)}: {gap}.",
         (sample,),
     )
 
@@ -157,8 +158,8 @@ def _totals(token: str, name: str, written: Sequence[int], total: int) -> Counte
     odd = [sample for sample, count in enumerate(written) if count != 1]
     said = (
         f"The texts have {', '.join(map(str, written[:32]))}{'' if len(written) <= 32 else ' …'} "
-        f"placeholders {one_line(token, 80)}, {sum(written)} in all, but {_number(total, noun)} "
-        f"were given in one flat list."
+        f"placeholders {one_line(token, 80)}, {sum(written)} in all, but {number(total, noun)} "
+        f"{'was' if total == 1 else 'were'} given in one flat list."
     )
     if total == len(written) and odd:
         named = ", ".join(map(str, odd[:8]))
@@ -167,10 +168,6 @@ def _totals(token: str, name: str, written: Sequence[int], total: int) -> Counte
     return Counted(
         f"{said} Nest them per sample to see which sample is wrong: [[first, second], [third]]."
     )
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _texts(text: Any) -> list[str] | None:
@@ -273,11 +270,11 @@ def _truncated(inner: Sequence[Frame]) -> list[Counted]:
             continue
         found = list[Counted]()
         for name in MEDIA:
-            token, number = _token(processor, name), getattr(processor, f"{name}_token_id", None)
-            if token is None or not isinstance(number, int):
+            token, own_id = _token(processor, name), getattr(processor, f"{name}_token_id", None)
+            if token is None or not isinstance(own_id, int):
                 continue
             pairs = [
-                (t.count(token), sum(i == number for i in own))
+                (t.count(token), sum(i == own_id for i in own))
                 for t, own in zip(texts, ids, strict=True)
             ]
             found += [
