@@ -335,8 +335,23 @@ def test_watch_and_check_agree_that_one_bare_row_may_hold_several_samples(labs):
     for report in (checked(lab, call), watched(lab, call)):
         assert report.verdict == "AMBIGUOUS"
         assert "may hold several samples" in report.ambiguities[0]
+        assert "Pass attention_mask with it" in report.ambiguities[0]
     masked = {**plain(lab, (0,)), "attention_mask": torch.ones(1, lengths(lab)[0])}
-    assert watched(lab, masked).ok
+    del masked["position_ids"]
+    for answer in (masked, plain(lab)):
+        assert watched(lab, answer).ok
+        assert checked(lab, answer).ok
+
+
+def test_watch_calls_no_row_bare_that_has_a_mask_or_comes_of_a_table(labs):
+    lab = labs["llava"]
+    one = plain(lab, (0,))
+    del one["position_ids"]
+    shown = watched(lab, {**one, "attention_mask": blocks(lengths(lab)[:1])})
+    assert "may hold several samples" not in "".join(shown.ambiguities)
+
+    ids = one["input_ids"].repeat(2, 1)
+    assert watched(lab, {**one, "input_ids": ids[:1]}).ok  # its images are copies
 
 
 # --- what no trainer should pass -----------------------------------------------------------------

@@ -809,10 +809,14 @@ def test_batches_packed_in_one_memory_raise_no_false_alarm(order, built):
     assert len(trace.calls) == 7
 
 
-def test_images_that_are_copied_to_one_place_chunk_by_chunk_are_not_taken_for_others(built):
+@pytest.mark.parametrize("masked", [True, False])
+def test_images_that_are_copied_to_one_place_chunk_by_chunk_are_not_taken_for_others(masked, built):
     """The place says the first image, the values any; a wrong slice there is not called right."""
     model, processor = built["llava"]
     batch = batch_of("llava", built, (1, 1, 1))
+    if not masked:
+        inputs = {key: value for key, value in batch.inputs.items() if key != "attention_mask"}
+        batch = vd.read_batch(inputs, processor=processor)
     images = dict(batch.inputs)["pixel_values"]
     buffer = torch.zeros_like(images)
     with vd.watch(model, processor=processor, on_mismatch="raise") as trace:

@@ -29,6 +29,10 @@ INDEX = "seq_idx"
 M_ROPE = (3, 4)
 """Planes of M-RoPE's `position_ids`, `(plane, row, seq)`."""
 ASK = "Pass seq_lens=[…], the number of tokens of each sample, or the batch before packing."
+ASK_BARE = (
+    "Pass attention_mask with it if it is one sample, and position_ids that start again with each "
+    "if it holds several."
+)
 
 
 @dataclass(frozen=True)
@@ -342,7 +346,7 @@ def _undecided(
             return
     if planes is None:
         if len(tensors["input_ids"]) == 1 and "attention_mask" not in tensors:
-            yield _open("input_ids is one row without attention_mask and position_ids")
+            yield _open("input_ids is one row without attention_mask and position_ids", ASK_BARE)
         return
     back = (planes[0][:, 1:] < planes[0][:, :-1]) & shown[:, 1:] & shown[:, :-1]
     if back.any() and clips and len(planes) == M_ROPE[0]:
@@ -360,8 +364,8 @@ def _longest(given: Any) -> int | None:
     return int(values.reshape(()))
 
 
-def _open(why: str) -> Ambiguity:
-    said = f"{why}, so rows may hold several samples; each row was read as one sample. {ASK}"
+def _open(why: str, ask: str = ASK) -> Ambiguity:
+    said = f"{why}, so rows may hold several samples; each row was read as one sample. {ask}"
     return Undecided((), None, said)
 
 

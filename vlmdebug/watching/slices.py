@@ -107,6 +107,8 @@ class CallChecker:
                 judged = self.parts.of_copy(plain, site)
             else:
                 judged = self._by_itself(plain, cached=True) if alone else self._judged(plain)
+            if not alone and where is None and not self.parts.split.shards:
+                judged = _with_bare_row(judged, given)
             return {"judged": _with_wide(judged, given, sorted(wide)) if wide else judged}
         except Exception as error:  # a debugger must not end the program that it watches
             return {"unread": why(error)}
@@ -171,11 +173,7 @@ class CallChecker:
         `cached`: behind a cache, where the mask has columns of earlier tokens.
         """
         inputs: dict[str, Any] = of_batch(tensors)
-        facts = BatchFacts(inputs, self._metadata)
-        if not cached and SEAMS.isdisjoint(tensors) and len(inputs["input_ids"]) == 1:
-            told = read_packing(inputs, None, self._metadata.pad_token_id)
-            facts = BatchFacts(inputs, self._metadata, packing=told)
-        batch = assemble(facts, None)
+        batch = assemble(BatchFacts(inputs, self._metadata), None)
         if cached:
             batch = replace(batch, columns={})
         made = {} if cached else _not_right(batch, tensors)
@@ -281,6 +279,17 @@ class CallChecker:
 
 def _without_tensors(batch: Batch) -> Batch:
     return replace(batch, inputs=dict.fromkeys(batch.inputs))
+
+
+def _with_bare_row(judged: Judged, tensors: Tensors) -> Judged:
+    """What was found, and that one row alone, not of a table of several, may hold several."""
+    ids = tensors["input_ids"]
+    told = MASK in tensors or not SEAMS.isdisjoint(tensors)
+    if len(ids) != 1 or told or len(parents_of({"input_ids": ids})["input_ids"]) > 1:
+        return judged
+    (may,) = read_packing({"input_ids": ids}, None, None).ambiguities
+    report = judged.report()
+    return Judged.of(replace(report, ambiguities=(may.message, *report.ambiguities)))
 
 
 def _with_wide(judged: Judged, tensors: Tensors, wide: Sequence[str]) -> Judged:
