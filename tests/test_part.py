@@ -80,6 +80,20 @@ def test_every_sign_of_packing_gives_the_same_spans(packed):
     assert batch.ambiguities == ()
 
 
+@pytest.mark.parametrize("planes", [3, 4])
+def test_an_image_at_the_end_of_a_packed_sample_is_no_padding(planes):
+    """Its tokens are all the same, and M-RoPE's places of some planes do not go on by one."""
+    text, time = [0, 1, 2, 3, 4, 0, 1], [0, 1, 1, 1, 1, 0, 1]
+    height, width = [0, 1, 1, 2, 2, 0, 1], [0, 1, 2, 1, 2, 0, 1]
+    places = torch.tensor([text, time, height, width])[-planes:, None]
+    batch = vd.read_batch(
+        {"input_ids": torch.tensor([[1, 4, 4, 4, 4, 1, 7]]), "position_ids": places}
+    )
+
+    assert batch.packed == (Span(0, 0, 5), Span(0, 5, 7))
+    assert batch.ambiguities == ()
+
+
 @pytest.mark.parametrize("lengths", [[3, 2, 4], (3, 2, 4), [[3, 2, 4]], torch.tensor([3, 2, 4])])
 def test_lengths_can_be_given(lengths):
     assert vd.read_batch({"input_ids": IDS}, seq_lens=lengths).packed == SPANS

@@ -162,7 +162,8 @@ def _without_padding(spans: Spans, ids: np.ndarray, pad: int | None) -> Spans:
 def _without_jumps(spans: Spans, ids: np.ndarray, pad: int | None, planes: np.ndarray) -> Spans:
     """The spans without padding behind each from where positions do not go on by one.
 
-    If the padding token is not known, one token again and again may be padding.
+    If the padding token is not known, one token again and again may be padding where all planes
+    jump at once: within an image of M-RoPE some of them go on.
     """
     found = list[Span]()
     for span in spans:
@@ -171,8 +172,8 @@ def _without_jumps(spans: Spans, ids: np.ndarray, pad: int | None, planes: np.nd
         if pad in (None, one):
             text = np.flatnonzero(ids[row, start:stop] != one)
             begin = start + int(text[-1:].sum()) + 1
-            steps = np.diff(planes[:, row, begin - 1 : stop], axis=1)
-            jumps = np.flatnonzero((steps != 1).any(axis=0))
+            off = np.diff(planes[:, row, begin - 1 : stop], axis=1) != 1  # (plane, step)
+            jumps = np.flatnonzero(off.all(axis=0) if pad is None else off.any(axis=0))
             if len(jumps) and (pad is not None or stop - begin > 1):
                 span = Span(row, start, begin + int(jumps[0]))
         found.append(span)
