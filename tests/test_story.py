@@ -191,6 +191,21 @@ def test_proof_multiplies_in_full_precision_and_restores_the_settings(asked, bui
     assert (asked[0], *asked[2:]) == ("tf32", True, True)
 
 
+@pytest.mark.parametrize("asked", ["none", "tf32", "bf16"])
+def test_proof_leaves_the_precision_on_the_host_as_it_was(asked, built):
+    """To say it for all kinds of products says it for these, too."""
+    model, processor = built["llava"]
+    batch = vd.read_batch(vd.tiny.batch("llava", [1]), processor=processor)
+    host, within = torch.backends.mkldnn.matmul, set()
+    kept = host.fp32_precision
+    host.fp32_precision = asked
+    with model.register_forward_pre_hook(lambda *given: within.add(host.fp32_precision)):
+        vd.prove(slicers.corrected, batch, model)
+    left, host.fp32_precision = host.fp32_precision, kept
+
+    assert (within, left) == ({"ieee"}, asked)
+
+
 class Elsewhere(torch.Tensor):
     """A tensor that says it is on an accelerator."""
 

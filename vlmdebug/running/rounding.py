@@ -96,7 +96,8 @@ def _settings() -> list[tuple[Callable[[], Any], Callable[[Any], None], Any]]:
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     named: list[tuple[Any, str, Any]] = [(cudnn, "allow_tf32", False)]
     if hasattr(matmul, "fp32_precision"):  # since torch 2.9, for each kind
-        named += [(place, "fp32_precision", "ieee") for place in (cudnn.conv, matmul)]
+        places = (cudnn.conv, matmul, torch.backends.mkldnn.matmul)  # the last one: on the host
+        named += [(place, "fp32_precision", "ieee") for place in places]
     for kind in ("bf16", "fp16"):
         named.append((matmul, f"allow_{kind}_reduced_precision_reduction", False))
     return [
