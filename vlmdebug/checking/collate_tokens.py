@@ -23,9 +23,8 @@ from vlmdebug.checking.collate_findings import (
     RowsReordered,
 )
 from vlmdebug.checking.findings import Difference
-from vlmdebug.checking.labels import IGNORED
 from vlmdebug.core.batch import Batch
-from vlmdebug.core.keys import TOKEN_KEYS
+from vlmdebug.core.keys import IGNORED, TOKEN_KEYS
 from vlmdebug.core.tensors import to_numpy
 from vlmdebug.outcomes.reasons import DEPENDS, Outcome, Runs
 

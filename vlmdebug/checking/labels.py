@@ -21,13 +21,12 @@ from vlmdebug.checking.batch_findings import (
 )
 from vlmdebug.checking.findings import Because, Cause, Difference
 from vlmdebug.core.batch import Batch
-from vlmdebug.core.keys import PROMPT_TYPES
+from vlmdebug.core.keys import IGNORED, LABELS, PROMPT_TYPES
 from vlmdebug.core.presence import has_two_texts
 from vlmdebug.core.tensors import to_numpy
 
-IGNORED = -100
 MOST_SHIFT = 8
-SHIFTED = "shift_labels"
+SHIFTED = LABELS[1]
 UNTOLD = ("unknown", "text")
 """Layouts that do not say whether the model is a decoder."""
 

@@ -232,6 +232,11 @@ CUT_TO_IDS = ("cross_attention_mask",)
 """Masks of media that the model cuts to its tokens (`modeling_mllama.MllamaModel`, 5.24); other
 masks have to be as long."""
 
+LABELS = ("labels", "shift_labels")
+"""Labels next to their tokens, and one ahead of them."""
+IGNORED = -100
+"""The label of a token that is not learned."""
+
 IMAGES_SEEN = ("cross_attention_mask", "image_attention_mask")
 """Masks of the images that each token attends to, with the tokens on dim 1."""
 

@@ -9,11 +9,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from vlmdebug.core.keys import ALONG_TOKENS, IMAGES_SEEN
+from vlmdebug.core.keys import ALONG_TOKENS, IGNORED, IMAGES_SEEN
 from vlmdebug.families.facts import ProcessorMetadata
 from vlmdebug.families.synthesize import BatchSpec
-
-IGNORED = -100  # the label of tokens without a loss
 
 
 def with_token_keys(

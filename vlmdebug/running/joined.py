@@ -13,9 +13,8 @@ from typing import Any
 import torch
 
 from vlmdebug.checking.collate_tokens import Unit, shown, text_of
-from vlmdebug.checking.labels import IGNORED
 from vlmdebug.core.batch import Batch
-from vlmdebug.core.keys import BOOKKEEPING, KEYS, TOKEN_KEYS
+from vlmdebug.core.keys import BOOKKEEPING, IGNORED, KEYS, TOKEN_KEYS
 from vlmdebug.families.read import read_as_it_is
 
 PADDING = (0, -1)

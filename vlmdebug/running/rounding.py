@@ -73,7 +73,7 @@ def _dtypes(model: Any) -> set[torch.dtype]:
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Products on a GPU are rounded as their dtype says; the program's settings are restored.
+    """Products are rounded as their dtype says; the program's settings are restored.
 
     By default torch convolves in TF32, which keeps 10 bits of the 23 of float32, and may sum up
     16 bits in 16 bits (torch 2.13, "Numerical accuracy"). Both move the logits of right chunks.
@@ -96,8 +96,8 @@ def _settings() -> list[tuple[Callable[[], Any], Callable[[Any], None], Any]]:
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     named: list[tuple[Any, str, Any]] = [(cudnn, "allow_tf32", False)]
     if hasattr(matmul, "fp32_precision"):  # since torch 2.9, for each kind
-        places = (cudnn.conv, matmul, torch.backends.mkldnn.matmul)  # the last one: on the host
-        named += [(place, "fp32_precision", "ieee") for place in places]
+        host: Any = torch.backends.mkldnn
+        named += [(at, "fp32_precision", "ieee") for at in (cudnn.conv, matmul, host.matmul)]
     for kind in ("bf16", "fp16"):
         named.append((matmul, f"allow_{kind}_reduced_precision_reduction", False))
     return [

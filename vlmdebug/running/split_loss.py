@@ -13,12 +13,9 @@ from typing import Any
 import torch
 
 from vlmdebug.core.batch import Batch
-from vlmdebug.core.keys import BOOKKEEPING
+from vlmdebug.core.keys import BOOKKEEPING, IGNORED, LABELS
 from vlmdebug.running.rounding import largest, rounding
 from vlmdebug.running.split import Call
-from vlmdebug.tracking.made import IGNORED
-
-LABELS = ("labels", "shift_labels")
 
 
 @dataclass(frozen=True)

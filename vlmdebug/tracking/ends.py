@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from vlmdebug.core.blocks import seen_of
+from vlmdebug.core.keys import IGNORED
 from vlmdebug.core.observed import Seam, Seams
 from vlmdebug.core.part import Spans
-from vlmdebug.tracking.made import IGNORED
 
 
 def cumulative_seam(

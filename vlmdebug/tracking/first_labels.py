@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from vlmdebug.core.batch import Batch
+from vlmdebug.core.keys import IGNORED
 from vlmdebug.core.presence import has_two_texts
 from vlmdebug.core.tensors import numbers_of
 from vlmdebug.tracking.joined import Texts
-from vlmdebug.tracking.made import IGNORED
 from vlmdebug.tracking.rows import RowFinder
 
 

@@ -16,14 +16,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vlmdebug.core.batch import Batch
-from vlmdebug.core.keys import PACKED
+from vlmdebug.core.keys import IGNORED, LABELS, PACKED
 from vlmdebug.core.lazy import lazy
 from vlmdebug.core.packed_row import Place
 from vlmdebug.core.part import Span, Spans
 from vlmdebug.core.rows import Rows
 from vlmdebug.core.tensors import numbers_of, side_by_side, to_numpy
 from vlmdebug.tracking.identity import identified
-from vlmdebug.tracking.made import IGNORED, LABELS
 from vlmdebug.tracking.rows import RowFinder
 
 SHORTEST = 3

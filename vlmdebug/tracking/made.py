@@ -18,6 +18,7 @@ from vlmdebug.core.keys import (
     CACHES,
     CLIP_KEYS,
     DERIVED,
+    IGNORED,
     MEDIA_OF,
     PROMPT_TYPES,
     modality_of,
@@ -31,9 +32,6 @@ from vlmdebug.families import FAMILIES
 from vlmdebug.families.video_audio import TYPES
 from vlmdebug.tracking.deltas import DELTAS, ROUNDED, judged_deltas
 from vlmdebug.tracking.places import mrope, mrope_in_row
-
-IGNORED = -100  # the label of what is not learned
-LABELS = ("labels", "shift_labels")
 
 FAR = 2**20
 """A constant that is added to all positions of a sample, and is no longer the same to the model:

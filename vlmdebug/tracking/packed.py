@@ -17,7 +17,7 @@ import numpy as np
 
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.blocks import is_of_blocks
-from vlmdebug.core.keys import CACHES, PACKED
+from vlmdebug.core.keys import CACHES, LABELS, PACKED
 from vlmdebug.core.lazy import lazy
 from vlmdebug.core.observed import Seam, Seams
 from vlmdebug.core.part import Spans
@@ -30,7 +30,7 @@ from vlmdebug.tracking.ends import (
     seam_of_blocks,
     shifted_seams,
 )
-from vlmdebug.tracking.made import FAR, LABELS, has_own_mrope, positions_of, unlike
+from vlmdebug.tracking.made import FAR, has_own_mrope, positions_of, unlike
 
 PLANES = 4
 """Planes of `position_ids` from which M-RoPE models read where samples begin: text comes first."""

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 
 from vlmdebug.core.batch import Batch
-from vlmdebug.core.keys import KEYS
+from vlmdebug.core.keys import KEYS, LABELS
 from vlmdebug.core.shards import ShardFault, Split
 from vlmdebug.tracking.joined import IDS, PADDING_MASK
 from vlmdebug.tracking.orders import Order
-from vlmdebug.tracking.shard_labels import LABELS
 from vlmdebug.tracking.shard_media import same
 from vlmdebug.tracking.shard_tokens import POSITIONS
 

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from vlmdebug.core.batch import Batch
+from vlmdebug.core.keys import IGNORED, LABELS
 from vlmdebug.core.observed import Seam, Seams
 from vlmdebug.core.shards import ShardFault, Split
 from vlmdebug.core.tensors import numbers_of
 from vlmdebug.tracking.joined import IDS, Texts
-from vlmdebug.tracking.made import IGNORED, LABELS
 from vlmdebug.tracking.shard_tokens import ShardTokens
 
 PLAIN, AHEAD = LABELS

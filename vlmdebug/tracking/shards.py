@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vlmdebug.core.batch import Batch
-from vlmdebug.core.keys import BOOKKEEPING, CACHES, KNOWN, PACKED
+from vlmdebug.core.keys import BOOKKEEPING, CACHES, KNOWN, LABELS, PACKED
 from vlmdebug.core.observed import ObservedCall, ObservedKey, Seam, Seams
 from vlmdebug.core.packed_row import PackedRow
 from vlmdebug.core.presence import expected_rows
@@ -24,7 +24,6 @@ from vlmdebug.core.shards import ShardFault, Split
 from vlmdebug.core.tensors import numbers_of, unreadable
 from vlmdebug.errors import AmbiguousError
 from vlmdebug.tracking.joined import IDS, PADDING_MASK, Piece, Texts, edges
-from vlmdebug.tracking.made import LABELS
 from vlmdebug.tracking.observe import used_chunk
 from vlmdebug.tracking.orders import Order, orders, zigzags_of_samples
 from vlmdebug.tracking.rank_keys import EMBEDS, RankKeys

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vlmdebug.core.batch import Batch
-from vlmdebug.core.keys import ALONG_TOKENS, OF_BOTH
+from vlmdebug.core.keys import ALONG_TOKENS, IGNORED, LABELS, OF_BOTH
 from vlmdebug.core.lazy import lazy
 from vlmdebug.core.presence import has_two_texts
 from vlmdebug.core.runs import sides_of
@@ -21,8 +21,8 @@ from vlmdebug.core.shards import ShardFault, Split
 from vlmdebug.core.tensors import numbers_of
 from vlmdebug.families import FAMILIES
 from vlmdebug.tracking.joined import IDS, PADDING_MASK
-from vlmdebug.tracking.made import IGNORED, mrope_of
-from vlmdebug.tracking.shard_labels import LABELS, PLAIN
+from vlmdebug.tracking.made import mrope_of
+from vlmdebug.tracking.shard_labels import PLAIN
 from vlmdebug.tracking.shard_tokens import POSITIONS
 
 

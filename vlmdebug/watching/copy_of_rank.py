@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from vlmdebug.core.batch import Batch
+from vlmdebug.core.keys import IGNORED, LABELS
 from vlmdebug.core.presence import has_two_texts
 from vlmdebug.core.shards import ShardFault, Split
 from vlmdebug.core.tensors import numbers_of, to_numpy
 from vlmdebug.families import FAMILIES
 from vlmdebug.tracking.joined import IDS, PADDING_MASK
-from vlmdebug.tracking.made import IGNORED
-from vlmdebug.tracking.shard_labels import LABELS, PLAIN
+from vlmdebug.tracking.shard_labels import PLAIN
 from vlmdebug.tracking.shard_tokens import POSITIONS
 
 OF_TEXT = 4

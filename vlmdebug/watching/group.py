@@ -16,7 +16,7 @@ from vlmdebug.checking.shards import NotSplit, shard_differences
 from vlmdebug.checking.text import as_mismatch
 from vlmdebug.checking.text_doubts import doubt
 from vlmdebug.checking.whole_batch import planned_report, with_made
-from vlmdebug.core.keys import ALONG_TOKENS, CACHES, KEYS, MEDIA_KEYS, OF_BOTH
+from vlmdebug.core.keys import ALONG_TOKENS, CACHES, IGNORED, KEYS, LABELS, MEDIA_KEYS, OF_BOTH
 from vlmdebug.core.observed import SlicerRun
 from vlmdebug.core.shards import ShardFault, Split
 from vlmdebug.core.tensors import numbers_of, to_numpy
@@ -24,10 +24,8 @@ from vlmdebug.families.assemble import assemble
 from vlmdebug.families.facts import BatchFacts, ProcessorMetadata
 from vlmdebug.tracking.copied import copied
 from vlmdebug.tracking.joined import IDS, PADDING_MASK
-from vlmdebug.tracking.made import IGNORED
 from vlmdebug.tracking.orders import Order, orders, side_by_side
 from vlmdebug.tracking.rows import RowFinder
-from vlmdebug.tracking.shard_labels import LABELS
 from vlmdebug.tracking.shard_media import same
 from vlmdebug.tracking.shard_tokens import POSITIONS
 from vlmdebug.tracking.shards import Ranks

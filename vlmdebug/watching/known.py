@@ -11,12 +11,11 @@ import torch
 from vlmdebug.checking.report import Report
 from vlmdebug.checking.whole_batch import batch_differences
 from vlmdebug.core.batch import Batch
-from vlmdebug.core.keys import MEDIA_KEYS, OF_BOTH
+from vlmdebug.core.keys import LABELS, MEDIA_KEYS, OF_BOTH
 from vlmdebug.errors import VlmDebugError
 from vlmdebug.families.assemble import assemble
 from vlmdebug.families.facts import BatchFacts, ProcessorMetadata
 from vlmdebug.tracking.joined import IDS, PADDING_MASK
-from vlmdebug.tracking.shard_labels import LABELS
 from vlmdebug.tracking.shard_tokens import POSITIONS
 from vlmdebug.tracking.window import Whole
 from vlmdebug.watching.fast_path import TOKENS, Tensors

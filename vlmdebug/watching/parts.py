@@ -23,7 +23,7 @@ from vlmdebug.checking.whole_batch import (
     with_made,
 )
 from vlmdebug.core.batch import Batch
-from vlmdebug.core.keys import ALONG_TOKENS, MEDIA_KEYS
+from vlmdebug.core.keys import ALONG_TOKENS, LABELS, MEDIA_KEYS
 from vlmdebug.core.observed import Made
 from vlmdebug.core.shards import ShardFault, Split
 from vlmdebug.errors import VlmDebugError
@@ -32,7 +32,6 @@ from vlmdebug.families.facts import BatchFacts, ProcessorMetadata
 from vlmdebug.families.windows import is_computed_alike
 from vlmdebug.tracking.copied import copied
 from vlmdebug.tracking.joined import IDS, PADDING_MASK
-from vlmdebug.tracking.shard_labels import LABELS
 from vlmdebug.tracking.window import Place, Window
 from vlmdebug.watching.copy_of_rank import Copy, more_media
 from vlmdebug.watching.fast_path import TOKENS, Tensors

@@ -26,7 +26,7 @@ from vlmdebug.checking.whole_batch import (
     with_made,
 )
 from vlmdebug.core.batch import Batch
-from vlmdebug.core.keys import ALONG_TOKENS, MEDIA_KEYS, PACKED
+from vlmdebug.core.keys import ALONG_TOKENS, LABELS, MEDIA_KEYS, PACKED
 from vlmdebug.core.observed import Made, MadeBy, MadeReason, SlicerRun
 from vlmdebug.errors import VlmDebugError
 from vlmdebug.families.assemble import assemble
@@ -48,7 +48,7 @@ from vlmdebug.watching.windows import NOT_SPLIT, SplitCalls, Where, Windows
 
 SEAMS = frozenset({*PACKED, "position_ids"})
 """Arguments that say where samples of packed rows begin."""
-MASK, SHIFTED = "attention_mask", "shift_labels"
+MASK, SHIFTED = "attention_mask", LABELS[1]
 BATCHES = 4
 """Batches that are known at a time, as chosen and rejected answers that take turns."""
 

@@ -110,8 +110,6 @@ def _repeated(values: list[float], rows: int) -> list[float]:
 
 def with_stale(judged: Judged, found: StaleDeltas) -> Judged:
     """What was found in a call, and the deltas of another prompt."""
-    report, batch = (
-        judged.report(),
-        assemble(BatchFacts({"input_ids": np.zeros((1, 1))}, ProcessorMetadata()), None),
-    )
+    report, tokens = judged.report(), {"input_ids": np.zeros((1, 1))}
+    batch = assemble(BatchFacts(tokens, ProcessorMetadata()), None)  # only names its samples
     return Judged.of(replace(report, mismatches=(*report.mismatches, as_mismatch(found, batch))))

@@ -16,11 +16,10 @@ from weakref import ref
 import numpy as np
 import torch
 
-from vlmdebug.core.keys import ALONG_TOKENS, CACHES
+from vlmdebug.core.keys import ALONG_TOKENS, CACHES, LABELS
 from vlmdebug.core.shards import ShardFault, Split
 from vlmdebug.errors import BadInput
 from vlmdebug.safe import one_line
-from vlmdebug.tracking.shard_labels import LABELS
 from vlmdebug.tracking.shard_tokens import POSITIONS
 from vlmdebug.tracking.window import Place, Whole
 from vlmdebug.watching.rank import rank
