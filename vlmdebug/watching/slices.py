@@ -26,7 +26,7 @@ from vlmdebug.checking.whole_batch import (
     with_made,
 )
 from vlmdebug.core.batch import Batch
-from vlmdebug.core.keys import ALONG_TOKENS, LABELS, MEDIA_KEYS, PACKED
+from vlmdebug.core.keys import ALONG_TOKENS, LABELS, MEDIA_KEYS
 from vlmdebug.core.observed import Made, MadeBy, MadeReason, SlicerRun
 from vlmdebug.errors import VlmDebugError
 from vlmdebug.families.assemble import assemble
@@ -39,6 +39,7 @@ from vlmdebug.tracking.made import made_keys
 from vlmdebug.tracking.observe import used_chunk
 from vlmdebug.tracking.packed import open_seams
 from vlmdebug.tracking.rows import RowFinder
+from vlmdebug.watching.bare import MASK, SEAMS, with_bare_row
 from vlmdebug.watching.fast_path import TOKENS, FastPath, Tensors
 from vlmdebug.watching.identity import Identity, Sampled, identities_of
 from vlmdebug.watching.judged import COUNTS_DIFFER, Judged, Verdict, why
@@ -46,9 +47,7 @@ from vlmdebug.watching.parts import PartChecker
 from vlmdebug.watching.tensor_refs import TensorRef, parents_of, root_of
 from vlmdebug.watching.windows import NOT_SPLIT, SplitCalls, Where, Windows
 
-SEAMS = frozenset({*PACKED, "position_ids"})
-"""Arguments that say where samples of packed rows begin."""
-MASK, SHIFTED = "attention_mask", LABELS[1]
+SHIFTED = LABELS[1]
 BATCHES = 4
 """Batches that are known at a time, as chosen and rejected answers that take turns."""
 
@@ -108,7 +107,7 @@ class CallChecker:
             else:
                 judged = self._by_itself(plain, cached=True) if alone else self._judged(plain)
             if not alone and where is None and not self.parts.split.shards:
-                judged = _with_bare_row(judged, given)
+                judged = with_bare_row(judged, given)
             return {"judged": _with_wide(judged, given, sorted(wide)) if wide else judged}
         except Exception as error:  # a debugger must not end the program that it watches
             return {"unread": why(error)}
@@ -279,17 +278,6 @@ class CallChecker:
 
 def _without_tensors(batch: Batch) -> Batch:
     return replace(batch, inputs=dict.fromkeys(batch.inputs))
-
-
-def _with_bare_row(judged: Judged, tensors: Tensors) -> Judged:
-    """What was found, and that one row alone, not of a table of several, may hold several."""
-    ids = tensors["input_ids"]
-    told = MASK in tensors or not SEAMS.isdisjoint(tensors)
-    if len(ids) != 1 or told or len(parents_of({"input_ids": ids})["input_ids"]) > 1:
-        return judged
-    (may,) = read_packing({"input_ids": ids}, None, None).ambiguities
-    report = judged.report()
-    return Judged.of(replace(report, ambiguities=(may.message, *report.ambiguities)))
 
 
 def _with_wide(judged: Judged, tensors: Tensors, wide: Sequence[str]) -> Judged:
