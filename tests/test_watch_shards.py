@@ -588,6 +588,21 @@ def test_all_media_need_the_word_that_tokens_were_embedded(labs):
     assert "embedded=True" in said(trace)
 
 
+def test_wrong_labels_of_the_batch_do_not_hide_its_media(labs):
+    lab = labs["llava"]
+    wide = lab.batch.inputs["input_ids"].shape[1]
+    calls = [*views(lab, [(0, wide // 2), (wide // 2, wide)])]
+    learned = lab.batch.inputs["input_ids"].clone()  # placeholders and padding, too
+    for call, begin in zip(calls, (0, wide // 2), strict=True):
+        call["labels"] = learned[:, begin : begin + call["input_ids"].shape[1]]
+        call.pop("shift_labels", None)
+    trace = watched(lab, calls, shards=2, embedded=True)
+
+    assert "VLM013" in codes(trace)
+    assert "placeholder tokens among its labels" in said(trace)
+    assert "of their own" not in said(trace)
+
+
 def test_copies_of_a_row_that_may_be_packed_are_undecided():
     ids = torch.arange(10, 34)[None]
     lab = ShardLab(*vd.tiny.build("llava"))
@@ -655,6 +670,18 @@ def test_traces_of_ranks_say_which_tokens_are_missing(labs, tmp_path):
         merged = vd.merge(folder)
 
         assert merged.faults.keys() == (set() if name == "right" else {"tokens"}), str(merged)
+
+
+def test_as_many_shards_as_ranks_are_one_call_of_all_ranks(labs, tmp_path, monkeypatch):
+    lab = labs["llava"]
+    wide = lab.batch.inputs["input_ids"].shape[1]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, share in enumerate(views(lab, [(0, wide // 2), (wide // 2, wide - 2)])):
+        monkeypatch.setenv("RANK", str(rank))
+        trace = watched(lab, [share], embedded=True, shards=2, log=tmp_path / "run.jsonl")
+        assert trace.ok
+
+    assert vd.merge(tmp_path).faults.keys() == {"tokens"}
 
 
 def test_two_processes_of_torch_s_context_parallel(tmp_path):

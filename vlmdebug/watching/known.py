@@ -120,10 +120,11 @@ class KnownBatches:
         tokens = {key: value for key, value in own.items() if key in TOKENS and value.ndim == 2}
         both = {key: value for key, value in own.items() if key in OF_BOTH}
         keys = MEDIA_KEYS.difference(OF_BOTH) & parents.keys()
+        counted = {key: value for key, value in tokens.items() if key not in LABELS}
         for source in (parents, tensors):  # the media may be of the same samples as the tokens
             media = {key: source[key] for key in keys}
             with suppress(VlmDebugError):
-                whole = {**tokens, **both, **media}
+                whole = {**counted, **both, **media}
                 found = assemble(BatchFacts(whole, self._metadata), None)
                 if not found.ambiguities and not batch_differences(found):
                     return found, tokens, media

@@ -27,10 +27,18 @@ class Origin:
 
     A step ends when an optimizer of the program has stepped. With several optimizers, the one with
     the most steps counts.
+
+    Args:
+        coordinates: The place of this rank; that of the environment if there is none.
+        shards: Over how many ranks each call is split.
     """
 
-    def __init__(self, coordinates: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self, coordinates: Mapping[str, int] | None = None, *, shards: int | None = None
+    ) -> None:
         given = _given() if coordinates is None else dict(coordinates)
+        if given is None and os.environ.get("WORLD_SIZE") == str(shards):
+            given = {"dp": 0, "cp": rank() or 0}  # all ranks that there are share each call
         self._coordinates = _checked(given)
         self._steps: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
         self._step = 0

@@ -288,9 +288,10 @@ class _Live(Watcher):
         inner = with_config(model)
         on_mismatch = "raise" if session._raising else "record"
         metadata = metadata_of(model)
-        origin = None if session._log_path is None else Origin()
+        split = session._split
+        origin = None if session._log_path is None else Origin(shards=split.shards)
         given = (metadata, Arguments(model), on_mismatch)
-        super().__init__(*given, by_sample=True, origin=origin, split=session._split)
+        super().__init__(*given, by_sample=True, origin=origin, split=split)
         self.called: int = 0
         self._session, self._name = session, type(_unwrapped(inner)).__name__
         if origin is not None:

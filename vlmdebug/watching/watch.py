@@ -82,7 +82,8 @@ def watch(
         log: Write one JSON line per call here, flushed at once; with several ranks, one file
             each (`.rank0` before the ending). `vlmdebug merge` reads them together.
         coordinates: The place of this rank in the dimensions `dp`, `tp`, `cp` and `pp`, for the
-            log. By default each rank is a data-parallel one.
+            log. By default each rank is a data-parallel one; with as many `shards` as ranks, all
+            of them share each call.
         shards: Over how many ranks the tokens of each call are split. Each process is one of them
             if a launcher gave it a rank (`RANK`) or `coordinates` has `cp`; else so many calls
             after another share the tokens. Windows of a prefill need no declaration.
@@ -107,7 +108,7 @@ def watch(
         )
     split = split_of_calls(shards, coordinates, embedded=embedded)
     metadata = read_metadata(processor, config, with_config(model))
-    origin = Origin(coordinates) if log is not None else None
+    origin = None if log is None else Origin(coordinates, shards=split.shards)
     given = metadata, Arguments(model), on_mismatch, log_of(log)
     deltas = Deltas(model)
     watcher = Watcher(*given, origin=origin, split=split, deltas=deltas)
