@@ -413,6 +413,20 @@ def test_folder_that_is_no_processor_is_refused(saved, capsys):
     assert "please report it" not in said
 
 
+def test_processor_that_needs_another_package_is_said_by_its_name(saved, monkeypatch, capsys):
+    """transformers begins such a message with an empty line."""
+    transformers = pytest.importorskip("transformers")
+
+    def refused(*_, **__):
+        raise ImportError("\nQwen2VLVideoProcessor requires the Torchvision library.\nInstall it.")
+
+    monkeypatch.setattr(transformers.AutoProcessor, "from_pretrained", refused)
+
+    assert main(["check", str(saved / "batch.pt"), "--processor", str(saved)]) == 2
+    said = capsys.readouterr().err
+    assert "could not be loaded: Qwen2VLVideoProcessor requires the Torchvision library." in said
+
+
 def test_every_code_is_explained(capsys):
     for code, title in CODES.items():
         assert main(["explain", code.lower()]) == 0

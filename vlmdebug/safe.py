@@ -40,6 +40,16 @@ def one_line(text: object, limit: int = LIMIT) -> str:
     return plain(text, limit).replace("\n", "\\n")
 
 
+def first_line(error: BaseException, limit: int = LIMIT) -> str:
+    r"""What an exception says first, or its class, to be quoted in a sentence.
+
+    >>> first_line(ImportError("\nA requires B.\nInstall it.")), first_line(KeyError())
+    ('A requires B', 'KeyError')
+    """
+    said = str(error).strip() or type(error).__name__
+    return one_line(said.partition("\n")[0].rstrip("."), limit)
+
+
 def escaped(text: object, limit: int = LIMIT) -> str:
     """`plain`, for HTML text and quoted attributes."""
     return html.escape(plain(text, limit), quote=True)

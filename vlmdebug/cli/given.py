@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmdebug.errors import BadInput
-from vlmdebug.safe import one_line
+from vlmdebug.safe import first_line, one_line
 
 COUNTS = {"images": "2,0,1", "tiles": "6,0,5", "videos": "1,0,0", "audios": "0,1,0"}
 
@@ -76,8 +76,8 @@ def processor_of(folder: str | None) -> Any:
     except ModuleNotFoundError:
         raise
     except Exception as error:  # of files that are not as transformers wrote them
-        said = one_line(next(iter(str(error).splitlines()), type(error).__name__))
-        raise BadInput(f"--processor {one_line(folder)} could not be loaded: {said}") from error
+        said = first_line(error)
+        raise BadInput(f"--processor {one_line(folder)} could not be loaded: {said}.") from error
 
 
 def config_of(folder: str | None) -> Any:

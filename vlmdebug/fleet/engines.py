@@ -19,7 +19,7 @@ from vlmdebug.errors import BadInput, VlmDebugError
 from vlmdebug.fleet.audit_row import Auditor, AuditSettings
 from vlmdebug.fleet.sources import Block, rows_of
 from vlmdebug.fleet.table import table_of, write
-from vlmdebug.safe import one_line
+from vlmdebug.safe import first_line, one_line
 
 TOGETHER = 256
 """Rows with texts that are tokenized together."""
@@ -55,9 +55,9 @@ class Job:
         except BadInput:
             raise
         except Exception as error:  # a broken file, a package that is not installed
-            said = one_line(str(error).partition("\n")[0], 200)
+            said = first_line(error, 200)
             raise BadInput(
-                f"{self.processor} could not be loaded as a processor: {said} "
+                f"{self.processor} could not be loaded as a processor: {said}. "
                 "No row was audited. Pass the folder that processor.save_pretrained wrote."
             ) from error
 
@@ -192,7 +192,7 @@ def _cluster(ray: Any, address: str | None, workers: int | None) -> Iterator[Non
         except (Exception, SystemExit) as error:  # Ray ends the program where none answers
             where = "started here" if started else f"reached at {one_line(address, 80)}"
             where += ", the value of RAY_ADDRESS" if set_outside else ""
-            said = one_line(str(error).strip().partition("\n")[0], 160).rstrip(".")
+            said = first_line(error, 160)
             raise BadInput(
                 f"Ray could not be {where}: {said}. No row was audited. Pass the address "
                 "of a running cluster; without one, and without RAY_ADDRESS, Ray starts on this "

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from vlmdebug.errors import BadInput
-from vlmdebug.safe import one_line
+from vlmdebug.safe import first_line, one_line
 
 PROBES = ((64, 48), (48, 64), (336, 336), (200, 56), (97, 311), (1024, 640))
 """Widths and heights on which the formula of a processor is compared with what it returns."""
@@ -66,7 +66,7 @@ class Expansion:
             else:
                 tokens = self._measured(width, height, alone)
         except Exception as error:  # whatever a processor raises at a size that it refuses
-            raise Refused(one_line(str(error).partition("\n")[0].rstrip("."), 160)) from error
+            raise Refused(first_line(error, 160)) from error
         if tokens < 1:
             raise Refused("the image becomes no tokens")
         return tokens
@@ -110,7 +110,7 @@ def expansion_of(processor: Any, placeholder: str) -> Expansion:
     try:
         return Expansion(processor, placeholder)
     except Exception as error:  # whatever a processor raises
-        said = one_line(str(error).partition("\n")[0].rstrip("."), 160)
+        said = first_line(error, 160)
         raise BadInput(
             f"{type(processor).__name__} does not take a text with its own placeholder "
             f"{one_line(placeholder, 40)!r} and a blank image for each: {said}. No row was "

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vlmdebug.fleet.faults import Fault, Kind
-from vlmdebug.safe import one_line
+from vlmdebug.safe import first_line, one_line
 
 REMOTE = ("http://", "https://", "s3://", "gs://", "hf://")
 LARGEST = 178_956_970
@@ -67,7 +67,7 @@ def picture_of(given: Any, number: int, root: Path, decode: bool) -> Picture | F
     except UnidentifiedImageError:  # its text has an address in memory
         return Fault(Kind.BROKEN, f"Image {number} is in no format that Pillow knows.")
     except Exception as error:  # each image format of Pillow has its own
-        said = one_line(str(error).partition("\n")[0].rstrip("."), 120) or type(error).__name__
+        said = first_line(error, 120)
         return Fault(Kind.BROKEN, f"Image {number} cannot be read: {said}.")
 
 

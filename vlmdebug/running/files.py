@@ -11,7 +11,7 @@ from typing import Any
 
 from vlmdebug.core.given import public
 from vlmdebug.errors import BadInput
-from vlmdebug.safe import one_line
+from vlmdebug.safe import first_line, one_line
 
 
 @public
@@ -113,7 +113,7 @@ def _first_line(error: Exception) -> str:
         error, UnpicklingError
     ):  # torch's own message explains how to run the code in the file
         return "it is damaged, or holds Python objects, which are not loaded: they may run code"
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    return first_line(error)
 
 
 _READERS: dict[str, Callable[[Path], Any]] = {
