@@ -326,6 +326,32 @@ def test_a_mask_of_blocks_over_one_sample_is_compared(labs):
     assert lab.off(lab.run({**call, "attention_mask": near}), (0,)) > SAME
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_mask_of_blocks_that_shows_padding_in_front_is_not_ok(side, labs):
+    lab = labs["llava"]
+    batch = vd.tiny.batch("llava", [2, 0], padding_side=side)
+    hidden, wide = batch["attention_mask"] == 0, batch["input_ids"].shape[1]
+    shows = {**batch, "attention_mask": blocks([wide]).expand(2, -1, -1, -1)}
+    with torch.no_grad():
+        found, due = lab.model(**shows).logits, lab.model(**batch).logits
+    report = checked(lab, shows)
+
+    assert (float((found - due)[~hidden].abs().max()) < SAME) == report.ok == (side == "right")
+    said = f"attention_mask shows {int(hidden.sum())} padding tokens in front of the text of"
+    assert any(said in " ".join(text.split()) for text in report.ambiguities) == (side == "left")
+
+
+def test_a_mask_of_blocks_from_which_no_positions_are_computed_is_not_ok(labs):
+    lab = labs["qwen2_5_vl"]
+    batch = vd.tiny.batch("qwen2_5_vl", [1, 1])
+    mask = blocks([batch["input_ids"].shape[1]]).expand(2, -1, -1, -1)
+    shows = {**batch, "attention_mask": mask}
+
+    with pytest.raises(IndexError):
+        lab.model(**shows)
+    assert checked(lab, shows).verdict == "AMBIGUOUS"
+
+
 def test_watch_and_check_agree_that_one_bare_row_may_hold_several_samples(labs):
     lab = labs["llava"]
     call = plain(lab)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vlmdebug.core.blocks import seen_of
 from vlmdebug.core.keys import PROMPT_TYPES
 from vlmdebug.core.rules import ModelRules
 from vlmdebug.core.tensors import by_sample
@@ -60,9 +61,11 @@ def masked_otherwise(facts: BatchFacts, *, causal: bool) -> tuple[tuple[int, ...
         text attends to, since no mask hides them; each is empty where it is not known.
     """
     mask, pad = facts.mask, facts.metadata.pad_token_id
-    if pad is None or (mask is not None and mask.shape != facts.ids.shape):
+    if pad is None:
         return (), ()
     padding = facts.ids == pad  # (sample, seq)
+    if mask is not None and mask.shape != padding.shape:
+        return (), _seen_in_blocks(facts, padding) if facts.packed is None else ()
     shown = padding if mask is None else mask != 0
     if mask is not None and not np.count_nonzero(shown == padding):  # as nearly always
         none = (0,) * len(mask)
@@ -72,6 +75,15 @@ def masked_otherwise(facts: BatchFacts, *, causal: bool) -> tuple[tuple[int, ...
         return (), _attended(padding, padding, front, causal=causal, masked=False)
     unmasked = _attended(shown & padding, padding, front, causal=causal, masked=True)
     return by_sample(~(shown | padding)), unmasked
+
+
+def _seen_in_blocks(facts: BatchFacts, padding: np.ndarray) -> tuple[int, ...]:
+    """Padding in front of each text that a mask of four dimensions shows it."""
+    seen = seen_of(facts.inputs["attention_mask"], *padding.shape)
+    if seen is None or not np.count_nonzero(padding[:, :1]):
+        return ()
+    shown = padding & (seen & ~padding[:, :, None]).any(axis=1)
+    return _attended(shown, padding, padding, causal=True, masked=True)
 
 
 def padding_behind(facts: BatchFacts) -> tuple[int, ...]:

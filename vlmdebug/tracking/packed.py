@@ -55,6 +55,8 @@ def open_seams(batch: Batch) -> tuple[Seam, ...]:
     if seam is not None and seam.why is Seams.ENDS:
         return (seam,)
     known = rules.predict and rules.causal and rules.takes_block_mask
+    if rules.mrope is not None and "position_ids" not in batch.inputs:  # computed from the mask
+        known = known and not any(one.keys for one in batch.modalities.values())
     return () if known and seam is None else (Seam(Seams.BLOCKS, "attention_mask"),)
 
 
