@@ -95,10 +95,10 @@ def _bars(answer: Answer, label: str) -> str:
     if not answer.rows:
         return ""
     most = max(count for _, count in answer.rows)
-    bar = '<svg width="240" height="12" role="img" aria-label="{0:,} rows"><rect width="{1:.1f}" '
+    bar = '<svg width="240" height="12" role="img" aria-label="{0}"><rect width="{1:.1f}" '
     bar += 'height="12" fill="#0072B2"/></svg>'
     cells = [
-        [str(value), f"{count:,}", bar.format(count, max(1, 240 * count / most))]
+        [str(value), f"{count:,}", bar.format(many(count, "row"), max(1, 240 * count / most))]
         for value, count in answer.rows
     ]
     return _rows((escaped(label), "rows", ""), cells, right=(0, 1))
