@@ -646,6 +646,18 @@ def test_a_rank_with_slices_is_judged_by_its_batch(family, labs):
             assert codes(watched(lab, [wrong], **options)) == {"VLM014"}
 
 
+def test_a_rank_with_a_copy_of_its_tokens_is_not_asked_for_all_media(labs):
+    lab = labs["llava"]
+    wide = lab.batch.inputs["input_ids"].shape[1]
+    (share,) = views(lab, [(0, wide // 2)])  # with all media
+    copy = {key: value.clone() for key, value in share.items()}
+    trace = watched(lab, [copy], embedded=True, shards=2, coordinates={"dp": 0, "cp": 0})
+
+    assert codes(trace) == {"AMBIGUOUS"}
+    assert "Rank 0 has a copy of its tokens" in said(trace)
+    assert "Give all media" not in said(trace)
+
+
 def test_coordinates_of_whole_calls_change_nothing(labs):
     lab = labs["llava"]
     coordinates = {"dp": 0, "tp": 0, "cp": 0, "pp": 0}

@@ -92,7 +92,7 @@ class PartChecker:
         self.copied = copy.pieces()
         number = self.split.rank or 0
         batch, found, why = self._counted(tensors, copy.mask, shared=True)
-        faults = [one._replace(rank=number) for one in why]
+        faults = [one._replace(rank=number) for one in why if one.why is not Split.UNITS]
         faults += [one._replace(rank=number) for one in copy.labels(batch)]
         faults.append(ShardFault(Split.ALONE, rank=number))
         judged = self._report(batch, None, found, faults)
