@@ -613,6 +613,11 @@ def test_copies_of_a_row_that_may_be_packed_are_undecided():
     masked = [{**one, "attention_mask": torch.ones(1, 12, dtype=torch.long)} for one in calls]
     assert "VLM014" in codes(watched(lab, masked, shards=2))
     assert "VLM014" in codes(watched(lab, [{"input_ids": half} for half in halves], shards=2))
+    grown = [
+        {"input_ids": half, "position_ids": torch.arange(begin, begin + 12)[None]}
+        for begin, half in zip((0, 12), halves, strict=True)
+    ]
+    assert watched(lab, grown, shards=2).ok
 
 
 def test_packed_rows_are_split_with_their_own_positions(built):

@@ -154,6 +154,8 @@ class Group:
             whole = {key: value for key, value in join.along.items() if key not in LABELS}
             if not join.packed:
                 whole.pop(POSITIONS, None)
+                if join.real.all():  # the row of a call without mask is one sample here
+                    whole.setdefault(PADDING_MASK, torch.from_numpy(join.real).long())
             media = _media(ranks, join.order)
             masked = copied(PADDING_MASK, whole, self._metadata) if PADDING_MASK in whole else None
             alone = self._alone({**whole, **(media or {})}) if media is not None else RIGHT
