@@ -620,6 +620,26 @@ def test_copies_of_a_row_that_may_be_packed_are_undecided():
     assert watched(lab, grown, shards=2).ok
 
 
+def test_columns_of_one_row_without_mask_are_one_sample(labs):
+    lab = labs["llava"]
+    batch = vd.tiny.batch("llava", [1])
+    wide = batch["input_ids"].shape[1]
+    halves = [(0, wide - 4), (wide - 4, wide)]  # the image is in the first
+    media = [{"pixel_values": batch["pixel_values"]}, {}]
+    calls = [{"input_ids": batch["input_ids"][:, begin:end]} for begin, end in halves]
+    placed = [
+        {**call, **media[0], "position_ids": torch.arange(*ends)[None]}
+        for call, ends in zip(calls, halves, strict=True)
+    ]
+    cache = {"past_key_values": DynamicCache(config=lab.model.config), "use_cache": True}
+    windows = [{**call, **own, **cache} for call, own in zip(calls, media, strict=True)]
+
+    assert watched(lab, placed, shards=2, embedded=True).ok
+    unplaced = [{**call, **media[0]} for call in calls]
+    assert codes(watched(lab, unplaced, shards=2, embedded=True)) == {"VLM014"}
+    assert watched(lab, windows, model=lab.model).ok
+
+
 def test_packed_rows_are_split_with_their_own_positions(built):
     lab = ShardLab(*built["llava"])
     ids, places = torch.arange(10, 34)[None], torch.cat([torch.arange(9), torch.arange(15)])[None]

@@ -103,9 +103,10 @@ class KnownBatches:
         if media is None:
             return Known(whole, marks, {}, None, None)
         given = {**own, **media}
-        if masked and not whole.masked:  # positions are counted without padding
-            pad = self._metadata.pad_token_id
-            given[PADDING_MASK] = torch.from_numpy(whole.real | (whole.ids != pad)).long()
+        real = whole.real | (whole.ids != self._metadata.pad_token_id)
+        plain = len(real) == 1 and POSITIONS not in own and bool(real.all())
+        if (masked or plain) and not whole.masked:  # one row is one sample, unless positions fall
+            given[PADDING_MASK] = torch.from_numpy(real).long()  # they are counted without padding
         judged = self._alone(given)
         away = any(not one.is_cpu for one in media.values())
         every = range(len(batch))
