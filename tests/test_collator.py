@@ -647,7 +647,7 @@ def test_mask_of_four_dimensions_is_no_other_text(built):
     report = vd.check(vd.collator(wide, one.processor), rows)
 
     assert report.verdict == "AMBIGUOUS"
-    assert "attention_mask of the batch could not be matched" in report.ambiguities[0]
+    assert "what an attention_mask of more than two dimensions must show" in report.ambiguities[0]
 
 
 def test_order_that_is_meant_is_no_finding(built):

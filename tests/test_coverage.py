@@ -102,9 +102,11 @@ def unproven_batch(name):
 
 
 def by_shift(inputs, chunk_size):
-    """Chunks with the media of the next sample."""
+    """Chunks with the media of the next sample, or with its tokens where there are none."""
+    tokens = ("input_ids", "attention_mask")
+    moved = [key for key in inputs if key not in tokens] or ["input_ids"]
     for sample in range(3):
-        media = {key: value.roll(1, 0) for key, value in inputs.items() if key != "input_ids"}
+        media = {key: inputs[key].roll(1, 0) for key in moved}
         yield {key: value[sample : sample + 1] for key, value in {**inputs, **media}.items()}
 
 

@@ -32,6 +32,8 @@ PIXELS_OF_IMAGES, PIXELS_OF_PAGES = "pixel_values", "flattened_patches"
 PATCH_PIXELS, PLACE_AND_PIXELS = "patch_pixels", "place_and_pixels"
 
 
+BROADCAST = {("gemma4_unified", "image_position_ids")}
+"""Models that take one place for both, `modeling_gemma4_unified` (transformers 5.24)."""
 MOST_ROWS = 256
 """Sizes of rows that are remembered as right; media are padded to many sizes in some families."""
 
@@ -277,14 +279,15 @@ def _other_lengths(
     key: str, shape: Sequence[int], found: Sequence[Unlike], kind: str | None
 ) -> Contradiction:
     are, due = said_of(found)
+    runs = (kind, key) in BROADCAST
     return Contradiction(
         (key,),
         None,
         f"{key} has shape {tuple(shape)}: {are}, but {kind} takes {due}. "
-        "The model raises. Trim and pad only keys along the tokens, and pass the media as the "
+        f"The model {'may run with other values' if runs else 'raises'}. Trim and pad only keys along the tokens, and pass the media as the "
         "processor returned them.",
         refused=False,
-        silent=False,
+        silent=None if runs else False,
     )
 
 

@@ -70,7 +70,12 @@ TIMES = 4
 PIXELS, TEXT = MEDIA_OF["image"], "input_ids"
 OF_OTHERS = frozenset(
     named(Cause(because))
-    for because in (Because.LABELS_OTHER, Because.LABELS_SHIFTED, Because.LABELS_LENGTH)
+    for because in (
+        Because.LABELS_OTHER,
+        Because.LABELS_SHIFTED,
+        Because.LABELS_LENGTH,
+        Because.LABELS_PADDING,
+    )
 )
 Said = tuple[Difference, Batch]
 """A difference, and the batch that its rows are of."""
