@@ -284,8 +284,8 @@ def _other_lengths(
         (key,),
         None,
         f"{key} has shape {tuple(shape)}: {are}, but {kind} takes {due}. "
-        f"The model {'may run with other values' if runs else 'raises'}. Trim and pad only keys along the tokens, and pass the media as the "
-        "processor returned them.",
+        f"The model {'may run with other values' if runs else 'raises'}. Trim and pad only keys "
+        "along the tokens, and pass the media as the processor returned them.",
         refused=False,
         silent=None if runs else False,
     )
