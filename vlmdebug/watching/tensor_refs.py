@@ -146,6 +146,8 @@ def _parent(tensor: torch.Tensor) -> torch.Tensor:
     shape, count = tensor.shape, tensor.numel()
     if not shape or not count:
         return tensor
+    if tensor._base is None and tensor.untyped_storage().nbytes() == count * tensor.itemsize:
+        return tensor  # alone in its memory, as copies are
     root = root_of(tensor)
     if columns_of(tensor, root) is not None:
         return root.detach()
