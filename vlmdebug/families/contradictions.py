@@ -21,7 +21,7 @@ from vlmdebug.errors import BadInput
 from vlmdebug.families import find_family
 from vlmdebug.families.base import dimensions
 from vlmdebug.families.clip_shapes import VIDEO_PATCH_PIXELS, clip_shapes
-from vlmdebug.families.facts import BatchFacts
+from vlmdebug.families.facts import BatchFacts, ProcessorMetadata
 from vlmdebug.families.form import Form
 from vlmdebug.families.given_counts import how_to_count
 from vlmdebug.families.image_counts import refuses_rows
@@ -34,6 +34,8 @@ PATCH_PIXELS, PLACE_AND_PIXELS = "patch_pixels", "place_and_pixels"
 
 BROADCAST = {("gemma4_unified", "image_position_ids")}
 """Models that take one place for both, `modeling_gemma4_unified` (transformers 5.24)."""
+OF_SEVERAL = {"llava"}
+"""Models with a processor that another has, too, with a tower for any size: FastVLM's."""
 MOST_ROWS = 256
 """Sizes of rows that are remembered as right; media are padded to many sizes in some families."""
 
@@ -149,7 +151,7 @@ def _odd_rows(facts: BatchFacts, form: Form) -> list[Ambiguity]:
             found.append(_channels_last(key, shape))
             continue
         if others := unlike(shape, names, sizes.exact):
-            found.append(_other_lengths(key, shape, others, kind))
+            found.append(_other_lengths(key, shape, others, facts.metadata))
             continue
         if others := unlike(shape, names, sizes.usual):
             found.append(_unusual_lengths(key, shape, others, kind))
@@ -276,10 +278,11 @@ def _other_dimensions(
 
 
 def _other_lengths(
-    key: str, shape: Sequence[int], found: Sequence[Unlike], kind: str | None
+    key: str, shape: Sequence[int], found: Sequence[Unlike], metadata: ProcessorMetadata
 ) -> Contradiction:
-    are, due = said_of(found)
-    runs = (kind, key) in BROADCAST
+    kind, (are, due) = metadata.model_type, said_of(found)
+    shared = kind in OF_SEVERAL and not metadata.has_config
+    runs = (kind, key) in BROADCAST or (shared and all(one.is_side for one in found))
     return Contradiction(
         (key,),
         None,

@@ -277,6 +277,11 @@ class Unlike(NamedTuple):
     size: int
     due: frozenset[int]
 
+    @property
+    def is_side(self) -> bool:
+        """Whether it is a side of an image."""
+        return self.name.endswith(SIDES)
+
 
 def unlike(shape: Sequence[int], names: Sequence[str], lengths: Lengths) -> list[Unlike]:
     """The dimensions of a key that have none of their lengths."""
