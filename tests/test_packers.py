@@ -700,6 +700,61 @@ def test_a_difference_that_rounding_may_cause_is_no_proof_of_wrong_pixels(labs):
     assert (exact.ok, exact.undecided) == (True, ())
 
 
+WITHOUT_CACHE = {"granite4_vision"}
+"""Models that begin none in a call with positions."""
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_watch_is_not_ok_where_a_packed_call_may_begin_a_cache(family, labs):
+    lab = labs[family]
+    row = {k: v for k, v in lab.packed().items() if not k.startswith(("cu_", "max_"))}
+    del row["labels"]
+    text, logits, doubted = lab.model.config.get_text_config(), {}, {}
+    for asked in (None, True, False):
+        more = {} if asked is None else {"use_cache": asked}
+        with (
+            vd.watch(lab.model, processor=lab.processor, on_mismatch="record") as trace,
+            torch.no_grad(),
+        ):
+            logits[asked] = lab.model(**row, **more).logits
+        report = trace.calls[0].report
+        doubted[asked] = [one for one in report.ambiguities if "with a cache" in one]
+        assert not report.mismatches
+    off = float((logits[None] - logits[False]).abs().max())
+
+    assert text.use_cache
+    assert (off > 1e-2) == (family not in WITHOUT_CACHE)
+    assert [len(doubted[asked]) for asked in (None, True, False)] == [1, 1, 0]
+    assert "Pass use_cache=False." in doubted[None][0]
+
+
+def test_a_config_without_a_cache_is_enough(built):
+    model, processor = built["llava"]
+    lab = Lab(deepcopy(model), processor, vd.tiny.batch("llava", [2, 0, 1], seed=0))
+    lab.model.config.get_text_config().use_cache = False
+    row = {k: v for k, v in lab.packed().items() if not k.startswith(("cu_", "max_"))}
+    with vd.watch(lab.model, processor=processor, on_mismatch="record") as trace, torch.no_grad():
+        given = lab.model(**row).logits
+        assert torch.equal(given, lab.model(**row, use_cache=False).logits)
+
+    assert [call.report.verdict for call in trace.calls] == ["OK", "OK"]
+
+
+def test_an_exported_row_asks_for_no_cache(labs):
+    lab = labs["llava"]
+    (row,) = vd.export(lab.batch, packed=True).function(lab.batch.for_slicer(), 3)
+    with torch.no_grad():
+        given = lab.model(**row).logits
+        cached = lab.model(**{**row, "use_cache": True}).logits
+        alone = [
+            lab.model(**chunk, use_cache=False).logits[0][chunk["attention_mask"][0].bool()]
+            for chunk in lab.batch.chunks(1)
+        ]
+
+    assert float((given[0] - torch.cat(alone)).abs().max()) < SAME
+    assert float((cached[0] - torch.cat(alone)).abs().max()) > 1
+
+
 def test_a_cache_that_the_packer_asks_for_is_not_ok(labs):
     lab = labs["llava"]
 

@@ -30,7 +30,8 @@ def pack_inputs(inputs: dict, chunk_size: int) -> Iterator[dict]:
     """Yield rows of `chunk_size` samples each, joined without padding.
 
     `position_ids` start again with each sample. Attention keeps samples apart by them as long as
-    there is no attention_mask and no cache; flash-attention also reads the cu_seq_lens.
+    there is no attention_mask and no cache, which rows say by `use_cache`; flash-attention also
+    reads the cu_seq_lens.
     """
     for chunk in slice_inputs(inputs, chunk_size):
         yield _joined(chunk)
@@ -60,6 +61,7 @@ def _joined(chunk: dict) -> dict:
     row["cu_seq_lens_q"] = torch.tensor(ends, dtype=torch.int32, device=ids.device)
     row["cu_seq_lens_k"] = row["cu_seq_lens_q"]
     row["max_length_q"] = row["max_length_k"] = max(lengths)
+    row["use_cache"] = False  # once a model begins a cache, it does not see where samples begin
     return row
 
 

@@ -31,6 +31,7 @@ class Arguments:
         signatures = [_parameters(module) for module in _within(model)]
         self.own: frozenset[str] = frozenset(name for found in signatures for name in found)
         self._places = next(filter(None, map(_places, signatures)), ())
+        self._configs = _configs(model)
 
     def named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
         """The inputs of a call with these arguments; a single mapping is read as its content.
@@ -50,6 +51,23 @@ class Arguments:
                 "Pass them by name: model(input_ids=…, pixel_values=…)."
             )
         return {**dict(zip(self._places, args, strict=False)), **kwargs}
+
+    def makes_cache(self, inputs: Mapping[str, Any]) -> bool:
+        """Whether the model may begin a cache in a call, by the call, else by its config.
+
+        Most models read the config of their text, some their own (`modeling_llava.forward`,
+        `modeling_idefics3.forward`, transformers 5.24).
+        """
+        asked = inputs.get("use_cache")
+        if asked is not None:
+            return bool(asked)
+        return any(getattr(one, "use_cache", None) is True for one in self._configs)
+
+
+def _configs(model: torch.nn.Module) -> list[Any]:
+    """The configs within a model and its wrappers, of which one may ask for a cache."""
+    found = [config for one in _within(model) if (config := getattr(one, "config", None))]
+    return [*found, *(one.get_text_config() for one in found if hasattr(one, "get_text_config"))]
 
 
 def refuse_unreadable(inputs: Mapping[str, Any], dense: Collection[str]) -> None:

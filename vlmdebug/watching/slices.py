@@ -68,6 +68,7 @@ class CallChecker:
     ) -> None:
         self._metadata, self._by_sample = metadata, by_sample
         self._given = metadata
+        self._cache: dict[str, Any] = {}
         self.parts: PartChecker = PartChecker(metadata, Windows(split), self._whole)
         self._cuts: list[_KnownBatch] = []  # the latest first
         self._last: tuple[Batch, range | None] | None = None  # what the last call was judged by
@@ -80,14 +81,16 @@ class CallChecker:
         where: Where | None = None,
         site: str = "",
         interpolated: bool = False,
+        makes_cache: bool = False,
     ) -> Verdict:
         """What is found in one call, or why it is unread.
 
         `alone`: only by its own tensors, whatever they were cut from. `where`: the columns of a
         batch that it has, if that is not all of them; `site`: the line that made it.
-        `interpolated`: the model is asked to take images of any size.
+        `interpolated`: the model is asked to take images of any size; `makes_cache`: to begin a
+        cache, so that packed samples may not be kept apart.
         """
-        self._last = None
+        self._last, self._cache = None, {"use_cache": True} if makes_cache else {}
         self._metadata = self._given.interpolated if interpolated else self._given
         self.parts.forget()
         try:
@@ -143,7 +146,8 @@ class CallChecker:
         return self._by_batch(tensors, parents)
 
     def _whole(self, tensors: Tensors) -> Judged:
-        """A batch that other calls have columns of."""
+        """A batch that other calls have columns of; it is no call, so that it has no cache."""
+        self._cache = {}
         packed = None if SEAMS.isdisjoint(tensors) else self._packed(tensors)
         return self._by_itself(tensors) if packed is None else packed
 
@@ -154,6 +158,7 @@ class CallChecker:
         packing = read_packing(inputs, None, self._metadata.pad_token_id, single=True)
         if packing.spans is None and not packing.ambiguities:
             return None
+        inputs |= self._cache
         batch = assemble(BatchFacts(inputs, self._metadata, packing=packing), None)
         self._last = _without_tensors(batch), None if packing.ambiguities else range(len(batch))
         seams = open_seams(batch)

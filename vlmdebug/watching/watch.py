@@ -241,13 +241,7 @@ class Watcher:
             tensors = {key: tensor for key, tensor in tensors.items() if key not in own}
         where = self._where(tensors, inputs, cached=cached)
         media = {} if self._origin is None or cached else _sampled(tensors)
-        judge = partial(
-            self._judge,
-            alone=cached,
-            where=where,
-            site=site,
-            interpolated=inputs.get(INTERPOLATES) is True,
-        )
+        judge = partial(self._judge, alone=cached, where=where, site=site, **self._asked(inputs))
         given = partial(self._with_samples, origin, cached, judge, self._stale(inputs))
         if here or all_on_cpu(tensors):
             return [call(**given(lambda: tensors, media))]
@@ -256,6 +250,11 @@ class Watcher:
         later = partial(given, away.tensors, arriving)
         self._waiting.append((number, away, lambda: call(**later())))
         return []
+
+    def _asked(self, inputs: Mapping[str, Any]) -> dict[str, bool]:
+        """What a call asks of the model that decides what is right."""
+        interpolated = inputs.get(INTERPOLATES) is True
+        return {"interpolated": interpolated, "makes_cache": self._arguments.makes_cache(inputs)}
 
     def _where(self, tensors: Tensors, inputs: Mapping[str, Any], *, cached: bool) -> Where | None:
         """The columns of a batch that a call has, if that is not all of them."""
