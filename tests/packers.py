@@ -51,6 +51,25 @@ class Labs(dict):
         return self[family]
 
 
+SAME = 1e-4
+"""Far above rounding, which is 1e-6 here, and far below any other difference, which is 1e-2."""
+
+
+def codes(report):
+    """Codes of what a report finds."""
+    return {finding.code for finding in report.findings}
+
+
+def labs_of(built):
+    """`labs["llava"]`: a batch of that family and its packers, made once."""
+
+    def lab(family):
+        model, processor = built[family]
+        return Lab(model, processor, vd.tiny.batch(family, images_per_sample=[2, 0, 1], seed=0))
+
+    return Labs(lab)
+
+
 @dataclass
 class Lab:
     """One tiny model, a batch of three samples with 2, 0 and 1 images, and its packers."""

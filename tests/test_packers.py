@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from architectures import REFUSES_TEXT, architectures
-from packers import OF_MROPE, ORDER, WRONG, Lab, Labs, flash_arguments
+from packers import OF_MROPE, ORDER, SAME, WRONG, Lab, codes, flash_arguments, labs_of
 
 import vlmdebug as vd
 from vlmdebug.families import find_family
@@ -24,23 +24,11 @@ OWN_MASKS = {
     "muse_spark",
 }
 """Models that do not show all tokens of one mask: it does not stand for flash-attention."""
-SAME = 1e-4
-"""Far above rounding, which is 1e-6 here, and far below any other difference, which is 1e-2."""
 
 
 @pytest.fixture(scope="module")
 def labs(built):
-    """`labs["llava"]`: a batch of that family and its packers, built once."""
-
-    def lab(family):
-        model, processor = built[family]
-        return Lab(model, processor, vd.tiny.batch(family, images_per_sample=[2, 0, 1], seed=0))
-
-    return Labs(lab)
-
-
-def codes(report):
-    return {finding.code for finding in report.findings}
+    return labs_of(built)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -6,7 +6,7 @@ Right ones give the logits of each sample alone, as the tiny model says; wrong o
 import numpy as np
 import pytest
 import torch
-from packers import IGNORED, Lab, Labs
+from packers import IGNORED, SAME, codes, labs_of
 
 import vlmdebug as vd
 from vlmdebug.views.sentences import opening_sentence
@@ -19,19 +19,11 @@ POSITIONS = {
     "that go on": lambda last, at, size: last + 1 + torch.arange(size),
     "of their places": lambda last, at, size: at + torch.arange(size),
 }
-SAME = 1e-4
-"""Far above rounding, which is 1e-6 here, and far below any other difference, which is 1e-2."""
 
 
 @pytest.fixture(scope="module")
 def labs(built):
-    """`labs["llava"]`: a batch of that family and its packers, built once."""
-
-    def lab(family):
-        model, processor = built[family]
-        return Lab(model, processor, vd.tiny.batch(family, images_per_sample=[2, 0, 1], seed=0))
-
-    return Labs(lab)
+    return labs_of(built)
 
 
 def plain(lab, order=(0, 1, 2)):
@@ -82,10 +74,6 @@ def watched(lab, call):
     with vd.watch(lab.model, processor=lab.processor, on_mismatch="record") as trace:
         lab.run(call)
     return trace.report()
-
-
-def codes(report):
-    return {finding.code for finding in report.findings}
 
 
 # --- padding -------------------------------------------------------------------------------------

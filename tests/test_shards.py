@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from architectures import REFUSES_TEXT, architectures
-from packers import Lab, Labs
+from packers import SAME, Lab, Labs, codes
 from sharders import (
     IGNORED,
     WAYS,
@@ -30,8 +30,6 @@ from vlmdebug.tracking.orders import zigzags_of_samples
 
 FAMILIES = [one for one in architectures() if one not in REFUSES_TEXT]
 FEW = ["llava", "qwen2_5_vl", "idefics3", "internvl"]
-SAME = 1e-4
-"""Far above rounding, and far below any other difference."""
 BY_SAMPLE = {"idefics3", "smolvlm", "idefics2", "mllama", "granite_docling"}
 """Layouts with a row of pixels per sample: which rank needs which of them is not known."""
 
@@ -47,10 +45,6 @@ def packs(built):
     """`packs["llava"]`: a batch of that family and its packers, built once."""
     images = [2, 0, 1]
     return Labs(lambda f: Lab(*built[f], vd.tiny.batch(f, images_per_sample=images, seed=0)))
-
-
-def codes(report):
-    return {finding.code for finding in report.findings}
 
 
 # --- right and wrong ways ------------------------------------------------------------------------

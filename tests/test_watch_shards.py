@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from architectures import REFUSES_TEXT, architectures
-from packers import Labs
+from packers import SAME, Labs
 from processes import run_ranks
 from sharders import IGNORED, WAYS, WRONG, ShardLab, along, each, halve_pixels, shifted, split
 from transformers import DynamicCache
@@ -23,8 +23,6 @@ from vlmdebug.watching.known import KNOWN
 
 FEW = ["llava", "qwen2_5_vl", "gemma3", "internvl"]
 FAMILIES = [one for one in architectures() if one not in REFUSES_TEXT]
-SAME = 1e-4
-"""Far above rounding, and far below any other difference."""
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vlmdebug.errors import BadInput
+from vlmdebug.safe import one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -222,9 +223,21 @@ def _release() -> str:
         return ""
 
 
+def _is_older() -> bool:
+    """Whether the installed release is older than those for which tiny models are made."""
+    installed = _release()
+    return bool(installed) and _numbers(installed) < _numbers(OLDEST)
+
+
+def _numbers(release: str) -> list[int]:
+    return [*map(int, release.split("."))]
+
+
 @contextmanager
 def release_of(family: str) -> Iterator[None]:
     """Report the transformers release that a family needs if the installed one lacks a part.
+
+    Of a release before `OLDEST` every failure is one: it may have a part in another form.
 
     Raises:
         BadInput: The installed release lacks a part. The message does not ask for another release
@@ -232,16 +245,19 @@ def release_of(family: str) -> Iterator[None]:
     """
     try:
         yield
-    except ImportError as error:
-        part = error.name or ""
-        if not part.startswith("transformers") or importlib.util.find_spec("transformers") is None:
+    except BadInput:
+        raise
+    except Exception as error:
+        part = (error.name or "") if isinstance(error, ImportError) else ""
+        lacks = part.startswith("transformers") and importlib.util.find_spec("transformers")
+        if not lacks and not _is_older():
             raise
         installed = importlib.metadata.version("transformers")
         raise BadInput(
             f"The tiny model of {family!r} needs transformers {OLDEST} or newer ({NEWEST} was "
-            f"tried), but {installed} is installed, which lacks a part of it ({error}). Nothing "
-            "was built. check, falsify, export and review need no tiny model and work with the "
-            "installed release; for tiny models, make an environment of their own."
+            f"tried), but {installed} is installed, which lacks a part of it ({one_line(error)}). "
+            "Nothing was built. check, falsify, export and review need no tiny model and work with "
+            "the installed release; for tiny models, make an environment of their own."
         ) from error
 
 
