@@ -33,7 +33,8 @@ PATCH_PIXELS, PLACE_AND_PIXELS = "patch_pixels", "place_and_pixels"
 
 
 BROADCAST = {("gemma4_unified", "image_position_ids")}
-"""Models that take one place for both, `modeling_gemma4_unified` (transformers 5.24)."""
+"""Models that take one place of a patch for its row and its column: it is broadcast
+(`modeling_gemma4_unified.forward` of the vision embedder, transformers 5.24)."""
 OF_SEVERAL = {"llava"}
 """Models with a processor that another has, too, with a tower for any size: FastVLM's."""
 MOST_ROWS = 256

@@ -55,7 +55,7 @@ class Arguments:
     def makes_cache(self, inputs: Mapping[str, Any]) -> bool:
         """Whether the model may begin a cache in a call, by the call, else by its config.
 
-        Most models read the config of their text, some their own (`modeling_llava.forward`,
+        Most models read the config of their text, some their own (`modeling_llama.forward`,
         `modeling_idefics3.forward`, transformers 5.24).
         """
         asked = inputs.get("use_cache")
