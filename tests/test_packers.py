@@ -728,6 +728,24 @@ def test_a_config_without_a_cache_is_enough(built):
     assert [call.report.verdict for call in trace.calls] == ["OK", "OK"]
 
 
+def test_training_with_checkpoints_begins_no_cache(built):
+    model, processor = built["llava"]
+    lab = Lab(deepcopy(model), processor, vd.tiny.batch("llava", [2, 0, 1], seed=0))
+    row = {k: v for k, v in lab.packed().items() if not k.startswith(("cu_", "max_"))}
+    lab.model.gradient_checkpointing_enable()
+    logits, verdicts = {}, {}
+    for training in (True, False):
+        lab.model.train(training)
+        with vd.watch(lab.model, processor=processor, on_mismatch="record") as trace:
+            logits[training] = lab.model(**row).logits
+        verdicts[training] = trace.calls[0].report.verdict
+    alone = lab.model(**row, use_cache=False).logits
+
+    assert verdicts == {True: "OK", False: "AMBIGUOUS"}
+    assert torch.equal(logits[True], alone)
+    assert float((logits[False] - alone).abs().max().detach()) > 1
+
+
 def test_an_exported_row_asks_for_no_cache(labs):
     lab = labs["llava"]
     (row,) = vd.export(lab.batch, packed=True).function(lab.batch.for_slicer(), 3)

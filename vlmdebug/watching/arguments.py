@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
+from weakref import ref
 
 import torch
 
@@ -17,6 +18,8 @@ from vlmdebug.core.keys import KNOWN, MEDIA_KEYS
 from vlmdebug.errors import BadInput
 from vlmdebug.families.unreadable import dispatches
 
+CHECKPOINTS = "gradient_checkpointing"
+"""The attribute of modules that compute their activations again."""
 Parameters = Mapping[str, inspect.Parameter]
 
 
@@ -31,7 +34,12 @@ class Arguments:
         signatures = [_parameters(module) for module in _within(model)]
         self.own: frozenset[str] = frozenset(name for found in signatures for name in found)
         self._places = next(filter(None, map(_places, signatures)), ())
-        self._configs = _configs(model)
+        self._configs, texts = _configs(model)
+        self._checkpointed = [
+            ref(one)
+            for one in model.modules()
+            if hasattr(one, CHECKPOINTS) and any(getattr(one, "config", None) is of for of in texts)
+        ]
 
     def named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
         """The inputs of a call with these arguments; a single mapping is read as its content.
@@ -56,18 +64,25 @@ class Arguments:
         """Whether the model may begin a cache in a call, by the call, else by its config.
 
         Most models read the config of their text, some their own (`modeling_llama.forward`,
-        `modeling_idefics3.forward`, transformers 5.24).
+        `modeling_idefics3.forward`, transformers 5.24). None does while it trains with gradient
+        checkpointing (`utils/generic.merge_with_config_defaults`).
         """
         asked = inputs.get("use_cache")
-        if asked is not None:
-            return bool(asked)
-        return any(getattr(one, "use_cache", None) is True for one in self._configs)
+        if asked is None:
+            asked = any(getattr(one, "use_cache", None) is True for one in self._configs)
+        return bool(asked) and not (torch.is_grad_enabled() and self._is_checkpointed)
+
+    @property
+    def _is_checkpointed(self) -> bool:
+        texts = filter(None, (one() for one in self._checkpointed))
+        return any(one.training and getattr(one, CHECKPOINTS) is True for one in texts)
 
 
-def _configs(model: torch.nn.Module) -> list[Any]:
-    """The configs within a model and its wrappers, of which one may ask for a cache."""
+def _configs(model: torch.nn.Module) -> tuple[list[Any], list[Any]]:
+    """The configs in a model and its wrappers that may ask for a cache, and those of text."""
     found = [config for one in _within(model) if (config := getattr(one, "config", None))]
-    return [*found, *(one.get_text_config() for one in found if hasattr(one, "get_text_config"))]
+    texts = [one.get_text_config() for one in found if hasattr(one, "get_text_config")]
+    return [*found, *texts], texts
 
 
 def refuse_unreadable(inputs: Mapping[str, Any], dense: Collection[str]) -> None:
