@@ -71,6 +71,7 @@ class Pack(Collate):
             "input_ids": torch.cat([one["input_ids"] for one in alone], 1),
             "position_ids": torch.cat([*map(torch.arange, lengths)])[None],
             "pixel_values": torch.cat([one["pixel_values"] for one in alone]),
+            "use_cache": False,  # with one, the model would mix both
         }
 
 

@@ -60,7 +60,10 @@ def joined(rows: list[Inputs], images: list[Inputs]) -> Inputs:
     """One row of these, and the images of those."""
     found: Inputs = {}
     for key in dict.fromkeys(key for row in rows for key in without_ends(row)):
-        if getattr(rows[0].get(key), "shape", ())[-1:] == rows[0]["input_ids"].shape[-1:]:
+        one = next(row[key] for row in rows if key in row)
+        if not hasattr(one, "shape"):
+            found[key] = one  # an option: use_cache
+        elif one.shape[-1:] == rows[0]["input_ids"].shape[-1:]:
             found[key] = torch.cat([row[key] for row in rows], -1)
         else:
             found[key] = torch.cat([row[key] for row in images if key in row])
