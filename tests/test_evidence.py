@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from architectures import REFUSES_TEXT, architectures
 
 import vlmdebug as vd
+from vlmdebug.checking import labels as judged
 from vlmdebug.core.record import Compared
 from vlmdebug.families.assemble import assemble
 from vlmdebug.families.facts import BatchFacts
@@ -182,6 +184,36 @@ def test_labels_are_held_against_the_tokens(family):
     for labels in wrong.values():
         report = vd.check({**inputs, "labels": labels}, processor=processor)
         assert {m.code for m in report.mismatches} == {"VLM013"}
+
+
+@pytest.mark.parametrize("key", ["labels", "shift_labels"])
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "paligemma"])
+def test_labels_are_read_sample_by_sample_only_where_one_may_be_wrong(family, key, monkeypatch):
+    _, processor, inputs = real(family, [1, 0, 2, 1])
+    rng, ids, seen = np.random.default_rng(3), inputs["input_ids"], inputs["attention_mask"] == 1
+    own, ahead = judged._suspects, int(key == "shift_labels")
+    token = vd.read_batch(inputs, processor=processor).image.token_id
+    none = torch.full_like(ids[:, :1], -100)
+    right = torch.where(seen & (ids != token), ids, -100)
+    right = torch.cat([right[:, 1:], none], 1) if ahead else right
+    named = set[tuple[int, ...]]()
+    for _ in range(60):
+        given = right.clone()
+        for sample in rng.choice(4, size=rng.integers(0, 3), replace=False):
+            at = rng.integers(0, ids.shape[1], size=3)
+            given[sample, at] = torch.where(given[sample, at] == -100, ids[sample, at], -100)
+            given[sample, at[0]] += int(rng.integers(0, 2))
+        if family == "paligemma":
+            types = torch.ones_like(ids)
+            types[rng.integers(0, 4)] = int(rng.integers(0, 2))
+            inputs["token_type_ids"] = types
+        batch = vd.read_batch({**inputs, key: given}, processor=processor)
+        found = judged.labels_differences(batch)
+        monkeypatch.setattr(judged, "_suspects", lambda batch, *given, **ahead: [*range(4)])
+        assert found == judged.labels_differences(batch)
+        monkeypatch.setattr(judged, "_suspects", own)
+        named.add(tuple(sample for one in found for sample in one.samples))
+    assert () in named and len(named) > 4
 
 
 @pytest.mark.parametrize(

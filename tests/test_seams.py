@@ -9,7 +9,11 @@ import torch
 from packers import IGNORED, SAME, codes, labs_of
 
 import vlmdebug as vd
+from vlmdebug.families import packing
+from vlmdebug.families.restarts import restarted
 from vlmdebug.views.sentences import opening_sentence
+from vlmdebug.watching.slices import CallChecker
+from vlmdebug.watching.watch import metadata_of
 
 FAMILIES = ("internvl", "llava", "qwen2_5_vl")  # padded on the left, on the right, with M-RoPE
 POSITIONS = {
@@ -411,3 +415,71 @@ def test_odd_arguments_of_one_sample_raise_nothing_foreign(odd, labs):
         return
 
     assert not report.ok or odd == "labels that are no numbers"
+
+
+def changed(call, pad, rng):
+    """The call with a few random changes to its positions, tokens and keys."""
+    call = {key: value.clone() if hasattr(value, "clone") else value for key, value in call.items()}
+    ids, places = call["input_ids"], call["position_ids"]
+    for change in rng.choice(9, size=rng.integers(0, 3), replace=False):
+        at = int(rng.integers(0, ids.shape[-1]))
+        match change:
+            case 0:
+                places[..., at] = int(rng.integers(-1, 4))
+            case 1:
+                places[..., at:] -= places[..., at : at + 1].clone()  # it starts again here
+            case 2:
+                ids[:, at] = pad
+            case 3:
+                ids[:, at:] = pad
+            case 4:
+                call["position_ids"] = places = places.to(torch.int32)
+            case 5:
+                call["attention_mask"] = torch.ones_like(ids)
+            case 6:
+                places += 1
+            case 7:
+                places[(rng.integers(0, len(places)), ..., at)] += 1
+            case 8:
+                call["cu_seqlens"] = torch.tensor([0, at, ids.shape[-1]], dtype=torch.int32)
+    return call
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_positions_that_start_again_are_read_in_one_step_as_in_many(family, labs, monkeypatch):
+    lab, rng, short = labs[family], np.random.default_rng(7), 0
+    metadata = metadata_of(lab.model, lab.processor)
+    for _ in range(150):
+        order = tuple(rng.permutation(3)[: rng.integers(1, 4)].tolist())
+        call = changed(plain(lab, order), padding_id(lab), rng)
+        tensors = {key: value for key, value in call.items() if hasattr(value, "shape")}
+        found = []
+        for step in (restarted, lambda *given: None):
+            monkeypatch.setattr(packing, "restarted", step)
+            verdict = CallChecker(metadata)(lambda given=tensors: given)
+            found.append(verdict["judged"].report() if "judged" in verdict else verdict)
+        assert found[0] == found[1]
+        planes = tensors["position_ids"].numpy().reshape(-1, *tensors["input_ids"].shape)
+        ids = tensors["input_ids"].numpy()
+        short += restarted(tensors, planes, ids, metadata.pad_token_id) is not None
+    assert 20 < short < 130
+
+
+@pytest.mark.parametrize(
+    ("places", "starts"),
+    [
+        ([[0, 1, 2, 0, 1]], [0, 3]),
+        ([[0, 1, 2, 0, 1], [0, 1, 0, 1, 2]], [0, 3, 5, 7]),
+        ([[0, 1, 2, 0, 1], [2, 3, 0, 1, 2]], None),  # a sample goes on in the next row
+        ([[0, 1, -1, 0, 1]], None),
+        ([[0, 1, 1, 0, 1]], None),
+        ([[1, 2, 3, 0, 1]], None),
+        ([[0, 1, 2, 0, 0]], None),  # padding, or a sample of one token
+        ([[0, 1, 2, 3, 4]], None),  # one sample
+    ],
+)
+def test_positions_are_read_in_one_step_only_where_each_sample_has_its_own(places, starts):
+    planes = np.array([places])
+    spans = restarted({}, planes, np.ones(planes.shape[1:], dtype=np.int64), 0)
+    wide = planes.shape[2]
+    assert (None if spans is None else [row * wide + at for row, at, _ in spans]) == starts

@@ -48,12 +48,11 @@ def labels_differences(
     ids = batch.inputs["input_ids"]  # (sample, seq)
     if len(getattr(labels, "shape", ())) != 2:
         return []  # a class per sample
-    numbers = tuple(range(len(batch)))
     wide, given = int(ids.shape[1]), int(labels.shape[1])
     if wide != given:
-        return [LabelsLength(samples=numbers, columns=given, of_ids=wide)]
+        return [LabelsLength(samples=(*range(len(batch)),), columns=given, of_ids=wide)]
     found = list[Difference]()
-    for sample in numbers:
+    for sample in _suspects(batch, labels):
         own, text = batch.tokens("labels", sample), batch.tokens("input_ids", sample)
         learned = own != IGNORED
         wrong = int((learned & (own != text)).sum())
@@ -74,12 +73,35 @@ def labels_differences(
     return [*found, *_shifted_differences(batch)]
 
 
+def _suspects(batch: Batch, labels: Any, ahead: int = 0) -> list[int]:
+    """Samples that may have wrong labels: nearly always none, which is seen in all at once."""
+    own, text = to_numpy(labels), to_numpy(batch.inputs["input_ids"])  # (row, seq)
+    if own.shape != text.shape:
+        return [*range(len(batch))]
+    own, text = own[:, : own.shape[1] - ahead], text[:, ahead:]
+    odd = own != text
+    if not ahead:
+        for token in batch.token_ids.values():
+            odd |= text == token
+        types = _types(batch)
+        if types is not None:
+            odd |= types == 0
+    odd &= own != IGNORED
+    if not np.count_nonzero(odd):
+        return []
+    return [
+        sample
+        for sample, (row, start, stop) in enumerate(batch.spans)
+        if odd[row, start : stop - ahead].any()
+    ]
+
+
 def _shifted_differences(batch: Batch) -> Iterator[LabelsDiffer]:
     """Samples with `shift_labels` that are not the tokens behind them; the last one has none."""
     shifted = batch.inputs.get(SHIFTED)
     if tuple(getattr(shifted, "shape", ())) != tuple(batch.inputs["input_ids"].shape):
         return
-    for sample in range(len(batch)):
+    for sample in _suspects(batch, shifted, ahead=1):
         own, text = batch.tokens(SHIFTED, sample)[:-1], batch.tokens("input_ids", sample)[1:]
         learned = own != IGNORED
         wrong = int((learned & (own != text)).sum())
@@ -146,11 +168,18 @@ def _in_prompt(batch: Batch, sample: int, learned: Any) -> int:
     PaliGemma's processor makes labels of tokens of type 1 only
     (`processing_paligemma.PaliGemmaProcessor`, 5.23).
     """
+    if _types(batch) is None:
+        return 0
+    return int(((batch.tokens(PROMPT_TYPES, sample) == 0) & learned).sum())
+
+
+def _types(batch: Batch) -> np.ndarray | None:
+    """Token types that tell the prompt from what is learned; None where there are none."""
     types = batch.inputs.get(PROMPT_TYPES)
     marked = batch.rules.token_types_mark == "completion"
     if types is None or not marked or types.shape != batch.inputs["input_ids"].shape:
-        return 0
-    return int(((batch.tokens(PROMPT_TYPES, sample) == 0) & learned).sum())
+        return None
+    return to_numpy(types)
 
 
 def _shift(ids: Any, labels: Any) -> int:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import repeat
+from itertools import pairwise, repeat
 from typing import NamedTuple
+
+import numpy as np
 
 from vlmdebug.core.lazy import lazy
 from vlmdebug.core.rows import Rows
@@ -41,6 +43,19 @@ class Spans(tuple[Span, ...]):
     def lengths(self) -> tuple[int, ...]:
         """Tokens of each sample."""
         return tuple([stop - start for _, start, stop in self])
+
+    @lazy
+    def real(self) -> np.ndarray:
+        """True for the tokens of each sample, and False behind them, `(sample, seq)`."""
+        lengths = np.array(self.lengths)
+        return np.arange(max(self.lengths)) < lengths[:, None]
+
+    @lazy
+    def fill_one_row(self) -> bool:
+        """Whether they are the tokens of one row, one sample behind the other from its begin on."""
+        return self[0][:2] == (0, 0) and all(
+            [row == 0 and stop == start for (*_, stop), (row, start, _) in pairwise(self)]
+        )
 
     def part(self, samples: Sequence[int]) -> Part:
         """These samples, each with all of its tokens."""

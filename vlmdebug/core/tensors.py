@@ -45,8 +45,10 @@ def side_by_side(table: np.ndarray, spans: Spans, fill: int) -> np.ndarray:
 
     `table` is a key of shape `(…, row, seq)`.
     """
-    wide = max(spans.lengths)
-    apart = np.full((*table.shape[:-2], len(spans), wide), fill, dtype=table.dtype)
+    apart = np.full((*table.shape[:-2], *spans.real.shape), fill, dtype=table.dtype)
+    if spans.fill_one_row and table.ndim == 2:  # as nearly always
+        apart[spans.real] = table[0, : spans[-1].stop]
+        return apart
     for sample, (row, start, stop) in enumerate(spans):
         apart[..., sample, : stop - start] = table[..., row, start:stop]
     return apart

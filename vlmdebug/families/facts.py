@@ -137,9 +137,7 @@ class BatchFacts:
         """The `attention_mask`, `(sample, seq)` as a rule; None where the batch has none."""
         if self.has("attention_mask"):
             return self.by_sample("attention_mask")
-        if self.packed is None:
-            return None
-        return side_by_side(np.ones(self.inputs["input_ids"].shape, dtype=np.int64), self.packed, 0)
+        return None if self.packed is None else self.packed.real.astype(np.int64)
 
     @lazy
     def placeholder_mask(self) -> np.ndarray | None:

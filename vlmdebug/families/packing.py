@@ -22,6 +22,7 @@ from vlmdebug.core.part import Span, Spans
 from vlmdebug.core.tensors import numbers_of, to_numpy
 from vlmdebug.core.wording import number
 from vlmdebug.errors import BadInput
+from vlmdebug.families.restarts import restarted
 from vlmdebug.safe import one_line
 
 ENDS = tuple(key for key in PACKED if key.startswith("cu_"))
@@ -43,11 +44,13 @@ class Packing:
         spans: The tokens of each sample; None where no row holds several.
         source: The key or argument that says so.
         ambiguities: What contradicts it, or what leaves it open.
+        restarts: Whether `position_ids`, those of text, are 0, 1, 2 … in each sample.
     """
 
     spans: Spans | None = None
     source: str = "rows of input_ids"
     ambiguities: tuple[Ambiguity, ...] = ()
+    restarts: bool = False
 
 
 def read_packing(
@@ -72,6 +75,10 @@ def read_packing(
     """
     rows, width = map(int, tensors["input_ids"].shape)
     planes, ids = _planes(tensors), to_numpy(tensors["input_ids"])
+    if planes is not None and seq_lens is None:
+        spans = restarted(tensors, planes, ids, pad)
+        if spans is not None:
+            return Packing(spans, "position_ids", restarts=True)
     zero = None if planes is None else _are_zero(planes)
     shown = _shown(tensors, zero)
     if planes is not None and pad is not None and (ids[:, -1] == pad).any():

@@ -40,10 +40,14 @@ READ = (*PACKED, "position_ids", *LABELS)
 """Keys that say where samples begin, or what is learned there."""
 
 
-def open_seams(batch: Batch) -> tuple[Seam, ...]:
-    """What may mix samples of packed rows, or what a mask of each pair of tokens may hide."""
+def open_seams(batch: Batch, *, restarts: bool = False) -> tuple[Seam, ...]:
+    """What may mix samples of packed rows, or what a mask of each pair of tokens may hide.
+
+    `restarts`: the positions of text are known to be 0, 1, 2 … in each sample.
+    """
     call = PackedCall.of_batch(batch)
     if call is not None:
+        call.first = 0 if restarts else None
         return call.seams()
     mask, rules = batch.inputs.get("attention_mask"), batch.rules
     if len(getattr(mask, "shape", ())) < 3:
@@ -64,9 +68,10 @@ def _numbers(given: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The values of keys of `READ` that are numbers; models take no lists of them."""
     found = dict[str, np.ndarray]()
     for key in READ:
-        value = given.get(key)
-        listed = not isinstance(value, int) and not hasattr(value, "shape")
-        one = None if listed else numbers_of(np.asarray(value) if isinstance(value, int) else value)
+        if key not in given:
+            continue
+        value = np.asarray(given[key]) if isinstance(given[key], int) else given[key]
+        one = numbers_of(value) if hasattr(value, "shape") else None
         one = plain_ends(key, one) if one is not None and key in ENDS else one
         if one is None or not one.size or (key.startswith("cu_") and one.ndim != 1):
             continue
@@ -260,6 +265,8 @@ class PackedCall:
 
     def starts(self, plane: np.ndarray) -> Seam | None:
         """Whether positions go on by one in each sample, and not from the token before it."""
+        if self.first is not None:
+            return None
         if plane.dtype.kind == "b":
             plane = plane.astype(np.int64)
         steps = np.ones(plane.shape, dtype=bool)  # (row, seq)
@@ -304,7 +311,7 @@ class PackedCall:
         if self.own is not None:
             own = self.own[-(PLANES - 1) :] if self.own.ndim == 3 else self.own[None]
             ours = apart[-len(own) :] if apart.ndim == 3 else apart[None]
-            real = self.real != 0
+            real = self.spans.real
             off = unlike(filled(ours, own.shape), own, real)
             return None if off is None else self._at(*off)
         made = positions_of(self.batch, self.by_sample, apart, self.samples)
@@ -320,14 +327,8 @@ class PackedCall:
         return {
             **self.given,
             "input_ids": side_by_side(to_numpy(self.given["input_ids"]), self.spans, -1),
-            "attention_mask": self.real,
+            "attention_mask": self.spans.real.astype(np.int64),
         }
-
-    @lazy
-    def real(self) -> np.ndarray:
-        """1 for the tokens of each sample, and 0 behind them, `(sample, seq)`."""
-        lengths = np.array(self.spans.lengths)
-        return (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
 
     def _at(self, place: Sequence[int], given: Sequence[int], due: Sequence[int]) -> Seam:
         """A token with other positions than it has alone; `place`: which sample, and its token."""
@@ -358,8 +359,9 @@ def _for_flash(call: PackedCall, found: Seam | None) -> Seam | None:
 
 def _far(call: PackedCall, plane: np.ndarray) -> Seam | None:
     """The first sample with positions that are too large for single floats."""
-    if plane.min() > -FAR and plane.max() < FAR:
-        return None  # as nearly always
+    near = call.first == 0 and call.shape[1] < FAR  # as nearly always
+    if near or (plane.min() > -FAR and plane.max() < FAR):
+        return None
     for sample, (row, start, _) in zip(call.samples, call.spans, strict=True):
         given = int(plane[row, start])
         if not -FAR < given < FAR:

@@ -160,15 +160,17 @@ class CallChecker:
             return None
         inputs |= self._cache
         batch = assemble(BatchFacts(inputs, self._metadata, packing=packing), None)
-        self._last = _without_tensors(batch), None if packing.ambiguities else range(len(batch))
-        seams = open_seams(batch)
+        samples = None if packing.ambiguities else range(len(batch))
+        seams = open_seams(batch, restarts=packing.restarts)
         made = {DELTAS: Made.unchecked(MadeBy.DELTAS_PACKED)} if DELTAS in tensors else {}
         if seams or made or doubts_alone(batch) or batch_differences(batch):
+            self._last = _without_tensors(batch), samples
             report = check_alone(batch, one_chunk=True, seams=seams)
             return Judged.of(with_made(report, batch, made))
-        shape = tuple(inputs["input_ids"].shape)
+        shape = inputs["input_ids"].shape
         inputs.update(dict.fromkeys(inputs))  # the names and the width are enough
-        inputs["input_ids"] = np.broadcast_to(np.int64(0), shape)
+        inputs["input_ids"] = np.ndarray(shape, np.int64, bytes(8), strides=(0, 0))
+        self._last = batch, samples
         return Judged(True, partial(planned_report, batch, one_chunk=True))
 
     def _by_itself(self, tensors: Tensors, *, cached: bool = False) -> Judged:
