@@ -184,8 +184,9 @@ class _Call:
         """0 for text, 1 for image, 2 for video, 3 for audio; None where a token is unknown."""
         assert self.ids is not None
         found, codes = np.zeros(self.ids.shape, dtype=np.int64), {"image": 1, **TYPES}
+        tokens = self.batch.token_ids
         for unit, pixels in MEDIA_OF.items():
-            token = self.batch.token_ids.get(unit)
+            token = tokens.get(unit)
             if token is not None:
                 found[self.ids == token] = codes[unit]
             elif self.given.get(pixels) is not None:

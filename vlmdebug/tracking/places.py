@@ -7,7 +7,7 @@ and that of its variants (transformers 5.24); what differs between models is in 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -105,8 +105,9 @@ def mrope_in_row(
     `stops`: where each sample ends.
     """
     rule = batch.rules.mrope
-    begins = [0, *((types[1:] != types[:-1]).nonzero()[0] + 1).tolist(), *stops[:-1]]
-    begins = sorted({begin for begin in begins if begin < len(types)})
+    edges = types[1:] != types[:-1]
+    edges[[stop - 1 for stop in stops if 0 < stop < len(types)]] = True
+    begins = [0, *(edges.nonzero()[0] + 1).tolist()][: len(types)]
     codes = types[begins].tolist()
     present = {*codes} - {TEXT}
     if rule is None or not present <= {*CODES.values(), *([AUDIO] if rule.sounds else [])}:
@@ -118,13 +119,13 @@ def mrope_in_row(
             if blocks is None:
                 return None
             media[code] = tuple(blocks)
-    runs = tuple(map(Run, codes, begins, [*begins[1:], len(types)]))
-    return _laid(runs, tuple(stops), tuple(media.items()), rule)
+    return _laid((*codes,), (*begins, len(types)), (*stops,), (*media.items(),), rule)
 
 
 @lru_cache(maxsize=8)
 def _laid(
-    runs: Sequence[Run],
+    codes: Sequence[int],
+    edges: Sequence[int],
     stops: Sequence[int],
     media: Sequence[tuple[int, tuple[Block, ...]]],
     rule: MRope,
@@ -134,13 +135,14 @@ def _laid(
     The models of a loop get the same samples in turn: a policy and its reference, for one.
 
     Args:
-        runs: Runs of tokens of one type.
+        codes: The type of each run of tokens of one type.
+        edges: Where each run begins, and the end of the last one.
         stops: Where samples end.
         media: The images and videos, in order, by type.
         rule: How the model lays them out.
     """
     one, ends, begins = _Places(stops[-1], media, rule), {*stops}, {0, *stops}
-    for group in _groups(runs, ends):
+    for group in _groups(map(Run, codes, edges, edges[1:]), ends):
         code, at, end = group[0].code, group[0].at, group[-1].end
         if code == TEXT:
             one.text(at, end)
@@ -154,7 +156,7 @@ def _laid(
     return one.done()
 
 
-def _groups(runs: Sequence[Run], ends: Collection[int]) -> Iterator[list[Run]]:
+def _groups(runs: Iterable[Run], ends: Collection[int]) -> Iterator[list[Run]]:
     """Text, and media of one sample without text between them."""
     group = list[Run]()
     for run in runs:
