@@ -225,7 +225,36 @@ def test_copies_of_frames_are_right_where_they_share_the_token_of_images(kinds, 
 # --- packers of videos and audio ------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("family", "sound"), [*CASES[:4], ("glm4v", False), ("qwen2_5_vl", False)])
+@pytest.mark.parametrize("family", [*GLM, *QWEN])
+def test_exported_packers_compute_the_positions_of_videos_as_the_model(family, placings):
+    placing, inputs, row = placings(family), {}, {}
+    for seed in range(SEEDS):
+        inputs, positions = placing.draw(kinds_of(placing, seed), seed, left=bool(seed % 2))
+        batch, real = placing.read(inputs), inputs["attention_mask"].bool()
+        packer, types = vd.export(batch, packed=True).function, ["mm_token_type_ids"]
+        for left_out in (types, []):  # the tokens say what is a video, too
+            given = {key: one for key, one in batch.for_slicer().items() if key not in left_out}
+            for at, row in enumerate(packer(given, 2)):
+                own = slice(2 * at, 2 * at + 2)
+                assert torch.equal(row["position_ids"][1:, 0], positions[:, own][:, real[own]])
+        assert vd.check(packer, batch, chunk_size=2).ok
+    with torch.no_grad():
+        row = {key: one for key, one in row.items() if not key.startswith(("cu_", "max_"))}
+        packed, alone = placing.model(**row).logits[0], placing.logits(inputs)
+    assert torch.allclose(packed, alone[-len(packed) :], atol=1e-4)
+
+
+def test_packers_written_without_a_config_ask_for_the_times_of_frames(placings):
+    placing = placings("qwen2_5_vl")
+    inputs, _ = placing.draw(("v", ""), 5)
+    batch = vd.read_batch(inputs, processor=placing.processor)
+    packer = vd.export(batch, packed=True).function
+
+    with pytest.raises(ValueError, match=r"inputs\['position_ids'\] = get_rope_index\(…\)\[0\]"):
+        list(packer(batch.for_slicer(), 2))
+
+
+@pytest.mark.parametrize(("family", "sound"), CASES[:4])
 def test_exported_packers_say_where_positions_of_videos_and_audio_come_from(
     family, sound, placings
 ):

@@ -136,13 +136,13 @@ def export(
 
     if isinstance(batch, str | Layout):
         own = batch if isinstance(batch, Layout) else family_named(batch).layout()
-        layout, packs = _complete(own), _packs(own, None) if packed else None
+        layout, packs = _complete(own), _packs(own, {}) if packed else None
         return Code(layout.family, source_of(layout, packs=packs), packed)
     read = batch if isinstance(batch, Batch) else read_batch(batch, **reading)
     read.refuse_packed()
     read.refuse_ambiguity()
     known, found = _complete(read.layout), countings(read)
-    packs = _packs(read.layout, read.image.token_id) if packed else None
+    packs = _packs(read.layout, read.token_ids) if packed else None
     units = counted_units(groups_of(known))
     present = {unit for group in groups_of(read.layout) for unit in (group.unit, *group.units)}
     code = Code(known.family, source_of(known, found, present, packs), packed)
@@ -157,7 +157,7 @@ def export(
     return code
 
 
-def _packs(layout: Layout, image_token: int | None) -> Packs:
+def _packs(layout: Layout, tokens: Mapping[str, int]) -> Packs:
     """How the code joins samples.
 
     Raises:
@@ -177,7 +177,8 @@ def _packs(layout: Layout, image_token: int | None) -> Packs:
             "so no packer was written. Export slices, and join them with get_rope_index of the "
             "model."
         )
-    return Packs(rules.checks_each_sample != "never", image_token)
+    mrope = None if rules.checks_each_sample == "never" else rules.mrope
+    return Packs(mrope, tokens.get("image"), tokens.get("video"))
 
 
 # --- which keys ----------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """Functions that exported packers are made of: `export(packed=True)` writes their source.
 
-They need torch and what the written module defines: `slice_inputs`, `SAMPLE_KEYS`, `WHOLE_KEYS` and
-`IMAGE_TOKEN`. Of `_positions` and `_positions_in_grids` it contains one, under the first name.
+They need torch and what the written module defines: `slice_inputs`, `SAMPLE_KEYS`, `WHOLE_KEYS`,
+and, for M-RoPE, `IMAGE_TOKEN`, `VIDEO_TOKEN`, `VIDEOS`, `TIMED_BY` and `PER_SECOND`. Of
+`_positions` and `_positions_in_grids` it contains one, under the first name.
 """
 
 # pyright: basic, reportMissingTypeArgument=false
@@ -19,6 +20,10 @@ import torch
 SAMPLE_KEYS: tuple = ()
 WHOLE_KEYS: tuple = ()
 IMAGE_TOKEN: int | None = None
+VIDEO_TOKEN: int | None = None
+VIDEOS: str | None = None
+TIMED_BY = ""
+PER_SECOND: float = 1
 if TYPE_CHECKING:
 
     def slice_inputs(inputs: dict, chunk_size: int) -> Iterator[dict]:
@@ -86,35 +91,66 @@ def _is_along_tokens(key: str, value: Any, ids: torch.Tensor) -> bool:
 
 def _mrope(row: dict, lengths: list) -> torch.Tensor:
     """0, 1, 2 … for each sample, and M-RoPE's time, height and width, (4, 1, seq)."""
-    if "video_grid_thw" in row or "input_features" in row:
+    if "input_features" in row or ("video_grid_thw" in row and VIDEOS is None):
         raise ValueError(
-            "Positions of videos and audio depend on the model, so they are not computed here. "
-            "Put them into the padded batch before it is packed: inputs['position_ids'] = "
+            "Positions of audio and of these videos depend on the model, so they are not computed "
+            "here. Put them into the padded batch before it is packed: inputs['position_ids'] = "
             "get_rope_index(…)[0] of the model, given the tensors of inputs that it takes."
         )
-    ids, types = row["input_ids"][0], row.get("mm_token_type_ids")
-    is_image = (ids == IMAGE_TOKEN if types is None else types[0] == 1).tolist()
-    grids = row["image_grid_thw"].tolist() if "image_grid_thw" in row else []
-    patches = sum(height * width for _, height, width in grids)
-    merge = isqrt(patches // sum(is_image)) if grids else 1
-    left, order, time, down, across = iter(grids), [], [], [], []
+    kinds = _kinds(row)
+    is_media = [*map(bool, kinds)]
+    left = _grids(row, sum(is_media))
+    order, time, down, across = [], [], [], []
     for length in lengths:
         begin, stop = 0, len(time) + length
         order += range(length)
         while len(time) < stop:
             at = len(time)
-            if not is_image[at]:
-                end = is_image.index(True, at, stop) if True in is_image[at:stop] else stop
+            if not is_media[at]:
+                end = is_media.index(True, at, stop) if True in is_media[at:stop] else stop
                 for plane in (time, down, across):
                     plane += range(begin, begin + end - at)
                 begin += end - at
                 continue
-            _, height, width = next(left)
-            height, width = height // merge, width // merge
-            time += repeat(begin, height * width)
-            for y in range(begin, begin + height):
-                down += repeat(y, width)
-                across += range(begin, begin + width)
+            times, height, width = next(left[kinds[at]])
+            for frame in times:
+                time += repeat(begin + frame, height * width)
+                for y in range(begin, begin + height):
+                    down += repeat(y, width)
+                    across += range(begin, begin + width)
             begin += max(height, width)
     planes = torch.frombuffer(array("q", order + time + down + across), dtype=torch.int64)
-    return planes.view(4, 1, -1).to(ids.device)
+    return planes.view(4, 1, -1).to(row["input_ids"].device)
+
+
+def _kinds(row: dict) -> list:
+    """1 for the tokens of images, 2 for those of videos, else 0."""
+    ids, types = row["input_ids"][0], row.get("mm_token_type_ids")
+    if types is not None:
+        kinds = types[0].tolist()
+    else:
+        kinds = [{IMAGE_TOKEN: 1, VIDEO_TOKEN: 2}.get(token, 0) for token in ids.tolist()]
+    if "image_grid_thw" in row:
+        return kinds
+    return [2 if kind else 0 for kind in kinds]  # frames may have the token of images
+
+
+def _grids(row: dict, tokens: int) -> dict:
+    """Time of each frame, and height and width in tokens, of images (1) and videos (2)."""
+    images = row["image_grid_thw"].tolist() if "image_grid_thw" in row else []
+    videos = row["video_grid_thw"].tolist() if "video_grid_thw" in row else []
+    patches = sum(frames * height * width for frames, height, width in images + videos)
+    merge = isqrt(patches // tokens) if tokens else 1
+    seconds = torch.as_tensor(row.get(TIMED_BY, [1] * len(videos))).cpu()
+    blocks = []
+    for video, (frames, height, width) in enumerate(videos):
+        size = height // merge, width // merge
+        if VIDEOS == "frames":  # each is laid out as an image
+            blocks += repeat(((0,), *size), frames)
+            continue
+        step = PER_SECOND * seconds[video] if VIDEOS == "seconds" else 1
+        blocks.append(((torch.arange(frames) * step).long().tolist(), *size))
+    return {
+        1: iter([((0,), height // merge, width // merge) for _, height, width in images]),
+        2: iter(blocks),
+    }

@@ -24,6 +24,7 @@ from vlmdebug.core.layout import (
     plural,
 )
 from vlmdebug.core.literals import in_docstring, literal
+from vlmdebug.core.rules import MRope
 from vlmdebug.families.video_audio import ROWS_OF_EACH
 
 if TYPE_CHECKING:
@@ -81,12 +82,27 @@ class Packs(NamedTuple):
     """How exported code joins samples.
 
     Attributes:
-        mrope: Whether the model needs M-RoPE's positions.
+        mrope: How M-RoPE's positions follow from the grids; None in models without them.
         image_token: Id of the placeholder token of images, where it is known.
+        video_token: That of videos.
     """
 
-    mrope: bool
+    mrope: MRope | None
     image_token: int | None = None
+    video_token: int | None = None
+
+    @property
+    def constants(self) -> Iterator[str]:
+        """Lines that the functions which compute these positions need."""
+        if self.mrope is None:
+            return
+        timed = self.mrope.videos == "seconds"
+        known = self.mrope.sounds is None and not (timed and self.mrope.per_second is None)
+        yield f"IMAGE_TOKEN = {self.image_token!r}"
+        yield f"VIDEO_TOKEN = {self.video_token!r}"
+        yield f"VIDEOS = {literal(self.mrope.videos) if known and self.mrope.videos else None}"
+        yield f"TIMED_BY = {literal(self.mrope.timed_by)}"
+        yield f"PER_SECOND = {self.mrope.per_second or 1!r}"
 
 
 def groups_of(layout: Layout) -> list[Group]:
@@ -172,7 +188,8 @@ def _packing(packs: Packs) -> list[str]:
     """Source of the functions that join samples."""
     from vlmdebug.running import pasted_packer as own
 
-    positions = [own._positions_in_grids, own._mrope] if packs.mrope else [own._positions]
+    grids = [own._positions_in_grids, own._mrope, own._kinds, own._grids]
+    positions = grids if packs.mrope else [own._positions]
     used = [own.pack_inputs, own._joined, *positions, own._is_along_tokens]
     sources = [inspect.getsource(function).rstrip("\n") for function in used]
     return [source.replace("_positions_in_grids(", "_positions(") for source in sources]
@@ -211,8 +228,7 @@ def _head(
     yield from ["from typing import Any", ""]
     if packs:
         yield from ["import torch", ""]
-        if packs.mrope:
-            yield f"IMAGE_TOKEN = {packs.image_token!r}"
+        yield from packs.constants
     yield "# One row per sample; those that a batch has."
     yield from _tuple("SAMPLE_KEYS", plain)
     yield "# Samples on another dimension: M-RoPE's position_ids are (3, sample, seq)."
