@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from pathlib import Path
 
@@ -803,6 +803,78 @@ def test_watch_sees_the_samples_of_packed_calls(family, labs):
         )
         assert codes(report) == {"VLM014"}
         assert codes(watched("no text plane")) == {"VLM014"}
+
+
+@pytest.mark.parametrize("family", ["glm4v", "qwen2_5_vl"])
+def test_places_of_text_say_where_samples_begin_and_the_others_may_go_on(family, labs):
+    lab = labs[family]
+    row = {k: v for k, v in lab.packed().items() if not k.startswith(("cu_", "max_"))}
+    del row["labels"]
+    on, moved = row["position_ids"].clone(), row["position_ids"].clone()
+    last, begins = -1, [0, *torch.tensor([len(lab.alone[one]) for one in ORDER]).cumsum(0)]
+    for start, stop in zip(begins, begins[1:], strict=False):  # as `get_rope_index` of the row
+        on[1:, :, start:stop] += last + 1
+        last = int(on[1:, :, start:stop].max())
+    moved[2, :, begins[1] : begins[1] + 3] += 1
+    right, wrong = {**row, "position_ids": on}, {**row, "position_ids": moved}
+    known = {"processor": lab.processor, "config": lab.model.config}
+
+    assert lab.off(lab.run(right)) < SAME < lab.off(lab.run(wrong))
+    assert vd.check(right, **known).ok
+    assert vd.read_batch(right, **known).packed == vd.read_batch(row, **known).packed
+    assert codes(vd.check(wrong, **known)) == {"VLM014"}
+    with vd.watch(lab.model, processor=lab.processor, on_mismatch="record") as trace:
+        lab.run(right)
+        lab.run(wrong)
+    assert [call.report.verdict for call in trace.calls] == ["OK", "MISMATCH"]
+
+
+@pytest.mark.parametrize("family", ["internvl", "llava"])
+def test_watch_and_check_agree_where_positions_go_back_but_not_to_0(family, labs):
+    lab = labs[family]
+    call = {k: v for k, v in lab.packed().items() if not k.startswith(("cu_", "max_"))}
+    call["position_ids"] = call["position_ids"] + 5
+    del call["labels"]
+    masked = {**call, "attention_mask": torch.ones_like(call["input_ids"])}
+
+    def watched(given):
+        with vd.watch(lab.model, processor=lab.processor, on_mismatch="record") as trace:
+            lab.run(given)
+        return trace.report()
+
+    assert lab.off(lab.run(call)) < SAME < lab.off(lab.run(masked))
+    alone = vd.check(call, processor=lab.processor, config=lab.model.config)
+    for report in (alone, watched(call)):
+        assert report.verdict == "AMBIGUOUS"
+        assert "but not to 0, so rows may hold several samples" in report.ambiguities[0]
+        assert not report.mismatches
+    assert codes(watched(masked)) == {"VLM014"}  # then a row is one sample
+    assert vd.check(lambda *_: [call], lab.batch, chunk_size=3).ok
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
+def test_watch_reads_the_longest_sample_that_is_a_plain_number(family, built):
+    model, processor = built[family]
+    lab = Lab(deepcopy(model), processor, vd.tiny.batch(family, [2, 0, 1], seed=0))
+    call = {k: v for k, v in lab.packed().items() if k != "labels"}
+    bare = {k: v for k, v in call.items() if k != "position_ids"}
+    if lab.mrope:
+        bare["position_ids"] = call["position_ids"][1:]
+
+    def watched(given):
+        options = {"processor": processor, "on_mismatch": "record"}
+        with vd.watch(lab.model, **options) as trace, suppress(ImportError), torch.no_grad():
+            lab.model(**given, use_cache=False)  # no flash-attention is installed
+        return trace.report()
+
+    assert type(call["max_length_q"]) is int
+    assert watched(call).ok
+    assert codes(watched({**call, "max_length_q": 3})) == {"VLM015"}
+    assert lab.off(lab.flash(bare)) < SAME < lab.off(lab.run(bare))
+    assert watched(bare).verdict == "AMBIGUOUS"
+    for config in (lab.model.config, lab.model.config.get_text_config()):
+        config._attn_implementation_internal = "flash_attention_2"
+    assert watched(bare).ok
 
 
 SYNTHETIC = [

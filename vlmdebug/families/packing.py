@@ -327,8 +327,12 @@ def _starts(zero: np.ndarray, shown: np.ndarray) -> np.ndarray | None:
 
 
 def _are_zero(planes: np.ndarray) -> np.ndarray:
-    """Tokens with position 0 in all planes, `(row, seq)`."""
-    return planes[0] == 0 if len(planes) == 1 else ~np.logical_or.reduce(planes, axis=0)
+    """Tokens that are the first by the places of text, else by all planes, `(row, seq)`.
+
+    Places of text are alone, or the first of four planes. The others look at differences only.
+    """
+    text = len(planes) != M_ROPE[0]
+    return planes[0] == 0 if text else ~np.logical_or.reduce(planes, axis=0)
 
 
 def _undecided(

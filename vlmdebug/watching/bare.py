@@ -1,4 +1,4 @@
-"""Calls of one row in which nothing says whether it is one sample or several."""
+"""Calls in which nothing says whether a row is one sample or several."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from dataclasses import replace
 
 import torch
 
+from vlmdebug.core.batch import Ambiguity
 from vlmdebug.core.keys import PACKED
+from vlmdebug.families.facts import ProcessorMetadata
 from vlmdebug.families.packing import read_packing
 from vlmdebug.watching.judged import Judged
 from vlmdebug.watching.tensor_refs import parents_of
 
-SEAMS = frozenset({*PACKED, "position_ids"})
+POSITIONS = "position_ids"
+SEAMS = frozenset({*PACKED, POSITIONS})
 """Arguments that say where samples of packed rows begin."""
 MASK = "attention_mask"
 
@@ -23,10 +26,27 @@ def with_bare_row(judged: Judged, tensors: Mapping[str, torch.Tensor]) -> Judged
     A row of a table of several is one sample, as the others are.
     """
     ids = tensors["input_ids"]
-    if len(ids) != 1 or MASK in tensors or not SEAMS.isdisjoint(tensors):
-        return judged
-    if len(parents_of({"input_ids": ids})["input_ids"]) > 1:
+    if len(ids) != 1 or not SEAMS.isdisjoint(tensors) or _is_told(tensors):
         return judged
     (may,) = read_packing({"input_ids": ids}, None, None).ambiguities
     report = judged.report()
     return Judged.of(replace(report, ambiguities=(may.message, *report.ambiguities)))
+
+
+def may_be_several(
+    tensors: Mapping[str, torch.Tensor], metadata: ProcessorMetadata
+) -> tuple[Ambiguity, ...]:
+    """What leaves open whether rows hold several samples, whose positions start anywhere."""
+    if _is_told(tensors):
+        return ()
+    own = {key: one for key, one in tensors.items() if key in SEAMS or key == "input_ids"}
+    clips = {token for token in metadata.token_ids.values() if token is not None}
+    return read_packing(own, None, metadata.pad_token_id, clips=clips).ambiguities
+
+
+def _is_told(tensors: Mapping[str, torch.Tensor]) -> bool:
+    """Whether a row is one sample: by a mask, or as a row of a table of several."""
+    if MASK in tensors:
+        return True
+    ids = tensors["input_ids"]
+    return len(parents_of({"input_ids": ids})["input_ids"]) > len(ids)

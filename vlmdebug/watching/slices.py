@@ -39,7 +39,7 @@ from vlmdebug.tracking.made import made_keys
 from vlmdebug.tracking.observe import used_chunk
 from vlmdebug.tracking.packed import open_seams
 from vlmdebug.tracking.rows import RowFinder
-from vlmdebug.watching.bare import MASK, SEAMS, with_bare_row
+from vlmdebug.watching.bare import MASK, POSITIONS, SEAMS, may_be_several, with_bare_row
 from vlmdebug.watching.fast_path import TOKENS, FastPath, Tensors
 from vlmdebug.watching.identity import Identity, Sampled, identities_of
 from vlmdebug.watching.judged import COUNTS_DIFFER, Judged, Verdict, why
@@ -68,7 +68,7 @@ class CallChecker:
     ) -> None:
         self._metadata, self._by_sample = metadata, by_sample
         self._given = metadata
-        self._cache: dict[str, Any] = {}
+        self._plain: Mapping[str, Any] = {}
         self.parts: PartChecker = PartChecker(metadata, Windows(split), self._whole)
         self._cuts: list[_KnownBatch] = []  # the latest first
         self._last: tuple[Batch, range | None] | None = None  # what the last call was judged by
@@ -81,16 +81,16 @@ class CallChecker:
         where: Where | None = None,
         site: str = "",
         interpolated: bool = False,
-        makes_cache: bool = False,
+        plain: Mapping[str, Any] | None = None,
     ) -> Verdict:
         """What is found in one call, or why it is unread.
 
         `alone`: only by its own tensors, whatever they were cut from. `where`: the columns of a
         batch that it has, if that is not all of them; `site`: the line that made it.
-        `interpolated`: the model is asked to take images of any size; `makes_cache`: to begin a
-        cache, so that packed samples may not be kept apart.
+        `interpolated`: the model is asked to take images of any size; `plain`: arguments that are
+        no tensors and decide whether packed samples are kept apart.
         """
-        self._last, self._cache = None, {"use_cache": True} if makes_cache else {}
+        self._last, self._plain = None, plain or {}
         self._metadata = self._given.interpolated if interpolated else self._given
         self.parts.forget()
         try:
@@ -147,7 +147,7 @@ class CallChecker:
 
     def _whole(self, tensors: Tensors) -> Judged:
         """A batch that other calls have columns of; it is no call, so that it has no cache."""
-        self._cache = {}
+        self._plain = {}
         packed = None if SEAMS.isdisjoint(tensors) else self._packed(tensors)
         return self._by_itself(tensors) if packed is None else packed
 
@@ -158,7 +158,7 @@ class CallChecker:
         packing = read_packing(inputs, None, self._metadata.pad_token_id, single=True)
         if packing.spans is None and not packing.ambiguities:
             return None
-        inputs |= self._cache
+        inputs |= self._plain
         batch = assemble(BatchFacts(inputs, self._metadata, packing=packing), None)
         samples = None if packing.ambiguities else range(len(batch))
         seams = open_seams(batch, restarts=packing.restarts)
@@ -183,6 +183,10 @@ class CallChecker:
         if cached:
             batch = replace(batch, columns={})
         made = {} if cached else _not_right(batch, tensors)
+        several = may_be_several(tensors, self._metadata) if POSITIONS in made else ()
+        if several:  # then these are right for none or for all of them
+            batch = replace(batch, ambiguities=(*several, *batch.ambiguities))
+            del made[POSITIONS]
         if made or doubts_alone(batch) or batch_differences(batch):
             self._last = _without_tensors(batch), range(len(batch))
             return Judged.of(with_made(check_alone(batch, one_chunk=True), batch, made))

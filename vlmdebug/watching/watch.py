@@ -26,7 +26,7 @@ from typing import Any, Literal
 import torch
 
 from vlmdebug.core.given import public
-from vlmdebug.core.keys import CACHES, DERIVED, KNOWN, MEDIA_KEYS, PIXELS
+from vlmdebug.core.keys import CACHES, DERIVED, KNOWN, MEDIA_KEYS, PACKED, PIXELS
 from vlmdebug.core.wording import short_name
 from vlmdebug.errors import BadInput, MismatchError
 from vlmdebug.families.facts import ProcessorMetadata
@@ -251,10 +251,12 @@ class Watcher:
         self._waiting.append((number, away, lambda: call(**later())))
         return []
 
-    def _asked(self, inputs: Mapping[str, Any]) -> dict[str, bool]:
+    def _asked(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """What a call asks of the model that decides what is right."""
-        interpolated = inputs.get(INTERPOLATES) is True
-        return {"interpolated": interpolated, "makes_cache": self._arguments.makes_cache(inputs)}
+        plain = {key: inputs[key] for key in PACKED if isinstance(inputs.get(key), int)}
+        if self._arguments.makes_cache(inputs):
+            plain["use_cache"] = True
+        return {"interpolated": inputs.get(INTERPOLATES) is True, "plain": plain}
 
     def _where(self, tensors: Tensors, inputs: Mapping[str, Any], *, cached: bool) -> Where | None:
         """The columns of a batch that a call has, if that is not all of them."""
