@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from contextlib import contextmanager, suppress
 from copy import deepcopy
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,17 @@ def test_each_wrong_packer_falls_with_its_code_and_the_model_agrees(family, labs
 
         assert code in codes(report), (wrong, str(report))
         assert differs(lab, wrong), wrong
+        said = {one.loudness for one in report.findings}
+        assert ("silent" if raises(lab, wrong) else "loud") not in said, (wrong, str(report))
+
+
+def raises(lab, wrong):
+    """Whether the model raises with a wrong packer's call."""
+    try:
+        lab.run(lab.packed(wrong))
+    except (IndexError, RuntimeError, ValueError):
+        return True
+    return False
 
 
 def differs(lab, wrong):
@@ -812,7 +824,7 @@ def test_places_of_text_say_where_samples_begin_and_the_others_may_go_on(family,
     del row["labels"]
     on, moved = row["position_ids"].clone(), row["position_ids"].clone()
     last, begins = -1, [0, *torch.tensor([len(lab.alone[one]) for one in ORDER]).cumsum(0)]
-    for start, stop in zip(begins, begins[1:], strict=False):  # as `get_rope_index` of the row
+    for start, stop in pairwise(begins):  # as `get_rope_index` of the row
         on[1:, :, start:stop] += last + 1
         last = int(on[1:, :, start:stop].max())
     moved[2, :, begins[1] : begins[1] + 3] += 1

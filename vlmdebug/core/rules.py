@@ -225,6 +225,14 @@ class ModelRules:
         only_places = positions and (times or key in self.only_used_for_position_ids)
         return key not in self.ignored and not only_places
 
+    def lays_out_media(self, *, positions: bool = False) -> bool:
+        """Whether it looks at the media of each sample, as M-RoPE does to compute positions.
+
+        It does not where the call has `position_ids` (`modeling_qwen2_5_vl.forward`, 5.24).
+        """
+        placed = self.mrope is not None and positions
+        return self.checks_each_sample != "never" and not placed
+
     def shows_padding(self, inputs: Mapping[str, Any]) -> bool:
         """Whether tokens attend to padding that the `attention_mask` of these inputs hides."""
         mask = self.shows_padding_without

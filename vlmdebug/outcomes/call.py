@@ -91,6 +91,11 @@ class Call:
             return None
         return self.placeholders, features
 
+    @lazy
+    def lays_out_media(self) -> bool:
+        """Whether the model looks at the media of each sample of this call."""
+        return self.rules.lays_out_media(positions="position_ids" in self.keys)
+
     @property
     def out_of_balance(self) -> bool:
         """Whether there are pixels, and a number of features that the model refuses."""

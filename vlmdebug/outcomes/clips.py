@@ -75,9 +75,10 @@ def _takes_grids(call: Call, clips: Modality) -> bool | None:
         return False if pixels.length != 1 else None
     others = set(clips.keys) - {"video_grid_thw", "pixel_values_videos"}
     alike = all(key in call.keys and call.keys[key].rows == expected[key] for key in others)
-    if call.rules.checks_each_sample == "sometimes":
+    if call.lays_out_media and call.rules.checks_each_sample == "sometimes":
         alike = alike and asked == [made[row] for row in expected["video_grid_thw"]]
-    if call.rules.checks_each_sample == "always" and not _placed(call, clips, grids.rows or ()):
+    placed = call.rules.checks_each_sample != "always" or not call.lays_out_media
+    if not placed and not _placed(call, clips, grids.rows or ()):
         return False
     return True if alike else None
 
@@ -185,6 +186,6 @@ def _takes_features(call: Call, clips: Modality, written: int) -> bool | None:
     asked = [made[row] for row in call.keys[last].rows or ()]
     if sum(asked) < written or (sum(asked) > written and not call.rules.audio_surplus):
         return False
-    placed = call.rules.checks_each_sample != "never" and any(key in call.keys for key in GRIDS)
+    placed = call.lays_out_media and any(key in call.keys for key in GRIDS)
     expected = [made[row] for row in call.expected[last].rows]
     return True if not placed or asked == expected else None

@@ -220,7 +220,7 @@ class Forward(Call):
         """
         layout, features, runs = self.layout, self.batch.image.features, self.batch.image.runs
         used = self.keys.get(layout.feature_key or "")
-        if self.rules.checks_each_sample == "never" or features is None or runs is None:
+        if not self.lays_out_media or features is None or runs is None:
             return True
         if used is None or used.rows is None or used.rows.foreign:
             return True

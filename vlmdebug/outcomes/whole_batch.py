@@ -33,12 +33,8 @@ def runs_with_runs(batch: Batch, sides: Sides, differ: bool | None) -> bool | No
 
 
 def lays_out_media(batch: Batch) -> bool:
-    """Whether the model looks at the media of each sample, as M-RoPE does to compute positions.
-
-    It does not where the call has `position_ids` (`modeling_qwen2_5_vl.forward`, 5.24).
-    """
-    placed = batch.rules.mrope is not None and "position_ids" in batch.inputs
-    return batch.rules.checks_each_sample != "never" and not placed
+    """Whether the model looks at the media of each sample of this batch."""
+    return batch.rules.lays_out_media(positions="position_ids" in batch.inputs)
 
 
 def runs_with_stray(batch: Batch, unit: str, sample: int) -> bool | None:

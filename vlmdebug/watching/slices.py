@@ -183,8 +183,7 @@ class CallChecker:
         if cached:
             batch = replace(batch, columns={})
         made = {} if cached else _not_right(batch, tensors)
-        several = may_be_several(tensors, self._metadata) if POSITIONS in made else ()
-        if several:  # then these are right for none or for all of them
+        if POSITIONS in made and (several := may_be_several(tensors, self._metadata)):
             batch = replace(batch, ambiguities=(*several, *batch.ambiguities))
             del made[POSITIONS]
         if made or doubts_alone(batch) or batch_differences(batch):
