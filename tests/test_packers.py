@@ -864,6 +864,47 @@ def test_watch_and_check_agree_where_positions_go_back_but_not_to_0(family, labs
     assert vd.check(lambda *_: [call], lab.batch, chunk_size=3).ok
 
 
+@pytest.mark.parametrize("family", ["granite_docling", "idefics2", "idefics3"])
+def test_models_that_flatten_rows_of_media_run_with_any_number_that_fits(family, labs):
+    lab = labs[family]
+    row = {k: v for k, v in lab.packed().items() if not k.startswith(("cu_", "max_"))}
+    del row["labels"]
+    media = [key for key in lab.batch.layout.media if key in row]
+    text = next(at for at, sample in enumerate(ORDER) if not lab.batch.counts["image"][sample])
+    if len(row[media[0]]) == len(ORDER):  # the row of the sample without images is left out
+        kept = [at for at in range(len(ORDER)) if at != text]
+        row |= {key: row[key][kept] for key in media}
+    lost = {**row, **{key: row[key][:-1] for key in media}}
+    moved = {**row, "position_ids": row["position_ids"] + 5}
+    bare = {k: v for k, v in row.items() if k != "position_ids"}
+    masked = {**bare, "attention_mask": torch.ones_like(row["input_ids"])}
+    known = {"processor": lab.processor, "config": lab.model.config}
+
+    def watched(given):
+        with (
+            vd.watch(lab.model, processor=lab.processor, on_mismatch="record") as trace,
+            suppress(ValueError),
+        ):
+            lab.run(given)
+        return trace.report()
+
+    def found(given):
+        checked, seen = vd.check(given, **known), watched(given)
+        assert checked.verdict == seen.verdict
+        assert checked.verdict != "AMBIGUOUS" or not [*checked.mismatches, *seen.mismatches]
+        loud = {one.loudness for report in (checked, seen) for one in report.findings}
+        return checked.verdict, loud - {None} if checked.mismatches else set()
+
+    assert lab.off(lab.run(moved)) < SAME
+    assert found(moved) == found(bare) == ("AMBIGUOUS", set())
+    assert lab.run(masked).ndim == 2
+    assert found(masked) == ("MISMATCH", {"silent"})
+    for given in (lost, {**masked, **{key: lost[key] for key in media}}):
+        with pytest.raises(ValueError, match="do not match"):
+            lab.run(given)
+    assert found({**masked, **{key: lost[key] for key in media}}) == ("MISMATCH", {"loud"})
+
+
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
 def test_watch_reads_the_longest_sample_that_is_a_plain_number(family, built):
     model, processor = built[family]

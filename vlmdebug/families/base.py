@@ -87,6 +87,13 @@ class Family(ABC):
             if takes
         ]
 
+    def flattened(self, facts: BatchFacts) -> int | None:
+        """Features of all rows of a model that flattens them, however many they are.
+
+        None where the model takes as many rows as samples, or where that is not known.
+        """
+        return None
+
     def layout(self, metadata: ProcessorMetadata | None = None) -> Layout:
         """The layout with every media key of the family, as the metadata's model treats it."""
         if metadata is None:

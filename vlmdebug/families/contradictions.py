@@ -78,6 +78,12 @@ def other_rows(
             if facts.packed is not None and axis.unit == "sample":
                 found.append(_packed_rows(key, rows, count.total))
                 continue
+            family = find_family(layout.family) if axis.unit == "sample" else None
+            made = None if family is None else family.flattened(facts)
+            fits = None if made is None else made == sum(facts.placeholders or ())
+            if fits and facts.packing.ambiguities:
+                found.append(_rows_of_several(key, rows, count.total))
+                continue
             owners = sum(map(bool, counts.get("image", ())))
             if axis.unit == "sample" and rows == owners and _skips_empty_rows(layout, key):
                 found.append(_without_empty_rows(key, rows))
@@ -91,6 +97,8 @@ def other_rows(
             media = key in layout.media
             loud = refuses_rows(facts, layout.rules, key, count.total) if media else True
             silent = False if loud and layout.rules.predict else None
+            if fits is not None and layout.rules.predict:
+                silent = fits
             found.append(Contradiction((key,), None, said, silent=silent))
     return found
 
@@ -115,6 +123,16 @@ def _packed_rows(key: str, rows: int, samples: int) -> Ambiguity:
         f"{key} has {number(rows, 'row')} for {samples} packed samples, so its rows were not "
         "matched to samples and were not checked. Pass one row per sample, or the batch before "
         "packing."
+    )
+    return Ambiguity((key,), None, said)
+
+
+def _rows_of_several(key: str, rows: int, samples: int) -> Ambiguity:
+    """Media of rows that may hold several samples: a row of theirs may be of any of these."""
+    said = (
+        f"{key} has {number(rows, 'row')} for {number(samples, 'row')} of input_ids that may hold "
+        "several samples, so its rows were not matched to samples and were not checked. Pass what "
+        "says where each sample begins, and one row per sample."
     )
     return Ambiguity((key,), None, said)
 

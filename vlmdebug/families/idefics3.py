@@ -73,6 +73,15 @@ class Idefics3(Family):
         features = tuple(count * per_tile for count in tiles) if per_tile else None
         return CountResult({**images, "tile": tiles}, features, self._per_image(facts, tiles))
 
+    def flattened(self, facts: BatchFacts) -> int | None:
+        """See `modeling_idefics3.get_image_features`, and that of Idefics 2 (transformers 5.24)."""
+        per_tile, rows = (
+            facts.metadata.features_per_tile,
+            {*map(facts.rows, facts.present(self.axes))},
+        )
+        known = per_tile and len(rows) == 1 and facts.inputs["pixel_values"].ndim == 5
+        return sum(_real_rows(facts)) * per_tile if per_tile and known else None
+
     def resolve_variant(self, facts: BatchFacts) -> Family:
         """SmolVLM returns one row per video, flat over the samples."""
         return _VIDEOS if _are_videos(facts) else self

@@ -7,10 +7,9 @@ from dataclasses import replace
 
 import torch
 
-from vlmdebug.core.batch import Ambiguity
 from vlmdebug.core.keys import PACKED
 from vlmdebug.families.facts import ProcessorMetadata
-from vlmdebug.families.packing import read_packing
+from vlmdebug.families.packing import Packing, read_packing
 from vlmdebug.watching.judged import Judged
 from vlmdebug.watching.tensor_refs import parents_of
 
@@ -30,18 +29,21 @@ def with_bare_row(judged: Judged, tensors: Mapping[str, torch.Tensor]) -> Judged
         return judged
     (may,) = read_packing({"input_ids": ids}, None, None).ambiguities
     report = judged.report()
+    if may.message in report.ambiguities:
+        return judged
     return Judged.of(replace(report, ambiguities=(may.message, *report.ambiguities)))
 
 
 def may_be_several(
     tensors: Mapping[str, torch.Tensor], metadata: ProcessorMetadata
-) -> tuple[Ambiguity, ...]:
+) -> Packing | None:
     """What leaves open whether rows hold several samples, whose positions start anywhere."""
     if _is_told(tensors):
-        return ()
+        return None
     own = {key: one for key, one in tensors.items() if key in SEAMS or key == "input_ids"}
     clips = {token for token in metadata.token_ids.values() if token is not None}
-    return read_packing(own, None, metadata.pad_token_id, clips=clips).ambiguities
+    open_to = read_packing(own, None, metadata.pad_token_id, clips=clips).ambiguities
+    return Packing(ambiguities=open_to) if open_to else None
 
 
 def _is_told(tensors: Mapping[str, torch.Tensor]) -> bool:

@@ -183,10 +183,10 @@ class CallChecker:
         if cached:
             batch = replace(batch, columns={})
         made = {} if cached else _not_right(batch, tensors)
-        if POSITIONS in made and (several := may_be_several(tensors, self._metadata)):
-            batch = replace(batch, ambiguities=(*several, *batch.ambiguities))
-            del made[POSITIONS]
         if made or doubts_alone(batch) or batch_differences(batch):
+            if not cached and (several := may_be_several(tensors, self._metadata)):
+                batch = assemble(BatchFacts(inputs, self._metadata, packing=several), None)
+                made.pop(POSITIONS, None)
             self._last = _without_tensors(batch), range(len(batch))
             return Judged.of(with_made(check_alone(batch, one_chunk=True), batch, made))
         inputs.update(dict.fromkeys(inputs))  # the names are enough, and no tensor is kept
