@@ -526,8 +526,9 @@ def test_a_processor_that_models_share_does_not_say_that_samples_are_apart(famil
     assert [report.verdict for report in reports] == ["AMBIGUOUS", "AMBIGUOUS"]
     assert all("keeps samples apart in this model" in one.ambiguities[0] for one in reports)
     assert vd.check(lab.packer(), other, chunk_size=3).ok
-    with pytest.raises(vd.BadInput, match="Nothing is known to keep samples"):
-        vd.export(lab.batch, packed=True)
+    for batch in (bare, lab.batch):
+        with pytest.raises(vd.BadInput, match="Nothing is known to keep samples"):
+            vd.export(batch, packed=True)
 
 
 def test_processors_that_other_models_share_are_known():
@@ -862,6 +863,36 @@ def test_watch_and_check_agree_where_positions_go_back_but_not_to_0(family, labs
         assert not report.mismatches
     assert codes(watched(masked)) == {"VLM014"}  # then a row is one sample
     assert vd.check(lambda *_: [call], lab.batch, chunk_size=3).ok
+
+
+SHAPES = {
+    "(seq)": lambda text: text[0],
+    "(1, 1, seq)": lambda text: text[None],
+    "(2, 1, seq)": lambda text: text.expand(2, 1, -1),
+    "(3, 1, seq)": lambda text: text.expand(3, 1, -1),
+    "(1, 4, seq)": lambda text: text.expand(1, 4, -1),
+    "(1, seq - 1)": lambda text: text[:, :-1],
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("family", ["internvl", "llava", "qwen2_5_vl"])
+def test_positions_of_a_shape_that_no_model_takes_are_not_said_to_run(family, shape, labs):
+    lab = labs[family]
+    row = {k: v for k, v in lab.packed().items() if not k.startswith(("cu_", "max_"))}
+    text = row["position_ids"].reshape(-1, 1, row["input_ids"].shape[1])[0]
+    call = {**row, "position_ids": SHAPES[shape](text)}
+    report = vd.check(lambda *_: [call], lab.batch, chunk_size=3)
+
+    (found,) = report.findings
+    assert found.code == "VLM014"
+    try:
+        lab.run(call)
+    except (IndexError, RuntimeError, ValueError):
+        assert found.loudness != "silent"
+    else:
+        assert found.loudness == "silent"
+        assert lab.off(lab.run(call)) > SAME
 
 
 @pytest.mark.parametrize("family", ["granite_docling", "idefics2", "idefics3"])

@@ -11,7 +11,7 @@ from vlmdebug.checking.findings import Difference, KeyDifference
 from vlmdebug.core.observed import ObservedCall, Seam, Seams
 from vlmdebug.core.packed_row import Fault, PackedRow
 from vlmdebug.core.shards import ShardFault, Split
-from vlmdebug.outcomes.reasons import Outcome, Raises, Runs, Unknown
+from vlmdebug.outcomes.reasons import DEPENDS, Outcome, Raises, Runs, Unknown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +90,8 @@ def seam_differences(
         if kind is None:
             continue
         known = LENGTHS if _is_of_other_length(one) else OUTCOMES.get(one.why)
+        if one.why is Seams.PLANES and known is None and not _is_broadcast(one):
+            known = DEPENDS
         told: dict[str, Any] = {} if known is None else {"outcome": known}
         own = samples if one.sample is None else (one.sample,)
         found.append(kind(key=one.key, chunk=chunk, samples=own, seam=one, **told))
@@ -101,6 +103,13 @@ def _is_of_other_length(seam: Seam) -> bool:
     if seam.key == "attention_mask":
         return seam.why is Seams.ENDS
     return seam.why is Seams.PLANES and seam.given[-1:] != seam.due[-1:]
+
+
+def _is_broadcast(seam: Seam) -> bool:
+    """Whether models take positions of this shape, and read as many planes as they find."""
+    *planes, rows, _ = (0, *seam.given) if len(seam.given) < 2 else seam.given
+    several = len(seam.due) > 2  # M-RoPE's
+    return rows in (1, seam.due[-2]) and (not planes or (several and planes[0] in (1, 3, 4)))
 
 
 def seam_doubts(seams: Iterable[Seam], samples: int) -> list[NotApart]:

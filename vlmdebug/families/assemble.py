@@ -224,9 +224,12 @@ def _rules(rules: ModelRules, metadata: ProcessorMetadata, *, changed: bool) -> 
     if metadata.flash_attention is not None:
         differ["flash_attention"] = metadata.flash_attention
     name = metadata.model_type
-    if name is None or (name in SHARES_PROCESSOR and not metadata.has_config):
+    if name is None:
         return rules.but(**differ) if differ else rules
-    differ["separates_packed"] = name in SEPARATES
+    shared = name in SHARES_PROCESSOR and not metadata.has_config
+    differ["separates_packed"] = name in SEPARATES and not shared
+    if shared:
+        return rules.but(**differ)
     if name in SEPARATES:
         differ["repeats_positions"] = name in REPEATS
         differ["takes_block_mask"] = name not in OWN_MASK

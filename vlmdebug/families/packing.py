@@ -358,7 +358,10 @@ def _undecided(
             return
     if planes is None:
         if len(tensors["input_ids"]) == 1 and "attention_mask" not in tensors:
-            yield _open("input_ids is one row without attention_mask and position_ids", ASK_BARE)
+            shape = getattr(tensors.get("position_ids"), "shape", None)
+            which = "" if shape is None else f" of its shape: they have {tuple(shape)}"
+            said = f"input_ids is one row without attention_mask and position_ids{which}"
+            yield _open(said, ASK_BARE)
         return
     back = (planes[0][:, 1:] < planes[0][:, :-1]) & shown[:, 1:] & shown[:, :-1]
     if back.any() and clips and len(planes) == M_ROPE[0]:

@@ -230,7 +230,7 @@ class PackedCall:
         planes = positions[None] if positions.ndim == 2 else positions  # (plane, row, seq)
         if planes.ndim != 3 or planes.shape[1:] != self.shape:
             return Seam(Seams.PLANES, given=tuple(positions.shape), due=self._due_shape)
-        if not self.is_mrope and len(planes) == 1:
+        if not self.is_mrope and positions.ndim == 2:
             return self.starts(planes[0]) or _far(self, planes[0])
         if len(planes) == 1 and self.batch.rules.repeats_positions:
             planes = filled(planes, (PLANES, *self.shape))

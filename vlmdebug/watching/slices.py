@@ -68,7 +68,7 @@ class CallChecker:
     ) -> None:
         self._metadata, self._by_sample = metadata, by_sample
         self._given = metadata
-        self._plain: Mapping[str, Any] = {}
+        self._options: Mapping[str, Any] = {}
         self.parts: PartChecker = PartChecker(metadata, Windows(split), self._whole)
         self._cuts: list[_KnownBatch] = []  # the latest first
         self._last: tuple[Batch, range | None] | None = None  # what the last call was judged by
@@ -81,16 +81,15 @@ class CallChecker:
         where: Where | None = None,
         site: str = "",
         interpolated: bool = False,
-        plain: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> Verdict:
         """What is found in one call, or why it is unread.
 
         `alone`: only by its own tensors, whatever they were cut from. `where`: the columns of a
         batch that it has, if that is not all of them; `site`: the line that made it.
-        `interpolated`: the model is asked to take images of any size; `plain`: arguments that are
-        no tensors and decide whether packed samples are kept apart.
+        `interpolated`: images of any size are asked for; `options`: arguments that are no tensors.
         """
-        self._last, self._plain = None, plain or {}
+        self._last, self._options = None, options or {}
         self._metadata = self._given.interpolated if interpolated else self._given
         self.parts.forget()
         try:
@@ -147,7 +146,7 @@ class CallChecker:
 
     def _whole(self, tensors: Tensors) -> Judged:
         """A batch that other calls have columns of; it is no call, so that it has no cache."""
-        self._plain = {}
+        self._options = {}
         packed = None if SEAMS.isdisjoint(tensors) else self._packed(tensors)
         return self._by_itself(tensors) if packed is None else packed
 
@@ -158,7 +157,7 @@ class CallChecker:
         packing = read_packing(inputs, None, self._metadata.pad_token_id, single=True)
         if packing.spans is None and not packing.ambiguities:
             return None
-        inputs |= self._plain
+        inputs |= self._options
         batch = assemble(BatchFacts(inputs, self._metadata, packing=packing), None)
         samples = None if packing.ambiguities else range(len(batch))
         seams = open_seams(batch, restarts=packing.restarts)
@@ -180,8 +179,7 @@ class CallChecker:
         """
         inputs: dict[str, Any] = of_batch(tensors)
         batch = assemble(BatchFacts(inputs, self._metadata), None)
-        if cached:
-            batch = replace(batch, columns={})
+        batch = replace(batch, columns={}) if cached else batch
         made = {} if cached else _not_right(batch, tensors)
         if made or doubts_alone(batch) or batch_differences(batch):
             if not cached and (several := may_be_several(tensors, self._metadata)):

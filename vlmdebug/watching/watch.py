@@ -253,10 +253,10 @@ class Watcher:
 
     def _asked(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """What a call asks of the model that decides what is right."""
-        plain = {key: inputs[key] for key in PACKED if isinstance(inputs.get(key), int)}
+        options = {key: inputs[key] for key in PACKED if isinstance(inputs.get(key), int)}
         if self._arguments.makes_cache(inputs):
-            plain["use_cache"] = True
-        return {"interpolated": inputs.get(INTERPOLATES) is True, "plain": plain}
+            options["use_cache"] = True
+        return {"interpolated": inputs.get(INTERPOLATES) is True, "options": options}
 
     def _where(self, tensors: Tensors, inputs: Mapping[str, Any], *, cached: bool) -> Where | None:
         """The columns of a batch that a call has, if that is not all of them."""
