@@ -37,7 +37,7 @@ def with_bare_row(judged: Judged, tensors: Mapping[str, torch.Tensor]) -> Judged
 def may_be_several(
     tensors: Mapping[str, torch.Tensor], metadata: ProcessorMetadata
 ) -> Packing | None:
-    """What leaves open whether rows hold several samples, whose positions start anywhere."""
+    """What leaves open whether rows hold several samples; their positions may start anywhere."""
     if _is_told(tensors):
         return None
     own = {key: one for key, one in tensors.items() if key in SEAMS or key == "input_ids"}
