@@ -54,7 +54,7 @@ def restarted(
     padding = 0 if pad is None else np.count_nonzero(ids == pad)
     if shortest < 2 or padding >= shortest:
         return None
-    if len(planes) > 1 and (pad is None or padding or planes[1:, zero.reshape(ids.shape)].any()):
+    if len(planes) > 1 and (pad is None or padding):
         return None
     if rows == 1:
         return Spans(map(Span, repeat(0), starts, stops))
