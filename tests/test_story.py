@@ -7,6 +7,7 @@ import torch
 
 import vlmdebug as vd
 from vlmdebug import slicers
+from vlmdebug.errors import NotJudged
 
 FAMILIES = ("gemma4", "qwen2_5_vl", "idefics3", "smolvlm", "internvl", "llava_next")
 
@@ -295,3 +296,51 @@ def test_proof_survives_a_mask_of_another_shape(built, change):
 
     assert not vd.check(odd, batch, chunk_size=3).ok
     assert isinstance(vd.prove(odd, batch, model, chunk_size=3), vd.Proof)
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "internvl", "llava_next", "idefics3"])
+def test_corrected_slicer_refuses_media_whose_counts_it_is_not_given(name):
+    """It left them out of every chunk, and the model ran on placeholders alone or raised."""
+    _, processor = vd.tiny.build(name)
+    inputs = dict(vd.tiny.batch(name, (2, 0, 1)))
+    rows = len(inputs["pixel_values"])
+    with pytest.raises(NotJudged) as refused:
+        list(slicers.corrected(inputs, 2))
+
+    assert str(refused.value) == (
+        f"pixel_values has {rows} rows and no num_images is given, so the rows of each sample are "
+        "not known. Nothing was cut. Read the batch: batch = vlmdebug.read_batch(inputs, "
+        "processor=processor). Then use batch.chunks(n), or the code that vlmdebug.export(batch) "
+        "writes: both count the rows of each sample."
+    )
+    batch = vd.read_batch(inputs, processor=processor)
+    advised = [list(batch.chunks(2)), list(vd.export(batch).function(dict(inputs), 2))]
+    for chunks in (*advised, list(slicers.corrected(batch.for_slicer(), 2))):
+        assert vd.check(lambda *_, chunks=chunks: iter(chunks), batch, chunk_size=2).ok
+
+
+@pytest.mark.parametrize("count", [[2, 0, 0], [2, 0, 2]])
+def test_corrected_slicer_refuses_counts_that_do_not_add_up_to_the_rows(count):
+    inputs = {**vd.tiny.batch("qwen2_5_vl", (2, 0, 1)), "num_images": count}
+
+    with pytest.raises(NotJudged, match=rf"rows and num_images adds up to {sum(count)}"):
+        list(slicers.corrected(inputs, 2))
+
+
+def test_corrected_slicer_needs_no_counts_where_each_sample_keeps_its_row():
+    inputs = dict(vd.tiny.batch("mllama", (2, 0, 1)))
+    chunks = list(slicers.corrected(inputs, 2))
+
+    assert torch.equal(torch.cat([one["pixel_values"] for one in chunks]), inputs["pixel_values"])
+
+
+def test_corrected_slicer_loses_no_tensor():
+    batch = vd.make_batch("gemma4", [2, 0, 1])
+    inputs, shifted = batch.for_slicer(), batch.inputs["input_ids"].roll(-1, 1)
+    chunks = list(slicers.corrected({**inputs, "shift_labels": shifted}, 2))
+
+    assert torch.equal(torch.cat([one["shift_labels"] for one in chunks]), shifted)
+    with pytest.raises(NotJudged, match=r"^speaker is a tensor, .* Leave it out, or pass layout="):
+        list(slicers.corrected({**inputs, "speaker": shifted}, 2))
+    read = vd.read_batch({**batch.inputs, "speaker": shifted}, layout={"speaker": "sample"})
+    assert torch.equal(torch.cat([one["speaker"] for one in read.chunks(2)]), shifted)

@@ -20,12 +20,21 @@ model inputs of one chunk after another.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from itertools import accumulate
+from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import accumulate, pairwise
 from math import prod
 from typing import Any
 
-from vlmdebug.core.keys import ALONG_TOKENS, AUDIO_KEYS, IMAGE_KEYS, TOKEN_KEYS, VIDEO_KEYS
+from vlmdebug.core.keys import (
+    ALONG_TOKENS,
+    AUDIO_KEYS,
+    IMAGE_KEYS,
+    LABELS,
+    ROWLESS,
+    TOKEN_KEYS,
+    TRAINERS_OWN,
+    VIDEO_KEYS,
+)
 from vlmdebug.errors import NotJudged
 
 Inputs = dict[str, Any]
@@ -101,15 +110,15 @@ def corrected(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
     """Each tensor by what its rows count; no media keys for a chunk without media.
 
     Raises:
-        NotJudged: Nothing that it is given counts the rows of audio per sample, as of windows.
+        NotJudged: Nothing that it is given says what belongs to each sample in some key.
     """
     samples = len(inputs["input_ids"])
     tokens, media = _present(inputs, _ALL_TOKENS), _present(inputs, _ALL_MEDIA)
-    images = [0, *accumulate(inputs.get("num_images", [0] * samples))]
-    videos = [0, *accumulate(inputs.get("num_videos", [0] * samples))]
-    audios = [0, *accumulate(inputs.get("num_audios", [0] * samples))]
+    images, videos, audios = (
+        [0, *accumulate(inputs.get(count) or [0] * samples)]
+        for count in ("num_images", "num_videos", "num_audios")
+    )
     offsets = _offsets(media, inputs, samples, images) | _video_offsets(media, videos)
-    _refuse_windows(media, audios)
     offsets |= dict.fromkeys(AUDIO_KEYS, audios)
     tiles = inputs.get("num_tiles")  # an image has some, and so has a video of InternVL's
     in_rows = tiles is not None and "num_local_patches" not in media
@@ -117,8 +126,14 @@ def corrected(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
     filmed = _is_filmed(media, inputs)
     pictures = videos if filmed else pictures
     offsets |= dict.fromkeys(IMAGE_KEYS, videos) if filmed else {}
-    options = {key: value for key, value in inputs.items() if _is_option(value)}
+    options = {key: value for key, value in inputs.items() if _is_option(key, value)}
+    _refuse_others(inputs, {*tokens, *media, *options})
     keeps_rows = bool(_KEEPS_ROWS & media.keys())
+    owned = {k: videos if k in _OF_VIDEO else audios if k in _OF_AUDIO else pictures for k in media}
+    for key, rows in media.items():
+        uncounted = len(rows) > 0 and owned[key][-1] == 0 and not keeps_rows
+        if uncounted or offsets[key][-1] != len(rows):
+            raise NotJudged(_uncounted(key, len(rows), inputs))
     places = inputs.get("position_ids")
     for start in range(0, samples, chunk_size):
         stop = min(start + chunk_size, samples)
@@ -127,44 +142,56 @@ def corrected(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
             mrope = len(places.shape) == 3 and places.shape[1] == samples
             chunk["position_ids"] = places[:, start:stop] if mrope else places[start:stop]
         for key, rows in media.items():
-            owned = videos if key in _OF_VIDEO else audios if key in _OF_AUDIO else pictures
             first, last = offsets[key][start], offsets[key][stop]
             if key == "pixel_values_local" and first == last:
                 continue  # images without tiles
-            if keeps_rows or owned[start] < owned[stop]:
+            if keeps_rows or owned[key][start] < owned[key][stop]:
                 chunk[key] = rows[first:last]
         yield chunk
 
 
-def _refuse_windows(media: Inputs, audios: list[int]) -> None:
-    """Refuse rows of audio that are not one per clip: a long clip has several windows."""
-    for key in media.keys() & AUDIO_KEYS:
-        if len(media[key]) != audios[-1]:
+def _refuse_others(inputs: Inputs, known: Collection[str]) -> None:
+    """Refuse tensors that would be lost; keys that only trainers read are no inputs of a model."""
+    for key in inputs.keys() - {*known, *TRAINERS_OWN, "position_ids"}:
+        if _is_tensor(inputs[key]):
             raise NotJudged(
-                f"{key} has {len(media[key])} rows and num_audios adds up to {audios[-1]}, so that "
-                "the rows of each sample are not known. Nothing was cut. Use batch.chunks(n), or "
-                "the code that vlmdebug.export(batch) writes: both count windows."
+                f"{key} is a tensor, but it is not known here what its rows count. Nothing was "
+                f'cut. Leave it out, or pass layout={{"{key}": "sample"}} to vlmdebug.read_batch '
+                "if it has one row per sample, and use batch.chunks(n)."
             )
+
+
+def _uncounted(key: str, rows: int, inputs: Inputs) -> str:
+    """Says that the counts do not give the rows of each sample, and what does."""
+    kind = "videos" if key in _OF_VIDEO else "audios" if key in _OF_AUDIO else "images"
+    count = "num_tiles" if kind == "images" and inputs.get("num_tiles") else f"num_{kind}"
+    given = inputs.get(count)
+    known = f"no {count} is given" if given is None else f"{count} adds up to {sum(given)}"
+    return (
+        f"{key} has {rows} rows and {known}, so the rows of each sample are not known. "
+        "Nothing was cut. Read the batch: batch = vlmdebug.read_batch(inputs, "
+        "processor=processor). Then use batch.chunks(n), or the code that vlmdebug.export(batch) "
+        "writes: both count the rows of each sample."
+    )
 
 
 def _offsets(media: Inputs, inputs: Inputs, samples: int, images: list[int]) -> dict[str, Any]:
     """First row of each sample, and of the one after the last, for every media key."""
     grid = media.get("image_grid_thw", media.get("image_grid_hw"))
     if grid is not None:
-        patches = _grid_offsets(grid, inputs["num_images"])[1]
+        patches = _ends(map(prod, grid.tolist()), images)
         return {**dict.fromkeys(media, images), "pixel_values": patches}
     if "num_local_patches" in media:  # tiles of each image, in a tensor of their own
-        ends = [0, *accumulate(media["num_local_patches"].tolist())]
-        tiles = [ends[image] for image in images]
+        tiles = _ends(media["num_local_patches"].tolist(), images)
         return {**dict.fromkeys(media, images), "pixel_values_local": tiles}
     if "batch_num_images" in media:  # one row per sample that has images
-        owners = [0, *accumulate(int(count > 0) for count in inputs["num_images"])]
+        owners = [0, *accumulate(int(first < last) for first, last in pairwise(images))]
         return {**dict.fromkeys(media, images), "batch_num_images": owners}
     if "image_position_ids" in media or "image_sizes" in media:
         return dict.fromkeys(media, images)
     if _KEEPS_ROWS & media.keys() or media.keys() == {"pixel_values", "pixel_attention_mask"}:
         return dict.fromkeys(media, range(samples + 1))  # padded per sample
-    if "num_tiles" in inputs:
+    if inputs.get("num_tiles") is not None:
         return dict.fromkeys(media, [0, *accumulate(inputs["num_tiles"])])
     return dict.fromkeys(media, images)
 
@@ -174,17 +201,20 @@ def _video_offsets(media: Inputs, videos: list[int]) -> dict[str, Any]:
     rows = dict.fromkeys((key for key in media if key in VIDEO_KEYS), videos)
     if "video_grid_thw" in media:
         patches = media["video_grid_thw"].prod(-1)  # (video,)
-        ends = [0, *accumulate(patches.tolist())]
-        rows["pixel_values_videos"] = [ends[video] for video in videos]
+        rows["pixel_values_videos"] = _ends(patches.tolist(), videos)
         if "video_compression_mask" in media:  # one row per feature, kept or not
             made = (patches // media["video_merge_sizes"] ** 2).tolist()
-            ends = [0, *accumulate(made)]
-            rows["video_compression_mask"] = [ends[video] for video in videos]
+            rows["video_compression_mask"] = _ends(made, videos)
     elif "num_frames_per_video" in media:
-        ends = [0, *accumulate(media["num_frames_per_video"].tolist())]
-        frames = [ends[video] for video in videos]
+        frames = _ends(media["num_frames_per_video"].tolist(), videos)
         rows |= {"pixel_values_videos": frames, "video_position_ids": frames}
     return rows
+
+
+def _ends(rows: Iterable[int], offsets: list[int]) -> list[int]:
+    """Rows before each offset of what owns so many; too large an offset is refused by its key."""
+    ends = [0, *accumulate(rows)]
+    return [ends[min(offset, len(ends) - 1)] for offset in offsets]
 
 
 def _is_filmed(media: Inputs, inputs: Inputs) -> bool:
@@ -207,7 +237,7 @@ STORY: tuple[Callable[[Inputs, int], Iterator[Inputs]], ...] = (
 _KEEPS_ROWS = {"aspect_ratio_ids", "image_attention_mask"}
 """Keys of models that keep the padded row of a sample without images: Mllama and Idefics."""
 _TOKENS = ("input_ids", *ALONG_TOKENS, "labels")
-_ALL_TOKENS = (TOKEN_KEYS | {*_TOKENS}) - {"position_ids"}
+_ALL_TOKENS = (TOKEN_KEYS | {*_TOKENS, *LABELS}) - {"position_ids"}
 """The loops of the story do not have the rare ones."""
 _OF_VIDEO, _OF_AUDIO = frozenset(VIDEO_KEYS), frozenset(AUDIO_KEYS)
 _ALL_MEDIA = _OF_VIDEO.union(_OF_AUDIO, IMAGE_KEYS)
@@ -236,9 +266,10 @@ def _grid_offsets(grid: Any, num_images: list[int]) -> tuple[list[int], list[int
     return images, [patches[image] for image in images]
 
 
-def _is_option(value: Any) -> bool:
+def _is_option(key: str, value: Any) -> bool:
     """Whether it has no rows, as `use_cache`, so that each chunk gets all of it."""
-    return value is not None and not isinstance(value, (list, tuple)) and not _is_tensor(value)
+    with_rows = isinstance(value, (list, tuple)) or _is_tensor(value)
+    return value is not None and (key in ROWLESS or not with_rows)
 
 
 def _is_tensor(value: Any) -> bool:
