@@ -178,6 +178,28 @@ CUT = {
         "seen = []\nseen += model.names()\n"
         + in_chunks("model(ids[a:b], pixel_values=pixels[a:b])")
     ),
+    "strides of ranks": """
+        rank, world = dist.get_rank(), dist.get_world_size()
+        return {"input_ids": ids[rank::world], "pixel_values": pixels[rank::world]}
+    """,
+    "stretches of ranks": """
+        n, m = count // self.world_size, len(pixels) // self.world_size
+        r = self.rank
+        return {
+            "input_ids": ids[self.rank * n : (self.rank + 1) * n],
+            "pixel_values": pixels[self.rank * m : (self.rank + 1) * m],
+        }
+    """,
+    "rearranged by einops": in_chunks(
+        'x = einops.rearrange(pixels, "(b n) c h w -> b n c h w", b=count)[a:b]\n'
+        'yield {"input_ids": ids[a:b], "pixel_values": rearrange(x, "b n ... -> (b n) ...")}'
+    ).replace("rearrange(x", "einops.rearrange(x"),
+    "repeated by einops": """
+        model(
+            ids.repeat_interleave(size, dim=0),
+            pixel_values=einops.repeat(pixels, "n ... -> (g n) ...", g=size),
+        )
+    """,
 }
 """pixel_values, with other rows than one per sample, cut per sample or by a wrong offset."""
 
@@ -187,6 +209,105 @@ def test_wrong_cut_is_found_however_it_is_written(way):
     found = read(CUT[way])
 
     assert any("pixel_values" in one.message for one in found.findings), str(found)
+
+
+PICKED = {
+    "by rank": ("rank, world", "", "rank::world", "rank::world"),
+    "by a stretch of its rank": (
+        "rank, world_size",
+        "n = len(ids) // world_size",
+        "rank * n : (rank + 1) * n",
+        "rank * n : (rank + 1) * n",
+    ),
+    "by truth values": ("keep", "", "keep", "keep"),
+    "by an index": ("idx", "", "idx", "idx"),
+    "by all dimensions of an index": ("order", "", "order, :", "order, ..."),
+}
+LLAVA = "It is right in gemma4, llava_next, llava_onevision, deepseek_ocr2, mistral3"
+IMAGES = """ends = [0, *accumulate(num_images)]
+    images = [row for i in {} for row in range(ends[i], ends[i + 1])]"""
+FOLLOWED = {
+    "by rank": ("rank, world", IMAGES.format("range(rank, len(ids), world)"), "rank::world"),
+    "by a stretch of its rank": (
+        "rank, world_size",
+        "n = len(ids) // world_size\n    " + IMAGES.format("range(rank * n, (rank + 1) * n)"),
+        "rank * n : (rank + 1) * n",
+    ),
+    "by truth values": (
+        "keep",
+        "images = keep.repeat_interleave(torch.tensor(num_images))",
+        "keep",
+    ),
+    "by an index": ("idx", IMAGES.format("idx.tolist()"), "idx"),
+}
+
+
+def picked(names: str, body: str, rows: str, of_pixels: str, call: str = "{}[{}]") -> str:
+    ids, pixels = call.format("ids", rows), call.format("pixels", of_pixels)
+    return (
+        f"def pick(inputs, {names}, num_images):\n"
+        '    ids, pixels = inputs["input_ids"], inputs["pixel_values"]\n'
+        f"    {body or 'pass'}\n"
+        f'    return {{"input_ids": {ids}, "pixel_values": {pixels}}}\n'
+    )
+
+
+@pytest.mark.parametrize("way", PICKED)
+def test_rows_that_a_parameter_picks_alike_are_found(way):
+    found = review.source(picked(*PICKED[way]))
+
+    assert len(found.findings) == 1
+    assert "pixel_values does not get" in found.findings[0].message or "pixel_values is cut" in str(
+        found
+    )
+    assert "image in perception_lm, llava, gemma4" in found.findings[0].message
+
+
+@pytest.mark.parametrize("call", ["torch.index_select({}, 0, {})", "{}.index_select(0, {})"])
+def test_rows_that_index_select_picks_alike_are_found(call):
+    found = review.source(picked("order", "", "order", "order", call))
+
+    assert len(found.findings) == 1
+    assert "pixel_values does not get" in found.findings[0].message or "pixel_values is cut" in str(
+        found
+    )
+
+
+@pytest.mark.parametrize("way", FOLLOWED)
+def test_rows_that_follow_the_images_of_what_a_parameter_picks_are_right(way):
+    names, body, rows = FOLLOWED[way]
+    found = review.source(picked(names, body, rows, "images"))
+
+    assert "With one row per image, that is right" not in str(found)
+    assert LLAVA in " ".join(str(found).split())
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        picked("keep, kept_images", "", "keep", "kept_images"),
+        "def pick(inputs, keep, rows):\n    return {k: v[rows] if k in MEDIA else v[keep]"
+        " for k, v in inputs.items()}\n",
+        "def fill(inputs, where, embeds):\n"
+        '    inputs["input_ids"][where] = 0\n'
+        '    return {**inputs, "pixel_values": inputs["pixel_values"][where]}\n',
+    ],
+    ids=["an index of its own", "an index for each kind", "tokens that are written"],
+)
+def test_rows_that_an_unknown_index_picks_are_accused_of_nothing(source):
+    assert not review.source(source).findings
+
+
+def test_both_sides_of_a_condition_on_a_rank_are_read():
+    """The first rank logs, the others do not; both cut."""
+    for wrong, right in (("pixels[rank::world]", "pixels"), ("pixels", "pixels[rank::world]")):
+        source = (
+            "def pick(inputs, rank, world):\n"
+            '    ids, pixels = inputs["input_ids"], inputs["pixel_values"]\n'
+            f"    pixels = {wrong} if rank == 0 else {right}\n"
+            '    return {"input_ids": ids[rank::world], "pixel_values": pixels}\n'
+        )
+        assert any("pixels[rank::world]" in str(one) for one in review.source(source).findings)
 
 
 GRID = """

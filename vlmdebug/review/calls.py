@@ -16,6 +16,7 @@ from typing import Any
 from vlmdebug.core.keys import KEYS, MEDIA_KEYS, Kind
 from vlmdebug.review.arrays import MOST, Failed, Tensor, Unknown, weight
 from vlmdebug.review.builtin_calls import SPECIAL, Builtins
+from vlmdebug.review.einops import rearranged
 from vlmdebug.review.evaluator import said
 from vlmdebug.review.functions import FUNCTIONS, MODULES, listed_of
 from vlmdebug.review.machine import DEPTH, MORE, Bound, Frame, Reference, Routine
@@ -91,6 +92,10 @@ class Calls(Builtins):
         self, callee: Reference, args: list[Any], given: dict[str, Any], node: ast.Call
     ) -> Any:
         name, root = callee.last, callee.root.partition(".")[0]
+        if name in self.run.stored:
+            return self.run.stored[name]  # as `get_rank()`
+        if root == "einops":
+            return self._rearranged(name, args, given, node)
         if name in MAPS or (name == "map" and root in ("tree", "jax", "optree", "pytree")):
             return self._mapped(args, given, node)
         if name in WRAPPERS:
@@ -113,6 +118,18 @@ class Calls(Builtins):
         if name in FUNCTIONS:
             return self._computed(callee, args, given, node)
         return self._foreign(said(node.func), args, given, node)
+
+    def _rearranged(self, name: str, args: list[Any], given: dict[str, Any], node: ast.Call) -> Any:
+        """`einops.rearrange` and `einops.repeat`; others compute values."""
+        first, pattern = [*args, *(given.get(one) for one in ("tensor", "pattern"))][:2]
+        if name not in ("rearrange", "repeat") or not isinstance(first, Tensor):
+            return self._foreign(said(node.func), args, given, node)
+        try:
+            found = rearranged(first, pattern, given, node)
+        except LookupError:
+            return self.run.lose(node, first.key, "its sizes are not known")
+        self.run.took(node, found)
+        return found
 
     def _computed(
         self, callee: Reference, args: list[Any], given: dict[str, Any], node: ast.Call

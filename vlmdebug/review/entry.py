@@ -23,7 +23,7 @@ from vlmdebug.review.machine import Inputs, Reference
 from vlmdebug.review.module import Function, Module
 from vlmdebug.review.stale import stale_names
 from vlmdebug.review.trials import Trial
-from vlmdebug.review.uses import Uses
+from vlmdebug.review.uses import Uses, word_of
 
 _BATCH = (
     r"(?:(?:model_)?(?:inputs|kwargs)|kw|(?:micro_?|mini_?)?batch|multi_?modal_inputs|mm_inputs)"
@@ -35,6 +35,14 @@ NUMBER = re.compile(
 )
 START = re.compile(r"^(start|begin|lo|left|first|a|i|s|from_idx|start_idx|start_index)$")
 STOP = re.compile(r"^(stop|end|hi|right|last|b|j|e|to_idx|end_idx|end_index)$")
+RANK = re.compile(r"(?:^|_)rank(?:_id)?$|^process_index$|^shard_(?:id|idx|index)$")
+WORLD = re.compile(r"(?:^|_)world(?:_size)?$|^num_(?:processes|replicas|ranks|shards)$")
+"""Names of one of several processes, and of their number."""
+RANKED = {"get_rank": "rank", "get_world_size": "world"}
+"""Functions of torch that return them."""
+RANKS = 2
+KEPT = re.compile(r"keep|mask|valid")
+"""Names of a truth value for each sample; other indices are numbers of samples."""
 PARTS = ("chunk", "tensor_split")
 """Functions with a number of parts as their last argument."""
 LOADER = re.compile(r"loader|batches|iterator", re.I)
@@ -154,6 +162,10 @@ class Entry:
             "stop": trial.size + more,
             "size": trial.size,
         }
+        if self._is_ranked:
+            values |= {"rank": int(trial.size == 1), "world": RANKS}
+        if self._index is not None:
+            values["index"] = _chosen(len(trial.counts), KEPT.search(self._index) is not None)
         for name, role in self._roles.items():
             is_known = name in inputs or role in values
             names[name] = inputs.get(name, values.get(role)) if is_known else Reference(name)
@@ -169,7 +181,9 @@ class Entry:
                 BATCH.search(kwarg.arg) and self.owner is None
             ) or kwarg.arg in self.uses.looked
             names[kwarg.arg] = rest if is_batch else {}
-        stored = {name: inputs for name in self.uses.looked if "." in name}
+        stored: dict[str, Any] = {name: inputs for name in self.uses.looked if "." in name}
+        if self._is_ranked:
+            stored |= {path: values[role] for path, role in self._of_ranks.items()}
         return names, stored, inputs
 
     @cached_property
@@ -177,7 +191,7 @@ class Entry:
         return {arg.arg: self.role(arg) for arg in self.arguments}
 
     def role(self, arg: ast.arg) -> str:
-        """What a parameter takes: `key`, `batch`, `start`, `stop`, `size`, or `other`."""
+        """What a parameter takes, by its name and use, such as `key` or `batch`; else `other`."""
         name = arg.arg
         if name in KEYS and KEYS[name].kind in (Kind.MEDIA, Kind.COUNTS, Kind.DERIVED, Kind.TOKENS):
             return "key"
@@ -186,9 +200,11 @@ class Entry:
         if BATCH.search(name) and name in self.uses.listed | self.uses.words & self._mapped:
             return "batch"
         annotation = ast.unparse(arg.annotation) if arg.annotation is not None else ""
-        for role, names in (("start", START), ("stop", STOP), ("size", NUMBER)):
+        for role, names in _ROLES:
             if names.search(name):
                 return role
+        if name == self._index:
+            return "index"
         return "size" if annotation == "int" or name in self._steps else "other"
 
     @cached_property
@@ -205,9 +221,63 @@ class Entry:
             )
         )
 
+    @cached_property
+    def _index(self) -> str | None:
+        """The parameter that takes rows of the tokens, and so is an index of samples.
+
+        One that takes rows of all keys alike is one too, if nothing else takes rows.
+        """
+        own = {arg.arg for arg in self.arguments} & self.uses.indices.keys()
+        of_tokens = [name for name in own if self.uses.indices[name]]
+        found = of_tokens or [*own] * bool(self.is_generic)
+        return found[0] if len(found) == 1 and (of_tokens or len(own) == 1) else None
+
+    @cached_property
+    def _of_ranks(self) -> dict[str, str]:
+        """What says a rank or their number: attributes and functions, by their source."""
+        read = [node for node in self.nodes if isinstance(node, ast.Attribute)]
+        found = {ast.unparse(one): _of_rank(one.attr) for one in read if one.attr not in RANKED}
+        return {**RANKED, **{path: role for path, role in found.items() if role is not None}}
+
+    @cached_property
+    def _is_ranked(self) -> bool:
+        """Whether it computes with its rank, or takes the part of its rank."""
+        of = (node for node in self.nodes if isinstance(node, (ast.BinOp, ast.Subscript)))
+        parts = (part for node in of for part in _parts(node))
+        return any(_of_rank(str(word_of(part))) == "rank" for part in parts)
+
     @property
     def _mapped(self) -> frozenset[str]:
         return frozenset({arg.arg for arg in self.arguments})
+
+
+_ROLES = (("rank", RANK), ("world", WORLD), ("start", START), ("stop", STOP), ("size", NUMBER))
+
+
+def _of_rank(name: str) -> str | None:
+    """`rank` or `world`, if a name is that of one."""
+    if RANK.search(name):
+        return "rank"
+    return "world" if WORLD.search(name) else RANKED.get(name)
+
+
+def _parts(node: ast.BinOp | ast.Subscript) -> Iterator[ast.AST]:
+    """What is computed with, or the bounds of a part; the function of a call for the call."""
+    if isinstance(node, ast.BinOp):
+        found = [node.left, node.right]
+    elif isinstance(node.slice, ast.Slice):
+        found = [node.slice.lower, node.slice.step]
+    else:
+        found = [node.slice]
+    for part in found:
+        if part is not None:
+            yield part.func if isinstance(part, ast.Call) else part
+
+
+def _chosen(samples: int, truth: bool) -> Tensor:
+    """An index that takes the last sample, then the first, or truth values that take the last."""
+    last = np.arange(samples) == samples - 1
+    return Tensor(last if truth else np.array([samples - 1, 0]), computed=True)
 
 
 def inputs_of(trial: Trial) -> Inputs:

@@ -20,6 +20,8 @@ class Uses:
         read: Keys that are looked up by `[...]`, `.get(...)` or as an attribute, and parameters.
         asked: The same, and those of `in`.
         passed: Keys that it gives on by name: entries of dicts, keywords, strings in lists.
+        indices: Names by which rows are taken, `x[NAME]` or `index_select(0, NAME)`, each with
+            whether it is tokens that they are taken of.
         listed: Names with items that it goes through: `for key, value in NAME.items()`, and
             `for key in NAME` where `key` is an index; an empty name where it is no local one.
     """
@@ -32,12 +34,16 @@ class Uses:
         self.passed: set[str] = set()
         self.listed: set[str] = set()
         self._turns: dict[str, str] = {}
-        self._indices: set[str] = set()
+        self.indices: dict[str, bool] = {}
+        self._taken: list[tuple[str, ast.expr]] = []
+        self._tokens: set[str] = set()
         for node in nodes:
             see = _SEEN.get(type(node))
             if see is not None:
                 see(self, node)
-        self.listed |= {name for turn, name in self._turns.items() if turn in self._indices}
+        for name, of in self._taken:
+            self.indices[name] = self.indices.get(name, False) or self._is_tokens(of)
+        self.listed |= {name for turn, name in self._turns.items() if turn in self.indices}
 
     def _look(self, base: ast.expr, key: object) -> None:
         if not isinstance(key, str):
@@ -60,14 +66,39 @@ class Uses:
     def _subscript(self, node: ast.Subscript) -> None:
         key = _text(node.slice)
         if key is None:
-            if isinstance(node.slice, ast.Name):
-                self._indices.add(node.slice.id)
+            if isinstance(node.ctx, ast.Load):
+                self._index(node.value, node.slice)
             return
         self._look(node.value, key)
         (self.passed if isinstance(node.ctx, ast.Store) else self.read).add(key)
 
+    def _index(self, base: ast.expr, index: ast.expr) -> None:
+        """Note the name that takes rows of `base`; of all dimensions, it is the first one's."""
+        first = index.elts[0] if isinstance(index, ast.Tuple) and index.elts else index
+        if isinstance(first, ast.Name):
+            self._taken.append((first.id, base))
+
+    def _is_tokens(self, of: ast.expr) -> bool:
+        """Whether an expression is a key of tokens, or a name for one."""
+        name = _text(of.slice) if isinstance(of, ast.Subscript) else word_of(of)
+        return name in TOKEN_KEYS or (isinstance(of, ast.Name) and of.id in self._tokens)
+
+    def _assign(self, node: ast.Assign) -> None:
+        for target in node.targets:
+            pairs = [(target, node.value)]
+            if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+                pairs = [*zip(target.elts, node.value.elts, strict=False)]
+            self._tokens |= {
+                one.id
+                for one, value in pairs
+                if isinstance(one, ast.Name) and self._is_tokens(value)
+            }
+
     def _call(self, node: ast.Call) -> None:
         self.passed |= {part.arg for part in node.keywords if part.arg is not None}
+        if word_of(node.func) == "index_select" and len(node.args) > 1:
+            of = node.args[0] if len(node.args) > 2 else getattr(node.func, "value", node.args[0])
+            self._index(of, node.args[-1])
         if not isinstance(node.func, ast.Attribute):
             return
         name, base = node.func.attr, node.func.value
@@ -100,6 +131,7 @@ class Uses:
 
 
 _SEEN = {
+    ast.Assign: Uses._assign,
     ast.Name: Uses._name,
     ast.arg: Uses._argument,
     ast.Constant: Uses._constant,
