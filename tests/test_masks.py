@@ -14,8 +14,10 @@ import vlmdebug as vd
 from vlmdebug.core.tiling import aspect_ratios
 from vlmdebug.families.idefics3 import Idefics3
 from vlmdebug.families.synthesize import BatchSpec
+from vlmdebug.tiny.registry import ONE_IMAGE
 
 MASK, RATIOS, TILES = "pixel_attention_mask", "aspect_ratio_ids", "aspect_ratio_mask"
+PLACE = "image_embeds_position_mask"
 TALL, WIDE = (40, 56), (56, 40)
 
 
@@ -163,3 +165,152 @@ def test_drawn_batches_hold_padding_where_their_masks_hide_pixels():
 
     assert hidden.any()
     assert not inputs["pixel_values"][hidden].any()
+
+
+def given(family: str) -> dict[str, Any]:
+    images = (1, 1, 1) if family in (*ONE_IMAGE, "idefics") else (2, 0, 1)
+    return dict(vd.tiny.batch(family, images))
+
+
+def known(family: str) -> dict[str, Any]:
+    model, processor = built(family)
+    return {"processor": processor, "config": model.config, "pictures": False}
+
+
+@pytest.mark.parametrize(
+    ("family", "key"),
+    [
+        ("idefics2", MASK),
+        ("mllama", TILES),
+        ("mllama", "cross_attention_mask"),
+        ("blip-2", "attention_mask"),
+        ("qwen3_5", "attention_mask"),
+    ],
+)
+@pytest.mark.parametrize("by", [2, 0.5])
+def test_mask_of_other_values_than_0_and_1_is_doubted_as_models_multiply_by_it(family, key, by):
+    inputs = given(family)
+    odd = {**inputs, key: inputs[key] * by}
+    report = vd.check(odd, **known(family))
+
+    assert not torch.allclose(logits(family, odd), logits(family, inputs), atol=1e-4)
+    assert (report.verdict, report.mismatches) == ("AMBIGUOUS", ())
+    assert report.ambiguities == (
+        f"{key} holds values other than 0 and 1: some models multiply by them, and others take "
+        f"each that is not 0 for 1, or raise. Pass {key} as the processor returned it.",
+    )
+    for right in (inputs[key].bool(), inputs[key].float()):
+        assert vd.check({**inputs, key: right}, **known(family)).ok
+
+
+@pytest.mark.parametrize("by", [1, -2])
+@pytest.mark.parametrize("family", ["kosmos-2", "kosmos-2.5"])
+def test_image_of_kosmos_that_is_put_on_text_is_found_and_the_model_runs(family, by):
+    inputs = given(family)
+    wrong = {**inputs, PLACE: inputs[PLACE].roll(by, 1)}
+    report = vd.check(wrong, **known(family))
+
+    assert not torch.allclose(logits(family, wrong), logits(family, inputs), atol=1e-4)
+    assert [(m.code, m.samples, m.silent) for m in report.mismatches] == [
+        ("VLM010", (sample,), True) for sample in range(3)
+    ]
+    assert report.mismatches[0].message == (
+        f"{PLACE} puts the image of sample 0 on columns {2 + by}:{6 + by}, but its 4 "
+        "placeholder tokens are on columns 2:6 of input_ids.\n"
+        "The model will not raise, but its answer changes.\n"
+        f"Pad {PLACE} on the side where input_ids is padded, cut both alike, and keep its values "
+        "and dtype."
+    )
+    right = vd.check(inputs, **known(family))
+    assert right.ok
+    assert f"{PLACE} against tokens of input_ids" in {str(one) for one in right.compared}
+
+
+@pytest.mark.parametrize("change", [torch.ones_like, torch.zeros_like, torch.Tensor.bool])
+def test_image_of_kosmos_with_more_or_fewer_places_is_found_and_the_model_raises(change):
+    inputs = given("kosmos-2.5")
+    wrong = {**inputs, PLACE: change(inputs[PLACE])}
+
+    assert {m.silent for m in vd.check(wrong, **known("kosmos-2.5")).mismatches} == {False}
+    with pytest.raises((RuntimeError, ValueError)):
+        logits("kosmos-2.5", wrong)
+
+
+def test_place_of_an_image_that_nothing_says_is_named_as_not_compared():
+    inputs = given("kosmos-2.5")
+    report = vd.check(inputs, config=built("kosmos-2.5")[0].config, pictures=False)
+
+    assert f"Not compared: {PLACE}." in " ".join(str(report).split())
+
+
+@pytest.mark.parametrize("change", [torch.ones_like, lambda mask: mask | (mask.cumsum(1) == 17)])
+def test_tiles_of_padding_that_granite_docling_is_shown_are_found(change):
+    inputs = given("granite_docling")
+    wrong = {**inputs, MASK: change(inputs[MASK])}
+    found = vd.check(wrong, **known("granite_docling")).mismatches
+
+    assert f"{MASK} of sample 2 shows 5 tiles of padding." in [
+        one.message.splitlines()[0] for one in found
+    ]
+    with pytest.raises(ValueError, match="do not match"):
+        logits("granite_docling", wrong)
+
+
+@pytest.mark.parametrize(
+    ("family", "key"), [("instructblip", "qformer_attention_mask"), ("aria", "pixel_mask")]
+)
+def test_mask_that_nothing_in_a_batch_tells_is_named_as_not_compared(family, key):
+    said = " ".join(str(vd.check(given(family), **known(family))).split())
+
+    assert f"Not compared: {key}." in said
+
+
+def test_padding_that_is_shown_between_padding_is_doubted_and_moves_the_logits():
+    """A single token next to the text may be its first; one with padding on both sides is none."""
+    inputs = given("internvl")
+    mask = inputs["attention_mask"]
+    hidden = [int((row == 0).sum()) for row in mask]
+    sample = hidden.index(max(hidden))
+    wrong, edge = mask.clone(), mask.clone()
+    wrong[sample, hidden[sample] // 2] = edge[sample, hidden[sample] - 1] = 1
+    shown = {**inputs, "attention_mask": wrong}
+    moved = logits("internvl", shown)[sample] - logits("internvl", inputs)[sample]
+
+    assert mask[sample, 0] == 0  # it is padded on the left
+    assert moved[mask[sample] == 1].abs().max() > 1e-4
+    assert (
+        vd.check(shown, **known("internvl"))
+        .ambiguities[0]
+        .startswith(f"attention_mask shows 1 padding token in front of the text of sample {sample}")
+    )
+    assert vd.check({**inputs, "attention_mask": edge}, **known("internvl")).ok
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "glm4v", "gemma3"])
+def test_text_that_is_typed_as_an_image_is_found(family):
+    inputs = given(family)
+    key = "token_type_ids" if family == "gemma3" else "mm_token_type_ids"
+    types, mask = inputs[key], inputs["attention_mask"]
+    text = ((types == 0) & (mask == 1))[1].nonzero().flatten()  # of the sample without images
+    wrong = types.clone()
+    wrong[1, text[3:6]] = 1
+    report = vd.check({**inputs, key: wrong}, **known(family))
+
+    assert [m.message.splitlines()[0] for m in report.mismatches] == [
+        f"sample 1 has 0 placeholder tokens in input_ids, but {key} marks 3."
+    ]
+    try:
+        moved = logits(family, {**inputs, key: wrong}) - logits(family, inputs)
+    except RuntimeError:
+        return  # M-RoPE looks for as many images
+    assert moved[mask == 1].abs().max() > 1e-4
+
+
+def test_types_of_padding_that_is_hidden_are_not_compared():
+    inputs = given("qwen2_5_vl")
+    types = inputs["mm_token_type_ids"] | (inputs["attention_mask"] == 0)
+
+    assert vd.check({**inputs, "mm_token_type_ids": types}, **known("qwen2_5_vl")).ok
+    assert torch.equal(
+        logits("qwen2_5_vl", {**inputs, "mm_token_type_ids": types}), logits("qwen2_5_vl", inputs)
+    )

@@ -177,11 +177,15 @@ class OutsideSizes(KeyDifference):
 
 @dataclass(frozen=True, kw_only=True)
 class MaskDiffers(KeyDifference):
-    """A mask that hides so many pixels of a sample's images, and shows so many of padding."""
+    """A mask that hides so many pixels of a sample's images, and shows so many of padding.
+
+    `of`: what a value of the mask is of, a pixel or a tile.
+    """
 
     code: ClassVar[str] = "VLM010"
     hidden: int
     shown: int
+    of: str = "pixel"
     cause: Cause | None = Cause(Because.MASK)
 
 
@@ -200,6 +204,18 @@ class AttendsOtherwise(KeyDifference):
     first: int
     by: int
     cause: Cause | None = Cause(Because.COLUMNS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlacedOtherwise(KeyDifference):
+    """A mask that puts an image elsewhere than on its placeholder tokens.
+
+    `due` and `given`: the columns of the tokens, and those where the mask puts the image.
+    """
+
+    code: ClassVar[str] = "VLM010"
+    due: tuple[int, ...]
+    given: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,9 +22,6 @@ from vlmdebug.core.wording import number
 
 SIZES = "image_sizes"
 
-PLACE = "image_embeds_position_mask"
-"""Where Kosmos puts its image; no token of the text says it."""
-
 
 def compared(batch: Batch, run: SlicerRun | None) -> tuple[Compared, ...]:
     """Rows against the batch's own, and placeholder tokens of each modality against features."""
@@ -55,8 +52,7 @@ def compared(batch: Batch, run: SlicerRun | None) -> tuple[Compared, ...]:
         found.append(Compared("labels", "input_ids" if are_comparable(batch) else None))
     if _may_hide_completions(batch) and run is None:
         found.append(Compared(f"completions in {PROMPT_TYPES}", None))
-    others = [*sorted(TWO_TEXTS), PLACE]
-    found += [Compared(key, None) for key in others if key in batch.layout and run is None]
+    found += [Compared(key, None) for key in sorted(TWO_TEXTS) if key in batch.layout and not run]
     return tuple(found)
 
 

@@ -112,6 +112,12 @@ class NotFinite(NamedTuple):
     key: str
 
 
+class OddMask(NamedTuple):
+    """A mask that holds other values than 0 and 1."""
+
+    key: str
+
+
 class SidesUnseen(NamedTuple):
     """Images that have as much padding with height and width swapped."""
 

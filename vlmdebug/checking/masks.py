@@ -11,6 +11,11 @@ to: the one before it, with Mllama all of them if they stand side by side
 (`processing_mllama.get_cross_attention_token_mask`,
 `processing_idefics.image_attention_mask_for_packed_input_ids_pt`). The models compare none of
 these.
+
+Kosmos puts its image where `image_embeds_position_mask` is 1, whatever tokens stand there. Its
+processors set it on the placeholder tokens: of one id in Kosmos-2.5, which marks the edges of the
+image by -1, and of rising ids in Kosmos-2 (`processing_kosmos2_5.Kosmos2_5Processor`,
+`processing_kosmos2.Kosmos2Processor`).
 """
 
 from __future__ import annotations
@@ -18,14 +23,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
-from vlmdebug.checking.batch_findings import AttendsOtherwise, MaskDiffers, TilesDiffer
+from vlmdebug.checking.batch_findings import (
+    AttendsOtherwise,
+    MaskDiffers,
+    PlacedOtherwise,
+    TilesDiffer,
+)
+from vlmdebug.checking.doubts import OddMask
 from vlmdebug.core.batch import Batch
-from vlmdebug.core.keys import MEDIA_OF
+from vlmdebug.core.keys import CLIP_KEYS, KEYS, MEDIA_OF, TOKEN_KEYS
 from vlmdebug.core.record import Compared
 from vlmdebug.core.tensors import to_numpy
 from vlmdebug.core.tiling import aspect_ratios, images_seen
-from vlmdebug.outcomes.reasons import DEPENDS, Outcome, Runs
+from vlmdebug.outcomes.reasons import DEPENDS, Outcome, Runs, outcome
 
 PIXELS = MEDIA_OF["image"]
 MASK = "pixel_attention_mask"
@@ -33,18 +45,54 @@ RATIOS, TILES = "aspect_ratio_ids", "aspect_ratio_mask"
 GROUPS: Mapping[str, bool] = {"cross_attention_mask": True, "image_attention_mask": False}
 """Masks of images for each token, and whether images side by side are seen together."""
 
+PLACE = "image_embeds_position_mask"
+PLACED = {"kosmos-2.5": 1}
+"""Tokens on each side of an image that the mask marks by another value, by layout."""
+MASKS = tuple(
+    name
+    for name, key in KEYS.items()
+    if key.holds == "mask" and name != PLACE and name not in CLIP_KEYS  # these are read apart
+)
+
+UNCOMPARED = ("pixel_mask", "qformer_attention_mask")
+"""Masks of which nothing in a batch says what they should be: black edges may be an image's own,
+and the padding token of a Q-Former is not that of the text."""
+HEARD = tuple(name for name, key in KEYS.items() if key.holds == "mask" and key.modality == "audio")
+"""Masks of sounds, which say nothing of the features where a model makes as many of any sound."""
+
+
+def odd_masks(batch: Batch) -> Iterator[OddMask]:
+    """Masks of tokens and images that hold other values than 0 and 1; not of added biases."""
+    for key in MASKS:
+        mask = batch.inputs.get(key) if key in batch.layout else None
+        if (
+            mask is None
+            or "bool" in str(mask.dtype)
+            or (key in TOKEN_KEYS and len(mask.shape) != 2)
+        ):
+            continue
+        values = to_numpy(mask)
+        if bool(((values != 0) & (values != 1)).any()):
+            yield OddMask(key)
+
 
 def masks_differ(batch: Batch) -> Iterator[MaskDiffers]:
-    """Samples with a mask that hides pixels of an image, or shows padding."""
+    """Samples with a mask that hides pixels of an image or a video, or shows padding."""
     pixels, mask = batch.inputs.get(PIXELS), batch.inputs.get(MASK)
-    if pixels is None or mask is None or batch.layout[PIXELS].unit != "sample":
+    if pixels is None or mask is None or batch.layout[PIXELS].unit not in ("sample", "video"):
         return
-    if tuple(mask.shape) != (*pixels.shape[:2], *pixels.shape[-2:]) or len(pixels) != len(batch):
+    owned = batch.counts.get(batch.layout[PIXELS].unit, ())
+    owners = [sample for sample, rows in enumerate(owned) for _ in range(rows)]
+    if len(pixels) != len(owners):
         return  # packed samples without images have no row
-    for sample in range(len(batch)):
+    if len(pixels.shape) == 5 and tuple(mask.shape) == tuple(pixels.shape[:2]):
+        yield from _tiles_shown(batch, to_numpy(mask) != 0)
+    if tuple(mask.shape) != (*pixels.shape[:2], *pixels.shape[-2:]):
+        return
+    for row, sample in enumerate(owners):
         hidden = shown = 0
         plain = True
-        for image, seen in zip(pixels[sample], mask[sample], strict=True):
+        for image, seen in zip(pixels[row], mask[row], strict=True):
             values, sees = to_numpy(image), to_numpy(seen) != 0  # (channels, h, w), (h, w)
             padding = _padding(values)
             hidden += int(((values != 0).any(axis=0) & ~sees).sum())
@@ -54,6 +102,22 @@ def masks_differ(batch: Batch) -> Iterator[MaskDiffers]:
             runs = batch.rules.predict and plain
             then = Outcome(Runs.OTHER_ANSWER) if runs else DEPENDS
             yield MaskDiffers(key=MASK, samples=(sample,), outcome=then, hidden=hidden, shown=shown)
+
+
+def _tiles_shown(batch: Batch, sees: np.ndarray) -> Iterator[MaskDiffers]:
+    """Samples with a mask of tiles, `(sample, max_tiles)`, that shows tiles of zeros.
+
+    One that hides tiles makes fewer features than there are tokens, which is found by their number.
+    """
+    for sample, row in enumerate(sees):
+        empty = [
+            not bool((batch.inputs[PIXELS][sample, tile] != 0).any())
+            for tile in np.flatnonzero(row)
+        ]
+        if any(empty):
+            yield MaskDiffers(
+                key=MASK, samples=(sample,), outcome=DEPENDS, hidden=0, shown=sum(empty), of="tile"
+            )
 
 
 def _padding(values: np.ndarray) -> np.ndarray:
@@ -102,10 +166,75 @@ def tiles_differ(batch: Batch) -> Iterator[TilesDiffer]:
 
 def attended(batch: Batch) -> list[Compared]:
     """The masks of the batch, and whether they are compared with its tokens."""
-    return [
+    found = [
         Compared(key, "images in input_ids" if _is_along(batch, key) else None)
         for key in GROUPS
         if key in batch.layout
+    ]
+    unseen = [*UNCOMPARED, *(HEARD if batch.rules.pads_sounds else ())]
+    found += [Compared(key, None) for key in unseen if key in batch.layout]
+    if PLACE in batch.layout:
+        found.append(Compared(PLACE, None if _places(batch) is None else "tokens of input_ids"))
+    return found
+
+
+def _places(batch: Batch) -> np.ndarray | None:
+    """Where the placeholder tokens of images are, `(sample, seq)`; None where nothing says it.
+
+    Those of Kosmos-2 are as many as the features of its image, with ids that rise by 1, in every
+    sample from the same one on.
+    """
+    mask = batch.inputs.get(PLACE) if PLACE in batch.layout else None
+    ids = to_numpy(batch.inputs["input_ids"])
+    if mask is None or tuple(mask.shape) != ids.shape or batch.packed is not None:
+        return None
+    if batch.image.token_id is not None:
+        return ids == batch.image.token_id
+    tokens = {*(batch.image.features or ())}
+    if len(tokens) != 1 or not (wide := tokens.pop()) or wide > ids.shape[1]:
+        return None
+    steps = sliding_window_view(ids, wide, axis=1) - np.arange(wide)  # (sample, start, wide)
+    begins = (steps == steps[:, :, :1]).all(axis=2)
+    known = set.intersection(
+        *(
+            {*row[begin].tolist()}
+            for row, begin in zip(ids[:, : begins.shape[1]], begins, strict=True)
+        )
+    )
+    if len(known) != 1:
+        return None
+    first = begins & (ids[:, : begins.shape[1]] == known.pop())
+    if (first.sum(axis=1) != 1).any():
+        return None
+    columns = first.argmax(axis=1)[:, None] + np.arange(wide)
+    due = np.zeros(ids.shape, dtype=bool)
+    np.put_along_axis(due, columns, True, axis=1)
+    return due
+
+
+def placed_otherwise(batch: Batch) -> list[PlacedOtherwise]:
+    """Samples with an image that is not put on its placeholder tokens."""
+    due = _places(batch)
+    if due is None:
+        return []
+    mask, edges = to_numpy(batch.inputs[PLACE]), PLACED.get(batch.layout.family, 0)
+    at = mask == 1 if edges else mask != 0  # (sample, seq)
+    wide = due.copy()
+    for _ in range(edges):
+        wide |= np.roll(due, 1, axis=1) | np.roll(due, -1, axis=1)
+    wrong = ((at != due) | ((mask != 0) != wide)).any(axis=1)
+    then = (
+        outcome(bool(at.sum() == due.sum()), Runs.OTHER_ANSWER) if batch.rules.predict else DEPENDS
+    )
+    return [
+        PlacedOtherwise(
+            key=PLACE,
+            samples=(sample,),
+            outcome=then,
+            due=tuple(np.flatnonzero(due[sample]).tolist()),
+            given=tuple(np.flatnonzero(at[sample]).tolist()),
+        )
+        for sample in np.flatnonzero(wrong).tolist()
     ]
 
 

@@ -14,16 +14,17 @@ from weakref import WeakKeyDictionary
 
 from vlmdebug.checking.batch_findings import OutsideSizes
 from vlmdebug.checking.compared import SIZES, is_padded_to_sizes, order_of_sides
-from vlmdebug.checking.doubts import NotFinite, SidesUnseen
+from vlmdebug.checking.doubts import NotFinite, OddMask, SidesUnseen
 from vlmdebug.checking.findings import Difference
 from vlmdebug.checking.masks import (
-    GROUPS,
-    MASK,
+    MASKS,
+    PLACE,
     RATIOS,
-    TILES,
     attended,
     attends_otherwise,
     masks_differ,
+    odd_masks,
+    placed_otherwise,
     tiles_differ,
 )
 from vlmdebug.checking.report import Report
@@ -37,14 +38,14 @@ from vlmdebug.outcomes.reasons import Runs, outcome
 from vlmdebug.outcomes.whole_batch import runs_with_sizes
 
 PADDED = MEDIA_OF["image"]
-READ = (*PIXELS, SIZES, MASK, RATIOS, TILES, *GROUPS, "input_ids", "attention_mask")
+READ = (*PIXELS, SIZES, RATIOS, *MASKS, PLACE, "input_ids")
 """Keys with values that are read."""
 
 
 def with_pixels(report: Report, batch: Batch) -> Report:
     """The report on a batch, with what its pixels show."""
     shown = _shown(batch)
-    doubts = [*shown.infinite, *shown.unseen]
+    doubts = [*shown.infinite, *shown.unseen, *shown.odd]
     if shown.outside or doubts:
         report = replace(
             report,
@@ -68,6 +69,7 @@ class _Shown(NamedTuple):
     infinite: list[NotFinite]
     outside: list[Difference]
     unseen: list[SidesUnseen]
+    odd: list[OddMask]
 
 
 _SEEN: WeakKeyDictionary[Batch, _Shown] = WeakKeyDictionary()
@@ -80,14 +82,15 @@ def _shown(batch: Batch) -> _Shown:
     found = _SEEN.get(batch)
     if found is not None and found.versions == versions and None not in versions:
         return found
-    infinite = _not_finite(batch)
+    infinite, odd = _not_finite(batch), [*odd_masks(batch)]
     read = not infinite and is_padded_to_sizes(batch)
     outside: list[Difference] = [*_outside_sizes(batch)] if read else []
     unseen = _sides_unseen(batch) if read and not outside else []
     tiles = [] if infinite else [*tiles_differ(batch)]
     outside += [] if infinite else [*masks_differ(batch), *tiles]
     outside += attends_otherwise(batch, by_tile=not (tiles or infinite))
-    _SEEN[batch] = found = _Shown(versions, infinite, outside, unseen)
+    outside += placed_otherwise(batch)
+    _SEEN[batch] = found = _Shown(versions, infinite, outside, unseen, odd)
     return found
 
 

@@ -21,6 +21,7 @@ from vlmdebug.checking.batch_findings import (
     OneRun,
     OtherRows,
     OutsideSizes,
+    PlacedOtherwise,
     Promised,
     RunsDiffer,
     ShortColumns,
@@ -250,8 +251,8 @@ def _outside_sizes(found: OutsideSizes, batch: Batch) -> Words:
 
 
 def _mask_differs(found: MaskDiffers, batch: Batch) -> Words:
-    said = [f"hides {number(found.hidden, 'pixel')} of its images"] if found.hidden else []
-    said += [f"shows {number(found.shown, 'pixel')} of padding"] if found.shown else []
+    said = [f"hides {number(found.hidden, found.of)} of its images"] if found.hidden else []
+    said += [f"shows {number(found.shown, found.of)} of padding"] if found.shown else []
     return Words(
         f"{found.key} of sample {found.sample} {' and '.join(said)}.",
         f"Pass {found.key} and pixel_values of one call of the processor, unchanged.",
@@ -271,6 +272,26 @@ def _attends_otherwise(found: AttendsOtherwise, batch: Batch) -> Words:
         f"{said}: it stands {number(abs(found.by), 'column')} to the {side} of them.",
         f"Pad {key} on the side where input_ids is padded, and cut both alike.",
     )
+
+
+def _placed_otherwise(found: PlacedOtherwise, batch: Batch) -> Words:
+    tokens = number(len(found.due), "placeholder token")
+    return Words(
+        f"{found.key} puts the image of sample {found.sample} on {_columns(found.given)}, but its "
+        f"{tokens} are on {_columns(found.due)} of input_ids.",
+        f"Pad {found.key} on the side where input_ids is padded, cut both alike, and keep its "
+        "values and dtype.",
+    )
+
+
+def _columns(columns: tuple[int, ...]) -> str:
+    """`columns 2:6`, or a few of them."""
+    if not columns:
+        return "no column"
+    first, last = columns[0], columns[-1] + 1
+    if len(columns) == last - first:
+        return f"columns {first}:{last}"
+    return f"{len(columns)} of columns {first}:{last}"
 
 
 def _tiles_differ(found: TilesDiffer, batch: Batch) -> Words:
@@ -361,6 +382,7 @@ WORDS: Mapping[type[Difference], Callable[[Any, Batch], Words]] = {
     OutsideSizes: _outside_sizes,
     MaskDiffers: _mask_differs,
     AttendsOtherwise: _attends_otherwise,
+    PlacedOtherwise: _placed_otherwise,
     TilesDiffer: _tiles_differ,
     LabelsLength: _labels_length,
     LabelsDiffer: _labels_differ,

@@ -20,6 +20,7 @@ from vlmdebug.checking.doubts import (
     NotNextTo,
     NotRecomputed,
     NotTheSame,
+    OddMask,
     PaddingShown,
     PlacesUnknown,
     SidesUnseen,
@@ -309,7 +310,15 @@ def _lost_mask(one: LostMask) -> str:
 
 
 def _of_batch(
-    one: MoreColumns | WholePixels | NotFinite | Hidden | Unmasked | LostMask | NotApart | Written,
+    one: MoreColumns
+    | WholePixels
+    | NotFinite
+    | OddMask
+    | Hidden
+    | Unmasked
+    | LostMask
+    | NotApart
+    | Written,
 ) -> str:
     match one:
         case MoreColumns(key, columns, of_ids):
@@ -336,6 +345,11 @@ def _of_batch(
                 f"{key} holds NaN or infinity, which no processor returns: values overflowed in a "
                 "cast, or were never written. The model computes NaN from them. Compare with what "
                 "the processor returned, before any cast."
+            )
+        case OddMask(key):
+            return (
+                f"{key} holds values other than 0 and 1: some models multiply by them, and others "
+                f"take each that is not 0 for 1, or raise. Pass {key} as the processor returned it."
             )
         case LostMask():
             return _lost_mask(one)

@@ -137,6 +137,7 @@ class ModelRules:
         one_placeholder: Whether images and videos share a placeholder token, so that a call with
             both raises: all their tokens are compared with the features of either.
         audio_surplus: Whether features of audio beyond its placeholder tokens are ignored.
+        pads_sounds: Whether sounds of any length become as many features, whatever their mask says.
         ignores_unmasked_audio: Whether audio without its mask is ignored; other models raise.
         checks_each_row: Whether each row of pixels must fit the row of every key that describes it.
         causal: Whether no text token attends to later ones, so that padding on the right needs
@@ -175,6 +176,7 @@ class ModelRules:
     checks_each_sample: EachSample = "never"
     one_placeholder: bool = False
     audio_surplus: bool = False
+    pads_sounds: bool = False
     ignores_unmasked_audio: bool = False
     checks_each_row: bool = False
     causal: bool = True

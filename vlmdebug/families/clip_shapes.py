@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from vlmdebug.core.batch import Ambiguity, Contradiction
-from vlmdebug.core.keys import AUDIO_KEYS
+from vlmdebug.core.keys import AUDIO_KEYS, KEYS
 from vlmdebug.core.tensors import to_numpy
 from vlmdebug.errors import BadInput
 from vlmdebug.families.base import dimensions
@@ -88,16 +90,27 @@ def _of_videos(facts: BatchFacts) -> dict[str, str]:
     return {VIDEOS: PIXELS_OF_VIDEOS} if fixed else {}
 
 
+def _has_holes(shown: np.ndarray) -> bool:
+    """Whether a row of `(row, frame)` has hidden frames between shown ones."""
+    begins = shown & ~np.pad(shown, ((0, 0), (1, 0)))[:, :-1]
+    return bool((begins.sum(axis=1) > 1).any())
+
+
 def odd_mask(mask: Any, key: str) -> Ambiguity | None:
-    """A mask of clips with other values than 0 and 1, or with these in floating point.
+    """A mask of clips with holes, with other values than 0 and 1, or with these in floating point.
 
     Models sum such masks, or take rows by them (`modeling_qwen2_5_omni.get_audio_features`,
     `modeling_video_llama_3.get_video_features`, transformers 5.24).
     """
-    kind = str(getattr(mask, "dtype", ""))
+    kind, values = str(getattr(mask, "dtype", "")), to_numpy(mask)
+    if KEYS[key].modality == "audio" and values.ndim == 2 and _has_holes(values != 0):
+        said = (
+            f"{key} hides frames between others that it shows, but a sound is one stretch of "
+            "frames. Some models read other frames. Pass it as the processor returned it."
+        )
+        return Ambiguity((), None, said)
     if "bool" in kind:
         return None
-    values = to_numpy(mask)
     if bool(((values != 0) & (values != 1)).any()):
         said = (
             f"{key} holds values other than 0 and 1, but it says which rows or frames are real. "

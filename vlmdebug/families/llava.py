@@ -89,6 +89,7 @@ class Llava(Family):
             _RULES,
             ignored=_RULES.ignored | {"token_type_ids"},
             ignores_unmasked_audio=True,  # modeling_gemma3n.forward, transformers 5.23 and 5.24
+            pads_sounds=True,  # the same
             # Convolutions take one image without its dimension (torch 2, `conv2d`).
             keys={**_RULES.keys, "pixel_values": KeyRules(runs_with=frozenset({"unbatched"}))},
         ),

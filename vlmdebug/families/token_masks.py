@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import add
 
 import numpy as np
 
@@ -15,14 +16,20 @@ from vlmdebug.families.form import Form
 
 MARKS_EDGES = "moe_mm_token_type_ids"
 """Types that mark the begin and end tokens of images too."""
+EDGES = 2
+"""Tokens on each side of a run of placeholders that may be marked with it.
+
+Aya Vision marks two in front (`processing_aya_vision.image_token_ids`, transformers 5.24), and no
+other processor marks more."""
 
 
 def marked(facts: BatchFacts, rules: ModelRules) -> dict[str, tuple[int, ...]]:
-    """Placeholder tokens of each sample that each key of token types marks as such.
+    """Tokens of each sample that each key of token types marks as placeholders.
 
     Some processors mark begin and end tokens too; these do not count. ERNIE 4.5 VL marks both in
     `moe_mm_token_type_ids` (`processing_ernie4_5_vl_moe.create_moe_mm_token_type_ids`, 5.23), so
-    that a run with one of its neighbours marked and the other not has moved.
+    that a run with one of its neighbours marked and the other not has moved. Other text that is
+    marked counts where all placeholders are marked, so that one count does not hide the other.
     """
     mask, ids = facts.placeholder_mask, facts.inputs["input_ids"]
     if mask is None or facts.metadata.image_token_id is None:
@@ -40,8 +47,26 @@ def marked(facts: BatchFacts, rules: ModelRules) -> dict[str, tuple[int, ...]]:
             if key == MARKS_EDGES:
                 lopsided = _lopsided(ones, facts.places or ())
                 marked = tuple(n - few for n, few in zip(marked, lopsided, strict=True))
+            of_images = not (prompt and key == PROMPT_TYPES)
+            if alike is None and of_images and marked == facts.placeholders:
+                marked = tuple(map(add, marked, _marked_text(ones, mask, facts)))
             found[key] = marked
     return found
+
+
+def _marked_text(ones: np.ndarray, mask: np.ndarray, facts: BatchFacts) -> tuple[int, ...]:
+    """Marked tokens of each sample that stand more than `EDGES` from any placeholder.
+
+    Not of tokens that the `attention_mask` hides: no model looks at their types.
+    """
+    near = mask | np.isin(facts.ids, [*facts.metadata.token_ids.values()])
+    for _ in range(EDGES):
+        wider = near.copy()
+        wider[:, 1:] |= near[:, :-1]
+        wider[:, :-1] |= near[:, 1:]
+        near = wider
+    shown = facts.mask is None or facts.mask.shape != mask.shape or facts.mask != 0
+    return by_sample(ones & ~near & shown)
 
 
 def _lopsided(ones: np.ndarray, places: Sequence[Sequence[tuple[int, int]]]) -> list[int]:
@@ -126,7 +151,7 @@ def _attended(
     it may be text: some tokenizers pad with the token that ends one. `front`: what may stand before
     the text, padding and the placeholder tokens of images, which BLIP-2 writes before it. A mask
     that shows one token next to the text may be right: for some tokenizers it is the first or the
-    last token of a text too.
+    last token of a text too, where no other padding stands between.
     """
     if not np.count_nonzero(shown):
         return (0,) * len(shown)
@@ -136,7 +161,11 @@ def _attended(
             edges = edges | np.logical_and.accumulate(padding[:, ::-1], axis=1)[:, ::-1]
         shown = shown & edges
     shown = shown & ~padding.all(axis=1, keepdims=True)
-    return by_sample(shown & (shown.sum(axis=1, keepdims=True) > 1) if masked else shown)
+    if masked:
+        text = np.pad(~padding, ((0, 0), (1, 1)))
+        apart = ~(text[:, 2:] | text[:, :-2])
+        shown = shown & (apart | (shown.sum(axis=1, keepdims=True) > 1))
+    return by_sample(shown)
 
 
 def columns(facts: BatchFacts, form: Form) -> dict[str, int]:
