@@ -740,3 +740,46 @@ def counted(of: int | None, runs: list[list[int]]) -> dict[str, int]:
     twice = [token for token, times in held.items() if times > 1]
     found = {"on no rank": never, "on several": twice}
     return {what: min(tokens) for what, tokens in found.items() if tokens}
+
+
+def two_ranks(folder: Path, *, steps: int) -> Path:
+    """Traces of two ranks, compressed; the second one is returned."""
+    for rank in range(2):
+        lines = [
+            {"rank": rank, "coordinates": {"dp": rank}, "step": step, "call": step, "media": [1]}
+            | {"identities": [f"{1000 * rank + step:016x}"], "site": "run", "verdict": "OK"}
+            for step in range(steps)
+        ]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (folder / f"run.rank{rank}.jsonl.gz").write_bytes(gzip.compress(text.encode()))
+    return folder / "run.rank1.jsonl.gz"
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.7, -4], ids=["early", "late", "behind the last line"])
+def test_gzip_stream_that_is_cut_off_is_read_as_far_as_it_goes(tmp_path: Path, kept: float) -> None:
+    trace = two_ranks(tmp_path, steps=300)
+    whole = trace.read_bytes()
+    trace.write_bytes(whole[: int(kept) if kept < 0 else int(len(whole) * kept)])
+    merged = vd.merge(tmp_path)
+    of_second = merged.ask("select count(*), max(step) from calls where rank = 1").rows
+    ((count, last),) = of_second
+
+    assert (merged.ranks, merged.calls, merged.ok) == (2, 300 + count, True)
+    assert (0 < count < 300) == (kept > 0)
+    assert last == count - 1
+    assert merged.not_compared[0] == (
+        "1 line that is cut off or damaged, in 1 trace; absent and uneven leave out rank 1 from "
+        f"step {last} on"
+    )
+    assert {file.suffix for file in tmp_path.iterdir()} == {".gz", ".parquet"}
+
+
+@pytest.mark.parametrize("held", [b"", b"\x1f\x8b\x08", b"no gzip stream\n" * 9])
+def test_trace_that_is_no_gzip_stream_is_named_and_the_others_are_merged(
+    tmp_path: Path, held: bytes
+) -> None:
+    two_ranks(tmp_path, steps=3).write_bytes(held)
+    merged = vd.merge(tmp_path)
+
+    assert (merged.ranks, merged.calls, merged.ok) == (1, 3, True)
+    assert not held or merged.not_compared[0] == "1 of 2 traces: no line in them names a rank"

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Sequence
-from io import BufferedIOBase
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 LAST = (1 << 63) - 1
@@ -38,10 +40,47 @@ class Lost(NamedTuple):
 def lines_in(file: Path) -> int:
     """Lines of a trace, with one that is cut off."""
     lines, last = 0, b"\n"
-    with _opened(file) as opened:
-        while read := opened.read(1 << 20):
-            lines, last = lines + read.count(b"\n"), read[-1:]
+    for read in _pieces(file):
+        lines, last = (lines + read.count(b"\n"), read[-1:]) if read else (lines, b"")
     return lines + (last != b"\n")
+
+
+def _pieces(file: Path) -> Iterator[bytes | None]:
+    """The bytes of a trace; None behind those of a gzip stream that cannot be read to its end."""
+    with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as opened:
+        try:
+            while read := opened.read1(1 << 20):
+                yield read
+        except (EOFError, gzip.BadGzipFile, zlib.error):
+            yield None
+
+
+@contextmanager
+def readable(files: Sequence[Path]) -> Iterator[list[Path]]:
+    """The traces, with a copy of what can be read in place of each gzip stream that is cut off."""
+    with TemporaryDirectory() as folder:
+        found = list[Path]()
+        for number, file in enumerate(files):
+            copy = Path(folder) / str(number) / file.name
+            if file.suffix == ".gz":
+                copy.parent.mkdir()
+                if not _is_whole(file, copy):
+                    file = copy
+            found.append(file)
+        yield found
+
+
+def _is_whole(file: Path, copy: Path) -> bool:
+    """Whether a gzip stream can be read to its end; `copy` gets what can be read.
+
+    No bytes are no stream: DuckDB refuses them.
+    """
+    with gzip.open(copy, "wb", compresslevel=1) as written:
+        for read in _pieces(file):
+            if read is None:
+                return False
+            written.write(read)
+    return file.stat().st_size > 0
 
 
 def lost_in(file: Path, ranks: Sequence[int], lines: int) -> list[Lost]:
@@ -84,8 +123,13 @@ def _before_cut(file: Path) -> int | None:
 
 def _steps(file: Path) -> Iterator[int | None]:
     """The step of each line; None where it is damaged."""
-    with _opened(file) as opened:
-        yield from map(_step, opened)
+    left, cut = b"", False
+    for read in _pieces(file):
+        cut = read is None
+        *whole, left = (left + (read or b"")).split(b"\n")
+        yield from map(_step, whole)
+    if left or cut:
+        yield _step(left)
 
 
 def _step(line: bytes) -> int | None:
@@ -95,7 +139,3 @@ def _step(line: bytes) -> int | None:
         return step if isinstance(read.get("rank"), int) and 0 <= step <= LAST else None
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return None
-
-
-def _opened(file: Path) -> BufferedIOBase:
-    return gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb")

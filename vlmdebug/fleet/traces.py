@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vlmdebug.errors import BadInput
-from vlmdebug.fleet.damage import Lost
+from vlmdebug.fleet.damage import Lost, readable
 from vlmdebug.fleet.shares import SOUND
 from vlmdebug.fleet.sql import duckdb, literal, text
 from vlmdebug.safe import one_line
@@ -120,7 +120,7 @@ def copies_in(files: Sequence[Path]) -> list[Path]:
 def tables_of(folder: Path) -> dict[str, Path]:
     """`calls.parquet` and `again.parquet` in the folder, written again, by their names.
 
-    A line that is cut off is left out.
+    A line that is cut off is left out, and so is what a cut gzip stream does not hold.
 
     Raises:
         BadInput: The folder has no traces, or none of their lines names a rank.
@@ -128,8 +128,13 @@ def tables_of(folder: Path) -> dict[str, Path]:
     files = files_of(folder)
     files = [file for file in files if file not in {*copies_in(files)}]
     table, again = folder / "calls.parquet", folder / "again.parquet"
-    listed = "[" + ", ".join(text(literal(file)) for file in files) + "]"
-    rows = _copy(READ.replace("$files", listed), table)
+    try:
+        rows = _copy(_reading(files), table)
+    except BadInput:  # as of a gzip stream that is cut off, which DuckDB does not read at all
+        with readable(files) as found:
+            if found == files:
+                raise
+            rows = _copy(_reading(found), table)
     if not rows:
         table.unlink()
         raise BadInput(
@@ -138,6 +143,11 @@ def tables_of(folder: Path) -> dict[str, Path]:
         )
     _copy(f"with calls as (from read_parquet({text(literal(table))})), {AGAIN}", again)
     return {"calls": table, "again": again}
+
+
+def _reading(files: Sequence[Path]) -> str:
+    listed = ", ".join(text(literal(file)) for file in files)
+    return READ.replace("$files", f"[{listed}]")
 
 
 def lost_of(lost: Sequence[Lost], folder: Path) -> Path:
