@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import resource
@@ -533,3 +534,68 @@ def test_file_that_is_no_batch_is_refused_and_never_run(tmp_path, capsys):
     assert main(["check", str(tmp_path / "junk.safetensors")]) == 2
     assert not (tmp_path / "ran").exists()
     assert capsys.readouterr().err.count("vlmdebug: ") == 3
+
+
+class Terminal(io.StringIO):
+    """An error stream that a person reads."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def on_a_terminal(monkeypatch):
+    """The error stream of a test; pytest sets its own between a fixture and the test."""
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    return stream
+
+
+def left_of(stream):
+    """What a terminal shows at the end: each line as the last return left it."""
+    return [line.rsplit("\r", 1)[-1].strip() for line in stream.getvalue().split("\n")]
+
+
+COMMANDS_THAT_TAKE_SECONDS = {
+    "falsify": (["falsify", "by_sample", "--family", "llava"], "vlmdebug: searching …", 1),
+    "check": (["check", "batch.pt"], "vlmdebug: reading and comparing the batch …", 0),
+    "export": (["export", "batch.pt"], "vlmdebug: writing the code and testing it …", 0),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS_THAT_TAKE_SECONDS)
+def test_command_says_what_it_does_on_a_terminal_only_and_removes_it(
+    name, tmp_path, monkeypatch, capsys
+):
+    terminal = on_a_terminal(monkeypatch)
+    arguments, said, status = COMMANDS_THAT_TAKE_SECONDS[name]
+    monkeypatch.chdir(tmp_path)
+    torch.save(dict(vd.make_batch("gemma4", [1, 0]).inputs), "batch.pt")
+
+    assert main(arguments) == status
+    assert terminal.getvalue().startswith(f"\r{said}")
+    assert said not in left_of(terminal)
+    shown = capsys.readouterr().out
+    piped = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", piped)
+    assert main(arguments) == status
+    assert capsys.readouterr().out == shown
+    assert "\r" not in piped.getvalue()
+    assert said not in piped.getvalue()
+
+
+def test_search_says_how_many_cases_it_tried(monkeypatch):
+    terminal = on_a_terminal(monkeypatch)
+    monkeypatch.setattr("vlmdebug.cli.falsify.EVERY", 0.0)
+
+    assert main(["falsify", "corrected", "--family", "llava", "--max-examples", "5"]) == 0
+    assert "\rvlmdebug: searching, 1 case tried …" in terminal.getvalue()
+    assert "\rvlmdebug: searching, 2 cases tried …" in terminal.getvalue()
+
+
+def test_line_of_progress_is_removed_before_an_error_is_said(monkeypatch, tmp_path):
+    terminal = on_a_terminal(monkeypatch)
+    missing = tmp_path / "none.pt"
+
+    assert main(["check", str(missing)]) == 2
+    assert left_of(terminal)[0].startswith("vlmdebug: ")
+    assert "comparing" not in left_of(terminal)[0]

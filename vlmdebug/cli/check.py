@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmdebug.cli.given import batch_options, read, slicer_of
-from vlmdebug.cli.show import FAILED, FOUND, OK, Commands, show, show_line, text_width
+from vlmdebug.cli.show import FAILED, FOUND, OK, Commands, show, show_line, text_width, waiting
 from vlmdebug.cli.typed import in_options
 from vlmdebug.errors import BadInput
 
@@ -58,14 +58,8 @@ def _run(options: argparse.Namespace) -> int:
             "checked. Add --slicer FILE.py:NAME or --story, or leave it out."
         )
     size = 1 if options.chunk_size is None else options.chunk_size
-    batch = read(options)  # what is wrong with the file is said before torch is loaded
-    from vlmdebug.running.check import check
-
-    if options.slicer:
-        with slicer_of(options.slicer, "--slicer") as slicer:
-            report = check(slicer, batch, chunk_size=size)
-    else:
-        report = check(batch)
+    with waiting("reading and comparing the batch"):
+        report, batch = _checked(options, size)
     _show(report, options)
     if options.story:
         _try_story(batch, size)
@@ -74,6 +68,17 @@ def _run(options: argparse.Namespace) -> int:
             write(path)
             show_line(f"wrote {path}")
     return {Verdict.OK: OK, Verdict.MISMATCH: FOUND}.get(report.verdict, FAILED)
+
+
+def _checked(options: argparse.Namespace, size: int) -> tuple[Report, Any]:
+    """The report, and the batch; what is wrong with the file is said before torch is loaded."""
+    batch = read(options)
+    from vlmdebug.running.check import check
+
+    if not options.slicer:
+        return check(batch), batch
+    with slicer_of(options.slicer, "--slicer") as slicer:
+        return check(slicer, batch, chunk_size=size), batch
 
 
 def _show(report: Report, options: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from vlmdebug.cli.given import batch_options, not_checked, read
-from vlmdebug.cli.show import OK, Commands, show_line
+from vlmdebug.cli.show import OK, Commands, show_line, waiting
 from vlmdebug.safe import one_line
 
 
@@ -26,8 +26,9 @@ def add(commands: Commands) -> None:
 def _run(options: argparse.Namespace) -> int:
     from vlmdebug.running.export import export
 
-    code = export(read(options))
-    survived = code.verify()
+    with waiting("writing the code and testing it"):
+        code = export(read(options))
+        survived = code.verify()
     if options.out is None:
         show_line(code.source)
     else:

@@ -5,15 +5,29 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from vlmdebug.cli.given import not_checked, slicer_of
-from vlmdebug.cli.show import FOUND, OK, Commands, is_width_known, show_line, show_text, text_width
+from vlmdebug.cli.show import (
+    FOUND,
+    OK,
+    Commands,
+    is_width_known,
+    show_line,
+    show_text,
+    text_width,
+    waiting,
+)
+from vlmdebug.core.wording import many
 from vlmdebug.errors import BadInput
 from vlmdebug.running.settings import FalsifySettings, options
 from vlmdebug.safe import harmless, one_line
+
+EVERY = 0.2
+"""Seconds between two lines of progress."""
 
 
 def add(commands: Commands) -> None:
@@ -70,9 +84,9 @@ def _run(arguments: argparse.Namespace) -> int:
     settings = FalsifySettings(**{one.name: getattr(arguments, one.name) for one in options()})
     given = given_by(arguments.given)
     if not arguments.apart and is_apart(arguments.slicer):
-        status, output, errors = run_apart(
-            arguments.typed, settings.seconds, text_width() if is_width_known() else None
-        )
+        width = text_width() if is_width_known() else None
+        with waiting("searching in a process of its own"):
+            status, output, errors = run_apart(arguments.typed, settings.seconds, width)
         print(harmless(output), end="")
         print(harmless(errors), end="", file=sys.stderr)
         return status
@@ -90,9 +104,9 @@ def _search(arguments: argparse.Namespace, settings: FalsifySettings, given: Any
     from vlmdebug.running.row_search import RowSearch
     from vlmdebug.running.search import Search
 
-    tried: dict[str, int] = {}
     loaded = method_of(arguments.slicer, given, arguments.text) if arguments.apart else None
-    with loaded or slicer_of(arguments.slicer, "SLICER") as slicer:
+    with waiting("searching") as say, loaded or slicer_of(arguments.slicer, "SLICER") as slicer:
+        tried = _Tried(say)
         search: Search | RowSearch
         if isinstance(slicer, Collator):
             search = RowSearch(slicer, settings, tried)
@@ -121,6 +135,20 @@ def _search(arguments: argparse.Namespace, settings: FalsifySettings, given: Any
         names = ", ".join(map(one_line, invented))
         show_text(f"Invented, as nobody gave it: {names}", then="  ")
     return FOUND if found else OK
+
+
+class _Tried(dict[str, int]):
+    """Cases of each family, which says how many there are a few times a second."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__()
+        self._say, self._said = say, 0.0
+
+    def __setitem__(self, family: str, cases: int) -> None:
+        super().__setitem__(family, cases)
+        if monotonic() - self._said > EVERY:
+            self._say(f"{many(sum(self.values()), 'case')} tried")
+            self._said = monotonic()
 
 
 def _show_found(found: Iterable[Any], imported: str | None) -> None:

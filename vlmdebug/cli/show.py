@@ -8,7 +8,8 @@ import os
 import select
 import shutil
 import sys
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TypeAlias
 
 from vlmdebug.safe import harmless, plain
@@ -52,6 +53,30 @@ def stop_writing() -> None:
     """Write what is left of the output to nowhere, so that Python does not complain at its end."""
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+@contextmanager
+def waiting(doing: str) -> Iterator[Callable[[str], None]]:
+    """Say what takes seconds in a line of the terminal's error stream, and remove it at the end.
+
+    Nothing is said in a file or a pipe. The function that is yielded changes the line.
+    """
+    shown = [""]
+
+    def say(said: str) -> None:
+        line = harmless(plain(said))[: max(shutil.get_terminal_size().columns - 1, 0)]
+        print(f"\r{line}{' ' * (len(shown[0]) - len(line))}", end="", file=sys.stderr, flush=True)
+        shown[0] = line
+
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield lambda said: None
+        return
+    say(f"vlmdebug: {doing} …")
+    try:
+        yield lambda said: say(f"vlmdebug: {doing}, {said} …")
+    finally:
+        say("")
+        print("\r", end="", file=sys.stderr, flush=True)
 
 
 def show_line(said: object = "") -> None:
