@@ -226,7 +226,8 @@ def _cut_patch(
         return None
     if _is_patch(values, known):
         return None
-    due = f"a patch has {max(known)} values" if known else "no square patch has as many"
+    either = " or ".join(map(str, sorted(known)))
+    due = f"a patch has {either} values" if known else "no square patch has as many"
     return _cut_columns(key, shape[-1] if len(shape) < 4 else values, due)
 
 
