@@ -309,6 +309,27 @@ def _lost_mask(one: LostMask) -> str:
     )
 
 
+def _of_values(one: WholePixels | NotFinite | OddMask) -> str:
+    match one:
+        case WholePixels(key, dtype):
+            return (
+                f"{key} holds {dtype}, but processors return floating point: a cast may have "
+                "destroyed the values, and nothing is left to compare them with. Keep the dtype "
+                "that the processor gave."
+            )
+        case NotFinite(key):
+            return (
+                f"{key} holds NaN or infinity, which no processor returns: values overflowed in a "
+                "cast, or were never written. The model computes NaN from them. Compare with what "
+                "the processor returned, before any cast."
+            )
+        case OddMask(key):
+            return (
+                f"{key} holds values other than 0 and 1: some models multiply by them, and others "
+                f"take each that is not 0 for 1, or raise. Pass {key} as the processor returned it."
+            )
+
+
 def _of_batch(
     one: MoreColumns
     | WholePixels
@@ -326,12 +347,6 @@ def _of_batch(
                 f"{key} has {columns} columns of tokens, but input_ids has {of_ids}: some models "
                 f"look no further than input_ids, others raise. Trim both alike, or {ASK}."
             )
-        case WholePixels(key, dtype):
-            return (
-                f"{key} holds {dtype}, but processors return floating point: a cast may have "
-                "destroyed the values, and nothing is left to compare them with. Keep the dtype "
-                "that the processor gave."
-            )
         case Hidden(sample, tokens):
             return (
                 f"attention_mask hides {number(tokens, 'token')} of sample {sample} that are not "
@@ -340,17 +355,8 @@ def _of_batch(
             )
         case Unmasked():
             return _unmasked(one)
-        case NotFinite(key):
-            return (
-                f"{key} holds NaN or infinity, which no processor returns: values overflowed in a "
-                "cast, or were never written. The model computes NaN from them. Compare with what "
-                "the processor returned, before any cast."
-            )
-        case OddMask(key):
-            return (
-                f"{key} holds values other than 0 and 1: some models multiply by them, and others "
-                f"take each that is not 0 for 1, or raise. Pass {key} as the processor returned it."
-            )
+        case WholePixels() | NotFinite() | OddMask():
+            return _of_values(one)
         case LostMask():
             return _lost_mask(one)
         case NotApart(samples, why):
