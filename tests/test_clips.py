@@ -21,6 +21,7 @@ import vlmdebug as vd
 from vlmdebug.core.keys import CLIP_KEYS
 from vlmdebug.errors import NotJudged
 from vlmdebug.families import FAMILIES
+from vlmdebug.families.clip_shapes import odd_mask
 
 Chunk = dict[str, Any]
 Sabotage = Callable[[Chunk, int, int], Chunk]
@@ -420,3 +421,12 @@ def test_clips_cut_per_sample_are_falsified_and_right_ones_are_not(family, unit)
     assert found is not None
     assert unit in str(found)
     assert vd.falsify(vd.slicers.corrected, **options) is None
+
+
+@pytest.mark.parametrize("rows", [[[1, 1, 0, 0]], [[0, 0, 1, 1], [1, 1, 1, 1]], [[0, 0]]])
+def test_mask_of_a_sound_is_one_stretch_of_frames(rows):
+    mask, holed = torch.tensor(rows, dtype=torch.bool), torch.tensor([[1, 0, 1], [1, 1, 1]])
+
+    assert odd_mask(mask, "input_features_mask") is None
+    assert odd_mask(holed, "video_compression_mask") is None  # it drops frames
+    assert "one stretch of frames" in odd_mask(holed, "input_features_mask").message
