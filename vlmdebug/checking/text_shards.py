@@ -326,6 +326,22 @@ def _gone(fault: ShardFault, first: str) -> str:
     )
 
 
+def _whole(fault: ShardFault, first: str) -> str:
+    calls = number(fault.given[0], "call")
+    return (
+        f"{calls} may be whole, and right, or share the tokens of one batch, and then be wrong "
+        f"({fault.noun}) {first}. Watch calls that are split in a block of their own, "
+        "vlmdebug.watch(model, shards=…), and whole calls outside of it."
+    )
+
+
+def _torn(fault: ShardFault, first: str) -> str:
+    return (
+        f"Calls that share the tokens of a batch were not compared {first}: others were skipped "
+        "(sample_every), and may belong to them. Judge every call."
+    )
+
+
 def _behind(fault: ShardFault, first: str) -> str:
     return (
         f"{fault.where.capitalize()} has tokens that this model computes otherwise behind a cache "
@@ -351,5 +367,7 @@ DOUBTS: Mapping[Split, Callable[[ShardFault, str], str]] = {
     Split.REST: _rest,
     Split.ALONE: _alone,
     Split.GONE: _gone,
+    Split.WHOLE: _whole,
+    Split.TORN: _torn,
     Split.BEHIND: _behind,
 }

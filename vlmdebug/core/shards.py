@@ -43,6 +43,8 @@ class Split(Enum):
     REST = auto()  # tokens that are in no call
     ALONE = auto()  # the tokens of other ranks
     GONE = auto()  # media that are no longer there
+    WHOLE = auto()  # calls that may be whole, or wrong shares
+    TORN = auto()  # calls that were not seen, and may belong to those that were
     BEHIND = auto()  # tokens that the model computes otherwise behind a cache
 
 

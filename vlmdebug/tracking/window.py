@@ -99,6 +99,11 @@ class Whole:
     def _placeholders(self) -> np.ndarray:
         return np.isin(self.ids, [*self.batch.token_ids.values()])
 
+    def has_others(self, at: Place) -> bool:
+        """Whether its rows have real tokens in other columns."""
+        real = self.real[at.rows.start : at.rows.stop]
+        return bool(real[:, : at.start].any() or real[:, at.stop :].any())
+
     def placeholders(self, at: Place, among: np.ndarray | None = None) -> int:
         """How many tokens there are placeholders; `among` tokens of these rows, `(row, seq)`."""
         found = at.of(self._placeholders)

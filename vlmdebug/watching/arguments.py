@@ -34,6 +34,7 @@ class Arguments:
         signatures = [_parameters(module) for module in _within(model)]
         self.own: frozenset[str] = frozenset(name for found in signatures for name in found)
         self._places = next(filter(None, map(_places, signatures)), ())
+        self._model = ref(model)
         self._configs, texts = _configs(model)
         self._checkpointed = [
             ref(one)
@@ -71,6 +72,12 @@ class Arguments:
         if asked is None:
             asked = any(getattr(one, "use_cache", None) is True for one in self._configs)
         return bool(asked) and not (torch.is_grad_enabled() and self._is_checkpointed)
+
+    @property
+    def mode(self) -> tuple[bool, bool, bool]:
+        """What all calls that share a batch have in common: how the model is run."""
+        training = getattr(self._model(), "training", False)
+        return training, torch.is_grad_enabled(), torch.is_inference_mode_enabled()
 
     @property
     def _is_checkpointed(self) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 from weakref import ref
 
@@ -20,6 +21,7 @@ from vlmdebug.core.keys import ALONG_TOKENS, CACHES, IGNORED, KEYS, LABELS, MEDI
 from vlmdebug.core.observed import SlicerRun
 from vlmdebug.core.shards import ShardFault, Split
 from vlmdebug.core.tensors import numbers_of, to_numpy
+from vlmdebug.errors import VlmDebugError
 from vlmdebug.families.assemble import assemble
 from vlmdebug.families.facts import BatchFacts, ProcessorMetadata
 from vlmdebug.tracking.copied import copied
@@ -32,6 +34,7 @@ from vlmdebug.tracking.shards import Ranks
 from vlmdebug.watching.fast_path import TOKENS, Tensors
 from vlmdebug.watching.judged import COUNTS_DIFFER, Judged
 from vlmdebug.watching.tensor_refs import root_of
+from vlmdebug.watching.windows import Pass
 
 
 def _nothing() -> Report:
@@ -64,18 +67,74 @@ class _Gone(NamedTuple):
         return root.detach().as_strided(*self.place)
 
 
+@dataclass(frozen=True, eq=False)
+class Member:
+    """A call that may share the tokens of a batch with others.
+
+    Attributes:
+        numbers: Copies of its numbers, and where its media are.
+        tokens: Where its tokens are.
+        site: The line that made it.
+        mode: Whether the model trains, and whether gradients are computed.
+        alone: What is found in it by itself, as in a whole batch.
+        part: The slices of one batch that it is among, as that batch judged it; None for copies.
+        is_share: Whether the batch has real tokens in other columns, so that it is not whole.
+    """
+
+    numbers: Mapping[str, Any]
+    tokens: _Gone
+    site: str
+    mode: tuple[bool, ...]
+    alone: Judged
+    part: Pass | None = None
+    is_share: bool = False
+
+    @classmethod
+    def of(cls, tensors: Tensors, site: str, mode: tuple[bool, ...], alone: Judged) -> Member:
+        """A call; none of its tensors is kept."""
+        kept = {key: _Gone.of(one) if key in MEDIA else one.clone() for key, one in tensors.items()}
+        return cls(kept, _Gone.of(tensors[IDS]), site, mode, alone)
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """What all calls that share a batch have in common."""
+        return self.mode, len(self.numbers[IDS])
+
+    @property
+    def width(self) -> int:
+        return self.numbers[IDS].shape[1]
+
+    @cached_property
+    def is_right(self) -> bool:
+        """Whether nothing is wrong with it by itself, so that it may be whole."""
+        return not self.is_share and (self.alone.ok or not self.alone.report().mismatches)
+
+    def is_of_other_rows(self, other: Member) -> bool:
+        """Whether both have whole rows of one tensor, and not the same."""
+        one, two = self.tokens, other.tokens
+        known = one.root is two.root and one.version == two.version and one.place != two.place
+        return known and one.place[1] == two.place[1] and self.width == other.width
+
+
+class Joined(NamedTuple):
+    """What is found in calls together.
+
+    Attributes:
+        fits: Whether they may be the ranks of one call, as far as their tokens say.
+    """
+
+    judged: Judged
+    fits: bool
+
+
 class Group:
-    """The calls of one batch so far.
+    """Judges the calls of one batch together.
 
     Args:
         metadata: Of the model and its processor.
         shards: How many calls share a batch.
         embedded: Whether tokens are embedded before the split.
         alone: Judges a whole batch by itself.
-
-    Attributes:
-        has_copies: Whether some call has tokens that are no slice of a batch.
-        site: The line that made the last call.
     """
 
     def __init__(
@@ -88,56 +147,42 @@ class Group:
     ) -> None:
         self._metadata, self._shards, self._alone = metadata, shards, alone
         self._embedded = embedded
-        self._calls: list[dict[str, Any]] = []
-        self.has_copies: bool = False
-        self.site: str = ""
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether all calls that share the batch came."""
-        return len(self._calls) == self._shards
+    def judged(self, calls: Sequence[Member]) -> Joined:
+        """What is found in all of them together."""
+        try:
+            judged, fits = self._judged([dict(one.numbers) for one in calls])
+        except VlmDebugError:  # no batch together
+            judged, fits = self._unknown(calls[0].numbers, ()), False
+        return Joined(judged, fits and not judged.report().mismatches)
 
-    def add(self, tensors: Tensors, site: str, *, copy: bool) -> None:
-        """Note a call: copies of its numbers, and where its media are."""
-        self.has_copies, self.site = self.has_copies or copy, site
-        self._calls.append(
-            {key: _Gone.of(one) if key in MEDIA else one.clone() for key, one in tensors.items()}
-        )
+    def _unknown(self, call: Mapping[str, Any], doubts: Sequence[ShardFault]) -> Judged:
+        """Calls of which no order is known."""
+        batch = assemble(BatchFacts({IDS: call[IDS]}, self._metadata), None)
+        report = planned_report(batch, one_chunk=True)
+        return Judged.of(_with(report, [*doubts, ShardFault(Split.UNKNOWN)]))
 
-    def clear(self) -> None:
-        """Begin again."""
-        self._calls, self.has_copies = [], False
-
-    def judged(self) -> Judged:
-        """What is found in all of them together.
-
-        Raises:
-            VlmDebugError: They are no batch together.
-        """
-        calls = self._calls
-        self.clear()
+    def _judged(self, calls: Sequence[dict[str, Any]]) -> tuple[Judged, bool]:
         gone = dict.fromkeys(key for one in calls for key in one if key in MEDIA)
         ranks = [{k: v.again() if k in gone else v for k, v in one.items()} for one in calls]
         gone = [key for key in gone if any(key in r and r[key] is None for r in ranks)]
         ranks = [{k: v for k, v in one.items() if v is not None} for one in ranks]
         doubts = [ShardFault(Split.GONE, key) for key in gone]
-        if len(ranks) < self._shards:
-            return Judged.of(self._too_few(ranks))
         joins = _joins(ranks, self._metadata.pad_token_id)
         if not joins:
-            call = BatchFacts({IDS: ranks[0][IDS]}, self._metadata)
-            report = planned_report(assemble(call, None), one_chunk=True)
-            return Judged.of(_with(report, [*doubts, ShardFault(Split.UNKNOWN)]))
+            return self._unknown(ranks[0], doubts), False
         join, alone = self._best(ranks, joins)
         if not alone.ok:
-            return Judged.of(_with(alone.report(), doubts))
-        return Judged.of(_with(self._compared(ranks, join), doubts))
+            return Judged.of(_with(alone.report(), doubts)), True
+        starts = _packed(join.along[POSITIONS], join.order) if join.packed else []
+        return Judged.of(_with(self._compared(ranks, join, starts), doubts)), not starts
 
-    def _too_few(self, ranks: Sequence[dict[str, Any]]) -> Report:
+    def too_few(self, calls: Sequence[Member]) -> Report:
         """Calls of some ranks, and no more came."""
-        batch = assemble(BatchFacts({IDS: ranks[0][IDS]}, self._metadata), None)
-        given, due = (len(ranks),), (self._shards,)
-        fault = ShardFault(Split.RANKS, rank=len(ranks), given=given, due=due, noun="call")
+        facts = BatchFacts({IDS: calls[0].numbers[IDS]}, self._metadata)
+        batch = assemble(facts, None)
+        given, due = (len(calls),), (self._shards,)
+        fault = ShardFault(Split.RANKS, rank=len(calls), given=given, due=due, noun="call")
         (found,) = shard_differences([fault], 0, tuple(range(len(batch))))
         return replace(
             planned_report(batch, one_chunk=True), mismatches=(as_mismatch(found, batch),)
@@ -169,8 +214,13 @@ class Group:
                 return found[-1]
         return found[0]
 
-    def _compared(self, ranks: Sequence[dict[str, Any]], join: _Join) -> Report:
-        """The joined call, and what its split does wrong."""
+    def _compared(
+        self, ranks: Sequence[dict[str, Any]], join: _Join, starts: Sequence[ShardFault]
+    ) -> Report:
+        """The joined call, and what its split does wrong.
+
+        `starts`: pieces of ranks that may begin another sample.
+        """
         media, unsure = _media(ranks, join.order), list[ShardFault]()
         if media is None:
             key = next(key for one in ranks for key in one if key in MEDIA)
@@ -180,7 +230,7 @@ class Group:
         tokens = {key: value for key, value in tokens.items() if key not in LABELS} | (media or {})
         batch = assemble(BatchFacts(tokens, self._metadata), None)
         if join.packed:
-            unsure += _packed(join.along[POSITIONS], join.order)
+            unsure += starts
             batch = replace(batch, inputs={**batch.inputs, POSITIONS: join.along[POSITIONS]})
         embedded, finder = self._embedded or media is None, RowFinder(tokens, batch.layout)
         given = Ranks(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -35,11 +34,12 @@ from vlmdebug.tracking.joined import IDS, PADDING_MASK
 from vlmdebug.tracking.window import Place, Window
 from vlmdebug.watching.copy_of_rank import Copy, more_media
 from vlmdebug.watching.fast_path import TOKENS, Tensors
-from vlmdebug.watching.group import Group
+from vlmdebug.watching.group import Group, Member
 from vlmdebug.watching.identity import Identity
 from vlmdebug.watching.judged import Judged
 from vlmdebug.watching.known import Known, KnownBatches
 from vlmdebug.watching.share import Share
+from vlmdebug.watching.succession import Late, Succession
 from vlmdebug.watching.windows import Rest, SplitCalls, Where, Windows
 
 
@@ -62,11 +62,11 @@ class PartChecker:
         self.windows: Windows = windows
         self._batches = KnownBatches(metadata, alone)
         shards, rank = windows.split.shards, windows.split.rank
-        self._group = (
-            Group(metadata, shards, alone, embedded=windows.split.embedded)
-            if shards is not None and rank is None
-            else None
-        )
+        self.succession: Succession | None = None
+        if shards is not None and rank is None:
+            group = Group(metadata, shards, alone, embedded=windows.split.embedded)
+            self.succession = Succession(group, shards, windows)
+        self._mode: tuple[bool, ...] = ()
         self.last: tuple[Known, Place] | None = None
         self.copied: list[dict[str, Any]] | None = None  # of a last call with a copy of its tokens
 
@@ -74,20 +74,28 @@ class PartChecker:
     def split(self) -> SplitCalls:
         return self.windows.split
 
-    def forget(self) -> None:
-        """Forget the last call."""
+    def forget(self, mode: tuple[bool, ...]) -> None:
+        """Forget the last call; `mode`: of the next one."""
         self.last = self.copied = None
+        self._mode = mode
 
-    def of_copy(self, tensors: Tensors, site: str) -> Judged:
+    def of_copy(self, tensors: Tensors, site: str, alone: Callable[[], Judged]) -> Judged:
         """What is found in a call with a copy of some tokens, of which the batch is not seen.
+
+        `alone`: judges it as a whole batch.
 
         Raises:
             VlmDebugError: Its tensors are no part of a batch.
         """
-        if self._group is not None:
-            found = self._grouped(tensors, site, copy=True)
+        if self.succession is not None:
             batch = self._call({IDS: tensors[IDS]}, None, media=False)
-            return found or Judged(True, partial(planned_report, _bare(batch), one_chunk=True))
+            none = Judged(True, partial(planned_report, _bare(batch), one_chunk=True))
+            try:
+                whole = alone()
+            except VlmDebugError as error:  # nothing is known of it
+                whole = Judged.of(replace(none.report(), ambiguities=(str(error),)))
+            found = self.succession.add(Member.of(tensors, site, self._mode, whole))
+            return found or none
         copy = Copy(tensors, self._metadata.pad_token_id)
         self.copied = copy.pieces()
         number = self.split.rank or 0
@@ -107,7 +115,7 @@ class PartChecker:
             VlmDebugError: Its tensors are no part of a batch.
         """
         known = self._batches.of(tensors)
-        number, faults = self.windows.add(where, known.whole, site)
+        number, faults, part = self.windows.add(where, known.whole, site)
         cached = where.cache is not None
         noun = "window" if cached else "rank"
         window = Window(
@@ -136,7 +144,11 @@ class PartChecker:
         self.last = known, where.at
         judged = self._report(batch, known.said, found, faults)
         judged = _with_made(judged, batch, self._copies(known, where.at, tensors))
-        return self._grouped(tensors, site, copy=False) or judged if not cached else judged
+        if self.succession is None or cached:
+            return judged
+        rest = known.whole.has_others(where.at)
+        call = Member.of(tensors, site, self._mode, judged)
+        return self.succession.add(replace(call, part=part, is_share=rest)) or judged
 
     def _counted(
         self, tensors: Tensors, mask: np.ndarray | None, *, shared: bool
@@ -167,24 +179,6 @@ class PartChecker:
                 ids = torch.from_numpy(whole[at.rows.start : at.rows.stop, :wide])
             found[key] = copied(key, {IDS: ids, key: value}, self._metadata)
         return {key: one for key, one in found.items() if not one.right}
-
-    def _grouped(self, tensors: Tensors, site: str, *, copy: bool) -> Judged | None:
-        """A call of one process that makes the calls of all ranks.
-
-        With copies, all are judged with the last of them; None where nothing is to be said yet.
-        """
-        group = self._group
-        if group is None:
-            return None
-        group.add(tensors, site, copy=copy)
-        if not group.is_complete:
-            return None
-        copies = group.has_copies
-        self.windows.settle(close=copies)
-        if copies:
-            return group.judged()
-        group.clear()
-        return None
 
     def _report(
         self,
@@ -251,12 +245,14 @@ class PartChecker:
 
     # --- the end ---------------------------------------------------------------------------
 
-    def rest(self) -> Iterator[tuple[str, Judged]]:
+    def late(self) -> list[Late]:
+        """What was found in earlier calls, now that later ones came."""
+        return [] if self.succession is None else self.succession.taken()
+
+    def rest(self) -> Iterator[Late]:
         """What windows leave at the end, with the last call that had some of their tokens."""
-        if self._group is not None and self._group.has_copies:
-            self.windows.settle(close=True)
-            with suppress(VlmDebugError):
-                yield self._group.site, self._group.judged()
+        if self.succession is not None:
+            yield from self.succession.ended()
         for one in self.windows.ended():
             yield one.site, self._of_rest(one)
 

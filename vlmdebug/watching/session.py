@@ -142,7 +142,7 @@ class Session:
             __tracebackhide__ = True
             if is_compiling() or getattr(inside, "call", False):
                 return call(model, *args, **kwargs)
-            inside.call = self.before(model, args, kwargs)
+            inside.call = self.before(model, args, kwargs, whole=method == "generate")
             try:
                 return call(model, *args, **kwargs)
             finally:
@@ -157,30 +157,28 @@ class Session:
         watched.__dict__.update(vlmdebug=True, undo=undo)
         return watched
 
-    def before(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Judge a call that begins; whether calls within it belong to it."""
+    def before(
+        self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, whole: bool = False
+    ) -> bool:
+        """Judge a call that begins; whether calls within it belong to it.
+
+        `whole`: it has all tokens of its samples, as calls of `generate` have.
+        """
         try:
             watcher = self._watcher(model)
             if watcher is None:
                 return False
-            with self._lock:
-                # of each model, as models may take turns; calls that share tokens stay together
-                skip = watcher.called // self._calls % self._every
-                watcher.called += 1
-                self.skipped += bool(skip)
+            with self._lock:  # of each model, as models may take turns
+                skip = watcher.skips(self._every)
+                self.skipped += skip
             if skip:
                 return True
-            watcher.before(args, kwargs)
+            watcher.before(args, kwargs, whole=whole)
         except MismatchError:
             raise
         except Exception as error:  # never the program's matter
             self.fail(error)
         return True
-
-    @property
-    def _calls(self) -> int:
-        """How many calls of a model share their tokens."""
-        return 1 if self._split.rank is not None else self._split.shards or 1
 
     def fail(self, error: Exception) -> None:
         """Keep the first failure of our own; the program does not notice it."""
@@ -292,17 +290,32 @@ class _Live(Watcher):
         origin = None if session._log_path is None else Origin(shards=split.shards)
         given = (metadata, Arguments(model), on_mismatch)
         super().__init__(*given, by_sample=True, origin=origin, split=split)
-        self.called: int = 0
+        self._begun = self._skipping = 0
         self._session, self._name = session, type(_unwrapped(inner)).__name__
         if origin is not None:
             origin.start()
+
+    def skips(self, every: int) -> bool:
+        """Whether the next call is left out; calls that share tokens stay together."""
+        succession = self._judge.parts.succession
+        if self._skipping:
+            self._skipping -= 1
+            return True
+        if succession is not None and succession.waits:
+            return False
+        skip = self._begun % every > 0
+        self._begun += 1
+        if skip and succession is not None:
+            self._skipping = succession.shards - 1
+            succession.tear()
+        return skip
 
     def keep(self, call: Call) -> None:
         self._session.note(self._name, call)
 
     def drop(self) -> None:
         """Forget all calls."""
-        self.called = 0
+        self._begun = self._skipping = 0
         self._lock = RLock()
         self._waiting.clear()
 

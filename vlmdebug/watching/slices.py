@@ -82,34 +82,38 @@ class CallChecker:
         site: str = "",
         interpolated: bool = False,
         options: Mapping[str, Any] | None = None,
+        mode: tuple[bool, ...] = (),
+        whole: bool = False,
     ) -> Verdict:
         """What is found in one call, or why it is unread.
 
         `alone`: only by its own tensors, whatever they were cut from. `where`: the columns of a
         batch that it has, if that is not all of them; `site`: the line that made it.
         `interpolated`: images of any size are asked for; `options`: arguments that are no tensors.
+        `mode`: whether the model trains, and whether gradients are computed; `whole`: the call has
+        all tokens, whatever is declared.
         """
         self._last, self._options = None, options or {}
         self._metadata = self._given.interpolated if interpolated else self._given
-        self.parts.forget()
+        self.parts.forget(mode)
+        shared = bool(self.parts.split.shards) and not (alone or whole)
         try:
             given = tensors()
             wide = [key for key in ALONG_TOKENS if key in given and given[key].ndim != 2]
             plain = {key: one for key, one in given.items() if key not in wide} if wide else given
             blocks = None if alone or where is not None or not wide else given.get(MASK)
-            if blocks is not None and blocks.ndim == 4 and not self.parts.split.shards:
+            if blocks is not None and blocks.ndim == 4 and not shared:
                 packed = self._packed({**plain, MASK: blocks})
                 if packed is not None:
                     wide.remove(MASK)
                     return {"judged": _with_wide(packed, given, sorted(wide)) if wide else packed}
-            if where is not None:
+            if where is not None and not whole:
                 judged = self.parts.judged(where, plain, site)
-            elif self.parts.split.shards and not alone:
-                judged = self.parts.of_copy(plain, site)
+            elif alone:
+                judged = self._by_itself(plain, cached=True)
             else:
-                judged = self._by_itself(plain, cached=True) if alone else self._judged(plain)
-            if not alone and where is None and not self.parts.split.shards:
-                judged = with_bare_row(judged, given)
+                usual = partial(self._usual, plain, given)
+                judged = self.parts.of_copy(plain, site, usual) if shared else usual()
             return {"judged": _with_wide(judged, given, sorted(wide)) if wide else judged}
         except Exception as error:  # a debugger must not end the program that it watches
             return {"unread": why(error)}
@@ -127,6 +131,9 @@ class CallChecker:
             batch = assemble(BatchFacts(of_batch(tensors), self._metadata), None)
             samples = range(len(batch))
         return None if samples is None else identities_of(batch, samples, tensors, media)
+
+    def _usual(self, plain: Tensors, given: Tensors) -> Judged:
+        return with_bare_row(self._judged(plain), given)
 
     def _judged(self, tensors: Tensors) -> Judged:
         packed = None if SEAMS.isdisjoint(tensors) else self._packed(tensors)

@@ -15,7 +15,7 @@ import sys
 import warnings
 from bisect import insort
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from itertools import count
@@ -35,8 +35,8 @@ from vlmdebug.families.row_sizes import INTERPOLATES
 from vlmdebug.watching.arguments import Arguments, is_dense, refuse_unreadable
 from vlmdebug.watching.fast_path import Tensors
 from vlmdebug.watching.identity import Sampled, sampled_media
+from vlmdebug.watching.judged import Judged, why
 from vlmdebug.watching.judged import Verdict as JudgedCall
-from vlmdebug.watching.judged import why
 from vlmdebug.watching.log import Log, Notice, log_of
 from vlmdebug.watching.origin import Origin
 from vlmdebug.watching.pending import PendingTransfer, all_on_cpu, refuse_capture
@@ -195,11 +195,15 @@ class Watcher:
         self._numbers = count()
         self._lock = RLock()
 
-    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Runs before a call; an error in here never reaches the program."""
+    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, whole: bool = False) -> None:
+        """Runs before a call; an error in here never reaches the program.
+
+        `whole`: it has all tokens of its samples, whatever is declared.
+        """
         site = site_of_caller()
         with self._lock:
-            calls = [*self._arrived(), *self._judged(site, args, kwargs)]
+            calls = [*self._arrived(), *self._judged(site, args, kwargs, whole=whole)]
+            calls += self._later(self._judge.parts.late())
             untold = self._noted(calls)
         self._tell(untold)
 
@@ -214,7 +218,9 @@ class Watcher:
             return None if self._deltas is None else self._deltas.before(inputs)
         return None
 
-    def _judged(self, site: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Call]:
+    def _judged(
+        self, site: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, whole: bool
+    ) -> list[Call]:
         """The call; empty while it waits for a device."""
         number = next(self._numbers)
         origin = {} if self._origin is None else self._origin.now()
@@ -241,7 +247,8 @@ class Watcher:
             tensors = {key: tensor for key, tensor in tensors.items() if key not in own}
         where = self._where(tensors, inputs, cached=cached)
         media = {} if self._origin is None or cached else _sampled(tensors)
-        judge = partial(self._judge, alone=cached, where=where, site=site, **self._asked(inputs))
+        asked = self._asked(inputs)
+        judge = partial(self._judge, alone=cached, where=where, site=site, whole=whole, **asked)
         given = partial(self._with_samples, origin, cached, judge, self._stale(inputs))
         if here or all_on_cpu(tensors):
             return [call(**given(lambda: tensors, media))]
@@ -252,11 +259,12 @@ class Watcher:
         return []
 
     def _asked(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """What a call asks of the model that decides what is right."""
+        """What a call asks of the model that decides what is right, and how the model runs."""
         options = {key: inputs[key] for key in PACKED if isinstance(inputs.get(key), int)}
         if self._arguments.makes_cache(inputs):
             options["use_cache"] = True
-        return {"interpolated": inputs.get(INTERPOLATES) is True, "options": options}
+        interpolated, mode = inputs.get(INTERPOLATES) is True, self._arguments.mode
+        return {"interpolated": interpolated, "options": options, "mode": mode}
 
     def _where(self, tensors: Tensors, inputs: Mapping[str, Any], *, cached: bool) -> Where | None:
         """The columns of a batch that a call has, if that is not all of them."""
@@ -298,7 +306,7 @@ class Watcher:
         if self._origin is not None:
             self._origin.close()
         with self._lock:
-            rest = () if stopped else self._rest()
+            rest = () if stopped else self._later(self._judge.parts.rest())
             untold = self._noted([*self._arrived(wait=True), *rest])
             if self._log is not None:
                 untold += self._log.close()
@@ -309,9 +317,9 @@ class Watcher:
             with suppress(Warning):  # even if warnings are errors: the program's own matters
                 self._warn(one)
 
-    def _rest(self) -> Iterator[Call]:
-        """Tokens that came in no call, as one more line."""
-        for site, judged in self._judge.parts.rest():
+    def _later(self, found: Iterable[tuple[str, Judged]]) -> Iterator[Call]:
+        """What is found in earlier calls or is in none, each as one more line."""
+        for site, judged in found:
             yield Call(next(self._numbers), site, {}, judged)
 
     def _arrived(self, *, wait: bool = False) -> list[Call]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from weakref import ref
@@ -71,7 +71,7 @@ class Where(NamedTuple):
 
 
 @dataclass
-class _Pass:
+class Pass:
     """Windows of the same rows of one batch, one after another.
 
     `spans`: those that came, in order. `number`: of the windows before.
@@ -99,6 +99,18 @@ class _Pass:
         return found
 
 
+class Added(NamedTuple):
+    """What is found of one window or rank.
+
+    Attributes:
+        one: Those that it goes on with; None where others are not known.
+    """
+
+    number: int
+    faults: list[ShardFault]
+    one: Pass | None
+
+
 class Rest(NamedTuple):
     """Tokens that were in no call when the program ended, or began again.
 
@@ -120,8 +132,8 @@ class Windows:
 
     def __init__(self, split: SplitCalls) -> None:
         self.split: SplitCalls = split
-        self._open: deque[_Pass] = deque(maxlen=OPEN)
-        self._latest: list[_Pass] = []
+        self._open: deque[Pass] = deque(maxlen=OPEN)
+        self._torn = False
 
     def where(
         self, tensors: Mapping[str, torch.Tensor], inputs: Mapping[str, Any], *, cached: bool
@@ -148,36 +160,37 @@ class Windows:
         known = self.split.declared or at.stop < where.width
         return where if known or any(one.fits(where) for one in self._open) else None
 
-    def add(self, where: Where, whole: Whole, site: str) -> tuple[int, list[ShardFault]]:
+    def add(self, where: Where, whole: Whole, site: str) -> Added:
         """The number of this window or rank, and tokens that came twice or were left out."""
         if self.split.rank is not None and where.cache is None:
-            return self.split.rank, []  # what other ranks have is not known here
+            return Added(self.split.rank, [], None)  # what other ranks have is not known here
         one = next((one for one in reversed(self._open) if one.fits(where, whole)), None)
         if one is None or (where.cache is not None and _begins_again(one, where)):
-            one = _Pass(where)
+            one = Pass(where)
             self._open.append(one)
         one.whole, one.site = whole, site
-        if where.cache is None:
-            self._latest.append(one)
-        found = self._ranks if where.cache is None else self._in_time
-        faults = [*found(one, where)]
+        compared = self._ranks if where.cache is None else self._in_time
+        faults = [*compared(one, where)]
         one.spans.append((where.at.start, where.at.stop))
         number = len(one.spans) - 1
         if where.cache is None and len(one.spans) == self.split.shards:
             faults += self._left_by(one) if not faults else []
             self._open = deque((o for o in self._open if o is not one), maxlen=OPEN)
         noun = "window" if where.cache is not None else "rank"
-        return number, [fault._replace(rank=number, noun=noun) for fault in faults]
+        found = [fault._replace(rank=number, noun=noun) for fault in faults]
+        return Added(number, found, one)
 
-    def settle(self, *, close: bool) -> None:
-        """Note that as many calls as share a batch came; `close`: they are judged together."""
-        if close:
-            latest = [*self._latest]
-            kept = [one for one in self._open if not any(one is other for other in latest)]
-            self._open = deque(kept, maxlen=OPEN)
-        self._latest.clear()
+    def close(self, passes: Collection[Pass]) -> None:
+        """Forget the ranks of these: they were judged with others."""
+        kept = (one for one in self._open if not any(one is other for other in passes))
+        self._open = deque(kept, maxlen=OPEN)
 
-    def _in_time(self, one: _Pass, where: Where) -> Iterator[ShardFault]:
+    def tear(self) -> None:
+        """Forget all ranks: calls of others are not seen."""
+        self._open = deque((o for o in self._open if o.first.cache is not None), maxlen=OPEN)
+        self._torn = True
+
+    def _in_time(self, one: Pass, where: Where) -> Iterator[ShardFault]:
         """Tokens between a window and the one before it, or in both."""
         if not one.spans:
             return
@@ -191,13 +204,13 @@ class Windows:
             Split.LOST if start > before else Split.TWICE, one, where.at.rows, columns
         )
 
-    def _ranks(self, one: _Pass, where: Where) -> Iterator[ShardFault]:
+    def _ranks(self, one: Pass, where: Where) -> Iterator[ShardFault]:
         """Tokens that a rank before has, too."""
         columns = one.count() > 0
         columns[: where.at.start] = columns[where.at.stop :] = False
         yield from _tokens(Split.TWICE, one, where.at.rows, columns)
 
-    def _left_by(self, one: _Pass, why: Split = Split.LOST) -> list[ShardFault]:
+    def _left_by(self, one: Pass, why: Split = Split.LOST) -> list[ShardFault]:
         """Tokens that are in no window."""
         return [*_tokens(why, one, one.first.at.rows, one.count() == 0)]
 
@@ -205,7 +218,8 @@ class Windows:
         """What the windows leave, now that no other will come."""
         while self._open:
             one = self._open.popleft()
-            if one.whole is None or (one.first.cache is not None and len(one.spans) < 2):
+            is_torn = self._torn and one.first.cache is None
+            if is_torn or one.whole is None or (one.first.cache is not None and len(one.spans) < 2):
                 continue
             why = Split.REST if one.first.cache is not None else Split.LOST
             for fault in self._left_by(one, why):
@@ -228,7 +242,7 @@ class Windows:
                 one.spans.append((start, start + ids.shape[-1]))
 
 
-def _tokens(why: Split, one: _Pass, rows: range, columns: np.ndarray) -> Iterator[ShardFault]:
+def _tokens(why: Split, one: Pass, rows: range, columns: np.ndarray) -> Iterator[ShardFault]:
     """A fault of the real tokens in these columns, `(seq,)`, if there are any."""
     assert one.whole is not None
     real = one.whole.real[rows.start : rows.stop] & columns
@@ -239,7 +253,7 @@ def _tokens(why: Split, one: _Pass, rows: range, columns: np.ndarray) -> Iterato
         yield ShardFault(why, column=first, given=(count,), media=media)
 
 
-def _begins_again(one: _Pass, where: Where) -> bool:
+def _begins_again(one: Pass, where: Where) -> bool:
     """Whether a window is the first of another prefill, or the cache has other tokens before it."""
     if where.cached is None or one.first.cached is None:
         return where.cached == 0 or where.at.start <= one.first.at.start
@@ -248,7 +262,7 @@ def _begins_again(one: _Pass, where: Where) -> bool:
     return where.cached == 0 or others
 
 
-def _goes_on(one: _Pass, where: Where) -> bool:
+def _goes_on(one: Pass, where: Where) -> bool:
     """Whether the cache says that tokens were taken back, or came in a call that was not seen."""
     if where.cached is None or one.first.cached is None:
         return False
