@@ -112,8 +112,11 @@ class Member:
     def is_of_other_rows(self, other: Member) -> bool:
         """Whether both have whole rows of one tensor, and not the same."""
         one, two = self.tokens, other.tokens
-        known = one.root is two.root and one.version == two.version and one.place != two.place
-        return known and one.place[1] == two.place[1] and self.width == other.width
+        root = one.root()
+        if root is None or root is not two.root() or one.version != two.version:
+            return False
+        whole = root.ndim == 2 and root.shape[1] == self.width == other.width
+        return whole and one.place != two.place
 
 
 class Joined(NamedTuple):
