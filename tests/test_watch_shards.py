@@ -969,3 +969,108 @@ def test_a_buffer_that_is_wider_than_its_text_leaves_nothing(labs):
     short = [{**one, "past_key_values": again[0]["past_key_values"]} for one in again]
     short.append({**short[0], "input_ids": ids[:, 9:18]})
     assert codes(watched(lab, short, model=lab.model)) == {"AMBIGUOUS"}
+
+
+# --- whole calls between shares ------------------------------------------------------------------
+
+
+def between(lab, shares, images, where):
+    """The calls of shares, and whole ones of other samples before, behind or among them."""
+    whole = vd.tiny.batch(lab.family, images_per_sample=images, seed=5)
+    orders = {
+        "before": [whole, *shares],
+        "behind": [*shares, whole],
+        "among": [shares[0], whole, *shares[1:]],
+        "between": [whole, *shares, whole, *shares],
+    }
+    return orders[where]
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
+@pytest.mark.parametrize("way", ["contiguous", "zigzag", "slices"])
+@pytest.mark.parametrize("where", ["before", "behind", "among", "between"])
+@pytest.mark.parametrize("images", [(1, 1), (1, 0, 1)], ids=["other rows", "as many rows"])
+def test_whole_calls_between_right_shares_are_right(images, where, way, family, labs):
+    lab = labs[family]
+    wide = lab.batch.inputs["input_ids"].shape[1]
+    if way == "slices":
+        shares = [*views(lab, [(0, wide // 2), (wide // 2, wide)])]
+    else:
+        shares = split(lab.batch, shifted(next(lab.batch.chunks(3))), 2, way)
+    trace = watched(lab, between(lab, shares, images, where), shards=2, embedded=True)
+
+    assert trace.ok, said(trace)
+
+
+@pytest.mark.parametrize("where", ["before", "behind", "among"])
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
+@pytest.mark.parametrize("way", ["zigzag"])
+@pytest.mark.parametrize("wrong", WRONG)
+def test_wrong_shares_are_found_next_to_whole_calls(wrong, way, family, where, labs):
+    change, code, shift = WRONG[wrong]
+    lab, chunk = labs[family], next(labs[family].batch.chunks(3))
+    shares = change(split(lab.batch, shifted(chunk) if shift else chunk, 2, way))
+    options = {"shards": 2, "embedded": change is not halve_pixels}
+    for images in ((1, 1), (1, 0, 1)):
+        trace = watched(lab, between(lab, shares, images, where), **options)
+        due = {code} | ({"AMBIGUOUS"} if wrong in MAY_BE_OPEN else set())
+        broken = {"a token lost", "a token twice"}  # the copies that are left show other faults
+
+        assert not trace.ok
+        assert due & codes(trace) or wrong in broken, said(trace)
+
+
+def test_rows_of_a_batch_between_shares_are_whole_calls(labs):
+    lab = labs["llava"]
+    shares = split(lab.batch, shifted(next(lab.batch.chunks(3))), 2, "zigzag")
+    inputs = vd.tiny.batch("llava", images_per_sample=[1, 1, 0], seed=5)
+    rows = [*vd.read_batch(inputs, processor=lab.processor).chunks(1)]
+    trace = watched(lab, [*rows, *shares, *rows], shards=2, embedded=True)
+
+    assert trace.ok, said(trace)
+
+
+def test_shares_in_two_modes_may_take_turns(labs):
+    """As where each share goes through a policy, and through its reference without gradients."""
+    lab = labs["llava"]
+    model = Asked(lab.model)
+    shares = split(lab.batch, shifted(next(lab.batch.chunks(3))), 2, "zigzag")
+    options = {"processor": lab.processor, "on_mismatch": "record", "shards": 2, "embedded": True}
+    with vd.watch(model, **options) as trace:
+        for share in (*shares, *shares):
+            with torch.no_grad():
+                model(**share)
+            model(**share)
+
+    assert trace.ok, said(trace)
+
+
+def test_calls_that_are_whole_or_wrong_shares_are_undecided(labs):
+    """As many whole calls one after another as there are ranks, next to right shares."""
+    lab = labs["llava"]
+    shares = split(lab.batch, shifted(next(lab.batch.chunks(3))), 2, "zigzag")
+    wholes = [dict(vd.tiny.batch("llava", images_per_sample=[1, 1], seed=n)) for n in range(2)]
+    trace = watched(lab, [*shares, *wholes], shards=2, embedded=True)
+
+    assert codes(trace) == {"AMBIGUOUS"}
+    assert said(trace).startswith("2 calls may be whole, and right, or share the tokens of one")
+    assert "in a block of their own, vlmdebug.watch(model, shards=…)" in said(trace)
+
+
+def test_one_whole_call_alone_is_undecided(labs):
+    lab = labs["llava"]
+    trace = watched(lab, [vd.tiny.batch("llava", [1, 1])], shards=2, embedded=True)
+
+    assert codes(trace) == {"AMBIGUOUS"}
+    assert "1 call may be whole" in said(trace)
+
+
+def test_a_wrong_whole_call_is_named_by_its_own_fault(labs):
+    lab = labs["llava"]
+    shares = split(lab.batch, shifted(next(lab.batch.chunks(3))), 2, "zigzag")
+    whole = dict(vd.tiny.batch("llava", images_per_sample=[1, 1], seed=5))
+    whole["pixel_values"] = whole["pixel_values"][:1]
+    trace = watched(lab, [whole, *shares], shards=2, embedded=True)
+
+    assert codes(trace) == {"VLM006", "VLM010"}, said(trace)  # or one whose others never came
+    assert [call.ok for call in trace.calls] == [True, True, True, False]

@@ -178,7 +178,8 @@ class Group:
         if not alone.ok:
             return Judged.of(_with(alone.report(), doubts)), True
         starts = _packed(join.along[POSITIONS], join.order) if join.packed else []
-        return Judged.of(_with(self._compared(ranks, join, starts), doubts)), not starts
+        report, is_joined = self._compared(ranks, join, starts)
+        return Judged.of(_with(report, doubts)), is_joined and not starts
 
     def too_few(self, calls: Sequence[Member]) -> Report:
         """Calls of some ranks, and no more came."""
@@ -219,8 +220,8 @@ class Group:
 
     def _compared(
         self, ranks: Sequence[dict[str, Any]], join: _Join, starts: Sequence[ShardFault]
-    ) -> Report:
-        """The joined call, and what its split does wrong.
+    ) -> tuple[Report, bool]:
+        """What is wrong with the joined call and its split, and whether an order joins its ranks.
 
         `starts`: pieces of ranks that may begin another sample.
         """
@@ -249,7 +250,8 @@ class Group:
         if media is None:
             kept = tuple(one for one in report.mismatches if one.code != COUNTS_DIFFER)
             report = replace(report, mismatches=kept)
-        return _with(with_made(report, batch, wrong), unsure)
+        is_joined = all(one.why is not Split.UNKNOWN for one in used.split)
+        return _with(with_made(report, batch, wrong), unsure), is_joined
 
 
 class _Join(NamedTuple):

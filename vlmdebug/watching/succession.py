@@ -181,6 +181,9 @@ class Succession:
             last = taken[-1]
             self._open.setdefault((last.kind, last.site), (last.site, joined))
             return Judged.of(_undecided(taken, joined.report()))
+        if not joined.report().mismatches and any(one.is_right for one in taken):
+            self._leave(taken)  # no order joins them
+            return None
         if self._is_torn and joined.report().mismatches:
             return Judged.of(_doubted(joined.report(), ShardFault(Split.TORN)))
         self._has_shares = True
