@@ -480,6 +480,23 @@ def test_videos_without_seconds_are_not_compared(family, placings):
         unknown(placing, {**inputs, "video_second_per_grid": odd}, positions)
 
 
+def test_seconds_that_are_not_passed_on_are_unknown_unless_nothing_depends_on_them(placings):
+    """The model takes one second; positions that were computed before may know others."""
+    placing = placings("qwen2_5_vl")
+    inputs, positions = placing.draw(("vi", "", "v"), 1)
+    less = {key: value for key, value in inputs.items() if key != "second_per_grid_ts"}
+    alone = vd.check(placing.read(less))
+
+    assert alone.verdict == "AMBIGUOUS"
+    assert "no second_per_grid_ts, so the model takes 1.0 second" in alone.ambiguities[0]
+    assert not torch.allclose(placing.logits(less), placing.logits(inputs), atol=1e-5)
+    right = placing.logits({**less, "position_ids": positions})
+    assert torch.allclose(right, placing.logits(inputs), atol=1e-5)
+    unknown(placing, less, positions)
+    images, _ = placing.draw(("i", ""), 1)
+    assert vd.check(placing.read(images)).ok
+
+
 def test_sound_of_one_of_two_videos_is_not_compared(placings):
     """The model takes all videos for those with sound, or none."""
     placing = placings(OMNI[0])

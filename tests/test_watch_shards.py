@@ -1014,9 +1014,9 @@ def test_wrong_shares_are_found_next_to_whole_calls(wrong, way, family, where, l
     for images in ((1, 1), (1, 0, 1)):
         trace = watched(lab, between(lab, shares, images, where), **options)
         due = {code} | ({"AMBIGUOUS"} if wrong in MAY_BE_OPEN else set())
-        broken = {"a token lost", "a token twice"}  # the copies that are left show other faults
+        broken = {"a token lost", "a token twice", "a rank lost"}  # what is left is wrong otherwise
 
-        assert not trace.ok
+        assert codes(trace) - {"AMBIGUOUS"} or wrong in MAY_BE_OPEN, said(trace)
         assert due & codes(trace) or wrong in broken, said(trace)
 
 
@@ -1072,5 +1072,5 @@ def test_a_wrong_whole_call_is_named_by_its_own_fault(labs):
     whole["pixel_values"] = whole["pixel_values"][:1]
     trace = watched(lab, [whole, *shares], shards=2, embedded=True)
 
-    assert codes(trace) == {"VLM006", "VLM010"}, said(trace)  # or one whose others never came
+    assert codes(trace) == {"VLM006", "VLM001"}, said(trace)  # or one whose others never came
     assert [call.ok for call in trace.calls] == [True, True, True, False]

@@ -126,9 +126,10 @@ class SidesUnseen(NamedTuple):
 
 
 class LostMask(NamedTuple):
-    """A mask of pixels that the batch lacks."""
+    """A mask of pixels that the batch lacks; `times`: seconds between frames of videos."""
 
     key: str
+    times: bool = False
 
 
 class NotApart(NamedTuple):

@@ -302,6 +302,11 @@ def _behind_prompt(one: BehindPrompt) -> str:
 
 
 def _lost_mask(one: LostMask) -> str:
+    if one.times:
+        return (
+            f"The batch has videos and no {one.key}, so the model takes 1.0 second between frames, "
+            f"and whether that is right is not known. Pass {one.key} as the processor returned it."
+        )
     return (
         f"The batch has no {one.key}, which its processor returns: the model takes every pixel "
         "for one of an image, and which of them are padding is not known. "

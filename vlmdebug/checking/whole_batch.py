@@ -145,7 +145,8 @@ def doubts_alone(batch: Batch) -> list[str]:
         masked, shown = "attention_mask" in batch.inputs, enumerate(batch.unmasked)
         causal = batch.rules.causal
         doubts += [Unmasked(s, count, masked, causal) for s, count in shown if count]
-    doubts += [LostMask(key) for key in batch.lost_masks]
+    rule = batch.rules.mrope
+    doubts += [LostMask(key, bool(rule and key == rule.timed_by)) for key in batch.lost_masks]
     doubts += [WholePixels(key, dtype) for key, dtype in _whole_pixels(batch)]
     return [*messages, *map(doubt, doubts)]
 

@@ -59,13 +59,18 @@ class Form:
 
     @lazy
     def lost_masks(self) -> tuple[str, ...]:
-        """Masks of pixels that the processor or the model names and the batch lacks.
+        """Masks of pixels that the processor or the model names and the batch lacks, and seconds.
 
-        Without one, a model takes every pixel for one of an image, padding too.
+        Without a mask, a model takes every pixel for one of an image, padding too. Without the
+        seconds of videos, `modeling_qwen2_5_vl.get_rope_index` takes one for each (5.24).
         """
         if self.named is None or not self.layout.media:
             return ()
-        masks = sorted(self.layout.rules.optional_if_all_ones & self.named)
+        rules = self.layout.rules
+        masks = sorted(rules.optional_if_all_ones & self.named)
+        rule = rules.mrope if "video_grid_thw" in self.layout.media else None
+        if rule is not None and not rule.sounds and "position_ids" not in self.given:
+            masks += {rule.timed_by} & self.named
         return tuple(key for key in masks if key not in self.given)
 
     @lazy

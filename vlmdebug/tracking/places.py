@@ -325,12 +325,14 @@ def _times(
 
     Models multiply in the precision of the seconds, or in that of single floats
     (`modeling_qwen2_5_vl.get_rope_index`, `modeling_qwen2_5_omni.get_rope_index`, transformers
-    5.24). Without seconds, the first takes one, and the second raises.
+    5.24). Without seconds, the first takes one, and the second raises; a program that computed
+    positions before may know others. Videos of one frame need none.
     """
     key, per_second = rule.timed_by, rule.per_second
     seconds = _own(key, batch, rows, given)
     lacks = key not in batch.inputs and given.get(key) is None
-    if per_second is None or (seconds is None and (rule.sounds or not lacks)):
+    still = lacks and max(frames, default=0) <= 1
+    if per_second is None or (seconds is None and (rule.sounds or not still)):
         return None
     if seconds is not None:
         if seconds.shape != (len(rows),) or not (abs(seconds) < MOST_SECONDS).all():

@@ -123,7 +123,7 @@ class Joined(NamedTuple):
     """What is found in calls together.
 
     Attributes:
-        fits: Whether they may be the ranks of one call, as far as their tokens say.
+        fits: Whether an order of their tokens makes them the ranks of one call.
     """
 
     judged: Judged
@@ -157,7 +157,7 @@ class Group:
             judged, fits = self._judged([dict(one.numbers) for one in calls])
         except VlmDebugError:  # no batch together
             judged, fits = self._unknown(calls[0].numbers, ()), False
-        return Joined(judged, fits and not judged.report().mismatches)
+        return Joined(judged, fits)
 
     def _unknown(self, call: Mapping[str, Any], doubts: Sequence[ShardFault]) -> Judged:
         """Calls of which no order is known."""

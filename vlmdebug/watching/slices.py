@@ -87,11 +87,9 @@ class CallChecker:
     ) -> Verdict:
         """What is found in one call, or why it is unread.
 
-        `alone`: only by its own tensors, whatever they were cut from. `where`: the columns of a
-        batch that it has, if that is not all of them; `site`: the line that made it.
-        `interpolated`: images of any size are asked for; `options`: arguments that are no tensors.
-        `mode`: whether the model trains, and whether gradients are computed; `whole`: the call has
-        all tokens, whatever is declared.
+        `alone`: only by its own tensors; `whole`: all tokens, whatever is declared. `where`: the
+        columns of a batch that it has, if not all; `site`: the line that made it. `interpolated`:
+        images of any size; `options`: arguments that are no tensors; `mode`: how the model is run.
         """
         self._last, self._options = None, options or {}
         self._metadata = self._given.interpolated if interpolated else self._given
@@ -112,7 +110,7 @@ class CallChecker:
             elif alone:
                 judged = self._by_itself(plain, cached=True)
             else:
-                usual = partial(self._usual, plain, given)
+                usual = partial(self._judged, plain, given)
                 judged = self.parts.of_copy(plain, site, usual) if shared else usual()
             return {"judged": _with_wide(judged, given, sorted(wide)) if wide else judged}
         except Exception as error:  # a debugger must not end the program that it watches
@@ -132,10 +130,10 @@ class CallChecker:
             samples = range(len(batch))
         return None if samples is None else identities_of(batch, samples, tensors, media)
 
-    def _usual(self, plain: Tensors, given: Tensors) -> Judged:
-        return with_bare_row(self._judged(plain), given)
+    def _judged(self, plain: Tensors, given: Tensors) -> Judged:
+        return with_bare_row(self._of_rows(plain), given)
 
-    def _judged(self, tensors: Tensors) -> Judged:
+    def _of_rows(self, tensors: Tensors) -> Judged:
         packed = None if SEAMS.isdisjoint(tensors) else self._packed(tensors)
         if packed is not None:
             return packed
@@ -152,8 +150,7 @@ class CallChecker:
         return self._by_batch(tensors, parents)
 
     def _whole(self, tensors: Tensors) -> Judged:
-        """A batch that other calls have columns of; it is no call, so that it has no cache."""
-        self._options = {}
+        self._options = {}  # a batch that other calls have columns of is no call
         packed = None if SEAMS.isdisjoint(tensors) else self._packed(tensors)
         return self._by_itself(tensors) if packed is None else packed
 

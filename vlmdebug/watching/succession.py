@@ -103,10 +103,11 @@ class Succession:
                 self._settle(lane, own)
                 return None
         for taken in self._tried(lane, call):
-            joined = self._group.judged(taken)
-            if joined.fits and (joined.judged.ok or not all(one.is_right for one in taken)):
+            judged, fits = self._group.judged(taken)
+            may = fits and not all(one.is_right for one in taken)
+            if judged.ok or (may and not judged.report().mismatches):
                 self._settle(lane, taken)
-                return joined.judged
+                return judged
         return self._decided(lane, at_end=False)
 
     def _tried(self, lane: _Lane, call: Member) -> Iterator[list[Member]]:
@@ -176,12 +177,12 @@ class Succession:
         self._leave([one for one in waiting[:end] if one not in taken])
         lane.waiting, lane.blamed = waiting[end:], taken[1:]
         self._close(taken)
-        joined = self._group.judged(taken).judged
+        joined, fits = self._group.judged(taken)
         if all(one.is_right for one in taken):
             last = taken[-1]
             self._open.setdefault((last.kind, last.site), (last.site, joined))
             return Judged.of(_undecided(taken, joined.report()))
-        if not joined.report().mismatches and any(one.is_right for one in taken):
+        if not fits and any(one.is_right for one in taken):
             self._leave(taken)  # no order joins them
             return None
         if self._is_torn and joined.report().mismatches:
