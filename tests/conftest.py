@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 # Before torch is imported. Tiny models are slower on two threads than on one, and `make test`
 # runs a process on every core.
@@ -54,3 +56,24 @@ def built() -> Iterator[Built]:
     shared = Built()
     yield shared
     assert shared.changed() == [], "a test changed a model that others share"
+
+
+@pytest.fixture
+def compiled(built: Built) -> Iterator[Callable[..., Any]]:
+    """`compiled(model)` is `torch.compile` without a compiler, of a model of the test's own.
+
+    What torch keeps of it for the whole process is removed, so that no other test of the process
+    depends on it. If something is left, this test fails, and not those after it.
+    """
+    import torch
+
+    import vlmdebug as vd
+
+    model, inputs = built["llava"][0], vd.tiny.batch("llava", [1, 1])
+    with torch.no_grad():
+        before = model(**inputs).logits
+    yield partial(torch.compile, backend="eager")
+    torch._dynamo.reset()
+    assert torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    with torch.no_grad():
+        assert torch.equal(model(**inputs).logits, before), "a model that is not compiled changed"

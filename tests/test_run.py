@@ -482,7 +482,7 @@ def test_a_cache_and_its_next_token_are_no_finding(built: Any) -> None:
     assert not seen.found and not seen.failed
 
 
-def test_wrappers_are_seen_through(built: Any) -> None:
+def test_wrappers_are_seen_through(built: Any, compiled: Any) -> None:
     model, inputs, bad = right_and_wrong(built)
     peft = pytest.importorskip("peft")
     wrapped = peft.get_peft_model(
@@ -493,8 +493,8 @@ def test_wrappers_are_seen_through(built: Any) -> None:
         def forward(self, batch: dict[str, Any]) -> Any:
             return model(**batch)
 
-    compiled = torch.compile(model, backend="eager")
-    for call in (wrapped, lambda **given: Mine()(given), compiled):
+    faster = compiled(vd.tiny.build("llava")[0])
+    for call in (wrapped, lambda **given: Mine()(given), faster):
         with session() as seen:
             call(**inputs)
             with suppress(Exception):  # a compiled model says it in other words
@@ -503,11 +503,11 @@ def test_wrappers_are_seen_through(built: Any) -> None:
         assert [*seen.models] == ["LlavaForConditionalGeneration"]
 
 
-def test_a_compiled_part_stays_one_graph(built: Any) -> None:
-    model, inputs, _ = right_and_wrong(built)
-    torch._dynamo.reset()
+def test_a_compiled_part_stays_one_graph(built: Any, compiled: Any) -> None:
+    _, inputs, _ = right_and_wrong(built)
+    model, _ = vd.tiny.build("llava")
     with session() as seen:
-        part = torch.compile(model.model.language_model, backend="eager", fullgraph=True)
+        part = compiled(model.model.language_model, fullgraph=True)
         part(inputs_embeds=model.get_input_embeddings()(inputs["input_ids"]), use_cache=False)
 
     assert seen.judged == 0 and not seen.failed

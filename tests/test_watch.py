@@ -499,16 +499,16 @@ def test_wrapped_models_are_watched_from_outside_and_from_within(wrapped, watche
 
 @pytest.mark.slow
 @pytest.mark.parametrize("watched", ["wrapper", "model"])
-def test_compiled_models_are_watched(watched):
+def test_compiled_models_are_watched(watched, compiled):
     model, processor = vd.tiny.build("llava")
     batch = batch_of("llava", {"llava": (model, processor)}, (1, 1, 1, 1))
-    compiled = torch.compile(model, backend="eager")
-    list(run(compiled, batch.chunks(2)))
-    with vd.watch(compiled if watched == "wrapper" else model, on_mismatch="record") as trace:
-        list(run(compiled, batch.chunks(2)))
+    wrapper = compiled(model)
+    list(run(wrapper, batch.chunks(2)))
+    with vd.watch(wrapper if watched == "wrapper" else model, on_mismatch="record") as trace:
+        list(run(wrapper, batch.chunks(2)))
         shifted = list(batch.chunks(1))
         pixels = dict(batch.inputs)["pixel_values"]
-        list(run(compiled, [{**shifted[0], "pixel_values": pixels[1:2]}]))
+        list(run(wrapper, [{**shifted[0], "pixel_values": pixels[1:2]}]))
 
     assert [call.ok for call in trace.calls] == [True, True, False]
     assert trace.calls[2].report.mismatches[0].silent
