@@ -12,9 +12,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 
-from vlmdebug.checking.compare import compare
 from vlmdebug.checking.doubts import NotRecomputed, Written
 from vlmdebug.checking.report import Report
 from vlmdebug.checking.text_doubts import doubt
@@ -27,7 +25,7 @@ from vlmdebug.checking.whole_batch import (
 )
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import ALONG_TOKENS, LABELS, MEDIA_KEYS
-from vlmdebug.core.observed import Made, MadeBy, MadeReason, SlicerRun
+from vlmdebug.core.observed import Made, MadeBy, MadeReason
 from vlmdebug.errors import VlmDebugError
 from vlmdebug.families.assemble import assemble
 from vlmdebug.families.facts import BatchFacts, ProcessorMetadata
@@ -36,15 +34,14 @@ from vlmdebug.families.video_audio import clip_of
 from vlmdebug.tracking.copied import copied
 from vlmdebug.tracking.deltas import DELTAS
 from vlmdebug.tracking.made import made_keys
-from vlmdebug.tracking.observe import used_chunk
 from vlmdebug.tracking.packed import open_seams
-from vlmdebug.tracking.rows import RowFinder
 from vlmdebug.watching.bare import MASK, POSITIONS, SEAMS, may_be_several, with_bare_row
-from vlmdebug.watching.fast_path import TOKENS, FastPath, Tensors
+from vlmdebug.watching.fast_path import Tensors
 from vlmdebug.watching.identity import Identity, Sampled, identities_of
 from vlmdebug.watching.judged import COUNTS_DIFFER, Judged, Verdict, why
+from vlmdebug.watching.known_batch import KnownBatch, of_batch, untold
 from vlmdebug.watching.parts import PartChecker
-from vlmdebug.watching.tensor_refs import TensorRef, parents_of, root_of
+from vlmdebug.watching.tensor_refs import parents_of
 from vlmdebug.watching.windows import NOT_SPLIT, SplitCalls, Where, Windows
 
 SHIFTED = LABELS[1]
@@ -70,7 +67,7 @@ class CallChecker:
         self._given = metadata
         self._options: Mapping[str, Any] = {}
         self.parts: PartChecker = PartChecker(metadata, Windows(split), self._whole)
-        self._cuts: list[_KnownBatch] = []  # the latest first
+        self._cuts: list[KnownBatch] = []  # the latest first
         self._last: tuple[Batch, range | None] | None = None  # what the last call was judged by
 
     def __call__(
@@ -87,9 +84,15 @@ class CallChecker:
     ) -> Verdict:
         """What is found in one call, or why it is unread.
 
-        `alone`: only by its own tensors; `whole`: all tokens, whatever is declared. `where`: the
-        columns of a batch that it has, if not all; `site`: the line that made it. `interpolated`:
-        images of any size; `options`: arguments that are no tensors; `mode`: how the model is run.
+        Args:
+            tensors: Its tensors.
+            alone: Only by its own tensors, whatever they were cut from.
+            where: The columns of a batch that it has, if not all.
+            site: The line that made it.
+            interpolated: The model is asked to take images of any size.
+            options: Arguments that are no tensors.
+            mode: Whether the model trains, and whether gradients are computed.
+            whole: It has all tokens, whatever shards are declared.
         """
         self._last, self._options = None, options or {}
         self._metadata = self._given.interpolated if interpolated else self._given
@@ -150,7 +153,8 @@ class CallChecker:
         return self._by_batch(tensors, parents)
 
     def _whole(self, tensors: Tensors) -> Judged:
-        self._options = {}  # a batch that other calls have columns of is no call
+        """A batch that other calls have columns of; it is no call, so that it has no options."""
+        self._options = {}
         packed = None if SEAMS.isdisjoint(tensors) else self._packed(tensors)
         return self._by_itself(tensors) if packed is None else packed
 
@@ -213,7 +217,7 @@ class CallChecker:
         judged = self._unless_written(judged, cut.written, tensors)
         return self._with_copies(judged, cut, tensors)
 
-    def _right(self, cut: _KnownBatch, tensors: Tensors) -> Judged | None:
+    def _right(self, cut: KnownBatch, tensors: Tensors) -> Judged | None:
         """What was found in a chunk of a known batch that is plainly right; None in any other."""
         right = cut.right(tensors)
         if right is None or cut.batch is None:
@@ -235,7 +239,7 @@ class CallChecker:
                 return alone
         return Judged.of(report)
 
-    def _with_copies(self, judged: Judged, cut: _KnownBatch, tensors: Tensors) -> Judged:
+    def _with_copies(self, judged: Judged, cut: KnownBatch, tensors: Tensors) -> Judged:
         """What was found, and what a mask and types say that are no slices of the batch."""
         copies = [key for key in ALONG_TOKENS if key in tensors and key not in cut.keys]
         if not copies:
@@ -247,10 +251,10 @@ class CallChecker:
             return judged
         return Judged.of(with_made(judged.report(), cut.batch, wrong))
 
-    def _read(self, tensors: Tensors, parents: Tensors) -> _KnownBatch:
+    def _read(self, tensors: Tensors, parents: Tensors) -> KnownBatch:
         """Read the batch that these are slices of, and forget the one known longest."""
         written = frozenset[str]().union(*(cut.written_since(tensors) for cut in self._cuts))
-        cut = _KnownBatch(tensors, parents, self._metadata, written)
+        cut = KnownBatch(tensors, parents, self._metadata, written)
         self._cuts = [cut, *self._cuts[: BATCHES - 1]]
         return cut
 
@@ -278,7 +282,7 @@ class CallChecker:
             alone, unread = None, error
         every = _has_all(tensors, parents, self._metadata)
         if every or alone is None or (not alone.ok and alone.report().mismatches):
-            cut = _KnownBatch(tensors, parents, self._metadata)
+            cut = KnownBatch(tensors, parents, self._metadata)
             report = cut.judge(tensors, of_batch(parents)) if cut.matches else None
             if report is not None and (every or report.mismatches):
                 return self._per_sample(report, tensors)
@@ -309,18 +313,7 @@ def _with_wide(judged: Judged, tensors: Tensors, wide: Sequence[str]) -> Judged:
 def _not_right(batch: Batch, tensors: Tensors) -> dict[str, Made]:
     """Keys of a call that follow from its tokens, but not so, or by no rule that is known."""
     made = made_keys(batch, tensors, range(len(batch)))
-    return _untold(made) if made else made
-
-
-def _untold(made: Mapping[str, Made]) -> dict[str, Made]:
-    """Those that are not right; a copy of tokens may be the batch's own, which is not seen here."""
-    wrong = {key: one for key, one in made.items() if not one.right}
-    typed = MadeBy.COMPLETION  # follows from a copy, too
-    return {
-        key: one
-        for key, one in wrong.items()
-        if key not in TOKENS or (one.why is not None and one.why.rule is typed)
-    }
+    return untold(made) if made else made
 
 
 def _has_all(tensors: Tensors, parents: Tensors, metadata: ProcessorMetadata) -> bool:
@@ -335,120 +328,3 @@ def _has_all(tensors: Tensors, parents: Tensors, metadata: ProcessorMetadata) ->
         if not count or count != int((whole == token).sum()):
             return False
     return True
-
-
-class _KnownBatch:
-    """A batch that chunks are cut from. It keeps no tensor of the program's between two calls.
-
-    The next chunk is of the same batch if it is a view of the same tensors, unwritten by torch's
-    count; a copy of `input_ids` tells writes that torch does not see (through `.data`, numpy).
-
-    Attributes:
-        written: Media that were written to while chunks of the same `input_ids` came.
-        matches: Whether it is a batch, and placeholders and features of all its samples agree.
-        batch: The batch without its tensors; None where these are none together.
-    """
-
-    def __init__(
-        self,
-        tensors: Tensors,
-        parents: Tensors,
-        metadata: ProcessorMetadata,
-        written: frozenset[str] = frozenset(),
-    ) -> None:
-        self.written = written
-        self.matches = False
-        self._inputs: dict[str, Any] = of_batch(parents)
-        self._marks = {key: TensorRef.of(tensors[key], parents[key]) for key in self._inputs}
-        self._ids = parents["input_ids"].clone()
-        self.batch: Batch | None = None
-        self._right: FastPath | None = None
-        try:
-            batch = assemble(BatchFacts(self._inputs, metadata), None)
-            if not batch.ambiguities:
-                self.matches = not batch_differences(batch)
-                self.batch = batch
-                self._right = FastPath(batch, self._marks, matches=self.matches)
-        except VlmDebugError:
-            pass  # the slices were cut from tensors that are no batch together
-        finally:
-            self._forget()
-
-    def _forget(self) -> None:
-        """Keep the names of the batch's tensors only."""
-        self._inputs.update(dict.fromkeys(self._inputs))
-
-    @property
-    def keys(self) -> Collection[str]:
-        """Keys of the batch."""
-        return self._marks.keys()
-
-    def right(self, tensors: Tensors) -> tuple[range, Callable[[], Report]] | None:
-        """The samples of a chunk that is plainly right, and the report on it; None otherwise."""
-        samples = None if self._right is None else self._right.samples(tensors)
-        if self._right is None or samples is None:
-            return None
-        if not torch.equal(tensors["input_ids"], self._ids[samples.start : samples.stop]):
-            return None
-        return samples, self._right.report(samples, tensors)
-
-    def whole(self, tensors: Tensors, parents: Tensors) -> Tensors | None:
-        """The batch's tensors, if these are slices of them and nobody wrote into them since.
-
-        A chunk may lack keys, as one without images does, but not where some of its columns were
-        left out too: what it needs is then another question.
-        """
-        ids, known = tensors["input_ids"], parents["input_ids"]
-        if not self._marks["input_ids"].is_of(root_of(ids)):
-            return None
-        given = of_batch(parents)
-        if self._marks.keys() != given.keys() and ids.shape[1:] != known.shape[1:]:
-            return None
-        if not given.keys() <= self._marks.keys():
-            return None
-        found = {}
-        for key, mark in self._marks.items():
-            if key not in given:
-                found[key] = mark.parent()
-            elif mark.fits(tensors[key], parents[key]):
-                found[key] = parents[key]
-            if found.get(key) is None:
-                return None
-        begin = ids.storage_offset() - known.storage_offset()
-        if not torch.equal(ids, self._ids.as_strided(ids.shape, ids.stride(), begin)):
-            return None
-        return found
-
-    def written_since(self, tensors: Tensors) -> frozenset[str]:
-        """Media that were written to, if these `input_ids` are slices of the batch's still."""
-        if not self._marks["input_ids"].is_of(root_of(tensors["input_ids"])):
-            return frozenset()
-        media = self._marks.keys() & MEDIA_KEYS & tensors.keys()
-        found = {key for key in media if self._marks[key].was_written(root_of(tensors[key]))}
-        return self.written | found
-
-    def judge(self, tensors: Tensors, whole: Tensors) -> Report | None:
-        """The report on a chunk; None where the tensors it was cut from are no batch together."""
-        if self.batch is None:
-            return None
-        self._inputs.update(whole)
-        try:
-            finder = RowFinder(self._inputs, self.batch.layout)
-            chunk = used_chunk(self.batch, finder, tensors, range(0))
-            chunk = replace(chunk, made=_untold(chunk.made))
-            rows = chunk.keys["input_ids"].rows
-            size = len(rows) if rows is not None else len(tensors["input_ids"])
-            run = SlicerRun([chunk], size or 1, slicer="watched calls", partial=True)
-            return compare(self.batch, run)
-        finally:
-            self._forget()
-
-
-def of_batch(tensors: Tensors) -> dict[str, torch.Tensor]:
-    """Media, and tokens with a row per sample; a mask of more dimensions is none of them."""
-    samples = tensors["input_ids"].shape[0]
-    return {
-        key: tensor
-        for key, tensor in tensors.items()
-        if key in MEDIA_KEYS or (key in TOKENS and tensor.ndim == 2 and tensor.shape[0] == samples)
-    }
