@@ -225,9 +225,9 @@ def test_copies_of_frames_are_right_where_they_share_the_token_of_images(kinds, 
 # --- packers of videos and audio ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", [*GLM, *QWEN])
-def test_exported_packers_compute_the_positions_of_videos_as_the_model(family, placings):
-    placing, inputs, row = placings(family), {}, {}
+@pytest.mark.parametrize("family", [*GLM, *QWEN, *OMNI])
+def test_exported_packers_compute_the_positions_of_clips_as_the_model(family, placings):
+    placing = placings(family)
     for seed in range(SEEDS):
         inputs, positions = placing.draw(kinds_of(placing, seed), seed, left=bool(seed % 2))
         batch, real = placing.read(inputs), inputs["attention_mask"].bool()
@@ -236,12 +236,18 @@ def test_exported_packers_compute_the_positions_of_videos_as_the_model(family, p
             given = {key: one for key, one in batch.for_slicer().items() if key not in left_out}
             for at, row in enumerate(packer(given, 2)):
                 own = slice(2 * at, 2 * at + 2)
-                assert torch.equal(row["position_ids"][1:, 0], positions[:, own][:, real[own]])
+                due = positions[:, own][:, real[own]]
+                assert torch.equal(row["position_ids"][1:, 0], due.to(row["position_ids"].dtype))
+        (row,) = packer(batch.for_slicer(), 3)
+        assert torch.allclose(packed_logits(placing, row), placing.logits(inputs), atol=1e-4)
         assert vd.check(packer, batch, chunk_size=2).ok
+
+
+def packed_logits(placing, row):
+    """Those of each token of a row, with the default attention."""
     with torch.no_grad():
         row = {key: one for key, one in row.items() if not key.startswith(("cu_", "max_"))}
-        packed, alone = placing.model(**row).logits[0], placing.logits(inputs)
-    assert torch.allclose(packed, alone[-len(packed) :], atol=1e-4)
+        return placing.model(**row).logits[0]
 
 
 def test_packers_written_without_a_config_ask_for_the_times_of_frames(placings):
@@ -254,28 +260,41 @@ def test_packers_written_without_a_config_ask_for_the_times_of_frames(placings):
         list(packer(batch.for_slicer(), 2))
 
 
-@pytest.mark.parametrize(("family", "sound"), CASES[:4])
-def test_exported_packers_say_where_positions_of_videos_and_audio_come_from(
-    family, sound, placings
-):
+@pytest.mark.parametrize("family", OMNI)
+def test_exported_packers_say_where_positions_of_videos_with_sound_come_from(family, placings):
     placing = placings(family)
-    inputs, _ = placing.draw(("v", "", "v"), 5, sound=sound)
+    inputs, _ = placing.draw(("v", "", "v"), 5, sound=True)
     batch = placing.read(inputs)
     packer = vd.export(batch, packed=True).function
 
     with pytest.raises(ValueError, match=r"inputs\['position_ids'\] = get_rope_index\(…\)\[0\]"):
         list(packer(batch.for_slicer(), 3))
-    given = {"use_audio_in_video": True} if sound else {}
-    inputs["position_ids"] = placing.indexed(inputs, **given)[0]  # as the message says
+    inputs["position_ids"] = placing.index(inputs, use_audio_in_video=True)  # as it says
     placed = placing.read(inputs)
     code = vd.export(placed, packed=True)
     (row,) = code.function(placed.for_slicer(), 3)
 
     assert vd.check(code.function, placed, chunk_size=3).ok
-    with torch.no_grad():
-        tokens = {key: one for key, one in row.items() if key in inputs}
-        packed = placing.model(**tokens, use_cache=False).logits[0]
-    assert torch.allclose(packed, placing.logits(inputs), atol=1e-4)
+    assert torch.allclose(packed_logits(placing, row), placing.logits(inputs), atol=1e-4)
+
+
+@pytest.mark.parametrize("change", ["a grid more", "a token less"])
+def test_exported_packers_refuse_media_that_do_not_fit_their_grids(change, placings):
+    placing = placings("qwen2_vl")
+    inputs, _ = placing.draw(("v", "i", "v"), 5)
+    batch = placing.read(inputs)
+    given = batch.for_slicer()
+    (row,) = vd.export(batch, packed=True).function(given, 3)
+    grids = row["video_grid_thw"]
+    if change == "a grid more":
+        row["video_grid_thw"] = torch.cat([grids, grids[:1]])
+    else:
+        at = (row["input_ids"][0] == placing.token("video")).nonzero()[0]
+        row["input_ids"][0, at], row["mm_token_type_ids"][0, at] = 60, 0
+    positions = vd.export(batch, packed=True).function.__globals__["_mrope"]
+
+    with pytest.raises(ValueError, match="do not follow from the batch"):
+        positions(row, [row["input_ids"].shape[1]])
 
 
 # --- rope_deltas ----------------------------------------------------------------------------

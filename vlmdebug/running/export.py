@@ -177,8 +177,7 @@ def _packs(layout: Layout, tokens: Mapping[str, int]) -> Packs:
             "so no packer was written. Export slices, and join them with get_rope_index of the "
             "model."
         )
-    mrope = None if rules.checks_each_sample == "never" else rules.mrope
-    return Packs(mrope, tokens.get("image"), tokens.get("video"))
+    return Packs(None if rules.checks_each_sample == "never" else rules.mrope, tokens)
 
 
 # --- which keys ----------------------------------------------------------------------------

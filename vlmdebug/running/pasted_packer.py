@@ -1,8 +1,8 @@
 """Functions that exported packers are made of: `export(packed=True)` writes their source.
 
-They need torch and what the written module defines: `slice_inputs`, `SAMPLE_KEYS`, `WHOLE_KEYS`,
-and, for M-RoPE, `IMAGE_TOKEN`, `VIDEO_TOKEN`, `VIDEOS`, `TIMED_BY` and `PER_SECOND`. Of
-`_positions` and `_positions_in_grids` it contains one, under the first name.
+They need torch and what the written module defines: `slice_inputs` and the constants below. Of
+`_positions` and `_positions_in_grids` it contains one, under the first name, and one function
+`_videos_…`, as `_video_blocks`.
 """
 
 # pyright: basic, reportMissingTypeArgument=false
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
-from itertools import accumulate, repeat
+from itertools import accumulate, pairwise, repeat
 from math import isqrt
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +19,9 @@ import torch
 
 SAMPLE_KEYS: tuple = ()
 WHOLE_KEYS: tuple = ()
-IMAGE_TOKEN: int | None = None
-VIDEO_TOKEN: int | None = None
-VIDEOS: str | None = None
-TIMED_BY = ""
-PER_SECOND: float = 1
+MEDIA_TOKENS: dict = {}
+STEPS_PER_SECOND: float = 1
+POSITIONS = torch.int64
 if TYPE_CHECKING:
 
     def slice_inputs(inputs: dict, chunk_size: int) -> Iterator[dict]:
@@ -91,15 +89,8 @@ def _is_along_tokens(key: str, value: Any, ids: torch.Tensor) -> bool:
 
 def _mrope(row: dict, lengths: list) -> torch.Tensor:
     """0, 1, 2 … for each sample, and M-RoPE's time, height and width, (4, 1, seq)."""
-    if "input_features" in row or ("video_grid_thw" in row and VIDEOS is None):
-        raise ValueError(
-            "Positions of audio and of these videos depend on the model, so they are not computed "
-            "here. Put them into the padded batch before it is packed: inputs['position_ids'] = "
-            "get_rope_index(…)[0] of the model, given the tensors of inputs that it takes."
-        )
-    kinds = _kinds(row)
-    is_media = [*map(bool, kinds)]
-    left = _grids(row, sum(is_media))
+    types = _types(row)
+    is_media, left = [code in (1, 2) for code in types], _blocks(row, types)
     order, time, down, across = [], [], [], []
     for length in lengths:
         begin, stop = 0, len(time) + length
@@ -108,49 +99,105 @@ def _mrope(row: dict, lengths: list) -> torch.Tensor:
             at = len(time)
             if not is_media[at]:
                 end = is_media.index(True, at, stop) if True in is_media[at:stop] else stop
+                text = [begin + one for one in range(end - at)]
                 for plane in (time, down, across):
-                    plane += range(begin, begin + end - at)
+                    plane += text
                 begin += end - at
                 continue
-            times, height, width = next(left[kinds[at]])
-            for frame in times:
-                time += repeat(begin + frame, height * width)
-                for y in range(begin, begin + height):
-                    down += repeat(y, width)
-                    across += range(begin, begin + width)
-            begin += max(height, width)
-    planes = torch.frombuffer(array("q", order + time + down + across), dtype=torch.int64)
-    return planes.view(4, 1, -1).to(row["input_ids"].device)
+            times, height, width, after = next(left[types[at]], ((), 0, 0, 0))
+            size = len(times) * height * width
+            if not size or types[at : min(at + size, stop)].count(types[at]) != size:
+                raise _unknown()
+            columns = [begin + x for x in range(width)] * height
+            for one in times:
+                time += repeat(begin + one, height * width)
+                for y in range(height):
+                    down += repeat(begin + y, width)
+                across += columns
+            begin += after
+    if any(next(blocks, None) for blocks in left.values()):
+        raise _unknown()
+    planes = torch.frombuffer(array("d", order + time + down + across), dtype=torch.float64)
+    return planes.view(4, 1, -1).to(POSITIONS).to(row["input_ids"].device)
 
 
-def _kinds(row: dict) -> list:
-    """1 for the tokens of images, 2 for those of videos, else 0."""
-    ids, types = row["input_ids"][0], row.get("mm_token_type_ids")
-    if types is not None:
-        kinds = types[0].tolist()
-    else:
-        kinds = [{IMAGE_TOKEN: 1, VIDEO_TOKEN: 2}.get(token, 0) for token in ids.tolist()]
-    if "image_grid_thw" in row:
-        return kinds
-    return [2 if kind else 0 for kind in kinds]  # frames may have the token of images
+def _types(row: dict) -> list:
+    """0 for each token of text, 1 of images, 2 of videos, 3 of audio, which is placed as text."""
+    ids, types = row["input_ids"], row.get("mm_token_type_ids")
+    if types is None:
+        types = torch.zeros_like(ids)
+        for token, code in MEDIA_TOKENS.items():
+            types[ids == token] = code
+    types = types[0].tolist()
+    if "image_grid_thw" not in row:  # frames may have the token of images
+        types = [2 if code == 1 else code for code in types]
+    if 2 in types and (2, 3) in {tuple(sorted(pair)) for pair in pairwise(types)}:
+        raise _unknown()  # a video and its own sound
+    return types
 
 
-def _grids(row: dict, tokens: int) -> dict:
-    """Time of each frame, and height and width in tokens, of images (1) and videos (2)."""
-    images = row["image_grid_thw"].tolist() if "image_grid_thw" in row else []
-    videos = row["video_grid_thw"].tolist() if "video_grid_thw" in row else []
+def _blocks(row: dict, types: list) -> dict:
+    """Images (1) and videos (2): the time of each frame, height, width, and where text goes on."""
+    keys = ("image_grid_thw", "video_grid_thw")
+    images, videos = [row[key].tolist() if key in row else [] for key in keys]
     patches = sum(frames * height * width for frames, height, width in images + videos)
-    merge = isqrt(patches // tokens) if tokens else 1
-    seconds = torch.as_tensor(row.get(TIMED_BY, [1] * len(videos))).cpu()
-    blocks = []
-    for video, (frames, height, width) in enumerate(videos):
-        size = height // merge, width // merge
-        if VIDEOS == "frames":  # each is laid out as an image
-            blocks += repeat(((0,), *size), frames)
-            continue
-        step = PER_SECOND * seconds[video] if VIDEOS == "seconds" else 1
-        blocks.append(((torch.arange(frames) * step).long().tolist(), *size))
+    merge = isqrt(patches // max(1, types.count(1) + types.count(2))) or 1
+    sides = [(frames, height // merge, width // merge) for frames, height, width in videos]
+    of_images = [(height // merge, width // merge) for _, height, width in images]
     return {
-        1: iter([((0,), height // merge, width // merge) for _, height, width in images]),
-        2: iter(blocks),
+        1: iter([((0,), *side, max(side)) for side in of_images]),
+        2: iter(_video_blocks(row, sides)),
     }
+
+
+def _videos_by_frame(row: dict, sides: list) -> list:
+    """Each frame is placed as an image."""
+    each = [side for frames, *side in sides for _ in range(frames)]
+    return [((0,), *side, max(side)) for side in each]
+
+
+def _videos_whole(row: dict, sides: list) -> list:
+    """One step of time per frame."""
+    return [(range(frames), *side, max(side)) for frames, *side in sides]
+
+
+def _videos_in_seconds(row: dict, sides: list) -> list:
+    """Steps of time by the seconds between two frames."""
+    seconds = row.get("second_per_grid_ts", repeat(1))
+    times = [
+        (torch.arange(frames) * (STEPS_PER_SECOND * one)).long().tolist()
+        for (frames, *_), one in zip(sides, seconds, strict=False)
+    ]
+    return [(own, *side, max(side)) for own, (_, *side) in zip(times, sides, strict=True)]
+
+
+def _videos_among_sounds(row: dict, sides: list) -> list:
+    """Steps of time by the seconds between two frames; text goes on behind the last of them."""
+    seconds = torch.as_tensor(row["video_second_per_grid"] if sides else []).float().cpu()
+    times = [
+        (torch.arange(frames) * one * STEPS_PER_SECOND).to(POSITIONS).tolist()
+        for (frames, *_), one in zip(sides, seconds, strict=False)
+    ]
+    sides = [side for _, *side in sides]
+    return [(own, *side, max(own[-1] + 1, *side)) for own, side in zip(times, sides, strict=True)]
+
+
+def _videos_unknown(row: dict, sides: list) -> list:
+    """Where the model's steps of time are not known."""
+    if sides:
+        raise _unknown()
+    return []
+
+
+def _unknown() -> ValueError:
+    return ValueError(
+        "Positions of these images, videos or sounds do not follow from the batch, so they are not "
+        "computed here. Put them into the padded batch before it is packed: "
+        "inputs['position_ids'] = get_rope_index(…)[0] of the model, given the tensors of inputs "
+        "that it takes."
+    )
+
+
+def _video_blocks(row: dict, sides: list) -> list:
+    """The one of these that is written: time of each frame, height, width, where text goes on."""
+    return _videos_unknown(row, sides)

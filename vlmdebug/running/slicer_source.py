@@ -25,7 +25,7 @@ from vlmdebug.core.layout import (
 )
 from vlmdebug.core.literals import in_docstring, literal
 from vlmdebug.core.rules import MRope
-from vlmdebug.families.video_audio import ROWS_OF_EACH
+from vlmdebug.families.video_audio import ROWS_OF_EACH, TYPES
 
 if TYPE_CHECKING:
     from vlmdebug.families.counting import Counting
@@ -82,27 +82,25 @@ class Packs(NamedTuple):
     """How exported code joins samples.
 
     Attributes:
-        mrope: How M-RoPE's positions follow from the grids; None in models without them.
-        image_token: Id of the placeholder token of images, where it is known.
-        video_token: That of videos.
+        mrope: How M-RoPE's positions follow from grids; None where the model has none.
+        tokens: Ids of placeholder tokens by modality, where they are known.
     """
 
     mrope: MRope | None
-    image_token: int | None = None
-    video_token: int | None = None
+    tokens: Mapping[str, int]
 
     @property
-    def constants(self) -> Iterator[str]:
-        """Lines that the functions which compute these positions need."""
-        if self.mrope is None:
-            return
-        timed = self.mrope.videos == "seconds"
-        known = self.mrope.sounds is None and not (timed and self.mrope.per_second is None)
-        yield f"IMAGE_TOKEN = {self.image_token!r}"
-        yield f"VIDEO_TOKEN = {self.video_token!r}"
-        yield f"VIDEOS = {literal(self.mrope.videos) if known and self.mrope.videos else None}"
-        yield f"TIMED_BY = {literal(self.mrope.timed_by)}"
-        yield f"PER_SECOND = {self.mrope.per_second or 1!r}"
+    def videos(self) -> str:
+        """The function of `pasted_packer` that lays out videos."""
+        rule = self.mrope
+        kind = None if rule is None else rule.videos
+        if rule is not None and kind == "seconds":
+            if rule.per_second is None:
+                return "_videos_unknown"
+            return "_videos_among_sounds" if rule.sounds else "_videos_in_seconds"
+        return {"frames": "_videos_by_frame", "whole": "_videos_whole"}.get(
+            kind or "", "_videos_unknown"
+        )
 
 
 def groups_of(layout: Layout) -> list[Group]:
@@ -188,11 +186,16 @@ def _packing(packs: Packs) -> list[str]:
     """Source of the functions that join samples."""
     from vlmdebug.running import pasted_packer as own
 
-    grids = [own._positions_in_grids, own._mrope, own._kinds, own._grids]
-    positions = grids if packs.mrope else [own._positions]
+    positions = [own._positions]
+    if packs.mrope:
+        positions = [own._positions_in_grids, own._mrope, own._types, own._blocks]
+        positions += [getattr(own, packs.videos), own._unknown]
     used = [own.pack_inputs, own._joined, *positions, own._is_along_tokens]
     sources = [inspect.getsource(function).rstrip("\n") for function in used]
-    return [source.replace("_positions_in_grids(", "_positions(") for source in sources]
+    names = {"_positions_in_grids(": "_positions(", f"{packs.videos}(": "_video_blocks("}
+    for written, name in names.items():
+        sources = [source.replace(written, name) for source in sources]
+    return sources
 
 
 def _imports(source: str, packs: Packs | None) -> Iterator[str]:
@@ -228,7 +231,8 @@ def _head(
     yield from ["from typing import Any", ""]
     if packs:
         yield from ["import torch", ""]
-        yield from packs.constants
+        if packs.mrope:
+            yield from _of_mrope(packs.mrope, packs.tokens, source)
     yield "# One row per sample; those that a batch has."
     yield from _tuple("SAMPLE_KEYS", plain)
     yield "# Samples on another dimension: M-RoPE's position_ids are (3, sample, seq)."
@@ -242,6 +246,18 @@ def _head(
     yield "}"
     yield "# Lists per sample that a trainer may keep in its batch; no model takes them."
     yield from _tuple("COUNTS", NAMES.values())
+
+
+def _of_mrope(rule: MRope, tokens: Mapping[str, int], source: str) -> Iterator[str]:
+    """What the code knows of positions in time, height and width."""
+    codes = {token: code for name, code in TYPES.items() if (token := tokens.get(name)) is not None}
+    if tokens.get("image") is not None:  # the token of videos, too, in some models
+        codes[tokens["image"]] = 1
+    listed = ", ".join(f"{token!r}: {code}" for token, code in codes.items())
+    yield f"MEDIA_TOKENS = {{{listed}}}"
+    yield f"POSITIONS = torch.{'float32' if rule.sounds == 'times' else 'int64'}"
+    if "STEPS_PER_SECOND" in source:
+        yield f"STEPS_PER_SECOND = {rule.per_second!r}"
 
 
 def _is_plain(layout: Layout, key: str) -> bool:
