@@ -557,7 +557,7 @@ def test_a_failure_of_our_own_is_one_line_and_not_the_programs(
 ) -> None:
     model, inputs, _ = right_and_wrong(built)
 
-    def broken(*args: Any) -> None:
+    def broken(*args: Any, **given: Any) -> None:
         raise RuntimeError("broken")
 
     monkeypatch.setattr(Watcher, "before", broken)
