@@ -213,7 +213,7 @@ def _undecided(calls: Sequence[Member], report: Report) -> Report:
 
 
 def _doubted(report: Report, fault: ShardFault) -> Report:
-    """A report whose mismatches are none for sure."""
+    """The report, with its mismatches as doubts."""
     text = doubt(NotSplit(0, fault))
     return replace(report, mismatches=(), ambiguities=(text, *report.ambiguities))
 
