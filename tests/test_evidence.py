@@ -216,6 +216,70 @@ def test_labels_are_read_sample_by_sample_only_where_one_may_be_wrong(family, ke
     assert () in named and len(named) > 4
 
 
+@pytest.mark.parametrize("family", [name for name in architectures() if name not in REFUSES_TEXT])
+def test_ids_of_int32_are_doubted_where_the_model_raises(family, built):
+    """M-RoPE of nearly all models that have it writes positions into a tensor of their dtype."""
+    model, processor = built[family]
+    inputs = dict(vd.tiny.batch(family, [2, 0, 1]))
+    ids = inputs["input_ids"]
+    report = vd.check({**inputs, "input_ids": ids.int()}, processor=processor, pictures=False)
+    try:
+        with torch.no_grad():
+            logits = model(**{**inputs, "input_ids": ids.int()}).logits
+            assert torch.equal(logits, model(**inputs).logits)
+    except RuntimeError as error:
+        assert "dtypes match, got Int for the destination and Long" in str(error)
+        assert (report.verdict, report.mismatches) == ("AMBIGUOUS", ())
+        assert report.ambiguities == (
+            "input_ids holds torch.int32, but M-RoPE writes positions of int64 into a tensor of "
+            "that dtype, and torch raises. Cast it to int64, or pass position_ids.",
+        )
+    else:
+        assert report.ok
+
+
+@pytest.mark.parametrize("advice", ["int64", "position_ids", "no mask", "text alone"])
+def test_ids_of_int32_are_right_where_no_places_are_written_by_a_mask(advice, built):
+    model, processor = built["qwen2_5_vl"]
+    images = [0, 0] if advice == "text alone" else [1, 1]
+    options = {"sizes": (56, 56), "texts": ["What is on it?"] * 2}  # and no padding
+    inputs = dict(vd.tiny.batch("qwen2_5_vl", images, **options))
+    ids = inputs["input_ids"].int()
+    if advice == "position_ids":
+        given = ("input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask")
+        placed = model.model.get_rope_index(**{key: inputs[key] for key in given})
+        inputs["position_ids"] = placed[0]
+    elif advice == "no mask":
+        inputs.pop("attention_mask")
+    short = {**inputs, "input_ids": ids.long() if advice == "int64" else ids}
+    with torch.no_grad():
+        assert torch.equal(model(**short).logits, model(**inputs).logits)
+
+    assert vd.check(short, processor=processor).ok
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.float32, torch.int64])
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "gemma3"])
+def test_labels_of_a_dtype_with_which_the_loss_raises_are_doubted(family, dtype, built):
+    model, processor = built[family]
+    inputs = dict(vd.tiny.batch(family, [1], texts=["What is on it?"]))
+    token = vd.read_batch(inputs, processor=processor).image.token_id
+    ids = inputs["input_ids"]
+    given = {**inputs, "labels": torch.where(ids == token, -100, ids).to(dtype)}
+    report = vd.check(given, processor=processor)
+    if dtype == torch.int64:
+        assert model(**given).loss is not None
+        assert report.ok
+        return
+    with pytest.raises(RuntimeError, match="Long"):
+        model(**given)
+
+    assert report.ambiguities == (
+        f"labels holds {dtype}, but the loss of the model takes int64 for tokens, and raises. "
+        "Cast it to int64.",
+    )
+
+
 @pytest.mark.parametrize(
     ("lacking", "left"),
     [((), {"labels", "decoder_input_ids"}), (("decoder_input_ids",), {"labels"})],

@@ -256,6 +256,51 @@ def test_tiles_of_padding_that_granite_docling_is_shown_are_found(change):
         logits("granite_docling", wrong)
 
 
+def test_tile_that_granite_docling_is_shown_in_place_of_padding_is_found_and_the_model_runs():
+    """As many tiles are chosen as there should be: only their values tell."""
+    inputs = given("granite_docling")
+    mask = inputs[MASK]
+    row = int(mask.sum(1).argmin())
+    row = row if mask[row].any() else int((mask.sum(1) + mask.shape[1] * ~mask.any(1)).argmin())
+    wrong = mask.clone()
+    wrong[row] = wrong[row].roll(1)
+    found = vd.check({**inputs, MASK: wrong}, **known("granite_docling")).mismatches
+
+    assert [one.message.splitlines()[0] for one in found] == [
+        f"{MASK} of sample {row} hides 1 tile of its images and shows 1 tile of padding."
+    ]
+    moved = logits("granite_docling", {**inputs, MASK: wrong}) - logits("granite_docling", inputs)
+    assert moved[row][inputs["attention_mask"][row] == 1].abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("normalized", [True, False])
+def test_black_tiles_are_tiles_of_an_image_if_their_mask_says_so(normalized):
+    model, processor = built("granite_docling")
+    images = [[Image.new("RGB", (96, 64))], [Image.new("RGB", (64, 64), (200, 10, 10))]]
+    texts = [f"{processor.image_token} on it?"] * 2
+    options = {"padding": True, "return_tensors": "pt", "do_normalize": normalized}
+    inputs = dict(processor(text=texts, images=images, **options))
+    black = inputs["pixel_values"].flatten(2)[:, 0, 0] == 0
+
+    assert black.any() == (not normalized)
+    assert vd.check(inputs, **known("granite_docling")).ok
+    model(**inputs)  # it compares placeholder tokens with features
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32])
+def test_mask_of_tiles_by_which_the_model_cannot_choose_is_doubted(dtype):
+    inputs = given("granite_docling")
+    odd = {**inputs, MASK: inputs[MASK].to(dtype)}
+    report = vd.check(odd, **known("granite_docling"))
+
+    assert report.ambiguities == (
+        f"{MASK} holds {dtype}, but the model takes tiles by truth values: with others it raises, "
+        "or takes other tiles. Cast it to bool.",
+    )
+    with pytest.raises((IndexError, ValueError)):
+        logits("granite_docling", odd)
+
+
 @pytest.mark.parametrize(
     ("family", "key"), [("instructblip", "qformer_attention_mask"), ("aria", "pixel_mask")]
 )

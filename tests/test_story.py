@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -324,6 +325,30 @@ def test_corrected_slicer_refuses_counts_that_do_not_add_up_to_the_rows(count):
     inputs = {**vd.tiny.batch("qwen2_5_vl", (2, 0, 1)), "num_images": count}
 
     with pytest.raises(NotJudged, match=rf"rows and num_images adds up to {sum(count)}"):
+        list(slicers.corrected(inputs, 2))
+
+
+@pytest.mark.parametrize("as_given", [torch.tensor, np.array, tuple])
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "internvl"])
+def test_corrected_slicer_takes_counts_of_any_kind(name, as_given):
+    _, processor = vd.tiny.build(name)
+    inputs = dict(vd.tiny.batch(name, (2, 0, 1)))
+    batch = vd.read_batch(inputs, processor=processor)
+    counts = {key: one for key, one in batch.for_slicer().items() if key.startswith("num_")}
+    given = {**inputs, **{key: as_given(one) for key, one in counts.items()}}
+    chunks = list(slicers.corrected(given, 2))
+
+    assert counts
+    assert vd.check(lambda *_: iter(chunks), batch, chunk_size=2).ok
+
+
+@pytest.mark.parametrize("count", [[3], [2, 0, 1, 0]])
+def test_corrected_slicer_refuses_counts_of_other_samples(count):
+    inputs = {**vd.tiny.batch("llava", (2, 0, 1)), "num_images": count}
+
+    with pytest.raises(
+        NotJudged, match=rf"^num_images has {len(count)} entr.*input_ids has 3 rows"
+    ):
         list(slicers.corrected(inputs, 2))
 
 

@@ -28,6 +28,7 @@ from typing import Any
 from vlmdebug.core.keys import (
     ALONG_TOKENS,
     AUDIO_KEYS,
+    BOOKKEEPING,
     IMAGE_KEYS,
     LABELS,
     ROWLESS,
@@ -35,6 +36,7 @@ from vlmdebug.core.keys import (
     TRAINERS_OWN,
     VIDEO_KEYS,
 )
+from vlmdebug.core.wording import number
 from vlmdebug.errors import NotJudged
 
 Inputs = dict[str, Any]
@@ -115,12 +117,12 @@ def corrected(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
     samples = len(inputs["input_ids"])
     tokens, media = _present(inputs, _ALL_TOKENS), _present(inputs, _ALL_MEDIA)
     images, videos, audios = (
-        [0, *accumulate(inputs.get(count) or [0] * samples)]
+        [0, *accumulate(_counted(inputs, count) or [0] * samples)]
         for count in ("num_images", "num_videos", "num_audios")
     )
     offsets = _offsets(media, inputs, samples, images) | _video_offsets(media, videos)
     offsets |= dict.fromkeys(AUDIO_KEYS, audios)
-    tiles = inputs.get("num_tiles")  # an image has some, and so has a video of InternVL's
+    tiles = _counted(inputs, "num_tiles")  # an image has some, and so has a video of InternVL's
     in_rows = tiles is not None and "num_local_patches" not in media
     pictures = [0, *accumulate(tiles or ())] if in_rows else images
     filmed = _is_filmed(media, inputs)
@@ -150,9 +152,26 @@ def corrected(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
         yield chunk
 
 
+def _counted(inputs: Inputs, count: str) -> list[int] | None:
+    """The numbers of `num_images` or another count, which may be a tensor; None without it.
+
+    Raises:
+        NotJudged: There is not one number per sample.
+    """
+    given, samples = inputs.get(count), len(inputs["input_ids"])
+    if given is None:
+        return None
+    if len(given) != samples:
+        raise NotJudged(
+            f"{count} has {number(len(given), 'entry')}, but input_ids has "
+            f"{number(samples, 'row')}. Nothing was cut. Pass one number per sample."
+        )
+    return [*map(int, given)]
+
+
 def _refuse_others(inputs: Inputs, known: Collection[str]) -> None:
     """Refuse tensors that would be lost; keys that only trainers read are no inputs of a model."""
-    for key in inputs.keys() - {*known, *TRAINERS_OWN, "position_ids"}:
+    for key in inputs.keys() - {*known, *TRAINERS_OWN, *BOOKKEEPING, "position_ids"}:
         if _is_tensor(inputs[key]):
             raise NotJudged(
                 f"{key} is a tensor, but it is not known here what its rows count. Nothing was "
@@ -164,8 +183,9 @@ def _refuse_others(inputs: Inputs, known: Collection[str]) -> None:
 def _uncounted(key: str, rows: int, inputs: Inputs) -> str:
     """Says that the counts do not give the rows of each sample, and what does."""
     kind = "videos" if key in _OF_VIDEO else "audios" if key in _OF_AUDIO else "images"
-    count = "num_tiles" if kind == "images" and inputs.get("num_tiles") else f"num_{kind}"
-    given = inputs.get(count)
+    in_tiles = kind == "images" and inputs.get("num_tiles") is not None
+    count = "num_tiles" if in_tiles else f"num_{kind}"
+    given = _counted(inputs, count)
     known = f"no {count} is given" if given is None else f"{count} adds up to {sum(given)}"
     return (
         f"{key} has {rows} rows and {known}, so the rows of each sample are not known. "
@@ -191,8 +211,9 @@ def _offsets(media: Inputs, inputs: Inputs, samples: int, images: list[int]) -> 
         return dict.fromkeys(media, images)
     if _KEEPS_ROWS & media.keys() or media.keys() == {"pixel_values", "pixel_attention_mask"}:
         return dict.fromkeys(media, range(samples + 1))  # padded per sample
-    if inputs.get("num_tiles") is not None:
-        return dict.fromkeys(media, [0, *accumulate(inputs["num_tiles"])])
+    tiles = _counted(inputs, "num_tiles")
+    if tiles is not None:
+        return dict.fromkeys(media, [0, *accumulate(tiles)])
     return dict.fromkeys(media, images)
 
 
@@ -219,8 +240,8 @@ def _ends(rows: Iterable[int], offsets: list[int]) -> list[int]:
 
 def _is_filmed(media: Inputs, inputs: Inputs) -> bool:
     """Whether the keys of images hold one row per video, padded over frames (SmolVLM)."""
-    videos, keys = inputs.get("num_videos"), {"pixel_values", "pixel_attention_mask"}
-    if not videos or media.keys() != keys or any(inputs.get("num_images") or ()):
+    videos, keys = _counted(inputs, "num_videos"), {"pixel_values", "pixel_attention_mask"}
+    if not videos or media.keys() != keys or any(_counted(inputs, "num_images") or ()):
         return False
     return len(media["pixel_values"]) == sum(videos)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from vlmdebug.checking.shards import NotSplit
 from vlmdebug.core.change import Change
@@ -64,6 +64,17 @@ class WholePixels(NamedTuple):
 
     key: str
     dtype: str
+
+
+Needs = Literal["positions", "loss", "tiles"]
+
+
+class OtherDtype(NamedTuple):
+    """A key with numbers of a kind that makes the model raise; `why`: what needs another."""
+
+    key: str
+    dtype: str
+    why: Needs
 
 
 class Hidden(NamedTuple):
@@ -179,6 +190,8 @@ Doubt = (
     | MoreColumns
     | FeaturesUnknown
     | WholePixels
+    | OtherDtype
+    | OddMask
     | Hidden
     | BehindPrompt
     | Unmasked

@@ -20,7 +20,7 @@ image by -1, and of rising ids in Kosmos-2 (`processing_kosmos2_5.Kosmos2_5Proce
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -86,7 +86,7 @@ def masks_differ(batch: Batch) -> Iterator[MaskDiffers]:
     if len(pixels) != len(owners):
         return  # packed samples without images have no row
     if len(pixels.shape) == 5 and tuple(mask.shape) == tuple(pixels.shape[:2]):
-        yield from _tiles_shown(batch, to_numpy(mask) != 0)
+        yield from _tiles_differ(batch, to_numpy(mask) != 0, owners)
     if tuple(mask.shape) != (*pixels.shape[:2], *pixels.shape[-2:]):
         return
     for row, sample in enumerate(owners):
@@ -104,20 +104,25 @@ def masks_differ(batch: Batch) -> Iterator[MaskDiffers]:
             yield MaskDiffers(key=MASK, samples=(sample,), outcome=then, hidden=hidden, shown=shown)
 
 
-def _tiles_shown(batch: Batch, sees: np.ndarray) -> Iterator[MaskDiffers]:
-    """Samples with a mask of tiles, `(sample, max_tiles)`, that shows tiles of zeros.
+def _tiles_differ(batch: Batch, sees: np.ndarray, owners: Sequence[int]) -> Iterator[MaskDiffers]:
+    """Samples with a mask of tiles, `(row, max_tiles)`, that hides tiles, or shows those of zeros.
 
-    One that hides tiles makes fewer features than there are tokens, which is found by their number.
+    Values of which none is negative are not normalized: a tile of zeros may be black there.
     """
-    for sample, row in enumerate(sees):
-        empty = [
-            not bool((batch.inputs[PIXELS][sample, tile] != 0).any())
-            for tile in np.flatnonzero(row)
-        ]
-        if any(empty):
-            yield MaskDiffers(
-                key=MASK, samples=(sample,), outcome=DEPENDS, hidden=0, shown=sum(empty), of="tile"
-            )
+    pixels = batch.inputs[PIXELS]
+    filled = to_numpy((pixels != 0).any(-1).any(-1).any(-1))  # (row, max_tiles)
+    hidden, shown = (filled & ~sees).sum(axis=1), (~filled & sees).sum(axis=1)
+    if not bool((pixels < 0).any()):
+        shown = shown * 0
+    for row in np.flatnonzero(hidden + shown).tolist():
+        yield MaskDiffers(
+            key=MASK,
+            samples=(owners[row],),
+            outcome=DEPENDS,
+            hidden=int(hidden[row]),
+            shown=int(shown[row]),
+            of="tile",
+        )
 
 
 def _padding(values: np.ndarray) -> np.ndarray:

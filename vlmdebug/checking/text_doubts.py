@@ -14,6 +14,7 @@ from vlmdebug.checking.doubts import (
     LostMask,
     MayDiffer,
     MoreColumns,
+    Needs,
     NotAlone,
     NotApart,
     NotFinite,
@@ -21,6 +22,7 @@ from vlmdebug.checking.doubts import (
     NotRecomputed,
     NotTheSame,
     OddMask,
+    OtherDtype,
     PaddingShown,
     PlacesUnknown,
     SidesUnseen,
@@ -314,8 +316,19 @@ def _lost_mask(one: LostMask) -> str:
     )
 
 
-def _of_values(one: WholePixels | NotFinite | OddMask) -> str:
+NEEDS: Mapping[Needs, str] = {
+    "positions": "M-RoPE writes positions of int64 into a tensor of that dtype, and torch raises. "
+    "Cast it to int64, or pass position_ids.",
+    "loss": "the loss of the model takes int64 for tokens, and raises. Cast it to int64.",
+    "tiles": "the model takes tiles by truth values: with others it raises, or takes other tiles. "
+    "Cast it to bool.",
+}
+
+
+def _of_values(one: WholePixels | OtherDtype | NotFinite | OddMask) -> str:
     match one:
+        case OtherDtype(key, dtype, why):
+            return f"{key} holds {dtype}, but {NEEDS[why]}"
         case WholePixels(key, dtype):
             return (
                 f"{key} holds {dtype}, but processors return floating point: a cast may have "
@@ -338,6 +351,7 @@ def _of_values(one: WholePixels | NotFinite | OddMask) -> str:
 def _of_batch(
     one: MoreColumns
     | WholePixels
+    | OtherDtype
     | NotFinite
     | OddMask
     | Hidden
@@ -360,7 +374,7 @@ def _of_batch(
             )
         case Unmasked():
             return _unmasked(one)
-        case WholePixels() | NotFinite() | OddMask():
+        case WholePixels() | OtherDtype() | NotFinite() | OddMask():
             return _of_values(one)
         case LostMask():
             return _lost_mask(one)

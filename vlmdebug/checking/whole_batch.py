@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache
 from itertools import accumulate, pairwise
-from typing import Any
 
 from vlmdebug.checking.batch_findings import (
     Contradicted,
@@ -33,8 +31,8 @@ from vlmdebug.checking.doubts import (
     NotRecomputed,
     PlacesUnknown,
     Unmasked,
-    WholePixels,
 )
+from vlmdebug.checking.dtypes import odd_dtypes
 from vlmdebug.checking.findings import Difference, PositionsDiffer, made_otherwise, run_cause
 from vlmdebug.checking.labels import labels_differences, learns_prompt, padding_learned
 from vlmdebug.checking.lacking import lacking, nothing_shown
@@ -45,7 +43,6 @@ from vlmdebug.checking.text import as_mismatch
 from vlmdebug.checking.text_doubts import doubt
 from vlmdebug.core.alignment import Step, align_runs, fits
 from vlmdebug.core.batch import Batch, Contradiction
-from vlmdebug.core.keys import PIXELS
 from vlmdebug.core.mismatch import Mismatch
 from vlmdebug.core.modality import Modality
 from vlmdebug.core.observed import Made, Seam, SlicerRun
@@ -147,7 +144,7 @@ def doubts_alone(batch: Batch) -> list[str]:
         doubts += [Unmasked(s, count, masked, causal) for s, count in shown if count]
     rule = batch.rules.mrope
     doubts += [LostMask(key, bool(rule and key == rule.timed_by)) for key in batch.lost_masks]
-    doubts += [WholePixels(key, dtype) for key, dtype in _whole_pixels(batch)]
+    doubts += odd_dtypes(batch)
     return [*messages, *map(doubt, doubts)]
 
 
@@ -159,19 +156,6 @@ def _features_unknown(batch: Batch) -> list[FeaturesUnknown]:
         for name, one in batch.modalities.items()
         if counts_unknown(batch, one) and contradicted.isdisjoint(one.keys)
     ]
-
-
-def _whole_pixels(batch: Batch) -> list[tuple[str, str]]:
-    """Media that hold whole numbers or truth values, and their dtype."""
-    given = [
-        (key, getattr(batch.inputs[key], "dtype", "")) for key in PIXELS if key in batch.inputs
-    ]
-    return [(key, str(dtype)) for key, dtype in given if _is_whole(dtype)]
-
-
-@cache
-def _is_whole(dtype: Any) -> bool:
-    return "int" in str(dtype) or "bool" in str(dtype)
 
 
 def _planned_chunk(batch: Batch, part: Part) -> ChunkReport:

@@ -200,15 +200,16 @@ def _real_rows(facts: BatchFacts) -> list[int]:
     """Tiles or frames of each row without padding: those that are not all zero.
 
     One value of each decides nearly always; the mask of a padded frame of a video is 1. A mask of
-    its tiles, `(row, max_tiles)`, chooses them; one of their pixels does not.
+    tiles, `(row, max_tiles)`, chooses them whatever they hold
+    (`modeling_granite_docling.get_image_features`, transformers 5.24); one of pixels does not.
     """
     pixels, mask = facts.inputs["pixel_values"], facts.inputs.get("pixel_attention_mask")
+    if mask is not None and mask.ndim == 2:
+        return (to_numpy(mask) != 0).sum(axis=1).tolist()
     real = to_numpy(pixels[:, :, 0, 0, 0]) != 0  # (row, max_tiles)
-    shown = mask if mask is None or mask.ndim == 2 else mask[:, :, 0, 0]  # (row, max_tiles)
-    masked = real | True if shown is None else to_numpy(shown).astype(bool)
+    masked = real | True if mask is None else to_numpy(mask[:, :, 0, 0]).astype(bool)
     if masked.shape != real.shape:
         return masked.sum(axis=1).tolist()
     for row, tile in np.argwhere(masked & ~real).tolist():
         real[row, tile] = bool((pixels[row, tile] != 0).any())
-    chosen = masked & real if mask is not None and mask.ndim == 2 else real
-    return chosen.sum(axis=1).tolist()
+    return real.sum(axis=1).tolist()
