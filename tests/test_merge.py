@@ -774,6 +774,30 @@ def test_gzip_stream_that_is_cut_off_is_read_as_far_as_it_goes(tmp_path: Path, k
     assert {file.suffix for file in tmp_path.iterdir()} == {".gz", ".parquet"}
 
 
+def test_zeros_behind_a_gzip_stream_are_no_damage(tmp_path: Path) -> None:
+    """As a file system leaves them behind a crash; gzip itself skips them, and DuckDB does not."""
+    trace = two_ranks(tmp_path, steps=30)
+    trace.write_bytes(trace.read_bytes() + b"\0" * 16)
+    merged = vd.merge(tmp_path)
+
+    assert (merged.ranks, merged.calls, merged.ok) == (2, 60, True)
+    assert not any("damaged" in one for one in merged.not_compared)
+
+
+def test_stream_that_duckdb_reads_further_than_gzip_has_at_least_one_damaged_line(
+    tmp_path: Path,
+) -> None:
+    trace = two_ranks(tmp_path, steps=50)
+    whole = trace.read_bytes()
+    trace.write_bytes(whole[:200] + bytes([whole[200] ^ 255]) + whole[201:])
+    said = vd.merge(tmp_path).not_compared[0]
+
+    assert said == (
+        "1 line that is cut off or damaged, in 1 trace; absent and uneven leave out rank 1 from "
+        "step 0 on"
+    )
+
+
 @pytest.mark.parametrize("held", [b"", b"\x1f\x8b\x08", b"no gzip stream\n" * 9])
 def test_trace_that_is_no_gzip_stream_is_named_and_the_others_are_merged(
     tmp_path: Path, held: bytes
