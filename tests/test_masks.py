@@ -236,6 +236,19 @@ def test_image_of_kosmos_with_more_or_fewer_places_is_found_and_the_model_raises
         logits("kosmos-2.5", wrong)
 
 
+def test_text_of_kosmos_that_is_cut_behind_its_image_is_right():
+    inputs = given("kosmos-2.5")
+    end = int((inputs[PLACE] == 1).any(0).nonzero()[-1]) + 1
+    cut = {
+        key: value[:, :end] if value.shape[:2] == inputs["input_ids"].shape else value
+        for key, value in inputs.items()
+    }
+    moved = logits("kosmos-2.5", cut) - logits("kosmos-2.5", inputs)[:, :end]
+
+    assert moved.abs().max() < 1e-4
+    assert vd.check(cut, **known("kosmos-2.5")).ok
+
+
 def test_place_of_an_image_that_nothing_says_is_named_as_not_compared():
     inputs = given("kosmos-2.5")
     report = vd.check(inputs, config=built("kosmos-2.5")[0].config, pictures=False)

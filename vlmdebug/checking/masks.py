@@ -35,7 +35,7 @@ from vlmdebug.checking.doubts import OddMask
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import CLIP_KEYS, KEYS, MEDIA_OF, TOKEN_KEYS
 from vlmdebug.core.record import Compared
-from vlmdebug.core.tensors import to_numpy
+from vlmdebug.core.tensors import to_numpy, widened
 from vlmdebug.core.tiling import aspect_ratios, images_seen
 from vlmdebug.outcomes.reasons import DEPENDS, Outcome, Runs, outcome
 
@@ -224,10 +224,7 @@ def placed_otherwise(batch: Batch) -> list[PlacedOtherwise]:
         return []
     mask, edges = to_numpy(batch.inputs[PLACE]), PLACED.get(batch.layout.family, 0)
     at = mask == 1 if edges else mask != 0  # (sample, seq)
-    wide = due.copy()
-    for _ in range(edges):
-        wide |= np.roll(due, 1, axis=1) | np.roll(due, -1, axis=1)
-    wrong = ((at != due) | ((mask != 0) != wide)).any(axis=1)
+    wrong = ((at != due) | ((mask != 0) != widened(due, edges))).any(axis=1)
     then = (
         outcome(bool(at.sum() == due.sum()), Runs.OTHER_ANSWER) if batch.rules.predict else DEPENDS
     )

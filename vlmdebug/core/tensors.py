@@ -40,6 +40,20 @@ def numbers_of(value: Any) -> np.ndarray | None:
     return found if found.dtype.kind in "biuf" else None
 
 
+def widened(marks: np.ndarray, by: int) -> np.ndarray:
+    """Marks and the tokens next to them, so many on each side, `(row, seq)`.
+
+    >>> widened(np.array([[False, False, False, True]]), 1).tolist()
+    [[False, False, True, True]]
+    """
+    for _ in range(by):
+        wider = marks.copy()
+        wider[:, 1:] |= marks[:, :-1]
+        wider[:, :-1] |= marks[:, 1:]
+        marks = wider
+    return marks
+
+
 def side_by_side(table: np.ndarray, spans: Spans, fill: int) -> np.ndarray:
     """The tokens of each sample in a row of its own, `(…, sample, seq)`, with `fill` behind them.
 

@@ -10,7 +10,7 @@ import numpy as np
 from vlmdebug.core.blocks import seen_of
 from vlmdebug.core.keys import PROMPT_TYPES
 from vlmdebug.core.rules import ModelRules
-from vlmdebug.core.tensors import by_sample
+from vlmdebug.core.tensors import by_sample, widened
 from vlmdebug.families.facts import BatchFacts
 from vlmdebug.families.form import Form
 
@@ -59,12 +59,7 @@ def _marked_text(ones: np.ndarray, mask: np.ndarray, facts: BatchFacts) -> tuple
 
     Not of tokens that the `attention_mask` hides: no model looks at their types.
     """
-    near = mask | np.isin(facts.ids, [*facts.metadata.token_ids.values()])
-    for _ in range(EDGES):
-        wider = near.copy()
-        wider[:, 1:] |= near[:, :-1]
-        wider[:, :-1] |= near[:, 1:]
-        near = wider
+    near = widened(mask | np.isin(facts.ids, [*facts.metadata.token_ids.values()]), EDGES)
     shown = facts.mask is None or facts.mask.shape != mask.shape or facts.mask != 0
     return by_sample(ones & ~near & shown)
 
