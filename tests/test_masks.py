@@ -364,6 +364,24 @@ def test_text_that_is_typed_as_an_image_is_found(family):
     assert moved[mask == 1].abs().max() > 1e-4
 
 
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "glm4v", "ernie4_5_vl_moe"])
+@pytest.mark.parametrize("side", [-1, 1])
+def test_token_next_to_an_image_that_is_typed_as_one_is_found_where_m_rope_raises(family, side):
+    inputs = given(family)
+    types = inputs["mm_token_type_ids"]
+    row = types[0].nonzero().flatten()
+    wrong = types.clone()
+    wrong[0, int(row[0]) - 1 if side < 0 else int(row[-1]) + 1] = 1
+    report = vd.check({**inputs, "mm_token_type_ids": wrong}, **known(family))
+
+    assert [m.message.splitlines()[0] for m in report.mismatches] == [
+        f"sample 0 has {len(row)} placeholder tokens in input_ids, but mm_token_type_ids marks "
+        f"{len(row) + 1}."
+    ]
+    with pytest.raises(RuntimeError):
+        logits(family, {**inputs, "mm_token_type_ids": wrong})
+
+
 def test_types_of_padding_that_is_hidden_are_not_compared():
     inputs = given("qwen2_5_vl")
     types = inputs["mm_token_type_ids"] | (inputs["attention_mask"] == 0)

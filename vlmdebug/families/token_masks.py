@@ -20,7 +20,8 @@ EDGES = 2
 """Tokens on each side of a run of placeholders that may be marked with it.
 
 Aya Vision marks two in front (`processing_aya_vision.image_token_ids`, transformers 5.24), and no
-other processor marks more."""
+other processor marks more. M-RoPE lays out each run that is marked by a grid, so that its
+processors mark no other token (`modeling_qwen2_5_vl.get_rope_index`)."""
 
 
 def marked(facts: BatchFacts, rules: ModelRules) -> dict[str, tuple[int, ...]]:
@@ -49,17 +50,20 @@ def marked(facts: BatchFacts, rules: ModelRules) -> dict[str, tuple[int, ...]]:
                 marked = tuple(n - few for n, few in zip(marked, lopsided, strict=True))
             of_images = not (prompt and key == PROMPT_TYPES)
             if alike is None and of_images and marked == facts.placeholders:
-                marked = tuple(map(add, marked, _marked_text(ones, mask, facts)))
+                edges = 0 if rules.mrope is not None and key != MARKS_EDGES else EDGES
+                marked = tuple(map(add, marked, _marked_text(ones, mask, facts, edges)))
             found[key] = marked
     return found
 
 
-def _marked_text(ones: np.ndarray, mask: np.ndarray, facts: BatchFacts) -> tuple[int, ...]:
-    """Marked tokens of each sample that stand more than `EDGES` from any placeholder.
+def _marked_text(
+    ones: np.ndarray, mask: np.ndarray, facts: BatchFacts, edges: int
+) -> tuple[int, ...]:
+    """Marked tokens of each sample that stand more than `edges` from any placeholder.
 
     Not of tokens that the `attention_mask` hides: no model looks at their types.
     """
-    near = widened(mask | np.isin(facts.ids, [*facts.metadata.token_ids.values()]), EDGES)
+    near = widened(mask | np.isin(facts.ids, [*facts.metadata.token_ids.values()]), edges)
     shown = facts.mask is None or facts.mask.shape != mask.shape or facts.mask != 0
     return by_sample(ones & ~near & shown)
 
