@@ -330,6 +330,18 @@ print("end")
 """Two ranks of each batch, one after the other, as a trainer that embeds before it splits."""
 
 
+def test_what_is_found_at_the_end_is_not_counted_as_a_call(tmp_path: Path) -> None:
+    copies = SPLIT.replace("places = ", "places = 0 * ").replace(
+        "model(**tokens", "tokens = {k: v.clone() for k, v in tokens.items()}\n            model(**tokens"
+    )
+    (tmp_path / "train.py").write_text(copies)
+    found = ran(tmp_path, "--shards", "2", "--embedded", "train.py").stderr
+
+    assert found.startswith("vlmdebug: 4 calls of LlavaForConditionalGeneration judged, 2 of them"), (
+        found
+    )
+
+
 def test_ranks_of_a_program_are_judged_as_parts_of_a_call(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(SPLIT)
     options = ("--shards", "2", "--embedded", "--sample-every", "2")

@@ -942,6 +942,34 @@ def test_media_that_are_gone_are_said_to_be(labs):
     assert "gone before the last of them was called" in said(trace)
 
 
+def test_media_that_are_gone_are_not_called_missing(labs):
+    """The second batch shows that the calls before it are wrong shares; their pixels are gone."""
+    lab = labs["llava"]
+
+    def calls():
+        for _ in range(2):
+            for one in split(lab.batch, next(lab.batch.chunks(3)), 2, "contiguous"):
+                places = torch.arange(one["input_ids"].shape[1]).expand(one["input_ids"].shape)
+                yield {key: value.clone() for key, value in one.items()} | {"position_ids": places}
+
+    trace = watched(lab, calls(), shards=2, embedded=True)
+
+    assert codes(trace) == {"VLM014", "AMBIGUOUS"}, said(trace)
+
+
+def test_tokens_that_copies_lack_are_said_to_be_on_no_rank(labs):
+    lab = labs["llava"]
+    calls = split(lab.batch, next(lab.batch.chunks(3)), 2, "contiguous")
+    along = ("input_ids", "attention_mask", "position_ids")
+    calls = [{key: value.clone() for key, value in one.items()} for one in calls]
+    calls[1] |= {key: calls[1][key][..., 2:] for key in along}
+    trace = watched(lab, calls, shards=2, embedded=True)
+    finding = trace.report().findings[0]
+
+    assert finding.code == "VLM014"
+    assert finding.message.endswith("If tokens before it are on no rank, put each token on one rank.")
+
+
 def test_a_label_of_padding_and_a_cut_label_are_found_on_one_rank(labs):
     lab = labs["llava"]
     shares = split(lab.batch, shifted(next(lab.batch.chunks(3))), 2, "contiguous")

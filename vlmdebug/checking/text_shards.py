@@ -80,6 +80,8 @@ def _positions(found: PositionsOfRank, batch: Batch) -> Words:
             f"{_values(fault.given)}, and belongs at {_values(fault.due)}.",
             todo,
         )
+    if fault.given > fault.due:
+        todo += " If tokens before it are on no rank, put each token on one rank."
     return Words(
         f"{_place(fault)} has position_ids {_values(fault.given)}, but {_values(fault.due)} "
         "follows from the tokens before it in the whole call.",

@@ -13,7 +13,7 @@ import torch
 
 from vlmdebug.checking.compare import compare
 from vlmdebug.checking.report import Report
-from vlmdebug.checking.shards import NotSplit, shard_differences
+from vlmdebug.checking.shards import NotSplit, PositionsOfRank, shard_differences
 from vlmdebug.checking.text import as_mismatch
 from vlmdebug.checking.text_doubts import doubt
 from vlmdebug.checking.whole_batch import planned_report, with_made
@@ -169,16 +169,18 @@ class Group:
         gone = dict.fromkeys(key for one in calls for key in one if key in MEDIA)
         ranks = [{k: v.again() if k in gone else v for k, v in one.items()} for one in calls]
         gone = [key for key in gone if any(key in r and r[key] is None for r in ranks)]
-        ranks = [{k: v for k, v in one.items() if v is not None} for one in ranks]
         doubts = [ShardFault(Split.GONE, key) for key in gone]
         joins = _joins(ranks, self._metadata.pad_token_id)
         if not joins:
             return self._unknown(ranks[0], doubts), False
         join, alone = self._best(ranks, joins)
-        if not alone.ok:
-            return Judged.of(_with(alone.report(), doubts)), True
         starts = _packed(join.along[POSITIONS], join.order) if join.packed else []
-        report, is_joined = self._compared(ranks, join, starts)
+        report, is_joined = self._compared(ranks, join, starts, gone=bool(gone))
+        if not alone.ok:
+            whole = alone.report()  # positions say where it lacks tokens
+            places = [one for one in report.mismatches if one.code == PositionsOfRank.code]
+            whole = replace(whole, mismatches=(*places, *whole.mismatches))
+            return Judged.of(_with(whole, doubts)), True
         return Judged.of(_with(report, doubts)), is_joined and not starts
 
     def too_few(self, calls: Sequence[Member]) -> Report:
@@ -219,16 +221,22 @@ class Group:
         return found[0]
 
     def _compared(
-        self, ranks: Sequence[dict[str, Any]], join: _Join, starts: Sequence[ShardFault]
+        self,
+        ranks: Sequence[dict[str, Any]],
+        join: _Join,
+        starts: Sequence[ShardFault],
+        *,
+        gone: bool,
     ) -> tuple[Report, bool]:
         """What is wrong with the joined call and its split, and whether an order joins its ranks.
 
-        `starts`: pieces of ranks that may begin another sample.
+        `starts`: pieces of ranks that may begin another sample. `gone`: some media are.
         """
         media, unsure = _media(ranks, join.order), list[ShardFault]()
         if media is None:
-            key = next(key for one in ranks for key in one if key in MEDIA)
-            unsure.append(ShardFault(Split.UNITS, key))
+            if not gone:
+                key = next(key for one in ranks for key in one if key in MEDIA)
+                unsure.append(ShardFault(Split.UNITS, key))
             ranks = [{k: v for k, v in one.items() if k not in MEDIA} for one in ranks]
         tokens = {k: v for k, v in join.along.items() if k in TOKENS or k in OF_BOTH}
         tokens = {key: value for key, value in tokens.items() if key not in LABELS} | (media or {})
@@ -372,11 +380,13 @@ def _packed(positions: Any, order: Order) -> list[ShardFault]:
 def _media(ranks: Sequence[Mapping[str, Any]], order: Order) -> dict[str, Any] | None:
     """The media of all ranks: the same on each, or those of one after the other.
 
-    None where their order is not known.
+    None where their order is not known, or some are gone.
     """
     found = dict[str, Any]()
     plain = bool((np.diff(order.ranks) >= 0).all())
     for key in dict.fromkeys(key for one in ranks for key in one if key in MEDIA):
+        if any(key in one and one[key] is None for one in ranks):
+            return None
         values = [one.get(key) for one in ranks]
         if all(same(one, values[0]) for one in values):
             found[key] = values[0]

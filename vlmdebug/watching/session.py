@@ -95,6 +95,7 @@ class Session:
     def forget(self) -> None:
         """Forget all calls, as in a process that was forked from another."""
         self._lock = RLock()  # a thread that is not in this process may hold the other
+        self._lines = 0
         self.judged: int = 0
         self.skipped: int = 0
         self.unread: Counter[str] = Counter()
@@ -209,12 +210,13 @@ class Session:
             return  # a part of a model, or text that was embedded before
         with self._lock:
             self.models[model] = None
-            call = replace(call, number=self.judged + self.unread.total())
+            call = replace(call, number=self._lines)
+            self._lines += 1
             self._write(call)
             if call.judged is None or (not call.ok and not call.mismatches):
                 self._not_compared(call)
                 return
-            self.judged += 1
+            self.judged += bool(call.shapes)  # what is found later in earlier calls is no call
             if not call.ok:
                 self._find(model, call)
 
