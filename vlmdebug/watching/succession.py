@@ -176,7 +176,6 @@ class Succession:
         end = waiting.index(taken[-1]) + 1
         self._leave([one for one in waiting[:end] if one not in taken])
         lane.waiting, lane.blamed = waiting[end:], taken[1:]
-        self._close(taken)
         joined, fits = self._group.judged(taken)
         if all(one.is_right for one in taken):
             last = taken[-1]
@@ -185,6 +184,7 @@ class Succession:
         if not fits and any(one.is_right for one in taken):
             self._leave(taken)  # no order joins them
             return None
+        self._close(taken)
         if self._is_torn and joined.report().mismatches:
             return Judged.of(_doubted(joined.report(), ShardFault(Split.TORN)))
         self._has_shares = True
