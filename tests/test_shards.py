@@ -536,6 +536,23 @@ def test_tokens_lost_in_a_zigzag_of_each_sample_are_not_ok(packs):
     assert codes(lost) == {"VLM006"} or lost.verdict == "AMBIGUOUS"
 
 
+def test_tokens_that_are_on_no_rank_are_said_to_be_compared(labs):
+    lab = labs["llava"]
+
+    def lose(inputs, chunk_size):
+        for chunk in lab.batch.chunks(chunk_size):
+            for start, stop in ((0, 20), (22, None)):
+                yield {k: v[..., start:stop] if k in TOKENS else v for k, v in chunk.items()}
+
+    lose.shards, lose.embedded = 2, True
+    report = vd.check(lose, lab.batch, chunk_size=3)
+    against = {one.what: one.against for one in report.compared}
+
+    assert report.findings[0].code == "VLM006"
+    assert against["tokens of 2 ranks"] == "those of the batch"
+    assert against[f"rows of {len(lab.batch.layout)} keys in 1 chunk"] is None
+
+
 def test_padding_below_zero_is_right_only_where_each_zero_begins_a_sample(packs):
     lab = packs["llava"]
 

@@ -32,7 +32,8 @@ def compared(batch: Batch, run: SlicerRun | None) -> tuple[Compared, ...]:
         found.append(Compared(rows, "those that the batch's counts give them" if judged else None))
         if run.shards is not None:
             tokens = f"tokens of {number(run.shards, 'rank')}"
-            found.append(Compared(tokens, "those of the batch" if judged else None))
+            placed = judged or any(one.has_misplaced for one in run.chunks)
+            found.append(Compared(tokens, "those of the batch" if placed else None))
     if run is not None and run.partial:
         return tuple(found)
     if batch.image.keys and batch.rules.no_placeholders:

@@ -11,7 +11,7 @@ from vlmdebug.core.change import Change
 from vlmdebug.core.packed_row import PackedRow
 from vlmdebug.core.part import Spans
 from vlmdebug.core.rows import Rows
-from vlmdebug.core.shards import APART, ShardFault
+from vlmdebug.core.shards import APART, ShardFault, Split
 
 
 class ObservedKey(NamedTuple):
@@ -197,6 +197,11 @@ class ObservedCall:
     def scattered(self) -> bool:
         """Whether its ranks could not be joined, so that no other key was compared."""
         return bool(self.split) and any(one.why in APART for one in self.split)
+
+    @property
+    def has_misplaced(self) -> bool:
+        """Whether tokens are known to be on no rank, or on two."""
+        return any(one.why in (Split.LOST, Split.TWICE) for one in self.split)
 
     @property
     def embedded(self) -> bool:
