@@ -42,8 +42,8 @@ class KnownBatch:
         metadata: ProcessorMetadata,
         written: frozenset[str] = frozenset(),
     ) -> None:
-        self.written = written
-        self.matches = False
+        self.written: frozenset[str] = written
+        self.matches: bool = False
         self._inputs: dict[str, Any] = of_batch(parents)
         self._marks = {key: TensorRef.of(tensors[key], parents[key]) for key in self._inputs}
         self._ids = parents["input_ids"].clone()
