@@ -226,7 +226,7 @@ def _judged(call: FailedCall, frames: Sequence[Frame]) -> tuple[Report | None, s
 
     metadata = metadata_of(call.model, first_of("processor", frames))
     watcher = Watcher(metadata, Arguments(call.model), "record", by_sample=True)
-    watcher.before(call.args, dict(call.kwargs))
+    watcher.before(call.model, call.args, dict(call.kwargs))
     watcher.finish(raising=False)
     judged = watcher.trace.calls[0]
     if judged.report is None or not judged.report.mismatches:

@@ -21,6 +21,8 @@ from vlmdebug.families.unreadable import dispatches
 CHECKPOINTS = "gradient_checkpointing"
 """The attribute of modules that compute their activations again."""
 Parameters = Mapping[str, inspect.Parameter]
+Mode = tuple[int, ...]
+"""Which model is run and how, by `mode_of`: the same in all calls that share a batch."""
 
 
 class Arguments:
@@ -34,7 +36,6 @@ class Arguments:
         signatures = [_parameters(module) for module in _within(model)]
         self.own: frozenset[str] = frozenset(name for found in signatures for name in found)
         self._places = next(filter(None, map(_places, signatures)), ())
-        self._model = ref(model)
         self._configs, texts = _configs(model)
         self._checkpointed = [
             ref(one)
@@ -74,15 +75,15 @@ class Arguments:
         return bool(asked) and not (torch.is_grad_enabled() and self._is_checkpointed)
 
     @property
-    def mode(self) -> tuple[bool, bool, bool]:
-        """What all calls that share a batch have in common: how the model is run."""
-        training = getattr(self._model(), "training", False)
-        return training, torch.is_grad_enabled(), torch.is_inference_mode_enabled()
-
-    @property
     def _is_checkpointed(self) -> bool:
         texts = filter(None, (one() for one in self._checkpointed))
         return any(one.training and getattr(one, CHECKPOINTS) is True for one in texts)
+
+
+def mode_of(model: torch.nn.Module) -> Mode:
+    """The model, whether it trains, and whether with gradients or in inference mode."""
+    grads, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+    return id(model), getattr(model, "training", False), grads, inference
 
 
 def _configs(model: torch.nn.Module) -> tuple[list[Any], list[Any]]:

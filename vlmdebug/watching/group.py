@@ -31,6 +31,7 @@ from vlmdebug.tracking.rows import RowFinder
 from vlmdebug.tracking.shard_media import same
 from vlmdebug.tracking.shard_tokens import POSITIONS
 from vlmdebug.tracking.shards import Ranks
+from vlmdebug.watching.arguments import Mode
 from vlmdebug.watching.fast_path import TOKENS, Tensors
 from vlmdebug.watching.judged import COUNTS_DIFFER, Judged
 from vlmdebug.watching.tensor_refs import root_of
@@ -75,7 +76,7 @@ class Member:
         numbers: Copies of its numbers, and where its media are.
         tokens: Where its tokens are.
         site: The line that made it.
-        mode: Whether the model trains, and whether gradients are computed.
+        mode: Which model was run, and how.
         alone: What is found in it by itself, as in a whole batch.
         part: The slices of one batch that it is among, as that batch judged it; None for copies.
         is_share: Whether the batch has real tokens in other columns, so that it is not whole.
@@ -84,13 +85,13 @@ class Member:
     numbers: Mapping[str, Any]
     tokens: _Gone
     site: str
-    mode: tuple[bool, ...]
+    mode: Mode
     alone: Judged
     part: Pass | None = None
     is_share: bool = False
 
     @classmethod
-    def of(cls, tensors: Tensors, site: str, mode: tuple[bool, ...], alone: Judged) -> Member:
+    def of(cls, tensors: Tensors, site: str, mode: Mode, alone: Judged) -> Member:
         """A call; none of its tensors is kept."""
         kept = {key: _Gone.of(one) if key in MEDIA else one.clone() for key, one in tensors.items()}
         return cls(kept, _Gone.of(tensors[IDS]), site, mode, alone)

@@ -32,6 +32,7 @@ from vlmdebug.families.windows import is_computed_alike
 from vlmdebug.tracking.copied import copied
 from vlmdebug.tracking.joined import IDS, PADDING_MASK
 from vlmdebug.tracking.window import Place, Window
+from vlmdebug.watching.arguments import Mode
 from vlmdebug.watching.copy_of_rank import Copy, more_media
 from vlmdebug.watching.fast_path import TOKENS, Tensors
 from vlmdebug.watching.group import Group, Member
@@ -66,7 +67,7 @@ class PartChecker:
         if shards is not None and rank is None:
             group = Group(metadata, shards, alone, embedded=windows.split.embedded)
             self.succession = Succession(group, shards, windows)
-        self._mode: tuple[bool, ...] = ()
+        self._mode: Mode = ()
         self.last: tuple[Known, Place] | None = None
         self.copied: list[dict[str, Any]] | None = None  # of a last call with a copy of its tokens
 
@@ -74,7 +75,7 @@ class PartChecker:
     def split(self) -> SplitCalls:
         return self.windows.split
 
-    def forget(self, mode: tuple[bool, ...]) -> None:
+    def forget(self, mode: Mode) -> None:
         """Forget the last call; `mode`: of the next one."""
         self.last = self.copied = None
         self._mode = mode

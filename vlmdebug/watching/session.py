@@ -174,7 +174,7 @@ class Session:
                 self.skipped += skip
             if skip:
                 return True
-            watcher.before(args, kwargs, whole=whole)
+            watcher.before(model, args, kwargs, whole=whole)
         except MismatchError:
             raise
         except Exception as error:  # never the program's matter

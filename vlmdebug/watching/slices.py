@@ -35,6 +35,7 @@ from vlmdebug.tracking.copied import copied
 from vlmdebug.tracking.deltas import DELTAS
 from vlmdebug.tracking.made import made_keys
 from vlmdebug.tracking.packed import open_seams
+from vlmdebug.watching.arguments import Mode
 from vlmdebug.watching.bare import MASK, POSITIONS, SEAMS, may_be_several, with_bare_row
 from vlmdebug.watching.fast_path import Tensors
 from vlmdebug.watching.identity import Identity, Sampled, identities_of
@@ -79,7 +80,7 @@ class CallChecker:
         site: str = "",
         interpolated: bool = False,
         options: Mapping[str, Any] | None = None,
-        mode: tuple[bool, ...] = (),
+        mode: Mode = (),
         whole: bool = False,
     ) -> Verdict:
         """What is found in one call, or why it is unread.

@@ -32,7 +32,7 @@ from vlmdebug.errors import BadInput, MismatchError
 from vlmdebug.families.facts import ProcessorMetadata
 from vlmdebug.families.metadata import read_metadata
 from vlmdebug.families.row_sizes import INTERPOLATES
-from vlmdebug.watching.arguments import Arguments, is_dense, refuse_unreadable
+from vlmdebug.watching.arguments import Arguments, Mode, is_dense, mode_of, refuse_unreadable
 from vlmdebug.watching.fast_path import Tensors
 from vlmdebug.watching.identity import Sampled, sampled_media
 from vlmdebug.watching.judged import Judged, why
@@ -158,7 +158,7 @@ class _Hook:
     def __call__(
         self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *output: Any
     ) -> None:
-        self._then(args, kwargs, *output)
+        self._then(module, args, kwargs, *output)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A callable that accepts anything, does nothing, and can be loaded without vlmdebug."""
@@ -195,19 +195,21 @@ class Watcher:
         self._numbers = count()
         self._lock = RLock()
 
-    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, whole: bool = False) -> None:
+    def before(
+        self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, whole: bool = False
+    ) -> None:
         """Runs before a call; an error in here never reaches the program.
 
         `whole`: it has all tokens of its samples, whatever is declared.
         """
-        site = site_of_caller()
+        site, mode = site_of_caller(), mode_of(model)
         with self._lock:
-            calls = [*self._arrived(), *self._judged(site, args, kwargs, whole=whole)]
+            calls = [*self._arrived(), *self._judged(site, args, kwargs, whole=whole, mode=mode)]
             calls += self._later(self._judge.parts.late())
             untold = self._noted(calls)
         self._tell(untold)
 
-    def after(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    def after(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Runs after a call of a model that keeps deltas."""
         with suppress(Exception):  # a debugger must not end the program
             assert self._deltas is not None
@@ -219,7 +221,13 @@ class Watcher:
         return None
 
     def _judged(
-        self, site: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, whole: bool
+        self,
+        site: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        whole: bool,
+        mode: Mode,
     ) -> list[Call]:
         """The call; empty while it waits for a device."""
         number = next(self._numbers)
@@ -245,10 +253,11 @@ class Watcher:
             own = own | MEDIA_KEYS  # transformers 4 leaves image_grid_thw in each decoding step
         if not own.isdisjoint(tensors):
             tensors = {key: tensor for key, tensor in tensors.items() if key not in own}
-        where = self._where(tensors, inputs, cached=cached)
+        where = self._where(tensors, inputs, mode, cached=cached)
         media = {} if self._origin is None or cached else _sampled(tensors)
         asked = self._asked(inputs)
-        judge = partial(self._judge, alone=cached, where=where, site=site, whole=whole, **asked)
+        asked |= {"where": where, "site": site, "whole": whole, "mode": mode}
+        judge = partial(self._judge, alone=cached, **asked)
         given = partial(self._with_samples, origin, cached, judge, self._stale(inputs))
         if here or all_on_cpu(tensors):
             return [call(**given(lambda: tensors, media))]
@@ -259,18 +268,19 @@ class Watcher:
         return []
 
     def _asked(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """What a call asks of the model that decides what is right, and how the model runs."""
+        """What a call asks of the model that decides what is right."""
         options = {key: inputs[key] for key in PACKED if isinstance(inputs.get(key), int)}
         if self._arguments.makes_cache(inputs):
             options["use_cache"] = True
-        interpolated, mode = inputs.get(INTERPOLATES) is True, self._arguments.mode
-        return {"interpolated": interpolated, "options": options, "mode": mode}
+        return {"interpolated": inputs.get(INTERPOLATES) is True, "options": options}
 
-    def _where(self, tensors: Tensors, inputs: Mapping[str, Any], *, cached: bool) -> Where | None:
+    def _where(
+        self, tensors: Tensors, inputs: Mapping[str, Any], mode: Mode, *, cached: bool
+    ) -> Where | None:
         """The columns of a batch that a call has, if that is not all of them."""
         windows = self._judge.parts.windows
         try:
-            where = windows.where(tensors, inputs, cached=cached)
+            where = windows.where(tensors, inputs, mode, cached=cached)
             if where is None and cached:
                 windows.goes_on(tensors, inputs)
         except Exception:  # a debugger must not end the program

@@ -22,6 +22,7 @@ from vlmdebug.errors import BadInput
 from vlmdebug.safe import one_line
 from vlmdebug.tracking.shard_tokens import POSITIONS
 from vlmdebug.tracking.window import Place, Whole
+from vlmdebug.watching.arguments import Mode
 from vlmdebug.watching.rank import rank
 from vlmdebug.watching.tensor_refs import columns_of, root_of, wide_of
 
@@ -58,6 +59,7 @@ class Where(NamedTuple):
         version: Writes into it, by torch's count.
         at: The columns.
         width: All columns of the tensor.
+        mode: How the model is run, for one rank of several.
         cache: What identifies the cache of the call; None without one.
         cached: Tokens in the cache before the call; None if that cannot be read without waiting.
     """
@@ -66,6 +68,7 @@ class Where(NamedTuple):
     version: int
     at: Place
     width: int
+    mode: Mode = ()
     cache: ref[Any] | int | None = None
     cached: int | None = None
 
@@ -85,7 +88,8 @@ class Pass:
     def fits(self, where: Where, whole: Whole | None = None) -> bool:
         """Whether a window goes on in it: it is of the same tensor, or of one with its tokens."""
         first = self.first
-        if first.at.rows != where.at.rows or not _is_same(first.cache, where.cache):
+        alike = (first.at.rows, first.mode) == (where.at.rows, where.mode)
+        if not alike or not _is_same(first.cache, where.cache):
             return False
         if whole is not None and self.whole is not None:
             return whole is self.whole or np.array_equal(whole.ids, self.whole.ids)
@@ -136,7 +140,12 @@ class Windows:
         self._torn = False
 
     def where(
-        self, tensors: Mapping[str, torch.Tensor], inputs: Mapping[str, Any], *, cached: bool
+        self,
+        tensors: Mapping[str, torch.Tensor],
+        inputs: Mapping[str, Any],
+        mode: Mode = (),
+        *,
+        cached: bool,
     ) -> Where | None:
         """The columns that a call has; None for a call of whole rows, or of unknown ones.
 
@@ -156,7 +165,8 @@ class Windows:
         at = Place(rows, columns.start, columns.stop)
         cache = next((inputs[key] for key in CACHES if inputs.get(key) is not None), None)
         length = length_of(cache)
-        where = Where(ref(root), root._version, at, wide.shape[1], _mark(cache), length)
+        mode = () if cached else mode  # windows of a prefill have their cache in common
+        where = Where(ref(root), root._version, at, wide.shape[1], mode, _mark(cache), length)
         known = self.split.declared or at.stop < where.width
         return where if known or any(one.fits(where) for one in self._open) else None
 
