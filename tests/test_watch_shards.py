@@ -1059,19 +1059,40 @@ def test_rows_of_a_batch_between_shares_are_whole_calls(labs):
     assert trace.ok, said(trace)
 
 
-def test_shares_in_two_modes_may_take_turns(labs):
-    """As where each share goes through a policy, and through its reference without gradients."""
-    lab = labs["llava"]
+def two_shares(lab, way):
+    """The batch in slices, in copies of these, or in a zigzag."""
+    shares = split(lab.batch, shifted(next(lab.batch.chunks(3))), 2, way.replace("copies", WAYS[0]))
+    return [{k: v.clone() for k, v in one.items()} if way == "copies" else one for one in shares]
+
+
+@pytest.mark.parametrize("way", ["contiguous", "copies", "zigzag"])
+@pytest.mark.parametrize("modes", [(False, True), (False, False), (True, True, True)])
+@pytest.mark.parametrize("images", [(2, 0, 1), (0, 0, 0)], ids=["images", "text"])
+def test_models_may_have_each_share_in_turn(images, modes, way, built):
+    """As a policy with gradients, and its reference without; or both without, by one model."""
+    lab = ShardLab(*built["llava"], images=images)
     model = Asked(lab.model)
-    shares = split(lab.batch, shifted(next(lab.batch.chunks(3))), 2, "zigzag")
     options = {"processor": lab.processor, "on_mismatch": "record", "shards": 2, "embedded": True}
     with vd.watch(model, **options) as trace:
-        for share in (*shares, *shares):
-            with torch.no_grad():
-                model(**share)
-            model(**share)
+        for share in two_shares(lab, way) * 2:
+            for grads in modes:
+                with torch.set_grad_enabled(grads):
+                    model(**share)
 
     assert trace.ok, said(trace)
+
+
+@pytest.mark.parametrize("way", ["contiguous", "copies", "zigzag"])
+@pytest.mark.parametrize("images", [(2, 0, 1), (0, 0, 0)], ids=["images", "text"])
+def test_a_share_that_comes_for_another_is_not_taken_for_one_in_turn(images, way, built):
+    lab = ShardLab(*built["llava"], images=images)
+    shares = two_shares(lab, way)
+    may_be_whole = not any(images) and way == "copies"  # the first half of a text
+    for calls in ([shares[0]] * 2, [*shares, shares[0], shares[0]]):
+        trace = watched(lab, calls, shards=2, embedded=True)
+
+        assert ("VLM006" in codes(trace)) != may_be_whole, said(trace)
+        assert not may_be_whole or codes(trace) == {"AMBIGUOUS"}
 
 
 def test_calls_that_are_whole_or_wrong_shares_are_undecided(labs):

@@ -80,6 +80,7 @@ class Member:
         alone: What is found in it by itself, as in a whole batch.
         part: The slices of one batch that it is among, as that batch judged it; None for copies.
         is_share: Whether the batch has real tokens in other columns, so that it is not whole.
+        is_again: Whether a call with the same numbers waits.
     """
 
     numbers: Mapping[str, Any]
@@ -89,6 +90,7 @@ class Member:
     alone: Judged
     part: Pass | None = None
     is_share: bool = False
+    is_again: bool = False
 
     @classmethod
     def of(cls, tensors: Tensors, site: str, mode: Mode, alone: Judged) -> Member:
@@ -109,6 +111,14 @@ class Member:
     def is_right(self) -> bool:
         """Whether nothing is wrong with it by itself, so that it may be whole."""
         return not self.is_share and (self.alone.ok or not self.alone.report().mismatches)
+
+    def is_among(self, calls: Sequence[Member]) -> bool:
+        """Whether one of them has the same numbers, as far as both have them."""
+        return any(self._is_as(one) for one in calls)
+
+    def _is_as(self, other: Member) -> bool:
+        keys = (self.numbers.keys() & other.numbers.keys()) - MEDIA
+        return all(torch.equal(self.numbers[key], other.numbers[key]) for key in keys)
 
     def is_of_other_rows(self, other: Member) -> bool:
         """Whether both have whole rows of one tensor, and not the same."""

@@ -20,6 +20,8 @@ from vlmdebug.watching.group import Group, Member
 from vlmdebug.watching.judged import Judged
 from vlmdebug.watching.windows import Windows
 
+TURNS = 4
+"""Times that a call is known again, as where several models have each share in turn."""
 Late = tuple[str, Judged]
 """The line of a call, and what is found in it after it was judged."""
 
@@ -47,8 +49,8 @@ class Succession:
     def __init__(self, group: Group, shards: int, windows: Windows) -> None:
         self.shards: int = shards
         self._group, self._windows = group, windows
-        self._lanes: dict[Any, _Lane] = {}
-        self._order: list[Member] = []  # all that wait
+        self._lanes: dict[Any, list[_Lane]] = {}
+        self._order: list[tuple[_Lane, Member]] = []  # all that wait
         self._open: dict[Any, Late] = {}  # of calls that are whole, or wrong shares
         self._has_whole = self._has_shares = self._is_torn = False
         self._late: list[Late] = []
@@ -60,11 +62,13 @@ class Succession:
 
     def add(self, call: Member) -> Judged | None:
         """What is found with this call; None where nothing is to be said yet."""
-        lane = self._lanes.setdefault(call.kind, _Lane())
+        lanes = self._lanes.setdefault(call.kind, [])
+        lane = _lane_of(call, lanes)
+        call = replace(call, is_again=any(map(call.is_among, (one.waiting for one in lanes))))
         lane.waiting.append(call)
-        self._order.append(call)
+        self._order.append((lane, call))
         found = self._found(lane, call)
-        self._order = [one for one in self._order if one in self._lanes[one.kind].waiting]
+        self._order = [(own, one) for own, one in self._order if one in own.waiting]
         return found
 
     def taken(self) -> list[Late]:
@@ -81,13 +85,14 @@ class Succession:
 
     def ended(self) -> Iterator[Late]:
         """What is found now that no other call comes."""
-        for lane in self._lanes.values():
+        lanes = [lane for own in self._lanes.values() for lane in own]
+        for lane in lanes:
             while len(lane.waiting) >= self.shards:
                 site = lane.waiting[-1].site
                 judged = self._decided(lane, at_end=True)
                 if judged is not None:
                     self._late.append((site, judged))
-        for lane in self._lanes.values():
+        for lane in lanes:
             self._leave(lane.waiting, at_end=True)
         self._lanes.clear()
         yield from self.taken()
@@ -130,12 +135,11 @@ class Succession:
         self._close(taken)
         self._leave([one for one in lane.waiting if one not in taken])
         lane.waiting, lane.blamed = [], []
-        if taken[0] in self._order:
-            before = self._order[: self._order.index(taken[0])]
-            for one in before:  # no call of a batch comes between those of another
-                other = self._lanes[one.kind]
-                if one.is_right and one in other.waiting:
-                    other.waiting.remove(one)
+        order = [one for _, one in self._order]
+        if taken[0] in order:
+            for own, one in self._order[: order.index(taken[0])]:
+                if one.is_right and one in own.waiting:  # no call comes between those of a batch
+                    own.waiting.remove(one)
                     self._leave([one])
 
     def _close(self, taken: Sequence[Member]) -> None:
@@ -154,7 +158,7 @@ class Succession:
                 report = replace(lost, mismatches=lost.mismatches + report.mismatches)
             elif one.alone.ok:
                 known = self._has_shares or self._has_whole or self._open
-                if known or not at_end:
+                if not one.is_again and (known or not at_end):
                     self._has_whole = True
                     continue
                 report = _undecided([one], self._group.too_few([one]))
@@ -201,6 +205,16 @@ class Succession:
         begins = range(max(0, at - self.shards + 1), min(at, len(waiting) - self.shards) + 1)
         tried = [[*waiting[begin : begin + self.shards]] for begin in begins]
         return max(tried, key=_likeness)  # the first of equals
+
+
+def _lane_of(call: Member, lanes: list[_Lane]) -> _Lane:
+    """Where a call waits: with its slices, else with most others that are not the same again."""
+    own = [one for one in lanes if call.part and call.part in (each.part for each in one.waiting)]
+    others = own or [one for one in lanes if not call.is_among(one.waiting)]
+    if not others and len(lanes) < TURNS:
+        lanes.append(_Lane())
+        return lanes[-1]
+    return max(others or lanes, key=lambda lane: len(lane.waiting))  # the first of equals
 
 
 def _undecided(calls: Sequence[Member], report: Report) -> Report:

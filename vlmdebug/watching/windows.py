@@ -73,7 +73,7 @@ class Where(NamedTuple):
     cached: int | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class Pass:
     """Windows of the same rows of one batch, one after another.
 
@@ -94,6 +94,10 @@ class Pass:
         if whole is not None and self.whole is not None:
             return whole is self.whole or np.array_equal(whole.ids, self.whole.ids)
         return first.root() is where.root() and first.version == where.version
+
+    def has(self, where: Where) -> bool:
+        """Whether it has a window of these very columns."""
+        return (where.at.start, where.at.stop) in self.spans
 
     def count(self, *, but: int = 0) -> np.ndarray:
         """How often each token came, `(seq,)`, without the last `but` windows."""
@@ -174,7 +178,8 @@ class Windows:
         """The number of this window or rank, and tokens that came twice or were left out."""
         if self.split.rank is not None and where.cache is None:
             return Added(self.split.rank, [], None)  # what other ranks have is not known here
-        one = next((one for one in reversed(self._open) if one.fits(where, whole)), None)
+        fitting = (one for one in reversed(self._open) if one.fits(where, whole))
+        one = next((one for one in fitting if where.cache is not None or not one.has(where)), None)
         if one is None or (where.cache is not None and _begins_again(one, where)):
             one = Pass(where)
             self._open.append(one)
