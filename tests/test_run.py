@@ -439,6 +439,82 @@ def session() -> Iterator[Session]:
         yield sessions[0]
 
 
+@contextmanager
+def sharing(**options: Any) -> Iterator[Session]:
+    """A session on calls that two ranks share, as of `vlmdebug run --shards 2 --embedded`."""
+    seen = Session(shards=2, embedded=True, **options)
+    for name in CALLED.keys() & sys.modules.keys():
+        seen.patch(sys.modules[name])
+    try:
+        yield seen
+    finally:
+        seen.unpatch(sys.modules)
+        seen.finish()
+
+
+def share_calls(model: Any, *, lost: int = 0, step: int = 0) -> None:
+    """A step of two ranks, with copies of its tokens; each rank has all images."""
+    inputs = dict(vd.tiny.batch("llava", [1, 1, 1], padding_side="right", seed=step))
+    wide = inputs["input_ids"].shape[1]
+    places, half = torch.arange(wide).expand(3, -1), wide // 2
+    for start, stop in ((0, half), (half + lost, wide)):
+        tokens = {key: inputs[key][:, start:stop] for key in ("input_ids", "attention_mask")}
+        own = {key: value.clone() for key, value in tokens.items()}
+        with suppress(ValueError):  # it has some of the placeholder tokens, and all images
+            model(**own, position_ids=places[:, start:stop], pixel_values=inputs["pixel_values"])
+
+
+def whole_calls(model: Any) -> None:
+    """An evaluation of as many rows, and a generation."""
+    others = dict(vd.tiny.batch("llava", [1, 0, 1], padding_side="left", seed=1))
+    with torch.no_grad():
+        model(**others)
+        model.generate(**others, max_new_tokens=2, do_sample=False)
+
+
+def test_whole_calls_of_a_program_between_its_ranks_are_judged_as_such(built: Any) -> None:
+    model, _ = built["llava"]
+    for lost in (0, 1):
+        with sharing() as seen:
+            for step in range(4):
+                share_calls(model, lost=lost * (step == 2), step=step)
+                whole_calls(model)
+        found = [{one.code for one in found.call.mismatches} for found in seen.found.values()]
+
+        assert not seen.failed
+        assert found == [{"VLM010"}] * lost  # tokens of rank 1 are those of an image
+        assert lost or (seen.judged == 16 and not seen.unread)
+
+
+@pytest.mark.parametrize(("every", "judged"), [(2, 8), (3, 8), (4, 4)])
+def test_calls_of_ranks_are_judged_or_skipped_together(every: int, judged: int, built: Any) -> None:
+    model, _ = built["llava"]
+    with sharing(sample_every=every) as seen:
+        for _ in range(4):
+            share_calls(model)
+            whole_calls(model)
+
+    assert not seen.failed and not seen.found and not seen.unread
+    assert (seen.judged, seen.judged + seen.skipped) == (judged, 16)
+
+
+def test_models_of_one_config_may_have_each_share_in_turn(built: Any) -> None:
+    model, _ = built["llava"]
+    other = type(model)(model.config)
+
+    def both(**given: Any) -> None:
+        for one in (model, other):
+            with suppress(ValueError):
+                one(**given)
+
+    with sharing() as seen, torch.no_grad():
+        share_calls(both)
+        share_calls(both)
+
+    assert not seen.failed and not seen.found and not seen.unread
+    assert seen.judged == 8
+
+
 def right_and_wrong(built: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     model, _ = built["llava"]
     inputs = dict(vd.tiny.batch("llava", [1, 1, 2], padding_side="right"))

@@ -330,9 +330,10 @@ def _gone(fault: ShardFault, first: str) -> str:
 
 def _whole(fault: ShardFault, first: str) -> str:
     calls = number(fault.given[0], "call")
+    code = f" ({fault.noun})" if fault.noun else ""
     return (
-        f"{calls} may be whole, and right, or share the tokens of one batch, and then be wrong "
-        f"({fault.noun}) {first}. Watch calls that are split in a block of their own, "
+        f"{calls} may be whole, and right, or share the tokens of one batch, and then be wrong"
+        f"{code} {first}. Watch calls that are split in a block of their own, "
         "vlmdebug.watch(model, shards=…), and whole calls outside of it."
     )
 

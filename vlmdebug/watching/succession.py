@@ -66,6 +66,7 @@ class Succession:
         lane = _lane_of(call, lanes)
         call = replace(call, is_again=any(map(call.is_among, (one.waiting for one in lanes))))
         lane.waiting.append(call)
+        lanes.sort(key=lambda one: one is lane)  # the latest last
         self._order.append((lane, call))
         found = self._found(lane, call)
         self._order = [(own, one) for own, one in self._order if one in own.waiting]
@@ -135,12 +136,15 @@ class Succession:
         self._close(taken)
         self._leave([one for one in lane.waiting if one not in taken])
         lane.waiting, lane.blamed = [], []
+        self._leave_before(taken[0])
+
+    def _leave_before(self, share: Member) -> None:
+        """Whole calls before a share, of any lane: none comes between those of a batch."""
         order = [one for _, one in self._order]
-        if taken[0] in order:
-            for own, one in self._order[: order.index(taken[0])]:
-                if one.is_right and one in own.waiting:  # no call comes between those of a batch
-                    own.waiting.remove(one)
-                    self._leave([one])
+        for own, one in self._order[: order.index(share)] if share in order else ():
+            if one.is_right and one in own.waiting:
+                own.waiting.remove(one)
+                self._leave([one])
 
     def _close(self, taken: Sequence[Member]) -> None:
         self._windows.close([one.part for one in taken if one.part is not None])
@@ -181,17 +185,19 @@ class Succession:
         self._leave([one for one in waiting[:end] if one not in taken])
         lane.waiting, lane.blamed = waiting[end:], taken[1:]
         joined, fits = self._group.judged(taken)
-        if all(one.is_right for one in taken):
+        are_right = [one.is_right for one in taken]
+        if not fits and any(are_right) and not all(are_right):
+            self._leave(taken)  # no order joins them; what slices leave is said at the end
+            return None
+        self._close(taken)
+        if all(are_right):
             last = taken[-1]
             self._open.setdefault((last.kind, last.site), (last.site, joined))
             return Judged.of(_undecided(taken, joined.report()))
-        if not fits and any(one.is_right for one in taken):
-            self._leave(taken)  # no order joins them
-            return None
-        self._close(taken)
         if self._is_torn and joined.report().mismatches:
             return Judged.of(_doubted(joined.report(), ShardFault(Split.TORN)))
         self._has_shares = True
+        self._leave_before(taken[0])
         return joined
 
     def _probable(self, waiting: Sequence[Member]) -> list[Member]:
@@ -208,13 +214,19 @@ class Succession:
 
 
 def _lane_of(call: Member, lanes: list[_Lane]) -> _Lane:
-    """Where a call waits: with its slices, else with most others that are not the same again."""
-    own = [one for one in lanes if call.part and call.part in (each.part for each in one.waiting)]
-    others = own or [one for one in lanes if not call.is_among(one.waiting)]
-    if not others and len(lanes) < TURNS:
-        lanes.append(_Lane())
-        return lanes[-1]
-    return max(others or lanes, key=lambda lane: len(lane.waiting))  # the first of equals
+    """Where a call waits: with its slices, else with the latest others; `lanes`: the latest last.
+
+    The same call again waits elsewhere.
+    """
+    slices = [
+        one for one in lanes if call.part and call.part in (each.part for each in one.waiting)
+    ]
+    others = [one for one in reversed(lanes) if one.waiting and not call.is_among(one.waiting)]
+    empty = [one for one in lanes if not one.waiting]
+    if not (slices or others or empty) and len(lanes) < TURNS:
+        empty = [_Lane()]
+        lanes += empty
+    return [*slices, *others, *empty, *lanes][0]
 
 
 def _undecided(calls: Sequence[Member], report: Report) -> Report:
