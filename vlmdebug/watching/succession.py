@@ -63,10 +63,9 @@ class Succession:
     def add(self, call: Member) -> Judged | None:
         """What is found with this call; None where nothing is to be said yet."""
         lanes = self._lanes.setdefault(call.kind, [])
-        lane = _lane_of(call, lanes)
+        lane = _lane_of(call, lanes, self.shards)
         call = replace(call, is_again=any(map(call.is_among, (one.waiting for one in lanes))))
         lane.waiting.append(call)
-        lanes.sort(key=lambda one: one is lane)  # the latest last
         self._order.append((lane, call))
         found = self._found(lane, call)
         self._order = [(own, one) for own, one in self._order if one in own.waiting]
@@ -213,15 +212,16 @@ class Succession:
         return max(tried, key=_likeness)  # the first of equals
 
 
-def _lane_of(call: Member, lanes: list[_Lane]) -> _Lane:
-    """Where a call waits: with its slices, else with the latest others; `lanes`: the latest last.
+def _lane_of(call: Member, lanes: list[_Lane], shards: int) -> _Lane:
+    """Where a call waits: with its slices, else with the first others that lack a share.
 
     The same call again waits elsewhere.
     """
     slices = [
         one for one in lanes if call.part and call.part in (each.part for each in one.waiting)
     ]
-    others = [one for one in reversed(lanes) if one.waiting and not call.is_among(one.waiting)]
+    others = [one for one in lanes if one.waiting and not call.is_among(one.waiting)]
+    others.sort(key=lambda one: len(one.waiting) >= shards)
     empty = [one for one in lanes if not one.waiting]
     if not (slices or others or empty) and len(lanes) < TURNS:
         empty = [_Lane()]
