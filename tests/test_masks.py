@@ -136,6 +136,17 @@ def test_aspect_ratios_and_masks_of_other_images_are_found_by_their_pixels():
     assert [m.samples for m in checked("mllama", {**inputs, **moved}).mismatches] == [(1,)]
 
 
+def test_mask_that_shows_other_tiles_of_the_same_number_is_found():
+    inputs = processed("mllama", [noise(40, 56), noise(112, 40)])
+    mask = inputs[TILES].clone()
+    mask[1, 0] = mask[1, 0].roll(1)
+    report = checked("mllama", {**inputs, TILES: mask})
+
+    assert [(m.key, m.samples, m.silent) for m in report.mismatches] == [(RATIOS, (1,), True)]
+    assert "aspect_ratio_mask shows 2 of the first 3 and" in report.mismatches[0].message
+    assert not torch.equal(logits("mllama", {**inputs, TILES: mask}), logits("mllama", inputs))
+
+
 def test_id_of_no_aspect_ratio_is_said_to_be_none():
     inputs = processed("mllama", [noise(40, 56)])
     report = checked("mllama", {**inputs, RATIOS: inputs[RATIOS] + 11})

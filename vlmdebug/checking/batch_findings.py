@@ -227,6 +227,7 @@ class TilesDiffer(KeyDifference):
         ratio: The id of its aspect ratio.
         sides: Tiles down and across of that ratio; None where no ratio has that id.
         shown: Tiles that the mask shows.
+        among: Tiles up to the last that it shows.
         held: Tiles up to the last that is not padding.
     """
 
@@ -235,6 +236,7 @@ class TilesDiffer(KeyDifference):
     ratio: int
     sides: tuple[int, int] | None
     shown: int
+    among: int
     held: int
     cause: Cause | None = Cause(Because.TILES)
 

@@ -141,7 +141,11 @@ def _padding(values: np.ndarray) -> np.ndarray:
 
 
 def tiles_differ(batch: Batch) -> Iterator[TilesDiffer]:
-    """Images with an aspect ratio of more or fewer tiles than are shown, or than they have."""
+    """Images with an aspect ratio of more or fewer tiles than are shown, or than they have.
+
+    An image has the first tiles of its row (`modeling_mllama._prepare_aspect_ratio_attention_mask`,
+    transformers 5.24, shows those that the mask does).
+    """
     pixels, ids, mask = map(batch.inputs.get, (PIXELS, RATIOS, TILES))
     if pixels is None or ids is None or mask is None or len(pixels.shape) != 6:
         return
@@ -153,8 +157,9 @@ def tiles_differ(batch: Batch) -> Iterator[TilesDiffer]:
         sides = ratios[number - 1] if 0 < number <= len(ratios) else None
         filled = [bool((tile != 0).any()) for tile in pixels[sample, image]]
         held = max((place + 1 for place, full in enumerate(filled) if full), default=0)
-        seen = int(shown[sample, image].sum())
-        if sides is not None and seen == sides[0] * sides[1] >= held:
+        places = np.flatnonzero(shown[sample, image]).tolist()
+        seen, among = len(places), max(places, default=-1) + 1
+        if sides is not None and among == seen == sides[0] * sides[1] >= held:
             continue
         known = sides is not None and batch.rules.predict
         yield TilesDiffer(
@@ -165,6 +170,7 @@ def tiles_differ(batch: Batch) -> Iterator[TilesDiffer]:
             ratio=number,
             sides=sides,
             shown=seen,
+            among=among,
             held=held,
         )
 

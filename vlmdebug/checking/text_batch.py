@@ -300,8 +300,10 @@ def _tiles_differ(found: TilesDiffer, batch: Batch) -> Words:
         said += ", which is no aspect ratio of so many tiles"
     else:
         said += f", {found.sides[0]} x {found.sides[1]} tiles (height x width)"
+    others = f" of the first {found.among}" if found.among > found.shown else ""
     return Words(
-        f"{said}, but aspect_ratio_mask shows {found.shown} and pixel_values holds {found.held}.",
+        f"{said}, but aspect_ratio_mask shows {found.shown}{others} and pixel_values holds "
+        f"{found.held}.",
         "Pass all keys of images of one call of the processor.",
     )
 
