@@ -80,7 +80,7 @@ def test_right_chunks_of_every_architecture_are_right(family, built):
         pytest.param(
             "mm_token_type_ids",
             lambda c: torch.ones_like(c["mm_token_type_ids"]),
-            "AMBIGUOUS",
+            "MISMATCH",  # the model raises: text is no image
             id="text marked",
         ),
     ],
@@ -291,7 +291,7 @@ def test_batch_is_read_once_for_all_its_chunks(built, monkeypatch):
     batch = batch_of("gemma4", built)
     read = []
     monkeypatch.setattr(
-        "vlmdebug.watching.slices.assemble",
+        "vlmdebug.watching.known_batch.assemble",
         lambda facts, layout: read.append(facts) or assemble(facts, layout),
     )
     with vd.watch(model, processor=processor, on_mismatch="raise"):
@@ -1107,7 +1107,7 @@ def test_plainly_right_chunk_has_the_report_of_a_closer_look(family, built, monk
     model = Opaque(built[family][0].config)
     chunks = [chunk for size in (1, 2, 3) for chunk in batch.chunks(size)]
     with monkeypatch.context() as patched:
-        patched.setattr("vlmdebug.watching.slices.used_chunk", closer_look)
+        patched.setattr("vlmdebug.watching.known_batch.used_chunk", closer_look)
         plain = watched(model, processor, chunks)
     monkeypatch.setattr("vlmdebug.watching.fast_path.FastPath.samples", lambda *_: None)
     closer = watched(model, processor, chunks)
@@ -1121,7 +1121,7 @@ def test_batches_that_take_turns_are_read_once_each(built, monkeypatch):
     _, processor = built["gemma4"]
     model, read = Opaque(built["gemma4"][0].config), []
     monkeypatch.setattr(
-        "vlmdebug.watching.slices.assemble",
+        "vlmdebug.watching.known_batch.assemble",
         lambda facts, layout: read.append(facts) or assemble(facts, layout),
     )
     batches = [batch_of("gemma4", built, images) for images in ((2, 1, 0), (1, 0, 2))]
