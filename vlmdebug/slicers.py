@@ -117,8 +117,8 @@ def corrected(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
     samples = len(inputs["input_ids"])
     tokens, media = _present(inputs, _ALL_TOKENS), _present(inputs, _ALL_MEDIA)
     images, videos, audios = (
-        [0, *accumulate(_counted(inputs, count) or [0] * samples)]
-        for count in ("num_images", "num_videos", "num_audios")
+        [0, *accumulate(_counted(inputs, f"num_{unit}s") or [0] * samples)]
+        for unit in ("image", "video", "audio")
     )
     offsets = _offsets(media, inputs, samples, images) | _video_offsets(media, videos)
     offsets |= dict.fromkeys(AUDIO_KEYS, audios)
@@ -129,7 +129,7 @@ def corrected(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
     pictures = videos if filmed else pictures
     offsets |= dict.fromkeys(IMAGE_KEYS, videos) if filmed else {}
     options = {key: value for key, value in inputs.items() if _is_option(key, value)}
-    _refuse_others(inputs, {*tokens, *media, *options})
+    _refuse_others(inputs, {*tokens, *media, *options}, samples)
     keeps_rows = bool(_KEEPS_ROWS & media.keys())
     owned = {k: videos if k in _OF_VIDEO else audios if k in _OF_AUDIO else pictures for k in media}
     for key, rows in media.items():
@@ -169,10 +169,10 @@ def _counted(inputs: Inputs, count: str) -> list[int] | None:
     return [*map(int, given)]
 
 
-def _refuse_others(inputs: Inputs, known: Collection[str]) -> None:
-    """Refuse tensors that would be lost; keys that only trainers read are no inputs of a model."""
+def _refuse_others(inputs: Inputs, known: Collection[str], samples: int) -> None:
+    """Refuse tensors that would be lost; those with a row per sample are the trainer's own."""
     for key in inputs.keys() - {*known, *TRAINERS_OWN, *BOOKKEEPING, "position_ids"}:
-        if _is_tensor(inputs[key]):
+        if _is_tensor(inputs[key]) and len(inputs[key]) != samples:
             raise NotJudged(
                 f"{key} is a tensor, but it is not known here what its rows count. Nothing was "
                 f'cut. Leave it out, or pass layout={{"{key}": "sample"}} to vlmdebug.read_batch '
