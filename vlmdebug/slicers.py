@@ -170,7 +170,7 @@ def _counted(inputs: Inputs, count: str) -> list[int] | None:
 
 
 def _refuse_others(inputs: Inputs, known: Collection[str], samples: int) -> None:
-    """Refuse tensors that would be lost; those with a row per sample are the trainer's own."""
+    """Refuse tensors that would be lost, but for those with a row per sample, as trainers add."""
     for key in inputs.keys() - {*known, *TRAINERS_OWN, *BOOKKEEPING, "position_ids"}:
         if _is_tensor(inputs[key]) and len(inputs[key]) != samples:
             raise NotJudged(
