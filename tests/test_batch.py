@@ -342,14 +342,32 @@ def test_sources_that_disagree_are_a_finding_with_both_numbers():
     assert "has 10 placeholder tokens in input_ids, but mm_token_type_ids marks 9" in found.message
 
 
-def test_types_that_mark_begin_and_end_tokens_too_do_not_disagree():
-    inputs, processor = qwen()
-    types = inputs["mm_token_type_ids"].clone()
-    spread = torch.nn.functional.max_pool1d(types[:, None].float(), 3, 1, 1)[:, 0].long()
-    inputs["mm_token_type_ids"] = spread  # one more at either end
-    batch = vd.read_batch(inputs, processor=processor)
+def spread(types):
+    """The types with one more token at either end of each run."""
+    return torch.nn.functional.max_pool1d(types[:, None].float(), 3, 1, 1)[:, 0].long()
 
-    assert not vd.check(batch).mismatches
+
+def test_types_that_mark_begin_and_end_tokens_too_do_not_disagree():
+    """Aya Vision's model, as most, does not look at them."""
+    model, processor = vd.tiny.build("aya_vision")
+    inputs = vd.tiny.batch("aya_vision", [1, 0, 1])
+    types = (inputs["input_ids"] == processor.image_token_id).long()
+    batch = vd.read_batch(
+        {**inputs, "mm_token_type_ids": spread(types)}, processor=processor, config=model.config
+    )
+
+    assert vd.check(batch).ok
+
+
+def test_types_by_which_positions_are_laid_out_mark_no_other_token():
+    inputs, processor = qwen()
+    model = vd.tiny.build("qwen2_5_vl")[0]
+    wide = {**inputs, "mm_token_type_ids": spread(inputs["mm_token_type_ids"])}
+
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        model(**wide)
+    found = vd.check(vd.read_batch(wide, processor=processor, config=model.config)).mismatches
+    assert {(m.code, m.key) for m in found} == {("VLM010", "mm_token_type_ids")}
 
 
 def test_text_that_names_no_image_blames_the_template():

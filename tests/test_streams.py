@@ -41,6 +41,8 @@ def qwen(model, processor, samples, *, width=None):
             inputs[grid] = torch.tensor(grids[kind])
             patches = int(inputs[grid].prod(1).sum())
             inputs[pixels] = torch.randn(patches, 1176, generator=noise)
+    if grids["video"]:
+        inputs["second_per_grid_ts"] = torch.ones(len(grids["video"]))
     return inputs
 
 
@@ -82,7 +84,12 @@ def test_videos_and_images_are_counted_apart(batch):
 
 def test_synthesized_videos_are_laid_out_as_these(batch):
     made = vd.make_batch(
-        "qwen2_5_vl", [1, 0, 1, 0], [1, 2], videos_per_sample=[2, 0, 0, 1], frames=[1, 2, 1]
+        "qwen2_5_vl",
+        [1, 0, 1, 0],
+        [1, 2],
+        videos_per_sample=[2, 0, 0, 1],
+        frames=[1, 2, 1],
+        second_per_grid_ts=[1.0, 1.0, 1.0],
     )
 
     assert dict(made.layout.axes) == dict(batch.layout.axes)

@@ -132,10 +132,7 @@ def corrected(inputs: Inputs, chunk_size: int) -> Iterator[Inputs]:
     _refuse_others(inputs, {*tokens, *media, *options}, samples)
     keeps_rows = bool(_KEEPS_ROWS & media.keys())
     owned = {k: videos if k in _OF_VIDEO else audios if k in _OF_AUDIO else pictures for k in media}
-    for key, rows in media.items():
-        uncounted = len(rows) > 0 and owned[key][-1] == 0 and not keeps_rows
-        if uncounted or offsets[key][-1] != len(rows):
-            raise NotJudged(_uncounted(key, len(rows), inputs))
+    _refuse_uncounted(media, offsets, {} if keeps_rows else owned, inputs)
     places = inputs.get("position_ids")
     for start in range(0, samples, chunk_size):
         stop = min(start + chunk_size, samples)
@@ -178,6 +175,19 @@ def _refuse_others(inputs: Inputs, known: Collection[str], samples: int) -> None
                 f'cut. Leave it out, or pass layout={{"{key}": "sample"}} to vlmdebug.read_batch '
                 "if it has one row per sample, and use batch.chunks(n)."
             )
+
+
+def _refuse_uncounted(
+    media: Inputs,
+    offsets: dict[str, list[int]],
+    owned: dict[str, list[int]],
+    inputs: Inputs,
+) -> None:
+    """Refuse media that have other rows than their counts say; `owned` may leave keys out."""
+    for key, rows in media.items():
+        none = len(rows) > 0 and owned.get(key, [1])[-1] == 0
+        if none or offsets[key][-1] != len(rows):
+            raise NotJudged(_uncounted(key, len(rows), inputs))
 
 
 def _uncounted(key: str, rows: int, inputs: Inputs) -> str:
