@@ -341,3 +341,38 @@ def test_mask_of_mllama_with_two_dimensions_swapped_is_not_called_loud(built, ke
         assert len(model(**next(iter(slicer(None, 2)))).logits) == 2
     assert report.verdict == "MISMATCH"
     assert {one.silent for one in report.mismatches} == {None}
+
+
+COLUMNS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "fewer": lambda value: value[..., :-3],
+    "more": lambda value: torch.nn.functional.pad(value, (0, 2)),
+    "other": lambda value: value.roll(1, -1),
+}
+
+
+@pytest.mark.parametrize("placed", [True, False])
+@pytest.mark.parametrize("of", ["qwen2_5_vl", "llava", "ernie4_5_vl_moe"])
+def test_other_columns_of_a_key_are_as_loud_as_the_model_or_not_known(of, placed, built):
+    """With positions M-RoPE reads no types; what a trainer adds is read by no model."""
+    model, processor = built[of]
+    inputs = dict(vd.tiny.batch(of, [1, 0, 2]))
+    if placed:
+        inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
+    inputs["loss_weight"] = torch.rand(inputs["input_ids"].shape)
+    batch = vd.read_batch(inputs, processor=processor, config=model.config)
+    chunks, said, wrong = [dict(chunk) for chunk in batch.chunks(1)], Counter(), []
+    for key in batch.token_dims:
+        for name, change in COLUMNS.items():
+            if key == "input_ids":
+                continue
+            for index, chunk in enumerate(chunks):
+                call = chunk | {key: change(chunk[key])}
+                does = runs(model, call)
+                for m in judged(batch, chunks, index, call):
+                    said[key, m.silent] += 1
+                    if m.silent not in (None, does):
+                        wrong.append((key, name, index, m.code, m.silent))
+
+    assert not wrong
+    assert said["loss_weight", None]
+    assert placed or of == "llava" or said["mm_token_type_ids", False]

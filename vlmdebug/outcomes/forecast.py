@@ -12,11 +12,11 @@ from math import prod
 
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.change import Change
-from vlmdebug.core.keys import KEYS
+from vlmdebug.core.keys import KEYS, TOKEN_KEYS
 from vlmdebug.core.layout import SAMPLE_WITH_IMAGES
 from vlmdebug.core.lazy import lazy
 from vlmdebug.core.modality import Modality
-from vlmdebug.core.observed import ObservedCall, ObservedKey
+from vlmdebug.core.observed import ObservedCall, ObservedKey, Seams
 from vlmdebug.core.part import Part
 from vlmdebug.core.presence import Expected
 from vlmdebug.errors import AmbiguousError
@@ -150,14 +150,19 @@ class Forecast:
         return outcome(silent, Runs.TAKES_KEY, Raises.REFUSES_KEY)
 
     def other_columns(self, key: str) -> Outcome:
-        """What follows from columns of `key` other than those of `input_ids`."""
+        """What follows from columns of `key` other than those of `input_ids`.
+
+        With `position_ids`, M-RoPE reads no types, and a mask without padding may be ignored.
+        """
         rules, keys = self.batch.rules, self.chunk.keys
-        if not rules.predict:
+        given = "position_ids" in keys
+        if not rules.predict or key not in TOKEN_KEYS or not rules.uses(key, positions=given):
             return DEPENDS
         if keys[key].columns == keys["input_ids"].columns:  # M-RoPE reads them
             return Outcome(Runs.OTHER_TOKENS) if rules.checks_each_sample == "never" else DEPENDS
         placed = rules.checks_each_sample == "always" and "pixel_values" in keys
-        return LOUD if placed else DEPENDS  # it is read token by token
+        unread = given and key == "attention_mask"
+        return LOUD if placed and not unread else DEPENDS  # it is read token by token
 
     def short_padding(self, key: str) -> Outcome:
         """What follows from a padded dimension of `key` that lacks media of the chunk.
@@ -227,7 +232,8 @@ class Forecast:
             if mended is not None:
                 keys[key] = mended
         placeholders = self.batch.placeholders_of(self.part)
-        if placeholders is None or "input_ids" in wrong:
+        strange = any(seam.why is Seams.STRANGE for seam in self.chunk.seams)
+        if placeholders is None or "input_ids" in wrong or strange:
             placeholders = self._written
         return Forward(self.batch, keys, self.part, placeholders, self.expected)
 
