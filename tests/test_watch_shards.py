@@ -278,6 +278,23 @@ def test_a_cache_that_was_taken_back_and_a_new_one_begin_where_they_are(labs):
     assert trace.ok, said(trace)
 
 
+@pytest.mark.parametrize("family", FEW)
+def test_a_mask_that_reaches_behind_an_empty_cache_is_found(family, labs):
+    """A loop that makes a new cache for each window."""
+    lab = labs[family]
+
+    def emptied(number, call):
+        return {**call, "past_key_values": DynamicCache(config=lab.model.config)}
+
+    columns = next(iter(prefill(lab)))["input_ids"].shape[1]
+    cuts = [columns, columns + 2, lab.batch.inputs["input_ids"].shape[1]]
+    off, trace = apart(lab, prefill(lab, cuts, emptied))
+
+    assert off > SAME
+    assert codes(trace) == {"VLM011"}
+    assert f"attention_mask with {columns + 2} columns, but there are 2 tokens with" in said(trace)
+
+
 class Cache:
     """A cache of so many tokens."""
 

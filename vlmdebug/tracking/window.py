@@ -43,8 +43,7 @@ class Place(NamedTuple):
         Behind a cache of so many tokens, a model takes the first column for the first token there,
         which may be before the batch. Where none of `ends` fits, they are those of the tokens.
         """
-        begins = [] if behind is None else [self.start - behind]
-        for begin in begins if behind else [*begins, 0]:
+        for begin in (0,) if behind is None else (self.start - behind,):
             for end in ends:
                 if wide == end - begin != self.stop - self.start:
                     return begin, end
@@ -268,7 +267,7 @@ class Window:
             if (first, end) != (start, stop):
                 if not self._cached:
                     yield self.fault(Split.WHOLE_MASK, key)
-            elif self._behind:
+            elif self._behind is not None and value.shape[1] != self._behind + stop - start:
                 sizes = [value.shape[1]], [self._behind + stop - start]
                 found = self.fault(Split.OWN_MASK, key, (0, 0), *sizes)
                 yield found._replace(sample=None)
