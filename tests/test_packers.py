@@ -266,6 +266,121 @@ def test_tokens_of_no_sample_are_said_not_to_be_compared(labs):
     )
 
 
+def with_completions(lab, order, size, media):
+    """A packed row of prompts, each with tokens of no sample behind it; `media`: whose images."""
+    along, noise = dict[str, list[torch.Tensor]](), torch.Generator()
+    for sample in order:
+        one = lab.packed(order=[sample])
+        behind = {
+            "input_ids": torch.randint(100, 200, (1, size), generator=noise),
+            "position_ids": one["position_ids"][..., -1:] + 1 + torch.arange(size),
+        }
+        for key, value in one.items():
+            if getattr(value, "shape", ())[-1:] == one["input_ids"].shape[1:]:
+                blank = value.new_zeros(*value.shape[:-1], size)
+                along.setdefault(key, []).extend([value, behind.get(key, blank)])
+    rows = lab.packed(order=media)
+    images = {key: rows[key] for key in rows if key in lab.batch.layout.media}
+    tokens = {key: torch.cat(parts, -1) for key, parts in along.items() if key != "labels"}
+    return tokens | images
+
+
+@pytest.mark.parametrize("size", [15, 100])
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "internvl"])
+def test_completions_behind_packed_prompts_are_undecided_and_faults_are_found(family, size, labs):
+    lab = labs[family]
+    right = with_completions(lab, ORDER, size, ORDER)
+    lengths = torch.tensor([len(lab.alone[sample]) + size for sample in ORDER])
+    begins = (lengths.cumsum(0) - lengths).tolist()
+
+    report = vd.check(lambda inputs, chunk_size: [right], lab.batch, chunk_size=3)
+
+    assert lab.off(lab.run(right), at=begins) < SAME
+    assert report.verdict == "AMBIGUOUS"
+    assert "also tokens that are of no sample" in report.ambiguities[0]
+
+    moved = right | {"position_ids": right["position_ids"].clone()}
+    moved["position_ids"][..., begins[1] + 5 : begins[1] + 9] += 3
+    turned = with_completions(lab, ORDER, size, sorted(ORDER))
+    for wrong, code in ((moved, "VLM014"), (turned, "VLM002")):
+        found = vd.check(lambda inputs, chunk_size, wrong=wrong: [wrong], lab.batch, chunk_size=3)
+
+        assert codes(found) == {code}
+        assert lab.off(lab.run(wrong), at=begins) > SAME
+
+
+@pytest.mark.parametrize("size", [5, 40])
+def test_a_sample_next_to_tokens_of_another_batch_is_not_called_out_of_order(size, labs):
+    """A bin of one sample and a text of another data set, which positions keep apart."""
+    lab, noise = labs["internvl"], torch.Generator()
+    call = with_completions(lab, [1], 0, [1])
+    text = torch.randint(100, 200, (1, size), generator=noise)
+    call["input_ids"] = torch.cat([call["input_ids"], text], 1)
+    call["position_ids"] = torch.cat([call["position_ids"], torch.arange(size)[None]], 1)
+    calls = [lab.packed(order=[2, 0]), call]
+
+    report = vd.check(lambda inputs, chunk_size: calls, lab.batch, chunk_size=3)
+
+    assert lab.off(lab.run(call), order=[1]) < SAME
+    assert report.verdict == "AMBIGUOUS"
+    assert "also tokens that are of no sample" in report.ambiguities[0]
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "internvl"])
+@pytest.mark.parametrize("at", [0, 1], ids=["in front", "behind"])
+def test_a_bin_without_tokens_is_named_wherever_it_comes(family, at, labs):
+    lab = labs[family]
+    call = lab.packed()
+    empty = {key: call[key][..., :0] for key in ("input_ids", "position_ids")}
+    calls = [call]
+    calls.insert(at, empty)
+
+    report = vd.check(lambda inputs, chunk_size: calls, lab.batch, chunk_size=3)
+
+    assert [one.message.splitlines()[0] for one in report.findings] == [
+        f"Chunk {at} holds no sample."
+    ]
+    assert report.findings[0].loudness == "loud"
+    with pytest.raises(IndexError):
+        lab.run(empty)
+
+
+def with_other_words(lab, call, share):
+    """The call with other text tokens in some places."""
+    ids, noise = call["input_ids"].clone(), torch.Generator()
+    text = ~torch.isin(ids, torch.tensor([*lab.batch.token_ids.values()]))
+    ids[text & (torch.rand(ids.shape, generator=noise) < share)] = 150
+    return call | {"input_ids": ids, "labels": None}
+
+
+def test_positions_of_packed_tokens_that_match_no_sample_are_undecided(labs):
+    lab = labs["llava"]
+    right = lab.packed(order=(0, 1, 2))
+    call = with_other_words(lab, lab.packed("no positions", (0, 1, 2)), 0.5)
+    call["position_ids"] = right["position_ids"]
+
+    report = vd.check(lambda inputs, chunk_size: [call], lab.batch, chunk_size=3)
+
+    assert report.verdict == "AMBIGUOUS"
+    assert "the tokens match no samples, of which one may begin at each 0" in "".join(
+        report.ambiguities
+    )
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "internvl"])
+def test_media_next_to_tokens_of_no_sample_are_as_loud_as_the_model(family, labs):
+    """A sample with another word is not recognized, and its images are still in the call."""
+    lab = labs[family]
+    call = lab.packed(order=[1, 0, 2])
+    call["input_ids"][0, -len(lab.alone[2])] = 150
+
+    report = vd.check(lambda inputs, chunk_size: [call], lab.batch, chunk_size=3)
+
+    assert lab.run(call).isfinite().all()
+    assert codes(report) >= {"VLM006"}
+    assert {one.loudness for one in report.findings} == {"silent"}
+
+
 @pytest.mark.parametrize("family", ["llava", "internvl"])
 def test_positions_of_a_row_of_one_sample_are_compared(family, labs):
     lab = labs[family]

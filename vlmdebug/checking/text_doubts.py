@@ -53,6 +53,7 @@ MADE: Mapping[MadeBy, str] = {
     MadeBy.LABELS: "it is not input_ids with -100 where nothing is learned",
     MadeBy.NO_MODEL: "the model is not known",
     MadeBy.HOLES: "attention_mask hides tokens between others",
+    MadeBy.OPEN_TOKENS: "the tokens match no samples, of which one may begin at each 0",
     MadeBy.OPEN_MROPE: "M-RoPE's places of videos, audio and this model are not recomputed",
     MadeBy.FIRST_PLANE: "its first plane is not 0, 1, 2 …",
     MadeBy.NO_MEDIA_TO_COMPARE: "the batch has none to compare with",

@@ -60,6 +60,7 @@ class MadeBy(Enum):
     LABELS = auto()
     NO_MODEL = auto()
     HOLES = auto()
+    OPEN_TOKENS = auto()
     OPEN_MROPE = auto()
     FIRST_PLANE = auto()
     NO_MEDIA_TO_COMPARE = auto()

@@ -81,6 +81,7 @@ class Joined:
             return None
         shown, cuts = texts.not_padding(table, given), edges(given, table.shape)
         pieces = list[Piece]()
+        begins = cuts if given.get(PADDING_MASK) is None else ()  # of samples of another batch, too
         several, told, strange = False, _is_told(given), False
         ends = cuts if batch.rules.causal or batch.rules.separates_packed else ()
         table = table.astype(texts.dtype, copy=False)
@@ -90,9 +91,10 @@ class Joined:
             if own is None:
                 return None
             begun = [one for one in own if one.first < SHORTEST or not one.span.start]
-            several |= len(begun) > 1
+            odd = texts.is_strange(own, tokens, real)
+            several |= len(begun) > 1 or (odd and any((row, p.span.stop) in begins for p in begun))
             told &= texts.is_alone(own, tokens, ends, behind=batch.rules.causal)
-            strange |= texts.is_strange(own, tokens, real)
+            strange |= odd
             pieces += own
         if not (several or (told and _shows_all(given, table.shape, texts.width))):
             return None
@@ -254,7 +256,13 @@ class Texts:
     ) -> list[Piece] | None:
         """The samples in one row; None if too many of its tokens are of no sample.
 
-        `shown`: its tokens that are no padding.
+        Behind those, such as completions, samples are looked for where positions begin again.
+
+        Args:
+            row: Its number.
+            tokens: Its tokens.
+            shown: Those that are no padding.
+            edges: Row and column of the places where positions begin again.
         """
         found, at, strange, tried = list[Piece](), 0, 0, -1
         real = np.flatnonzero(shown)
@@ -275,9 +283,20 @@ class Texts:
             if found and _are_the_same(tokens[at:]):
                 return found  # padding, of which the batch may have none
             strange += 1
-            if strange > min(MOST_STRANGE, len(tokens) // 5):
+            if strange <= min(MOST_STRANGE, len(tokens) // 5):
+                at += 1
+                continue
+            at = min([column for one, column in edges if one == row and column > at], default=-1)
+            if not found or (at < 0 and not self._ends_apart(found, edges)):
                 return None
-            at += 1
+            if at < 0:
+                return found
+
+    @staticmethod
+    def _ends_apart(found: Sequence[Piece], edges: Collection[tuple[int, int]]) -> bool:
+        """Whether positions begin again behind the only sample of a row, or with its last one."""
+        row, start, stop = found[-1].span
+        return (row, stop if len(found) == 1 else start) in edges
 
     def is_strange(self, pieces: Sequence[Piece], tokens: np.ndarray, shown: np.ndarray) -> bool:
         """Whether a row holds other tokens: not padding, nor one token again and again."""

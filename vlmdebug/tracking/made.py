@@ -266,6 +266,8 @@ class _Call:
         planes = self.planes_of(values)
         if planes is not None and self._has_holes and self.has_family:
             return Made.unchecked(MadeBy.HOLES)
+        if planes is not None and self.samples is None and self._may_be_packed(planes[0]):
+            return Made.unchecked(MadeBy.OPEN_TOKENS)
         return self.compared(planes, values.shape)
 
     def deltas(self, values: np.ndarray) -> Made:
@@ -328,6 +330,10 @@ class _Call:
         begins = self.shown.copy()
         begins[:, 1:] &= ~self.shown[:, :-1]
         return bool((begins.sum(axis=1) > 1).any())
+
+    def _may_be_packed(self, plane: np.ndarray) -> bool:
+        """Whether samples may begin within a row, as far as positions and mask say."""
+        return self.given.get("attention_mask") is None and not plane[:, 1:].all()
 
     @property
     def _has_media(self) -> bool:

@@ -195,6 +195,9 @@ class _Chunk:
         return self._ids(value) if key == "input_ids" else self._used(key, value)
 
     def _ids(self, ids: Any) -> ObservedKey:
+        if ids.ndim == 2 and not ids.shape[1]:
+            self.samples = Rows.of(())  # rows without a token are of no sample
+            return ObservedKey(self.samples, 0, columns=0, dims=2)
         seen = self.finder.sliced("input_ids", ids, (1,))
         if ids.shape[-1:] != self.batch.inputs["input_ids"].shape[-1:] or (
             seen is None and not self.finder.is_slice("input_ids", ids)
