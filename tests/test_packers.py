@@ -381,6 +381,23 @@ def test_media_next_to_tokens_of_no_sample_are_as_loud_as_the_model(family, labs
     assert {one.loudness for one in report.findings} == {"silent"}
 
 
+@pytest.mark.parametrize(
+    ("rewards", "wrong"), [([1.0, 2.0, 4.0, 3.0], set()), ([2.0, 1.0, 3.0, 4.0], {"VLM002"})]
+)
+def test_equal_samples_are_told_apart_by_what_a_trainer_adds(rewards, wrong, built):
+    """Two texts without images may be packed in any order, with their rewards."""
+    model, processor = built["llava"]
+    texts = ["<image>Describe.", "<image>Describe.", "Name it.", "Name it."]
+    inputs = dict(vd.tiny.batch("llava", [1, 1, 0, 0], texts=texts, sizes=(64, 64)))
+    lab = Lab(model, processor, inputs | {"rewards": torch.tensor([1.0, 2.0, 3.0, 4.0])})
+    call = lab.packed(order=[0, 1, 2, 3]) | {"rewards": torch.tensor(rewards)}
+
+    report = vd.check(lambda inputs, chunk_size: [call], lab.batch, chunk_size=4)
+
+    assert codes(report) == wrong
+    assert report.ok == (not wrong)
+
+
 @pytest.mark.parametrize("family", ["llava", "internvl"])
 def test_positions_of_a_row_of_one_sample_are_compared(family, labs):
     lab = labs[family]

@@ -98,8 +98,8 @@ class Joined:
             pieces += own
         if not (several or (told and _shows_all(given, table.shape, texts.width))):
             return None
-        media = {key: given.get(key) for key in batch.layout.media}
-        found = identified([one.alike for one in pieces], (), batch, finder, media)
+        others = {key: given.get(key) for key in batch.layout if key not in batch.token_dims}
+        found = identified([one.alike for one in pieces], (), batch, finder, others)
         assert found is not None
         spans = Spans(one.span for one in pieces)
         return cls(tuple(found), spans, tuple(one.first for one in pieces), texts, strange)
