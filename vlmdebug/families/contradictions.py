@@ -75,19 +75,14 @@ def other_rows(
         shape = (len(value),) if isinstance(value, list) else value.shape
         rows = shape[axis.dim] if len(shape) > axis.dim else 0
         if rows != sum(count):
-            if facts.packed is not None and axis.unit == "sample":
-                found.append(_packed_rows(key, rows, count.total))
-                continue
             family = find_family(layout.family) if axis.unit == "sample" else None
             made = None if family is None else family.flattened(facts)
             fits = None if made is None else made == sum(facts.placeholders or ())
-            if fits and facts.packing.ambiguities:
-                found.append(_rows_of_several(key, rows, count.total))
-                continue
-            owners = sum(map(bool, counts.get("image", ())))
-            if axis.unit == "sample" and rows == owners and _skips_empty_rows(layout, key):
-                found.append(_without_empty_rows(key, rows))
-                continue
+            if axis.unit == "sample" and fits is not False:
+                open_rows = _open_rows(facts, layout, counts, key, rows, fits=bool(fits))
+                if open_rows is not None:
+                    found.append(open_rows)
+                    continue
             said = (
                 f"{key} has {number(rows, 'row')} on dim {axis.dim}, but layout {layout.family} "
                 f"has one row per {axis.unit} and the batch has {count.total} {plural(axis.unit)} "
@@ -101,6 +96,27 @@ def other_rows(
                 silent = fits
             found.append(Contradiction((key,), None, said, silent=silent))
     return found
+
+
+def _open_rows(
+    facts: BatchFacts,
+    layout: Layout,
+    counts: Mapping[str, Counts],
+    key: str,
+    rows: int,
+    *,
+    fits: bool,
+) -> Ambiguity | None:
+    """Padded rows that may be right, though they are not one per sample; `fits`: to the text."""
+    samples = counts["sample"].total
+    if facts.packed is not None:
+        return _packed_rows(key, rows, samples)
+    if fits and facts.packing.ambiguities:
+        return _rows_of_several(key, rows, samples)
+    owners = sum(map(bool, counts.get("image", ())))
+    if rows == owners and _skips_empty_rows(layout, key):
+        return _without_empty_rows(key, rows)
+    return None
 
 
 def _skips_empty_rows(layout: Layout, key: str) -> bool:
