@@ -345,6 +345,18 @@ def test_a_bin_without_tokens_is_named_wherever_it_comes(family, at, labs):
         lab.run(empty)
 
 
+def test_media_of_a_bin_without_tokens_are_named(labs):
+    lab = labs["llava"]
+    call = lab.packed()
+    empty = {key: call[key][..., :0] for key in ("input_ids", "position_ids")}
+    empty["pixel_values"] = call["pixel_values"][:0]
+
+    report = vd.check(lambda inputs, chunk_size: [call, empty], lab.batch, chunk_size=3)
+
+    said = [one.message.splitlines()[0] for one in report.findings]
+    assert "A chunk without samples was given pixel_values with zero rows." in said
+
+
 def with_other_words(lab, call, share):
     """The call with other text tokens in some places."""
     ids, noise = call["input_ids"].clone(), torch.Generator()

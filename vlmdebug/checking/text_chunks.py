@@ -46,7 +46,11 @@ UNCUT = "It raises the same where the whole batch is one chunk, so no cut is the
 
 def _were_given(samples: Sequence[int]) -> str:
     """`sample 1 was given`, `samples 0:2 were given`."""
-    return f"{name_samples(samples)} {'was' if len(samples) == 1 else 'were'} given"
+    return f"{name_samples(samples)} {_was(samples)} given"
+
+
+def _was(samples: Sequence[int]) -> str:
+    return "was" if len(samples) == 1 else "were"
 
 
 def _own(samples: Sequence[int]) -> str:
@@ -121,9 +125,10 @@ def _must_be_absent(found: MustBeAbsent, batch: Batch) -> Words:
     rows = _rows(batch, key, found.actual) if found.length else f"{key} with zero rows"
     unit = batch.layout.media.get(key, "")
     thing = unit if unit in VIDEO_AND_AUDIO else "image"
-    has, were = ("has", "was") if len(samples) == 1 else ("have", "were")
+    has = "has" if len(samples) == 1 else "have"
+    given = f"{name_samples(samples)} {has} no {thing} but {_was(samples)} given {rows}."
     return Words(
-        f"{name_samples(samples)} {has} no {thing} but {were} given {rows}.",
+        given if samples else f"A chunk without samples was given {rows}.",
         _keep_zeros(key, batch)
         if _lacks_zeros(found)
         else f"Leave {key} out of a chunk without {plural(thing)}.",
