@@ -440,18 +440,27 @@ def test_several_rows_may_be_packed(labs):
     assert vd.check(rows, lab.batch, chunk_size=2).ok
 
 
-def test_ends_for_flash_attention_alone_are_not_ok_without_positions(labs):
-    lab = labs["llava"]
-
-    def packer(inputs, chunk_size):
-        call = lab.packed()
+@pytest.mark.parametrize("wrong", ["no positions", "positions run on"])
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "idefics3"])
+def test_ends_for_flash_attention_are_of_no_use_to_other_attention(family, wrong, labs):
+    lab = labs[family]
+    call = {**lab.packed(), **lab.packed(wrong)}
+    if wrong == "no positions":
         del call["position_ids"]
-        yield call
 
-    report = vd.check(packer, lab.batch, chunk_size=3)
+    def report(name, given=call):
+        return vd.check(lambda *_: [given], attending(lab, name), chunk_size=3)
 
-    assert report.verdict == "AMBIGUOUS"
-    assert "only flash-attention reads cu_seq_lens_q" in str(report.ambiguities)
+    assert lab.off(lab.run(call)) > SAME
+    for name in ("sdpa", "eager", "flex_attention"):
+        assert [(f.code, f.loudness) for f in report(name).findings] == [("VLM014", "silent")]
+        assert report(name, lab.packed()).ok
+    for name in (None, "registered_by_a_user"):
+        assert report(name).verdict == "AMBIGUOUS"
+        assert "only flash-attention" in str(report(name).ambiguities)
+    assert report("flash_attention_2").ok
+    if "position_ids" in call:
+        assert lab.off(lab.flash(call)) < SAME
 
 
 @pytest.mark.parametrize(
@@ -1100,7 +1109,7 @@ def test_watch_reads_the_longest_sample_that_is_a_plain_number(family, built):
     assert watched(call).ok
     assert codes(watched({**call, "max_length_q": 3})) == {"VLM015"}
     assert lab.off(lab.flash(bare)) < SAME < lab.off(lab.run(bare))
-    assert watched(bare).verdict == "AMBIGUOUS"
+    assert [(f.code, f.loudness) for f in watched(bare).findings] == [("VLM014", "silent")]
     for config in (lab.model.config, lab.model.config.get_text_config()):
         config._attn_implementation_internal = "flash_attention_2"
     assert watched(bare).ok
@@ -1327,11 +1336,14 @@ def test_positions_of_two_dimensions_pass_where_the_model_separates_texts_by_the
         call["position_ids"] = call["position_ids"][0]
     bare = {k: v for k, v in call.items() if not k.startswith(("cu_", "max_"))}
     report = vd.check(lambda i, n: [bare], lab.batch, chunk_size=3)
-    flash = vd.check(lambda i, n: [call], lab.batch, chunk_size=3)
+    same = vd.check(lambda i, n: [call], lab.batch, chunk_size=3)
+    unknown = vd.check(lambda i, n: [call], attending(lab, None), chunk_size=3)
 
     assert report.ok == (lab.off(lab.run(bare)) < SAME), str(report)
     assert report.ok or codes(report) == {"VLM014"}
-    assert flash.verdict == ("OK" if report.ok else "AMBIGUOUS")
+    assert codes(same) == codes(report)
+    assert same.verdict == report.verdict
+    assert unknown.verdict == ("OK" if report.ok else "AMBIGUOUS")
     if family not in OWN_MASKS:
         assert lab.off(lab.flash(call)) < SAME
 
@@ -1344,11 +1356,16 @@ def test_places_in_time_before_the_others_are_right_in_flash_attention_alone(fam
     bare = {k: v for k, v in call.items() if not k.startswith(("cu_", "max_"))}
     wrong = bare | {"position_ids": bare["position_ids"][[0, 1, 3, 2]]}
 
+    def report(name, given):
+        return vd.check(lambda i, n: [given], attending(lab, name), chunk_size=3)
+
     for given in (call, bare):
-        report = vd.check(lambda i, n, given=given: [given], lab.batch, chunk_size=3)
-        assert report.verdict == "AMBIGUOUS"
-        assert "only flash-attention sees where they begin" in report.ambiguities[0]
-    assert codes(vd.check(lambda i, n: [wrong], lab.batch, chunk_size=3)) == {"VLM014"}
+        assert report(None, given).verdict == "AMBIGUOUS"
+        assert "only flash-attention sees where they begin" in report(None, given).ambiguities[0]
+        assert report("flash_attention_2", given).ok
+        assert codes(report("sdpa", given)) == {"VLM014"}
+    for name in (None, "flash_attention_2", "sdpa"):
+        assert codes(report(name, wrong)) == {"VLM014"}
     assert lab.off(lab.run(bare)) > SAME
     assert lab.off(lab.flash(call)) < SAME
 

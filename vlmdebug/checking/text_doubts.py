@@ -120,7 +120,7 @@ SEAMS: Mapping[Seams, tuple[str, str]] = {
     ),
     Seams.FLASH: (
         "only flash-attention reads cu_seq_lens_q and _k, and no position_ids start again",
-        "Pass position_ids that start again, too, or test with the attention of your training run.",
+        "Pass position_ids that start again, too, or model=, which shows its attention.",
     ),
     Seams.JUMPS: (
         "only flash-attention sees where they begin, as the first plane of position_ids does not "

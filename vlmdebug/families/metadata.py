@@ -56,6 +56,8 @@ STARTS = {"granite_docling": "<row_1_col_1>"}
 """Tokens that begin an image that no token ends, by model type."""
 
 TOWERS = {("llava", "pixtral"): PIXTRAL_12B}
+BY_MASK = ("sdpa", "eager", "flex_attention")
+"""Kinds of attention that read masks alone; of other names, a kernel that a user registers."""
 """The layout's name where a model type has several, by the type of the vision tower. Pixtral-12B is
 a LLaVA model (`modeling_llava.get_image_features` passes `image_sizes` to the tower) with a
 PixtralProcessor (transformers 5.23)."""
@@ -247,7 +249,7 @@ def _of_config(config: Any) -> dict[str, bool | None]:
     both = getattr(text, "use_bidirectional_attention", "unsaid")
     return {
         "has_config": getattr(config, "model_type", None) is not None,
-        "flash_attention": "flash" in name if isinstance(name, str) else None,
+        "flash_attention": False if name in BY_MASK else "flash" in str(name) or None,
         "attends_both_ways": None if both == "unsaid" else both == "vision",
     }
 

@@ -214,8 +214,13 @@ class PackedCall:
 
     @lazy
     def is_flash(self) -> bool:
-        """Whether flash-attention gets the ends of samples, by arguments of its own."""
-        return self.given.keys() >= FLASH and not self.wrong_ends
+        """Whether flash-attention, if the model may have it, gets the ends of samples."""
+        return self.may_flash and self.given.keys() >= FLASH and not self.wrong_ends
+
+    @property
+    def may_flash(self) -> bool:
+        """Whether the model has flash-attention, or may have it."""
+        return self.batch.rules.flash_attention is not False
 
     @lazy
     def is_mrope(self) -> bool:
@@ -243,7 +248,8 @@ class PackedCall:
     def _with_text(self, planes: np.ndarray) -> Seam | None:
         """M-RoPE's positions behind the places of text, which only say where samples begin."""
         found = self.starts(planes[0])
-        if found is not None and found.why is Seams.ORDER and self._begins_for_flash(planes[0]):
+        jumps = self.may_flash and found is not None and found.why is Seams.ORDER
+        if jumps and self._begins_for_flash(planes[0]):
             found = Seam(Seams.JUMPS)
         if found is not None and found.why in {Seams.ORDER, Seams.PADDING}:
             return found
@@ -291,7 +297,8 @@ class PackedCall:
             before[row] = stop
         if flash:
             return Seam(Seams.FLASH)
-        return Seam(Seams.UNLIKE) if len(firsts) > 1 and not self.is_flash else None
+        unlike = len(firsts) > 1 and self.may_flash and not self.is_flash
+        return Seam(Seams.UNLIKE) if unlike else None
 
     def _order(self, sample: int, row: int, at: int, plane: np.ndarray, start: int) -> Seam:
         given = int(plane[row, at])
