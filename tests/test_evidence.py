@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from architectures import REFUSES_TEXT, architectures
+from PIL import Image
 
 import vlmdebug as vd
 from vlmdebug.checking import labels as judged
@@ -357,6 +358,55 @@ def test_completion_typed_as_prompt_is_doubted_with_labels_too(change):
     for batch, named in ((wrong, True), (right, False)):
         report = vd.check(batch, config=model.config)
         assert ((unknown, None) in {(one.what, one.against) for one in report.compared}) is named
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@torch.no_grad()
+def test_no_type_of_a_token_of_a_prompt_or_completion_is_ok_if_the_model_reads_it_otherwise(side):
+    model, processor, _ = real("paligemma", [1, 1])
+    processor.tokenizer.padding_side = side
+    images = [[Image.new("RGB", (56, 56), color)] for color in ("red", "blue")]
+    asked = {"text": ["<image>a b", "<image>d"], "images": images}
+    asked |= {"padding": True, "return_tensors": "pt"}
+    answered = dict(processor(**asked, suffix=["e", "f\ng h"]))
+    bare = [
+        {k: v for k, v in one.items() if k != "labels"} for one in (answered, processor(**asked))
+    ]
+
+    for batch in (answered, *bare):
+        given = {key: value for key, value in batch.items() if key != "labels"}
+        shown = batch["attention_mask"].bool()
+        right = model(**given).logits[shown]
+        assert vd.check(batch, processor=processor).ok
+        for place in (batch["input_ids"] != model.config.image_token_id).nonzero().tolist():
+            types = batch["token_type_ids"].clone()
+            types[*place] = 1 - types[*place]
+            off = float(
+                (model(**given | {"token_type_ids": types}).logits[shown] - right).abs().max()
+            )
+            report = vd.check(batch | {"token_type_ids": types}, processor=processor)
+            assert report.ok == (off < 1e-4) == (not shown[*place]), place
+
+
+def test_line_break_or_labels_say_where_a_prompt_ends():
+    _, processor, _ = real("paligemma", [1, 1])
+    images = [[Image.new("RGB", (56, 56))]] * 2
+    asked = {"text": ["<image>a b", "<image>d"], "images": images, "padding": True}
+    batch = dict(processor(**asked, suffix=["e", "f\ng h"], return_tensors="pt"))
+    wrong = batch["token_type_ids"].clone()
+    wrong[0, 19:21] = 1  # the last letter of the prompt, and its line break
+    bare = {key: value for key, value in batch.items() if key != "labels"}
+    all_learned = batch | {"token_type_ids": (batch["input_ids"] != 0).long()}
+    all_learned["token_type_ids"][:, :16] = 0
+    learned = all_learned["token_type_ids"] == 1
+    all_learned["labels"] = batch["input_ids"].where(learned, -100)
+
+    for given in (batch, bare):
+        (doubt,) = vd.check(given | {"token_type_ids": wrong}, processor=processor).ambiguities
+        assert doubt.startswith(
+            "sample 0 has 2 tokens with token_type_ids 1 in front of the end of its prompt: "
+        )
+    assert vd.check(all_learned, processor=processor).ok
 
 
 def test_placeholders_outside_the_prompt_are_found():

@@ -103,6 +103,13 @@ class BehindPrompt(NamedTuple):
     tokens: int
 
 
+class BeforePromptEnds(NamedTuple):
+    """Tokens of a sample that are typed as its completion though its prompt ends later."""
+
+    sample: int
+    tokens: int
+
+
 class LeftOut(NamedTuple):
     """Real tokens that a chunk lacks, as pairs of a sample and their number."""
 
@@ -194,6 +201,7 @@ Doubt = (
     | OddMask
     | Hidden
     | BehindPrompt
+    | BeforePromptEnds
     | Unmasked
     | LeftOut
     | PaddingShown

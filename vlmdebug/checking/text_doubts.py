@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from vlmdebug.checking.doubts import (
+    BeforePromptEnds,
     BehindPrompt,
     Doubt,
     Embedded,
@@ -198,6 +199,8 @@ def doubt(one: Doubt) -> str:
             return shard_doubt(one)
         case BehindPrompt():
             return _behind_prompt(one)
+        case BeforePromptEnds():
+            return _before_prompt_ends(one)
         case _:
             return _of_batch(one)
 
@@ -301,6 +304,15 @@ def _behind_prompt(one: BehindPrompt) -> str:
         f"sample {one.sample} has {number(one.tokens, 'token')} with token_type_ids 0 behind the "
         "line break that ends a prompt: the model lets tokens of type 0 see each other, later ones "
         "too. If they are a completion, set their token_type_ids to 1."
+    )
+
+
+def _before_prompt_ends(one: BeforePromptEnds) -> str:
+    return (
+        f"sample {one.sample} has {number(one.tokens, 'token')} with token_type_ids 1 in front of "
+        "the end of its prompt: the model does not let them see the tokens of the prompt behind "
+        "them, nor be seen by those in front. Set token_type_ids to 0 in the prompt, and to 1 "
+        "behind it."
     )
 
 

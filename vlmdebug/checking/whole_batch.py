@@ -22,6 +22,7 @@ from vlmdebug.checking.causes import Fault, RunCause, faults_of, is_another_orde
 from vlmdebug.checking.chunk import images_of
 from vlmdebug.checking.compared import compared, counts_unknown, positions
 from vlmdebug.checking.doubts import (
+    BeforePromptEnds,
     BehindPrompt,
     Doubt,
     FeaturesUnknown,
@@ -138,6 +139,10 @@ def doubts_alone(batch: Batch) -> list[str]:
     if any(batch.behind_prompt):
         typed = [(s, n) for s, n in enumerate(batch.behind_prompt) if n]
         doubts += [BehindPrompt(*own) for own in typed if not learns_prompt(batch, own[0])]
+    if any(batch.before_prompt_ends):
+        behind = batch.behind_prompt or (0,) * len(batch)
+        typed = [(s, n) for s, n in enumerate(batch.before_prompt_ends) if n and not behind[s]]
+        doubts += [BeforePromptEnds(*own) for own in typed]
     if any(batch.unmasked):
         masked, shown = "attention_mask" in batch.inputs, enumerate(batch.unmasked)
         causal = batch.rules.causal

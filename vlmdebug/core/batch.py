@@ -87,6 +87,7 @@ class Batch:
         unmasked: The same of padding tokens that no mask hides and that its text would attend to.
         behind: Padding behind the text of each sample; empty if not known, or there is a mask.
         behind_prompt: Tokens of each sample that are typed as its prompt but follow its end.
+        before_prompt_ends: The same of a completion, in front of the end of its prompt.
         lost_masks: Masks of pixels that the processor returns and the batch lacks.
         marked: Placeholder tokens of each sample as keys of token types mark them, where known.
         known: Keys that some layout has; looking up one that is missing is no error.
@@ -109,6 +110,7 @@ class Batch:
     unmasked: tuple[int, ...] = ()
     behind: tuple[int, ...] = ()
     behind_prompt: tuple[int, ...] = ()
+    before_prompt_ends: tuple[int, ...] = ()
     lost_masks: tuple[str, ...] = ()
     known: frozenset[str] = frozenset()
     columns: Mapping[str, int] = field(default_factory=dict)

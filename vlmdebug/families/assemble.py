@@ -62,6 +62,7 @@ from vlmdebug.families.probe import Probe
 from vlmdebug.families.probe_runs import plain
 from vlmdebug.families.rules import USUAL
 from vlmdebug.families.token_masks import (
+    before_prompt_ends,
     behind_prompt,
     columns,
     marked,
@@ -112,6 +113,7 @@ def assemble(
         unmasked=unmasked,
         behind=padding_behind(facts),
         behind_prompt=behind_prompt(facts, found.rules),
+        before_prompt_ends=before_prompt_ends(facts, found.rules),
         lost_masks=form.lost_masks,
         known=KNOWN,
         columns=columns(facts, form),

@@ -8,7 +8,7 @@ from operator import add
 import numpy as np
 
 from vlmdebug.core.blocks import seen_of
-from vlmdebug.core.keys import PROMPT_TYPES
+from vlmdebug.core.keys import IGNORED, PROMPT_TYPES
 from vlmdebug.core.rules import ModelRules
 from vlmdebug.core.tensors import by_sample, widened
 from vlmdebug.families.facts import BatchFacts
@@ -127,10 +127,8 @@ def behind_prompt(facts: BatchFacts, rules: ModelRules) -> tuple[int, ...]:
 
     Empty where no type says that, or where it is not known how prompts end.
     """
-    types, ends = facts.inputs.get(PROMPT_TYPES), facts.metadata.prompt_ends
-    if rules.token_types_mark != "completion" or types is None or not ends:
-        return ()
-    if tuple(types.shape) != tuple(facts.inputs["input_ids"].shape):
+    ends = facts.metadata.prompt_ends
+    if not _types_prompts(facts, rules) or not ends:
         return ()
     prompt = facts.by_sample(PROMPT_TYPES, 1) == 0  # (sample, seq)
     if facts.mask is not None and facts.mask.shape == prompt.shape:
@@ -139,6 +137,54 @@ def behind_prompt(facts: BatchFacts, rules: ModelRules) -> tuple[int, ...]:
     before = np.logical_or.accumulate(ends_here, axis=1)
     after = np.logical_or.accumulate(ends_here[:, ::-1], axis=1)[:, ::-1]
     return by_sample(prompt & before & ~after)
+
+
+def before_prompt_ends(facts: BatchFacts, rules: ModelRules) -> tuple[int, ...]:
+    """Tokens of each sample with the type of a completion in front of the end of its prompt.
+
+    A prompt, all of type 0, comes first (`processing_paligemma.PaliGemmaProcessor`, 5.24), so that
+    it ends no earlier than the last token of type 0. It may end later where that is no line break,
+    which ends each prompt: at the first line break, or the first token that is learned. What is
+    learned is no prompt. Empty where no type says that.
+    """
+    if not _types_prompts(facts, rules):
+        return ()
+    types, shown = facts.by_sample(PROMPT_TYPES), facts.ids != facts.metadata.pad_token_id
+    if facts.mask is not None and facts.mask.shape == types.shape:
+        shown = facts.mask != 0
+    learned = np.zeros(types.shape, dtype=bool)
+    labels = facts.inputs.get("labels")
+    if tuple(getattr(labels, "shape", ())) == tuple(facts.inputs["input_ids"].shape):
+        learned = facts.by_sample("labels", IGNORED) != IGNORED
+    typed = (types != 0) & ~learned  # (sample, seq)
+    if facts.placeholder_mask is not None:
+        typed &= ~facts.placeholder_mask
+    breaks = np.isin(facts.ids, [*facts.metadata.prompt_ends])
+    rows = zip(types, typed, learned, breaks, shown, strict=True)
+    return tuple([_typed_ahead(*(one[real] for one in own)) for *own, real in rows])
+
+
+def _typed_ahead(
+    types: np.ndarray, typed: np.ndarray, learned: np.ndarray, breaks: np.ndarray
+) -> int:
+    """The same of one sample, of its tokens that are shown."""
+    prompt = np.flatnonzero(types == 0)
+    if not len(prompt):
+        return 0
+    last = int(prompt[-1])
+    ahead = int(typed[:last].sum())
+    if ahead or breaks[last]:
+        return ahead
+    ends = np.flatnonzero(learned) if learned.any() else np.flatnonzero(breaks[last:]) + last + 1
+    return int(typed[last : int(ends[0])].sum()) if len(ends) else 0
+
+
+def _types_prompts(facts: BatchFacts, rules: ModelRules) -> bool:
+    """Whether types of all tokens tell prompts from completions."""
+    types = facts.inputs.get(PROMPT_TYPES)
+    if rules.token_types_mark != "completion" or types is None:
+        return False
+    return tuple(types.shape) == tuple(facts.inputs["input_ids"].shape)
 
 
 def _attended(
