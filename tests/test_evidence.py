@@ -378,14 +378,16 @@ def test_no_type_of_a_token_of_a_prompt_or_completion_is_ok_if_the_model_reads_i
         shown = batch["attention_mask"].bool()
         right = model(**given).logits[shown]
         assert vd.check(batch, processor=processor).ok
-        for place in (batch["input_ids"] != model.config.image_token_id).nonzero().tolist():
+        for place in map(
+            tuple, (batch["input_ids"] != model.config.image_token_id).nonzero().tolist()
+        ):
             types = batch["token_type_ids"].clone()
-            types[*place] = 1 - types[*place]
+            types[place] = 1 - types[place]
             off = float(
                 (model(**given | {"token_type_ids": types}).logits[shown] - right).abs().max()
             )
             report = vd.check(batch | {"token_type_ids": types}, processor=processor)
-            assert report.ok == (off < 1e-4) == (not shown[*place]), place
+            assert report.ok == (off < 1e-4) == (not shown[place]), place
 
 
 def test_line_break_or_labels_say_where_a_prompt_ends():

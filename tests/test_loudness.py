@@ -376,3 +376,34 @@ def test_other_columns_of_a_key_are_as_loud_as_the_model_or_not_known(of, placed
     assert not wrong
     assert said["loss_weight", None]
     assert placed or of == "llava" or said["mm_token_type_ids", False]
+
+
+@pytest.mark.parametrize("of", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "glm4v", "hy_v4_vl"])
+@torch.no_grad()
+def test_wrong_types_next_to_positions_of_the_model_are_said_to_change_nothing(of, built):
+    model, processor = built[of]
+    inputs = dict(vd.tiny.batch(of, [1, 1]))
+    key, marks = "mm_token_type_ids", inputs["mm_token_type_ids"]
+    names = ("input_ids", "image_grid_thw", "attention_mask", key)
+    placed = model.model.get_rope_index(**{name: inputs[name] for name in names})[0]
+    one_less = marks.clone()
+    one_less[0, int(marks[0].argmax())] = 0
+    unread = f"it does not read {key} next to position_ids, and computes the same."
+
+    def said(given, cut=None):
+        batch = vd.read_batch(given, processor=processor, config=model.config)
+        report = vd.check(batch) if cut is None else vd.check(lambda *_: [cut], batch, chunk_size=2)
+        assert report.verdict == "MISMATCH"
+        return {(one.silent, unread in one.message) for one in report.mismatches if one.key == key}
+
+    with_places = inputs | {"position_ids": placed}
+    right = model(**with_places).logits
+    for wrong in (one_less, marks.flip(0), torch.zeros_like(marks)):
+        assert torch.equal(model(**with_places | {key: wrong}).logits, right)
+        assert said(with_places, with_places | {key: wrong}) == {(True, True)}
+        assert all(not same for _, same in said(inputs, inputs | {key: wrong}))
+        assert runs(model, inputs | {key: wrong}) is False or not torch.equal(
+            model(**inputs | {key: wrong}).logits, right
+        )
+    assert said(with_places | {key: one_less}) == {(True, True)}
+    assert said(inputs | {key: one_less}) == {(None, False)}

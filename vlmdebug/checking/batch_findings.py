@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from vlmdebug.checking.causes import Fault
 from vlmdebug.checking.findings import Because, Cause, Difference, KeyDifference
-from vlmdebug.outcomes.reasons import Outcome, Raises, Runs, Unknown
+from vlmdebug.outcomes.reasons import Outcome, Raises, Runs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +104,6 @@ class MarkedOtherwise(KeyDifference):
     placeholders: int
     marked: int
     noun: str = "image"
-    outcome: Outcome = Outcome(Unknown.BY_MARKS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from vlmdebug.checking.batch_findings import MarkedOtherwise
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import MARKS_CLIPS
 from vlmdebug.core.tensors import by_sample, to_numpy
+from vlmdebug.outcomes.reasons import Outcome, Runs, Unknown
 
 CLIPS = {"video": 2, "audio": 3}
 """Types of the tokens of clips (`processing_utils.create_mm_token_type_ids`, transformers 5.24)."""
@@ -25,8 +26,16 @@ def marked_otherwise(batch: Batch, seen: Collection[int]) -> list[MarkedOtherwis
         sources += [(noun, MARKS_CLIPS, marks) for noun, marks in _clips(batch)]
     if not sources:
         return []
+    unread = {k for _, k, _ in sources if batch.rules.leaves_unread(k, batch.inputs)}
     return [
-        MarkedOtherwise(key=key, samples=(s,), placeholders=counted, marked=marked, noun=noun)
+        MarkedOtherwise(
+            key=key,
+            samples=(s,),
+            placeholders=counted,
+            marked=marked,
+            noun=noun,
+            outcome=Outcome(Runs.UNREAD if key in unread else Unknown.BY_MARKS),
+        )
         for noun, key, marks in sources
         if (own := batch.modalities[noun].placeholders) is not None and own != marks
         for s, (counted, marked) in enumerate(zip(own, marks, strict=True))

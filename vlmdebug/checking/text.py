@@ -102,6 +102,8 @@ REASONS: Mapping[Raises | Runs | Unknown, str] = {
     Runs.MIXES: "The model will not raise: tokens attend to those of another sample.",
     Runs.OTHER_PLACES: "The model will not raise: it takes the tokens for others in place or time.",
     Runs.SEES_PADDING: "The model will not raise: the sample attends to these tokens.",
+    Runs.UNREAD: "The model will not raise: it does not read {key} next to position_ids, and "
+    "computes the same.",
     Runs.ACROSS: "The model will not raise, and learns to go on with another sample.",
     Unknown.DEPENDS: "Depending on the model it raises or computes something else.",
     Unknown.NOT_IN_BATCH: "The batch does not determine whether the model raises.",

@@ -7,7 +7,7 @@ observed facts are recorded: rules that were tested in no release predict nothin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -226,6 +226,11 @@ class ModelRules:
         times = self.mrope is not None and key == self.mrope.timed_by
         only_places = positions and (times or key in self.only_used_for_position_ids)
         return key not in self.ignored and not only_places
+
+    def leaves_unread(self, key: str, given: Container[str]) -> bool:
+        """Whether a call with these keys computes the same whatever `key` holds."""
+        places = self.predict and key in self.only_used_for_position_ids
+        return places and "position_ids" in given
 
     def lays_out_media(self, *, positions: bool = False) -> bool:
         """Whether it looks at the media of each sample, as M-RoPE does to compute positions.

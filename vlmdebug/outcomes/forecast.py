@@ -56,6 +56,8 @@ class Forecast:
 
     def wrong(self, key: str) -> Outcome:
         """What follows from wrong rows of `key`, and of the keys that were cut with it."""
+        if self.batch.rules.leaves_unread(key, self.chunk.keys):
+            return Outcome(Runs.UNREAD)
         beside = [name for name in self._group(key) if self.chunk.keys.get(name) is not None]
         then = self._with_wrong(key, self._only([key, *beside]))
         used = self.chunk.keys.get(key)
@@ -75,6 +77,8 @@ class Forecast:
         than their siblings, and none its feature key with a dimension more or less.
         """
         layout = self.batch.layout
+        if layout.rules.leaves_unread(key, self.chunk.keys):
+            return Outcome(Runs.UNREAD)
         if not layout.rules.predict or self.batch.is_of_clips(key):
             return DEPENDS
         if change.kind == "values":
@@ -156,6 +160,8 @@ class Forecast:
         """
         rules, keys = self.batch.rules, self.chunk.keys
         given = "position_ids" in keys
+        if rules.leaves_unread(key, keys):
+            return Outcome(Runs.UNREAD)
         if not rules.predict or key not in TOKEN_KEYS or not rules.uses(key, positions=given):
             return DEPENDS
         if keys[key].columns == keys["input_ids"].columns:  # M-RoPE reads them

@@ -54,6 +54,7 @@ class Runs(Enum):
     MIXES = auto()  # tokens of a packed row attend to other samples
     OTHER_PLACES = auto()
     SEES_PADDING = auto()
+    UNREAD = auto()  # the same as with the right values
     ACROSS = auto()  # learns the first token of a sample from another one
 
 
