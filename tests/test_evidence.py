@@ -418,6 +418,27 @@ def test_placeholders_outside_the_prompt_are_found():
     assert codes(vd.check(inputs, processor=processor)) == [("VLM010", None)] * 2
 
 
+@pytest.mark.parametrize("family", architectures())
+@torch.no_grad()
+def test_media_in_doubles_are_doubted_where_the_model_raises(family, built):
+    model, processor = built[family]
+    inputs = dict(vd.tiny.batch(family, [1, 1]))
+    floating = {key for key, value in inputs.items() if torch.is_floating_point(value)}
+    for key in floating:
+        given = inputs | {key: inputs[key].double()}
+        doubts = vd.check(given, processor=processor, config=model.config).ambiguities
+        said = f"{key} holds torch.float64, but the model does not cast it"
+        try:
+            model(**given)
+        except RuntimeError:
+            assert [one.startswith(said) for one in doubts] == [True]
+            assert model(**given | {key: given[key].float()}).logits.isfinite().all()
+        else:
+            assert not doubts
+
+    assert "pixel_values" in floating
+
+
 @pytest.mark.parametrize("most", [1, 2, 9])
 def test_anyres_tokens_of_the_config_are_those_of_the_processor(most):
     model, processor = vd.tiny.build("llava_onevision")

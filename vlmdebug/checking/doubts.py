@@ -66,7 +66,7 @@ class WholePixels(NamedTuple):
     dtype: str
 
 
-Needs = Literal["positions", "loss", "tiles"]
+Needs = Literal["positions", "loss", "tiles", "weights"]
 
 
 class OtherDtype(NamedTuple):

@@ -14,6 +14,8 @@ from vlmdebug.outcomes.clips import GRIDS
 from vlmdebug.outcomes.whole_batch import lays_out_media
 
 PADDED = MEDIA_OF["image"]
+DOUBLE = "float64"
+"""What numpy computes in, and no model has weights of; which of the others fits is not known."""
 
 
 def odd_dtypes(batch: Batch) -> Iterator[WholePixels | OtherDtype]:
@@ -21,6 +23,9 @@ def odd_dtypes(batch: Batch) -> Iterator[WholePixels | OtherDtype]:
     for key in PIXELS:
         if key in batch.inputs and ("int" in (name := _name(batch, key)) or "bool" in name):
             yield WholePixels(key, name)
+    for key in sorted(batch.rules.uncast & batch.inputs.keys()):
+        if (name := _name(batch, key)).endswith(DOUBLE):
+            yield OtherDtype(key, name, "weights")
     for key, due, why in _needed(batch):
         name = _name(batch, key)
         if name and name.removeprefix("torch.") != due:

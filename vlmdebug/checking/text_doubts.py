@@ -335,6 +335,8 @@ NEEDS: Mapping[Needs, str] = {
     "loss": "the loss of the model takes int64 for tokens, and raises. Cast it to int64.",
     "tiles": "the model takes tiles by truth values: with others it raises, or takes other tiles. "
     "Cast it to bool.",
+    "weights": "the model does not cast it to the dtype of its weights, so that torch raises. Cast "
+    "it to that dtype.",
 }
 
 

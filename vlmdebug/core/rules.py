@@ -165,6 +165,7 @@ class ModelRules:
             all of its planes, so that those of texts keep samples apart.
         takes_block_mask: Whether an `attention_mask` of four dimensions keeps them apart, too.
         flash_attention: Whether the text attends by flash-attention; None where that is not known.
+        uncast: Media that the model does not cast to the dtype of its weights, and raises.
         keys: Rules of single media keys; `KeyRules()` for any other key.
         tokens: What the model does with wrong rows of each token key.
     """
@@ -196,6 +197,7 @@ class ModelRules:
     repeats_positions: bool = False
     takes_block_mask: bool = False
     flash_attention: bool | None = None
+    uncast: frozenset[str] = frozenset()
     keys: Mapping[str, KeyRules] = field(default_factory=dict)
     tokens: Mapping[str, TokenRows] = field(default_factory=dict)
 

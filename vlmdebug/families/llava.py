@@ -93,6 +93,8 @@ class Llava(Family):
             # Convolutions take one image without its dimension (torch 2, `conv2d`).
             keys={**_RULES.keys, "pixel_values": KeyRules(runs_with=frozenset({"unbatched"}))},
         ),
+        "deepseek_vl_hybrid": replace(_RULES, uncast=frozenset({"high_res_pixel_values"})),
+        **dict.fromkeys(["aria", "chameleon"], replace(_RULES, uncast=frozenset({"pixel_values"}))),
         # A tower of convolutions takes zero rows.
         "fast_vlm": replace(_RULES, keys={**_RULES.keys, "pixel_values": KeyRules("either")}),
     }

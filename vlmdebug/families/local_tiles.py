@@ -58,11 +58,13 @@ class LocalTiles(Family):
         read_only_with={"num_local_patches": "pixel_values_local"},
         raises_without=frozenset({"num_local_patches", "pixel_values_local"}),
         sometimes_returned=frozenset({"pixel_values_local"}),
+        uncast=frozenset({"pixel_values", "pixel_values_local"}),
         keys={"num_local_patches": DESCRIBES, "pixel_values_local": KeyRules("either")},
     )
     variants = {
         "step3p7": replace(
             rules,
+            uncast=frozenset(),
             read_only_with={},
             keys={
                 **rules.keys,
