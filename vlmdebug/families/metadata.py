@@ -55,9 +55,9 @@ placeholder tokens are tiles. Read in the processors of transformers 5.23."""
 STARTS = {"granite_docling": "<row_1_col_1>"}
 """Tokens that begin an image that no token ends, by model type."""
 
-TOWERS = {("llava", "pixtral"): PIXTRAL_12B}
 BY_MASK = ("sdpa", "eager", "flex_attention")
 """Kinds of attention that read masks alone; of other names, a kernel that a user registers."""
+TOWERS = {("llava", "pixtral"): PIXTRAL_12B}
 """The layout's name where a model type has several, by the type of the vision tower. Pixtral-12B is
 a LLaVA model (`modeling_llava.get_image_features` passes `image_sizes` to the tower) with a
 PixtralProcessor (transformers 5.23)."""
