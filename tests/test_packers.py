@@ -60,6 +60,49 @@ def test_each_wrong_packer_falls_with_its_code_and_the_model_agrees(family, labs
         assert ("silent" if raises(lab, wrong) else "loud") not in said, (wrong, str(report))
 
 
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
+def test_report_says_which_keys_of_a_packed_row_were_compared(family, labs):
+    lab = labs[family]
+    call = lab.packed()
+    ends = ", ".join(key for key in call if key.startswith(("cu_", "max_")))
+    own = len(lab.batch.layout) - 1  # all but attention_mask
+
+    def said(call):
+        report = vd.check(lambda inputs, size: [call], lab.batch, chunk_size=3)
+        right = str(report).split(": right in every chunk")[0].splitlines()[-1]
+        lines = " ".join(str(report).split()).split(": right in every chunk")[0]
+        return {one.what: one.against for one in report.compared}, f"{lines} {right}"
+
+    against, right = said(call)
+    assert against[f"rows of {own} keys in 1 chunk"] is not None
+    assert against["position_ids in 1 chunk"] == "places of the tokens of input_ids"
+    assert against["labels in 1 chunk"] == "input_ids"
+    assert against[f"{ends} in 1 chunk"] == "the samples of each row"
+    assert "attention_mask" not in right and "input_ids" in right
+
+    against, right = said(call | {"attention_mask": torch.ones_like(call["input_ids"])})
+    assert against["position_ids, attention_mask in 1 chunk"] is None
+    assert f"rows of {own} keys in 1 chunk" in against
+    assert "input_ids, attention_mask" not in right
+
+    without = {key: one for key, one in call.items() if not key.startswith(("cu_", "max_"))}
+    assert f"{ends} in 1 chunk" not in said(without)[0]
+
+
+def test_labels_and_positions_of_the_batch_that_are_wrong_at_a_seam_are_not_called_right(labs):
+    lab = labs["llava"]
+    places = places_of(lab.model, lab.inputs)
+    own = {**lab.inputs, "labels": lab.inputs["input_ids"].clone(), "position_ids": places}
+    batch = vd.read_batch(own, processor=lab.processor, config=lab.model.config)
+    for wrong, key in (("labels across a seam", "labels"), ("seam off by one", "position_ids")):
+        call = lab.packed(wrong)
+        call["labels"][:] = call["input_ids"]
+        report = vd.check(lambda inputs, size, call=call: [call], batch, chunk_size=3)
+
+        assert any(one.key == key for one in report.mismatches), str(report)
+        assert report.chunks[0].keys[key].state == "wrong rows"
+
+
 def raises(lab, wrong):
     """Whether the model raises with a wrong packer's call."""
     try:

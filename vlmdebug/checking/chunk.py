@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 
 from vlmdebug.checking.altered import alteration
@@ -27,7 +28,7 @@ from vlmdebug.checking.findings import (
     made_otherwise,
 )
 from vlmdebug.checking.observed import ObservedChunk
-from vlmdebug.checking.packed import CutInRow, seam_differences, seam_doubts
+from vlmdebug.checking.packed import CutInRow, judged_at_seams, seam_differences, seam_doubts
 from vlmdebug.checking.shards import shard_differences, shard_doubts
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import BOOKKEEPING, EXTRAS, pixels_of
@@ -80,18 +81,24 @@ class ChunkChecker:
         if not self.found and not chunk.run.partial and (doubt := columns_doubt(chunk)):
             self.doubts["input_ids"] = doubt
         if chunk.used.cut or chunk.used.seams:
-            self._seams()
+            self._seams(keys)
         if not chunk.samples and "input_ids" in self.keys:
             self.found.append(EmptyChunk(chunk=chunk.index))
         images = images_of(self.batch, chunk.part)
         return ChunkReport(chunk.samples, images, chunk.placeholders, features, keys)
 
-    def _seams(self) -> None:
+    def _seams(self, keys: dict[str, KeyReport]) -> None:
         """What packed rows say of their samples: whole, and apart."""
         chunk = self.chunk
         for sample, (have, own) in chunk.used.cut.items():
             self.found.append(CutInRow(chunk=chunk.index, samples=(sample,), have=have, own=own))
-        self.found += seam_differences(chunk.used.seams, chunk.samples, chunk.index)
+        found = seam_differences(chunk.used.seams, chunk.samples, chunk.index)
+        self.found += found
+        left = [key for key, seen in judged_at_seams(chunk.used).items() if not seen]
+        told = dict.fromkeys(left, KeyState.CANNOT_TELL)
+        for key, state in {**told, **{one.key: KeyState.WRONG_ROWS for one in found}}.items():
+            if key in keys and keys[key].state == KeyState.OK:
+                keys[key] = replace(keys[key], state=state)
         for one in seam_doubts(chunk.used.seams, len(chunk.samples)):
             self.doubts.setdefault(f"seams: {one.why.name}", one)
 

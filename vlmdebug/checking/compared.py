@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 from vlmdebug.checking.labels import are_comparable
+from vlmdebug.checking.packed import judged_at_seams
 from vlmdebug.core.batch import Batch
 from vlmdebug.core.keys import (
+    DERIVED,
     KEYS,
     MEDIA_OF,
+    PACKED,
     PROMPT_TYPES,
     SIDES,
     TRAINERS_OWN,
@@ -17,23 +22,31 @@ from vlmdebug.core.keys import (
 from vlmdebug.core.layout import plural
 from vlmdebug.core.modality import Modality
 from vlmdebug.core.observed import SlicerRun
-from vlmdebug.core.record import Compared
+from vlmdebug.core.record import ChunkReport, Compared, KeyState, keys_with_only
 from vlmdebug.core.wording import number
 
 SIZES = "image_sizes"
+PLACES = "places of the tokens of input_ids"
+FOLLOWS = DERIVED | {*PACKED}
+"""Keys that follow from other keys, and are judged where the batch has none of them."""
 
 
-def compared(batch: Batch, run: SlicerRun | None) -> tuple[Compared, ...]:
+def compared(
+    batch: Batch, run: SlicerRun | None, chunks: Sequence[ChunkReport]
+) -> tuple[Compared, ...]:
     """Rows against the batch's own, and placeholder tokens of each modality against features."""
     found = []
     if run is not None:
         judged = any(chunk.identified for chunk in run.chunks)
-        rows = f"rows of {number(len(batch.layout), 'key')} in {number(len(run.chunks), 'chunk')}"
+        none = (KeyState.ABSENT, KeyState.CANNOT_TELL) if judged else ()
+        keys = number(len(batch.layout.keys() - keys_with_only(chunks, *none)), "key")
+        rows = f"rows of {keys} in {number(len(run.chunks), 'chunk')}"
         found.append(Compared(rows, "those that the batch's counts give them" if judged else None))
         if run.shards is not None:
             tokens = f"tokens of {number(run.shards, 'rank')}"
             placed = judged or any(one.has_misplaced for one in run.chunks)
             found.append(Compared(tokens, "those of the batch" if placed else None))
+        found += _followed(batch, run)
     if run is not None and run.partial:
         return tuple(found)
     if batch.image.keys and batch.rules.no_placeholders:
@@ -55,6 +68,30 @@ def compared(batch: Batch, run: SlicerRun | None) -> tuple[Compared, ...]:
         found.append(Compared(f"completions in {PROMPT_TYPES}", None))
     found += [Compared(key, None) for key in sorted(TWO_TEXTS) if key in batch.layout and not run]
     return tuple(found)
+
+
+def _followed(batch: Batch, run: SlicerRun) -> Iterator[Compared]:
+    """Keys that the code made, and those that keep the samples of packed rows apart."""
+    chunks: dict[tuple[str | None, str], int] = Counter()
+    for call in run.chunks:
+        made = {key: one.right is not None for key, one in call.made.items() if key in FOLLOWS}
+        for key, known in ({**made, **judged_at_seams(call)} if call.identified else {}).items():
+            chunks[_source(batch, key) if known else None, key] += 1
+    groups: dict[tuple[str | None, int], list[str]] = {}
+    for (against, key), count in chunks.items():
+        groups.setdefault((against, count), []).append(key)
+    for (against, count), keys in groups.items():
+        names = ", ".join(keys)
+        yield Compared(f"{names} in {number(count, 'chunk')}", against)
+
+
+def _source(batch: Batch, key: str) -> str:
+    """What a key that follows from others is compared with."""
+    if key in batch.inputs:
+        return "those of the batch"
+    if key in PACKED:
+        return "the samples of each row"
+    return PLACES if "position_ids" in KEYS[key].of or key == "position_ids" else "input_ids"
 
 
 def _may_hide_completions(batch: Batch) -> bool:
@@ -86,7 +123,7 @@ def order_of_sides(key: str) -> Compared:
 
 def positions(key: str, *, known: bool) -> Compared:
     """Positions of the batch, or its deltas; `known`: whether these could be recomputed."""
-    return Compared(key, "places of the tokens of input_ids" if known else None)
+    return Compared(key, PLACES if known else None)
 
 
 def is_padded_to_sizes(batch: Batch) -> bool:

@@ -69,6 +69,10 @@ KINDS: Mapping[Seams, type[AtSeam]] = {
     Seams.LABELS: LabelsAcross,
 }
 """What is a difference; all other seams are doubts."""
+LEFT = frozenset({Seams.UNREAD, Seams.MASK, Seams.BLOCKS})
+"""Doubts about a key whose values say nothing."""
+NOT_REACHED = frozenset({Seams.MODEL, Seams.CACHE, Seams.OPEN})
+"""Doubts that leave positions open."""
 AT_TOKENS = frozenset({Split.NO_POSITIONS, Split.POSITIONS, Split.INSIDE, Split.LABELS, Split.MASK})
 """Faults of a split over ranks that are about one token of a sample."""
 LENGTHS = Outcome(Raises.LENGTHS_DIFFER)
@@ -115,6 +119,17 @@ def _is_broadcast(seam: Seam) -> bool:
 def seam_doubts(seams: Iterable[Seam], samples: int) -> list[NotApart]:
     """What is not known of the seams of a call with so many samples."""
     return [NotApart(samples, one.why) for one in seams if one.why not in KINDS]
+
+
+def judged_at_seams(call: ObservedCall) -> dict[str, bool]:
+    """Keys that keep the samples of packed rows apart, and whether each was compared."""
+    left = {seam.key for seam in call.seams if seam.why in LEFT}
+    if any(seam.why in NOT_REACHED or seam.key == "attention_mask" for seam in call.seams):
+        left.add("position_ids")
+    mask = call.keys.get("attention_mask")
+    if mask is not None and mask.dims < 3:  # nothing reads one of padding where none is left
+        left.add("attention_mask")
+    return {key: key not in left for key in call.apart_by}
 
 
 def rows_of_calls(calls: Iterable[ObservedCall]) -> tuple[PackedRow, ...]:

@@ -419,7 +419,7 @@ def report_of(
         mismatches=tuple(as_mismatch(one, batch) for one in found),
         ambiguities=tuple(ambiguities),
         slicer=run.slicer if run else None,
-        compared=compared(batch, run),
+        compared=compared(batch, run, chunks),
         error=run.error if run else None,
         kinds={key: batch.layout.kind(key) for key in batch.layout},
         axes=dict(batch.layout.axes),

@@ -178,6 +178,7 @@ class ObservedCall:
         left_out: Real tokens of each sample that its columns of `input_ids` do not hold.
         spans: The tokens of each of its samples, if some row holds several; None otherwise.
         seams: Where samples of one row are not apart, or are not known to be.
+        apart_by: Keys of packed rows that keep samples apart; `seams` say what is wrong with them.
         cut: How many tokens a sample of a packed row has there, and how many it owns, if not all.
         rows: Its packed rows, to be drawn.
         split: What is wrong with the split of the call over ranks, or not known of it.
@@ -190,6 +191,7 @@ class ObservedCall:
     left_out: Mapping[int, int] = field(default_factory=dict)
     spans: Spans | None = None
     seams: tuple[Seam, ...] = ()
+    apart_by: tuple[str, ...] = ()
     cut: Mapping[int, tuple[int, int]] = field(default_factory=dict)
     rows: tuple[PackedRow, ...] = ()
     split: tuple[ShardFault, ...] = ()

@@ -7,7 +7,7 @@ no tensor. `vlmdebug.views` draws it; `vlmdebug.Report` is the record with its v
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from functools import cached_property
@@ -125,6 +125,12 @@ class Compared:
 
     def __str__(self) -> str:
         return self.what if self.against is None else f"{self.what} against {self.against}"
+
+
+def keys_with_only(chunks: Iterable[ChunkReport], *states: KeyState) -> set[str]:
+    """Keys that have no other state than these in any chunk."""
+    found = [(key, one.state) for chunk in chunks for key, one in chunk.keys.items()]
+    return {key for key, _ in found} - {key for key, state in found if state not in states}
 
 
 def line(compared: Sequence[Compared]) -> str:

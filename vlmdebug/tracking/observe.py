@@ -158,7 +158,9 @@ class _Chunk:
         rows = packed_rows(call, seams, joined.placed)
         if joined.strange:
             seams = (*seams, Seam(Seams.STRANGE, "input_ids"))
-        return {"spans": joined.spans, "seams": seams, "cut": joined.lost, "rows": rows}
+        apart_by = tuple(key for key in call.given if key in OF_SEAMS)
+        told = {"spans": joined.spans, "seams": seams, "apart_by": apart_by}
+        return {**told, "cut": joined.lost, "rows": rows}
 
     def _ids_sliced(self, rows: Rows) -> ObservedKey:
         """`input_ids` that are these whole rows of the batch's own tensor."""

@@ -7,7 +7,15 @@ from dataclasses import dataclass, replace
 
 from vlmdebug.core.layout import plural
 from vlmdebug.core.mismatch import CODES, Finding
-from vlmdebug.core.record import ChunkReport, KeyReport, KeyState, Record, Verdict, line
+from vlmdebug.core.record import (
+    ChunkReport,
+    KeyReport,
+    KeyState,
+    Record,
+    Verdict,
+    keys_with_only,
+    line,
+)
 from vlmdebug.core.rows import Rows
 from vlmdebug.views.marks import LEFT_OUT, marks
 
@@ -228,7 +236,9 @@ def right(report: Record) -> str:
     """`input_ids, attention_mask: right in every chunk`; empty where no key is."""
     if report.chunk_size is None:
         return ""
-    names = [key for key in keys(report) if all(state(c, key).ok for c in report.chunks)]
+    chunks, left = report.chunks, keys_with_only(report.chunks, KeyState.ABSENT)
+    names = [key for key in keys(report) if all(state(c, key).ok for c in chunks)]
+    names = [key for key in names if key not in left]
     more = f" and {len(names) - 16} more" if len(names) > 16 else ""
     return f"{', '.join(names[:16])}{more}: right in every chunk" if names else ""
 
