@@ -89,6 +89,30 @@ def test_report_says_which_keys_of_a_packed_row_were_compared(family, labs):
     assert f"{ends} in 1 chunk" not in said(without)[0]
 
 
+def test_advice_on_packed_rows_is_about_joining_and_works(labs):
+    lab = labs["qwen2_5_vl"]
+    order = "in the order in which rows of input_ids hold them."
+    turned = lab.packed()
+    turned["mm_token_type_ids"] = turned["mm_token_type_ids"].flip(1)
+    advice = {
+        "images in batch order": ("VLM002", f"Join pixel_values of whole samples, {order}"),
+        "an image lost": ("VLM001", f"Join pixel_values of whole samples, {order}"),
+        "a sample twice": ("VLM006", "Let every sample be in one packed row."),
+        "types in another order": (
+            "VLM011",
+            "Join mm_token_type_ids of the same tokens as input_ids, in the same order.",
+        ),
+    }
+    for wrong, (code, todo) in advice.items():
+        packer = lab.packer(wrong) if wrong in WRONG else lambda inputs, size: [turned]
+        said = vd.check(packer, lab.batch, chunk_size=3).mismatches
+
+        assert said[0].code == code
+        assert todo in said[0].message.splitlines(), said[0].message
+        assert not any("Cut " in one.message or "Trim " in one.message for one in said)
+    assert vd.check(lab.packer(), lab.batch, chunk_size=3).ok  # which does all of it
+
+
 def test_labels_and_positions_of_the_batch_that_are_wrong_at_a_seam_are_not_called_right(labs):
     lab = labs["llava"]
     places = places_of(lab.model, lab.inputs)

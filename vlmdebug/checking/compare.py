@@ -142,6 +142,7 @@ def _order(batch: Batch, run: SlicerRun, reports: Sequence[ChunkReport]) -> list
                 total=len(batch),
                 wanted=wanted,
                 expand_size=run.expand_size,
+                packed=any(chunk.spans is not None for chunk in run.chunks),
             )
         ]
     packed = any(chunk.spans is not None for chunk in run.chunks)

@@ -77,6 +77,7 @@ class Difference:
         actual: Rows of `key` that were passed; -1 is a row that is not in the batch.
         outcome: What the model would do.
         cause: What was likely done, where the rows show it.
+        packed: Whether a row of `input_ids` there holds several samples.
     """
 
     code: ClassVar[str]
@@ -87,6 +88,7 @@ class Difference:
     actual: Rows | None = None
     outcome: Outcome = DEPENDS
     cause: Cause | None = None
+    packed: bool = False
 
     @property
     def sample(self) -> int:

@@ -54,4 +54,5 @@ class ObservedChunk:
     @lazy
     def place(self) -> dict[str, Any]:
         """Chunk and samples, as each difference names them."""
-        return {"chunk": self.index, "samples": self.samples}
+        packed = self.used.spans is not None
+        return {"chunk": self.index, "samples": self.samples, "packed": packed}

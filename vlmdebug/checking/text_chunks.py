@@ -95,6 +95,8 @@ def _cut_otherwise(found: WrongRows, batch: Batch) -> str:
         return f"Pass the rows of {key} unchanged: new values belong to no sample."
     if _lacks_zeros(found):
         return _keep_zeros(key, batch)
+    if found.packed:
+        return f"Join {key} of whole samples, in the order in which rows of input_ids hold them."
     mistaken = f", not per {' or '.join(found.cut_by)}" if found.cut_by else ""
     if unit == "sample":
         return f"Cut {key} per sample{mistaken}: it has one row per sample."
@@ -144,10 +146,10 @@ def _other_columns(found: OtherColumns, batch: Batch) -> Words:
         given = f"{key} with other columns than {its} input_ids"
     else:
         given = f"{key} with {found.columns} columns for {found.of_ids} of {its} input_ids"
-    return Words(
-        f"{_were_given(found.samples)} {given}.",
-        "Trim and pad all keys along the tokens by the same columns.",
-    )
+    todo = "Trim and pad all keys along the tokens by the same columns."
+    if found.packed:
+        todo = f"Join {key} of the same tokens as input_ids, in the same order."
+    return Words(f"{_were_given(found.samples)} {given}.", todo)
 
 
 def _padding_cut(found: PaddingCut, batch: Batch) -> Words:
@@ -317,6 +319,8 @@ def _repeated(found: Repeated, batch: Batch) -> Words:
         due = f" that are due {wanted} times each (slicer.expand_size)"
         due = due if found.expand_size else f", while others came {wanted} times"
     todo = "Let every sample be in one chunk: for start in range(0, samples, chunk_size)."
+    if found.packed:
+        todo = "Let every sample be in one packed row."
     alike = len(found.times) == found.total and len(counts) == 1 and counts[0]
     if found.expand_size == 1 and alike:
         todo += f"\nIf that is on purpose, as for beams, say so: slicer.expand_size = {counts[0]}."
