@@ -113,6 +113,30 @@ def test_advice_on_packed_rows_is_about_joining_and_works(labs):
     assert vd.check(lab.packer(), lab.batch, chunk_size=3).ok  # which does all of it
 
 
+def test_doubt_about_the_model_asks_for_a_config_only_where_none_was_given(labs):
+    lab, shared = labs["gemma3"], labs["qwen3_5"]
+    asked = "Pass config= of the model."
+    doubts = {
+        name: " ".join(vd.check(packer.packer(), batch, chunk_size=3).ambiguities)
+        for name, packer, batch in (
+            ("config", lab, lab.batch),
+            ("model", lab, vd.read_batch(lab.inputs, processor=lab.processor, model=lab.model)),
+            ("its processor", lab, vd.read_batch(lab.inputs, processor=lab.processor)),
+            ("nothing", lab, vd.read_batch(lab.inputs, layout="llava")),
+            ("shared", shared, vd.read_batch(shared.inputs, processor=shared.processor)),
+            ("settled", shared, shared.batch),
+        )
+    }
+    assert all("keeps samples apart" in one for one in doubts.values()), doubts
+    assert {name for name, one in doubts.items() if asked in one} == {"nothing", "shared"}
+    assert not any("config" in doubts[name] for name in ("config", "model", "its processor"))
+
+    unknown = vd.read_batch(labs["llava"].inputs, layout="llava")
+    packer = labs["llava"].packer()
+    assert asked in " ".join(vd.check(packer, unknown, chunk_size=3).ambiguities)
+    assert vd.check(packer, labs["llava"].batch, chunk_size=3).ok  # with config=
+
+
 def test_labels_and_positions_of_the_batch_that_are_wrong_at_a_seam_are_not_called_right(labs):
     lab = labs["llava"]
     places = places_of(lab.model, lab.inputs)

@@ -97,11 +97,10 @@ def columns_cut(key: str, change: Change) -> str:
 
 
 ALONE = "Compare the logits of a packed row with those of its samples alone."
+APART = "it is not known what keeps samples apart in this model"
 SEAMS: Mapping[Seams, tuple[str, str]] = {
-    Seams.MODEL: (
-        "it is not known what keeps samples apart in this model",
-        f"Pass config= if it was not passed. {ALONE}",
-    ),
+    Seams.MODEL: (APART, ALONE),
+    Seams.NO_MODEL: (APART, f"Pass config= of the model. {ALONE}"),
     Seams.MASK: (
         "with an attention_mask, models ignore where position_ids start again",
         "Leave attention_mask out of a packed batch.",

@@ -88,6 +88,7 @@ class Seams(Enum):
     """Why the samples of packed rows are not apart for the model, or may not be."""
 
     MODEL = auto()
+    NO_MODEL = auto()  # the same, where nothing says which model it is
     MASK = auto()
     BLOCKS = auto()  # a mask of more than two dimensions over rows of one sample
     CACHE = auto()

@@ -160,6 +160,8 @@ class ModelRules:
         mrope: How M-RoPE's positions follow from grids; None where none do, or that is not known.
         separates_packed: Whether `position_ids` that start again keep samples in one row apart;
             None where the model is not known.
+        names_model: Whether processor or config say which model it is, so that no config would say
+            more of it.
         hides_padding: In which rows they keep padding in front of the text apart, too.
         repeats_positions: Whether a model with M-RoPE takes `position_ids` of two dimensions for
             all of its planes, so that those of texts keep samples apart.
@@ -193,6 +195,7 @@ class ModelRules:
     sometimes_returned: frozenset[str] = frozenset()
     mrope: MRope | None = None
     separates_packed: bool | None = None
+    names_model: bool = False
     hides_padding: Literal["all", "texts"] | None = None
     repeats_positions: bool = False
     takes_block_mask: bool = False

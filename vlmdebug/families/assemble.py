@@ -229,6 +229,7 @@ def _rules(rules: ModelRules, metadata: ProcessorMetadata, *, changed: bool) -> 
     if name is None:
         return rules.but(**differ) if differ else rules
     shared = name in SHARES_PROCESSOR and not metadata.has_config
+    differ["names_model"] = not shared
     differ["separates_packed"] = name in SEPARATES and not shared
     if shared:
         return rules.but(**differ)

@@ -177,7 +177,7 @@ class PackedCall:
         if alone and not is_of_blocks(mask):
             return self._each_alone()
         if not (self.batch.rules.predict and self.batch.rules.separates_packed):
-            return Seam(Seams.MODEL)
+            return Seam(Seams.MODEL if self.batch.rules.names_model else Seams.NO_MODEL)
         if is_of_blocks(mask) and self.batch.rules.takes_block_mask:
             cached = any(key in self.given for key in CACHES)
             seam = seam_of_blocks(mask, self.shape, self.spans, self.samples, cached=cached)
