@@ -70,7 +70,7 @@ KINDS: Mapping[Seams, type[AtSeam]] = {
 }
 """What is a difference; all other seams are doubts."""
 LEFT = frozenset({Seams.UNREAD, Seams.MASK, Seams.BLOCKS})
-"""Doubts about a key whose values say nothing."""
+"""Doubts about the values of a key: they were not compared."""
 NOT_REACHED = frozenset({Seams.MODEL, Seams.NO_MODEL, Seams.CACHE, Seams.OPEN})
 """Doubts that leave positions open."""
 AT_TOKENS = frozenset({Split.NO_POSITIONS, Split.POSITIONS, Split.INSIDE, Split.LABELS, Split.MASK})
