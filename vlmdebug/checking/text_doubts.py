@@ -196,10 +196,8 @@ def doubt(one: Doubt) -> str:
             return _of_collator(one)
         case NotSplit():
             return shard_doubt(one)
-        case BehindPrompt():
-            return _behind_prompt(one)
-        case BeforePromptEnds():
-            return _before_prompt_ends(one)
+        case BehindPrompt() | BeforePromptEnds():
+            return _of_prompt(one)
         case _:
             return _of_batch(one)
 
@@ -298,20 +296,17 @@ def _unmasked(one: Unmasked) -> str:
     )
 
 
-def _behind_prompt(one: BehindPrompt) -> str:
+def _of_prompt(one: BehindPrompt | BeforePromptEnds) -> str:
+    typed = f"sample {one.sample} has {number(one.tokens, 'token')} with token_type_ids"
+    if isinstance(one, BeforePromptEnds):
+        return (
+            f"{typed} 1 in front of the end of its prompt: the model does not let them see the "
+            "tokens of the prompt behind them, nor be seen by those in front. Set token_type_ids "
+            "to 0 in the prompt, and to 1 behind it."
+        )
     return (
-        f"sample {one.sample} has {number(one.tokens, 'token')} with token_type_ids 0 behind the "
-        "line break that ends a prompt: the model lets tokens of type 0 see each other, later ones "
-        "too. If they are a completion, set their token_type_ids to 1."
-    )
-
-
-def _before_prompt_ends(one: BeforePromptEnds) -> str:
-    return (
-        f"sample {one.sample} has {number(one.tokens, 'token')} with token_type_ids 1 in front of "
-        "the end of its prompt: the model does not let them see the tokens of the prompt behind "
-        "them, nor be seen by those in front. Set token_type_ids to 0 in the prompt, and to 1 "
-        "behind it."
+        f"{typed} 0 behind the line break that ends a prompt: the model lets tokens of type 0 see "
+        "each other, later ones too. If they are a completion, set their token_type_ids to 1."
     )
 
 

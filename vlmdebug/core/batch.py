@@ -157,9 +157,7 @@ class Batch:
     @lazy
     def _cuts(self) -> tuple[dict[str, Any], list[Any], list[Any]]:
         """Keys passed whole, keys with one row per sample on dim 0, and all others."""
-        whole: dict[str, Any] = {}
-        plain: list[Any] = []
-        counted: list[Any] = []
+        whole, plain, counted = dict[str, Any](), list[Any](), list[Any]()
         for key, axis in self.layout.items():
             value = self.inputs[key]
             if axis.unit == "batch":

@@ -259,11 +259,10 @@ class PackedCall:
         """Whether flash-attention sees each sample begin, by its arguments or the lowest number."""
         if self.is_flash:
             return True
-        lowest, stop = np.flatnonzero(plane[0] == plane.min()), self.spans[-1].stop
         starts = [span.start for span in self.spans]
         if self.shape[0] > 1:  # it takes each row for one sample
             return not any(starts)
-        return lowest[lowest < stop].tolist() == starts
+        return np.flatnonzero(plane[0, : self.spans[-1].stop] == plane.min()).tolist() == starts
 
     @property
     def _due_shape(self) -> tuple[int, ...]:
@@ -297,12 +296,12 @@ class PackedCall:
             before[row] = stop
         if flash:
             return Seam(Seams.FLASH)
-        unlike = len(firsts) > 1 and self.may_flash and not self.is_flash
-        return Seam(Seams.UNLIKE) if unlike else None
+        apart = len(firsts) < 2 or self.is_flash or not self.may_flash
+        return None if apart else Seam(Seams.UNLIKE)
 
     def _order(self, sample: int, row: int, at: int, plane: np.ndarray, start: int) -> Seam:
-        given = int(plane[row, at])
-        return Seam(Seams.ORDER, "position_ids", sample, row, at, (given,), (at - start,))
+        given, due = (int(plane[row, at]),), (at - start,)
+        return Seam(Seams.ORDER, "position_ids", sample, row, at, given, due)
 
     def _values(self, planes: np.ndarray) -> Seam | None:
         """Whether M-RoPE's positions of each sample are those that it has alone."""
@@ -310,16 +309,14 @@ class PackedCall:
         told = self.batch, self.given, planes, self.samples, self.spans
         if self.own is None and has_own_mrope(*told):  # as nearly always
             return None
-        apart = side_by_side(planes, self.spans, 0)
-        return self._compared(apart)
+        return self._compared(side_by_side(planes, self.spans, 0))
 
     def _compared(self, apart: np.ndarray) -> Seam | None:
         """Positions of each sample against those of the batch, or those that it has alone."""
         if self.own is not None:
             own = self.own[-(PLANES - 1) :] if self.own.ndim == 3 else self.own[None]
             ours = apart[-len(own) :] if apart.ndim == 3 else apart[None]
-            real = self.spans.real
-            off = unlike(filled(ours, own.shape), own, real)
+            off = unlike(filled(ours, own.shape), own, self.spans.real)
             return None if off is None else self._at(*off)
         made = positions_of(self.batch, self.by_sample, apart, self.samples)
         if made.right:
