@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from vlmdebug.checking.causes import Fault, RunCause
 from vlmdebug.core.change import Change
@@ -252,16 +252,15 @@ PLACED = {"position_ids": Outcome(Runs.OTHER_PLACES), "rope_deltas": Outcome(Unk
 
 
 def made_otherwise(
-    key: str, why: MadeReason, chunk: int, samples: tuple[int, ...]
+    key: str, why: MadeReason, chunk: int, samples: tuple[int, ...], *, packed: bool = False
 ) -> MadeOtherwise:
     """The difference of a key that the slicer made, by what the key is."""
     cause = Cause(Because.MAKES, key)
+    place: dict[str, Any] = {"chunk": chunk, "samples": samples, "packed": packed}
     if key in PLACED:
-        return PositionsMade(
-            key=key, cause=cause, why=why, chunk=chunk, samples=samples, outcome=PLACED[key]
-        )
+        return PositionsMade(key=key, cause=cause, why=why, outcome=PLACED[key], **place)
     kind = LabelsMade if why.rule is MadeBy.LABELS else MadeOtherwise
-    return kind(key=key, cause=cause, why=why, chunk=chunk, samples=samples)
+    return kind(key=key, cause=cause, why=why, **place)
 
 
 # --- tokens and samples of chunks ------------------------------------------------------------
