@@ -113,6 +113,32 @@ def test_advice_on_packed_rows_is_about_joining_and_works(labs):
     assert vd.check(lab.packer(), lab.batch, chunk_size=3).ok  # which does all of it
 
 
+def test_mask_of_rows_with_a_sample_each_is_compared(labs):
+    lab = labs["llava"]
+    parts = [part["input_ids"][0] for part in lab.parts]
+    wide = max(map(len, parts)) + 3
+    ids = torch.stack([torch.nn.functional.pad(one, (0, wide - len(one))) for one in parts])
+    mask = torch.stack([(torch.arange(wide) < len(one)).long() for one in parts])
+    places = torch.arange(wide).expand(3, -1)
+    pixels = lab.inputs["pixel_values"]
+    call = dict(input_ids=ids, attention_mask=mask, position_ids=places, pixel_values=pixels)
+    hides = {**call, "attention_mask": mask.clone()}
+    hides["attention_mask"][:, 2:4] = 0
+    right, wrong = (
+        vd.check(lambda *_, one=one: [one], lab.batch, chunk_size=3) for one in (call, hides)
+    )
+    with torch.no_grad():
+        logits = [lab.model(**one, use_cache=False).logits for one in (call, hides)]
+
+    off = [
+        max(float((a[: len(b)] - b).abs().max()) for a, b in zip(x, lab.alone, strict=False))
+        for x in logits
+    ]
+    assert off[0] < SAME < off[1]
+    assert right.ok, str(right)
+    assert codes(wrong) == {"VLM011"}, str(wrong)
+
+
 def test_doubt_about_the_model_asks_for_a_config_only_where_none_was_given(labs):
     lab, shared = labs["gemma3"], labs["qwen3_5"]
     asked = "Pass config= of the model."

@@ -127,7 +127,8 @@ def judged_at_seams(call: ObservedCall) -> dict[str, bool]:
     if any(seam.why in NOT_REACHED or seam.key == "attention_mask" for seam in call.seams):
         left.add("position_ids")
     mask = call.keys.get("attention_mask")
-    if mask is not None and mask.dims < 3:  # nothing reads one of padding where none is left
+    # no model reads a mask of padding where a row holds several samples
+    if mask is not None and mask.dims < 3 and call.spans and not call.spans.alone:
         left.add("attention_mask")
     return {key: key not in left for key in call.apart_by}
 

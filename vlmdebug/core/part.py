@@ -40,6 +40,11 @@ class Spans(tuple[Span, ...]):
         return cls(map(Span, range(rows), repeat(0), repeat(width)))
 
     @lazy
+    def alone(self) -> bool:
+        """Whether no row holds several."""
+        return len({span.row for span in self}) == len(self)
+
+    @lazy
     def lengths(self) -> tuple[int, ...]:
         """Tokens of each sample."""
         return tuple([stop - start for _, start, stop in self])

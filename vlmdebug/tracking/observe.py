@@ -393,7 +393,7 @@ def _in_packed_rows(
             return ObservedKey(None, shape[0] if shape else 1, dims=len(shape))
         of_blocks = key == "attention_mask"  # which is judged with the seams
         change = None if of_blocks else Change("columns", shape)
-    elif key not in OF_SEAMS:
+    elif key not in OF_SEAMS or (key == "attention_mask" and joined.spans.alone):
         change = None if joined.matches(batch, key, value) else Change("columns", shape)
     wide = shape[-1] if shape else None
     return ObservedKey(

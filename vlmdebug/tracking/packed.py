@@ -172,9 +172,8 @@ class PackedCall:
             yield found
 
     def _mixed(self) -> Seam | None:
-        alone = len({span.row for span in self.spans}) == len(self.spans)
         mask = self.given.get("attention_mask")
-        if alone and not is_of_blocks(mask):
+        if self.spans.alone and not is_of_blocks(mask):
             return self._each_alone()
         if not (self.batch.rules.predict and self.batch.rules.separates_packed):
             return Seam(Seams.MODEL if self.batch.rules.names_model else Seams.NO_MODEL)
