@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -68,6 +69,14 @@ def labs_of(built):
         return Lab(model, processor, vd.tiny.batch(family, images_per_sample=[2, 0, 1], seed=0))
 
     return Labs(lab)
+
+
+def attending(lab, name):
+    """The batch with the config of a model that has this kind of attention."""
+    config = deepcopy(lab.model.config)
+    for one in (config, config.get_text_config()):
+        one._attn_implementation_internal = name
+    return vd.read_batch(lab.inputs, processor=lab.processor, config=config)
 
 
 @dataclass

@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packers import OF_MROPE, ORDER, WRONG, Lab
+from packers import OF_MROPE, ORDER, WRONG, Lab, attending
 
 import vlmdebug as vd
 from vlmdebug.core.packed_row import Fault, PackedRow, Place
@@ -200,7 +200,7 @@ def test_positions_that_only_flash_attention_overrides_are_not_compared(lab):
         wide = call["input_ids"].shape[1]
         yield {**call, "position_ids": torch.arange(wide)[None]}
 
-    report = vd.check(packer, lab.batch, chunk_size=3, pictures=True)
+    report = vd.check(packer, attending(lab, None), chunk_size=3, pictures=True)
     lane = next(one for one in packed.lanes(report, 0) if one.name == "position_ids")
 
     assert report.verdict == "AMBIGUOUS"

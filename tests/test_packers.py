@@ -11,7 +11,17 @@ from pathlib import Path
 import pytest
 import torch
 from architectures import REFUSES_TEXT, architectures
-from packers import OF_MROPE, ORDER, SAME, WRONG, Lab, codes, flash_arguments, labs_of
+from packers import (
+    OF_MROPE,
+    ORDER,
+    SAME,
+    WRONG,
+    Lab,
+    attending,
+    codes,
+    flash_arguments,
+    labs_of,
+)
 
 import vlmdebug as vd
 from vlmdebug.families import find_family
@@ -723,14 +733,6 @@ def in_rows(lab, rows):
         dim = -2 if key == "position_ids" else 0
         found[key] = torch.cat([call[key] for call in calls if key in call], dim)
     return found
-
-
-def attending(lab, name):
-    """The batch with the config of a model that has this kind of attention."""
-    config = deepcopy(lab.model.config)
-    for one in (config, config.get_text_config()):
-        one._attn_implementation_internal = name
-    return vd.read_batch(lab.inputs, processor=lab.processor, config=config)
 
 
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "idefics3"])
