@@ -12,7 +12,7 @@ from vlmdebug.core.observed import Seam, Seams
 from vlmdebug.core.wording import Words, name_samples, number
 
 ALONE = "Compute position_ids of each sample alone, and concatenate them."
-UNREAD = "The attention of this model does not read cu_seq_lens_q."
+NO_FLASH = "The attention of this model does not read cu_seq_lens_q."
 PLANES = (
     "Models with M-RoPE need (4, row, seq): the places of text, which separate samples, then time, "
     "height and width. Other models need (row, seq)."
@@ -39,7 +39,7 @@ def _positions(found: OtherPositions, batch: Batch) -> Words:
             return Words(
                 f"{name_samples(found.samples)} share rows of input_ids, but there are no "
                 "position_ids that start again at each of them.",
-                f"{ALONE} {UNREAD}" if alone else ALONE,
+                f"{ALONE} {NO_FLASH}" if alone else ALONE,
             )
         case Seams.PLANES:
             needs = "" if given[-1:] != due[-1:] else " to separate samples"

@@ -167,7 +167,8 @@ class ModelRules:
             all of its planes, so that those of texts keep samples apart.
         takes_block_mask: Whether an `attention_mask` of four dimensions keeps them apart, too.
         flash_attention: Whether the text attends by flash-attention; None where that is not known.
-        uncast: Media that the model does not cast to the dtype of its weights, and raises.
+        uncast: Media that the model does not cast to the dtype of its weights, so that it raises;
+            tried with float64 in each tiny architecture (transformers 5.24).
         keys: Rules of single media keys; `KeyRules()` for any other key.
         tokens: What the model does with wrong rows of each token key.
     """
